@@ -1,0 +1,178 @@
+"""The command's small parts, each on its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from tests.cli.conftest import ROOT, fails, w2s
+from tests.scheduling.studies import chains_of, small_study
+from w2s_ray.cli.amounts import bytes_text, count_text, seconds_text
+from w2s_ray.cli.live import PlainView
+from w2s_ray.cli.smoke import SMOKE_STEPS, shrink
+from w2s_ray.cli.stage_names import describe, find_stage
+from w2s_ray.cli.submit import STUDY_NAME, entrypoint, pack
+from w2s_ray.errors import DataError, StudyError
+from w2s_ray.scheduling.estimate import num_steps
+from w2s_ray.scheduling.view import StageStatus, StudyStatus
+from w2s_ray.spec.chain import distinct_stages
+from w2s_ray.spec.load import load_study
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (300 * 2**20, "300 MiB"), (3 * 2**40, "3.0 TiB"), (None, "?")],
+)
+def test_bytes_read_well(amount: int | None, text: str) -> None:
+    assert bytes_text(amount) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0.2, "0 s"), (89, "89 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (None, "?")]
+)
+def test_seconds_read_well(amount: float | None, text: str) -> None:
+    assert seconds_text(amount) == text
+
+
+def test_counts_read_well() -> None:
+    assert [count_text(count, "stage") for count in (0, 1, 2)] == ["0 stages", "1 stage", "2 stages"]
+
+
+def test_a_stage_is_found_by_the_first_digits_of_its_identity() -> None:
+    chains = chains_of(small_study())
+    for identity, stage in distinct_stages(chains).items():
+        assert find_stage(chains, identity[:12]) == stage
+        assert find_stage(chains, identity) == stage
+
+
+def test_a_stage_is_found_by_its_place() -> None:
+    chains = chains_of(small_study(seeds=[0, 7]))
+    stage = find_stage(chains, "chain:l:half:7")
+    assert stage.spec.loss.label == "confidence0.5"
+    assert stage == find_stage(chains, "chain:l:7:half") == find_stage(chains, "chain:l:half:7:code")
+
+
+@pytest.mark.parametrize("name", ["chain:l", "chain:m", "floor:l", "abc", "chain:l:other", "ffffffffffff"])
+def test_a_name_of_no_stage_or_several_lists_what_there_is(name: str) -> None:
+    chains = chains_of(small_study())
+    with pytest.raises(StudyError) as found:
+        find_stage(chains, name)
+    assert "chain:l:half:0" in found.value.remedy
+
+
+def test_every_description_finds_its_stage_again() -> None:
+    chains = chains_of(
+        small_study(
+            methods={"naive": {"arms": ["chain", "ceiling"]}, "half": {"losses": {"l": {"kind": "confidence"}}}}
+        )
+    )
+    for stage in distinct_stages(chains).values():
+        digits, place = describe(chains, stage).rstrip(")").split(" (")
+        assert find_stage(chains, digits) == find_stage(chains, place) == stage
+
+
+def test_a_smoke_study_has_two_steps_to_a_stage_whatever_its_batch() -> None:
+    study = small_study(
+        optimisation={"epochs": 7, "early_stopping": {}},
+        ladder={
+            "s": {"model": "w2s:small", "optimisation": {"examples_per_step": 5}},
+            "l": {"model": "w2s:large", "optimisation": {"examples_per_step": 32}},
+        },
+    )
+    stages = distinct_stages(chains_of(shrink(study))).values()
+    assert {num_steps(stage, 50.0) for stage in stages} == {SMOKE_STEPS}
+    assert all(stage.spec.optimisation.early_stopping is None for stage in stages)
+
+
+def test_a_smoke_study_is_run_as_the_study_is() -> None:
+    study = small_study()
+    assert [level.execution for level in shrink(study).ladder.values()] == [
+        level.execution for level in study.ladder.values()
+    ]
+
+
+def status(*running: str, done: int) -> StudyStatus:
+    stages = tuple(
+        StageStatus(identity=name * 64, arm="chain", level="l", task="t", loss_name="m", activity="training")
+        for name in running
+    )
+    return StudyStatus(running=stages, num_done=done, num_stages=3)
+
+
+def test_without_a_terminal_a_stage_has_two_lines_however_often_it_is_shown() -> None:
+    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
+    view = PlainView(console)
+    for shown in (status(done=0), status("a", done=0), status("a", done=0), status("b", done=1), status(done=2)):
+        view.update(shown)
+    lines = console.export_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["started", "ended", "started", "ended"]
+    assert "2/3 done" in lines[-1]
+
+
+def test_what_libraries_print_goes_to_the_log_and_our_lines_to_the_terminal(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, subprocess; from pathlib import Path\n"
+        "from w2s_ray.cli.terminal import terminal\n"
+        f"terminal.capture(Path({str(tmp_path / 'logs' / 'x.log')!r}))\n"
+        "print('from python'); os.write(1, b'from C\\n'); os.write(2, b'an error from C\\n')\n"
+        "subprocess.run(['echo', 'from a child'])\n"
+        "print('to stderr', file=sys.stderr)\n"
+        "terminal.out.print('our line'); terminal.err.print('our error')\n"
+        "terminal.release(); print('after')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "our line\nafter\n"
+    assert done.stderr == "our error\n"
+    log = (tmp_path / "logs" / "x.log").read_text()
+    for line in ("from python", "from C", "an error from C", "from a child", "to stderr"):
+        assert line in log
+
+
+def test_a_job_runs_the_study_that_was_packed() -> None:
+    line = entrypoint("/store", ["seeds=[0, 1]"])
+    assert line == f"w2s run {STUDY_NAME} --store /store --address auto --set 'seeds=[0, 1]'"
+
+
+def test_a_packed_study_takes_its_relative_files_along(home: Path, tmp_path: Path) -> None:
+    (home / "elsewhere").mkdir(exist_ok=True)
+    raw = yaml.safe_load((home / "tiny.yaml").read_text())
+    raw["tasks"]["moods"]["files"] = "../moods.jsonl"
+    raw["ladder"]["small"] = "../models/small"
+    raw["ladder"]["large"]["model"] = "w2s:large"
+    (home / "elsewhere" / "moved.yaml").write_text(yaml.safe_dump(raw))
+    pack(home / "elsewhere" / "moved.yaml", tmp_path)
+    study = load_study(tmp_path / STUDY_NAME)
+    assert study.tasks["moods"].files == str(tmp_path / "data" / "moods" / "moods.jsonl")
+    assert (tmp_path / "data" / "moods" / "moods.jsonl").read_text() == (home / "moods.jsonl").read_text()
+    assert study.ladder["small"].model == str(tmp_path / "models" / "small" / "small")
+    assert study.ladder["large"].model == "w2s:large"
+
+
+def test_absolute_files_are_the_clusters_own(home: Path, tmp_path: Path) -> None:
+    raw = yaml.safe_load((home / "tiny.yaml").read_text())
+    raw["tasks"]["moods"]["files"] = str(home / "moods.jsonl")
+    raw["ladder"] = {"small": "w2s:small", "large": "w2s:large"}
+    (home / "absolute.yaml").write_text(yaml.safe_dump(raw))
+    pack(home / "absolute.yaml", tmp_path)
+    assert [file.name for file in tmp_path.rglob("*")] == [STUDY_NAME]
+
+
+def test_too_much_data_does_not_travel(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("w2s_ray.cli.submit.MAX_TRAVEL_BYTES", 1000)
+    with pytest.raises(DataError, match="at most 1000 B travel"):
+        pack(home / "tiny.yaml", tmp_path)
+
+
+def test_submitting_to_nobody_is_said(home: Path) -> None:
+    fails(w2s("submit", "tiny.yaml", "--address", "http://127.0.0.1:1", "--store", "/s", cwd=home), 2, "127.0.0.1:1")
+
+
+def test_the_doctor_looks_at_this_machine(tmp_path: Path) -> None:
+    done = w2s("doctor", "--store", tmp_path / "store")
+    assert done.code == 0, done.out
+    for subject in ("Python", "torch", "memory", "store", "W&B"):
+        assert subject in done.out
+    assert not (tmp_path / "store").exists()

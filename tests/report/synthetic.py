@@ -1,0 +1,108 @@
+"""A finished study in a real store, with predictions of known accuracy.
+
+A model of accuracy a is right on the first a·N examples of a split, in the split's own order, so models are nested:
+whatever the weaker one knows, the stronger one knows too.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from w2s_ray.data.prepare import PreparedTask, prepare_task
+from w2s_ray.data.splits import draw, num_test
+from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask, compile_study, distinct_stages
+from w2s_ray.spec.load import parse_study
+from w2s_ray.spec.stage import PredictionSpec
+from w2s_ray.spec.study import Study
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.tasks.task import SCHEMA, TaskData
+
+Skill = Callable[[PlannedStage], float]
+"""The accuracy that a stage is to have."""
+
+
+@dataclass(frozen=True)
+class ToyTask:
+    """Numbered texts of two classes."""
+
+    name: str
+    num: int
+    unlabelled: bool = False
+
+    def fingerprint(self) -> str:
+        return f"{self.name}-{self.num}"
+
+    def read(self) -> TaskData:
+        rows = [
+            {"id": f"e{n}", "text": f"text {self.name} {n}", "label": n % 2, "group": f"g{n}", "origin": "pool"}
+            for n in range(self.num)
+        ]
+        return TaskData(pa.Table.from_pylist(rows, schema=SCHEMA), ("no", "yes"))
+
+
+@dataclass
+class SyntheticStudy:
+    """A study whose every stage can be finished by decree."""
+
+    study: Study
+    resolution: Resolution
+    store: ArtifactStore
+    prepared: dict[str, PreparedTask]
+
+    @property
+    def stages(self) -> dict[str, PlannedStage]:
+        return distinct_stages(compile_study(self.study, self.resolution))
+
+    def finish(self, skill: Skill, *, leave_out: Callable[[PlannedStage], bool] = lambda stage: False) -> None:
+        """Put a record and predictions of the wanted accuracy into the store for every stage."""
+        for stage in self.stages.values():
+            if not leave_out(stage):
+                self._train(stage)
+                for prediction in stage.predicts:
+                    ids, probs_NC = self.predictions(stage, prediction, skill(stage))
+                    self.store.write_predictions(prediction, ids, probs_NC)
+
+    def predictions(self, stage: PlannedStage, spec: PredictionSpec, skill: float) -> tuple[list[str], np.ndarray]:
+        """Predictions that are right on the first examples and wrong on the others."""
+        prepared = self.prepared[stage.task]
+        rows = draw(prepared, spec.split)
+        labels_N = prepared.labels(rows)
+        right_N = np.arange(len(rows)) < round(skill * len(rows))
+        predicted_N = np.where(right_N, labels_N, 1 - labels_N)
+        probs_NC = np.full((len(rows), 2), 0.2, dtype=np.float32)
+        probs_NC[np.arange(len(rows)), predicted_N] = 0.8
+        return prepared.ids(rows), probs_NC
+
+    def _train(self, stage: PlannedStage) -> None:
+        spec = stage.spec
+        folder = self.store.begin("stage", spec.slug, spec.identity)
+        (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+        metrics = {"train_seconds": 10.0, "train_tokens": 40000.0, "tokens_per_second": 4000.0, "num_steps": 50.0}
+        self.store.commit(kind="stage", slug=spec.slug, spec=spec, identity=spec.identity, parents=(), metrics=metrics)
+
+
+def make(folder: Path, *, num: int = 4000, tasks: tuple[str, ...] = ("code",), **keys: object) -> SyntheticStudy:
+    """A study on toy tasks in a new store; `keys` are the study file's."""
+    store = ArtifactStore(folder)
+    store.prepare()
+    raw: Mapping[str, object] = {
+        "name": "demo",
+        "tasks": {task: {"builtin": "code_continuation"} for task in tasks},
+        "ladder": {"small": "w2s:small", "medium": "w2s:medium", "large": "w2s:large"},
+        "splits": {"train_examples": 100, "validation_examples": 20},
+        "report": {"bootstrap_samples": 400},
+        **keys,
+    }
+    study = parse_study(dict(raw))
+    prepared = {task: prepare_task(store, task, ToyTask(task, num), 0.25) for task in tasks}
+    resolution = Resolution(
+        tasks={
+            task: ResolvedTask(fingerprint=each.fingerprint, num_classes=2, num_test=num_test(each))
+            for task, each in prepared.items()
+        },
+        models={level: ResolvedModel(revision="1", num_parameters=1000) for level in study.ladder},
+    )
+    return SyntheticStudy(study, resolution, store, prepared)

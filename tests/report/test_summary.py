@@ -1,0 +1,202 @@
+"""What a study found: PGRs that are known analytically, each distinct arm once, nothing dropped."""
+
+from collections.abc import Callable
+
+import pytest
+from synthetic import SyntheticStudy
+
+from w2s_ray.report.findings import ArmSummary, Summary
+from w2s_ray.report.summary import summarise
+from w2s_ray.spec.chain import PlannedStage
+
+Skill = Callable[[PlannedStage], float]
+
+
+def read(study: SyntheticStudy) -> Summary:
+    return summarise(study.study, study.resolution, study.store)
+
+
+def arm(summary: Summary, level: str, label: str, task: str = "code") -> ArmSummary:
+    (found,) = (a for a in summary.arms if (a.task, a.level, a.label) == (task, level, label))
+    return found
+
+
+def test_the_pgr_of_a_student_half_way_up_is_one_half(finished: SyntheticStudy) -> None:
+    summary = read(finished)
+    student = arm(summary, "large", "chain · naive")
+    assert student.pgr is not None and student.gap is not None
+    assert student.pgr.value == pytest.approx((0.7 - 0.6) / (0.8 - 0.6), abs=0.01)
+    assert student.pgr.low < student.pgr.value < student.pgr.high
+    assert student.gap.value == pytest.approx(0.2, abs=0.002)
+    assert student.accuracy is not None and student.floor is not None and student.ceiling is not None
+    assert (student.floor.value, student.ceiling.value) == pytest.approx((0.6, 0.8), abs=0.001)
+    # Of the link: the previous student has .65, so (.70 − .65) / (.80 − .65).
+    assert student.pgr_link is not None and student.pgr_link.value == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_a_negative_pgr_is_shown(finished: SyntheticStudy) -> None:
+    student = arm(read(finished), "large", "chain · confident")
+    assert student.pgr is not None and student.pgr.value == pytest.approx(-0.25, abs=0.01)
+    assert student.pgr.high < 0
+
+
+def test_each_distinct_arm_stands_once(finished: SyntheticStudy) -> None:
+    summary = read(finished)
+    assert [(a.level, a.label) for a in summary.arms] == [
+        ("small", "floor"),
+        ("medium", "chain = direct"),
+        ("medium", "ceiling"),
+        ("large", "chain · naive"),
+        ("large", "chain · confident"),
+        ("large", "direct"),
+        ("large", "ceiling"),
+    ]
+    medium = arm(summary, "medium", "chain = direct")
+    assert medium.methods == ("naive", "confident") and medium.also == ("direct",)
+    assert summary.num_stages == summary.num_stages_finished == len(finished.stages) == 7
+    assert summary.num_students == 4
+
+
+def test_a_gap_that_may_be_nothing_leaves_the_pgr_undefined_and_counted(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill
+) -> None:
+    study = synthetic()
+    study.finish(lambda stage: 0.615 if (stage.arm, stage.level) == ("ceiling", "medium") else skill(stage))
+    summary = read(study)
+    medium = arm(summary, "medium", "chain")
+    assert medium.accuracy is not None and medium.pgr is None
+    assert medium.pgr_undefined is not None and "not above 0.02" in medium.pgr_undefined
+    assert (summary.num_undefined, summary.num_students) == (1, 2)
+    assert arm(summary, "large", "chain").pgr is not None
+
+
+def test_several_seeds_make_a_ratio_of_means_and_few_are_marked(synthetic: Callable[..., SyntheticStudy]) -> None:
+    study = synthetic(seeds=[0, 1], chains=[["small", "large"]])
+    stages = study.stages
+    first = {s.identity for s in stages.values() if s.spec.train[0].split.split_seed == 0}
+
+    def skill(stage: PlannedStage) -> float:
+        seed_0 = {"floor": 0.6, "chain": 0.64, "ceiling": 0.65}  # PGR .8
+        seed_1 = {"floor": 0.6, "chain": 0.7, "ceiling": 0.8}  # PGR .5
+        return (seed_0 if stage.identity in first else seed_1)[stage.arm]
+
+    study.finish(skill)
+    student = arm(read(study), "large", "chain")
+    assert student.seeds == (0, 1) and student.seed_conditional
+    assert student.pgr is not None
+    assert student.pgr.value == pytest.approx((0.67 - 0.6) / (0.725 - 0.6), abs=0.01), "not .65, the mean of the ratios"
+
+
+def test_five_seeds_are_not_seed_conditional(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:
+    study = synthetic(seeds=[0, 1, 2, 3, 4], chains=[["small", "large"]])
+    study.finish(skill)
+    assert not any(a.seed_conditional for a in read(study).arms)
+
+
+def test_a_seed_whose_ceiling_lacks_stays_out_of_the_pgr_but_not_of_the_accuracy(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill
+) -> None:
+    study = synthetic(seeds=[0, 1], chains=[["small", "large"]])
+    study.finish(
+        lambda stage: skill(stage) - 0.1 * (stage.spec.train[0].split.split_seed == 1),
+        leave_out=lambda stage: stage.arm == "ceiling" and stage.spec.train[0].split.split_seed == 1,
+    )
+    student = arm(read(study), "large", "chain")
+    assert student.seeds == (0, 1) and student.accuracy is not None and student.floor is not None
+    assert student.accuracy.value == pytest.approx(0.65, abs=0.001)
+    assert student.floor.value == pytest.approx(0.6, abs=0.001), "seed 0 alone"
+    assert student.pgr is not None and student.pgr.value == pytest.approx(0.5, abs=0.01)
+
+
+def test_two_climbs_share_floor_ceiling_and_direct_and_tell_their_chains_apart(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill
+) -> None:
+    arms = {"naive": {"arms": ["chain", "direct", "ceiling"]}}
+    study = synthetic(chains=[["small", "large"], ["small", "medium", "large"]], methods=arms)
+    study.finish(skill)
+    summary = read(study)
+    assert [a.label for a in summary.arms if a.level == "large"] == [
+        "chain = direct · small→large",
+        "chain · small→medium→large",
+        "ceiling",
+    ]
+    assert arm(summary, "large", "chain = direct · small→large").paths == (("small", "large"),)
+
+
+def test_pooled_has_the_levels_ceiling_and_self_has_none(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill
+) -> None:
+    study = synthetic(methods={"naive": {"arms": ["chain", "ceiling", "pooled", "self"]}})
+    study.finish(skill)
+    summary = read(study)
+    pooled = arm(summary, "large", "pooled")
+    assert pooled.pgr is not None and pooled.pgr.value == pytest.approx(0.4, abs=0.01)
+    own = arm(summary, "small", "self")
+    assert own.accuracy is not None and own.pgr is None
+    assert own.pgr_undefined is not None and "no ceiling" in own.pgr_undefined
+
+
+def test_a_study_without_ceilings_says_so(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:
+    study = synthetic(methods={"naive": {"arms": ["chain"]}})
+    study.finish(skill)
+    assert arm(read(study), "large", "chain").pgr_undefined == "the study asks for no ceiling"
+
+
+def test_arms_of_a_level_are_compared_in_pairs_with_what_could_be_detected(finished: SyntheticStudy) -> None:
+    summary = read(finished)
+    pairs = {(pair.first, pair.second): pair for pair in summary.comparisons}
+    assert set(pairs) == {
+        ("chain · naive", "chain · confident"),
+        ("chain · naive", "direct"),
+        ("chain · confident", "direct"),
+    }
+    found = pairs["chain · naive", "direct"]
+    assert found.difference.value == pytest.approx(0.2, abs=0.01) and found.difference.low > 0
+    assert 0 < found.minimum_detectable < 0.25
+
+
+def test_degenerate_labels_are_warned_of(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = synthetic(chains=[["small", "large"]])
+    plain = study.predictions
+
+    def nearly_one_class(stage: PlannedStage, spec: object, accuracy: float) -> object:
+        ids, probs_NC = plain(stage, spec, accuracy)  # type: ignore[arg-type]
+        if stage.arm == "floor" and not spec.split.is_test:  # type: ignore[attr-defined]
+            probs_NC[: int(0.95 * len(ids))] = [0.9, 0.1]
+        return ids, probs_NC
+
+    monkeypatch.setattr(study, "predictions", nearly_one_class)
+    study.finish(skill)
+    (warning,) = read(study).warnings
+    assert "small (floor" in warning and "T2" in warning
+
+
+def test_a_floor_at_chance_is_warned_of(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:
+    study = synthetic(chains=[["small", "large"]])
+    study.finish(lambda stage: 0.5 if stage.arm == "floor" else skill(stage))
+    assert any("chance" in warning for warning in read(study).warnings)
+
+
+def test_reading_twice_gives_the_same(finished: SyntheticStudy) -> None:
+    assert read(finished) == read(finished)
+
+
+def test_an_unfinished_study_shows_what_is_planned(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:
+    study = synthetic()
+    study.finish(skill, leave_out=lambda stage: stage.level == "large")
+    summary = read(study)
+    assert arm(summary, "large", "chain").accuracy is None
+    assert summary.num_stages_finished < summary.num_stages
+    assert summary.num_undefined == 0, "what is not finished is not undefined"
+    assert summary.finished_at is not None and "numpy" in summary.versions
+
+
+def test_an_oracle_is_marked(finished: SyntheticStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "w2s_ray.report.judge.is_oracle", lambda stage: stage.arm == "direct" and stage.level == "large"
+    )
+    summary = read(finished)
+    assert [a.label for a in summary.arms if a.oracle] == ["direct"]
+    assert any("oracle" in warning for warning in summary.warnings)

@@ -1,0 +1,40 @@
+"""Small studies whose names resolve to nothing real: enough for scheduling."""
+
+from typing import Any
+
+from w2s_ray.spec.chain import Chain, Resolution, ResolvedModel, ResolvedTask, compile_study
+from w2s_ray.spec.load import parse_study
+from w2s_ray.spec.study import Study
+
+
+def small_study(**changes: Any) -> Study:
+    """A ladder of two, one student per loss: three chains that share floor and ceiling."""
+    raw: dict[str, Any] = {
+        "name": "small",
+        "tasks": {"code": {"builtin": "code_continuation"}},
+        "ladder": {"s": {"model": "w2s:small"}, "l": {"model": "w2s:large", "execution": {"zero_stage": 3}}},
+        "execution": {"workers": 2},
+        "methods": {
+            "naive": {},
+            "half": {"losses": {"l": {"kind": "confidence"}}},
+            "more": {"losses": {"l": {"kind": "confidence", "alpha_max": 0.75}}},
+        },
+        "splits": {"train_examples": 100, "validation_examples": 20},
+    }
+    return parse_study({**raw, **changes})
+
+
+def resolution_of(study: Study) -> Resolution:
+    """What the names would come to."""
+    return Resolution(
+        tasks={name: ResolvedTask(fingerprint="f" * 64, num_classes=2, num_test=50) for name in study.tasks},
+        models={
+            name: ResolvedModel(revision="r" * 64, num_parameters=1000 * 10**place)
+            for place, name in enumerate(study.ladder)
+        },
+    )
+
+
+def chains_of(study: Study) -> tuple[Chain, ...]:
+    """The study's chains."""
+    return compile_study(study, resolution_of(study))

@@ -1,0 +1,62 @@
+"""What kills crews, done to real ones: minutes of work, so they run among the soaks."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.scheduling.runner import Behaviour, behave
+from tests.scheduling.studies import small_study
+from tests.scheduling.test_run import Watching, is_at, processes, run, wait_until, what_is_left
+from w2s_ray.scheduling.view import StageStatus
+from w2s_ray.store.artifacts import ArtifactStore
+
+pytestmark = [pytest.mark.soak, pytest.mark.usefixtures("ray_of_two_cpus")]
+
+
+@pytest.mark.parametrize("victim", ["ray::TrainController", "ray::run_crew"])
+def test_a_crew_whose_keeper_is_killed_gives_its_cpus_to_the_next(store: ArtifactStore, victim: str) -> None:
+    behave(store, all=Behaviour(steps=30, step_seconds=0.1))
+
+    def kill(_: StageStatus) -> None:
+        for process in processes(victim):
+            process.kill()
+
+    outcome = run(small_study(methods={"naive": {}}), store, Watching().when(is_at("floor", 5), kill))
+    assert outcome.failed == {}
+    assert len(outcome.trained) == 3
+    wait_until(lambda: what_is_left() == (0, 0, set()))
+    assert what_is_left() == (0, 0, set())
+
+
+def test_an_error_of_one_rank_fails_the_stage_after_three_crews_and_no_other(store: ArtifactStore) -> None:
+    behave(store, **{"confidence0.5": Behaviour(crashes_at=1)})
+    study = small_study(methods={"naive": {}, "half": {"losses": {"l": {"kind": "confidence"}}}})
+    outcome = run(study, store, Watching())
+    (error,) = outcome.failed.values()
+    assert "3 crews died" in error
+    assert "rank 1: RuntimeError: this rank alone" in error
+    log = error.split("log: ")[1].split(")")[0]
+    assert "this rank alone" in Path(log).read_text()
+    assert len(outcome.trained) == 3
+
+
+def test_sixty_chains_leave_nothing_behind(store: ArtifactStore) -> None:
+    behave(store, all=Behaviour(steps=1, step_seconds=0))
+    outcome = run(small_study(seeds=list(range(20)), max_concurrent=4), store, Watching())
+    assert outcome.failed == {}
+    assert len(outcome.trained) == 100
+    wait_until(lambda: what_is_left() == (0, 0, set()))
+    assert what_is_left() == (0, 0, set())
+
+
+def test_a_worker_that_dies_between_stages_takes_none_with_it(store: ArtifactStore) -> None:
+    behave(store, all=Behaviour(steps=10, step_seconds=0.1))
+
+    def kill(_: StageStatus) -> None:
+        for process in processes("ray::RayTrainWorker")[-1:]:
+            os.kill(process.pid, signal.SIGKILL)
+
+    outcome = run(small_study(methods={"naive": {}}), store, Watching().when(is_at("ceiling", 10), kill))
+    assert outcome.failed == {}

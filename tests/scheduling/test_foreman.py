@@ -1,0 +1,274 @@
+"""The foreman, called directly: an actor is only a process around it."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.scheduling.studies import chains_of, small_study
+from tests.scheduling.test_queue import stage_of
+from w2s_ray.errors import TrainingError
+from w2s_ray.scheduling import foreman as foreman_module
+from w2s_ray.scheduling.foreman import Foreman
+from w2s_ray.scheduling.messages import CrewCard, Order
+from w2s_ray.scheduling.roster import Node
+from w2s_ray.spec.chain import Chain, PlannedStage
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training.progress import Point, StageResult
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreman_module, "LONG_POLL_SECONDS", 0.5)
+    monkeypatch.setattr(foreman_module, "HELD_SECONDS", 0.1)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 20))
+
+
+def foreman_of(store: ArtifactStore, cpus: float = 2) -> Foreman:
+    return Foreman(store, "small", "this run", [Node(cpus)])
+
+
+def one_chain() -> Chain:
+    (chain,) = chains_of(small_study(methods={"naive": {}}))
+    return chain
+
+
+def commit(store: ArtifactStore, stage: PlannedStage) -> None:
+    spec = stage.spec
+    if store.find(spec.identity) is None:
+        store.begin("stage", spec.slug, spec.identity)
+        store.commit(kind="stage", slug=spec.slug, spec=spec, identity=spec.identity, parents=(), metrics={"loss": 0.5})
+    for prediction in stage.predicts:
+        store.write_predictions(prediction, ["a"], np.array([[0.5, 0.5]]))
+
+
+async def crew_of(foreman: Foreman, known: dict[str, Any] | None = None) -> CrewCard:
+    """Open the crew that the foreman asks for."""
+    bulletin = await foreman.visit(known or {}, {}, closing=False, num_heard=0)
+    (request,) = bulletin.requests
+    return CrewCard(request.crew, request.shape, "first start")
+
+
+async def finish(foreman: Foreman, card: CrewCard, store: ArtifactStore, order: Order) -> None:
+    assert order.stage is not None
+    commit(store, order.stage)
+    await foreman.stage_finished(card, order.stage.identity, StageResult(order.stage.identity, False, True), False)
+
+
+def test_a_chain_is_walked_from_the_floor_to_the_last_student(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        await foreman.submit(chain, "trial")
+        card = await crew_of(foreman)
+        arms = []
+        for _ in chain.stages:
+            order = await foreman.next_stage(card)
+            assert order.stage is not None
+            arms.append(order.stage.arm)
+            await finish(foreman, card, store, order)
+        assert arms[0] == "floor"
+        assert sorted(arms) == ["ceiling", "chain", "floor"]
+        report = await foreman.chain_report("trial")
+        assert report is not None
+        assert (report.status, report.stages_done) == ("done", 3)
+
+    run(work())
+
+
+def test_what_is_in_the_store_is_not_handed_out(store: ArtifactStore) -> None:
+    async def work() -> None:
+        chain = one_chain()
+        for stage in chain.stages:
+            commit(store, stage)
+        foreman = foreman_of(store)
+        await foreman.submit(chain, "trial")
+        report = await foreman.chain_report("trial")
+        assert report is not None
+        assert report.status == "done"
+        assert report.metrics["floor/s/loss"] == 0.5
+        bulletin = await foreman.visit({}, {}, closing=False, num_heard=0)
+        assert bulletin.requests == ()
+
+    run(work())
+
+
+def test_an_order_stays_until_the_crew_acts_on_it(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman = foreman_of(store)
+        await foreman.submit(one_chain(), "trial")
+        card = await crew_of(foreman)
+        first, again = await foreman.next_stage(card), await foreman.next_stage(card)
+        assert first.stage is not None
+        assert first == again, "an answer that was lost on its way is given again"
+        await foreman.beat(card, first.stage.identity, [])
+        await finish(foreman, card, store, first)
+        second = await foreman.next_stage(card)
+        assert second.stage is not None
+        assert second.stage.identity != first.stage.identity
+
+    run(work())
+
+
+def test_a_withdrawn_stage_is_told_to_stop_and_goes_on_for_another_trial(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        await foreman.submit(chain, "trial")
+        card = await crew_of(foreman)
+        order = await foreman.next_stage(card)
+        assert order.stage is not None
+        identity = order.stage.identity
+        assert not await foreman.beat(card, identity, [Point(identity, "training", 1, 9)])
+        await foreman.withdraw("trial")
+        assert await foreman.beat(card, identity, [])
+        await foreman.stage_finished(card, identity, StageResult(identity, stopped=True, attempts_trained=True), False)
+        assert (await foreman.next_stage(card)).stage is None
+        await foreman.submit(chain, "another")
+        again = await foreman.next_stage(card)
+        assert again.stage is not None
+        assert again.stage.identity == identity
+
+    run(work())
+
+
+def test_a_failed_stage_fails_its_chain_alone(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman = foreman_of(store)
+        naive, half, _ = chains_of(small_study())
+        await foreman.submit(naive, "naive")
+        await foreman.submit(half, "half")
+        card = await crew_of(foreman)
+        bad = stage_of(half, "chain", "l").identity
+        for _ in range(4):
+            order = await foreman.next_stage(card)
+            assert order.stage is not None
+            if order.stage.identity == bad:
+                error = TrainingError("the loss is nan", "a loss must be finite", "lower the learning rate")
+                await foreman.stage_finished(card, bad, error, False)
+            else:
+                await finish(foreman, card, store, order)
+        failed, done = await foreman.chain_report("half"), await foreman.chain_report("naive")
+        assert failed is not None
+        assert (failed.status, failed.stages_done) == ("failed", 2)
+        assert "the loss is nan" in (failed.error or "")
+        assert done is not None
+        assert done.status == "done"
+
+    run(work())
+
+
+def test_a_stage_that_kills_three_crews_fails_with_the_cause(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        await foreman.submit(chain, "trial")
+        card = await crew_of(foreman)
+        floor = stage_of(chain, "floor", "s").identity
+        for start in range(3):
+            card = CrewCard(card.crew, card.shape, f"start {start}")
+            order = await foreman.next_stage(card)
+            assert order.stage is not None
+            assert order.stage.identity == floor
+            await foreman.stage_crashed(floor, "rank 1: RuntimeError: out of luck")
+        order = await foreman.next_stage(CrewCard(card.crew, card.shape, "last start"))
+        assert order.stage is not None
+        assert order.stage.arm == "ceiling", "the study goes on"
+        report = await foreman.chain_report("trial")
+        assert report is not None
+        assert "3 crews died" in (report.error or "")
+        assert "out of luck" in (report.error or "")
+
+    run(work())
+
+
+def test_a_stage_that_another_run_has_in_hand_is_waited_for(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        floor = stage_of(chain, "floor", "s")
+        store.lease(floor.identity, floor.spec.slug, "another run")
+        await foreman.submit(chain, "trial")
+        card = await crew_of(foreman)
+        order = await foreman.next_stage(card)
+        while order.stage is None:
+            order = await foreman.next_stage(card)
+        assert order.stage.arm == "ceiling"
+        commit(store, floor)
+        store.release(floor.identity, floor.spec.slug, "another run")
+        await finish(foreman, card, store, order)
+        order = await foreman.next_stage(card)
+        while order.stage is None:
+            order = await foreman.next_stage(card)
+        assert order.stage.arm == "chain", "the other run's floor was found"
+
+    run(work())
+
+
+def test_a_foreman_that_was_started_anew_takes_up_where_the_old_one_was(store: ArtifactStore) -> None:
+    async def work() -> None:
+        old, chain = foreman_of(store), one_chain()
+        await old.submit(chain, "trial")
+        card = await crew_of(old)
+        order = await old.next_stage(card)
+        assert order.stage is not None
+        identity = order.stage.identity
+
+        new = foreman_of(store)
+        assert await new.chain_report("trial", seen=3) is None, "so the trial submits again"
+        await new.submit(chain, "trial")
+        bulletin = await new.visit({card.crew: card.shape}, {}, closing=False, num_heard=5)
+        assert bulletin.requests == (), "the crew is there; it has only not spoken yet"
+        assert not await new.beat(card, identity, [])
+        bulletin = await new.visit({card.crew: card.shape}, {}, closing=False, num_heard=0)
+        assert [stage.identity for stage in bulletin.status.running] == [identity]
+        await finish(new, card, store, order)
+        following = await new.next_stage(card)
+        assert following.stage is not None
+        assert following.stage.identity != identity
+
+    run(work())
+
+
+def test_a_crew_that_leaves_after_a_stage_is_replaced(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        await foreman.submit(chain, "trial")
+        card = await crew_of(foreman)
+        order = await foreman.next_stage(card)
+        assert order.stage is not None
+        commit(store, order.stage)
+        result = StageResult(order.stage.identity, stopped=False, attempts_trained=True)
+        await foreman.stage_finished(card, order.stage.identity, result, leaving=True)
+        assert (await foreman.next_stage(card)).leave
+        bulletin = await foreman.visit({card.crew: card.shape}, {}, closing=False, num_heard=0)
+        assert bulletin.requests == (), "there is no room before it is gone"
+        assert [one.result.identity for one in bulletin.finished] == [order.stage.identity]
+        bulletin = await foreman.visit({}, {card.crew: None}, closing=False, num_heard=1)
+        (request,) = bulletin.requests
+        assert request.crew != card.crew
+
+    run(work())
+
+
+def test_at_the_end_every_crew_is_sent_away(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        await foreman.submit(chain, "trial")
+        card = await crew_of(foreman)
+        order = await foreman.next_stage(card)
+        assert order.stage is not None
+        await foreman.visit({card.crew: card.shape}, {}, closing=True, num_heard=0)
+        identity = order.stage.identity
+        assert await foreman.beat(card, identity, []), "the run ends"
+        running = await foreman.chain_report("trial")
+        assert running is not None
+        assert not running.ended, "its checkpoint is being written"
+        await foreman.stage_finished(card, identity, StageResult(identity, True, True), False)
+        assert (await foreman.next_stage(card)).leave
+        report = await foreman.chain_report("trial")
+        assert report is not None
+        assert report.status == "interrupted"
+
+    run(work())

@@ -1,0 +1,258 @@
+"""What a study comes to, before anything is trained."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import save_file
+
+from w2s_ray.errors import DataError, ModelError
+from w2s_ray.scheduling import estimate
+from w2s_ray.scheduling.plan import Plan, plan
+from w2s_ray.scheduling.resolve import LOCK_NAME, locked, resolve, resolve_whole
+from w2s_ray.spec.chain import PlannedStage, compile_study, distinct_stages
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.load import parse_study
+from w2s_ray.spec.study import Study
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.record import Record, package_versions
+from w2s_ray.training.catalogue import LADDER
+
+NUM_PARAMETERS = 1000
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Data, and models that are nothing but their size."""
+    rows = [{"text": f"sentence number {number}", "label": "ab"[number % 2]} for number in range(600)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for place, name in enumerate(("s", "m", "l"), start=1):
+        shutil.copytree(LADDER / "tokenizer", tmp_path / name)
+        (tmp_path / name / "config.json").write_text("{}")
+        save_file({"w": np.zeros(NUM_PARAMETERS * place, np.float16)}, tmp_path / name / "model.safetensors")
+    return tmp_path
+
+
+def study_in(home: Path, **changes: Any) -> Study:
+    raw: dict[str, Any] = {
+        "name": "planned",
+        "tasks": {"rows": {"files": str(home / "rows.jsonl"), "text": "text", "label": "label"}},
+        "ladder": {
+            "s": {"model": str(home / "s")},
+            "m": {"model": str(home / "m"), "execution": {"zero_stage": 2, "workers": 2}},
+            "l": {"model": str(home / "l"), "execution": {"zero_stage": 3, "workers": 2}},
+        },
+        "methods": {"naive": {"arms": ["chain", "ceiling"]}, "half": {"losses": {"l": {"kind": "confidence"}}}},
+        "splits": {"train_examples": 64, "validation_examples": 16},
+    }
+    return parse_study({**raw, **changes})
+
+
+def planned(study: Study, store: ArtifactStore) -> Plan:
+    return plan(study, resolve(study, store), store)
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "bytes_per_parameter"),
+    [(0, 16), (1, 8 + 8 / 4), (2, 4 + 12 / 4), (3, 16 / 4)],
+)
+def test_zero_divides_what_it_shards_by_the_workers(zero_stage: Any, bytes_per_parameter: float) -> None:
+    execution = Execution(workers=4, zero_stage=zero_stage)
+    assert estimate.state_bytes_per_worker(1000, execution) == 1000 * bytes_per_parameter
+
+
+def test_an_offloaded_optimizer_leaves_the_device() -> None:
+    execution = Execution(workers=2, zero_stage=2, offload_optimizer=True)
+    assert estimate.state_bytes_per_worker(1000, execution) == 1000 * (4 + 4 / 2)
+
+
+def test_a_plan_counts_what_sharing_saves(home: Path, store: ArtifactStore) -> None:
+    found = planned(study_in(home), store)
+    # Two chains of floor, (chain, ceiling) on m, (chain, ceiling) on l; only the confident student of l is its own.
+    assert found.num_chain_stages == 10
+    assert len(found.stages) == found.num_to_train == 6
+    assert found.num_shared == 4
+    assert {stage.level: stage.num_chains for stage in found.stages if "floor" in stage.arms} == {"s": 2}
+
+
+def test_a_plan_says_what_each_stage_needs(home: Path, store: ArtifactStore) -> None:
+    stages = {(stage.level, *stage.arms): stage for stage in planned(study_in(home), store).stages}
+    assert stages["s", "floor"].state_bytes_per_worker == 16 * NUM_PARAMETERS
+    assert stages["m", "ceiling"].state_bytes_per_worker == 10 * 2 * NUM_PARAMETERS
+    assert stages["l", "ceiling"].state_bytes_per_worker == 8 * 3 * NUM_PARAMETERS
+    assert stages["l", "ceiling"].num_steps == 2
+    assert not any(stage.in_store for stage in stages.values())
+
+
+def finish(stage: PlannedStage, store: ArtifactStore, **metrics: float) -> Record:
+    """Put a stage into the store as if it had been trained."""
+    store.begin("stage", stage.spec.slug, stage.identity)
+    return store.commit(
+        kind="stage", slug=stage.spec.slug, spec=stage.spec, identity=stage.identity, parents=(), metrics=metrics
+    )
+
+
+def floor_of(study: Study, store: ArtifactStore) -> PlannedStage:
+    stages = distinct_stages(compile_study(study, resolve(study, store))).values()
+    return next(stage for stage in stages if stage.arm == "floor")
+
+
+def test_a_finished_stage_is_in_the_store_and_takes_no_more_time(home: Path, store: ArtifactStore) -> None:
+    study = study_in(home)
+    before = planned(study, store)
+    floor = floor_of(study, store)
+    finish(floor, store)
+    after = planned(study, store)
+    assert after.num_to_train == before.num_to_train - 1
+    row = next(stage for stage in after.stages if stage.identity == floor.identity)
+    assert row.in_store and row.missing_predictions == len(floor.predicts) > 0
+    assert after.seconds is not None and before.seconds is not None and after.seconds < before.seconds
+
+
+def test_the_estimate_uses_the_speed_at_which_a_model_was_trained_before(home: Path, store: ArtifactStore) -> None:
+    study = study_in(home)
+    floor = floor_of(study, store)
+    finish(floor, store, tokens_per_second=0.5)
+    another_seed = study_in(home, seeds=[1])
+    stage = next(stage for stage in planned(another_seed, store).stages if "floor" in stage.arms)
+    assert stage.seconds == pytest.approx(
+        estimate.seconds(floor_of(another_seed, store), 1, _chars(home), known_rate=0.5)
+    )
+
+
+def test_artifacts_of_other_library_versions_are_flagged(
+    home: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_in(home)
+    finish(floor_of(study, store), store)
+    now = {name: version.partition("+")[0] for name, version in package_versions().items()}
+    monkeypatch.setattr("w2s_ray.scheduling.plan.package_versions", lambda: {**now, "torch": "9.9", "w2s_ray": "9.9"})
+    stage = next(stage for stage in planned(study, store).stages if stage.in_store)
+    assert [change.split()[0] for change in stage.other_versions] == ["torch"]
+    assert stage.other_versions[0].endswith("→ 9.9")
+
+
+def test_dropout_is_said(home: Path, store: ArtifactStore) -> None:
+    assert not planned(study_in(home), store).dropout
+    assert planned(study_in(home, optimisation={"dropout": 0.1}), store).dropout
+
+
+def test_planning_is_repeatable(home: Path, store: ArtifactStore) -> None:
+    assert planned(study_in(home), store) == planned(study_in(home), store)
+
+
+def test_a_plan_survives_json(home: Path, store: ArtifactStore) -> None:
+    found = planned(study_in(home), store)
+    assert Plan.model_validate_json(found.model_dump_json()) == found
+
+
+def test_pretraining_has_steps_by_its_text(store: ArtifactStore, home: Path) -> None:
+    stage = floor_of(study_in(home), store)
+    text = stage.model_copy(update={"spec": stage.spec.model_copy(update={"objective": "next_token"})})
+    steps = estimate.num_steps(text, chars_per_example=128 * estimate.CHARS_PER_TOKEN * 10)
+    assert steps == 64 * 10 / stage.spec.optimisation.examples_per_step
+
+
+# Resolving.
+
+
+def test_a_resolution_is_locked_in_the_store(home: Path, store: ArtifactStore) -> None:
+    study = study_in(home)
+    resolution = resolve(study, store)
+    assert (store.study_folder("planned") / LOCK_NAME).is_file()
+    (home / "rows.jsonl").unlink()
+    shutil.rmtree(home / "s")
+    assert locked(study, store) == resolution
+
+
+def test_a_lock_of_another_study_file_does_not_hold(home: Path, store: ArtifactStore) -> None:
+    resolve(study_in(home), store)
+    changed = study_in(home, splits={"train_examples": 32, "validation_examples": 16})
+    (home / "rows.jsonl").unlink()
+    with pytest.raises(DataError):
+        locked(changed, store)
+
+
+def test_a_lock_that_is_damaged_is_made_anew(home: Path, store: ArtifactStore) -> None:
+    study = study_in(home)
+    resolution = resolve(study, store)
+    (store.study_folder("planned") / LOCK_NAME).write_text("sources: [")
+    assert locked(study, store) == resolution
+
+
+def test_the_lock_follows_data_that_changed(home: Path, store: ArtifactStore) -> None:
+    study = study_in(home)
+    before = resolve(study, store)
+    (home / "rows.jsonl").write_text((home / "rows.jsonl").read_text() + '{"text": "one more", "label": "a"}\n')
+    after = resolve(study, store)
+    assert after.tasks["rows"].fingerprint != before.tasks["rows"].fingerprint
+    assert locked(study, store) == after
+
+
+def hub_study(home: Path) -> Study:
+    study = study_in(home)
+    level = study.ladder["s"].model_copy(update={"model": "owner/name"})
+    return study.model_copy(update={"ladder": {**study.ladder, "s": level}})
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, with the hub away."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "cache" / "models--owner--name"
+    (root / "refs").mkdir(parents=True)
+    return root
+
+
+def put(cache: Path, home: Path, commit: str) -> None:
+    """Let the hub's main branch, as far as it is cached, be `commit`."""
+    (cache / "refs" / "main").write_text(commit)
+    shutil.copytree(home / "s", cache / "snapshots" / commit)
+
+
+def test_a_hub_model_stays_at_the_commit_that_the_study_began_with(
+    home: Path, store: ArtifactStore, cache: Path
+) -> None:
+    put(cache, home, "first")
+    assert resolve(hub_study(home), store).models["s"].revision == "first"
+    put(cache, home, "second")
+    assert resolve(hub_study(home), store).models["s"].revision == "first"
+    assert resolve(hub_study(home).model_copy(update={"name": "new"}), store).models["s"].revision == "second"
+
+
+def test_what_cannot_be_found_is_listed_and_nothing_is_locked(home: Path, store: ArtifactStore, cache: Path) -> None:
+    study = hub_study(home)
+    found = planned(study, store)
+    assert found.unresolved == ("owner/name/tokenizer.json", "owner/name/config.json", "owner/name/model.safetensors")
+    assert len(found.stages) == 6
+    assert found.seconds is None and found.disk_bytes is None
+    assert not (store.study_folder("planned") / LOCK_NAME).exists()
+
+
+def test_a_study_with_unresolved_files_cannot_run(home: Path, store: ArtifactStore, cache: Path) -> None:
+    with pytest.raises(ModelError, match=r"owner/name/config\.json"):
+        resolve_whole(hub_study(home), store)
+
+
+def test_a_hub_data_set_that_cannot_be_reached_is_listed(home: Path, store: ArtifactStore, cache: Path) -> None:
+    tasks = {"far": {"hub": "owner/data", "text": "text", "label": "label"}}
+    found = planned(study_in(home, tasks=tasks), store)
+    assert found.unresolved == ("datasets/owner/data@main",)
+
+
+def test_the_lock_is_plain_yaml(home: Path, store: ArtifactStore) -> None:
+    resolution = resolve(study_in(home), store)
+    lock = yaml.safe_load((store.study_folder("planned") / LOCK_NAME).read_text())
+    assert lock["resolution"]["models"]["s"]["revision"] == resolution.models["s"].revision
+
+
+def _chars(home: Path) -> float:
+    texts = [json.loads(line)["text"] for line in (home / "rows.jsonl").read_text().splitlines()]
+    return sum(map(len, texts)) / len(texts)

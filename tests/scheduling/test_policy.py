@@ -1,0 +1,167 @@
+"""The policy: what is decided in which state, and with which reason."""
+
+from tests.scheduling.studies import chains_of, small_study
+from tests.scheduling.test_queue import stage_of, submit_all
+from w2s_ray.scheduling.policy import Assign, OpenCrew, RetireCrew, State, StopStage, decide
+from w2s_ray.scheduling.queue import Queue, Status
+from w2s_ray.scheduling.roster import CrewStatus, Node, Room, Roster
+from w2s_ray.spec.chain import Chain
+from w2s_ray.spec.execution import CrewShape
+
+PAIR = CrewShape(workers=2, cpus_per_worker=1, gpus_per_worker=0)
+SINGLE = CrewShape(workers=1, cpus_per_worker=1, gpus_per_worker=0)
+
+
+def state_with(chains: tuple[Chain, ...], cpus: float = 2) -> State:
+    state = State(Queue(), Roster((Node(cpus),)))
+    submit_all(state.queue, chains)
+    return state
+
+
+def open_idle(state: State, crew: str, shape: CrewShape = PAIR) -> None:
+    state.roster.opening(crew, shape)
+    state.crew_spoke(crew, shape, f"start of {crew}", None, "")
+
+
+def mixed_chain() -> Chain:
+    """A floor on one worker, students on two."""
+    ladder = {
+        "s": {"model": "w2s:small", "execution": {"workers": 1}},
+        "l": {"model": "w2s:large", "execution": {"workers": 2}},
+    }
+    (chain,) = chains_of(small_study(ladder=ladder, methods={"naive": {}}))
+    return chain
+
+
+def test_nothing_to_do_is_no_decision() -> None:
+    assert decide(state_with(())) == []
+
+
+def test_work_without_a_crew_opens_one_where_there_is_room_for_it() -> None:
+    state = state_with(chains_of(small_study()))
+    (decision,) = decide(state)
+    assert isinstance(decision, OpenCrew)
+    assert decision.shape == PAIR
+    assert "2 ready stages" in decision.reason
+    state.roster.opening("a", PAIR)
+    assert decide(state) == [], "one is on its way, and there is no room for two"
+
+
+def test_a_larger_cluster_gets_as_many_crews_as_there_is_ready_work() -> None:
+    state = state_with(chains_of(small_study()), cpus=100)
+    assert [type(one) for one in decide(state)] == [OpenCrew, OpenCrew]
+
+
+def test_an_idle_crew_takes_the_most_urgent_stage() -> None:
+    chains = chains_of(small_study())
+    state = state_with(chains)
+    open_idle(state, "a")
+    (decision,) = decide(state)
+    assert decision == Assign("a", stage_of(chains[0], "floor", "s").identity, decision.reason)
+    assert "wanted by 3" in decision.reason
+
+
+def test_deciding_changes_nothing() -> None:
+    state = state_with(chains_of(small_study()))
+    open_idle(state, "a")
+    assert decide(state) == decide(state)
+
+
+def test_a_stage_that_nobody_wants_is_stopped_once() -> None:
+    (chain,) = chains_of(small_study(methods={"naive": {}}))
+    state = state_with((chain,))
+    floor = stage_of(chain, "floor", "s").identity
+    open_idle(state, "a")
+    state.started("a", floor)
+    state.queue.withdrawn(chain.name)
+    (decision,) = decide(state)
+    assert decision == StopStage(floor, "nobody wants it any more")
+    state.queue.stop_asked(floor)
+    assert decide(state) == []
+    state.ended("a", floor, error=None, stopped=True)
+    assert state.roster.crews["a"].status is CrewStatus.IDLE
+
+
+def test_an_idle_crew_leaves_for_a_shape_that_waits_for_room() -> None:
+    chain = mixed_chain()
+    state = state_with((chain,))
+    floor = stage_of(chain, "floor", "s").identity
+    open_idle(state, "small", SINGLE)
+    state.started("small", floor)
+    assert decide(state) == [], "the pair does not fit beside it, and it is busy"
+    state.ended("small", floor, error=None, stopped=False)
+    (decision,) = decide(state)
+    assert isinstance(decision, RetireCrew)
+    assert decision.crew == "small"
+    assert "2 workers waits for room" in decision.reason
+    state.roster.leaving("small")
+    assert decide(state) == [], "it is on its way out"
+    state.crew_ended("small", "")
+    assert isinstance(decide(state)[0], OpenCrew)
+
+
+def test_a_crew_whose_shape_has_work_does_not_leave() -> None:
+    chain = mixed_chain()
+    state = state_with((chain,))
+    open_idle(state, "pair", PAIR)
+    (decision,) = decide(state)
+    assert isinstance(decision, Assign)
+    assert decision.identity == stage_of(chain, "ceiling", "l").identity
+
+
+def test_when_the_run_ends_everything_is_stopped_and_nothing_begun() -> None:
+    chains = chains_of(small_study())
+    state = state_with(chains, cpus=4)
+    floor = stage_of(chains[0], "floor", "s").identity
+    open_idle(state, "a")
+    open_idle(state, "b")
+    state.started("a", floor)
+    state.closing = True
+    assert decide(state) == [StopStage(floor, "the run ends")]
+
+
+def test_after_a_restart_nothing_is_decided_before_every_crew_has_spoken() -> None:
+    (chain,) = chains_of(small_study(methods={"naive": {}}))
+    state = state_with((chain,), cpus=4)
+    state.roster.told_of("a", PAIR)
+    assert decide(state) == []
+    floor = stage_of(chain, "floor", "s").identity
+    state.crew_spoke("a", PAIR, "first", floor, "")
+    assert state.queue.entries[floor].status is Status.RUNNING, "it ran all the while"
+    (decision,) = decide(state)
+    assert isinstance(decision, OpenCrew), "for the ceiling"
+
+
+def test_a_crew_whose_workers_were_started_again_lost_its_stage() -> None:
+    (chain,) = chains_of(small_study(methods={"naive": {}}))
+    state = state_with((chain,))
+    floor = stage_of(chain, "floor", "s").identity
+    open_idle(state, "a")
+    state.started("a", floor)
+    state.crew_spoke("a", PAIR, "its second start", None, "rank 1: out of memory")
+    assert state.take_lost() == [floor]
+    assert state.queue.entries[floor].num_deaths == 1
+    (decision,) = decide(state)
+    assert isinstance(decision, Assign), "and goes on with it"
+
+
+def test_crews_that_never_begin_fail_the_stages_of_their_shape() -> None:
+    (chain,) = chains_of(small_study(methods={"naive": {}}))
+    state = state_with((chain,))
+    for crew in ("a", "b", "c"):
+        assert isinstance(decide(state)[0], OpenCrew)
+        state.roster.opening(crew, PAIR)
+        state.crew_ended(crew, "no module named torch")
+    assert {entry.status for entry in state.queue.entries.values()} == {Status.FAILED}
+    assert decide(state) == []
+
+
+def test_room_is_counted_node_by_node() -> None:
+    wide = CrewShape(workers=2, cpus_per_worker=3, gpus_per_worker=0)
+    assert not Room((Node(3), Node(2), Node(2))).place(wide)
+    assert Room((Node(3), Node(4))).place(wide)
+    room = Room((Node(8, gpus=2),))
+    pair_of_gpus = CrewShape(workers=2, cpus_per_worker=1, gpus_per_worker=1)
+    assert room.place(pair_of_gpus)
+    assert not room.place(pair_of_gpus)
+    assert room.place(PAIR)

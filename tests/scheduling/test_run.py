@@ -1,0 +1,195 @@
+"""Whole runs on a real Ray session: Tune, foreman and crews, with stages that only pretend to train."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.scheduling.runner import Behaviour, behave
+from tests.scheduling.studies import chains_of, resolution_of, small_study
+from w2s_ray.errors import Interrupted, ResourceError
+from w2s_ray.scheduling.study import RunSettings, StudyOutcome, is_finished, run_study
+from w2s_ray.scheduling.view import StageStatus, StudyStatus
+from w2s_ray.spec.chain import PlannedStage, distinct_stages
+from w2s_ray.spec.study import Study
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.tracking.null import NullTracker
+
+pytestmark = pytest.mark.usefixtures("ray_of_two_cpus")
+
+SETTINGS = RunSettings(runner="tests.scheduling.runner:run_stage", tracker=NullTracker, collective_seconds=200)
+ONE_WORKER = {"workers": 1}
+
+
+class Watching:
+    """A view that keeps what it was shown, and acts once when a stage is at a certain point."""
+
+    def __init__(self, each_time: Callable[[], None] = lambda: None) -> None:
+        self.shown: list[StudyStatus] = []
+        self._each_time = each_time
+        self._acts: list[tuple[Callable[[StageStatus], bool], Callable[[StageStatus], None]]] = []
+
+    def when(self, stands: Callable[[StageStatus], bool], act: Callable[[StageStatus], None]) -> "Watching":
+        self._acts.append((stands, act))
+        return self
+
+    def update(self, status: StudyStatus) -> None:
+        self.shown.append(status)
+        self._each_time()
+        for stage in status.running:
+            for stands, act in self._acts[:]:
+                if stands(stage):
+                    self._acts.remove((stands, act))
+                    act(stage)
+
+
+def run(study: Study, store: ArtifactStore, view: Watching, interrupt: threading.Event | None = None) -> StudyOutcome:
+    return run_study(
+        study,
+        resolution=resolution_of(study),
+        chains=chains_of(study),
+        store=store,
+        address=None,
+        view=view,
+        interrupt=interrupt or threading.Event(),
+        settings=SETTINGS,
+    )
+
+
+def starts(store: ArtifactStore, stage: PlannedStage) -> list[dict[str, int]]:
+    """From which step each attempt at a stage began, and in which process."""
+    path = store.folder(stage.spec.slug, stage.identity) / "attempts_seen.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def is_at(arm: str, step: int) -> Callable[[StageStatus], bool]:
+    return lambda stage: stage.arm == arm and stage.activity == "training" and stage.step >= step
+
+
+def processes(name: str) -> list[psutil.Process]:
+    """Return this process's descendants that are called so; a zombie's command line cannot be read."""
+    found = psutil.process_iter(["ppid", "cmdline"])
+    ours = {one.pid for one in psutil.Process().children(recursive=True)}
+    return [one for one in found if one.pid in ours and name in " ".join(one.info["cmdline"] or ())]
+
+
+def what_is_left() -> tuple[int, int, set[str]]:
+    """Actors alive, placement groups alive, and our processes' names."""
+    import ray
+    from ray._private.state import actors
+
+    alive = sum(actor["State"] != "DEAD" for actor in actors().values())
+    groups = sum(group["state"] not in ("REMOVED",) for group in ray.util.placement_group_table().values())
+    ours = ("Foreman", "Writer", "ChainTrial", "run_crew", "TrainController", "RayTrainWorker", "Synchronization")
+    return alive, groups, {name for name in ours if processes(f"ray::{name}")}
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def test_three_chains_share_their_stages_and_leave_nothing_behind(store: ArtifactStore) -> None:
+    behave(store, all=Behaviour(steps=40, step_seconds=0.05))
+    study = small_study()
+    looked_at: dict[str, bool] = {}
+
+    def look_for_torch() -> None:
+        for name in {"ChainTrial", "Foreman", "TrainController", "run_crew", "Writer"} - looked_at.keys():
+            for process in processes(f"ray::{name}"):
+                with suppress(psutil.Error):  # it has just ended
+                    looked_at[name] = any("libtorch" in part.path for part in process.memory_maps())
+
+    view = Watching(each_time=look_for_torch)
+    outcome = run(study, store, view)
+    stages = distinct_stages(chains_of(study))
+    assert outcome.failed == {}
+    assert len(outcome.chains) == 3
+    assert set(outcome.trained) == set(stages)
+    assert outcome.num_shared == 4
+    assert [store.num_attempts(identity) for identity in stages] == [1] * 5
+    assert outcome.cold_start_seconds is not None
+    assert set(outcome.seconds_in_hand) == set(stages)
+    assert looked_at == dict.fromkeys(looked_at, False), "only workers load torch"
+    assert {"ChainTrial", "Foreman", "TrainController"} <= looked_at.keys()
+    last = view.shown[-1]
+    assert (last.num_done, last.num_stages, last.num_shared, last.num_waiting) == (5, 5, 4, 0)
+    wait_until(lambda: what_is_left() == (0, 0, set()))
+    assert what_is_left() == (0, 0, set())
+    assert list((store.study_folder("small") / "crews").iterdir()) == []
+    logs = store.study_folder("small") / "logs"
+    assert len(list(logs.iterdir())) == 5
+    again = run(study, store, Watching())
+    assert again.trained == ()
+    assert again.failed == {}
+
+
+def test_a_killed_worker_a_killed_foreman_and_a_bad_stage_harm_nobody_else(store: ArtifactStore) -> None:
+    bad = {"confidence0.5": Behaviour(steps=3, fails_at=1)}
+    behave(store, **bad, all=Behaviour(steps=40, step_seconds=0.1))
+    study = small_study(methods={"naive": {}, "half": {"losses": {"l": {"kind": "confidence"}}}})
+    stages = {f"{one.arm} {one.spec.loss.label}": one for one in distinct_stages(chains_of(study)).values()}
+
+    def kill_a_worker(_: StageStatus) -> None:
+        os.kill(starts(store, stages["floor naive"])[-1]["pid"], signal.SIGKILL)
+
+    def kill_the_foreman(_: StageStatus) -> None:
+        (foreman,) = processes("ray::Foreman")
+        foreman.kill()
+
+    view = Watching().when(is_at("floor", 5), kill_a_worker).when(is_at("ceiling", 5), kill_the_foreman)
+    outcome = run(study, store, view)
+    assert list(outcome.failed) == ["code-s-l-half-s0"], outcome.failed
+    assert "the loss is nan" in outcome.failed["code-s-l-half-s0"]
+    well = [name for name in stages if name != "chain confidence0.5"]
+    assert set(outcome.trained) == {stages[name].identity for name in well}
+    floor = starts(store, stages["floor naive"])
+    assert len(floor) == 2
+    assert floor[1]["from"] >= 5, "from its checkpoint"
+    assert floor[0]["pid"] != floor[1]["pid"]
+    assert len(starts(store, stages["ceiling naive"])) == 1, "it ran on while there was no foreman"
+
+
+def test_an_interrupted_run_keeps_a_checkpoint_and_goes_on_from_it(store: ArtifactStore) -> None:
+    behave(store, all=Behaviour(steps=60, step_seconds=0.05))
+    study = small_study(execution=ONE_WORKER, methods={"naive": {}})
+    interrupt = threading.Event()
+    with pytest.raises(Interrupted, match="same command"):
+        run(study, store, Watching().when(is_at("floor", 3), lambda _: interrupt.set()), interrupt)
+    floor = next(stage for stage in distinct_stages(chains_of(study)).values() if stage.arm == "floor")
+    assert not is_finished(floor, store)
+    wait_until(lambda: what_is_left() == (0, 0, set()))
+    assert what_is_left() == (0, 0, set())
+    behave(store, all=Behaviour(steps=60, step_seconds=0))
+    assert run(study, store, Watching()).failed == {}
+    assert [start["from"] > 0 for start in starts(store, floor)] == [False, True]
+
+
+def test_more_workers_than_the_cluster_has_are_refused_at_once(store: ArtifactStore) -> None:
+    study = small_study(execution={"workers": 3})
+    with pytest.raises(ResourceError, match=r"lower `execution\.workers`"):
+        run(study, store, Watching())
+    assert list((store.root / "artifacts").iterdir()) == []
+
+
+def test_a_run_in_which_everything_is_done_needs_no_ray(tmp_path: Path) -> None:
+    code = (
+        "import sys, threading; from tests.scheduling.studies import *; "
+        "from w2s_ray.scheduling.study import run_study; from w2s_ray.scheduling.view import NullView; "
+        "from w2s_ray.store.artifacts import ArtifactStore; s = small_study(); "
+        f"o = run_study(s, resolution=resolution_of(s), chains=(), store=ArtifactStore({str(tmp_path)!r}), "
+        "address=None, view=NullView(), interrupt=threading.Event()); "
+        "assert o.trained == () and 'ray' not in sys.modules and 'torch' not in sys.modules"
+    )
+    import subprocess
+    import sys
+
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=60)

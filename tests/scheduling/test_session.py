@@ -1,0 +1,55 @@
+"""The Ray session's folder, and whether a crew fits into a cluster."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.scheduling.studies import chains_of, small_study
+from w2s_ray.errors import ResourceError
+from w2s_ray.scheduling.roster import Node
+from w2s_ray.scheduling.session import check_room
+from w2s_ray.scheduling.session_folder import session_folder
+from w2s_ray.spec.chain import distinct_stages
+
+KILLED = """
+import os, signal, tempfile
+tempfile.tempdir = {place!r}
+from w2s_ray.scheduling.session_folder import session_folder
+with session_folder() as folder:
+    (folder / "socket").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_folder_of_a_killed_run_goes_with_the_next_and_a_live_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    repository = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", KILLED.format(place=str(tmp_path))], cwd=repository, timeout=60, check=False)
+    (left,) = tmp_path.iterdir()
+    with session_folder() as ours:
+        assert not left.exists()
+        with session_folder() as second:
+            assert ours.exists()
+            assert second != ours
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_whose_workers_never_fit_is_refused_with_value_rule_and_remedy() -> None:
+    stages = distinct_stages(chains_of(small_study())).values()
+    check_room(stages, [Node(1), Node(1)])
+    with pytest.raises(ResourceError) as caught:
+        check_room(stages, [Node(1)])
+    assert "2 workers with 1 CPUs each" in caught.value.value
+    assert "1 CPUs and 0 GPUs" in caught.value.rule
+    assert "execution.workers" in caught.value.remedy
+
+
+def test_gpus_count_as_cpus_do() -> None:
+    study = small_study(execution={"workers": 2, "gpus_per_worker": 1})
+    with pytest.raises(ResourceError, match="1 GPUs each"):
+        check_room(distinct_stages(chains_of(study)).values(), [Node(8, gpus=1)])

@@ -1,0 +1,101 @@
+"""Figures of one model and of two, against values that can be worked out by hand or by scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import brier_score_loss, roc_auc_score
+
+from w2s_ray.science.metrics import (
+    accuracy,
+    agreement,
+    auroc,
+    brier,
+    calibration_error,
+    correct,
+    degeneracy_warning,
+    hard,
+    majority_share,
+)
+
+
+def binary(*probabilities: float) -> np.ndarray:
+    """Predictions of two classes, by the probability of class 1."""
+    p_N = np.array(probabilities, dtype=np.float32)
+    return np.stack([1 - p_N, p_N], axis=1)
+
+
+def test_accuracy_counts_the_most_probable_class() -> None:
+    probs_NC = binary(0.9, 0.2, 0.6, 0.4)
+    labels_N = np.array([1, 0, 0, 1])
+    assert hard(probs_NC).tolist() == [1, 0, 1, 0]
+    assert correct(probs_NC, labels_N).tolist() == [True, True, False, False]
+    assert accuracy(probs_NC, labels_N) == 0.5
+
+
+def test_agreement_is_split_by_whether_the_supervisor_is_right() -> None:
+    labels_N = np.array([1, 1, 1, 0, 0])
+    supervisor_NC = binary(0.9, 0.9, 0.1, 0.9, 0.1)  # right, right, wrong, wrong, right
+    student_NC = binary(0.9, 0.1, 0.1, 0.1, 0.1)  # same, other, same, other, same
+    found = agreement(student_NC, supervisor_NC, labels_N)
+    assert found.overall == pytest.approx(3 / 5)
+    assert found.supervisor_right == pytest.approx(2 / 3)
+    assert found.supervisor_wrong == pytest.approx(1 / 2)
+
+
+def test_agreement_with_a_perfect_supervisor_has_no_part_where_it_is_wrong() -> None:
+    found = agreement(binary(0.9, 0.9), binary(0.8, 0.2), np.array([1, 0]))
+    assert found.supervisor_wrong is None and found.supervisor_right == 0.5
+
+
+def test_tied_scores_count_half_in_the_auroc_whatever_their_order() -> None:
+    labels_N = np.array([1, 0, 1, 0])
+    tied_NC = binary(0.5, 0.5, 0.5, 0.5)
+    assert auroc(tied_NC, labels_N) == 0.5
+    assert auroc(tied_NC, labels_N[::-1]) == 0.5
+    # By hand, of four pairs: .7 > .5 and .7 > .2 win, .5 = .5 counts half, .5 > .2 wins.
+    assert auroc(binary(0.7, 0.5, 0.5, 0.2), labels_N) == pytest.approx(3.5 / 4)
+
+
+def test_the_auroc_with_many_ties_is_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    p_N = random.integers(0, 6, 500) / 5
+    labels_N = (random.random(500) < 0.3 + 0.4 * p_N).astype(int)
+    assert auroc(binary(*p_N), labels_N) == pytest.approx(roc_auc_score(labels_N, p_N))
+
+
+def test_the_auroc_of_three_classes_is_the_mean_over_classes() -> None:
+    random = np.random.default_rng(1)
+    probs_NC = random.dirichlet([1, 1, 1], 300)
+    labels_N = random.integers(0, 3, 300)
+    wanted = roc_auc_score(labels_N, probs_NC, multi_class="ovr", average="macro")
+    assert auroc(probs_NC, labels_N) == pytest.approx(wanted)
+
+
+def test_one_class_alone_has_no_auroc() -> None:
+    assert auroc(binary(0.2, 0.8), np.array([1, 1])) is None
+
+
+def test_a_model_that_is_as_sure_as_it_is_right_is_calibrated() -> None:
+    labels_N = np.array([1] * 8 + [0] * 2)
+    assert calibration_error(binary(*[0.8] * 10), labels_N) == pytest.approx(0, abs=1e-6)
+    assert calibration_error(binary(*[1.0] * 10), labels_N) == pytest.approx(0.2)
+    # Half the examples are sure and wrong by .3, half unsure and right: errors of different bins do not cancel.
+    mixed_NC = np.concatenate([binary(*[1.0] * 10), binary(*[0.55] * 10)])
+    truth_N = np.array([1] * 7 + [0] * 3 + [1] * 10)
+    assert calibration_error(mixed_NC, truth_N) == pytest.approx((0.3 + 0.45) / 2, abs=1e-6)
+
+
+def test_the_brier_score_of_two_classes_is_scikit_learns_and_of_three_the_sum() -> None:
+    labels_N = np.array([1, 0, 1])
+    assert brier(binary(0.9, 0.4, 0.3), labels_N) == pytest.approx(
+        brier_score_loss(labels_N, [0.9, 0.4, 0.3]), abs=1e-6
+    )
+    thirds_NC = np.full((3, 3), 1 / 3)
+    assert brier(thirds_NC, np.array([0, 1, 2])) == pytest.approx(4 / 9 + 1 / 9 + 1 / 9)
+
+
+def test_labels_that_are_nearly_all_of_one_class_are_warned_of() -> None:
+    nearly_NC = binary(*[0.9] * 91, *[0.1] * 9)
+    assert majority_share(nearly_NC) == pytest.approx(0.91)
+    warning = degeneracy_warning(nearly_NC, "small (floor)", "T1")
+    assert warning is not None and "small (floor)" in warning and "91%" in warning and "T1" in warning
+    assert degeneracy_warning(binary(*[0.9] * 90, *[0.1] * 10), "small (floor)", "T1") is None

@@ -1,0 +1,149 @@
+"""PGR and its intervals: analytic values, the pairing of draws, and the traps of a small gap."""
+
+import time
+
+import numpy as np
+import pytest
+
+from w2s_ray.science.bootstrap import Draws, interval
+from w2s_ray.science.recovery import Sampled, compare, gap, minimum_detectable, pgr, pgr_link, recover
+
+
+def scored(draws: Draws, *correct_SN: np.ndarray) -> list[Sampled]:
+    """Each model's accuracy over its seeds (S × N), all on the same draws."""
+    found = []
+    for each_SN in correct_SN:
+        accuracy_BS = draws.accuracies(each_SN)
+        found.append(Sampled(float(each_SN.mean()), draws.over_seeds(accuracy_BS)))
+    return found
+
+
+def right(num_right: int, num: int = 1000, seeds: int = 1) -> np.ndarray:
+    """A model that is right on the first examples."""
+    return np.tile(np.arange(num) < num_right, (seeds, 1))
+
+
+def test_pgr_is_the_share_of_the_gap_that_is_recovered() -> None:
+    assert pgr(0.7, 0.6, 0.8) == pytest.approx(0.5)
+    assert pgr(0.5, 0.6, 0.8) == pytest.approx(-0.5), "a student below its floor has a negative PGR"
+    assert pgr(0.9, 0.6, 0.8) == pytest.approx(1.5)
+    assert pgr_link(0.7, 0.65, 0.75) == pytest.approx(0.5)
+
+
+def test_one_draw_serves_floor_arm_and_ceiling() -> None:
+    draws = Draws(np.arange(1000), num_draws=400)
+    floor, student, ceiling = scored(draws, right(600), right(700), right(800))
+    again, *_ = scored(draws, right(600))
+    assert np.array_equal(floor.draws_B, again.draws_B), "the same models on the same test set get the same draws"
+    found = recover(student, floor, ceiling, min_gap=0.02)
+    assert found.pgr == pytest.approx(0.5) and found.interval is not None
+    # Nested models: the student's gain is Binomial(700 − 600, half of the gap); unpaired draws would be far wider.
+    assert 0.08 < found.interval.high - found.interval.low < 0.20
+
+
+def test_a_student_equal_to_its_ceiling_recovers_everything_on_every_draw() -> None:
+    draws = Draws(np.arange(1000), num_draws=400)
+    floor, student, ceiling = scored(draws, right(600), right(800), right(800))
+    found = recover(student, floor, ceiling, min_gap=0.02)
+    assert found.interval is not None and (found.interval.low, found.interval.high) == (1.0, 1.0)
+
+
+def test_the_interval_of_an_accuracy_has_the_binomial_width() -> None:
+    draws = Draws(np.arange(1000), num_draws=4000)
+    (model,) = scored(draws, right(700))
+    wanted = 1.96 * np.sqrt(0.7 * 0.3 / 1000)
+    assert model.interval.low == pytest.approx(0.7 - wanted, abs=0.004)
+    assert model.interval.high == pytest.approx(0.7 + wanted, abs=0.004)
+
+
+def test_related_examples_are_drawn_together() -> None:
+    alone = Draws(np.arange(1000), num_draws=2000)
+    related = Draws(np.arange(1000) // 10, num_draws=2000)
+    (narrow,), (wide,) = scored(alone, right(700)), scored(related, right(700))
+    # All ten of a group are right or wrong at once, so there are 100 examples' worth of evidence: √10 times as wide.
+    assert wide.draws_B.std() / narrow.draws_B.std() == pytest.approx(np.sqrt(10), rel=0.1)
+
+
+def test_groups_of_unequal_size_weigh_by_their_examples() -> None:
+    group_of_N = np.array([0] * 90 + list(range(1, 11)))
+    (model,) = scored(Draws(group_of_N, num_draws=200), (group_of_N == 0)[None, :])
+    assert model.value == pytest.approx(0.9)
+    assert set(np.round(model.draws_B[model.draws_B < 1], 6)) <= {
+        round(90 * k / (90 * k + 11 - k), 6) for k in range(11)
+    }
+
+
+def test_pgr_over_seeds_is_the_ratio_of_means() -> None:
+    floor_SN = np.concatenate([right(600), right(600)])
+    student_SN = np.concatenate([right(640), right(800)])  # PGRs .8 and .5; their mean would be .65
+    ceiling_SN = np.concatenate([right(650), right(1000)])
+    draws = Draws(np.arange(1000), num_draws=200)
+    floor, student, ceiling = scored(draws, floor_SN, student_SN, ceiling_SN)
+    assert recover(student, floor, ceiling, min_gap=0.02).pgr == pytest.approx((0.72 - 0.6) / (0.825 - 0.6))
+
+
+def test_seeds_are_drawn_as_blocks_that_floor_arm_and_ceiling_share() -> None:
+    """Seeds differ widely, but within a seed all three move together: the PGR hardly varies, the accuracy does."""
+    shift = np.arange(5) * 50
+    floor_SN, student_SN, ceiling_SN = (
+        np.concatenate([right(base + each) for each in shift]) for base in (400, 500, 600)
+    )
+    draws = Draws(np.arange(1000), num_draws=2000)
+    floor, student, ceiling = scored(draws, floor_SN, student_SN, ceiling_SN)
+    assert student.draws_B.std() > 0.03, "five seeds that spread by .2 are not sure of their mean"
+    found = recover(student, floor, ceiling, min_gap=0.02)
+    assert found.interval is not None and found.interval.high - found.interval.low < 0.12
+    weights_BS = draws.seed_weights(5)
+    assert weights_BS.shape == (2000, 5) and np.allclose(weights_BS.sum(axis=1), 1)
+    assert np.array_equal(weights_BS, draws.seed_weights(5))
+
+
+def test_a_tiny_gap_leaves_the_pgr_undefined_and_says_why() -> None:
+    draws = Draws(np.arange(1000), num_draws=400)
+    floor, student, ceiling = scored(draws, right(600), right(660), right(615))
+    found = recover(student, floor, ceiling, min_gap=0.02)
+    assert found.pgr is None and found.interval is None
+    assert found.undefined is not None and "0.015" in found.undefined and "0.02" in found.undefined
+    assert recover(student, floor, ceiling, min_gap=0.0).pgr == pytest.approx(4.0), "the bound decides, not the student"
+
+
+def test_a_ceiling_below_its_floor_leaves_the_pgr_undefined() -> None:
+    draws = Draws(np.arange(1000), num_draws=400)
+    floor, student, ceiling = scored(draws, right(600), right(650), right(500))
+    assert recover(student, floor, ceiling, min_gap=0.0).undefined is not None
+    assert gap(floor, ceiling).value == pytest.approx(-0.1)
+
+
+def test_the_minimum_detectable_difference_is_2_8_standard_deviations() -> None:
+    difference_B = np.random.default_rng(0).normal(0.1, 0.05, 4000)
+    assert minimum_detectable(difference_B) == pytest.approx(2.8 * 0.05, rel=0.05)
+
+
+def test_arms_are_compared_on_the_same_draws() -> None:
+    draws = Draws(np.arange(1000), num_draws=400)
+    floor, first, second, ceiling = scored(draws, right(600), right(700), right(660), right(800))
+    better, worse = (recover(arm, floor, ceiling, min_gap=0.02) for arm in (first, second))
+    found = compare(better, worse)
+    assert found is not None and found.value == pytest.approx(0.2)
+    assert found.interval.low > 0, "nested models: the better one is better on every draw"
+    assert 0 < found.minimum_detectable < 0.3
+    same = compare(better, better)
+    assert same is not None and same.minimum_detectable == 0
+    assert compare(better, recover(first, ceiling, floor, min_gap=0.02)) is None
+
+
+def test_other_examples_than_those_drawn_are_refused() -> None:
+    with pytest.raises(AssertionError, match="same examples"):
+        Draws(np.arange(10), num_draws=10).accuracies(np.ones((1, 9), dtype=bool))
+
+
+def test_draws_without_a_value_do_not_spoil_an_interval() -> None:
+    found = interval(np.array([0.1, np.nan, 0.3]))
+    assert 0.1 <= found.low < found.high <= 0.3
+
+
+def test_two_thousand_draws_of_four_thousand_examples_and_ten_arms_take_no_two_seconds() -> None:
+    correct_KN = np.random.default_rng(0).random((10, 4000)) < 0.7
+    began = time.perf_counter()
+    Draws(np.arange(4000), num_draws=2000).accuracies(correct_KN)
+    assert time.perf_counter() - began < 2

@@ -1,0 +1,137 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from w2s_ray.errors import StoreError
+from w2s_ray.store import lease
+from w2s_ray.store.artifacts import ArtifactStore
+
+IDENTITY = "a" * 64
+HOLD = """
+import sys
+from w2s_ray.errors import StoreError
+from w2s_ray.store.artifacts import ArtifactStore
+try:
+    ArtifactStore(sys.argv[1]).lease("a" * 64, "stage", sys.argv[2])
+    print("taken", flush=True)
+except StoreError:
+    print("refused", flush=True)
+sys.stdin.read()
+"""
+
+
+RACE = """
+import sys, time
+from w2s_ray.errors import StoreError
+from w2s_ray.store.artifacts import ArtifactStore
+print("ready", flush=True)
+time.sleep(max(0, float(sys.stdin.readline()) - time.time()))
+taken = []
+for number in range(400):
+    try:
+        ArtifactStore(sys.argv[1]).lease(f"{number:064}"[::-1], "stage", sys.argv[2])
+        taken.append(number)
+    except StoreError:
+        pass
+print(*taken, flush=True)
+sys.stdin.read()
+"""
+
+
+def start_owner(store: ArtifactStore, owner: str, script: str = HOLD) -> "subprocess.Popen[str]":
+    """Start a process that tries for the lease, says how that went, and lives on."""
+    command = [sys.executable, "-c", script, str(store.root), owner]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def said(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    process.kill()
+    process.communicate()
+
+
+def lease_file(store: ArtifactStore) -> Path:
+    return store.folder("stage", IDENTITY) / "lease.json"
+
+
+def age(store: ArtifactStore, seconds: float, **changes: object) -> None:
+    """Make the lease's last heartbeat that much older."""
+    held = lease.Lease.model_validate_json(lease_file(store).read_bytes())
+    changed = held.model_copy(update={"heartbeat_at": time.time() - seconds, **changes})
+    lease_file(store).write_text(changed.model_dump_json())
+
+
+def test_a_live_owner_keeps_others_out_and_a_killed_one_does_not(store: ArtifactStore) -> None:
+    first = start_owner(store, "first run")
+    try:
+        assert said(first) == "taken"
+        with pytest.raises(StoreError, match="first run"):
+            store.lease(IDENTITY, "stage", "second run")
+    finally:
+        end(first)
+    store.lease(IDENTITY, "stage", "second run")
+    held = lease.holder(store.folder("stage", IDENTITY))
+    assert held is not None and held.owner == "second run"
+
+
+def test_of_many_that_try_at_once_one_gets_each_lease(store: ArtifactStore) -> None:
+    owners = [start_owner(store, f"run {number}", RACE) for number in range(4)]
+    try:
+        assert [said(owner) for owner in owners] == ["ready"] * 4
+        start = time.time() + 0.1
+        for owner in owners:
+            assert owner.stdin is not None
+            owner.stdin.write(f"{start}\n")
+            owner.stdin.flush()
+        taken = [int(number) for owner in owners for number in said(owner).split()]
+        assert sorted(taken) == list(range(400))
+    finally:
+        for owner in owners:
+            end(owner)
+
+
+def test_the_owner_renews_and_gives_back(store: ArtifactStore) -> None:
+    store.lease(IDENTITY, "stage", "one")
+    age(store, 50)
+    store.lease(IDENTITY, "stage", "one")
+    held = lease.Lease.model_validate_json(lease_file(store).read_bytes())
+    assert time.time() - held.heartbeat_at < 10
+    store.release(IDENTITY, "stage", "another")
+    assert lease_file(store).exists()
+    store.release(IDENTITY, "stage", "one")
+    store.lease(IDENTITY, "stage", "another")
+
+
+@pytest.mark.parametrize(("seconds", "free"), [(55, False), (61, True)])
+def test_an_owner_elsewhere_is_dead_after_a_minute_of_silence(seconds: float, free: bool, store: ArtifactStore) -> None:
+    store.lease(IDENTITY, "stage", "elsewhere")
+    age(store, seconds, machine="another machine", pid=1)
+    if free:
+        store.lease(IDENTITY, "stage", "here")
+        return
+    with pytest.raises(StoreError):
+        store.lease(IDENTITY, "stage", "here")
+
+
+def test_a_process_number_that_was_given_out_again_is_not_the_owner(store: ArtifactStore) -> None:
+    store.lease(IDENTITY, "stage", "before")
+    age(store, 0, pid=os.getpid(), started="1")
+    store.lease(IDENTITY, "stage", "now")
+
+
+def test_half_a_lease_is_nobodys(store: ArtifactStore) -> None:
+    store.lease(IDENTITY, "stage", "dead")
+    lease_file(store).write_text('{"owner": "de')
+    store.lease(IDENTITY, "stage", "alive")
+
+
+def test_giving_back_what_was_never_taken_does_nothing(store: ArtifactStore) -> None:
+    store.release(IDENTITY, "stage", "one")

@@ -1,0 +1,82 @@
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from w2s_ray.spec.stage import PredictionSpec, StageSpec
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.record import Record
+from w2s_ray.store.waste import abandoned, remove, unreferenced
+
+Commit = Callable[..., Record]
+
+
+def other(stage: StageSpec, seed: int) -> StageSpec:
+    return StageSpec.model_validate(stage.model_dump() | {"init_seed": seed})
+
+
+def test_unfinished_work_is_listed_with_its_size_and_finished_work_is_not(
+    store: ArtifactStore, stage: StageSpec, commit_stage: Commit
+) -> None:
+    commit_stage(stage)
+    late = other(stage, 7)
+    folder = store.begin("stage", late.slug, late.identity)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "state").write_bytes(b"x" * 5000)
+    (found,) = abandoned(store)
+    assert found.path == folder
+    assert 5000 < found.num_bytes < 6000
+    assert remove(store, [found]) == found.num_bytes
+    assert abandoned(store) == []
+    assert store.find(stage.identity) is not None
+
+
+def test_work_under_way_is_not_abandoned(store: ArtifactStore, stage: StageSpec) -> None:
+    store.begin("stage", stage.slug, stage.identity)
+    (listed,) = abandoned(store)
+    store.lease(stage.identity, stage.slug, "a run")
+    assert abandoned(store) == []
+    assert remove(store, [listed]) == 0  # taken up between the listing and the answer
+    assert listed.path.exists()
+
+
+def test_checkpoints_that_outlived_their_stage_are_listed_alone(
+    store: ArtifactStore, stage: StageSpec, commit_stage: Commit
+) -> None:
+    record = commit_stage(stage)
+    checkpoints = store.folder(stage.slug, stage.identity) / "checkpoints"
+    checkpoints.mkdir()
+    assert [item.path for item in abandoned(store)] == [checkpoints]
+    remove(store, abandoned(store))
+    store.verify(record)
+
+
+def test_old_temporary_names_are_listed_and_fresh_ones_are_not(store: ArtifactStore) -> None:
+    old, fresh = (store.root / "data" / f".toy.tmp-1-{name}" for name in ("old", "fresh"))
+    for path in (old, fresh):
+        path.mkdir()
+    os.utime(old, (time.time() - 7200,) * 2)
+    assert [item.path for item in abandoned(store)] == [old]
+
+
+def test_what_no_study_names_is_listed_and_what_a_kept_artifact_came_from_is_not(
+    store: ArtifactStore, stage: StageSpec, prediction: PredictionSpec, commit_stage: Commit
+) -> None:
+    commit_stage(stage)
+    store.write_predictions(prediction, ["a"], np.array([[0.5, 0.5]]))
+    student, stranger = other(stage, 7), other(stage, 8)
+    commit_stage(student, parents=(prediction.identity,))
+    commit_stage(stranger)
+    assert [item.path for item in unreferenced(store, {student.identity})] == [
+        store.folder(stranger.slug, stranger.identity)
+    ]
+    remove(store, unreferenced(store, {student.identity}))
+    kept = {record.identity for record in store.records()}
+    assert kept == {stage.identity, prediction.identity, student.identity}
+
+
+def test_prepared_tasks_are_kept_by_their_fingerprint(store: ArtifactStore) -> None:
+    for fingerprint in ("1" * 64, "2" * 64):
+        store.data_folder("toy", fingerprint).mkdir()
+    assert [item.path for item in unreferenced(store, {"1" * 64})] == [store.data_folder("toy", "2" * 64)]

@@ -1,0 +1,240 @@
+import csv
+import gzip
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from w2s_ray.errors import DataError
+from w2s_ray.spec.study import TaskSpec
+from w2s_ray.tasks import hub
+from w2s_ray.tasks.registry import open_task, register_task
+from w2s_ray.tasks.task import POOL, SCHEMA, TEST, TaskData
+
+ROWS = [
+    {"review": " A fine film . ", "stars": 1, "film": "a"},
+    {"review": "Dull\u2028 and long", "stars": 0, "film": "b"},
+    {"review": 'Worth, "every" minute', "stars": 1, "film": "a"},
+]
+
+
+def json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path: Path, **spec: Any) -> TaskData:
+    return open_task(TaskSpec(**{"files": str(path), "text": "review", "label": "stars", **spec})).read()
+
+
+def test_every_format_gives_the_same_examples(tmp_path: Path) -> None:
+    json_lines(tmp_path / "a.jsonl", ROWS)
+    json_lines(tmp_path / "a.json", ROWS)
+    (tmp_path / "list.json").write_text(json.dumps(ROWS))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
+        with (tmp_path / name).open("w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(file, list(ROWS[0]), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(ROWS)
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    tables = {path.name: read(path).table for path in sorted(tmp_path.iterdir())}
+    assert len(tables) == 7
+    first = tables["a.jsonl"]
+    assert first.schema == SCHEMA
+    assert first["text"].to_pylist() == ["A fine film .", "Dull\u2028 and long", 'Worth, "every" minute']
+    assert first["label"].to_pylist() == [1, 0, 1]
+    assert all(table == first for table in tables.values())
+
+
+def test_sst2_is_read_as_it_is(shared_sst2: Path) -> None:
+    data = open_task(TaskSpec(files=str(shared_sst2), text="sentence", label="label")).read()
+    assert data.class_names == ("0", "1")
+    assert 60_000 < data.table.num_rows <= 67_349
+    assert len(set(data.table["id"].to_pylist())) == data.table.num_rows
+
+
+def test_classes_fix_the_order_of_the_labels(tmp_path: Path) -> None:
+    data = read(json_lines(tmp_path / "a.jsonl", ROWS), classes=("1", "0"))
+    assert data.class_names == ("1", "0")
+    assert data.table["label"].to_pylist() == [0, 1, 0]
+
+
+def test_numbers_are_ordered_as_numbers_and_truth_values_read_as_in_json(tmp_path: Path) -> None:
+    numbers = [{"review": str(n), "stars": n} for n in (10, 9, 2)]
+    assert read(json_lines(tmp_path / "n.jsonl", numbers)).class_names == ("2", "9", "10")
+    truths = [{"review": "yes", "stars": True}, {"review": "no", "stars": False}]
+    assert read(json_lines(tmp_path / "t.jsonl", truths)).class_names == ("false", "true")
+
+
+def test_a_template_joins_columns_and_takes_braces_in_the_data_as_they_are(tmp_path: Path) -> None:
+    rows = [{"q": "is {x} it?", "p": "Yes.", "y": 1}, {"q": "Why?", "p": "{0.__class__}", "y": 0}]
+    path = json_lines(tmp_path / "a.jsonl", rows)
+    spec = TaskSpec(files=str(path), text="{q} Passage: {p}", label="y")
+    assert open_task(spec).read().table["text"].to_pylist() == [
+        "is {x} it? Passage: Yes.",
+        "Why? Passage: {0.__class__}",
+    ]
+
+
+def test_a_group_column_keeps_rows_together_and_without_one_equal_texts_are_related(tmp_path: Path) -> None:
+    path = json_lines(tmp_path / "a.jsonl", ROWS)
+    assert read(path, group="film").table["group"].to_pylist() == ["a", "b", "a"]
+    near = [{"review": "A  fine Film .", "stars": 1}, *ROWS]
+    groups = read(json_lines(tmp_path / "b.jsonl", near)).table["group"].to_pylist()
+    assert groups[0] == groups[1] and len(set(groups)) == 3
+
+
+def test_rows_of_a_test_file_are_marked_and_have_ids_of_their_own(tmp_path: Path) -> None:
+    path = json_lines(tmp_path / "a.jsonl", ROWS)
+    table = read(path, test_files=str(path)).table
+    assert table["origin"].to_pylist() == [POOL] * 3 + [TEST] * 3
+    assert len(set(table["id"].to_pylist())) == 6
+
+
+def test_equal_rows_are_one_example_and_rows_that_disagree_are_left_out(tmp_path: Path) -> None:
+    rows = [{"review": f"text {n}", "stars": n % 2} for n in range(100)]
+    doubled = [*rows, rows[3], {"review": "text 4", "stars": 1}]
+    table = read(json_lines(tmp_path / "a.jsonl", doubled)).table
+    assert table.num_rows == 99
+    assert "text 4" not in table["text"].to_pylist()
+
+
+def test_data_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    rows = [{"review": "same", "stars": n % 2} for n in range(4)]
+    with pytest.raises(DataError, match="different labels in rows 1, 2, 3, 4"):
+        read(json_lines(tmp_path / "a.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "spec", "message"),
+    [
+        ("a.jsonl", None, {}, "does not exist"),
+        ("a.txt", b"x", {}, "no known ending"),
+        ("a.jsonl", b"", {}, "has no rows"),
+        ("a.jsonl", b'{"review": "x", "stars": 1}\n{oops}\n', {}, "line 2 is not JSON"),
+        ("a.jsonl", b"[1]\n", {}, "line 1 holds list"),
+        ("a.json", b"[1]\n", {}, "item 1 holds int"),
+        (
+            "a.jsonl",
+            b'{"review": "x", "stars": 1}\n{"review": "\xff", "stars": 1}\n',
+            {},
+            "0xff on line 2 is not UTF-8",
+        ),
+        ("a.jsonl.gz", b"not gzip", {}, "ends in .gz"),
+        ("a.csv", b"review,stars\nx,1\ny\n", {}, "line 3 has not as many fields"),
+        ("a.parquet", b"PAR0", {}, "is Parquet"),
+        ("a.csv", b"review,stars\nx,1\ny,0\n", {"text": "reviews"}, "did you mean 'review'?"),
+        ("a.csv", b"review,stars\nx,1\ny,0\n", {"group": "film"}, "its columns are 'review', 'stars'"),
+        ("a.csv", b"review,stars\nx,1\ny,0\n", {"text": "{review"}, "a template holds"),
+        ("a.csv", b"review,stars\nx,1\n ,0\n", {}, "no text in row 2"),
+        ("a.csv", b"review,stars\nx,1\ny,\n", {}, "no label in row 2"),
+        ("a.csv", b"review,stars\nx,1\ny,1\n", {}, "every label is '1'"),
+        ("a.csv", b"review,stars\nx,1\ny,0\nz,7\n", {"classes": ("0", "1")}, "unknown label '7' in row 3"),
+        ("a.csv", b"review,stars\nx,1\ny,0\n", {"classes": ("0", "0", "1")}, "each class stands once"),
+    ],
+)
+def test_bad_data_is_refused_with_value_rule_and_remedy(
+    tmp_path: Path, name: str, content: bytes | None, spec: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read(path, **spec)
+    assert message in str(caught.value)
+    assert caught.value.value and caught.value.rule and caught.value.remedy
+
+
+def test_a_label_that_occurs_only_in_the_test_file_is_unknown(tmp_path: Path) -> None:
+    path = json_lines(tmp_path / "a.jsonl", ROWS)
+    other = json_lines(tmp_path / "b.jsonl", [{"review": "x", "stars": 5}])
+    with pytest.raises(DataError, match=r"b.jsonl: unknown label '5'"):
+        read(path, test_files=str(other))
+
+
+def test_a_column_of_free_text_is_not_taken_for_a_label(tmp_path: Path) -> None:
+    rows = [{"review": "x", "stars": str(n)} for n in range(200)]
+    with pytest.raises(DataError, match="200 distinct values"):
+        read(json_lines(tmp_path / "a.jsonl", rows))
+
+
+def test_the_fingerprint_follows_content_and_columns_and_not_the_place(tmp_path: Path) -> None:
+    def fingerprint(path: Path, **spec: Any) -> str:
+        return open_task(TaskSpec(**{"files": str(path), "text": "review", "label": "stars", **spec})).fingerprint()
+
+    first, copy = json_lines(tmp_path / "a.jsonl", ROWS), json_lines(tmp_path / "copy.jsonl", ROWS)
+    other = json_lines(tmp_path / "other.jsonl", ROWS[:2])
+    assert fingerprint(first) == fingerprint(copy) == fingerprint(first, test_fraction=0.5)
+    prints = [
+        fingerprint(first),
+        fingerprint(other),
+        fingerprint(first, group="film"),
+        fingerprint(first, label="film"),
+    ]
+    assert len({*prints, fingerprint(first, test_files=str(copy))}) == 5
+    with pytest.raises(DataError, match="does not exist"):
+        fingerprint(tmp_path / "gone.jsonl")
+
+
+def test_a_hub_that_cannot_be_reached_says_which_data_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_ask", lambda name, revision: None)
+    task = open_task(TaskSpec(hub="stanfordnlp/no-such-set", text="sentence", label="label"))
+    with pytest.raises(hub.HubUnreachable) as caught:
+        task.fingerprint()
+    assert caught.value.files == ("datasets/stanfordnlp/no-such-set@main",)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert copy.files == caught.value.files and str(copy) == str(caught.value)
+
+
+def test_a_whole_commit_names_the_data_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_ask", lambda name, revision: None)
+    spec = TaskSpec(hub="stanfordnlp/no-such-set", revision="a" * 40, text="sentence", label="label")
+    task = open_task(spec)
+    assert task.fingerprint() != open_task(spec.model_copy(update={"revision": "b" * 40})).fingerprint()
+    with pytest.raises(hub.HubUnreachable):
+        task.read()
+
+
+def test_rows_of_the_hub_are_read_at_the_commit_that_the_hub_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def load_dataset(path: str, **options: Any) -> list[dict[str, Any]]:
+        asked.append((path, options))
+        return [{"sentence": f"{options['split']} {n}", "label": n % 2} for n in range(4)]
+
+    monkeypatch.setattr(hub, "_ask", lambda name, revision: "c" * 40)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    spec = TaskSpec(hub="me/mine", subset="en", test_split="validation", text="sentence", label="label")
+    table = open_task(spec).read().table
+    assert table["origin"].to_pylist() == [POOL] * 4 + [TEST] * 4
+    assert asked == [
+        ("me/mine", {"name": "en", "split": split, "revision": "c" * 40}) for split in ("train", "validation")
+    ]
+
+
+def test_a_task_of_ones_own_is_named_like_a_builtin() -> None:
+    class Mine:
+        unlabelled = False
+
+        def fingerprint(self) -> str:
+            return "mine"
+
+        def read(self) -> TaskData:
+            raise NotImplementedError
+
+    def factory(spec: TaskSpec) -> Mine:
+        return Mine()
+
+    register_task("mine_for_this_test", factory)
+    register_task("mine_for_this_test", factory)
+    assert open_task(TaskSpec(builtin="mine_for_this_test")).fingerprint() == "mine"
+    with pytest.raises(DataError, match="registered already"):
+        register_task("mine_for_this_test", lambda spec: Mine())
+    with pytest.raises(DataError, match="did you mean 'code_continuation'"):
+        open_task(TaskSpec(builtin="code_continuatoin"))

@@ -1,0 +1,105 @@
+"""Who may import whom. Rooms lean one way, and each heavy library has one room."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "w2s_ray"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+BEFORE: dict[str, set[str]] = {
+    "errors": set(),
+    "spec": {"errors"},
+    "science": {"errors", "spec"},
+    "tasks": {"errors", "spec", "science"},
+    "store": {"errors", "spec", "science", "tasks"},
+    "data": {"errors", "spec", "science", "tasks", "store"},
+    "tracking": {"errors", "spec"},
+    "training": {"errors", "spec", "science", "tasks", "store", "data", "tracking"},
+    "report": {"errors", "spec", "science", "store", "data"},
+    "scheduling": {"errors", "spec", "science", "tasks", "store", "data", "tracking", "training"},
+    "ladder": {"errors", "spec", "tasks", "store", "scheduling"},
+    "api": {"errors", "spec", "store", "tracking", "report", "scheduling"},
+    "bench": {
+        "errors",
+        "spec",
+        "science",
+        "tasks",
+        "store",
+        "data",
+        "tracking",
+        "training",
+        "report",
+        "scheduling",
+        "api",
+    },
+    "cli": {"errors", "spec", "science", "tasks", "store", "data", "training", "report", "scheduling", "bench", "api"},
+    "__init__": {"api", "spec", "tasks"},
+    "__main__": {"cli"},
+}
+"""What each room may import, besides itself."""
+
+HOMES = {
+    "ray": {"scheduling", "bench", "cli/submit.py"},
+    "torch": {"training", "scheduling/group.py", "bench", "cli/doctor.py", "ladder/publish.py"},
+    "deepspeed": {"training/zero.py"},
+    "wandb": {"tracking/wandb.py"},
+    "typer": {"cli", "ladder/publish.py"},
+}
+"""Where a library may be imported: a room, or one file."""
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every module that is imported anywhere, function bodies included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module or ""
+            if node.module == "w2s_ray":
+                yield from (f"w2s_ray.{alias.name}" for alias in node.names)
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_a_room_imports_only_those_before_it(path: Path) -> None:
+    room = room_of(path)
+    found = {name.split(".")[1] for name in imports(ast.parse(path.read_text())) if name.startswith("w2s_ray.")}
+    assert room in BEFORE, f"{room} is a new room: say in BEFORE what it may import"
+    assert found <= BEFORE[room] | {room}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_each_heavy_library_stays_in_its_room(path: Path) -> None:
+    found = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}
+    for library in found & HOMES.keys():
+        homes = HOMES[library]
+        assert room_of(path) in homes or named(path) in homes, f"{library} belongs in {', '.join(sorted(homes))}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_the_order_of_the_rooms_has_no_circle() -> None:
+    remaining = dict(BEFORE)
+    while remaining:
+        free = [room for room, needs in remaining.items() if not needs & remaining.keys()]
+        assert free, f"a circle among {sorted(remaining)}"
+        for room in free:
+            del remaining[room]
+
+
+def test_there_is_no_room_for_odds_and_ends() -> None:
+    assert not [named(path) for path in MODULES if path.stem in ("utils", "util", "helpers", "common", "misc")]

@@ -1,0 +1,147 @@
+"""A tiny real study for the training room: real text files of words, a tiny real Llama, real process groups."""
+
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+import torch.distributed as dist
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from w2s_ray.data.prepare import PreparedTask, prepare_task
+from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
+from w2s_ray.spec.chain import Chain, Resolution, ResolvedModel, ResolvedTask, compile_study
+from w2s_ray.spec.load import parse_study
+from w2s_ray.spec.study import Study
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.tasks.task import SCHEMA, TaskData
+from w2s_ray.training.models import load_tokenizer
+from w2s_ray.training.progress import Point
+from w2s_ray.training.workers import Workers
+
+UP = ("warm", "bright", "gentle", "calm", "sweet")
+DOWN = ("cold", "dark", "harsh", "wild", "bitter")
+
+
+class Moods:
+    """Sentences of ragged length whose mood words tell the label."""
+
+    unlabelled = False
+
+    def fingerprint(self) -> str:
+        return "moods"
+
+    def read(self) -> TaskData:
+        coin = random.Random(0)
+        rows = []
+        for number in range(700):
+            label = number % 2
+            words = [coin.choice(UP if label else DOWN) for _ in range(coin.randint(1, 4))]
+            words += [coin.choice(("the", "day", "was", "and", "sea", str(number))) for _ in range(coin.randint(1, 12))]
+            coin.shuffle(words)
+            rows.append(
+                {
+                    "id": f"m{number}",
+                    "text": " ".join([*words, str(number)]),
+                    "label": label,
+                    "group": f"g{number}",
+                    "origin": "pool",
+                }
+            )
+        return TaskData(pa.Table.from_pylist(rows, schema=SCHEMA), ("down", "up"))
+
+
+def write_tiny_llama(folder: Path, *, hidden: int, seed: int) -> Path:
+    tokenizer = load_tokenizer(TOKENIZER, None)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(seed)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A prepared store and the study that runs on it."""
+
+    store: ArtifactStore
+    study: Study
+    prepared: PreparedTask
+
+    def chain(self, method: str = "naive", **execution: object) -> Chain:
+        """Compile with every level run by `execution`."""
+        study = self.study
+        if execution:
+            ladder = {
+                name: level.model_copy(update={"execution": level.execution.model_copy(update=execution)})
+                for name, level in study.ladder.items()
+            }
+            study = study.model_copy(update={"ladder": ladder})
+        task = ResolvedTask(fingerprint=self.prepared.fingerprint, num_classes=2, num_test=60)
+        models = {name: ResolvedModel(revision="tiny", num_parameters=1) for name in study.ladder}
+        chains = compile_study(study, Resolution(tasks={"moods": task}, models=models))
+        return next(chain for chain in chains if chain.method == method)
+
+
+def make_tiny(folder: Path) -> Tiny:
+    store = ArtifactStore(folder / "store")
+    store.prepare()
+    small = write_tiny_llama(folder / "small", hidden=16, seed=1)
+    large = write_tiny_llama(folder / "large", hidden=32, seed=2)
+    raw = {
+        "name": "tiny",
+        "tasks": {"moods": {"files": "unused.jsonl", "text": "text", "label": "label"}},
+        "ladder": {"small": str(small), "large": str(large)},
+        "optimisation": {"learning_rate": 3e-3, "examples_per_step": 16, "epochs": 1.0},
+        "splits": {"train_examples": 100, "validation_examples": 20},
+        "methods": {
+            "naive": {"arms": ["chain", "ceiling"]},
+            "confidence": {"arms": ["chain"], "losses": {"large": {"kind": "confidence", "alpha_max": 0.75}}},
+        },
+    }
+    return Tiny(store, parse_study(raw), prepare_task(store, "moods", Moods(), 0.2))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tiny:
+    return make_tiny(tmp_path)
+
+
+class Onlooker:
+    """Keeps the points; asks to stop once `stop_at` steps were polled."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.points: list[Point] = []
+        self._polls = 0
+        self._stop_at = stop_at
+
+    def should_stop(self) -> bool:
+        self._polls += 1
+        return self._stop_at is not None and self._polls >= self._stop_at
+
+    def report(self, point: Point) -> None:
+        self.points.append(point)
+
+
+@pytest.fixture(scope="session")
+def alone() -> Iterator[Workers]:
+    """A process group of one, in this process."""
+    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"w2s-group-{os.getpid()}"
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=0, world_size=1)
+    torch.set_num_threads(1)
+    yield Workers(0, 1, torch.device("cpu"))
+    dist.destroy_process_group()

@@ -1,0 +1,154 @@
+"""A stage from start to record, alone in this process."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tests.training.conftest import Onlooker, Tiny
+from w2s_ray.data.splits import draw
+from w2s_ray.errors import TrainingError
+from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training.stage import run_stage
+from w2s_ray.training.workers import Workers
+
+
+def floor_of(tiny: Tiny, **execution: object) -> PlannedStage:
+    return tiny.chain(**execution).stages[0]
+
+
+def test_a_stage_leaves_a_model_its_metrics_and_its_predictions(tiny: Tiny, alone: Workers) -> None:
+    stage = floor_of(tiny)
+    result = run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    record = tiny.store.find(stage.identity)
+    assert record is not None and not result.stopped and result.attempts_trained
+    assert record.metrics["num_steps"] == 7
+    assert tiny.store.num_attempts(stage.identity) == 1
+    for prediction in stage.predicts:
+        kept = tiny.store.read_predictions(prediction.identity)
+        assert list(kept.ids) == tiny.prepared.ids(draw(tiny.prepared, prediction.split))
+        np.testing.assert_allclose(kept.probs_NC.sum(axis=1), 1, rtol=1e-5)
+    steps = [json.loads(line) for line in (tiny.store.verify(record) / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps] == list(range(1, 8))
+    assert not (tiny.store.verify(record) / "checkpoints").exists()
+
+
+def test_a_second_run_trains_nothing(tiny: Tiny, alone: Workers) -> None:
+    stage = floor_of(tiny)
+    run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    again = run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    assert not again.attempts_trained
+    assert tiny.store.num_attempts(stage.identity) == 1
+
+
+def test_predictions_asked_for_later_are_those_of_the_trained_model(tiny: Tiny, alone: Workers, tmp_path: Path) -> None:
+    stage = floor_of(tiny)
+    run_stage(stage.model_copy(update={"predicts": ()}), store=tiny.store, workers=alone, observer=Onlooker())
+    run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    assert tiny.store.num_attempts(stage.identity) == 1
+    other = ArtifactStore(tmp_path / "other")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "data").symlink_to(tiny.store.root / "data")
+    run_stage(stage, store=other, workers=alone, observer=Onlooker())
+    for prediction in stage.predicts:
+        np.testing.assert_allclose(
+            tiny.store.read_predictions(prediction.identity).probs_NC,
+            other.read_predictions(prediction.identity).probs_NC,
+            atol=1e-6,
+        )
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_a_stopped_stage_goes_on_from_its_checkpoint_and_ends_as_if_undisturbed(
+    tiny: Tiny, alone: Workers, zero_stage: int, tmp_path: Path
+) -> None:
+    stage = floor_of(tiny, zero_stage=zero_stage)
+    stopped = run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker(stop_at=3))
+    assert stopped.stopped and tiny.store.find(stage.identity) is None
+    onlooker = Onlooker()
+    run_stage(stage, store=tiny.store, workers=alone, observer=onlooker)
+    trained = [point.step for point in onlooker.points if point.activity == "training"]
+    assert min(trained) == 4, "it must go on after the third step"
+    other = ArtifactStore(tmp_path / "other")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "data").symlink_to(tiny.store.root / "data")
+    run_stage(stage, store=other, workers=alone, observer=Onlooker())
+    test = stage.test_prediction
+    assert test is not None
+    resumed, whole = tiny.store.read_predictions(test.identity), other.read_predictions(test.identity)
+    np.testing.assert_allclose(np.log(resumed.probs_NC), np.log(whole.probs_NC), atol=1e-6)
+    record = tiny.store.find(stage.identity)
+    assert record is not None
+    steps = [
+        json.loads(line)["step"] for line in (tiny.store.verify(record) / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == list(range(1, 8))
+
+
+def test_another_zero_stage_starts_the_stage_from_its_beginning_and_says_so(
+    tiny: Tiny, alone: Workers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_stage(floor_of(tiny, zero_stage=1), store=tiny.store, workers=alone, observer=Onlooker(stop_at=3))
+    onlooker = Onlooker()
+    run_stage(floor_of(tiny, zero_stage=2), store=tiny.store, workers=alone, observer=onlooker)
+    assert min(point.step for point in onlooker.points if point.activity == "training") == 1
+    assert "starts from its beginning" in capsys.readouterr().out
+
+
+def test_the_exported_folder_predicts_what_the_stage_predicted(tiny: Tiny, alone: Workers) -> None:
+    stage = floor_of(tiny)
+    run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    record = tiny.store.find(stage.identity)
+    assert record is not None and stage.test_prediction is not None
+    folder = tiny.store.verify(record) / "model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = draw(tiny.prepared, stage.test_prediction.split)
+    texts = tiny.prepared.table()["text"].take(rows).to_pylist()
+    batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        probs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.softmax(-1)
+    kept = tiny.store.read_predictions(stage.test_prediction.identity).probs_NC
+    np.testing.assert_allclose(probs.numpy(), kept, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_is_an_error_with_a_remedy(tiny: Tiny, alone: Workers) -> None:
+    stage = floor_of(tiny)
+    wild = stage.spec.optimisation.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 1e30})
+    stage = stage.model_copy(update={"spec": stage.spec.model_copy(update={"optimisation": wild})})
+    with pytest.raises(TrainingError, match="learning_rate"):
+        run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    assert tiny.store.find(stage.identity) is None
+
+
+def test_early_stopping_keeps_the_weights_that_agree_best_with_the_weak_labels(tiny: Tiny, alone: Workers) -> None:
+    rule = {"every_steps": 1, "patience": 2}
+    ladder = {
+        name: level.model_copy(
+            update={
+                "optimisation": type(level.optimisation).model_validate(
+                    {**level.optimisation.model_dump(), "early_stopping": rule, "epochs": 4}
+                )
+            }
+        )
+        for name, level in tiny.study.ladder.items()
+    }
+    patient = Tiny(tiny.store, tiny.study.model_copy(update={"ladder": ladder}), tiny.prepared)
+    for stage in patient.chain().stages[:2]:
+        run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+        record = tiny.store.find(stage.identity)
+        assert record is not None
+        lines = (tiny.store.verify(record) / "metrics.jsonl").read_text().splitlines()
+        seen = {
+            line["step"]: line["validation_agreement"]
+            for line in map(json.loads, lines)
+            if "validation_agreement" in line
+        }
+        best = max(seen.values())
+        assert record.metrics["validation_agreement"] == pytest.approx(best)
+        assert record.metrics["best_step"] == min(step for step, value in seen.items() if value == best)
+        assert record.metrics["num_steps"] <= record.metrics["best_step"] + 2

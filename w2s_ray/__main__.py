@@ -1,0 +1,6 @@
+"""`python -m w2s_ray` is the command `w2s`."""
+
+from w2s_ray.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The public functions that stand for whole verbs: run a study, read its results."""
+
+import functools
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from w2s_ray.spec.chain import compile_study
+from w2s_ray.spec.study import Study
+from w2s_ray.store.artifacts import ArtifactStore
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from w2s_ray.scheduling.study import RunSettings, StudyOutcome
+    from w2s_ray.scheduling.view import StudyView
+
+DEFAULT_STORE = "w2s-store"
+
+
+def run_study(
+    study: Study,
+    store: Path | str = DEFAULT_STORE,
+    *,
+    address: str | None = None,
+    view: "StudyView | None" = None,
+    interrupt: threading.Event | None = None,
+) -> "StudyOutcome":
+    """Run every chain of a study; what is in the store is not trained again.
+
+    Args:
+        study: from `load_study`.
+        store: the folder where artifacts are kept.
+        address: a Ray cluster (`auto`, `HOST:PORT`), or None for this machine.
+        view: shown the status twice a second; nothing is shown where it is None.
+        interrupt: set it, from another thread, to stop at the next step with a checkpoint.
+
+    Raises:
+        W2SError: when the study cannot run, or was interrupted. Chains that fail are listed in the outcome instead.
+    """
+    from w2s_ray.scheduling.resolve import resolve_whole
+    from w2s_ray.scheduling.study import run_study as run
+    from w2s_ray.scheduling.view import NullView
+
+    opened = ArtifactStore(store)
+    resolution = resolve_whole(study, opened)
+    return run(
+        study,
+        resolution=resolution,
+        chains=compile_study(study, resolution),
+        store=opened,
+        address=address,
+        view=view or NullView(),
+        interrupt=interrupt or threading.Event(),
+        settings=settings_of(study, opened),
+    )
+
+
+def settings_of(study: Study, store: ArtifactStore) -> "RunSettings":
+    """Return how a study is run as it asks for itself: with its own tracker."""
+    from w2s_ray.scheduling.study import RunSettings
+    from w2s_ray.tracking.opening import open_tracker
+
+    return RunSettings(tracker=functools.partial(open_tracker, study.tracking, store.study_folder(study.name)))
+
+
+def read_results(study: Study, store: Path | str = DEFAULT_STORE) -> "pd.DataFrame":
+    """Return a row for each stage of each chain that the store has results of.
+
+    Raises:
+        W2SError: when the store holds something that cannot be read.
+    """
+    from w2s_ray.report.results import read_results as read
+    from w2s_ray.scheduling.resolve import locked
+
+    opened = ArtifactStore(store)
+    return read(study, locked(study, opened), opened)

@@ -1,0 +1,1 @@
+"""Speed, measured: each benchmark runs both sides in one process, alternating, and prints ratios with their spread."""

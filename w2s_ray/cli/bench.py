@@ -1,0 +1,66 @@
+"""`w2s bench`: what a stage costs besides its training, and our speed beside a bare PyTorch loop's."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from rich.table import Table
+
+from w2s_ray.cli.amounts import bytes_text, count_text
+from w2s_ray.cli.terminal import terminal
+from w2s_ray.spec.identity import short
+
+
+def print_overhead(num_seeds: int, *, as_json: bool) -> None:
+    """Measure a crew's overhead per stage, its memory and its cold start."""
+    _capture()
+    from w2s_ray.bench.overhead import bench_overhead
+
+    found = bench_overhead(num_seeds)
+    if as_json:
+        terminal.out.print(found.model_dump_json(indent=2), markup=False, soft_wrap=True)
+        return
+    table = _table("stage", "in hand", "training and predictions", "overhead", "memory after")
+    for stage in found.stages:
+        seconds = (stage.in_hand_seconds, stage.busy_seconds, stage.overhead_seconds)
+        memory = bytes_text(stage.memory_bytes)
+        table.add_row(short(stage.identity), *(f"{value:.2f} s" for value in seconds), memory)
+    terminal.out.print(table)
+    terminal.out.print(f"overhead of a stage after the first: median {found.median_seconds:.2f} s", end="")
+    terminal.out.print(
+        f", worst {found.worst_seconds:.2f} s; memory after ten stages over two: {found.memory_growth:.3f}"
+    )
+    if found.cold_start_seconds is not None:
+        terminal.out.print(f"cold start, from decision to first optimizer step: {found.cold_start_seconds:.1f} s")
+
+
+def print_throughput(models: Sequence[str], pairs: int, steps: int, threads: int, *, as_json: bool) -> None:
+    """Measure training speed on one worker, ours and a bare loop's in turn."""
+    _capture()
+    from w2s_ray.bench.throughput import Throughput, bench_throughput
+
+    found = bench_throughput(models, pairs=pairs, steps=steps, threads=threads)
+    if as_json:
+        text = TypeAdapter(list[Throughput]).dump_json(found, indent=2).decode()
+        terminal.out.print(text, markup=False, soft_wrap=True)
+        return
+    table = _table("model", "ours", "bare loop", "median ratio", "from", "to")
+    for result in found:
+        speeds = (result.ours_tokens_per_second, result.bare_tokens_per_second)
+        ratios = (result.median_ratio, result.lowest_ratio, result.highest_ratio)
+        table.add_row(result.model, *(f"{v:,.0f} tokens/s" for v in speeds), *(f"{v:.3f}" for v in ratios))
+    terminal.out.print(table)
+    terminal.out.print(f"{count_text(pairs, 'pair')} of {count_text(steps, 'step')}, {count_text(threads, 'thread')}")
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(first)
+    for heading in others:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _capture() -> None:
+    terminal.capture(Path(tempfile.mkdtemp(prefix="w2s-")) / "bench.log")

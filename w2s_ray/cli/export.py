@@ -1,0 +1,42 @@
+"""`w2s export`: a stage's model as a folder that transformers loads."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from w2s_ray.cli.opening import open_for_reading
+from w2s_ray.cli.stage_names import describe, find_stage
+from w2s_ray.cli.terminal import terminal
+from w2s_ray.errors import StoreError
+from w2s_ray.spec.chain import compile_study
+from w2s_ray.store.files import writing
+
+MODEL = "model"
+"""Where a stage's artifact keeps its model."""
+
+
+def export(path: Path, store_folder: Path, overrides: Sequence[str], name: str, target: Path) -> None:
+    """Copy the model of the stage that `name` names to `target`, checked against its record.
+
+    Raises:
+        StoreError: when the stage is not finished, fails its checksums, or `target` is in use.
+    """
+    study, store = open_for_reading(path, store_folder, overrides, "export")
+    from w2s_ray.scheduling.resolve import locked
+
+    chains = compile_study(study, locked(study, store))
+    stage = find_stage(chains, name)
+    record = store.find(stage.identity)
+    if record is None:
+        raise StoreError(
+            f"{describe(chains, stage)} is not finished", "only a finished stage can be exported", "run the study"
+        )
+    source = store.verify(record) / MODEL
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise StoreError(f"{target} is not empty", "an export never overwrites", "choose a new or empty folder")
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    terminal.out.print(f"{describe(chains, stage)} → {target}", markup=False, soft_wrap=True)
+    for file in sorted(target.rglob("*")):
+        terminal.out.print(f"  {file.relative_to(target)}", markup=False, soft_wrap=True)

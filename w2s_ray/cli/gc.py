@@ -1,0 +1,77 @@
+"""`w2s gc`: what in a store could go, removed only when told so."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.table import Table
+
+from w2s_ray.cli.amounts import bytes_text, count_text
+from w2s_ray.cli.opening import existing_store
+from w2s_ray.cli.terminal import terminal
+from w2s_ray.errors import W2SError
+from w2s_ray.spec.chain import compile_study, distinct_stages
+from w2s_ray.spec.load import load_study
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.waste import Waste, abandoned, remove, unreferenced
+
+STUDY_NAME = "study.yaml"
+
+
+def collect(store_folder: Path, *, yes: bool) -> None:
+    """List what could go, ask, and remove it."""
+    store = existing_store(store_folder)
+    waste = _distinct([*abandoned(store), *_unreferenced(store)])
+    if not waste:
+        terminal.out.print("nothing to remove: everything belongs to a study in the store")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("path", "why", "size"):
+        table.add_column(heading, justify="right" if heading == "size" else "left")
+    for item in waste:
+        table.add_row(str(item.path.relative_to(store.root)), item.reason, bytes_text(item.num_bytes))
+    terminal.out.print(table)
+    total = bytes_text(sum(item.num_bytes for item in waste))
+    if not yes and not _confirmed(f"remove {count_text(len(waste), 'entry')}, {total}? [y/N] "):
+        terminal.out.print("nothing was removed")
+        return
+    terminal.out.print(f"removed {bytes_text(remove(store, waste))}")
+
+
+def _unreferenced(store: ArtifactStore) -> list[Waste]:
+    """Artifacts that no study in the store names; none where a study cannot be read, since it may name them."""
+    keep: set[str] = set()
+    for folder in sorted((store.root / "studies").glob("*")):
+        if not folder.is_dir():
+            continue
+        try:
+            keep.update(_named(store, folder))
+        except W2SError as error:
+            terminal.err.print(f"study {folder.name} cannot be read, so only abandoned work is listed: {error.value}")
+            return []
+    return unreferenced(store, keep)
+
+
+def _named(store: ArtifactStore, folder: Path) -> Iterator[str]:
+    """Identities and fingerprints that one study needs."""
+    from w2s_ray.scheduling.resolve import locked
+
+    if not (folder / STUDY_NAME).is_file():
+        return
+    study = load_study(folder / STUDY_NAME)
+    resolution = locked(study, store)
+    yield from (task.fingerprint for task in resolution.tasks.values())
+    for stage in distinct_stages(compile_study(study, resolution)).values():
+        yield stage.identity
+        yield from (prediction.identity for prediction in stage.predicts)
+
+
+def _distinct(waste: list[Waste]) -> list[Waste]:
+    return list({item.path: item for item in waste}.values())
+
+
+def _confirmed(question: str) -> bool:
+    terminal.out.print(question, end="", markup=False)
+    try:
+        return input().strip().lower() in ("y", "yes")
+    except EOFError:
+        return False

@@ -1,0 +1,67 @@
+"""`w2s logs`: what a stage measured at its steps."""
+
+import json
+from pathlib import Path
+
+from rich.table import Table
+
+from w2s_ray.cli.opening import existing_store
+from w2s_ray.cli.stage_names import find_stage
+from w2s_ray.cli.status import journal_lines
+from w2s_ray.cli.terminal import terminal
+from w2s_ray.errors import StudyError
+from w2s_ray.spec.chain import compile_study
+from w2s_ray.spec.load import load_study
+from w2s_ray.store.artifacts import ATTEMPTS_NAME, ArtifactStore, artifact_folders
+
+
+def print_logs(name: str, store_folder: Path, study_file: Path | None, *, last: int, as_json: bool) -> None:
+    """Print the attempts and the last steps of the stage that `name` names."""
+    store = existing_store(store_folder)
+    folder = _folder(store, name) if study_file is None else _folder_in_study(store, name, study_file)
+    lines = journal_lines(folder)
+    if as_json:
+        for line in lines:
+            terminal.out.print(json.dumps(line), markup=False, soft_wrap=True)
+        return
+    terminal.out.print(str(folder), markup=False, soft_wrap=True)
+    attempts = [json.loads(line) for line in (folder / ATTEMPTS_NAME).read_text(encoding="utf-8").splitlines()]
+    terminal.out.print(
+        f"started: {', '.join(attempt['started_at'] for attempt in attempts)}", markup=False, soft_wrap=True
+    )
+    terminal.out.print(_table(lines[-last:]) if lines else "no steps yet")
+
+
+def _table(lines: list[dict[str, float]]) -> Table:
+    keys = list(dict.fromkeys(key for line in lines for key in line))
+    table = Table(box=None, pad_edge=False)
+    for key in keys:
+        table.add_column(key, justify="right")
+    for line in lines:
+        table.add_row(*(f"{line[key]:.6g}" if key in line else "" for key in keys))
+    return table
+
+
+def _folder_in_study(store: ArtifactStore, name: str, study_file: Path) -> Path:
+    from w2s_ray.scheduling.resolve import locked
+
+    study = load_study(study_file)
+    stage = find_stage(compile_study(study, locked(study, store)), name)
+    folder = store.folder(stage.spec.slug, stage.identity)
+    if not (folder / ATTEMPTS_NAME).is_file():
+        raise StudyError(f"{name} was not started yet", "a stage that ran has logs", "see `w2s status`")
+    return folder
+
+
+def _folder(store: ArtifactStore, name: str) -> Path:
+    """Return the one stage's folder whose digest begins with `name`, or whose slug contains it."""
+    stages = [folder for folder in artifact_folders(store.root) if (folder / ATTEMPTS_NAME).is_file()]
+    found = [folder for folder in stages if folder.name.rpartition("-")[2].startswith(name[:12])]
+    found = found or [folder for folder in stages if name in folder.name]
+    if len(found) != 1:
+        raise StudyError(
+            f"{name!r} names {len(found)} stages in {store.root}",
+            "a stage is named by its identity's first digits or a part of its slug",
+            f"one of: {', '.join(folder.name for folder in found or stages) or 'nothing was started yet'}",
+        )
+    return found[0]

@@ -1,0 +1,194 @@
+"""The verbs of `w2s`. Each one parses its arguments and calls a module of its own, loaded then."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from w2s_ray.cli.terminal import terminal
+from w2s_ray.errors import W2SError
+
+app = typer.Typer(
+    help="Weak-to-strong generalization studies: one YAML file, every distinct training exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
+StoreFolder = Annotated[
+    Path,
+    typer.Option("--store", envvar="W2S_STORE", metavar="DIR", help="Where artifacts are kept.", show_default=True),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Change a key of the study; may stand several times."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT_STORE = Path("w2s-store")
+
+
+@app.command()
+def plan(study: StudyFile, store: StoreFolder = DEFAULT_STORE, set_: Overrides = None, json: AsJson = False) -> None:
+    """Print chains, distinct stages, what is in the store, and what running the rest would take."""
+    from w2s_ray.cli import plan as verb
+
+    verb.print_plan(study, store, set_ or [], as_json=json)
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    store: StoreFolder = DEFAULT_STORE,
+    set_: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to run on: auto, HOST:PORT; else this machine.")
+    ] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Two steps of every stage, in a throwaway store.")] = False,
+) -> None:
+    """Run a study, or go on with it: what is in the store is not trained again."""
+    from w2s_ray.cli import run as verb
+
+    raise typer.Exit(verb.run(study, store, set_ or [], address=address, smoke=smoke))
+
+
+@app.command()
+def status(study: StudyFile, store: StoreFolder = DEFAULT_STORE, set_: Overrides = None, json: AsJson = False) -> None:
+    """Print how far each stage of a study is, from the store alone."""
+    from w2s_ray.cli import status as verb
+
+    verb.print_status(study, store, set_ or [], as_json=json)
+
+
+@app.command()
+def report(
+    study: StudyFile,
+    store: StoreFolder = DEFAULT_STORE,
+    set_: Overrides = None,
+    format_: Annotated[
+        Literal["table", "json", "html"], typer.Option("--format", help="What to print or write.")
+    ] = "table",
+) -> None:
+    """Print the results of a study, or write its HTML page and figures."""
+    from w2s_ray.cli import report as verb
+
+    verb.report(study, store, set_ or [], format_)
+
+
+@app.command()
+def export(
+    study: StudyFile,
+    stage: Annotated[str, typer.Argument(help="An identity's first digits, or arm:level[:method][:seed].")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    store: StoreFolder = DEFAULT_STORE,
+    set_: Overrides = None,
+) -> None:
+    """Copy a stage's model and tokenizer to a folder that transformers loads."""
+    from w2s_ray.cli import export as verb
+
+    verb.export(study, store, set_ or [], stage, folder)
+
+
+@app.command()
+def submit(
+    study: StudyFile,
+    address: Annotated[str, typer.Option(help="The cluster's dashboard, http://HOST:8265.")],
+    store: Annotated[str, typer.Option("--store", metavar="DIR", help="A folder that every node of the cluster sees.")],
+    set_: Overrides = None,
+    wait: Annotated[bool, typer.Option(help="Follow the job's lines until it ends.")] = True,
+) -> None:
+    """Run a study as a job of a Ray cluster."""
+    from w2s_ray.cli import submit as verb
+
+    raise typer.Exit(verb.submit(study, address, store, set_ or [], wait=wait))
+
+
+@app.command()
+def logs(
+    stage: Annotated[
+        str, typer.Argument(help="An identity's first digits, a part of the slug, or with --study arm:level.")
+    ],
+    study: Annotated[Path | None, typer.Option(metavar="STUDY.yaml", help="The study that names the stage.")] = None,
+    store: StoreFolder = DEFAULT_STORE,
+    last: Annotated[int, typer.Option("-n", "--last", min=1, help="How many of the last steps to print.")] = 20,
+    json: AsJson = False,
+) -> None:
+    """Print what a stage measured at its steps, and how often it was started."""
+    from w2s_ray.cli import logs as verb
+
+    verb.print_logs(stage, store, study, last=last, as_json=json)
+
+
+@app.command()
+def gc(
+    store: StoreFolder = DEFAULT_STORE,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+) -> None:
+    """List abandoned work and artifacts that no study names, and remove them if told so."""
+    from w2s_ray.cli import gc as verb
+
+    verb.collect(store, yes=yes)
+
+
+@app.command()
+def doctor(store: StoreFolder = DEFAULT_STORE, json: AsJson = False) -> None:
+    """Check this machine: packages, cores, memory, accelerators, the store, W&B and the hub."""
+    from w2s_ray.cli import doctor as verb
+
+    raise typer.Exit(verb.examine(store, as_json=json))
+
+
+bench = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command()
+def overhead(
+    seeds: Annotated[int, typer.Option(min=4, help="Seeds of the tiny study, three stages each.")] = 4,
+    json: AsJson = False,
+) -> None:
+    """What a crew's stage costs besides training and predictions; its memory; a crew's cold start."""
+    from w2s_ray.cli import bench as verb
+
+    verb.print_overhead(seeds, as_json=json)
+
+
+@bench.command()
+def throughput(
+    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL ...]", help="As a study names them.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Alternating pairs.")] = 7,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each.")] = 8,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    json: AsJson = False,
+) -> None:
+    """Training speed on one worker beside a bare PyTorch loop over the same batches."""
+    from w2s_ray.cli import bench as verb
+
+    verb.print_throughput(models or ["w2s:medium", "w2s:large"], pairs, steps, threads, as_json=json)
+
+
+def main() -> None:
+    """Run the command; errors come out as value, rule and remedy, never as a traceback."""
+    try:
+        app()
+    except W2SError as error:
+        terminal.explain(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        _unexpected(error)
+        sys.exit(1)
+
+
+def _unexpected(error: Exception) -> None:
+    """A bug of ours or of a library: one line, and a log that tells the rest."""
+    if terminal.log is None:
+        descriptor, name = tempfile.mkstemp(prefix="w2s-", suffix=".log")
+        os.close(descriptor)
+        terminal.capture(Path(name))
+    lines = str(error).strip().splitlines() or ["no message"]
+    terminal.explain(error, f"unexpected {type(error).__name__}: {lines[0][:300]}")

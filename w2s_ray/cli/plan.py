@@ -1,0 +1,93 @@
+"""`w2s plan`: what a study comes to, before anything is trained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from w2s_ray.cli.amounts import bytes_text, count_text, seconds_text
+from w2s_ray.cli.opening import open_for_writing
+from w2s_ray.cli.terminal import terminal
+from w2s_ray.spec.identity import short
+
+if TYPE_CHECKING:
+    from w2s_ray.scheduling.plan import Plan, StagePlan
+
+
+def print_plan(path: Path, store_folder: Path, overrides: Sequence[str], *, as_json: bool) -> None:
+    """Resolve the study and print its plan."""
+    study, store = open_for_writing(path, store_folder, overrides, "plan")
+    from w2s_ray.scheduling.plan import plan
+    from w2s_ray.scheduling.resolve import resolve
+
+    found = plan(study, resolve(study, store), store)
+    if as_json:
+        terminal.out.print(found.model_dump_json(indent=2), markup=False, soft_wrap=True)
+        return
+    _print_chains(found)
+    terminal.out.print(_stages(found))
+    for line in _summary(found):
+        terminal.out.print(line, markup=False, soft_wrap=True)
+
+
+def _print_chains(plan: "Plan") -> None:
+    terminal.out.print(f"study {plan.study}: {count_text(len(plan.chains), 'chain')}", markup=False)
+    for chain in plan.chains:
+        identities = " → ".join(short(identity) for identity in chain.stages)
+        terminal.out.print(f"  {chain.name}: {identities}", markup=False, soft_wrap=True)
+
+
+def _stages(plan: "Plan") -> Table:
+    table = Table(title="distinct stages", title_justify="left", box=None, pad_edge=False)
+    for heading in ("identity", "task", "level", "arm", "loss", "chains", "steps", "ZeRO × workers"):
+        table.add_column(heading, no_wrap=heading in ("identity", "level"))
+    for heading in ("parameters", "state per worker", "about", "in store"):
+        table.add_column(heading, justify="right")
+    for stage in plan.stages:
+        table.add_row(*_row(stage, provisional=bool(plan.unresolved)))
+    return table
+
+
+def _row(stage: "StagePlan", *, provisional: bool) -> tuple[str, ...]:
+    there = "yes" if stage.in_store else "no"
+    if stage.in_store and stage.missing_predictions:
+        there = f"yes, lacks {count_text(stage.missing_predictions, 'prediction')}"
+    return (
+        "unknown" if provisional else short(stage.identity),
+        stage.task,
+        stage.level,
+        ", ".join(stage.arms),
+        stage.loss,
+        str(stage.num_chains),
+        str(stage.num_steps),
+        f"{stage.zero_stage} × {stage.workers}",
+        "?" if stage.num_parameters is None else f"{stage.num_parameters:,}",
+        bytes_text(stage.state_bytes_per_worker),
+        "–" if stage.in_store else seconds_text(stage.seconds),
+        there,
+    )
+
+
+def _summary(plan: "Plan") -> list[str]:
+    lines = [
+        f"{plan.num_chain_stages} stages in all chains, {len(plan.stages)} distinct: "
+        f"sharing saves {count_text(plan.num_shared, 'training')}",
+    ]
+    if plan.num_to_train:
+        lines.append(
+            f"to train: {count_text(plan.num_to_train, 'stage')}, about {seconds_text(plan.seconds)} one after another "
+            f"and {bytes_text(plan.disk_bytes)} of disk (estimates)"
+        )
+    else:
+        lines.append("nothing to train: every stage is in the store")
+    if plan.dropout:
+        lines.append("dropout is on: results will depend on the number of workers and the micro-batches")
+    for stage in plan.stages:
+        if stage.other_versions:
+            lines.append(f"{short(stage.identity)} was made with other versions: {', '.join(stage.other_versions)}")
+    if plan.unresolved:
+        lines.append("could not be resolved, because the hub cannot be reached and they are not cached here:")
+        lines += [f"  {file}" for file in plan.unresolved]
+        lines.append("identities are unknown until then, and `w2s run` will refuse this study")
+    return lines

@@ -1,0 +1,139 @@
+"""`w2s run`: resolve, compile, run with a live view, print the results and the files that were written."""
+
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from w2s_ray.cli.amounts import count_text
+from w2s_ray.cli.opening import open_for_writing
+from w2s_ray.cli.smoke import shrink, shrink_text
+from w2s_ray.cli.terminal import terminal
+from w2s_ray.errors import Interrupted
+from w2s_ray.spec.chain import Chain, Resolution, compile_study, distinct_stages
+from w2s_ray.spec.load import load_study
+from w2s_ray.spec.study import Study
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.files import write_file
+
+if TYPE_CHECKING:
+    from w2s_ray.scheduling.study import StudyOutcome
+
+STUDY_NAME = "study.yaml"
+"""The study as it was run, in its folder in the store."""
+
+
+def run(path: Path, store_folder: Path, overrides: Sequence[str], *, address: str | None, smoke: bool) -> int:
+    """Run the study at `path`; return the exit code."""
+    if smoke:
+        return _smoke(path, overrides, address)
+    study, store = open_for_writing(path, store_folder, overrides, "run")
+    from w2s_ray.scheduling.resolve import resolve_whole
+
+    resolution = resolve_whole(study, store)
+    save_study(study, store)
+    chains = compile_study(study, resolution)
+    outcome = _go(study, resolution, chains, store, address)
+    _say_what_was_trained(outcome, chains)
+    _report(study, resolution, store)
+    return _exit_code(outcome)
+
+
+def save_study(study: Study, store: ArtifactStore) -> None:
+    """Put the study as it is run into its folder in the store."""
+    text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    write_file(store.study_folder(study.name) / STUDY_NAME, text.encode())
+
+
+def _go(
+    study: Study, resolution: Resolution, chains: Sequence[Chain], store: ArtifactStore, address: str | None
+) -> "StudyOutcome":
+    """Run the chains under the live view, and let Ctrl-C stop them in order."""
+    from w2s_ray.api import settings_of
+    from w2s_ray.cli.interrupt import Announcing, Interrupt
+    from w2s_ray.cli.live import view_for
+    from w2s_ray.scheduling.study import run_study
+
+    with view_for(terminal.out) as view, Interrupt() as interrupt:
+        try:
+            return run_study(
+                study,
+                resolution=resolution,
+                chains=chains,
+                store=store,
+                address=address,
+                view=Announcing(view, terminal.out, interrupt.event),
+                interrupt=interrupt.event,
+                settings=settings_of(study, store),
+            )
+        except Interrupted as stopped:
+            raise Interrupted(stopped.value, stopped.rule, f"go on with: {_command(store)}") from None
+
+
+def _report(study: Study, resolution: Resolution, store: ArtifactStore) -> None:
+    """Write the report and print its table."""
+    from w2s_ray.cli.report import print_summary
+    from w2s_ray.report.findings import Summary
+    from w2s_ray.report.page import write_report
+
+    page = write_report(study, resolution, store)
+    print_summary(Summary.model_validate_json((page.parent / "results.json").read_bytes()))
+    terminal.out.print("written:")
+    for file in (*sorted(page.parent.iterdir()), store.study_folder(study.name) / STUDY_NAME):
+        shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+        terminal.out.print(f"  {shown}", markup=False, soft_wrap=True)
+
+
+def _say_what_was_trained(outcome: "StudyOutcome", chains: Sequence[Chain]) -> None:
+    num_stages = len(distinct_stages(chains))
+    if not outcome.trained and not outcome.failed:
+        line = f"nothing to train: all {num_stages} stages of {count_text(len(chains), 'chain')} are in the store"
+    else:
+        line = f"finished {len(outcome.trained)} of {num_stages} stages; sharing saved {outcome.num_shared} trainings"
+    terminal.out.print(line, markup=False, soft_wrap=True)
+
+
+def _exit_code(outcome: "StudyOutcome") -> int:
+    """Say which chains failed and why, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for chain, reason in outcome.failed.items():
+        reasons.setdefault(reason, []).append(chain)
+    for reason, names in reasons.items():
+        terminal.err.print(f"failed: {', '.join(names)}\n{reason}", style="red", markup=False, soft_wrap=True)
+    if reasons:
+        terminal.err.print(f"  log:    {terminal.log}, and each stage's beside it", markup=False, soft_wrap=True)
+    return int(bool(reasons))
+
+
+def _smoke(path: Path, overrides: Sequence[str], address: str | None) -> int:
+    """Take every stage through two steps; the store goes again, and so does the log unless something failed."""
+    from w2s_ray.scheduling.resolve import resolve_whole
+
+    study = shrink(load_study(path, overrides))
+    with tempfile.TemporaryDirectory(prefix="w2s-smoke-") as folder:
+        store = ArtifactStore(folder)
+        store.prepare()
+        log = Path(tempfile.mkdtemp(prefix="w2s-")) / "smoke.log"
+        terminal.capture(log)
+        resolution = shrink_text(resolve_whole(study, store), study)
+        chains = compile_study(study, resolution)
+        outcome = _go(study, resolution, chains, store, address)
+        code = _exit_code(outcome)
+        if code == 0:
+            num_stages = len(distinct_stages(chains))
+            terminal.out.print(f"smoke: {len(outcome.trained)} of {num_stages} stages took their two steps")
+            shutil.rmtree(log.parent)
+        return code
+
+
+def _command(store: ArtifactStore) -> str:
+    """The command line that was typed, good for another shell too: with its program and store spelt out."""
+    program = "w2s" if shutil.which("w2s") else sys.argv[0]
+    words = [program, *sys.argv[1:]]
+    named = any(word.partition("=")[0] == "--store" for word in words)
+    return shlex.join(words if named else [*words, "--store", str(store.root)])

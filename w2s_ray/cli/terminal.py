@@ -1,0 +1,92 @@
+"""The terminal, kept to our own lines.
+
+Libraries write to file descriptors 1 and 2, from C++ and from other threads, so replacing `sys.stdout` would not stop
+them. `capture` gives the console descriptors of its own and turns 1 and 2 to a log file.
+"""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+
+_PIPED_WIDTH = 160
+"""Columns of a table that is not printed on a terminal."""
+_UNKNOWN_WIDTH = 80
+
+
+class Terminal:
+    """Where our own lines go: `out` for what was asked for, `err` for what went wrong."""
+
+    def __init__(self) -> None:
+        self.out = _console(sys.stdout)
+        self.err = _console(sys.stderr)
+        self.log: Path | None = None
+        self._saved: tuple[int, int] | None = None
+
+    def capture(self, log: Path) -> None:
+        """Send all that libraries print to `log` from now on; our own lines still reach the terminal."""
+        if self._saved is not None:
+            return
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._flush()
+        self._saved = (os.dup(1), os.dup(2))
+        self.out, self.err = (_console(_text_file(os.dup(saved))) for saved in self._saved)
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        os.close(target)
+        self.log = log
+
+    def release(self) -> None:
+        """Give descriptors 1 and 2 back to the terminal."""
+        if self._saved is None:
+            return
+        self._flush()
+        for descriptor, saved in enumerate(self._saved, start=1):
+            os.dup2(saved, descriptor)
+            os.close(saved)
+        self._saved = None
+        self.out, self.err = _console(sys.stdout), _console(sys.stderr)
+
+    def explain(self, error: BaseException, said: str | None = None) -> None:
+        """Print an error as `said`, or as it says itself; its traceback goes to the log."""
+        if self.log is not None:
+            traceback.print_exception(error)
+        self._flush()
+        self.err.print(said or str(error), style="red", markup=False, soft_wrap=True)
+        if self.log is not None:
+            self.err.print(f"  log:    {self.log}", markup=False, soft_wrap=True)
+
+    def _flush(self) -> None:
+        for console in (self.out, self.err):
+            console.file.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _console(file: IO[str]) -> Console:
+    return Console(file=file, highlight=False, emoji=False, width=_width(file))
+
+
+def _width(file: IO[str]) -> int:
+    """Columns to fill. Once descriptors 1 and 2 are a log file, rich could no longer find the terminal's by itself."""
+    chosen = os.environ.get("COLUMNS", "")
+    if chosen.isdigit():
+        return int(chosen)
+    if not file.isatty():
+        return _PIPED_WIDTH
+    try:
+        return os.get_terminal_size(file.fileno()).columns or _UNKNOWN_WIDTH
+    except OSError:
+        return _UNKNOWN_WIDTH
+
+
+def _text_file(descriptor: int) -> IO[str]:
+    return os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="replace")
+
+
+terminal = Terminal()
+"""The process has one."""

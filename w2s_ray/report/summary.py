@@ -1,0 +1,97 @@
+"""Make a study's summary from what its store holds."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from w2s_ray.report.arms import DistinctArm, distinct_arms
+from w2s_ray.report.evidence import Evidence, gather
+from w2s_ray.report.findings import ArmSummary, Comparison, Pretrained, Summary, TaskSummary
+from w2s_ray.report.judge import Judge
+from w2s_ray.spec.chain import Resolution
+from w2s_ray.spec.study import Study
+from w2s_ray.store.artifacts import ArtifactStore
+
+
+def summarise(study: Study, resolution: Resolution, store: ArtifactStore) -> Summary:
+    """Return what the store's records say of the study.
+
+    Raises:
+        DataError: when a stage was judged on other examples than the task's test set.
+        StoreError: when an artifact is damaged.
+    """
+    return summary_of(study, gather(study, resolution, store))
+
+
+def summary_of(study: Study, evidence: Evidence) -> Summary:
+    """Return what the evidence says of the study."""
+    arms: list[ArmSummary] = []
+    comparisons: list[Comparison] = []
+    distinct = distinct_arms(evidence.chains, study.ladder)
+    for task in study.tasks:
+        judge = Judge(study, evidence, task, [arm for arm in distinct if arm.task == task])
+        arms += judge.arms()
+        comparisons += judge.comparisons()
+    students = [arm for arm in arms if arm.is_student and arm.accuracy is not None]
+    records = [evidence.records[identity] for identity in evidence.stages if identity in evidence.records]
+    return Summary(
+        study=study.name,
+        seeds=study.seeds,
+        ladder=tuple(study.ladder),
+        paths=study.paths,
+        tasks={name: _task(evidence, name) for name in study.tasks if name in evidence.tests},
+        arms=tuple(arms),
+        comparisons=tuple(comparisons),
+        pretrained=_pretrained(evidence, distinct),
+        num_students=len(students),
+        num_undefined=sum(arm.pgr is None for arm in students),
+        num_stages=len(evidence.stages),
+        num_stages_finished=len(records),
+        min_gap=study.report.min_gap,
+        bootstrap_samples=study.report.bootstrap_samples,
+        warnings=tuple(_warnings(evidence, arms)),
+        versions={
+            name: tuple(sorted({record.versions[name] for record in records if name in record.versions}))
+            for name in sorted({name for record in records for name in record.versions})
+        },
+        commits=tuple(sorted({record.commit for record in records if record.commit})),
+        finished_at=max((record.finished_at for record in records), default=None),
+    )
+
+
+def _task(evidence: Evidence, name: str) -> TaskSummary:
+    test = evidence.tests[name]
+    return TaskSummary(num_test=len(test.ids), num_groups=len(np.unique(test.groups_N)), class_names=test.class_names)
+
+
+def _pretrained(evidence: Evidence, arms: Sequence[DistinctArm]) -> tuple[Pretrained, ...]:
+    return tuple(
+        Pretrained(
+            task=arm.task,
+            level=arm.level,
+            seed=seed,
+            stage=stage.identity,
+            metrics=dict(evidence.records[stage.identity].metrics),
+        )
+        for arm in arms
+        if arm.arm == "pretraining"
+        for seed, stage in arm.stages.items()
+        if stage.identity in evidence.records
+    )
+
+
+def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> list[str]:
+    """What a reader must know before believing a figure."""
+    degenerate = [found.warning for found in evidence.labellings.values() if found.warning is not None]
+    oracles = [
+        f"{arm.task}: {arm.level} {arm.label} is an oracle: it was chosen by ground truth" for arm in arms if arm.oracle
+    ]
+    floors = [
+        f"{arm.task}: the floor {arm.level} is not surely above chance "
+        f"(lower 95 % bound {arm.accuracy.low:.3f}, chance {1 / num_classes:.3f})"
+        for arm in arms
+        if arm.arm == "floor" and arm.accuracy is not None
+        for num_classes in (len(evidence.tests[arm.task].class_names),)
+        if arm.accuracy.low <= 1 / num_classes
+    ]
+    return list(dict.fromkeys([*degenerate, *oracles, *floors]))

@@ -1,0 +1,116 @@
+"""How figures and findings are said, the same in the terminal, in figures and on the page."""
+
+from collections.abc import Iterable, Sequence
+
+from w2s_ray.report.findings import ArmSummary, Comparison, Estimate, Summary
+
+ABSENT = "–"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a figure with a real minus sign and no leading zero before the point; a dash where there is none."""
+    if value is None:
+        return ABSENT
+    text = f"{abs(value):.{digits}f}"
+    sign = "−" if value < 0 and float(text) else ""
+    return sign + (text[1:] if text.startswith("0.") else text)
+
+
+def bounds(estimate: Estimate | None, digits: int = 3) -> str:
+    """Return the 95 % interval in brackets."""
+    return f"[{number(estimate.low, digits)}, {number(estimate.high, digits)}]" if estimate is not None else ""
+
+
+def with_bounds(estimate: Estimate | None, digits: int = 3) -> str:
+    """Return a figure and its interval."""
+    return f"{number(estimate.value, digits)} {bounds(estimate, digits)}" if estimate is not None else ABSENT
+
+
+def value_of(estimate: Estimate | None) -> float | None:
+    """Return the estimate itself, without its interval."""
+    return estimate.value if estimate is not None else None
+
+
+def whole(value: float | None) -> str:
+    """Return a whole number in groups of three digits."""
+    return f"{value:,.0f}" if value is not None else ABSENT
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time span with its unit."""
+    if seconds is None:
+        return ABSENT
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
+def marked_label(arm: ArmSummary) -> str:
+    """Return the arm's label, with its oracle mark."""
+    return f"{arm.label} (oracle)" if arm.oracle else arm.label
+
+
+def scope(summary: Summary) -> str:
+    """Say on what the figures rest, in one line."""
+    tests = ", ".join(f"{name} {whole(task.num_test)}" for name, task in summary.tasks.items())
+    seeds = f"{len(summary.seeds)} seed{'s' if len(summary.seeds) > 1 else ''}"
+    done = f"{summary.num_stages_finished} of {summary.num_stages} stages finished"
+    draws = f"95 % intervals from {whole(summary.bootstrap_samples)} paired bootstrap draws"
+    return f"test examples: {tests or 'none yet'}; {seeds}; {done}; {draws}"
+
+
+def undefined_line(summary: Summary) -> str | None:
+    """Say how many students have no PGR; None where all have one."""
+    if not summary.num_undefined:
+        return None
+    return f"PGR is undefined for {summary.num_undefined} of {summary.num_students} students"
+
+
+def reasons(summary: Summary) -> list[str]:
+    """Say of each student without a PGR why it has none."""
+    many = len(summary.tasks) > 1
+    return [
+        f"{arm.task + ' ' if many else ''}{arm.level} {arm.label}: {arm.pgr_undefined}"
+        for arm in summary.arms
+        if arm.accuracy is not None and arm.pgr_undefined is not None
+    ]
+
+
+def seeds_line(summary: Summary) -> str | None:
+    """Say that the intervals hold for few seeds only; None where there are enough."""
+    finished = [arm for arm in summary.arms if arm.accuracy is not None]
+    if not any(arm.seed_conditional for arm in finished):
+        return None
+    most = max(len(arm.seeds) for arm in finished)
+    return f"seed-conditional: with {most} seed{'s' if most > 1 else ''} the intervals say little about other seeds"
+
+
+def detectable_lines(summary: Summary) -> list[str]:
+    """Say for each level which difference in PGR between two arms this study could find."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for pair in summary.comparisons:
+        found.setdefault((pair.task, pair.level), []).append(pair.minimum_detectable)
+    many = len(summary.tasks) > 1
+    return [
+        f"{task + ' ' if many else ''}{level}: minimum detectable difference in PGR {_range(values)}"
+        for (task, level), values in found.items()
+    ]
+
+
+def clear_difference(pair: Comparison) -> bool:
+    """Whether the interval of a difference leaves zero out."""
+    return pair.difference.low > 0 or pair.difference.high < 0
+
+
+def by_level(arms: Iterable[ArmSummary]) -> list[tuple[str, list[ArmSummary]]]:
+    """Return arms level by level, in their order."""
+    groups: dict[str, list[ArmSummary]] = {}
+    for arm in arms:
+        groups.setdefault(arm.level, []).append(arm)
+    return list(groups.items())
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = number(min(values), 2), number(max(values), 2)
+    return low if low == high else f"{low} to {high}, by pair of arms"

@@ -1,0 +1,51 @@
+"""A crew: one Ray Train worker group that stays warm and runs stage after stage.
+
+Train places the workers, connects them and starts them again when one dies (trainer.py, group.py); what the workers do
+is worker.py. Run names are unique, and Train's own checkpoints are not used: a stage's are in the store.
+"""
+
+import shutil
+import time
+
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+
+from w2s_ray.scheduling.group import GroupConfig
+from w2s_ray.scheduling.trainer import CrewTrainer
+from w2s_ray.scheduling.worker import CrewPlan, work
+from w2s_ray.spec.execution import CrewShape
+
+MAX_RESTARTS = 3
+"""Times that Train starts a crew's workers again before the crew is given up and another is opened."""
+MAX_FAILED_PLACEMENTS = 3
+
+
+def run_crew(plan: CrewPlan) -> None:
+    """Open a crew and stay with it until it leaves; the body of a Ray task that takes no CPU."""
+    shape, folder = plan.shape, plan.store.study_folder(plan.study) / "crews"
+    name = f"{plan.crew}-{time.time_ns()}"
+    trainer = CrewTrainer(
+        work,
+        train_loop_config={"plan": plan},
+        backend_config=GroupConfig(
+            timeout_seconds=plan.collective_seconds,
+            num_threads=max(1, int(shape.cpus_per_worker)),
+            on_gpus=shape.gpus_per_worker > 0,
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=shape.workers, use_gpu=shape.gpus_per_worker > 0, resources_per_worker=_resources(shape)
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=MAX_RESTARTS, controller_failure_limit=MAX_FAILED_PLACEMENTS),
+        ),
+    )
+    try:
+        trainer.fit()
+    finally:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _resources(shape: CrewShape) -> dict[str, float]:
+    resources = {"CPU": shape.cpus_per_worker}
+    return {**resources, "GPU": shape.gpus_per_worker} if shape.gpus_per_worker > 0 else resources

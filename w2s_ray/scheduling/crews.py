@@ -1,0 +1,74 @@
+"""The run's crews: Ray tasks that it starts when the foreman asks, and whose end it tells the foreman."""
+
+from collections.abc import Callable
+
+import ray
+from ray.exceptions import RayError
+
+from w2s_ray.scheduling.crew import run_crew
+from w2s_ray.scheduling.messages import CrewRequest
+from w2s_ray.scheduling.orphans import remove_orphans
+from w2s_ray.scheduling.worker import CrewPlan
+from w2s_ray.spec.execution import CrewShape
+
+_ERROR_CHARS = 600
+
+
+class Crews:
+    """Opens crews and notices when they end. They belong to this process: Ray ends them should it die."""
+
+    def __init__(self, plan_of: Callable[[CrewRequest], CrewPlan]) -> None:
+        """`plan_of` tells what a crew has to know."""
+        self._plan_of = plan_of
+        self._open: dict[str, tuple[CrewShape, ray.ObjectRef[None]]] = {}
+        self._ended: dict[str, str | None] = {}
+
+    @property
+    def shapes(self) -> dict[str, CrewShape]:
+        """The crews that are there, or on their way."""
+        return {crew: shape for crew, (shape, _) in self._open.items()}
+
+    @property
+    def ended(self) -> dict[str, str | None]:
+        """Every crew that has ended, and the error that ended it, if any."""
+        return self._ended
+
+    def open(self, request: CrewRequest) -> None:
+        """Start a crew, unless it was started already."""
+        if request.crew in self._open or request.crew in self._ended:
+            return
+        # One call per process: Train leaves a handle on its controller behind, which would keep that alive.
+        start = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy="SPREAD")(run_crew)
+        self._open[request.crew] = (request.shape, start.remote(self._plan_of(request)))
+
+    def give_up(self, request: CrewRequest) -> None:
+        """End a crew that is still on its way."""
+        if request.crew in self._open:
+            ray.cancel(self._open[request.crew][1], force=True)
+
+    def look_after(self) -> None:
+        """Notice which crews have ended."""
+        for crew, (_, task) in list(self._open.items()):
+            done, _ = ray.wait([task], timeout=0)
+            if done:
+                del self._open[crew]
+                self._ended[crew] = _error_of(task)
+        if any(error is not None for error in self._ended.values()):
+            remove_orphans()  # its controller may have been killed, now or a little later
+
+    def end_now(self) -> None:
+        """End every crew that is left, ready or not."""
+        for _, task in self._open.values():
+            ray.cancel(task, force=True)
+        for _, task in self._open.values():
+            ray.wait([task], timeout=10)
+        self.look_after()
+
+
+def _error_of(task: "ray.ObjectRef[None]") -> str | None:
+    try:
+        ray.get(task)
+    except RayError as error:
+        cause = getattr(error, "cause", None) or error
+        return f"{type(cause).__name__}: {cause}"[-_ERROR_CHARS:]
+    return None

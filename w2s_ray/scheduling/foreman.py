@@ -1,0 +1,312 @@
+"""The foreman: one asynchronous actor that holds the queue, hands out stages and carries out the policy's decisions.
+
+It holds no truth of its own. What is done stands in the store; what is wanted the trials say, again whenever they are
+not known; which crews there are the run says at each visit, and the crews themselves with every word. So it may die at
+any moment: Ray starts it anew and within seconds it knows all that matters. Until the run has visited it once and every
+crew that it was told of has spoken, nothing is decided.
+
+Every method is idempotent, because Ray repeats the calls that were under way when the foreman died.
+"""
+
+import asyncio
+import hashlib
+import logging
+import uuid
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any
+
+from w2s_ray.errors import W2SError
+from w2s_ray.scheduling.clock import Clock
+from w2s_ray.scheduling.mail import Mail
+from w2s_ray.scheduling.messages import LEAVE, Bulletin, ChainReport, CrewCard, CrewRequest, FinishedStage, Order
+from w2s_ray.scheduling.ownership import Ownership
+from w2s_ray.scheduling.policy import Assign, Decision, OpenCrew, RetireCrew, State, StopStage, decide
+from w2s_ray.scheduling.queue import Queue, work_of
+from w2s_ray.scheduling.roster import CrewStatus, Node, Roster
+from w2s_ray.scheduling.snapshot import chain_metrics, chain_report, study_status
+from w2s_ray.scheduling.writer import ActorName, find_writer
+from w2s_ray.spec.chain import Chain, PlannedStage
+from w2s_ray.spec.execution import CrewShape
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.tracking.tracker import chain_run, stage_run, stage_run_id
+from w2s_ray.training.progress import Point, StageResult
+
+logger = logging.getLogger(__name__)
+
+LONG_POLL_SECONDS = 5.0
+"""How long a crew or a trial is kept waiting for news before it hears that there are none."""
+HELD_SECONDS = 3.0
+"""Between two looks at a stage that another run has in hand."""
+
+
+def foreman_name(store: ArtifactStore) -> str:
+    """Return the name of a store's foreman."""
+    return f"w2s-foreman-{hashlib.sha256(str(store.root).encode()).hexdigest()[:12]}"
+
+
+class Foreman:
+    """See the module; one per store and run."""
+
+    def __init__(
+        self,
+        store: ArtifactStore,
+        study: str,
+        owner: str,
+        nodes: Sequence[Node],
+        writer: ActorName | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        """Begin with nothing; Ray repeats this with the same arguments when it starts the foreman anew.
+
+        Args:
+            store: where everything is kept.
+            study: the study's name.
+            owner: names the run in leases.
+            nodes: what the cluster has.
+            writer: the actor that owns the tracker.
+            weights: the levels' parameters by name, which make costs comparable.
+        """
+        self._id = uuid.uuid4().hex
+        self._study, self._writer = study, find_writer(writer)
+        self._state = State(Queue(_cost_by(weights or {})), Roster(tuple(nodes)))
+        self._store = Ownership(store, owner)
+        self._mail = Mail()
+        self._chains: dict[str, Chain] = {}
+        self._reports: dict[str, ChainReport] = {}
+        self._points: dict[str, Point] = {}
+        self._finished: list[FinishedStage] = []
+        self._clock = Clock()
+        self._crashes: dict[str, str] = {}
+        self._visited = False
+        self._background: set[asyncio.Task[None]] = set()
+
+    # What trials say.
+
+    async def submit(self, chain: Chain, trial: str) -> None:
+        """Ask for every stage of `chain` on behalf of `trial`."""
+        if trial in self._chains:
+            return
+        found: frozenset[str] | W2SError
+        try:
+            found = await self._store.look_up(chain.stages)
+        except W2SError as error:
+            found = error
+        if trial in self._chains:
+            return
+        self._chains[trial] = chain
+        self._state.submitted(trial, chain.stages, found)
+        if self._writer is not None:
+            self._writer.begin.remote(chain_run(chain))
+        self._carry_out()
+
+    async def withdraw(self, trial: str) -> None:
+        """Forget what `trial` asked for."""
+        if self._chains.pop(trial, None) is not None:
+            self._reports.pop(trial, None)
+            self._state.queue.withdrawn(trial)
+            self._carry_out()
+
+    async def chain_report(self, trial: str, seen: int = -1) -> ChainReport | None:
+        """Return how the trial's chain stands, as soon as that is news; None where the trial is not known."""
+        if trial in self._reports and self._reports[trial].version == seen:
+            await self._mail.wait(trial, LONG_POLL_SECONDS)
+        return self._reports.get(trial)
+
+    # What crews say.
+
+    async def next_stage(self, card: CrewCard) -> Order:
+        """Return the crew's next order, as soon as there is one."""
+        self._hear(card, None)
+        if self._state.closing:
+            self._dismiss(card.crew)
+        if self._mail.is_empty(card.crew):
+            await self._mail.wait(card.crew, LONG_POLL_SECONDS)
+        return self._mail.read(card.crew)
+
+    async def beat(self, card: CrewCard, identity: str, points: Sequence[Point]) -> bool:
+        """A crew at work passes on its points; say whether it should stop."""
+        self._hear(card, identity)
+        self._mail.clear(card.crew)
+        self._points |= {point.identity: point for point in points}
+        self._clock.heard(points)
+        if self._writer is not None and points:
+            self._writer.log.remote(list(points))
+        entry = self._state.queue.entries.get(identity)
+        return self._state.closing or (entry is not None and entry.stopping)
+
+    async def stage_finished(
+        self, card: CrewCard, identity: str, outcome: StageResult | W2SError, leaving: bool
+    ) -> None:
+        """A crew is through with a stage, one way or the other; `leaving` where it ends after it."""
+        self._hear(card, identity)
+        if self._state.roster.crews[card.crew].identity != identity:
+            return  # said twice: the crew has gone on to another stage
+        self._mail.clear(card.crew)
+        if isinstance(outcome, StageResult):
+            self._finished.append(FinishedStage(outcome, self._clock.seconds_in_hand(identity)))
+            self._store.metrics[identity] = dict(outcome.metrics)
+        self._state.ended(card.crew, identity, outcome if isinstance(outcome, W2SError) else None, _stopped(outcome))
+        if leaving:
+            self._dismiss(card.crew)
+        self._points.pop(identity, None)
+        self._release(identity)
+        if self._writer is not None:
+            summary = {"failed": 1.0} if isinstance(outcome, W2SError) else dict(outcome.metrics)
+            self._writer.finish.remote(stage_run_id(identity), summary)
+        self._carry_out()
+
+    async def stage_crashed(self, identity: str, cause: str) -> None:
+        """One rank is about to die of an error of its own: the cause of its crew's death."""
+        self._crashes[identity] = cause
+
+    # What the run says.
+
+    async def visit(
+        self, crews: Mapping[str, CrewShape], ended: Mapping[str, str | None], closing: bool, num_heard: int
+    ) -> Bulletin:
+        """The run tells which crews it has, which ended (with what error) and whether it ends; it hears the news."""
+        for crew, shape in crews.items():
+            self._state.roster.told_of(crew, shape)
+        for crew, error in ended.items():
+            self._state.crew_ended(crew, self._cause(crew, error))
+        if closing and not self._state.closing:
+            self._state.closing = True
+            self._state.queue.all_changed()
+            for crew, known in self._state.roster.crews.items():
+                if known.identity is None and known.status is not CrewStatus.OPENING:
+                    self._dismiss(crew)
+        self._visited = True
+        self._carry_out()
+        crews_ = self._state.roster.crews.values()
+        opening = [crew for crew in crews_ if crew.status is CrewStatus.OPENING]
+        return Bulletin(
+            foreman=self._id,
+            status=study_status(self._state, self._points),
+            requests=tuple(CrewRequest(crew.id, crew.shape) for crew in opening),
+            finished=tuple(self._finished[num_heard:]),
+            is_opening=bool(opening) and len(opening) == len(crews_),
+            cold_start_seconds=self._clock.cold_start_seconds,
+        )
+
+    # Within.
+
+    def _hear(self, card: CrewCard, identity: str | None) -> None:
+        """A crew speaks: perhaps for the first time, perhaps after its workers died."""
+        known = self._state.roster.crews.get(card.crew)
+        if known is not None and known.incarnation == card.incarnation and identity in (known.identity, None):
+            return  # nothing that was not known
+        if known is not None and known.incarnation not in (None, card.incarnation):
+            self._mail.clear(card.crew)
+        self._state.crew_spoke(card.crew, card.shape, card.incarnation, identity, self._cause(card.crew, None))
+        self._carry_out()
+
+    def _cause(self, crew: str, error: str | None) -> str:
+        known = self._state.roster.crews.get(crew)
+        crash = self._crashes.get(known.identity) if known is not None and known.identity is not None else None
+        return crash or error or "its worker processes ended without a word (killed, or out of memory)"
+
+    def _carry_out(self) -> None:
+        """Do what the policy decides, and tell those whom it concerns."""
+        for decision in decide(self._state) if self._visited else ():
+            logger.info("%s", decision)
+            self._do(decision)
+        for identity in self._state.take_lost():
+            self._release(identity)
+        self._tell_trials()
+
+    def _do(self, decision: Decision) -> None:
+        match decision:
+            case Assign(crew=crew, identity=identity):
+                self._state.started(crew, identity)
+                self._clock.handed_out(identity)
+                self._in_background(self._hand_out(crew, identity))
+            case OpenCrew(shape=shape):
+                self._clock.crew_asked_for()
+                self._state.roster.opening(f"crew-{uuid.uuid4().hex[:8]}", shape)
+            case RetireCrew(crew=crew):
+                self._dismiss(crew)
+            case StopStage(identity=identity):
+                self._state.queue.stop_asked(identity)
+
+    async def _hand_out(self, crew: str, identity: str) -> None:
+        """Take a stage's lease and put it into the crew's hands, unless another run has it in hand or has done it."""
+        entry = self._state.queue.entries[identity]
+        try:
+            found = await self._store.take(entry.stage)
+        except W2SError as error:
+            self._state.taken_back(crew, identity)
+            self._state.queue.hold(identity, error.value)
+            self._in_background(self._look_again(identity))
+            self._carry_out()
+            return
+        if identity in found and entry.handed <= found:
+            self._state.ended(crew, identity, error=None, stopped=False)
+            self._release(identity)
+        elif self._state.has_in_hand(crew, identity):
+            self._keep_leases()
+            if self._writer is not None:
+                self._writer.begin.remote(stage_run(self._study, entry.stage, self._chain_names(identity)))
+            self._mail.post(crew, Order(stage=entry.stage))
+        self._carry_out()
+
+    async def _look_again(self, identity: str) -> None:
+        """After a while, see what has become of a stage that another run has in hand, and let it run again."""
+        await asyncio.sleep(HELD_SECONDS)
+        entry = self._state.queue.entries[identity]
+        try:
+            found = await self._store.look_up((entry.stage,))
+        except W2SError as error:
+            self._state.queue.failed(identity, error)
+        else:
+            self._state.queue.hold(identity, None)
+            if identity in found and entry.predictions <= found:
+                self._state.queue.found(identity)
+        self._carry_out()
+
+    def _keep_leases(self) -> None:
+        if not any(task.get_name() == "leases" for task in self._background):
+            self._in_background(self._store.renew_for_ever(self._in_hand), "leases")
+
+    def _in_hand(self) -> Iterator[PlannedStage]:
+        entries = self._state.queue.entries
+        return (entries[one.identity].stage for one in self._state.roster.crews.values() if one.identity in entries)
+
+    def _release(self, identity: str) -> None:
+        entry = self._state.queue.entries.get(identity)
+        if entry is not None and not any(stage.identity == identity for stage in self._in_hand()):
+            self._in_background(self._store.release(entry.stage))
+
+    def _dismiss(self, crew: str) -> None:
+        self._state.roster.leaving(crew)
+        self._mail.post(crew, LEAVE)
+
+    def _chain_names(self, identity: str) -> list[str]:
+        wanted_by = self._state.queue.entries[identity].wanted_by
+        return [self._chains[trial].name for trial in sorted(wanted_by)]
+
+    def _tell_trials(self) -> None:
+        """Wake each trial whose chain stands differently from before."""
+        for trial in self._state.queue.take_changed():
+            chain = self._chains.get(trial)
+            if chain is None:
+                continue
+            known = self._reports.get(trial)
+            version = known.version + 1 if known is not None else 0
+            report = chain_report(self._state, chain, trial, version, self._store.metrics)
+            self._reports[trial] = report
+            self._mail.ring(trial)
+            if report.ended and self._writer is not None and (known is None or not known.ended):
+                self._writer.finish.remote(chain_run(chain).run_id, chain_metrics(chain, self._store.metrics))
+
+    def _in_background(self, work: Coroutine[Any, Any, None], name: str | None = None) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _stopped(outcome: StageResult | W2SError) -> bool:
+    return isinstance(outcome, StageResult) and outcome.stopped
+
+
+def _cost_by(weights: Mapping[str, float]) -> Callable[[PlannedStage], float]:
+    return lambda stage: work_of(stage) * weights.get(stage.level, 1.0)

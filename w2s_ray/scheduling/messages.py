@@ -1,0 +1,84 @@
+"""What the foreman, the crews, the trials and the run tell one another: plain values that pickle."""
+
+from dataclasses import dataclass, field
+
+from w2s_ray.scheduling.view import StudyStatus
+from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.execution import CrewShape
+from w2s_ray.training.progress import StageResult
+
+
+@dataclass(frozen=True)
+class CrewCard:
+    """With what a crew introduces itself each time it speaks."""
+
+    crew: str
+    shape: CrewShape
+    incarnation: str
+    """Another one for each start of its workers."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a crew is to do next: run a stage, leave for good, or (neither) ask again."""
+
+    stage: PlannedStage | None = None
+    leave: bool = False
+
+
+WAIT = Order()
+LEAVE = Order(leave=True)
+
+
+@dataclass(frozen=True)
+class CrewRequest:
+    """A crew that the run should start."""
+
+    crew: str
+    shape: CrewShape
+
+
+@dataclass(frozen=True)
+class ChainReport:
+    """How a trial's chain stands."""
+
+    version: int
+    """Grows with every change; a trial waits for one newer than it has seen."""
+    status: str
+    """`running`, `done`, `failed` or `interrupted`."""
+    stages_done: int
+    stages: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    """`<arm>/<level>/<name>` → value, of the stages that are done."""
+    error: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to wait for."""
+        return self.status != "running"
+
+
+@dataclass(frozen=True)
+class FinishedStage:
+    """A stage that a crew handed back."""
+
+    result: StageResult
+    seconds: float
+    """From the moment it was given to the crew to the moment its result was back."""
+
+
+@dataclass(frozen=True)
+class Bulletin:
+    """What the foreman tells the run at each visit."""
+
+    foreman: str
+    """Which start of the foreman this is."""
+    status: StudyStatus
+    requests: tuple[CrewRequest, ...]
+    """Crews to be started: all that are on their way and have not spoken. To start one twice is the run's to avoid."""
+    finished: tuple[FinishedStage, ...]
+    """Those that the run has not heard of."""
+    is_opening: bool
+    """Whether there are crews and none of them has spoken yet."""
+    cold_start_seconds: float | None
+    """From the decision to open the first crew to its first optimizer step, as far as the foreman saw it."""

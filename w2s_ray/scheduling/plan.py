@@ -1,0 +1,162 @@
+"""What a study comes to, before anything is trained: its chains, its distinct stages, and what they will take."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow.compute as pc
+
+from w2s_ray.data.prepare import load_prepared
+from w2s_ray.scheduling import estimate
+from w2s_ray.scheduling.resolve import UNRESOLVED
+from w2s_ray.spec.base import Spec
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, compile_study, distinct_stages
+from w2s_ray.spec.execution import ZeroStage
+from w2s_ray.spec.study import Study
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.record import Record, package_versions
+
+_UNKNOWN_CHARS = 400.0
+"""Characters of an example of a task that could not be read."""
+
+
+class StagePlan(Spec):
+    """One distinct stage: who wants it, what is there, and what its workers need."""
+
+    identity: str
+    """Provisional where `Plan.unresolved` is not empty."""
+    slug: str
+    task: str
+    level: str
+    model: str
+    arms: tuple[str, ...]
+    loss: str
+    num_chains: int
+    num_steps: int
+    zero_stage: ZeroStage
+    workers: int
+    num_parameters: int | None
+    state_bytes_per_worker: int | None
+    """fp32 weights, gradients and Adam state under the stage's ZeRO stage; activations come on top."""
+    in_store: bool
+    missing_predictions: int
+    other_versions: tuple[str, ...]
+    """Packages whose version differs from the one that the stored artifact was made with."""
+    seconds: float | None
+    """An estimate."""
+    disk_bytes: int | None
+    """An estimate."""
+
+
+class ChainPlan(Spec):
+    """One chain and the identities of its stages, in order."""
+
+    name: str
+    stages: tuple[str, ...]
+
+
+class Plan(Spec):
+    """All that `w2s plan` says."""
+
+    study: str
+    chains: tuple[ChainPlan, ...]
+    stages: tuple[StagePlan, ...]
+    num_chain_stages: int
+    """Stages counted once for each chain that names them."""
+    num_shared: int
+    """Trainings saved because chains share stages."""
+    num_to_train: int
+    seconds: float | None
+    """Estimated seconds of all stages that are still to be trained, one after another."""
+    disk_bytes: int | None
+    """Estimated bytes that those will add, with the largest one's checkpoint."""
+    dropout: bool
+    """Whether a level uses dropout, so that results depend on workers and micro-batches."""
+    unresolved: tuple[str, ...]
+    """Files that could not be found; the study cannot run without them."""
+
+
+def plan(study: Study, resolution: Resolution, store: ArtifactStore) -> Plan:
+    """Compile the study and say what running it would take."""
+    chains = compile_study(study, resolution)
+    stages = distinct_stages(chains)
+    chars = {name: _chars_per_example(store, task.fingerprint) for name, task in resolution.tasks.items()}
+    rates = estimate.rates_by_model(store.records())
+    planned = tuple(_plan_stage(stage, chains, resolution, store, chars, rates) for stage in stages.values())
+    num_chain_stages = sum(len(chain.stages) for chain in chains)
+    waiting = [stage for stage in planned if not stage.in_store]
+    return Plan(
+        study=study.name,
+        chains=tuple(ChainPlan(name=chain.name, stages=tuple(s.identity for s in chain.stages)) for chain in chains),
+        stages=planned,
+        num_chain_stages=num_chain_stages,
+        num_shared=num_chain_stages - len(stages),
+        num_to_train=len(waiting),
+        seconds=_total(stage.seconds for stage in waiting),
+        disk_bytes=_disk_bytes(waiting),
+        dropout=any(level.optimisation.dropout > 0 for level in study.ladder.values()),
+        unresolved=resolution.unresolved,
+    )
+
+
+def _plan_stage(
+    stage: PlannedStage,
+    chains: Sequence[Chain],
+    resolution: Resolution,
+    store: ArtifactStore,
+    chars: Mapping[str, float],
+    rates: Mapping[str, float],
+) -> StagePlan:
+    users = [(chain, own) for chain in chains for own in chain.stages if own.identity == stage.identity]
+    record = store.find(stage.identity)
+    size = resolution.models[stage.level].num_parameters
+    known_rate = rates.get(estimate.model_key(stage) or "")
+    return StagePlan(
+        identity=stage.identity,
+        slug=stage.spec.slug,
+        task=stage.task,
+        level=stage.level,
+        model=stage.spec.starts_from.name,
+        arms=tuple(dict.fromkeys(own.arm for _, own in users)),
+        loss=stage.spec.loss.label,
+        num_chains=len({chain.name for chain, _ in users}),
+        num_steps=estimate.num_steps(stage, chars[stage.task]),
+        zero_stage=stage.execution.zero_stage,
+        workers=stage.execution.workers,
+        num_parameters=size,
+        state_bytes_per_worker=None if size is None else estimate.state_bytes_per_worker(size, stage.execution),
+        in_store=record is not None,
+        missing_predictions=sum(store.find(prediction.identity) is None for prediction in stage.predicts),
+        other_versions=_other_versions(record),
+        seconds=None if size is None else estimate.seconds(stage, size, chars[stage.task], known_rate),
+        disk_bytes=None if size is None else estimate.disk_bytes(stage, size),
+    )
+
+
+def _chars_per_example(store: ArtifactStore, fingerprint: str) -> float:
+    if fingerprint == UNRESOLVED:
+        return _UNKNOWN_CHARS
+    lengths = pc.utf8_length(load_prepared(store, fingerprint).table()["text"])
+    return float(pc.mean(lengths).as_py() or _UNKNOWN_CHARS)
+
+
+def _other_versions(record: Record | None) -> tuple[str, ...]:
+    """Name the packages that differ; a suffix (`+cpu`) and our own version, which has a recipe, do not count."""
+    if record is None:
+        return ()
+    now = package_versions()
+    pairs = ((name, then, now.get(name, "absent")) for name, then in record.versions.items() if name != "w2s_ray")
+    return tuple(
+        f"{name} {then} → {here}" for name, then, here in pairs if then.partition("+")[0] != here.partition("+")[0]
+    )
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if any(value is None for value in known) else sum(value for value in known if value is not None)
+
+
+def _disk_bytes(waiting: Sequence[StagePlan]) -> int | None:
+    if any(stage.disk_bytes is None or stage.num_parameters is None for stage in waiting):
+        return None
+    kept = sum(stage.disk_bytes or 0 for stage in waiting)
+    largest = max((stage.num_parameters or 0 for stage in waiting), default=0)
+    return kept + estimate.checkpoint_bytes(largest)

@@ -1,0 +1,298 @@
+"""The queue: every distinct stage once, whoever asks for it, and which of them can run.
+
+A stage is ready when somebody wants it and every prediction that it learns from exists. Ready stages are kept in one
+heap per crew shape, by the longest path that hangs on them, shared ones first among equals; a key that has become stale
+is dropped when it comes to the top. Everything here is bookkeeping: no clock, no store, no Ray. What happens outside
+comes in as events (`submitted`, `started`, `finished`, …), so the same queue serves the foreman, tests and simulations.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from w2s_ray.errors import TrainingError, W2SError
+from w2s_ray.spec.chain import PlannedStage, merge
+from w2s_ray.spec.execution import CrewShape
+from w2s_ray.spec.identity import short
+
+
+class Status(StrEnum):
+    """Where a stage stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Entry:
+    """One distinct stage in the queue."""
+
+    stage: PlannedStage
+    order: int
+    """How many distinct stages were submitted before it."""
+    cost: float
+    """How long it takes, in units that can only be compared with one another."""
+    remaining: float = 0.0
+    """Cost of the longest path that begins with it."""
+    status: Status = Status.WAITING
+    wanted_by: set[str] = field(default_factory=set)
+    """Trials that ask for it."""
+    missing: set[str] = field(default_factory=set)
+    """Predictions that it learns from and that do not exist yet."""
+    handed: frozenset[str] = frozenset()
+    """Predictions that it was asked for when it was handed out."""
+    num_deaths: int = 0
+    """Crews that died while they ran it."""
+    stopping: bool = False
+    held: str | None = None
+    """Why it may not run just now, though it is ready."""
+    error: W2SError | None = None
+
+    @property
+    def predictions(self) -> frozenset[str]:
+        """Identities of all predictions that it is asked for."""
+        return frozenset(prediction.identity for prediction in self.stage.predicts)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a crew could begin it now."""
+        return self.status is Status.WAITING and bool(self.wanted_by) and not self.missing and self.held is None
+
+
+def work_of(stage: PlannedStage) -> float:
+    """Return the tokens that a stage trains on at most: its cost where nothing is known of its model."""
+    examples = sum(part.split.num_examples for part in stage.spec.train)
+    return examples * stage.spec.optimisation.epochs * stage.spec.optimisation.context_tokens
+
+
+class Queue:
+    """Every distinct stage by identity, and the ready ones in order."""
+
+    def __init__(self, cost: Callable[[PlannedStage], float] = work_of) -> None:
+        """Begin empty; `cost` tells how long a stage takes, in any unit."""
+        self.entries: dict[str, Entry] = {}
+        self.trials: dict[str, tuple[str, ...]] = {}
+        """What each trial asked for, in its order."""
+        self.unwanted: set[str] = set()
+        """Stages that run and that nobody wants, stop asked for or not."""
+        self.num_asked = 0
+        """Stages that trials have asked for, each as often as it was named."""
+        self._known_trials: set[str] = set()
+        self._changed: set[str] = set()
+        self._cost = cost
+        self._exists: set[str] = set()
+        self._producer: dict[str, str] = {}
+        self._consumers: dict[str, set[str]] = defaultdict(set)
+        self._ready: dict[CrewShape, set[str]] = defaultdict(set)
+        self._heaps: dict[CrewShape, list[tuple[float, int, int, str]]] = defaultdict(list)
+
+    # What happens outside.
+
+    def submitted(self, trial: str, stages: Iterable[PlannedStage], found: frozenset[str]) -> None:
+        """`trial` asks for `stages`; `found` are the identities, of stages and predictions, that the store has."""
+        stages = tuple(stages)
+        self.num_asked += len(stages) if trial not in self._known_trials else 0
+        self._known_trials.add(trial)
+        self.trials[trial] = tuple(stage.identity for stage in stages)
+        for stage in stages:
+            self._add(stage, trial)
+            self._exists |= (stage.requires | {prediction.identity for prediction in stage.predicts}) & found
+        for identity in self.trials[trial]:
+            entry = self.entries[identity]
+            entry.missing = set(entry.stage.requires) - self._exists
+            if entry.status is Status.WAITING and identity in found and entry.predictions <= self._exists:
+                entry.status = Status.DONE
+        for identity in reversed(self.trials[trial]):
+            self._weigh(identity)
+            self._refresh(identity)
+        for identity in self.trials[trial]:
+            self._fail_if_supervisor_failed(identity)
+
+    def withdrawn(self, trial: str) -> None:
+        """`trial` wants nothing any more; what runs for it alone is listed as unwanted."""
+        for identity in self.trials.pop(trial, ()):
+            entry = self.entries[identity]
+            entry.wanted_by.discard(trial)
+            if not entry.wanted_by:
+                self._weigh_producers(entry)
+            self._refresh(identity)
+
+    def started(self, identity: str) -> None:
+        """A crew has it."""
+        entry = self.entries[identity]
+        entry.status, entry.stopping, entry.handed = Status.RUNNING, False, entry.predictions
+        self._refresh(identity)
+
+    def stop_asked(self, identity: str) -> None:
+        """Its crew was told to stop it."""
+        self.entries[identity].stopping = True
+
+    def finished(self, identity: str) -> None:
+        """Trained, with every prediction that was asked for when it was handed out."""
+        entry = self.entries[identity]
+        entry.status = Status.DONE if entry.predictions <= entry.handed else Status.WAITING
+        self._refresh(identity)
+        for prediction in entry.handed:
+            self._exists.add(prediction)
+            for consumer in self._consumers[prediction]:
+                self.entries[consumer].missing.discard(prediction)
+                self._refresh(consumer)
+
+    def stopped(self, identity: str) -> None:
+        """It stopped with a checkpoint, as it was told; whoever wants it again goes on from there."""
+        self.entries[identity].status = Status.WAITING
+        self._refresh(identity)
+
+    def crew_died(self, identity: str, max_deaths: int, cause: str) -> None:
+        """The crew that ran it died; after `max_deaths` of them the stage fails."""
+        entry = self.entries[identity]
+        entry.num_deaths += 1
+        if entry.num_deaths < max_deaths:
+            self.stopped(identity)
+            return
+        value = f"{name_of(entry.stage)}: {entry.num_deaths} crews died while they ran it; the last one: {cause}"
+        remedy = "where workers were killed, lower `tokens_per_micro_batch` or `workers`: memory is the usual reason"
+        self.failed(identity, TrainingError(value, "a stage must let its workers live", remedy))
+
+    def failed(self, identity: str, error: W2SError) -> None:
+        """It failed for good, and with it all that learns from it."""
+        entry = self.entries[identity]
+        entry.status, entry.error = Status.FAILED, error
+        self._refresh(identity)
+        for prediction in entry.predictions:
+            for consumer in tuple(self._consumers[prediction]):
+                self._fail_if_supervisor_failed(consumer)
+
+    def hold(self, identity: str, reason: str | None) -> None:
+        """Keep it from running for `reason`; let it run again with None."""
+        self.entries[identity].held = reason
+        self._refresh(identity)
+
+    def found(self, identity: str) -> None:
+        """Another run has done it meanwhile."""
+        if self.entries[identity].status is Status.WAITING:
+            self.started(identity)
+            self.finished(identity)
+
+    def all_changed(self) -> None:
+        """Something happened that concerns every trial."""
+        self._changed |= set(self.trials)
+
+    # What can be asked.
+
+    def take_changed(self) -> set[str]:
+        """Return the trials that have a stage which changed since this was last asked."""
+        changed, self._changed = self._changed, set()
+        return changed
+
+    @property
+    def ready_shapes(self) -> dict[CrewShape, int]:
+        """How many stages of each shape are ready; the shape with the most urgent stage comes first."""
+        shapes = [shape for shape, ready in self._ready.items() if ready]
+        return {shape: len(self._ready[shape]) for shape in sorted(shapes, key=lambda each: self._best_key(each))}
+
+    def best(self, shape: CrewShape, num: int) -> list[Entry]:
+        """Return the `num` most urgent ready stages of a shape."""
+        heap = self._heaps[shape]
+        keys: list[tuple[float, int, int, str]] = []
+        while heap and len(keys) < num:
+            key = heapq.heappop(heap)
+            if self._current(key) and key not in keys:
+                keys.append(key)
+        for key in keys:
+            heapq.heappush(heap, key)
+        return [self.entries[key[-1]] for key in keys]
+
+    def why_waiting(self, identity: str) -> str:
+        """Say what a waiting stage waits for."""
+        entry = self.entries[identity]
+        if entry.held is not None:
+            return entry.held
+        if entry.missing:
+            producers = {self._producer.get(prediction, prediction) for prediction in entry.missing}
+            names = [name_of(self.entries[one].stage) if one in self.entries else short(one) for one in producers]
+            return f"learns from {', '.join(sorted(names))}"
+        return "waits for a crew" if entry.wanted_by else "nobody wants it any more"
+
+    # Keeping the indices.
+
+    def _add(self, stage: PlannedStage, trial: str) -> None:
+        entry = self.entries.get(stage.identity)
+        if entry is None:
+            cost = self._cost(stage)
+            entry = Entry(stage=stage, order=len(self.entries), cost=cost, remaining=cost)
+            self.entries[stage.identity] = entry
+        else:
+            entry.stage = merge(entry.stage, stage)
+            if entry.status is Status.DONE and not entry.predictions <= self._exists:
+                entry.status = Status.WAITING
+        entry.wanted_by.add(trial)
+        for prediction in stage.predicts:
+            self._producer[prediction.identity] = stage.identity
+        for required in stage.requires:
+            self._consumers[required].add(stage.identity)
+
+    def _refresh(self, identity: str) -> None:
+        """Bring the indices up to date with an entry that has changed."""
+        entry = self.entries[identity]
+        self._changed |= entry.wanted_by
+        shape = entry.stage.execution.crew_shape
+        if entry.ready:
+            self._ready[shape].add(identity)
+            heapq.heappush(self._heaps[shape], self._key(entry))
+        else:
+            self._ready[shape].discard(identity)
+        if entry.status is Status.RUNNING and not entry.wanted_by:
+            self.unwanted.add(identity)
+        else:
+            self.unwanted.discard(identity)
+
+    def _weigh(self, identity: str) -> None:
+        """Find the longest path that begins here; where it has changed, so have those of its supervisors."""
+        entry = self.entries[identity]
+        consumers = {one for prediction in entry.predictions for one in self._consumers[prediction]}
+        after = (self.entries[one].remaining for one in consumers if self.entries[one].wanted_by)
+        remaining = entry.cost + max(after, default=0.0)
+        if remaining != entry.remaining:
+            entry.remaining = remaining
+            self._refresh(identity)
+            self._weigh_producers(entry)
+
+    def _weigh_producers(self, entry: Entry) -> None:
+        for producer in {self._producer[one] for one in entry.stage.requires if one in self._producer}:
+            self._weigh(producer)
+
+    def _fail_if_supervisor_failed(self, identity: str) -> None:
+        entry = self.entries[identity]
+        if entry.status is not Status.WAITING:
+            return
+        for required in entry.missing:
+            supervisor = self.entries.get(self._producer.get(required, ""))
+            if supervisor is not None and supervisor.status is Status.FAILED:
+                value = f"{name_of(entry.stage)} cannot learn: {name_of(supervisor.stage)} failed"
+                reason = supervisor.error.value if supervisor.error else "it failed"
+                rule = f"a student needs its supervisor ({reason})"
+                self.failed(identity, TrainingError(value, rule, "mend that stage"))
+                return
+
+    def _key(self, entry: Entry) -> tuple[float, int, int, str]:
+        return (-entry.remaining, -len(entry.wanted_by), entry.order, entry.stage.identity)
+
+    def _current(self, key: tuple[float, int, int, str]) -> bool:
+        entry = self.entries[key[-1]]
+        return entry.ready and key == self._key(entry)
+
+    def _best_key(self, shape: CrewShape) -> tuple[float, int, int, str]:
+        heap = self._heaps[shape]
+        while not self._current(heap[0]):
+            heapq.heappop(heap)
+        return heap[0]
+
+
+def name_of(stage: PlannedStage) -> str:
+    """Return a stage's name for people: arm, level, loss and identity."""
+    return f"{stage.arm} {stage.level} ({stage.spec.slug}, {short(stage.identity)})"

@@ -1,0 +1,161 @@
+"""Resolve a study: pin every outside name, once, before anything is trained.
+
+Data is prepared and its sizes checked, models get their revisions, and all of it is written to `study.lock.yaml` in the
+study's folder. Hub revisions are read back from there, so that a study that began with one commit ends with it.
+"""
+
+import contextlib
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from w2s_ray.data.prepare import PreparedTask, load_prepared, prepare
+from w2s_ray.data.splits import check_sizes, num_documents, num_test
+from w2s_ray.errors import ModelError, StoreError
+from w2s_ray.spec.base import Spec
+from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
+from w2s_ray.spec.identity import identity
+from w2s_ray.spec.study import LevelSpec, Study, TaskSpec
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.files import write_file
+from w2s_ray.tasks.hub import HubUnreachable
+from w2s_ray.training.catalogue import Unresolved, resolve_model
+
+LOCK_NAME = "study.lock.yaml"
+UNRESOLVED = "unresolved"
+"""Stands for a revision or fingerprint that could not be found; identities that hang on it are provisional."""
+
+
+class Lock(Spec):
+    """What a study's outside names came to when it was last resolved."""
+
+    sources: str
+    """Digest of the study's tasks and models as they are named in its file."""
+    models: dict[str, str]
+    """The model that each level named."""
+    tasks: dict[str, str]
+    """Digest of each task as it is named in the study's file."""
+    resolution: Resolution
+
+
+def resolve(study: Study, store: ArtifactStore) -> Resolution:
+    """Prepare the study's data, resolve its models, and lock both in the store.
+
+    What cannot be reached is listed in the resolution's `unresolved`; what cannot be is an error.
+
+    Raises:
+        W2SError: a DataError, ModelError or StoreError when the study cannot run as it stands.
+    """
+    store.prepare()
+    lock = _read_lock(study, store)
+    unresolved: list[str] = []
+    models: dict[str, ResolvedModel] = {}
+    for name, level in study.ladder.items():
+        found = resolve_model(level, pinned=_pinned(lock, name, level))
+        if isinstance(found, Unresolved):
+            unresolved += found.files
+            found = ResolvedModel(revision=UNRESOLVED, num_parameters=None)
+        models[name] = found
+    tasks: dict[str, ResolvedTask] = {}
+    for name, task in study.tasks.items():
+        try:
+            tasks[name] = _resolve_task(study, name, _prepared(store, name, task, lock))
+        except HubUnreachable as error:
+            unresolved += error.files
+            tasks[name] = ResolvedTask(fingerprint=UNRESOLVED, num_classes=2, num_test=task.test_examples or 1)
+    resolution = Resolution(tasks=tasks, models=models, unresolved=tuple(dict.fromkeys(unresolved)))
+    if not unresolved:
+        _write_lock(study, resolution, store)
+    return resolution
+
+
+def resolve_whole(study: Study, store: ArtifactStore) -> Resolution:
+    """Resolve a study that is to run.
+
+    Raises:
+        W2SError: like `resolve`, and a ModelError when a file that it needs could not be found.
+    """
+    resolution = resolve(study, store)
+    if resolution.unresolved:
+        raise ModelError(
+            f"could not be resolved: {', '.join(resolution.unresolved)}",
+            "a study runs when every model and data set is at hand; the hub cannot be reached and they are not cached",
+            "connect to the hub, fetch them into its cache, or name local folders and files",
+        )
+    return resolution
+
+
+def locked(study: Study, store: ArtifactStore) -> Resolution:
+    """Return the study's resolution as it last ran, without looking outside; resolve it where it never did."""
+    lock = _read_lock(study, store)
+    if lock is not None and lock.sources == _sources(study):
+        return lock.resolution
+    return resolve(study, store)
+
+
+def lock_path(study: Study, store: ArtifactStore) -> Path:
+    """Return where the study's lock lies."""
+    return store.study_folder(study.name) / LOCK_NAME
+
+
+def _prepared(store: ArtifactStore, name: str, task: TaskSpec, lock: Lock | None) -> PreparedTask:
+    """Prepare a task; a hub data set that the study has locked is taken as it was then."""
+    if task.hub is not None and lock is not None and lock.tasks.get(name) == identity("task", task):
+        with contextlib.suppress(StoreError):
+            return load_prepared(store, lock.resolution.tasks[name].fingerprint)
+    return prepare(store, name, task)
+
+
+def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTask:
+    task = study.tasks[name]
+    if prepared.unlabelled:
+        documents, held_out = num_documents(prepared)
+        return ResolvedTask(
+            fingerprint=prepared.fingerprint, num_classes=1, num_test=0, num_documents=documents, num_held_out=held_out
+        )
+    check_sizes(
+        prepared,
+        num_levels=len(study.ladder),
+        train_examples=study.splits.train_examples,
+        validation_examples=study.splits.validation_examples,
+        test_examples=task.test_examples,
+        seeds=study.seeds,
+        balance=study.splits.balance_transfer,
+    )
+    return ResolvedTask(
+        fingerprint=prepared.fingerprint,
+        num_classes=prepared.num_classes,
+        num_test=num_test(prepared, task.test_examples),
+    )
+
+
+def _pinned(lock: Lock | None, name: str, level: LevelSpec) -> str | None:
+    """Return the revision that the lock holds for a level, if it still names the same model."""
+    if lock is None or lock.models.get(name) != level.model:
+        return None
+    return lock.resolution.models[name].revision
+
+
+def _sources(study: Study) -> str:
+    levels = {name: [level.model, level.revision, level.architecture] for name, level in study.ladder.items()}
+    return identity("sources", {"tasks": study.tasks, "levels": levels, "splits": study.splits})
+
+
+def _read_lock(study: Study, store: ArtifactStore) -> Lock | None:
+    """Return the lock; None where there is none, or one of another version of w2s_ray."""
+    path = lock_path(study, store)
+    if not path.is_file():
+        return None
+    try:
+        return Lock.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError):
+        return None
+
+
+def _write_lock(study: Study, resolution: Resolution, store: ArtifactStore) -> None:
+    models = {name: level.model for name, level in study.ladder.items()}
+    tasks = {name: identity("task", task) for name, task in study.tasks.items()}
+    lock = Lock(sources=_sources(study), models=models, tasks=tasks, resolution=resolution)
+    text = yaml.safe_dump(lock.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_file(lock_path(study, store), text.encode())

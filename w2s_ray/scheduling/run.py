@@ -1,0 +1,207 @@
+"""One run of a study on Ray: a foreman, crews, and Tune over the chains.
+
+    Tune (a thread)            which chains are under way     ChainTrial ─┐
+    the foreman (an actor)     which stage next, which crews  ◀───────────┤
+    crews (Ray tasks)          run the stages                 ◀───────────┘
+    this thread                visits the foreman: opens the crews that it asks for, shows its status
+
+The foreman is told of the first chains at once, so that its first crew opens while Tune has not even begun. The run
+ends in order, whether the work is done, has failed or was interrupted: trials, crews, the tracker, the foreman, and Ray
+if it is our own.
+"""
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import ray
+from ray.exceptions import RayError
+
+from w2s_ray.errors import Interrupted
+from w2s_ray.scheduling.crews import Crews
+from w2s_ray.scheduling.foreman import Foreman, foreman_name
+from w2s_ray.scheduling.messages import Bulletin, CrewRequest, FinishedStage
+from w2s_ray.scheduling.roster import Node
+from w2s_ray.scheduling.session import check_room, cluster_nodes, ray_session
+from w2s_ray.scheduling.study import ChainOutcome, RunSettings, StudyOutcome, is_finished
+from w2s_ray.scheduling.trials import Trials
+from w2s_ray.scheduling.view import StudyStatus, StudyView
+from w2s_ray.scheduling.worker import CrewPlan
+from w2s_ray.scheduling.writer import ActorName, Writer
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
+from w2s_ray.spec.study import Study
+from w2s_ray.store.artifacts import ArtifactStore
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+TICK_SECONDS = 0.25
+"""Between two visits to the foreman."""
+_ANSWER_SECONDS = 120.0
+"""How long a foreman that is being restarted may take."""
+_HEAD_START_SECONDS = 20.0
+"""How long Tune waits at most for the first crew, so as not to take the CPU from its start."""
+_CLOSE_SECONDS = 30.0
+"""How long the tracker may take to write its last words."""
+
+
+class Run:
+    """One run; made and gone through once."""
+
+    def __init__(
+        self,
+        study: Study,
+        resolution: Resolution,
+        chains: Sequence[Chain],
+        unfinished: Mapping[str, PlannedStage],
+        store: ArtifactStore,
+        view: StudyView,
+        interrupt: threading.Event,
+        settings: RunSettings,
+    ) -> None:
+        """Nothing is begun yet; `unfinished` are the distinct stages that the store lacks."""
+        self._study, self._resolution, self._chains, self._unfinished = study, resolution, tuple(chains), unfinished
+        self._store, self._view, self._interrupt, self._settings = store, view, interrupt, settings
+        self._num_stages = len({stage.identity for chain in chains for stage in chain.stages})
+        self._num_shared = sum(len(chain.stages) for chain in chains) - self._num_stages
+        self._finished: dict[str, FinishedStage] = {}
+        self._cold_start_seconds: float | None = None
+        self._heard_from, self._num_heard = "", 0
+        self._namespace = f"w2s-{uuid.uuid4().hex}"
+
+    def go(self, address: str | None) -> StudyOutcome:
+        """Run the study; see `run_study`."""
+        with ray_session(address):
+            nodes = cluster_nodes()
+            check_room(self._unfinished.values(), nodes)
+            with self._writer() as writer, self._foreman(nodes, writer) as foreman:
+                crews = Crews(lambda request: self._plan(request, foreman))
+                trials = Trials(self._study, self._chains, foreman, self._store, self._settings)
+                try:
+                    self._work(foreman, crews, trials)
+                finally:
+                    self._farewell(foreman, crews, trials)
+                chains = trials.outcomes()
+        left = [identity for identity, stage in self._unfinished.items() if not is_finished(stage, self._store)]
+        if self._interrupt.is_set() and left:
+            raise Interrupted(
+                f"stopped on request: {len(self._unfinished) - len(left)} stages done, {len(left)} to go",
+                "a run that is stopped keeps what is done, and a checkpoint of what was under way",
+                "run the same command again to go on",
+            )
+        return self._outcome(chains, trained=tuple(one for one in self._unfinished if one not in left))
+
+    def _work(self, foreman: "ActorHandle[Foreman]", crews: Crews, trials: Trials) -> None:
+        """Keep everything going until Tune is through with the last chain."""
+        for chain in self._chains[: self._study.max_concurrent]:
+            ray.get(foreman.submit.remote(chain, chain.name), timeout=_ANSWER_SECONDS)
+        began = time.monotonic()
+        while self._visit(foreman, crews).is_opening and time.monotonic() - began < _HEAD_START_SECONDS:
+            if self._interrupt.wait(TICK_SECONDS):
+                break
+        trials.start()
+        while not trials.wait(TICK_SECONDS):
+            self._visit(foreman, crews)
+
+    def _visit(self, foreman: "ActorHandle[Foreman]", crews: Crews, closing: bool = False) -> Bulletin:
+        """Tell the foreman of the crews, and do what it asks for."""
+        crews.look_after()
+        closing = closing or self._interrupt.is_set()
+        told = foreman.visit.remote(crews.shapes, crews.ended, closing, self._num_heard)
+        bulletin: Bulletin = ray.get(told, timeout=_ANSWER_SECONDS)
+        if bulletin.foreman != self._heard_from:  # its first word, or its first after a restart
+            self._heard_from, self._num_heard = bulletin.foreman, 0
+        else:
+            self._num_heard += len(bulletin.finished)
+            self._finished |= {one.result.identity: one for one in bulletin.finished}
+        if self._cold_start_seconds is None:
+            self._cold_start_seconds = bulletin.cold_start_seconds
+        for request in bulletin.requests:
+            (crews.give_up if closing else crews.open)(request)
+        self._view.update(self._whole(bulletin.status))
+        return bulletin
+
+    def _whole(self, status: StudyStatus) -> StudyStatus:
+        """Count the chains too that the foreman has not been told of yet, because Tune keeps them back."""
+        kept_back = max(0, self._num_stages - status.num_stages)
+        return replace(
+            status,
+            num_stages=status.num_stages + kept_back,
+            num_waiting=status.num_waiting + kept_back,
+            num_shared=self._num_shared,
+        )
+
+    def _farewell(self, foreman: "ActorHandle[Foreman]", crews: Crews, trials: Trials) -> None:
+        """See the crews off; those that do not leave are ended."""
+        deadline = time.monotonic() + self._settings.farewell_seconds
+        with suppress(RayError):
+            self._visit(foreman, crews, closing=True)
+            while crews.shapes and time.monotonic() < deadline:
+                time.sleep(TICK_SECONDS)
+                self._visit(foreman, crews, closing=True)
+        crews.end_now()
+        trials.wait(self._settings.farewell_seconds)
+
+    def _outcome(self, chains: dict[str, ChainOutcome], trained: tuple[str, ...]) -> StudyOutcome:
+        return StudyOutcome(
+            chains=chains,
+            trained=trained,
+            results={identity: finished.result for identity, finished in self._finished.items()},
+            seconds_in_hand={identity: finished.seconds for identity, finished in self._finished.items()},
+            num_shared=self._num_shared,
+            cold_start_seconds=self._cold_start_seconds,
+        )
+
+    def _plan(self, request: CrewRequest, foreman: "ActorHandle[Foreman]") -> CrewPlan:
+        settings = self._settings
+        return CrewPlan(
+            crew=request.crew,
+            shape=request.shape,
+            foreman=foreman,
+            store=self._store,
+            study=self._study.name,
+            runner=settings.runner,
+            collective_seconds=settings.collective_seconds,
+            recycle_growth=settings.recycle_growth,
+            recycle_bytes=settings.recycle_bytes,
+        )
+
+    @contextmanager
+    def _foreman(self, nodes: Sequence[Node], writer: ActorName) -> "Iterator[ActorHandle[Foreman]]":
+        weights = {name: float(model.num_parameters or 0) for name, model in self._resolution.models.items()}
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+        foreman = (
+            ray.remote(Foreman)
+            .options(**options, name=foreman_name(self._store), namespace=self._namespace)
+            .remote(
+                store=self._store,
+                study=self._study.name,
+                owner=f"{self._study.name} on {socket.gethostname()}, process {os.getpid()}",
+                nodes=nodes,
+                writer=writer,
+                weights=weights if all(weights.values()) else None,
+            )
+        )
+        try:
+            yield foreman
+        finally:
+            ray.kill(foreman)
+
+    @contextmanager
+    def _writer(self) -> Iterator[ActorName]:
+        name = ActorName("w2s-writer", self._namespace)
+        assert self._settings.tracker is not None
+        options = {"num_cpus": 0, "max_restarts": 3, "name": name.name, "namespace": name.namespace}
+        writer = ray.remote(Writer).options(**options).remote(self._settings.tracker)
+        try:
+            yield name
+        finally:
+            with suppress(RayError):
+                ray.get(writer.close.remote(), timeout=_CLOSE_SECONDS)
+            ray.kill(writer)

@@ -1,0 +1,141 @@
+"""A Ray session for one run, and what its cluster has.
+
+A local session is the run's own: it lives in a temporary folder that goes with it, shows no dashboard, and leaves the
+terminal alone. A cluster, or a session that the calling program has begun, is used and left as it was.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import ray
+
+from w2s_ray.errors import ResourceError
+from w2s_ray.scheduling.roster import Node, Room
+from w2s_ray.scheduling.session_folder import session_folder
+from w2s_ray.spec.chain import PlannedStage
+
+_OBJECT_STORE_BYTES = 256 * 2**20
+"""Enough for a local run, which passes nothing large through Ray."""
+_KNOCK_SECONDS = 10.0
+"""How long a cluster's port may take to answer."""
+_SETTINGS = {
+    "RAY_worker_niceness": "0",  # Ray's own is 15: whoever else is on the machine would come first
+    "RAY_worker_maximum_startup_concurrency": "8",  # Ray's own is one per CPU, and a crew's workers would wait in line
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@contextmanager
+def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
+    """Be connected to Ray: to the cluster at `address`, or to a session of our own on this machine.
+
+    Args:
+        address: the cluster; None for a session of our own.
+        num_cpus: what a session of our own may use; all that there are where it is not given.
+
+    Raises:
+        ResourceError: when there is no cluster at `address`.
+    """
+    with _environment(_SETTINGS), _quiet_loggers():
+        if ray.is_initialized():
+            yield
+            return
+        with nullcontext() if address else session_folder() as folder:
+            try:
+                _connect(address, num_cpus, folder)
+                yield
+            finally:
+                ray.shutdown()
+
+
+def cluster_nodes() -> tuple[Node, ...]:
+    """Return what each machine of the cluster has."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [Node(cpus=each.get("CPU", 0.0), gpus=each.get("GPU", 0.0)) for each in alive]
+    return tuple(sorted(nodes, key=lambda node: (-node.gpus, -node.cpus)))
+
+
+def check_room(stages: Iterable[PlannedStage], nodes: Sequence[Node]) -> None:
+    """Make sure that a crew for every stage fits into the cluster, empty as it may be.
+
+    Raises:
+        ResourceError: naming the first stage that does not fit.
+    """
+    for shape, stage in {stage.execution.crew_shape: stage for stage in stages}.items():
+        if Room(nodes).place(shape):
+            continue
+        gpus = f" and {shape.gpus_per_worker:g} GPUs" if shape.gpus_per_worker else ""
+        has = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "nothing"
+        raise ResourceError(
+            f"level {stage.level} asks for {shape.workers} workers with {shape.cpus_per_worker:g} CPUs{gpus} each",
+            f"all workers of a stage must fit into the cluster at once; its nodes have: {has}",
+            f"lower `execution.workers` of {stage.level}, or run on a larger cluster with --address",
+        )
+
+
+def _connect(address: str | None, num_cpus: int | None, folder: Path | None) -> None:
+    try:
+        if address:
+            if address == "auto":  # a job knows its own cluster; on a machine with several, Ray would guess
+                address = os.environ.get("RAY_ADDRESS", address)
+            _knock(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=str(folder),
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        if not address:
+            raise
+        value = f"no Ray cluster answers at {address}: {str(error).strip().splitlines()[0]}"
+        raise ResourceError(value, "--address names a cluster that runs", "start it with `ray start --head`") from error
+
+
+def _knock(address: str) -> None:
+    """Try the port of a `HOST:PORT` address: Ray itself would wait for minutes where nobody answers.
+
+    Raises:
+        OSError: when nobody does.
+    """
+    host, separator, port = address.rpartition(":")
+    if separator and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: value for name, value in values.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+
+
+@contextmanager
+def _quiet_loggers() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.air")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)

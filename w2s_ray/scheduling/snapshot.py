@@ -1,0 +1,89 @@
+"""What the foreman's state looks like from outside: the live view's status and a trial's report."""
+
+from collections.abc import Mapping
+
+from w2s_ray.scheduling.messages import ChainReport
+from w2s_ray.scheduling.policy import State
+from w2s_ray.scheduling.queue import Entry, Queue, Status, name_of
+from w2s_ray.scheduling.roster import Crew
+from w2s_ray.scheduling.view import StageStatus, StudyStatus
+from w2s_ray.spec.chain import Chain
+from w2s_ray.training.progress import Point
+
+_REASONS_SHOWN = 8
+
+
+def study_status(state: State, points: Mapping[str, Point]) -> StudyStatus:
+    """Return the whole run at this moment."""
+    queue = state.queue
+    entries = queue.entries.values()
+    waiting = [entry for entry in entries if entry.status is Status.WAITING and entry.wanted_by]
+    crews = list(state.roster.crews.values())
+    busy = [(crew, queue.entries[crew.identity]) for crew in crews if crew.identity in queue.entries]
+    return StudyStatus(
+        running=tuple(_stage_status(crew, entry, points.get(entry.stage.identity)) for crew, entry in busy),
+        num_done=sum(entry.status is Status.DONE for entry in entries),
+        num_waiting=len(waiting),
+        num_failed=sum(entry.status is Status.FAILED for entry in entries),
+        num_shared=queue.num_asked - len(entries),
+        num_stages=len(entries),
+        crews=tuple(_crew_line(crew, queue) for crew in crews),
+        waiting={name_of(one.stage): queue.why_waiting(one.stage.identity) for one in waiting[:_REASONS_SHOWN]},
+    )
+
+
+def chain_report(
+    state: State, chain: Chain, trial: str, version: int, metrics: Mapping[str, Mapping[str, float]]
+) -> ChainReport:
+    """Return how one chain stands."""
+    entries = [state.queue.entries[identity] for identity in state.queue.trials[trial]]
+    failed = [entry for entry in entries if entry.status is Status.FAILED]
+    open_ = [entry for entry in entries if entry.status in (Status.WAITING, Status.RUNNING)]
+    if open_:
+        running = any(entry.status is Status.RUNNING for entry in open_)
+        status = "running" if not state.closing or running else "interrupted"
+    else:
+        status = "failed" if failed else "done"
+    return ChainReport(
+        version=version,
+        status=status,
+        stages_done=sum(entry.status is Status.DONE for entry in entries),
+        stages=len(entries),
+        metrics=chain_metrics(chain, metrics),
+        error="\n".join(str(entry.error) for entry in failed if entry.error) or None,
+    )
+
+
+def chain_metrics(chain: Chain, metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the metrics of a chain's stages under `<arm>/<level>/<name>`."""
+    return {
+        f"{stage.arm}/{stage.level}/{name}": value
+        for stage in chain.stages
+        for name, value in metrics.get(stage.identity, {}).items()
+    }
+
+
+def _stage_status(crew: Crew, entry: Entry, point: Point | None) -> StageStatus:
+    stage = entry.stage
+    values = point.values if point is not None else {}
+    return StageStatus(
+        identity=stage.identity,
+        arm=stage.arm,
+        level=stage.level,
+        task=stage.task,
+        loss_name=stage.spec.loss.label,
+        activity="stopping" if entry.stopping else point.activity if point is not None else "starting",
+        step=point.step if point is not None else 0,
+        num_steps=point.num_steps if point is not None else 0,
+        loss=values.get("loss"),
+        tokens_per_second=values.get("tokens_per_second"),
+        seconds_left=point.seconds_left if point is not None else None,
+        num_chains=len(entry.wanted_by),
+        crew=crew.id,
+    )
+
+
+def _crew_line(crew: Crew, queue: Queue) -> str:
+    entry = queue.entries.get(crew.identity or "")
+    doing = f"{crew.status} {name_of(entry.stage)}" if entry is not None else str(crew.status)
+    return f"{crew.id} of {crew.shape.workers}: {doing}"

@@ -1,0 +1,113 @@
+"""Run a study: what goes in, what comes out, and the one case that needs no Ray: everything is there already."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from w2s_ray.scheduling.view import StudyView
+from w2s_ray.scheduling.writer import TrackerFactory
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
+from w2s_ray.spec.study import Study
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.tracking.opening import open_tracker
+from w2s_ray.training.progress import StageResult
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a run goes about its work; nothing here changes a result."""
+
+    runner: str = "w2s_ray.training.stage:run_stage"
+    """`module:function` that runs a stage on a crew's workers."""
+    tracker: TrackerFactory | None = None
+    """Makes the tracker, in a process of its own; has to pickle. None: the one that the study asks for."""
+    collective_seconds: float = 300.0
+    """After which a collective that a worker does not join is given up; a worker that dies is noticed at once."""
+    recycle_growth: float = 1.5
+    """A crew is replaced when a worker's memory between stages has grown by this factor since its second stage …"""
+    recycle_bytes: int = 512 * 2**20
+    """… and by at least this much."""
+    farewell_seconds: float = 60.0
+    """How long crews may take to leave at the end before they are ended."""
+    max_trial_failures: int = 3
+    """Times that Tune starts a trial again whose process died."""
+
+
+@dataclass(frozen=True)
+class ChainOutcome:
+    """What became of one chain."""
+
+    status: str
+    """`done`, `failed`, or `interrupted` where the run ended before the chain did."""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """What became of a study."""
+
+    chains: dict[str, ChainOutcome]
+    """By name."""
+    trained: tuple[str, ...] = ()
+    """Identities of the stages that this run finished; empty where everything was there already."""
+    results: dict[str, StageResult] = field(default_factory=dict)
+    """What the crews handed back, by identity: seconds and metrics."""
+    seconds_in_hand: dict[str, float] = field(default_factory=dict)
+    """From handing a stage out to having its result, by identity."""
+    num_shared: int = 0
+    """Stages that the chains name beyond the distinct ones: trainings that sharing saves."""
+    cold_start_seconds: float | None = None
+    """From the decision to open the first crew to its first optimizer step."""
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The chains that failed, and why."""
+        return {name: chain.error or "" for name, chain in self.chains.items() if chain.status != "done"}
+
+
+def run_study(
+    study: Study,
+    *,
+    resolution: Resolution,
+    chains: Sequence[Chain],
+    store: ArtifactStore,
+    address: str | None,
+    view: StudyView,
+    interrupt: threading.Event,
+    settings: RunSettings | None = None,
+) -> StudyOutcome:
+    """Run every chain of `study`; chains that fail are listed in the outcome and end nobody else.
+
+    Args:
+        study: what was asked for.
+        resolution: what its names came to.
+        chains: what it was compiled to.
+        store: where everything is kept.
+        address: a Ray cluster, or None for this machine.
+        view: shown the status twice a second, from this thread.
+        interrupt: set it, from anywhere, to stop at the next step.
+        settings: how to go about it.
+
+    Raises:
+        ResourceError: before anything is trained, when the cluster cannot hold a stage's workers.
+        StoreError: when the store holds something that cannot be read.
+        Interrupted: when `interrupt` was set; each stage under way has a checkpoint.
+    """
+    stages = distinct_stages(chains)
+    unfinished = {identity: stage for identity, stage in stages.items() if not is_finished(stage, store)}
+    num_shared = sum(len(chain.stages) for chain in chains) - len(stages)
+    if not unfinished:
+        return StudyOutcome({chain.name: ChainOutcome("done") for chain in chains}, num_shared=num_shared)
+    from w2s_ray.scheduling.run import Run  # Ray is only loaded where there is something to run
+
+    settings = settings or RunSettings()
+    if settings.tracker is None:
+        settings = replace(settings, tracker=partial(open_tracker, study.tracking, store.study_folder(study.name)))
+    return Run(study, resolution, chains, unfinished, store, view, interrupt, settings).go(address)
+
+
+def is_finished(stage: PlannedStage, store: ArtifactStore) -> bool:
+    """Say whether the store has the stage and every prediction that is asked of it."""
+    wanted = (stage.identity, *(prediction.identity for prediction in stage.predicts))
+    return all(store.find(identity) is not None for identity in wanted)

@@ -1,0 +1,93 @@
+"""A trial: Tune's handle on one chain. It asks the foreman for the chain's stages and reports how they come along.
+
+It computes nothing, imports no torch and takes no CPU, only a little memory that Tune can schedule by. Because stages
+are known by their identity, a trial that is restored, retried or given another chain simply asks again: what is done
+is found.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import tune
+from ray.tune import PlacementGroupFactory
+
+from w2s_ray.scheduling.messages import ChainReport
+from w2s_ray.spec.chain import Chain
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+    from w2s_ray.scheduling.foreman import Foreman
+
+_MEMORY_BYTES = 50 * 2**20
+_ANSWER_SECONDS = 120.0
+_CHECKPOINT = "chain.json"
+
+
+class ChainTrial(tune.Trainable):
+    """One chain, from its first stage to its last."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+        """Ask for what schedules but does not compete with the crews."""
+        return PlacementGroupFactory([{"memory": _MEMORY_BYTES}])
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        chains: "dict[str, ray.ObjectRef[Chain]] | None" = None,
+        foreman: "ActorHandle[Foreman] | None" = None,
+    ) -> None:
+        """Take up the chain that `config` names."""
+        assert chains is not None and foreman is not None
+        self._chains, self._foreman = chains, foreman
+        self._take_up(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Leave this chain for another one."""
+        self.cleanup()
+        self._take_up(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Return the chain's next report; `done` when none of its stages is left to run."""
+        report = self._next_report()
+        while report is None:  # the foreman was restarted and does not know this trial
+            self._submit()
+            report = self._next_report()
+        self._seen = report.version
+        return {
+            **report.metrics,
+            "status": report.status,
+            "error": report.error or "",
+            "stages_done": report.stages_done,
+            "stages": report.stages,
+            "done": report.ended,
+        }
+
+    def cleanup(self) -> None:
+        """Want nothing any more."""
+        ray.get(self._foreman.withdraw.remote(self._chain.name), timeout=_ANSWER_SECONDS)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Put down which stages the chain is made of; what is done of them the store knows."""
+        stages = [stage.identity for stage in self._chain.stages]
+        Path(checkpoint_dir, _CHECKPOINT).write_text(json.dumps({"chain": self._chain.name, "stages": stages}))
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
+        """Nothing to load: the chain was submitted, and what is done of it is found."""
+
+    def _take_up(self, config: dict[str, Any]) -> None:
+        self._chain: Chain = ray.get(self._chains[config["chain"]])
+        self._seen = -1
+        self._submit()
+
+    def _submit(self) -> None:
+        ray.get(self._foreman.submit.remote(self._chain, self._chain.name), timeout=_ANSWER_SECONDS)
+
+    def _next_report(self) -> ChainReport | None:
+        asked = self._foreman.chain_report.remote(self._chain.name, self._seen)
+        report: ChainReport | None = ray.get(asked, timeout=_ANSWER_SECONDS)
+        return report

@@ -1,0 +1,105 @@
+"""Tune over the chains of a study, in a thread of its own."""
+
+import shutil
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import ray
+from ray import tune
+
+from w2s_ray.scheduling.study import ChainOutcome, RunSettings
+from w2s_ray.scheduling.trial import ChainTrial
+from w2s_ray.spec.chain import Chain
+from w2s_ray.spec.study import Study
+from w2s_ray.store.artifacts import ArtifactStore
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from ray.tune.experiment import Trial
+
+    from w2s_ray.scheduling.foreman import Foreman
+
+_DIRNAME_CHARS = 100
+
+
+class Trials:
+    """One Tune trial per chain."""
+
+    def __init__(
+        self,
+        study: Study,
+        chains: Sequence[Chain],
+        foreman: "ActorHandle[Foreman]",
+        store: ArtifactStore,
+        settings: RunSettings,
+    ) -> None:
+        """Nothing is started yet."""
+        self._study, self._chains, self._foreman, self._settings = study, chains, foreman, settings
+        self._folder = store.study_folder(study.name)
+        self._thread = threading.Thread(target=self._run, name="w2s-tune", daemon=True)
+        self._results: tune.ResultGrid | None = None
+        self._error: BaseException | None = None
+
+    def start(self) -> None:
+        """Start Tune."""
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the last trial, but no longer than `seconds`; say whether Tune is through."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def outcomes(self) -> dict[str, ChainOutcome]:
+        """Return what became of each chain, by name.
+
+        Raises:
+            BaseException: what ended Tune itself, if anything did.
+        """
+        if self._error is not None:
+            raise self._error
+        outcomes = {}
+        for result in self._results or ():
+            metrics = result.metrics or {}
+            name = str((result.config or {}).get("chain"))
+            if result.error is not None:
+                outcomes[name] = ChainOutcome("failed", f"its trial failed: {result.error}")
+            else:
+                outcomes[name] = ChainOutcome(str(metrics.get("status", "failed")), metrics.get("error") or None)
+        lost = ChainOutcome("failed", "its trial ended before it could report; the study's log says why")
+        return {chain.name: outcomes.get(chain.name, lost) for chain in self._chains}
+
+    def _run(self) -> None:
+        try:
+            self._results = self._tuner().fit()
+        except BaseException as error:  # carried over to the run's thread
+            self._error = error
+
+    def _tuner(self) -> tune.Tuner:
+        name = "tune"
+        shutil.rmtree(self._folder / name, ignore_errors=True)  # of a run before: what it did, the artifacts know
+        chains = {chain.name: ray.put(chain) for chain in self._chains}
+        return tune.Tuner(
+            tune.with_parameters(ChainTrial, chains=chains, foreman=self._foreman),
+            param_space={"chain": tune.grid_search(list(chains))},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=self._study.max_concurrent,
+                reuse_actors=True,
+                trial_name_creator=_chain_name,
+                trial_dirname_creator=_dirname,
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(self._folder),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=self._settings.max_trial_failures),
+            ),
+        )
+
+
+def _chain_name(trial: "Trial") -> str:
+    return str(trial.config["chain"])
+
+
+def _dirname(trial: "Trial") -> str:
+    return f"{_chain_name(trial)[:_DIRNAME_CHARS]}-{trial.trial_id}"

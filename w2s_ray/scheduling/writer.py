@@ -1,0 +1,79 @@
+"""The one writer: an actor that owns the tracker, so that no worker ever waits for a dashboard.
+
+Whoever has something to tell sends it and goes on; the actor takes it in order. What goes wrong in a tracker stays
+here: it is logged, and the run goes on without that point.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from w2s_ray.tracking.tracker import RunInfo, Tracker, stage_run_id
+from w2s_ray.training.progress import Point
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+logger = logging.getLogger(__name__)
+
+TrackerFactory = Callable[[], Tracker]
+
+
+@dataclass(frozen=True)
+class ActorName:
+    """Where Ray finds an actor."""
+
+    name: str
+    namespace: str
+
+
+class Writer:
+    """Takes points for a tracker that is made in its own process."""
+
+    def __init__(self, factory: TrackerFactory) -> None:
+        """`factory` makes the tracker; it has to pickle."""
+        self._tracker = factory()
+
+    def begin(self, run: RunInfo) -> None:
+        """Open a run, or go on in it."""
+        with _undisturbed():
+            self._tracker.begin(run)
+
+    def log(self, points: Sequence[Point]) -> None:
+        """Put down the points of running stages."""
+        for point in points:
+            if point.values:
+                with _undisturbed():
+                    self._tracker.log(stage_run_id(point.identity), point.step, dict(point.values))
+
+    def finish(self, run_id: str, summary: Mapping[str, float]) -> None:
+        """Close a run."""
+        with _undisturbed():
+            self._tracker.finish(run_id, summary)
+
+    def close(self) -> None:
+        """Close the tracker; returns when all that was sent before is written."""
+        with _undisturbed():
+            self._tracker.close()
+
+
+def find_writer(name: ActorName | None) -> "ActorHandle[Writer] | None":
+    """Return the writer of this name; None where there is none, or none any more."""
+    if name is None:
+        return None
+    import ray
+
+    try:
+        return ray.get_actor(name.name, name.namespace)
+    except ValueError:
+        return None
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        logger.exception("the tracker failed; the run goes on without this point")

@@ -1,0 +1,74 @@
+"""The paired bootstrap: one draw of test groups and seeds serves every arm.
+
+Floor, arm and ceiling are judged on the same test examples and, seed by seed, on the same splits, so they are resampled
+together: a draw takes seeds with replacement as whole blocks, then groups of related test examples with replacement,
+and every model is scored on that draw. What they share cancels, as it does in the estimate.
+
+Arrays carry their shape: B draws, K models, S seeds, N examples, G groups.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CONFIDENCE = 0.95
+_DRAWS_AT_ONCE = 256
+_SEED_STREAM, _GROUP_STREAM = 1, 2
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A percentile interval."""
+
+    low: float
+    high: float
+
+
+class Draws:
+    """The draws of one test set: the same `seed` and groups give the same draws, whichever models are scored."""
+
+    def __init__(self, group_of_N: np.ndarray, *, num_draws: int, seed: int = 0) -> None:
+        """`group_of_N` says which examples are related; they are drawn together."""
+        assert len(group_of_N) > 0 and num_draws > 0
+        self._groups, self._group_of_N = np.unique(group_of_N, return_inverse=True)
+        self._sizes_G = np.bincount(self._group_of_N).astype(np.float32)
+        self.num_draws, self._seed = num_draws, seed
+
+    def accuracies(self, correct_KN: np.ndarray) -> np.ndarray:
+        """Return the accuracy of each of K models on each draw of groups (B × K)."""
+        assert correct_KN.shape[1] == len(self._group_of_N), "every model is scored on the same examples"
+        num_groups = len(self._groups)
+        columns = [np.bincount(self._group_of_N, weights=row_N, minlength=num_groups) for row_N in correct_KN]
+        sums_GK = np.stack([*columns, self._sizes_G], axis=1).astype(np.float32)
+        random = np.random.default_rng([self._seed, _GROUP_STREAM])
+        parts = []
+        for start in range(0, self.num_draws, _DRAWS_AT_ONCE):
+            size = min(_DRAWS_AT_ONCE, self.num_draws - start)
+            totals_BK = self._counts(random, size) @ sums_GK
+            parts.append(totals_BK[:, :-1] / totals_BK[:, -1:])
+        return np.concatenate(parts).astype(np.float64)
+
+    def seed_weights(self, num_seeds: int) -> np.ndarray:
+        """Return how much of each draw each seed makes (B × S, rows sum to 1)."""
+        if num_seeds == 1:
+            return np.ones((self.num_draws, 1))
+        random = np.random.default_rng([self._seed, _SEED_STREAM, num_seeds])
+        return random.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=self.num_draws) / num_seeds
+
+    def over_seeds(self, accuracy_BS: np.ndarray) -> np.ndarray:
+        """Return the mean accuracy over the seeds of each draw (B); equal numbers of seeds are drawn alike."""
+        return np.asarray((accuracy_BS * self.seed_weights(accuracy_BS.shape[1])).sum(axis=1))
+
+    def _counts(self, random: np.random.Generator, size: int) -> np.ndarray:
+        """How often each group stands in each of `size` draws (B × G)."""
+        num_groups = len(self._groups)
+        drawn_BG = random.integers(num_groups, size=(size, num_groups), dtype=np.int32)
+        drawn_BG += np.arange(size, dtype=np.int32)[:, None] * num_groups
+        return np.bincount(drawn_BG.ravel(), minlength=size * num_groups).reshape(size, num_groups).astype(np.float32)
+
+
+def interval(values_B: np.ndarray) -> Interval:
+    """Return the 95 % percentile interval of a figure's values over the draws; draws without a value are left out."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.nanquantile(values_B, [tail, 1 - tail])
+    return Interval(float(low), float(high))

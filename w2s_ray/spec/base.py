@@ -1,0 +1,18 @@
+"""The base of every specification: frozen, strict about its keys, nothing coerced silently."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+"""A share in [0, 1]."""
+Positive = Annotated[int, Field(gt=0)]
+"""A count of at least one."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+"""A name that can stand in a path, a tag and a run id."""
+
+
+class Spec(BaseModel):
+    """A value object: immutable, hashable, equal by content; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())

@@ -1,0 +1,60 @@
+"""Identity: the digest of everything that can change a result, and nothing else.
+
+Two requests with one identity are the same work, so it is done once. The digest is taken of canonical JSON (sorted
+keys, no white space, no NaN), and a value that canonical JSON cannot encode raises instead of being guessed at.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from w2s_ray.spec.base import Spec
+
+IDENTITY_CHARS = 64
+"""Length of an identity: SHA-256 in hexadecimal."""
+SHORT_CHARS = 12
+"""How much of it stands in folder names and run ids."""
+
+
+def canonical_json(value: object) -> str:
+    """Encode `value` so that equal values give equal text.
+
+    Raises:
+        TypeError: for anything but specs, mappings with string keys, sequences, strings, numbers, booleans and None.
+        ValueError: for NaN and infinities.
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+def identity(kind: str, value: object) -> str:
+    """Return the SHA-256 identity (64 hexadecimal digits) of `value`, kept apart from other kinds by `kind`."""
+    return hashlib.sha256(f"{kind}\n{canonical_json(value)}".encode()).hexdigest()
+
+
+def short(identity_: str) -> str:
+    """Return the first 12 digits, as folder names and run ids carry them."""
+    return identity_[:SHORT_CHARS]
+
+
+def seeded_hash(*parts: object) -> int:
+    """Return a stable 63-bit integer of `parts`: the source of every coin, order and seed in the project.
+
+    Unlike `hash()` it is the same in every process, and unlike a stateful generator it does not depend on what was
+    drawn before.
+    """
+    text = canonical_json([str(part) for part in parts])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Spec):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError(f"keys must be strings to be part of an identity: {sorted(map(repr, value))}")
+        return {key: _plain(item) for key, item in value.items()}
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Sequence):
+        return [_plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} cannot be part of an identity: {value!r}")

@@ -1,0 +1,129 @@
+"""Read a study file, with errors that name the line's key, the rule and the nearest right word."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from w2s_ray.errors import StudyError
+from w2s_ray.spec.study import Study
+
+
+def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
+    """Read and check the study at `path`; `overrides` are `path.to.key=value` texts, the value in YAML.
+
+    Relative data and model paths are made absolute, seen from the study file.
+
+    Raises:
+        StudyError: when the file is missing, is not YAML, or breaks a rule.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise StudyError(f"study file {path} does not exist", "a study is one YAML file", "check the path")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(
+            f"{path} is not readable YAML: {error}", "a study is one YAML file", "mend the file"
+        ) from error
+    if not isinstance(raw, dict):
+        raise StudyError(f"{path} holds {type(raw).__name__}", "a study is a mapping of keys", "start with `name:`")
+    for override in overrides:
+        _apply(raw, override)
+    return _absolute(parse_study(raw, source=str(path)), path.resolve().parent)
+
+
+def parse_study(raw: dict[str, Any], source: str = "the study") -> Study:
+    """Check a study that was read already.
+
+    Raises:
+        StudyError: naming every key that breaks a rule.
+    """
+    try:
+        return Study.model_validate(raw)
+    except ValidationError as error:
+        problems = [_explain(item) for item in error.errors()]
+        values = "; ".join(problem[0] for problem in problems)
+        rules = "; ".join(dict.fromkeys(problem[1] for problem in problems))
+        remedies = "; ".join(dict.fromkeys(problem[2] for problem in problems))
+        raise StudyError(f"{source}: {values}", rules, remedies) from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Set one `path.to.key=value` in place."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise StudyError(f"--set {override}", "an override reads path.to.key=value", "for example --set seeds=[0,1,2]")
+    *parents, last = key.split(".")
+    node: Any = raw
+    for parent in parents:
+        if isinstance(node, list) and parent.isdigit() and int(parent) < len(node):
+            node = node[int(parent)]
+            continue
+        if not isinstance(node, dict):
+            raise StudyError(
+                f"--set {key}", f"{parent!r} is not inside a mapping", "check the path against the study file"
+            )
+        if isinstance(node.get(parent), str) and "ladder" in raw and node is raw["ladder"]:
+            node[parent] = {"model": node[parent]}  # `large: w2s:large` is short for a level with defaults
+        node = node.setdefault(parent, {})
+    if not isinstance(node, dict):
+        raise StudyError(f"--set {key}", "only a key of a mapping can be set", "set the whole list instead")
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise StudyError(f"--set {override}", "the value is read as YAML", "quote it") from error
+
+
+def _absolute(study: Study, folder: Path) -> Study:
+    tasks = {}
+    for name, task in study.tasks.items():
+        paths = {
+            key: str((folder / getattr(task, key)).resolve()) for key in ("files", "test_files") if getattr(task, key)
+        }
+        tasks[name] = task.model_copy(update=paths)
+    ladder = {}
+    for name, level in study.ladder.items():
+        local = folder / level.model
+        ladder[name] = level.model_copy(update={"model": str(local.resolve())}) if local.is_dir() else level
+    return study.model_copy(update={"tasks": tasks, "ladder": ladder})
+
+
+def _explain(item: Any) -> tuple[str, str, str]:
+    """Return value, rule and remedy of one pydantic finding."""
+    location = list(item["loc"])
+    where = ".".join(str(part) for part in location) or "study"
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
+        return f"unknown key {where}", "only known keys are allowed", remedy
+    if item["type"] == "missing":
+        return f"{where} is missing", "this key is required", f"add `{location[-1]}:`"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    shown = repr(item["input"])
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return f"{where} = {shown}", message, f"change {where}"
+
+
+def _known_keys(location: Iterable[object]) -> list[str]:
+    """Return the field names of the model that stands at `location` in a study."""
+    models: list[type[BaseModel]] = [Study]
+    for part in location:
+        models = [found for model in models for found in _children(model, str(part))] or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _children(model: type[BaseModel], key: str) -> list[type[BaseModel]]:
+    field = model.model_fields.get(key)
+    return _models_in(field.annotation) if field is not None else []
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Every model that an annotation mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in getattr(annotation, "__args__", ()) for found in _models_in(argument)]

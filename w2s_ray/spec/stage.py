@@ -1,0 +1,207 @@
+"""A stage: one model trained once on one label source; and the predictions that hang on it.
+
+`StageSpec` holds all that can change the trained weights and nothing else: no arm, no study, no worker count. A stage
+names its supervisor only through the predictions that it learns from, so a ceiling names none. Predictions (a stage
+applied to a split) are work of their own with an identity of their own: they serve as weak labels for the next level
+and as the raw material of every metric, so a new metric trains nothing.
+"""
+
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from w2s_ray.spec.base import Fraction, Positive, Spec
+from w2s_ray.spec.identity import identity, short
+
+RECIPE = 1
+"""Version of the numerics. Raised when the same spec would no longer give the same weights."""
+
+Precision = Literal["fp32", "bf16"]
+Objective = Literal["classification", "next_token"]
+
+
+class Architecture(Spec):
+    """A Llama-shaped decoder to be trained from scratch."""
+
+    hidden_size: Positive
+    num_layers: Positive
+    num_heads: Positive
+    intermediate_size: Positive
+    context_tokens: Positive = 256
+
+
+class ModelSource(Spec):
+    """Where a model's weights come from.
+
+    `name` is `w2s:<size>` for the ladder inside the package, a local folder, or a hub id; `revision` is the commit or
+    content digest that it resolved to. With `architecture` the weights are drawn from the stage's seed and only the
+    tokenizer is taken from `name`.
+    """
+
+    name: str
+    revision: str
+    architecture: Architecture | None = None
+    pad_token: str | None = None
+
+
+class StageSource(Spec):
+    """Weights taken from another stage, by its identity."""
+
+    stage: str
+    name: str
+    """The model that this stage began from; for people, and its tokenizer."""
+
+
+class SplitSpec(Spec):
+    """A set of examples: drawn from a task by seed, never by model, arm or worker."""
+
+    task: str
+    """Fingerprint of the task's prepared data."""
+    name: str
+    """`S`, `T1` … `Tn`, `V0` … `Vn`, `test`, or `text` for unlabelled pretraining text."""
+    num_examples: Positive
+    num_levels: Positive
+    """Levels of the study's longest ladder: into how many slots the pool is cut."""
+    split_seed: int
+    balance: bool = True
+
+    @property
+    def is_test(self) -> bool:
+        """Whether these examples are for metrics only."""
+        return self.name == "test"
+
+
+class GroundTruth(Spec):
+    """Labels that the task itself carries (for `next_token`: the text)."""
+
+    kind: Literal["ground_truth"] = "ground_truth"
+
+
+class WeakLabels(Spec):
+    """Soft labels of one or more supervisors on this very split, averaged."""
+
+    kind: Literal["weak"] = "weak"
+    predictions: tuple[str, ...] = Field(min_length=1)
+    """Identities of the predictions."""
+
+
+Labels = Annotated[GroundTruth | WeakLabels, Field(discriminator="kind")]
+
+
+class LabelledSplit(Spec):
+    """Examples and who labels them."""
+
+    split: SplitSpec
+    labels: Labels
+
+
+class NaiveLoss(Spec):
+    """Cross-entropy against the labels as they are (Burns et al. 2023, section 4.1)."""
+
+    kind: Literal["naive"] = "naive"
+
+    @property
+    def label(self) -> str:
+        """Short name for tables and slugs."""
+        return "naive"
+
+
+class ConfidenceLoss(Spec):
+    """Auxiliary confidence loss (Burns et al. 2023, appendix A.4).
+
+    Cross-entropy against (1 - α)·weak + α·hardened self-prediction; α rises linearly to `alpha_max` over the first
+    `warmup_fraction` of training; the hardening threshold splits the whole optimizer batch by `prior`.
+    """
+
+    kind: Literal["confidence"] = "confidence"
+    alpha_max: Fraction = 0.5
+    warmup_fraction: Fraction = 0.2
+    prior: Literal["half", "weak"] = "half"
+    """Share of the batch above the threshold: one half, or the mean soft label over the whole training split."""
+
+    @property
+    def label(self) -> str:
+        """Short name for tables and slugs."""
+        return f"confidence{self.alpha_max:g}"
+
+
+Loss = Annotated[NaiveLoss | ConfidenceLoss, Field(discriminator="kind")]
+
+
+class EarlyStopping(Spec):
+    """Keep the weights that agree best with the labels of Vi, and stop when they no longer improve."""
+
+    every_steps: Positive = 20
+    patience: Positive = 3
+    """Evaluations without improvement before training ends."""
+
+
+class Optimisation(Spec):
+    """AdamW and its schedule. All of it is part of the identity."""
+
+    learning_rate: float = Field(default=5e-4, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
+    examples_per_step: Positive = 32
+    """Examples of one optimizer update, over all workers and micro-batches."""
+    warmup_fraction: Fraction = 0.1
+    final_lr_fraction: Fraction = 0.0
+    """The schedule falls as a cosine to this share of the peak."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    context_tokens: Positive = 128
+    """Longer texts keep their last tokens."""
+    bucketing_window: Positive = 16
+    """Optimizer batches that are shuffled, sorted by length and cut together."""
+    dropout: Fraction = 0.0
+    precision: Precision = "fp32"
+    early_stopping: EarlyStopping | None = None
+
+
+class StageSpec(Spec):
+    """All that decides what a stage's weights become."""
+
+    recipe: int = RECIPE
+    objective: Objective = "classification"
+    starts_from: ModelSource | StageSource
+    num_classes: Positive = 2
+    """Outputs of the head; unused by `next_token`."""
+    train: tuple[LabelledSplit, ...] = Field(min_length=1)
+    """One split as a rule; the `pooled` arm learns on several."""
+    validation: LabelledSplit | None = None
+    loss: Loss = NaiveLoss()
+    optimisation: Optimisation = Optimisation()
+    init_seed: int
+    order_seed: int
+
+    @cached_property
+    def identity(self) -> str:
+        """Digest of the whole spec."""
+        return identity("stage", self)
+
+    @property
+    def slug(self) -> str:
+        """A readable name made from the spec alone: model, split, label source, loss."""
+        model = self.starts_from.name.split(":")[-1].strip("/").split("/")[-1]
+        splits = "+".join(part.split.name for part in self.train)
+        source = "gt" if self.train[0].labels.kind == "ground_truth" else "weak"
+        return f"{model}-{splits}-{source}-{self.loss.label}"
+
+
+class PredictionSpec(Spec):
+    """A stage applied to a split: soft labels for the next level, or the raw material of metrics."""
+
+    stage: str
+    """Identity of the stage that predicts."""
+    split: SplitSpec
+    context_tokens: Positive
+
+    @cached_property
+    def identity(self) -> str:
+        """Digest of the whole spec."""
+        return identity("predictions", self)
+
+    @property
+    def slug(self) -> str:
+        """A readable name: the predicting stage and the split."""
+        return f"{short(self.stage)}-on-{self.split.name}"

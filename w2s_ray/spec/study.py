@@ -1,0 +1,180 @@
+"""The study: all that one YAML file asks for.
+
+tasks × ladder × chains × methods × seeds. Every field has its unit and meaning right below it; defaults suit a small
+study on a laptop. `load.py` reads the file, `chain.py` compiles it.
+"""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from w2s_ray.spec.base import Fraction, Name, Positive, Spec
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Architecture, Loss, NaiveLoss, Objective, Optimisation
+
+Arm = Literal["floor", "chain", "direct", "ceiling", "self", "pooled", "pretraining"]
+StudentArm = Literal["chain", "direct", "ceiling", "self", "pooled"]
+
+
+class TaskSpec(Spec):
+    """A labelled data set. Name exactly one of `builtin`, `hub`, `files`."""
+
+    builtin: str | None = None
+    """A task that comes with w2s_ray: `code_continuation`, `code_continuation_hard`, `python_source`."""
+    hub: str | None = None
+    """A data set on the Hugging Face hub."""
+    files: str | None = None
+    """A local JSON, JSON-lines, CSV or Parquet file (gzipped or not); relative to the study file."""
+    test_files: str | None = None
+    """A file of its own for the test set; without it the test set is drawn from the same rows."""
+    subset: str | None = None
+    """The hub data set's configuration."""
+    revision: str | None = None
+    """The hub data set's commit."""
+    split: str = "train"
+    """The hub split that training and validation examples come from."""
+    test_split: str | None = None
+    """The hub split for the test set; without it the test set is drawn from `split`."""
+    text: str | None = None
+    """The column that holds the text, or a template such as "{question} {passage}"."""
+    label: str | None = None
+    """The column that holds the label."""
+    classes: tuple[str, ...] | None = None
+    """Label values in class order; without it the sorted distinct values."""
+    group: str | None = None
+    """A column whose equal values mark related rows, which stay in one split."""
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the groups kept for the test set where there is no test file or split."""
+    test_examples: Positive | None = None
+    """Size of the test set; all that there are, where it is not given."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [key for key in ("builtin", "hub", "files") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"name exactly one of builtin, hub, files; found {', '.join(given) or 'none'}")
+        if self.builtin is None and (self.text is None or self.label is None):
+            raise ValueError("own data needs `text:` and `label:`, the columns to read")
+        return self
+
+
+class LevelSpec(Spec):
+    """One model of the ladder, with its optimisation and the way it is run."""
+
+    model: str
+    """`w2s:small`, `w2s:medium`, `w2s:large`, a local folder, or a hub id."""
+    revision: str | None = None
+    """The hub model's commit; resolved once and locked where it is not given."""
+    pad_token: str | None = None
+    """The padding token, for tokenizers that have none."""
+    architecture: Architecture | None = None
+    """Train from scratch in this shape; only the tokenizer is taken from `model`."""
+    optimisation: Optimisation = Optimisation()
+    execution: Execution = Execution()
+
+
+class MethodSpec(Spec):
+    """How students learn from labels, and which arms to compare."""
+
+    objective: Objective = "classification"
+    """`next_token` pretrains every level on the task's text; there are no arms then."""
+    arms: tuple[StudentArm, ...] = ("chain", "ceiling")
+    """Which supervisions each student gets, on the same examples."""
+    losses: dict[Name, Loss] = Field(default_factory=dict)
+    """Loss by level, for the weakly supervised arms; `naive` where a level is not named. Ceilings always use naive."""
+
+    def loss_of(self, level: str) -> Loss:
+        """Return the loss of a weakly supervised student on `level`."""
+        return self.losses.get(level, NaiveLoss())
+
+
+class SplitSizes(Spec):
+    """How many examples each level gets."""
+
+    train_examples: Positive = 2000
+    """Size of S and of every Ti."""
+    validation_examples: Positive = 400
+    """Size of every Vi."""
+    balance_transfer: bool = True
+    """Balance S, Ti and Vi by class. This uses ground truth; `false` leaves the classes as they fall."""
+
+
+class TrackingSpec(Spec):
+    """Where points go besides the store."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto` is online where a key is found and offline elsewhere."""
+    project: Name = "w2s_ray"
+    entity: str | None = None
+
+
+class ReportSpec(Spec):
+    """How results are judged."""
+
+    min_gap: Fraction = 0.02
+    """PGR is undefined where the lower 95 % bound of ceiling − floor is not above this."""
+    bootstrap_samples: Positive = 2000
+
+
+class Study(Spec):
+    """One YAML file."""
+
+    name: Name
+    tasks: dict[Name, TaskSpec] = Field(min_length=1)
+    ladder: dict[Name, LevelSpec] = Field(min_length=1)
+    """Levels from weak to strong."""
+    chains: tuple[tuple[Name, ...], ...] | None = None
+    """Climbs over levels of the ladder; the whole ladder where it is not given."""
+    methods: dict[Name, MethodSpec] = Field(default={"naive": MethodSpec()}, min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    """Each seeds splits, heads and batch order."""
+    splits: SplitSizes = SplitSizes()
+    max_concurrent: Positive = 8
+    """Chains that Tune keeps under way at once."""
+    tracking: TrackingSpec = TrackingSpec()
+    report: ReportSpec = ReportSpec()
+
+    @property
+    def paths(self) -> tuple[tuple[str, ...], ...]:
+        """The climbs that are asked for."""
+        return self.chains if self.chains is not None else (tuple(self.ladder),)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_defaults(cls, raw: Any) -> Any:
+        """Let `optimisation:` and `execution:` at the top stand for every level that does not say otherwise."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("ladder"), dict):
+            return raw
+        raw = dict(raw)
+        shared = {key: raw.pop(key) for key in ("optimisation", "execution") if isinstance(raw.get(key), dict)}
+        ladder = {}
+        for name, level in raw["ladder"].items():
+            level = {"model": level} if isinstance(level, str) else level
+            if isinstance(level, dict):
+                own = {key: {**value, **(level.get(key) or {})} for key, value in shared.items()}
+                level = {**level, **own}
+            ladder[name] = level
+        raw["ladder"] = ladder
+        return raw
+
+    @model_validator(mode="after")
+    def _levels_exist(self) -> Self:
+        order = list(self.ladder)
+        pretraining = all(method.objective == "next_token" for method in self.methods.values())
+        for path in self.paths:
+            for level in path:
+                if level not in self.ladder:
+                    raise ValueError(f"chains names the level {level!r}; the ladder has {', '.join(order)}")
+            if [order.index(level) for level in path] != sorted({order.index(level) for level in path}):
+                raise ValueError(f"chain {list(path)} must climb: weak to strong, no level twice")
+            if len(path) < 2 and not pretraining:
+                raise ValueError(f"chain {list(path)} has one level; weak-to-strong needs a supervisor and a student")
+        for name, method in self.methods.items():
+            for level in method.losses:
+                if level not in self.ladder:
+                    raise ValueError(
+                        f"methods.{name}.losses names the level {level!r}; the ladder has {', '.join(order)}"
+                    )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} holds one twice")
+        return self

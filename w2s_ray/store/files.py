@@ -1,0 +1,160 @@
+"""Files that are whole or absent, whenever the writer is killed: write aside, reach the disk, rename.
+
+Everything in here works on a local POSIX path. What the operating system refuses comes out as a `StoreError`.
+"""
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from w2s_ray.errors import StoreError
+
+RECORD_NAME = "record.json"
+"""The file that makes a folder count; written last."""
+TEMPORARY_MARK = ".tmp-"
+"""Part of the name of everything that is not finished; such leftovers of a dead writer are never read."""
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space or choose another folder with --store; `w2s gc` lists what can go",
+    errno.EDQUOT: "free some of your quota or choose another folder with --store; `w2s gc` lists what can go",
+    errno.EACCES: "make the folder writable or choose another one with --store",
+    errno.EPERM: "make the folder writable or choose another one with --store",
+    errno.EROFS: "this file system is read-only: choose another folder with --store",
+    errno.ENOTDIR: "a file stands where a folder should be: choose another folder with --store",
+    errno.EEXIST: "a file stands where a folder should be: choose another folder with --store",
+}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses while `path` is written into a `StoreError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        remedy = _REMEDIES.get(error.errno or 0, "check the disk, or choose another folder with --store")
+        raise StoreError(f"cannot write {path}: {reason}", "the store must be writable and not full", remedy) from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Put `content` at `path`: readers see the old file or the whole new one, also after a crash."""
+    aside = _aside(path)
+    with writing(path):
+        try:
+            aside.write_bytes(content)
+            sync_file(aside)
+            os.replace(aside, path)
+            sync_folder(path.parent)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+def publish_folder(final: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a folder aside, then give it the name `final` in one move.
+
+    `fill` writes a record too. Where someone else published the same folder meanwhile, theirs stays and ours goes: by
+    its name it is the same. What stands there without a record is no published folder and makes way.
+    """
+    aside = _aside(final)
+    with writing(final):
+        try:
+            aside.mkdir(parents=True)
+            fill(aside)
+            sync_tree(aside)
+            if not (final / RECORD_NAME).exists():
+                _rename_over(aside, final)
+            sync_folder(final.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _rename_over(aside: Path, final: Path) -> None:
+    """Give `aside` the name `final`, unless another writer was faster."""
+    try:
+        os.rename(aside, final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        if not (final / RECORD_NAME).exists():
+            shutil.rmtree(final)
+            os.rename(aside, final)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the content of `path` is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+sync_folder = sync_file
+"""Wait until the names in a folder are on the disk: on POSIX a folder is synced like a file."""
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until all of `folder` is on the disk: files first, then the names that lead to them."""
+    for inner, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync_file(Path(inner, name))
+        sync_folder(Path(inner))
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_files(folder: Path, leave_out: Collection[str] = ()) -> dict[str, str]:
+    """Return the SHA-256 of each file below `folder` by its relative path, sorted.
+
+    Left out are the entries of `folder` itself that `leave_out` names, and whatever is temporary.
+    """
+    found = {}
+    for entry in sorted(folder.rglob("*")):
+        relative = entry.relative_to(folder)
+        if relative.parts[0] in leave_out or TEMPORARY_MARK in relative.as_posix() or not entry.is_file():
+            continue
+        found[relative.as_posix()] = digest_file(entry)
+    return found
+
+
+def check_files(folder: Path, files: dict[str, str]) -> None:
+    """Compare each file below `folder` with the SHA-256 that was recorded for it.
+
+    Raises:
+        StoreError: naming the file that is missing or differs.
+    """
+    rule = "a stored file must be what its record says"
+    remedy = f"remove {folder}; the next run makes it again"
+    for name, digest in files.items():
+        try:
+            found = digest_file(folder / name)
+        except OSError as error:
+            raise StoreError(f"{folder / name} cannot be read: {error.strerror}", rule, remedy) from error
+        if found != digest:
+            raise StoreError(f"{folder / name} has SHA-256 {found[:12]}…, its record {digest[:12]}…", rule, remedy)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return how many bytes the files below `folder` hold."""
+    total = 0
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(inner, name)).st_size
+            except FileNotFoundError:
+                continue  # it went while we looked
+    return total
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name[:100]}{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}")

@@ -1,0 +1,183 @@
+"""Weights & Biases: a run per stage, a summary run per chain; the only module that imports wandb.
+
+Runs are opened at their first point, several at once, each under its own deterministic id with `resume="allow"`, so a
+stage that is resumed goes on in its own run. The network never stops the study: every wait has a limit, and what the
+server does not take in time goes on offline, into `<folder>/wandb`, from where `wandb sync` takes it.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import wandb
+from wandb.sdk.lib.wbauth import read_netrc_auth
+
+from w2s_ray.spec.study import TrackingSpec
+from w2s_ray.tracking.tracker import RunInfo
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["online", "offline", "disabled"]
+MAX_TAG_CHARS = 64
+"""W&B refuses longer tags."""
+
+
+class WandbTracker:
+    """Points as W&B runs, online where that works and offline from the moment on where it does not."""
+
+    def __init__(
+        self,
+        spec: TrackingSpec,
+        folder: Path,
+        *,
+        init_timeout_seconds: float = 10.0,
+        finish_timeout_seconds: float = 15.0,
+        say: Callable[[str], None] = logger.warning,
+    ) -> None:
+        """Run folders go below `folder`/wandb; `say` takes the one line on falling back to offline."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # telemetry of the client itself
+        os.environ.setdefault("WANDB_SILENT", "true")
+        self._spec, self._folder, self._say = spec, folder, say
+        self._timeouts = {"init_timeout": init_timeout_seconds, "finish_timeout": finish_timeout_seconds}
+        self._mode = choose_mode(spec)
+        if self._mode == "online" and not has_key():
+            self._mode = "offline"
+            self._say(f"W&B: no key was found, so runs are kept offline; {self._how_to_sync()}")
+        self._begun: dict[str, RunInfo] = {}
+        self._open: dict[str, wandb.Run] = {}
+
+    def begin(self, run: RunInfo) -> None:
+        """Remember the run; it is opened at its first point."""
+        self._begun.setdefault(run.run_id, run)
+
+    def log(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
+        """Put the values down at `step`, which is a metric of its own: W&B's counter knows nothing of resuming."""
+        if run_id in self._begun:
+            self._surely(lambda: self._run(run_id).log({**values, "step": step}))
+
+    def finish(self, run_id: str, summary: Mapping[str, float]) -> None:
+        """Close the run with its summary; a run that has neither points nor summary leaves nothing."""
+        if run_id in self._begun and (summary or run_id in self._open):
+            self._end(run_id, summary, exit_code=0)
+        self._begun.pop(run_id, None)
+
+    def close(self) -> None:
+        """Close every run that is still open, as one that did not come to its end."""
+        for run_id in list(self._open):
+            self._end(run_id, {}, exit_code=1)
+        self._begun.clear()
+
+    def _end(self, run_id: str, summary: Mapping[str, float], exit_code: int) -> None:
+        def end() -> None:
+            if not summary and run_id not in self._open:
+                return  # it went down with the server, and there is nothing more to say
+            run = self._run(run_id)
+            run.summary.update(dict(summary))
+            run.finish(exit_code=exit_code)
+
+        self._surely(end)
+        self._open.pop(run_id, None)
+
+    def _run(self, run_id: str) -> wandb.Run:
+        """The open run of this id, opened if need be."""
+        if run_id not in self._open:
+            self._open[run_id] = self._init(self._begun[run_id])
+        return self._open[run_id]
+
+    def _init(self, info: RunInfo) -> wandb.Run:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        assert self._mode != "disabled"
+        run = wandb.init(
+            entity=self._spec.entity,
+            project=self._spec.project,
+            dir=str(self._folder),
+            id=info.run_id,
+            name=info.name,
+            group=info.group or info.study,
+            job_type=info.job_type,
+            tags=[fit_tag(tag) for tag in info.tags],
+            config={**info.settings, "study": info.study, "chains": list(info.tags)},
+            allow_val_change=True,
+            mode=self._mode,
+            reinit="create_new",
+            resume="allow",
+            settings=self._settings(),
+        )
+        run.define_metric("step")
+        run.define_metric("*", step_metric="step")
+        return run
+
+    def _settings(self) -> wandb.Settings:
+        """Nothing but the points: no console, code, machine statistics or package list; and a limit to each wait."""
+        settings: dict[str, Any] = {
+            **self._timeouts,
+            "finish_timeout_raises": True,
+            "login_timeout": 1,
+            "console": "off",
+            "silent": True,
+            "disable_git": True,
+            "disable_code": True,
+            "x_disable_stats": True,
+            "x_disable_meta": True,
+            "x_save_requirements": False,
+            "x_transaction_log_flush_interval": 5.0,
+        }
+        return wandb.Settings(**settings)
+
+    def _surely(self, tell: Callable[[], None]) -> None:
+        """Do it; where the server is in the way, do it offline, from now on."""
+        if self._mode == "disabled":
+            return
+        try:
+            tell()
+        except Exception as error:
+            if self._mode == "offline":
+                logger.exception("W&B: a point was lost")
+                return
+            self._go_offline(error)
+            self._surely(tell)
+
+    def _go_offline(self, error: Exception) -> None:
+        """Leave the server for good: the open runs go on in offline folders under their own ids."""
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        self._say(f"W&B did not answer ({reason}), so runs are kept offline from here on; {self._how_to_sync()}")
+        self._mode = "offline"
+        self._open.clear()
+        with contextlib.suppress(Exception):
+            wandb.teardown()  # the service of the failed runs: it holds on to their ids
+
+    def _how_to_sync(self) -> str:
+        return f"`wandb sync --include-online` in {self._folder} sends them later"
+
+
+def choose_mode(spec: TrackingSpec) -> Mode:
+    """Return how runs are kept: as asked, or for `auto` as WANDB_MODE says, else online where there is a key."""
+    if spec.wandb != "auto":
+        return spec.wandb
+    wished = os.environ.get("WANDB_MODE", "")
+    if wished in ("offline", "disabled", "online"):
+        return wished  # type: ignore[return-value]
+    return "online" if has_key() else "offline"
+
+
+def has_key() -> bool:
+    """Say whether W&B would find credentials without asking anyone."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = wandb.setup(wandb.Settings(silent=True)).settings.base_url
+    try:
+        return read_netrc_auth(host=host) is not None
+    except Exception:  # a key that is not in W&B's form
+        return False
+
+
+def fit_tag(tag: str) -> str:
+    """Return `tag` in at most 64 characters; a shortened one ends in a digest and so stays its own."""
+    if len(tag) <= MAX_TAG_CHARS:
+        return tag
+    digest = hashlib.sha256(tag.encode()).hexdigest()[:8]
+    return f"{tag[: MAX_TAG_CHARS - len(digest) - 1]}~{digest}"

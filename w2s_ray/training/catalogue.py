@@ -1,0 +1,100 @@
+"""Where models come from: `w2s:<size>` inside the package, a local folder, or the Hugging Face hub.
+
+`resolve_model` turns a level's model into a revision (a hub commit, or a digest of the files) that the identity of its
+stages hangs on; loaders ask `model_folder` for the files of that revision. Neither torch nor
+transformers is needed for any of it.
+"""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from w2s_ray.errors import ModelError
+from w2s_ray.spec.chain import ResolvedModel
+from w2s_ray.spec.study import LevelSpec
+from w2s_ray.training import hub, model_files
+
+LADDER = Path(__file__).parents[1] / "ladder"
+"""The models that come with w2s_ray, and their one tokenizer."""
+BUILTIN = "w2s:"
+SIZES = ("small", "medium", "large")
+
+
+@dataclass(frozen=True)
+class Unresolved:
+    """A model of which files could neither be found here nor asked for."""
+
+    files: tuple[str, ...]
+
+
+def resolve_model(level: LevelSpec, pinned: str | None = None) -> ResolvedModel | Unresolved:
+    """Return the revision and size of a level's model; `pinned` is the hub commit that a study has locked.
+
+    Raises:
+        ModelError: when the model does not exist, is incomplete, or has no padding token.
+    """
+    name = level.model
+    if _is_builtin(name) or _is_local(name):
+        return _resolve_folders(level)
+    found = hub.look_up(name, level.revision or pinned, weights=level.architecture is None)
+    if isinstance(found, tuple):
+        return Unresolved(found)
+    model_files.check_pad_token(found.folder, name, level.pad_token)
+    if level.architecture is None:
+        return ResolvedModel(revision=found.commit, num_parameters=found.num_parameters)
+    size = model_files.num_parameters_of(level.architecture, model_files.vocabulary_size(found.folder))
+    return ResolvedModel(revision=found.commit, num_parameters=size)
+
+
+def model_folder(name: str, revision: str, *, tokenizer: bool = False) -> Path:
+    """Return the local folder of a model's configuration and weights, or of its tokenizer; the hub's are fetched.
+
+    Raises:
+        ModelError: when it cannot be had.
+    """
+    if _is_builtin(name):
+        return LADDER / "tokenizer" if tokenizer else _builtin_folder(name)
+    if _is_local(name):
+        return _local_folder(name)
+    return hub.fetch(name, revision, weights=not tokenizer)
+
+
+def _resolve_folders(level: LevelSpec) -> ResolvedModel:
+    tokenizer = model_folder(level.model, "", tokenizer=True)
+    tokenizer_files = model_files.tokenizer_files(tokenizer)
+    model_files.check_pad_token(tokenizer, level.model, level.pad_token)
+    if level.architecture is not None:
+        size = model_files.num_parameters_of(level.architecture, model_files.vocabulary_size(tokenizer))
+        return ResolvedModel(revision=model_files.digest(tokenizer_files), num_parameters=size)
+    weights = model_files.weight_files(model_folder(level.model, ""))
+    revision = model_files.digest((*weights, *tokenizer_files))
+    return ResolvedModel(revision=revision, num_parameters=model_files.num_parameters(weights))
+
+
+def _is_builtin(name: str) -> bool:
+    return name.startswith(BUILTIN)
+
+
+def _is_local(name: str) -> bool:
+    """A path, rather than a hub id: it exists, or is written as one."""
+    return Path(name).is_dir() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+
+
+def _builtin_folder(name: str) -> Path:
+    size = name.removeprefix(BUILTIN)
+    folder = LADDER / size
+    if size not in SIZES or not folder.is_dir():
+        near = () if size in SIZES else difflib.get_close_matches(size, SIZES, n=1)
+        raise ModelError(
+            f"model {name} does not come with w2s_ray",
+            f"the built-in models are {', '.join(BUILTIN + each for each in SIZES)}",
+            f"did you mean {BUILTIN}{near[0]}?" if near else "name one of them, a folder, or a hub id",
+        )
+    return folder
+
+
+def _local_folder(name: str) -> Path:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise ModelError(f"model folder {name} does not exist", "a local model is a folder", "check the path")
+    return folder

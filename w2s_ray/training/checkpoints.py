@@ -1,0 +1,111 @@
+"""Resume checkpoints: DeepSpeed's shards plus one small JSON, written last, that says they are whole.
+
+They are torch files, read back only from the running study's own store, and only by the execution that wrote them:
+another number of workers or another ZeRO stage shards differently, so the stage then starts from its beginning and
+says so. The finished stage keeps none.
+"""
+
+import shutil
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from w2s_ray.spec.base import Spec
+from w2s_ray.spec.execution import Execution
+from w2s_ray.store.files import write_file
+from w2s_ray.training.workers import Workers
+from w2s_ray.training.zero import Engine
+
+_MARKER = "latest.json"
+_BEST = "best"
+
+
+class Progress(Spec):
+    """How far a stage got, as its checkpoint remembers it."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    train_tokens: int = 0
+    train_seconds: float = 0.0
+    best_accuracy: float = -1.0
+    """Best agreement with the labels of Vi, for early stopping."""
+    best_step: int = 0
+    evaluations_since_best: int = 0
+
+
+class _Marker(Spec):
+    tag: str
+    progress: Progress
+    workers: int
+    zero_stage: int
+    offload_optimizer: bool
+
+
+class Checkpoints:
+    """The checkpoints of one stage."""
+
+    def __init__(self, folder: Path, execution: Execution, workers: Workers) -> None:
+        self.folder = folder
+        self._execution = execution
+        self._workers = workers
+
+    def save(self, engine: Engine, progress: Progress) -> None:
+        """Write a checkpoint and forget the one before; collective. A kill at any moment leaves one that is whole."""
+        tag = f"step{progress.step}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        engine.save(self.folder, tag, {})
+        self._workers.barrier()
+        if self._workers.leads:
+            marker = _Marker(
+                tag=tag,
+                progress=progress,
+                workers=self._workers.size,
+                zero_stage=self._execution.zero_stage,
+                offload_optimizer=self._execution.offload_optimizer,
+            )
+            write_file(self.folder / _MARKER, marker.model_dump_json().encode())
+            for old in self.folder.glob("step*"):
+                if old.name != tag:
+                    shutil.rmtree(old, ignore_errors=True)
+        self._workers.barrier()
+
+    def restore(self, engine: Engine) -> tuple[Progress, str | None]:
+        """Load the last whole checkpoint; collective.
+
+        Returns:
+            The progress to go on from, and a line for the log when a checkpoint was there but could not serve.
+        """
+        marker = self._marker()
+        if marker is None:
+            return Progress(), None
+        if (marker.workers, marker.zero_stage, marker.offload_optimizer) != (
+            self._workers.size,
+            self._execution.zero_stage,
+            self._execution.offload_optimizer,
+        ):
+            return Progress(), (
+                f"the checkpoint at step {marker.progress.step} was written by {marker.workers} workers under "
+                f"ZeRO-{marker.zero_stage}; this run has {self._workers.size} under ZeRO-{self._execution.zero_stage}, "
+                "so the stage starts from its beginning"
+            )
+        engine.restore(self.folder, marker.tag)
+        return marker.progress, None
+
+    def save_best(self, engine: Engine) -> None:
+        """Keep the present weights as the best so far; collective."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        engine.save(self.folder, _BEST, {})
+        self._workers.barrier()
+
+    def restore_best(self, engine: Engine) -> None:
+        """Go back to the best weights; collective."""
+        engine.restore(self.folder, _BEST)
+
+    def _marker(self) -> _Marker | None:
+        path = self.folder / _MARKER
+        try:
+            return _Marker.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            return None
+        except ValidationError:
+            return None  # written by another version: start anew

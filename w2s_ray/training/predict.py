@@ -1,0 +1,53 @@
+"""Apply a model to examples: soft labels, accuracy against labels, next-token loss. Collective, in fp32."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from w2s_ray.training.feed import Feeder
+from w2s_ray.training.losses import FloatArray, next_token_cross_entropy
+
+
+def predict(model: nn.Module, feeder: Feeder, num_classes: int) -> FloatArray:
+    """Return softmax probabilities_NC of every example of the feeder, the same on every rank."""
+    examples, workers = feeder.examples, feeder.workers
+    probs_NC = torch.zeros((len(examples.tokens), num_classes), device=workers.device)
+    with _evaluating(model):
+        for batch in feeder.sweep():
+            probs_BC = model(batch.tokens_BT, batch.last_B).softmax(dim=-1)
+            if len(batch.positions):
+                probs_NC[torch.from_numpy(batch.positions).to(workers.device)] = probs_BC
+    return workers.sum(probs_NC).cpu().numpy().astype(np.float32)
+
+
+def agreement_with_labels(model: nn.Module, feeder: Feeder) -> float:
+    """Return the share of examples whose most probable class is that of their (soft) label."""
+    targets_NC = feeder.examples.targets_NC
+    probs_NC = predict(model, feeder, targets_NC.shape[1])
+    return float((probs_NC.argmax(axis=1) == targets_NC.argmax(axis=1)).mean())
+
+
+def next_token_loss(model: nn.Module, feeder: Feeder) -> float:
+    """Return the mean next-token cross-entropy in nats."""
+    totals = torch.zeros(2, dtype=torch.float64, device=feeder.workers.device)
+    with _evaluating(model):
+        for batch in feeder.sweep(64):
+            logits_BTV = model(batch.tokens_BT, batch.last_B)
+            totals[0] += next_token_cross_entropy(logits_BTV, batch.tokens_BT, batch.real_B)
+            totals[1] += len(batch.positions) * (batch.tokens_BT.shape[1] - 1)
+    loss, count = feeder.workers.sum(totals).tolist()
+    return float(loss / max(count, 1.0))
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,171 @@
+"""The only file that knows DeepSpeed: one engine for every ZeRO stage, its checkpoints, its weights.
+
+The engine is given fp32 master weights; bf16 is autocast inside the model's forward (models.py), so no learning rate
+falls below the resolution of the weights, and one path serves ZeRO 0 to 3. Gradient accumulation is ragged
+(micro-batches follow a token budget), so DeepSpeed's own counter stays at one and the boundary is set by hand.
+"""
+
+import gc
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+import deepspeed
+from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Optimisation
+
+_MAX_BUCKET_ELEMENTS = 500_000_000
+
+# An operator for inference on CPU workers, which DeepSpeed would compile in the first stage of every new machine.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def engine_config(execution: Execution, max_grad_norm: float, num_parameters: int) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for one stage."""
+    bucket = min(_MAX_BUCKET_ELEMENTS, max(num_parameters, 1024))
+    zero: dict[str, Any] = {
+        "stage": execution.zero_stage,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+        "overlap_comm": torch.cuda.is_available(),
+        "contiguous_gradients": True,
+        "round_robin_gradients": False,
+    }
+    if execution.zero_stage == 3:
+        zero |= {"stage3_prefetch_bucket_size": bucket // 4, "stage3_gather_16bit_weights_on_model_save": True}
+    if execution.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": max_grad_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1_000_000_000,
+    }
+
+
+@contextmanager
+def sharded_loading(execution: Execution) -> Iterator[None]:
+    """Let `from_pretrained` inside shard the parameters as it reads them, where the execution asks for ZeRO-3."""
+    if execution.zero_stage != 3:
+        yield
+        return
+    config = HfDeepSpeedConfig(engine_config(execution, 1.0, 1_000_000))
+    try:
+        yield
+    finally:
+        del config
+        unset_hf_deepspeed_config()
+
+
+@contextmanager
+def whole(parameters: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Gather sharded `parameters` inside the block; what rank 0 writes to them is everybody's afterwards."""
+    sharded = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    with deepspeed.zero.GatheredParameters(sharded, modifier_rank=0, enabled=bool(sharded)):
+        yield
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of weights, sharded or not."""
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+
+
+class Engine:
+    """A model under DeepSpeed: forward, backward, step, save, restore, and its weights in one piece."""
+
+    def __init__(self, model: nn.Module, execution: Execution, optimisation: Optimisation) -> None:
+        config = engine_config(execution, optimisation.max_grad_norm, count_parameters(model))
+        optimizer = torch.optim.AdamW(
+            _parameter_groups(model, optimisation.weight_decay),
+            lr=optimisation.learning_rate,
+            betas=(0.9, 0.95),
+            fused=not execution.offload_optimizer,
+        )
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it; Ray Train sets the real one
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        self._engine.train()
+
+    @property
+    def model(self) -> nn.Module:
+        """The module, for calls under `no_grad`; under ZeRO-3 it gathers its parameters as it goes."""
+        return self._engine.module  # type: ignore[no-any-return]
+
+    def __call__(self, tokens_BT: torch.Tensor, last_B: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
+        return self._engine(tokens_BT, last_B)  # type: ignore[no-any-return]
+
+    def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
+        """Add the gradients of one micro-batch; the last one of an optimizer batch reduces them over the ranks."""
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        """Take one optimizer step; return the gradient norm before clipping."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        norm = self._unsharded_norm()
+        self._engine.step()
+        return norm if norm is not None else float(self._engine.get_global_grad_norm())
+
+    def _unsharded_norm(self) -> float | None:
+        """The gradient norm without ZeRO, which DeepSpeed clips by and does not tell."""
+        if self._engine.zero_optimization():
+            return None
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def save(self, folder: Path, tag: str, state: Mapping[str, Any]) -> None:
+        """Write a resume checkpoint `folder/tag`; collective."""
+        self._engine.save_checkpoint(str(folder), tag=tag, client_state=dict(state), save_latest=False)
+
+    def restore(self, folder: Path, tag: str) -> dict[str, Any]:
+        """Load a resume checkpoint and return its state; collective.
+
+        DeepSpeed answers a missing checkpoint with a warning only, so that is checked here.
+        """
+        path, state = self._engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
+        if path is None:
+            raise FileNotFoundError(f"no checkpoint {tag} in {folder}")
+        return dict(state)
+
+    def state_dict(self) -> dict[str, torch.Tensor] | None:
+        """Return all weights on the CPU on rank 0, None on the others; collective."""
+        model = self.model
+        named = dict(model.named_parameters())
+        kept = model.state_dict().keys()
+        buffers = {name: buffer.cpu().clone() for name, buffer in model.named_buffers() if name in kept}
+        rank = torch.distributed.get_rank()
+        with deepspeed.zero.GatheredParameters([p for p in named.values() if hasattr(p, "ds_id")]):
+            if rank != 0:
+                return None
+            return buffers | {name: parameter.detach().cpu().clone() for name, parameter in named.items()}
+
+    def destroy(self) -> None:
+        """Give the memory back; `del` alone does not."""
+        self._engine.destroy()
+        del self._engine
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; norms and biases do not."""
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        (matrices if len(shape) > 1 else vectors).append(parameter)
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
