@@ -46,6 +46,10 @@ class StoreError(W2SError):
     """The store cannot be written, is full, or holds something that fails its checksum."""
 
 
+class LeaseHeld(StoreError):
+    """Another owner that is alive works on the same identity."""
+
+
 class ResourceError(W2SError):
     """The cluster cannot give what the study needs."""
 

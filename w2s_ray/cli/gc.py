@@ -8,13 +8,11 @@ from rich.table import Table
 from w2s_ray.cli.amounts import bytes_text, count_text
 from w2s_ray.cli.opening import existing_store
 from w2s_ray.cli.terminal import terminal
-from w2s_ray.errors import W2SError
+from w2s_ray.errors import StoreError, W2SError
 from w2s_ray.spec.chain import compile_study, distinct_stages
-from w2s_ray.spec.load import load_study
+from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.waste import Waste, abandoned, remove, unreferenced
-
-STUDY_NAME = "study.yaml"
 
 
 def collect(store_folder: Path, *, yes: bool) -> None:
@@ -59,6 +57,12 @@ def _named(store: ArtifactStore, folder: Path) -> Iterator[str]:
         return
     study = load_study(folder / STUDY_NAME)
     resolution = locked(study, store)
+    if resolution.unresolved:
+        raise StoreError(
+            f"{', '.join(resolution.unresolved)} cannot be found",
+            "what a study needs is known when all its models and data are",
+            "connect to the hub, or run the study again",
+        )
     yield from (task.fingerprint for task in resolution.tasks.values())
     for stage in distinct_stages(compile_study(study, resolution)).values():
         yield stage.identity

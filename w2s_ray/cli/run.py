@@ -8,24 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from w2s_ray.cli.amounts import count_text
 from w2s_ray.cli.opening import open_for_writing
 from w2s_ray.cli.smoke import shrink, shrink_text
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import Interrupted
 from w2s_ray.spec.chain import Chain, Resolution, compile_study, distinct_stages
-from w2s_ray.spec.load import load_study
+from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.files import write_file
 
 if TYPE_CHECKING:
     from w2s_ray.scheduling.study import StudyOutcome
-
-STUDY_NAME = "study.yaml"
-"""The study as it was run, in its folder in the store."""
 
 
 def run(path: Path, store_folder: Path, overrides: Sequence[str], *, address: str | None, smoke: bool) -> int:
@@ -36,18 +30,11 @@ def run(path: Path, store_folder: Path, overrides: Sequence[str], *, address: st
     from w2s_ray.scheduling.resolve import resolve_whole
 
     resolution = resolve_whole(study, store)
-    save_study(study, store)
     chains = compile_study(study, resolution)
     outcome = _go(study, resolution, chains, store, address)
     _say_what_was_trained(outcome, chains)
     _report(study, resolution, store)
     return _exit_code(outcome)
-
-
-def save_study(study: Study, store: ArtifactStore) -> None:
-    """Put the study as it is run into its folder in the store."""
-    text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
-    write_file(store.study_folder(study.name) / STUDY_NAME, text.encode())
 
 
 def _go(

@@ -19,12 +19,11 @@ import yaml
 from w2s_ray.cli.amounts import bytes_text
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import DataError, ResourceError
-from w2s_ray.spec.load import load_study
+from w2s_ray.spec.load import STUDY_NAME, load_study
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-STUDY_NAME = "study.yaml"
 MAX_TRAVEL_BYTES = 100 * 2**20
 """What may travel with a job; Ray refuses more."""
 _PASSED_ON = ("WANDB_API_KEY", "WANDB_MODE", "HF_TOKEN")

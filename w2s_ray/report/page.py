@@ -25,14 +25,13 @@ from w2s_ray.report.summary import summary_of
 from w2s_ray.report.table import to_json
 from w2s_ray.spec.chain import Resolution
 from w2s_ray.spec.identity import short
-from w2s_ray.spec.load import load_study
+from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 
 REPORT = "report"
 PAGE_NAME = "report.html"
-STUDY_NAME = "study.yaml"
 
 
 @dataclass(frozen=True)

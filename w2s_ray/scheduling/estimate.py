@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable
 
+from w2s_ray.data import batches
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.stage import ModelSource
@@ -41,7 +42,9 @@ def num_steps(stage: PlannedStage, chars_per_example: float) -> int:
     examples: float = num_examples(stage)
     if stage.spec.objective == "next_token":
         examples *= chars_per_example / CHARS_PER_TOKEN / optimisation.context_tokens
-    return max(1, math.ceil(examples * optimisation.epochs / optimisation.examples_per_step))
+    return batches.num_steps(
+        math.ceil(examples), epochs=optimisation.epochs, examples_per_step=optimisation.examples_per_step
+    )
 
 
 def train_tokens(stage: PlannedStage, chars_per_example: float) -> int:

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
-from w2s_ray.errors import W2SError
+from w2s_ray.errors import LeaseHeld, W2SError
 from w2s_ray.scheduling.clock import Clock
 from w2s_ray.scheduling.mail import Mail
 from w2s_ray.scheduling.messages import LEAVE, Bulletin, ChainReport, CrewCard, CrewRequest, FinishedStage, Order
@@ -198,6 +198,8 @@ class Foreman:
         if known is not None and known.incarnation not in (None, card.incarnation):
             self._mail.clear(card.crew)
         self._state.crew_spoke(card.crew, card.shape, card.incarnation, identity, self._cause(card.crew, None))
+        if identity is not None:
+            self._keep_leases()  # a foreman that was started anew did not hand this stage out itself
         self._carry_out()
 
     def _cause(self, crew: str, error: str | None) -> str:
@@ -233,10 +235,14 @@ class Foreman:
         entry = self._state.queue.entries[identity]
         try:
             found = await self._store.take(entry.stage)
-        except W2SError as error:
+        except LeaseHeld as error:
             self._state.taken_back(crew, identity)
             self._state.queue.hold(identity, error.value)
             self._in_background(self._look_again(identity))
+            self._carry_out()
+            return
+        except W2SError as error:
+            self._state.ended(crew, identity, error, stopped=False)
             self._carry_out()
             return
         if identity in found and entry.handed <= found:

@@ -35,7 +35,8 @@ class Ownership:
         """Take the lease on a stage, then look it up: another run may have finished it a moment ago.
 
         Raises:
-            StoreError: when another run has it in hand.
+            LeaseHeld: when another run has it in hand.
+            StoreError: when the store cannot be read or written.
         """
         await asyncio.to_thread(self._store.lease, stage.identity, stage.spec.slug, self._owner)
         return await self.look_up((stage,))
@@ -47,12 +48,12 @@ class Ownership:
     async def renew_for_ever(self, stages_in_hand: Callable[[], Iterable[PlannedStage]]) -> None:
         """Keep the leases on the stages in hand alive."""
         while True:
-            await asyncio.sleep(LEASE_SECONDS)
             for stage in tuple(stages_in_hand()):
                 try:
                     await asyncio.to_thread(self._store.lease, stage.identity, stage.spec.slug, self._owner)
                 except W2SError:
                     logger.exception("the lease on %s is lost", stage.spec.slug)
+            await asyncio.sleep(LEASE_SECONDS)
 
     def _look_up(self, stages: Sequence[PlannedStage]) -> frozenset[str]:
         found: set[str] = set()

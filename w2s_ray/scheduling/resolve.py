@@ -16,6 +16,7 @@ from w2s_ray.errors import ModelError, StoreError
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.identity import identity
+from w2s_ray.spec.load import STUDY_NAME
 from w2s_ray.spec.study import LevelSpec, Study, TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
@@ -71,7 +72,7 @@ def resolve(study: Study, store: ArtifactStore) -> Resolution:
 
 
 def resolve_whole(study: Study, store: ArtifactStore) -> Resolution:
-    """Resolve a study that is to run.
+    """Resolve a study that is to run, and put it, as it is run, into its folder in the store.
 
     Raises:
         W2SError: like `resolve`, and a ModelError when a file that it needs could not be found.
@@ -83,6 +84,8 @@ def resolve_whole(study: Study, store: ArtifactStore) -> Resolution:
             "a study runs when every model and data set is at hand; the hub cannot be reached and they are not cached",
             "connect to the hub, fetch them into its cache, or name local folders and files",
         )
+    text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    write_file(store.study_folder(study.name) / STUDY_NAME, text.encode())
     return resolution
 
 

@@ -55,6 +55,6 @@ def _plain(value: object) -> object:
         return {key: _plain(item) for key, item in value.items()}
     if value is None or isinstance(value, str | bool | int | float):
         return value
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return [_plain(item) for item in value]
     raise TypeError(f"{type(value).__name__} cannot be part of an identity: {value!r}")

@@ -9,7 +9,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from w2s_ray.errors import StudyError
-from w2s_ray.spec.study import Study
+from w2s_ray.spec.study import SPREAD_KEYS, Study
+
+STUDY_NAME = "study.yaml"
+"""What a study's file is called in a store and in a job."""
 
 
 def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
@@ -97,7 +100,7 @@ def _explain(item: Any) -> tuple[str, str, str]:
     location = list(item["loc"])
     where = ".".join(str(part) for part in location) or "study"
     if item["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        known = [*_known_keys(location[:-1]), *(SPREAD_KEYS if len(location) == 1 else ())]
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         remedy = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
         return f"unknown key {where}", "only known keys are allowed", remedy

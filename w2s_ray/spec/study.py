@@ -15,6 +15,9 @@ from w2s_ray.spec.stage import Architecture, Loss, NaiveLoss, Objective, Optimis
 Arm = Literal["floor", "chain", "direct", "ceiling", "self", "pooled", "pretraining"]
 StudentArm = Literal["chain", "direct", "ceiling", "self", "pooled"]
 
+SPREAD_KEYS = ("optimisation", "execution")
+"""Keys that may stand at the top of a study for every level of its ladder."""
+
 
 class TaskSpec(Spec):
     """A labelled data set. Name exactly one of `builtin`, `hub`, `files`."""
@@ -146,7 +149,7 @@ class Study(Spec):
         if not isinstance(raw, dict) or not isinstance(raw.get("ladder"), dict):
             return raw
         raw = dict(raw)
-        shared = {key: raw.pop(key) for key in ("optimisation", "execution") if isinstance(raw.get(key), dict)}
+        shared = {key: raw.pop(key) for key in SPREAD_KEYS if isinstance(raw.get(key), dict)}
         ladder = {}
         for name, level in raw["ladder"].items():
             level = {"model": level} if isinstance(level, str) else level
@@ -175,6 +178,19 @@ class Study(Spec):
                     raise ValueError(
                         f"methods.{name}.losses names the level {level!r}; the ladder has {', '.join(order)}"
                     )
+            if not method.arms:
+                raise ValueError(f"methods.{name}.arms is empty; name one of chain, direct, ceiling, self, pooled")
+            if method.objective == "classification":
+                scratch = [level for level, entry in self.ladder.items() if entry.architecture is not None]
+                if scratch:
+                    raise ValueError(
+                        f"ladder.{scratch[0]}.architecture trains from scratch, and methods.{name} classifies; "
+                        "a model from scratch learns next tokens (objective: next_token)"
+                    )
+        if not self.paths:
+            raise ValueError("chains is empty; leave it out for the whole ladder, or name a chain")
+        if len(set(self.paths)) != len(self.paths):
+            raise ValueError("chains holds one twice")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} holds one twice")
         return self

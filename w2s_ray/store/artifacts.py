@@ -199,7 +199,8 @@ class ArtifactStore:
         """Take the lease on an identity, or renew it: call it again well within 60 s.
 
         Raises:
-            StoreError: when another owner that is alive holds it.
+            LeaseHeld: when another owner that is alive holds it.
+            StoreError: when it cannot be written.
         """
         lease.take(self.folder(slug, identity), owner)
 

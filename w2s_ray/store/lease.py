@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from w2s_ray.errors import StoreError
+from w2s_ray.errors import LeaseHeld
 from w2s_ray.spec.base import Spec
 from w2s_ray.store.files import writing
 
@@ -45,7 +45,8 @@ def take(folder: Path, owner: str) -> None:
     """Take the lease on `folder`, or renew it.
 
     Raises:
-        StoreError: when another owner that is alive holds it.
+        LeaseHeld: when another owner that is alive holds it.
+        StoreError: when it cannot be written.
     """
     with writing(folder / LEASE_NAME):
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,7 @@ def take(folder: Path, owner: str) -> None:
             held = _parse(os.pread(descriptor, 65536, 0))
             if held is not None and held.owner != owner and held.alive:
                 age = time.time() - held.heartbeat_at
-                raise StoreError(
+                raise LeaseHeld(
                     f"{folder.name} is being made by {held.owner} (process {held.pid}, heard of {age:.0f} s ago)",
                     "one owner at a time works on an identity",
                     f"wait for it, or end it; {ALIVE_SECONDS:.0f} s after its last heartbeat the lease is free",

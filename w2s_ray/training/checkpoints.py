@@ -64,8 +64,8 @@ class Checkpoints:
                 offload_optimizer=self._execution.offload_optimizer,
             )
             write_file(self.folder / _MARKER, marker.model_dump_json().encode())
-            for old in self.folder.glob("step*"):
-                if old.name != tag:
+            for old in (*self.folder.glob("step*"), *self.folder.glob(f"{_BEST}*")):
+                if old.name not in (tag, f"{_BEST}{progress.best_step}"):
                     shutil.rmtree(old, ignore_errors=True)
         self._workers.barrier()
 
@@ -91,15 +91,18 @@ class Checkpoints:
         engine.restore(self.folder, marker.tag)
         return marker.progress, None
 
-    def save_best(self, engine: Engine) -> None:
-        """Keep the present weights as the best so far; collective."""
+    def save_best(self, engine: Engine, step: int) -> None:
+        """Keep the weights after `step` as the best so far; collective.
+
+        The best before them stays until the next checkpoint, which may still have to go back to it.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        engine.save(self.folder, _BEST, {})
+        engine.save(self.folder, f"{_BEST}{step}", {})
         self._workers.barrier()
 
-    def restore_best(self, engine: Engine) -> None:
-        """Go back to the best weights; collective."""
-        engine.restore(self.folder, _BEST)
+    def restore_best(self, engine: Engine, step: int) -> None:
+        """Go back to the best weights, those after `step`; collective."""
+        engine.restore(self.folder, f"{_BEST}{step}")
 
     def _marker(self) -> _Marker | None:
         path = self.folder / _MARKER

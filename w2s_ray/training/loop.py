@@ -56,6 +56,7 @@ class Loop:
             mean_loss, stop, due = self._agree(loss_sum, scale, due)
             learning_rate = learning_rate_at(self.spec.optimisation, step, num_steps)
             norm = self.engine.step(learning_rate)
+            self._check_finite("gradient norm", norm)
             progress = progress.model_copy(
                 update={
                     "step": step + 1,
@@ -71,7 +72,7 @@ class Loop:
             if stop and step + 1 < num_steps:
                 return progress, True
         if self.spec.optimisation.early_stopping is not None and progress.best_step not in (0, progress.step):
-            self.checkpoints.restore_best(self.engine)
+            self.checkpoints.restore_best(self.engine, progress.best_step)
         return progress, False
 
     def _agree(self, loss_sum: torch.Tensor, scale: float, due: bool) -> tuple[float, bool, bool]:
@@ -84,13 +85,17 @@ class Loop:
         wishes = [self.journal.should_stop(), due] if workers.leads else [False, False]
         told = torch.tensor([float(loss_sum) * scale / workers.size, *wishes], dtype=torch.float64)
         loss, stop, due_ = workers.sum(told.to(workers.device)).tolist()
-        if not math.isfinite(loss):
+        self._check_finite("loss", loss)
+        return loss, stop > 0, due_ > 0
+
+    def _check_finite(self, name: str, value: float) -> None:
+        """Refuse a value, the same on every rank, that says that training has come apart."""
+        if not math.isfinite(value):
             raise TrainingError(
-                f"the loss of {self.spec.slug} is {loss}",
-                "a loss must be finite",
+                f"the {name} of {self.spec.slug} is {value}",
+                f"a {name} must be finite",
                 f"lower optimisation.learning_rate (now {self.spec.optimisation.learning_rate:g}) or look at the data",
             )
-        return loss, stop > 0, due_ > 0
 
     def _gave_up(self, progress: Progress) -> bool:
         rule = self.spec.optimisation.early_stopping
@@ -107,7 +112,7 @@ class Loop:
         self.journal.step(progress, {"validation_agreement": accuracy})
         if accuracy <= progress.best_accuracy:
             return progress.model_copy(update={"evaluations_since_best": progress.evaluations_since_best + 1})
-        self.checkpoints.save_best(self.engine)
+        self.checkpoints.save_best(self.engine, progress.step)
         return progress.model_copy(
             update={"best_accuracy": accuracy, "best_step": progress.step, "evaluations_since_best": 0}
         )

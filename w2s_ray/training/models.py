@@ -102,7 +102,9 @@ def load_network(
     config = _with_dropout(AutoConfig.from_pretrained(folder, revision=revision), dropout)
     config.num_labels = spec.num_classes
     config.pad_token_id = tokenizer.pad_token_id
-    with sharded_loading(execution):
+    # What the checkpoint lacks, such as an encoder's own classifier block, is drawn from the stage's seed.
+    with torch.random.fork_rng(devices=[]), sharded_loading(execution):
+        torch.manual_seed(spec.init_seed)
         hf = AutoModelForSequenceClassification.from_pretrained(
             folder, config=config, revision=revision, dtype=torch.float32
         )

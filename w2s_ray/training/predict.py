@@ -7,12 +7,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from w2s_ray.errors import TrainingError
 from w2s_ray.training.feed import Feeder
 from w2s_ray.training.losses import FloatArray, next_token_cross_entropy
 
 
 def predict(model: nn.Module, feeder: Feeder, num_classes: int) -> FloatArray:
-    """Return softmax probabilities_NC of every example of the feeder, the same on every rank."""
+    """Return softmax probabilities_NC of every example of the feeder, the same on every rank.
+
+    Raises:
+        TrainingError: on every rank, when the model has come apart.
+    """
     examples, workers = feeder.examples, feeder.workers
     probs_NC = torch.zeros((len(examples.tokens), num_classes), device=workers.device)
     with _evaluating(model):
@@ -20,7 +25,14 @@ def predict(model: nn.Module, feeder: Feeder, num_classes: int) -> FloatArray:
             probs_BC = model(batch.tokens_BT, batch.last_B).softmax(dim=-1)
             if len(batch.positions):
                 probs_NC[torch.from_numpy(batch.positions).to(workers.device)] = probs_BC
-    return workers.sum(probs_NC).cpu().numpy().astype(np.float32)
+    gathered_NC = workers.sum(probs_NC).cpu().numpy().astype(np.float32)
+    if not np.isfinite(gathered_NC).all():
+        raise TrainingError(
+            "the model's predictions are not finite",
+            "a probability is a number",
+            "lower optimisation.learning_rate, or look at the data",
+        )
+    return gathered_NC
 
 
 def agreement_with_labels(model: nn.Module, feeder: Feeder) -> float:

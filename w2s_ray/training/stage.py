@@ -58,8 +58,18 @@ class _StageRun:
     workers: Workers
     observer: Observer | None
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    engine: Engine | None = None
+    """The one that is in memory now."""
 
     def run(self) -> StageResult:
+        """Do what lacks, and give the engine's memory back however it ends."""
+        try:
+            return self._run()
+        finally:
+            if self.engine is not None:
+                self.engine.destroy()
+
+    def _run(self) -> StageResult:
         began = time.perf_counter()
         spec = self.stage.spec
         self.prepared = load_prepared(self.store, spec.train[0].split.task)
@@ -69,24 +79,24 @@ class _StageRun:
         (is_trained,) = self.workers.any(known is not None)
         missing = self._missing()
         metrics: dict[str, float] = dict(known.metrics) if known else {}
-        engine: Engine | None = None
-        network: Network | None = None
         stopped = False
         if not is_trained:
-            network, engine, metrics, stopped = self._train()
+            metrics, stopped = self._train()
         elif missing:
             network = load_trained(self._trained_model(spec.identity), self.stage.execution, spec.objective)
-            network.to(self.workers.device)
-            engine = Engine(network, self.stage.execution, spec.optimisation)
+            self._start_engine(network)
         if missing and not stopped:
-            assert engine is not None
-            self._predict(engine, missing)
-        if engine is not None:
-            engine.destroy()
+            assert self.engine is not None
+            self._predict(self.engine, missing)
         self.seconds["total"] = time.perf_counter() - began
         return StageResult(spec.identity, stopped, not is_trained, dict(self.seconds), metrics)
 
-    def _train(self) -> tuple[Network, Engine, dict[str, float], bool]:
+    def _start_engine(self, network: Network) -> Engine:
+        network.to(self.workers.device)
+        self.engine = Engine(network, self.stage.execution, self.stage.spec.optimisation)
+        return self.engine
+
+    def _train(self) -> tuple[dict[str, float], bool]:
         spec, execution = self.stage.spec, self.stage.execution
         folder = self.store.folder(spec.slug, spec.identity)
         if self.workers.leads:
@@ -105,8 +115,7 @@ class _StageRun:
         journal = Journal(spec.identity, folder / "metrics.jsonl", self.observer, len(steps))
         journal.activity("loading")
         network = load_network(spec, self._source_folder(), self.tokenizer, execution)
-        network.to(self.workers.device)
-        engine = Engine(network, execution, settings)
+        engine = self._start_engine(network)
         checkpoints = Checkpoints(folder / "checkpoints", execution, self.workers)
         progress, said = checkpoints.restore(engine)
         if said and self.workers.leads:
@@ -131,7 +140,7 @@ class _StageRun:
         if not stopped:
             metrics |= self._validate(engine, validation)
             self._commit(network, engine, metrics)
-        return network, engine, metrics, stopped
+        return metrics, stopped
 
     def _metrics(self, progress: Progress, num_steps: int) -> dict[str, float]:
         seconds = max(progress.train_seconds, 1e-9)

@@ -6,6 +6,7 @@ falls below the resolution of the weights, and one path serves ZeRO 0 to 3. Grad
 """
 
 import gc
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,11 +61,11 @@ def sharded_loading(execution: Execution) -> Iterator[None]:
     if execution.zero_stage != 3:
         yield
         return
-    config = HfDeepSpeedConfig(engine_config(execution, 1.0, 1_000_000))
     try:
+        config = HfDeepSpeedConfig(engine_config(execution, 1.0, 1_000_000))
         yield
-    finally:
         del config
+    finally:
         unset_hf_deepspeed_config()
 
 
@@ -111,12 +112,17 @@ class Engine:
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
-        """Take one optimizer step; return the gradient norm before clipping."""
+        """Take one optimizer step; return the gradient norm before clipping.
+
+        It is not finite where the gradients were not: ZeRO 1 to 3 leave such a step out in silence, ZeRO 0 takes it.
+        """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         norm = self._unsharded_norm()
         self._engine.step()
-        return norm if norm is not None else float(self._engine.get_global_grad_norm())
+        if norm is None:
+            norm = self._engine.get_global_grad_norm()
+        return math.nan if norm is None else float(norm)
 
     def _unsharded_norm(self) -> float | None:
         """The gradient norm without ZeRO, which DeepSpeed clips by and does not tell."""
