@@ -95,7 +95,9 @@ def test_execution_is_no_part_of_an_identity() -> None:
     assert [stage.identity for _, stage in stages(execution=odd.model_dump())] == plain
 
 
-@pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"epochs": 3.0}, {"examples_per_step": 8}, {"dropout": 0.1}])
+@pytest.mark.parametrize(
+    "change", [{"learning_rate": 1e-3}, {"epochs": 3.0}, {"examples_per_step": 8}, {"dropout": 0.1}]
+)
 def test_each_optimisation_key_is_part_of_the_identity(change: dict[str, float]) -> None:
     spec = chains()[0].stages[0].spec
     changed = {**spec.model_dump(), "optimisation": Optimisation(**change)}  # type: ignore[arg-type]
@@ -114,3 +116,8 @@ def test_a_students_identity_hangs_on_its_supervisors() -> None:
     first, second = student_and_ceiling(1e-4), student_and_ceiling(2e-4)
     assert first[0] != second[0]
     assert first[1] == second[1], "a ceiling has no supervisor"
+
+
+def test_a_changed_copy_of_a_spec_has_an_identity_of_its_own() -> None:
+    spec = chains()[0].stages[0].spec
+    assert spec.identity != spec.model_copy(update={"order_seed": 1}).identity

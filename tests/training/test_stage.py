@@ -13,8 +13,11 @@ from w2s_ray.data.splits import draw
 from w2s_ray.errors import TrainingError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training import objectives
+from w2s_ray.training.losses import soft_cross_entropy
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
+from w2s_ray.training.zero import Engine
 
 
 def floor_of(tiny: Tiny, **execution: object) -> PlannedStage:
@@ -123,6 +126,37 @@ def test_a_loss_that_is_not_finite_is_an_error_with_a_remedy(tiny: Tiny, alone: 
     with pytest.raises(TrainingError, match="learning_rate"):
         run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
     assert tiny.store.find(stage.identity) is None
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_gradients_that_are_not_finite_are_an_error_under_every_zero_stage(
+    tiny: Tiny, alone: Workers, zero_stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def poisoned(logits_BC: torch.Tensor, target_BC: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 3:
+            logits_BC.register_hook(lambda gradient: gradient * torch.nan)
+        return soft_cross_entropy(logits_BC, target_BC)
+
+    monkeypatch.setattr(objectives, "soft_cross_entropy", poisoned)
+    stage = floor_of(tiny, zero_stage=zero_stage)
+    with pytest.raises(TrainingError, match="gradient norm"):
+        run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    assert tiny.store.find(stage.identity) is None
+
+
+def test_an_error_leaves_no_engine_in_memory(tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    destroyed = []
+    destroy = Engine.destroy
+    monkeypatch.setattr(Engine, "destroy", lambda engine: (destroyed.append(engine), destroy(engine)))
+    wild = floor_of(tiny).spec.optimisation.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 1e30})
+    stage = floor_of(tiny)
+    stage = stage.model_copy(update={"spec": stage.spec.model_copy(update={"optimisation": wild})})
+    with pytest.raises(TrainingError):
+        run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    assert len(destroyed) == 1
 
 
 def test_early_stopping_keeps_the_weights_that_agree_best_with_the_weak_labels(tiny: Tiny, alone: Workers) -> None:
