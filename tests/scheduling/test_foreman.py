@@ -9,7 +9,7 @@ import pytest
 
 from tests.scheduling.studies import chains_of, small_study
 from tests.scheduling.test_queue import stage_of
-from w2s_ray.errors import TrainingError
+from w2s_ray.errors import StoreError, TrainingError
 from w2s_ray.scheduling import foreman as foreman_module
 from w2s_ray.scheduling.foreman import Foreman
 from w2s_ray.scheduling.messages import CrewCard, Order
@@ -271,4 +271,54 @@ def test_at_the_end_every_crew_is_sent_away(store: ArtifactStore) -> None:
         assert report is not None
         assert report.status == "interrupted"
 
+    run(work())
+
+
+def test_a_late_word_about_a_finished_stage_leaves_the_next_order_in_the_box(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        await foreman.submit(chain, "trial")
+        card = await crew_of(foreman)
+        first = await foreman.next_stage(card)
+        await finish(foreman, card, store, first)
+        second = await foreman.next_stage(card)
+        assert first.stage is not None and second.stage is not None
+        await foreman.beat(card, first.stage.identity, [])
+        again = await foreman.next_stage(card)
+        assert again.stage is not None and again.stage.identity == second.stage.identity
+
+    run(work())
+
+
+def test_a_worker_of_a_crew_that_has_ended_is_not_listened_to(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        await foreman.submit(chain, "trial")
+        card = await crew_of(foreman)
+        order = await foreman.next_stage(card)
+        assert order.stage is not None
+        await foreman.beat(card, order.stage.identity, [])
+        await foreman.visit({}, {card.crew: "killed"}, closing=False, num_heard=0)
+        assert await foreman.beat(card, order.stage.identity, []), "it is told to stop"
+        assert (await foreman.next_stage(card)).leave
+        assert card.crew not in foreman._state.roster.crews
+
+    run(work())
+
+
+def test_a_store_that_cannot_be_written_fails_the_stage_at_once(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("the store is full", "a stage needs room", "make room")
+
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        await foreman.submit(chain, "trial")
+        card = await crew_of(foreman)
+        await foreman.next_stage(card)
+        report = await foreman.chain_report("trial")
+        assert report is not None and report.ended and "the store is full" in str(report.error)
+
+    monkeypatch.setattr(ArtifactStore, "lease", full)
     run(work())

@@ -77,6 +77,8 @@ class Foreman:
         self._finished: list[FinishedStage] = []
         self._clock = Clock()
         self._crashes: dict[str, str] = {}
+        self._ended: set[str] = set()
+        """Crews that the run has seen the end of: a worker of theirs that is still about is not listened to."""
         self._visited = False
         self._background: set[asyncio.Task[None]] = set()
 
@@ -116,6 +118,8 @@ class Foreman:
 
     async def next_stage(self, card: CrewCard) -> Order:
         """Return the crew's next order, as soon as there is one."""
+        if card.crew in self._ended:
+            return LEAVE
         self._hear(card, None)
         if self._state.closing:
             self._dismiss(card.crew)
@@ -125,8 +129,10 @@ class Foreman:
 
     async def beat(self, card: CrewCard, identity: str, points: Sequence[Point]) -> bool:
         """A crew at work passes on its points; say whether it should stop."""
+        if card.crew in self._ended:
+            return True
         self._hear(card, identity)
-        self._mail.clear(card.crew)
+        self._mail.clear(card.crew, identity)
         self._points |= {point.identity: point for point in points}
         self._clock.heard(points)
         if self._writer is not None and points:
@@ -138,10 +144,12 @@ class Foreman:
         self, card: CrewCard, identity: str, outcome: StageResult | W2SError, leaving: bool
     ) -> None:
         """A crew is through with a stage, one way or the other; `leaving` where it ends after it."""
+        if card.crew in self._ended:
+            return
         self._hear(card, identity)
         if self._state.roster.crews[card.crew].identity != identity:
             return  # said twice: the crew has gone on to another stage
-        self._mail.clear(card.crew)
+        self._mail.clear(card.crew, identity)
         if isinstance(outcome, StageResult):
             self._finished.append(FinishedStage(outcome, self._clock.seconds_in_hand(identity)))
             self._store.metrics[identity] = dict(outcome.metrics)
@@ -168,6 +176,7 @@ class Foreman:
         for crew, shape in crews.items():
             self._state.roster.told_of(crew, shape)
         for crew, error in ended.items():
+            self._ended.add(crew)
             self._state.crew_ended(crew, self._cause(crew, error))
         if closing and not self._state.closing:
             self._state.closing = True
@@ -196,7 +205,7 @@ class Foreman:
         if known is not None and known.incarnation == card.incarnation and identity in (known.identity, None):
             return  # nothing that was not known
         if known is not None and known.incarnation not in (None, card.incarnation):
-            self._mail.clear(card.crew)
+            self._mail.forget(card.crew)
         self._state.crew_spoke(card.crew, card.shape, card.incarnation, identity, self._cause(card.crew, None))
         if identity is not None:
             self._keep_leases()  # a foreman that was started anew did not hand this stage out itself

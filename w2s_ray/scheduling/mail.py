@@ -27,8 +27,14 @@ class Mail:
         """Say whether the crew has no order."""
         return crew not in self._orders
 
-    def clear(self, crew: str) -> None:
-        """Empty a crew's box; an order to leave stays."""
+    def clear(self, crew: str, identity: str) -> None:
+        """Take the order for a stage out of a crew's box; any other order stays, since a word may come late."""
+        stage = self.read(crew).stage
+        if stage is not None and stage.identity == identity:
+            self._orders.pop(crew, None)
+
+    def forget(self, crew: str) -> None:
+        """Empty the box of a crew whose workers were started anew; an order to leave stays."""
         if not self.read(crew).leave:
             self._orders.pop(crew, None)
 
