@@ -27,14 +27,24 @@ def run(path: Path, store_folder: Path, overrides: Sequence[str], *, address: st
     if smoke:
         return _smoke(path, overrides, address)
     study, store = open_for_writing(path, store_folder, overrides, "run")
-    from w2s_ray.scheduling.resolve import resolve_whole
-
-    resolution = resolve_whole(study, store)
+    resolution = _resolve(study, store)
     chains = compile_study(study, resolution)
     outcome = _go(study, resolution, chains, store, address)
     _say_what_was_trained(outcome, chains)
     _report(study, resolution, store)
     return _exit_code(outcome)
+
+
+def _resolve(study: Study, store: ArtifactStore) -> Resolution:
+    """Prepare data and models, which can take a minute the first time."""
+    from w2s_ray.scheduling.resolve import resolve_whole
+
+    terminal.out.print(f"preparing {', '.join(study.tasks)}", markup=False, soft_wrap=True)
+    try:
+        return resolve_whole(study, store)
+    except KeyboardInterrupt:
+        value, rule = "stopped while the data was being prepared", "nothing was trained yet"
+        raise Interrupted(value, rule, f"go on with: {_command(store)}") from None
 
 
 def _go(

@@ -55,6 +55,7 @@ class Foreman:
         nodes: Sequence[Node],
         writer: ActorName | None = None,
         weights: Mapping[str, float] | None = None,
+        serves: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Begin with nothing; Ray repeats this with the same arguments when it starts the foreman anew.
 
@@ -65,7 +66,9 @@ class Foreman:
             nodes: what the cluster has.
             writer: the actor that owns the tracker.
             weights: the levels' parameters by name, which make costs comparable.
+            serves: the names of the chains that a stage serves, by its identity, those that Tune holds back included.
         """
+        self._serves = serves or {}
         self._id = uuid.uuid4().hex
         self._study, self._writer = study, find_writer(writer)
         self._state = State(Queue(_cost_by(weights or {})), Roster(tuple(nodes)))
@@ -260,7 +263,7 @@ class Foreman:
         elif self._state.has_in_hand(crew, identity):
             self._keep_leases()
             if self._writer is not None:
-                self._writer.begin.remote(stage_run(self._study, entry.stage, self._chain_names(identity)))
+                self._writer.begin.remote(stage_run(self._study, entry.stage, self._serves.get(identity, ())))
             self._mail.post(crew, Order(stage=entry.stage))
         self._carry_out()
 
@@ -294,10 +297,6 @@ class Foreman:
     def _dismiss(self, crew: str) -> None:
         self._state.roster.leaving(crew)
         self._mail.post(crew, LEAVE)
-
-    def _chain_names(self, identity: str) -> list[str]:
-        wanted_by = self._state.queue.entries[identity].wanted_by
-        return [self._chains[trial].name for trial in sorted(wanted_by)]
 
     def _tell_trials(self) -> None:
         """Wake each trial whose chain stands differently from before."""

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -186,6 +186,7 @@ class Run:
                 nodes=nodes,
                 writer=writer,
                 weights=weights if all(weights.values()) else None,
+                serves=_serves(self._chains),
             )
         )
         try:
@@ -205,3 +206,12 @@ class Run:
             with suppress(RayError):
                 ray.get(writer.close.remote(), timeout=_CLOSE_SECONDS)
             ray.kill(writer)
+
+
+def _serves(chains: Iterable[Chain]) -> dict[str, list[str]]:
+    """Return the names of the chains that each stage serves, by its identity."""
+    found: dict[str, list[str]] = {}
+    for chain in chains:
+        for identity in dict.fromkeys(stage.identity for stage in chain.stages):
+            found.setdefault(identity, []).append(chain.name)
+    return found
