@@ -256,3 +256,11 @@ def test_the_lock_is_plain_yaml(home: Path, store: ArtifactStore) -> None:
 def _chars(home: Path) -> float:
     texts = [json.loads(line)["text"] for line in (home / "rows.jsonl").read_text().splitlines()]
     return sum(map(len, texts)) / len(texts)
+
+
+def test_an_objective_that_does_not_fit_the_task_is_refused_before_anything_is_trained(
+    home: Path, store: ArtifactStore
+) -> None:
+    study = study_in(home, chains=[["s", "l"]], methods={"read": {"objective": "next_token"}})
+    with pytest.raises(DataError, match=r"methods\.read\.objective is next_token, and the task rows has labels"):
+        resolve(study, store)

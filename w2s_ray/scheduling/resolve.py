@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from w2s_ray.data.prepare import PreparedTask, load_prepared, prepare
 from w2s_ray.data.splits import check_sizes, num_documents, num_test
-from w2s_ray.errors import ModelError, StoreError
+from w2s_ray.errors import DataError, ModelError, StoreError
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.identity import identity
@@ -112,6 +112,7 @@ def _prepared(store: ArtifactStore, name: str, task: TaskSpec, lock: Lock | None
 
 def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTask:
     task = study.tasks[name]
+    _check_objectives(study, name, prepared)
     if prepared.unlabelled:
         documents, held_out = num_documents(prepared)
         return ResolvedTask(
@@ -131,6 +132,19 @@ def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTa
         num_classes=prepared.num_classes,
         num_test=num_test(prepared, task.test_examples),
     )
+
+
+def _check_objectives(study: Study, name: str, prepared: PreparedTask) -> None:
+    """Refuse methods that learn from labels where there are none, and pretraining where there are."""
+    wanted = "next_token" if prepared.unlabelled else "classification"
+    for method_name, method in study.methods.items():
+        if method.objective != wanted:
+            raise DataError(
+                f"methods.{method_name}.objective is {method.objective}, and the task {name} has "
+                f"{'no labels' if prepared.unlabelled else 'labels'}",
+                "next_token learns from tasks without labels, classification from tasks with them",
+                f"give the method the objective {wanted}, or name another task",
+            )
 
 
 def _pinned(lock: Lock | None, name: str, level: LevelSpec) -> str | None:

@@ -180,6 +180,13 @@ class Study(Spec):
                     )
             if not method.arms:
                 raise ValueError(f"methods.{name}.arms is empty; name one of chain, direct, ceiling, self, pooled")
+            if method.objective == "next_token":
+                patient = [level for level, entry in self.ladder.items() if entry.optimisation.early_stopping]
+                if patient:
+                    raise ValueError(
+                        f"ladder.{patient[0]}.optimisation.early_stopping reads labels of Vi, and methods.{name} has "
+                        "none (objective: next_token)"
+                    )
             if method.objective == "classification":
                 scratch = [level for level, entry in self.ladder.items() if entry.architecture is not None]
                 if scratch:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.execution import Execution
-from w2s_ray.store.files import write_file
+from w2s_ray.store.files import sync_tree, write_file
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
 
@@ -56,6 +56,7 @@ class Checkpoints:
         engine.save(self.folder, tag, {})
         self._workers.barrier()
         if self._workers.leads:
+            sync_tree(self.folder / tag)  # a marker that outlives a power cut must not name torn shards
             marker = _Marker(
                 tag=tag,
                 progress=progress,
@@ -105,10 +106,10 @@ class Checkpoints:
         engine.restore(self.folder, f"{_BEST}{step}")
 
     def _marker(self) -> _Marker | None:
+        """Rank 0's view of the marker, for all: over a network file system the others may see an older one."""
         path = self.folder / _MARKER
+        text = self._workers.share(path.read_text() if self._workers.leads and path.is_file() else None)
         try:
-            return _Marker.model_validate_json(path.read_text())
-        except FileNotFoundError:
-            return None
+            return _Marker.model_validate_json(text) if text is not None else None
         except ValidationError:
             return None  # written by another version: start anew

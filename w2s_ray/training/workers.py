@@ -33,6 +33,14 @@ class Workers:
         dist.all_reduce(raised, op=dist.ReduceOp.MAX)
         return tuple(bool(flag) for flag in raised.tolist())
 
+    def share(self, value: str | None) -> str | None:
+        """Give rank 0's value to all."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:

@@ -152,10 +152,12 @@ class Engine:
         kept = model.state_dict().keys()
         buffers = {name: buffer.cpu().clone() for name, buffer in model.named_buffers() if name in kept}
         rank = torch.distributed.get_rank()
-        with deepspeed.zero.GatheredParameters([p for p in named.values() if hasattr(p, "ds_id")]):
-            if rank != 0:
-                return None
-            return buffers | {name: parameter.detach().cpu().clone() for name, parameter in named.items()}
+        weights = {}
+        for name, parameter in named.items():  # one at a time: all of them may be more than a device holds
+            with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+                if rank == 0:
+                    weights[name] = parameter.detach().cpu().clone()
+        return buffers | weights if rank == 0 else None
 
     def destroy(self) -> None:
         """Give the memory back; `del` alone does not."""
