@@ -1,20 +1,29 @@
 """A stage from start to record, alone in this process."""
 
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from tests.training.conftest import Onlooker, Tiny
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import TrainingError
+from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training import objectives
 from w2s_ray.training.losses import soft_cross_entropy
+from w2s_ray.training.models import load_network, load_tokenizer
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
@@ -186,3 +195,53 @@ def test_early_stopping_keeps_the_weights_that_agree_best_with_the_weak_labels(t
         assert record.metrics["validation_agreement"] == pytest.approx(best)
         assert record.metrics["best_step"] == min(step for step, value in seen.items() if value == best)
         assert record.metrics["num_steps"] <= record.metrics["best_step"] + 2
+
+
+def test_steps_are_taken_in_training_mode_one_graph_at_a_time(
+    tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    modes: list[bool] = []
+    forward = Engine.__call__
+
+    def watched(engine: Engine, tokens_BT: torch.Tensor, last_B: torch.Tensor) -> torch.Tensor:
+        alive.append(sum(graph() is not None for graph in graphs))
+        modes.append(engine.model.training)
+        return forward(engine, tokens_BT, last_B)
+
+    def remembered(logits_BC: torch.Tensor, target_BC: torch.Tensor) -> torch.Tensor:
+        loss = soft_cross_entropy(logits_BC, target_BC)
+        graphs.append(weakref.ref(loss))
+        return loss
+
+    monkeypatch.setattr(Engine, "__call__", watched)
+    monkeypatch.setattr(objectives, "soft_cross_entropy", remembered)
+    run_stage(floor_of(tiny, tokens_per_micro_batch=64), store=tiny.store, workers=alone, observer=Onlooker())
+    assert len(modes) > 20 and all(modes)
+    assert max(alive) <= 1, "the loss before may still be on its way out, none before that"
+
+
+def test_a_checkpoint_in_bf16_is_trained_in_fp32(tiny: Tiny, alone: Workers) -> None:
+    stage = floor_of(tiny)
+    folder = Path(stage.spec.starts_from.name)
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    network = load_network(stage.spec, folder, load_tokenizer(folder, None), stage.execution)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+def test_a_head_block_of_its_own_is_drawn_from_the_stages_seed(tiny: Tiny, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(TOKENIZER, None)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    RobertaForMaskedLM(config).save_pretrained(tmp_path)
+    stage = floor_of(tiny)
+
+    def drawn(seed: int) -> torch.Tensor:
+        spec = stage.spec.model_copy(update={"init_seed": seed})
+        network = load_network(spec, tmp_path, tokenizer, stage.execution)
+        return torch.cat([parameter.flatten() for parameter in network.hf.classifier.parameters()])
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
