@@ -29,7 +29,7 @@ def test_a_run_ends_well(ran: Ran) -> None:
 
 def test_only_our_own_lines_reach_the_terminal(ran: Ran) -> None:
     ours = re.compile(
-        r"(started |ended |finished |written:|  \S|tiny: |test examples|seed|PGR|warning|minimum|detectable| *$| )"
+        r"(preparing |started |ended |finished |written:|  \S|tiny: |test examples|seed|PGR|warning|minimum|detectable| *$| )"
     )
     for line in ran.done.out.splitlines():
         assert ours.match(line), line
