@@ -3,10 +3,12 @@
 import json
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -17,11 +19,14 @@ from transformers import (
 
 from tests.training.conftest import Onlooker, Tiny
 from w2s_ray.data.splits import draw
-from w2s_ray.errors import TrainingError
+from w2s_ray.errors import StoreError, TrainingError
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.stage import EarlyStopping
+from w2s_ray.store import files
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training import objectives
+from w2s_ray.training import loop, objectives
+from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.losses import soft_cross_entropy
 from w2s_ray.training.models import load_network, load_tokenizer
 from w2s_ray.training.stage import run_stage
@@ -245,3 +250,57 @@ def test_a_head_block_of_its_own_is_drawn_from_the_stages_seed(tiny: Tiny, tmp_p
 
     assert torch.equal(drawn(1), drawn(1))
     assert not torch.equal(drawn(1), drawn(2))
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_early_stopping_goes_back_to_the_best_weights_when_they_are_not_the_last(
+    tiny: Tiny, alone: Workers, zero_stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agreements = iter([0.5, 0.9, 0.4, 0.3])
+    monkeypatch.setattr(loop, "agreement_with_labels", lambda *_: next(agreements))
+    best: dict[str, torch.Tensor] = {}
+    save_best = Checkpoints.save_best
+
+    def remember(checkpoints: Checkpoints, engine: Engine, step: int) -> None:
+        save_best(checkpoints, engine, step)
+        best.update(engine.state_dict() or {})
+
+    monkeypatch.setattr(Checkpoints, "save_best", remember)
+    stage = floor_of(tiny, zero_stage=zero_stage)
+    rule = EarlyStopping(every_steps=1, patience=2)
+    settings = stage.spec.optimisation.model_copy(update={"early_stopping": rule})
+    stage = stage.model_copy(update={"spec": stage.spec.model_copy(update={"optimisation": settings})})
+    run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    record = tiny.store.find(stage.identity)
+    assert record is not None and record.metrics["best_step"] == 2 and record.metrics["num_steps"] == 4
+    kept = load_file(tiny.store.verify(record) / "model" / "model.safetensors")
+    assert kept
+    for name, tensor in kept.items():
+        torch.testing.assert_close(tensor, best[f"hf.{name}"], rtol=0, atol=0)
+
+
+def test_a_damaged_checkpoint_starts_the_stage_from_its_beginning_and_says_so(
+    tiny: Tiny, alone: Workers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = floor_of(tiny, zero_stage=1)
+    run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker(stop_at=3))
+    shard = next(tiny.store.folder(stage.spec.slug, stage.identity).glob("checkpoints/step3/*optim_states.pt"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    onlooker = Onlooker()
+    run_stage(stage, store=tiny.store, workers=alone, observer=onlooker)
+    assert min(point.step for point in onlooker.points if point.activity == "training") == 1
+    assert "is not what was written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop_at", [3, None], ids=["checkpoint", "model"])
+def test_a_disk_without_room_is_an_error_before_anything_is_half_written(
+    tiny: Tiny, alone: Workers, stop_at: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = floor_of(tiny)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(StoreError, match="what is to be written there takes [12] MiB"):
+        run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker(stop_at))
+    assert tiny.store.find(stage.identity) is None
+    monkeypatch.undo()
+    run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    assert tiny.store.find(stage.identity) is not None

@@ -23,7 +23,16 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.stage import PredictionSpec
 from w2s_ray.store import lease
-from w2s_ray.store.files import RECORD_NAME, check_files, digest_files, sync_folder, sync_tree, write_file, writing
+from w2s_ray.store.files import (
+    RECORD_NAME,
+    check_files,
+    digest_files,
+    require_space,
+    sync_folder,
+    sync_tree,
+    write_file,
+    writing,
+)
 from w2s_ray.store.record import Kind, Record, package_versions, read_record, source_commit, utc_now
 
 if TYPE_CHECKING:
@@ -60,16 +69,10 @@ class ArtifactStore:
         with writing(self.root):
             for name in ("artifacts", "data", "studies"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.root).free
         probe = self.root / f".writable-{os.getpid()}"
         write_file(probe, b"")
         probe.unlink(missing_ok=True)
-        if free < MIN_FREE_BYTES:
-            raise StoreError(
-                f"{self.root} has {free // 2**20} MiB free",
-                f"a store needs at least {MIN_FREE_BYTES // 2**20} MiB",
-                "free some space or choose another folder with --store; `w2s gc` lists what can go",
-            )
+        require_space(self.root, MIN_FREE_BYTES)
 
     def folder(self, slug: str, identity: str) -> Path:
         """Return the folder of an artifact, whether it is there or not."""

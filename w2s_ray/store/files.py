@@ -41,6 +41,22 @@ def writing(path: Path) -> Iterator[None]:
         raise StoreError(f"cannot write {path}: {reason}", "the store must be writable and not full", remedy) from error
 
 
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Refuse to begin what will not fit: libraries report a disk that fills up under them in many ways.
+
+    Raises:
+        StoreError: when the disk of `folder` has less than `num_bytes` free.
+    """
+    with writing(folder):
+        free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise StoreError(
+            f"{folder} has {free // 2**20} MiB free",
+            f"what is to be written there takes {-(-num_bytes // 2**20)} MiB",
+            _REMEDIES[errno.ENOSPC],
+        )
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Put `content` at `path`: readers see the old file or the whole new one, also after a crash."""
     aside = _aside(path)

@@ -12,12 +12,14 @@ from pydantic import ValidationError
 
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.execution import Execution
-from w2s_ray.store.files import sync_tree, write_file
+from w2s_ray.store.files import require_space, sync_tree, write_file, writing
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
 
 _MARKER = "latest.json"
 _BEST = "best"
+_BYTES_PER_PARAMETER = 16
+"""fp32 weights, their masters and AdamW's two moments."""
 
 
 class Progress(Spec):
@@ -39,6 +41,8 @@ class _Marker(Spec):
     workers: int
     zero_stage: int
     offload_optimizer: bool
+    sizes: dict[str, int]
+    """Bytes of each file."""
 
 
 class Checkpoints:
@@ -50,25 +54,43 @@ class Checkpoints:
         self._workers = workers
 
     def save(self, engine: Engine, progress: Progress) -> None:
-        """Write a checkpoint and forget the one before; collective. A kill at any moment leaves one that is whole."""
+        """Write a checkpoint and forget the one before; collective. A kill at any moment leaves one that is whole.
+
+        Raises:
+            StoreError: on every rank, when there is no room for it.
+        """
         tag = f"step{progress.step}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        engine.save(self.folder, tag, {})
+        self._write(engine, tag)
+        self._workers.led(lambda: self._mark(tag, progress))
+
+    def _write(self, engine: Engine, tag: str) -> None:
+        """Let every rank write its shard; collective."""
+        self._workers.led(lambda: self._make_room(engine.num_parameters))
+        with writing(self.folder / tag):
+            engine.save(self.folder, tag)
         self._workers.barrier()
-        if self._workers.leads:
+
+    def _make_room(self, num_parameters: int) -> None:
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        require_space(self.folder, _BYTES_PER_PARAMETER * num_parameters)
+
+    def _mark(self, tag: str, progress: Progress) -> None:
+        """Make the checkpoint the one that counts."""
+        with writing(self.folder / tag):
             sync_tree(self.folder / tag)  # a marker that outlives a power cut must not name torn shards
-            marker = _Marker(
-                tag=tag,
-                progress=progress,
-                workers=self._workers.size,
-                zero_stage=self._execution.zero_stage,
-                offload_optimizer=self._execution.offload_optimizer,
-            )
-            write_file(self.folder / _MARKER, marker.model_dump_json().encode())
-            for old in (*self.folder.glob("step*"), *self.folder.glob(f"{_BEST}*")):
-                if old.name not in (tag, f"{_BEST}{progress.best_step}"):
-                    shutil.rmtree(old, ignore_errors=True)
-        self._workers.barrier()
+        marker = _Marker(
+            tag=tag,
+            progress=progress,
+            workers=self._workers.size,
+            zero_stage=self._execution.zero_stage,
+            offload_optimizer=self._execution.offload_optimizer,
+            sizes=_sizes(self.folder / tag),
+        )
+        write_file(self.folder / _MARKER, marker.model_dump_json().encode())
+        for old in (*self.folder.glob("step*"), *self.folder.glob(f"{_BEST}*")):
+            if old.name not in (tag, f"{_BEST}{progress.best_step}"):
+                shutil.rmtree(old, ignore_errors=True)
 
     def restore(self, engine: Engine) -> tuple[Progress, str | None]:
         """Load the last whole checkpoint; collective.
@@ -89,6 +111,12 @@ class Checkpoints:
                 f"ZeRO-{marker.zero_stage}; this run has {self._workers.size} under ZeRO-{self._execution.zero_stage}, "
                 "so the stage starts from its beginning"
             )
+        (is_damaged,) = self._workers.any(_sizes(self.folder / marker.tag) != marker.sizes)
+        if is_damaged:
+            return Progress(), (
+                f"the checkpoint at step {marker.progress.step} is not what was written, "
+                "so the stage starts from its beginning"
+            )
         engine.restore(self.folder, marker.tag)
         return marker.progress, None
 
@@ -97,9 +125,7 @@ class Checkpoints:
 
         The best before them stays until the next checkpoint, which may still have to go back to it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        engine.save(self.folder, f"{_BEST}{step}", {})
-        self._workers.barrier()
+        self._write(engine, f"{_BEST}{step}")
 
     def restore_best(self, engine: Engine, step: int) -> None:
         """Go back to the best weights, those after `step`; collective."""
@@ -113,3 +139,7 @@ class Checkpoints:
             return _Marker.model_validate_json(text) if text is not None else None
         except ValidationError:
             return None  # written by another version: start anew
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from w2s_ray.store.files import writing
 from w2s_ray.training.checkpoints import Progress
 from w2s_ray.training.progress import Activity, Observer, Point
 
@@ -41,7 +42,7 @@ class Journal:
         """Write one step's values; pass them on if the last report is old enough or this is the last step."""
         if self._observer is None:
             return
-        with self._path.open("a") as file:
+        with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps({"step": progress.step, **values}) + "\n")
         now = time.monotonic()
         if self._first_step is None:

@@ -26,6 +26,7 @@ from transformers import (
 from w2s_ray.errors import ModelError
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.stage import Architecture, ModelSource, Precision, StageSpec
+from w2s_ray.store.files import require_space, writing
 from w2s_ray.training.zero import sharded_loading, whole
 
 _HEAD_STD = 0.02
@@ -126,7 +127,14 @@ def save_network(
     folder: Path,
     context_tokens: int,
 ) -> None:
-    """Write a folder that `AutoModelFor…` and `AutoTokenizer` load; `weights` are the network's, in one piece."""
+    """Write a folder that `AutoModelFor…` and `AutoTokenizer` load; `weights` are the network's, in one piece.
+
+    Raises:
+        StoreError: when there is no room for it.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    require_space(folder, sum(tensor.nbytes for tensor in weights.values()))
     prefix = "hf."
     state = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     network.hf.save_pretrained(folder, state_dict=state, safe_serialization=True)

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -99,9 +100,7 @@ class _StageRun:
     def _train(self) -> tuple[dict[str, float], bool]:
         spec, execution = self.stage.spec, self.stage.execution
         folder = self.store.folder(spec.slug, spec.identity)
-        if self.workers.leads:
-            self.store.begin("stage", spec.slug, spec.identity)
-        self.workers.barrier()
+        self.workers.led(lambda: self.store.begin("stage", spec.slug, spec.identity))
         examples = self._examples(spec.train)
         validation = self._examples((spec.validation,)) if spec.validation else None
         settings = spec.optimisation
@@ -165,7 +164,8 @@ class _StageRun:
     def _commit(self, network: Network, engine: Engine, metrics: dict[str, float]) -> None:
         spec = self.stage.spec
         weights = engine.state_dict()
-        if self.workers.leads:
+
+        def commit() -> None:
             assert weights is not None
             folder = self.store.folder(spec.slug, spec.identity)
             save_network(network, weights, self.tokenizer, folder / "model", spec.optimisation.context_tokens)
@@ -177,7 +177,8 @@ class _StageRun:
                 parents=tuple(sorted(self.stage.requires)),
                 metrics=metrics,
             )
-        self.workers.barrier()
+
+        self.workers.led(commit)
 
     def _predict(self, engine: Engine, missing: tuple[PredictionSpec, ...]) -> None:
         journal = Journal(
@@ -197,9 +198,7 @@ class _StageRun:
                 )
                 feeder = self._feeder(examples, _PREDICTION_TOKENS)
                 probs_NC = predict(engine.model, feeder, self.stage.spec.num_classes)
-            if self.workers.leads:
-                self.store.write_predictions(prediction, self.prepared.ids(rows_N), probs_NC)
-        self.workers.barrier()
+            self.workers.led(partial(self.store.write_predictions, prediction, self.prepared.ids(rows_N), probs_NC))
 
     def _examples(self, parts: tuple[LabelledSplit, ...]) -> Examples:
         spec = self.stage.spec
@@ -257,9 +256,7 @@ class _StageRun:
         """The task's tokens; rank 0 makes them where they lack."""
         backend = self.tokenizer.backend_tokenizer.to_str()
         digest = identity("tokenizer", backend)
-        if self.workers.leads:
-            tokenise(self.store, self.prepared, self.tokenizer, digest)
-        self.workers.barrier()
+        self.workers.led(partial(tokenise, self.store, self.prepared, self.tokenizer, digest))
         return tokenise(self.store, self.prepared, self.tokenizer, digest)
 
     def _missing(self) -> tuple[PredictionSpec, ...]:

@@ -1,9 +1,15 @@
 """The process group that a stage runs on: who am I, and the few collectives that the room needs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+from w2s_ray.errors import W2SError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,29 @@ class Workers:
         dist.all_reduce(raised, op=dist.ReduceOp.MAX)
         return tuple(bool(flag) for flag in raised.tolist())
 
-    def share(self, value: str | None) -> str | None:
+    def share(self, value: T) -> T:
         """Give rank 0's value to all."""
         if self.size == 1:
             return value
         values = [value]
         dist.broadcast_object_list(values, src=0, device=self.device)
         return values[0]
+
+    def led(self, work: Callable[[], object]) -> None:
+        """Do `work` on rank 0 while the others wait.
+
+        Raises:
+            W2SError: on every rank alike, what rank 0 met: the others must not wait in a collective for it.
+        """
+        error: W2SError | None = None
+        if self.leads:
+            try:
+                work()
+            except W2SError as met:
+                error = met
+        error = self.share(error)
+        if error is not None:
+            raise error
 
     def barrier(self) -> None:
         """Wait for all ranks."""

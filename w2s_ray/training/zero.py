@@ -8,7 +8,7 @@ falls below the resolution of the weights, and one path serves ZeRO 0 to 3. Grad
 import gc
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,11 @@ class Engine:
         """The module, for calls under `no_grad`; under ZeRO-3 it gathers its parameters as it goes."""
         return self._engine.module  # type: ignore[no-any-return]
 
+    @property
+    def num_parameters(self) -> int:
+        """The number of weights, sharded or not."""
+        return count_parameters(self.model)
+
     def __call__(self, tokens_BT: torch.Tensor, last_B: torch.Tensor) -> torch.Tensor:
         """Return the logits."""
         return self._engine(tokens_BT, last_B)  # type: ignore[no-any-return]
@@ -131,19 +136,18 @@ class Engine:
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
-    def save(self, folder: Path, tag: str, state: Mapping[str, Any]) -> None:
+    def save(self, folder: Path, tag: str) -> None:
         """Write a resume checkpoint `folder/tag`; collective."""
-        self._engine.save_checkpoint(str(folder), tag=tag, client_state=dict(state), save_latest=False)
+        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
 
-    def restore(self, folder: Path, tag: str) -> dict[str, Any]:
-        """Load a resume checkpoint and return its state; collective.
+    def restore(self, folder: Path, tag: str) -> None:
+        """Load a resume checkpoint; collective.
 
         DeepSpeed answers a missing checkpoint with a warning only, so that is checked here.
         """
-        path, state = self._engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
+        path, _ = self._engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
         if path is None:
             raise FileNotFoundError(f"no checkpoint {tag} in {folder}")
-        return dict(state)
 
     def state_dict(self) -> dict[str, torch.Tensor] | None:
         """Return all weights on the CPU on rank 0, None on the others; collective."""

@@ -1,0 +1,49 @@
+"""What workers agree on, in real processes."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+
+from w2s_ray.errors import StoreError
+from w2s_ray.training.workers import Workers
+
+
+def _one_rank(rank: int, meeting: str, met: "multiprocessing.Queue[tuple[int, str, int]]") -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    workers = Workers(rank, 2, torch.device("cpu"))
+    began: list[int] = []
+    workers.led(lambda: began.append(rank))
+
+    def refuse() -> None:
+        raise StoreError("the disk is full", "it must not be", "make room")
+
+    try:
+        workers.led(refuse)
+    except StoreError as error:
+        (total,) = workers.sum(torch.ones(1)).tolist()  # both are still in step
+        met.put((rank, f"{error.value} {began}", int(total)))
+    dist.destroy_process_group()
+
+
+def test_what_stops_rank_0_stops_every_rank_alike(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    met = context.Queue()
+    ranks = [context.Process(target=_one_rank, args=(rank, str(tmp_path / "meeting"), met)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    found = sorted(met.get(timeout=120) for _ in ranks)
+    for process in ranks:
+        process.join(60)
+    assert found == [(0, "the disk is full [0]", 2), (1, "the disk is full []", 2)]
+
+
+def test_an_error_that_is_not_the_users_is_not_passed_off_as_one() -> None:
+    def broken() -> None:
+        raise AssertionError("a bug")
+
+    with pytest.raises(AssertionError, match="a bug"):
+        Workers(0, 1, torch.device("cpu")).led(broken)
