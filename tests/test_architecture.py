@@ -21,7 +21,7 @@ BEFORE: dict[str, set[str]] = {
     "report": {"errors", "spec", "science", "store", "data"},
     "scheduling": {"errors", "spec", "science", "tasks", "store", "data", "tracking", "training"},
     "ladder": {"errors", "spec", "tasks", "store", "scheduling"},
-    "api": {"errors", "spec", "store", "tracking", "report", "scheduling"},
+    "api": {"errors", "spec", "store", "report", "scheduling"},
     "bench": {
         "errors",
         "spec",

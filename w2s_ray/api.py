@@ -57,11 +57,11 @@ def run_study(
 
 
 def settings_of(study: Study, store: ArtifactStore) -> "RunSettings":
-    """Return how a study is run as it asks for itself: with its own tracker."""
+    """Return how a study is run from outside: its summary runs say what came of each chain."""
+    from w2s_ray.report.summary import chain_figures
     from w2s_ray.scheduling.study import RunSettings
-    from w2s_ray.tracking.opening import open_tracker
 
-    return RunSettings(tracker=functools.partial(open_tracker, study.tracking, store.study_folder(study.name)))
+    return RunSettings(judge=functools.partial(chain_figures, study, store))
 
 
 def read_results(study: Study, store: Path | str = DEFAULT_STORE) -> "pd.DataFrame":

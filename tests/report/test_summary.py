@@ -6,8 +6,8 @@ import pytest
 from synthetic import SyntheticStudy
 
 from w2s_ray.report.findings import ArmSummary, Summary
-from w2s_ray.report.summary import summarise
-from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.report.summary import chain_figures, summarise
+from w2s_ray.spec.chain import PlannedStage, compile_study
 
 Skill = Callable[[PlannedStage], float]
 
@@ -200,3 +200,13 @@ def test_an_oracle_is_marked(finished: SyntheticStudy, monkeypatch: pytest.Monke
     summary = read(finished)
     assert [a.label for a in summary.arms if a.oracle] == ["direct"]
     assert any("oracle" in warning for warning in summary.warnings)
+
+
+def test_a_chain_by_itself_has_the_accuracies_and_pgrs_of_the_report(finished: SyntheticStudy) -> None:
+    chain = next(chain for chain in compile_study(finished.study, finished.resolution) if chain.method == "naive")
+    figures = chain_figures(finished.study, finished.store, chain)
+    assert figures["floor/small/accuracy"] == pytest.approx(0.6, abs=0.001)
+    assert figures["ceiling/large/accuracy"] == pytest.approx(0.8, abs=0.001)
+    assert figures["chain/large/pgr"] == pytest.approx(0.5, abs=0.01)
+    assert figures["direct/medium/accuracy"] == figures["chain/medium/accuracy"]
+    assert not any(name.startswith("floor") and name.endswith("pgr") for name in figures)

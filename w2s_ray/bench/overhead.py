@@ -2,7 +2,7 @@
 
 A real study of tiny models on local text: one crew of two workers runs every stage, one after another, through Tune,
 foreman and DeepSpeed as always. Overhead is the time from handing a stage out to having its result, less the seconds in
-forward, backward, optimizer, evaluation and labelling. Memory is the larger worker's resident set between stages.
+forward, backward, optimizer, evaluation and labelling. Memory is rank 0's resident set between stages.
 """
 
 import json

@@ -19,7 +19,8 @@ def shrink(study: Study) -> Study:
     tasks = {name: task.model_copy(update={"test_examples": 16}) for name, task in study.tasks.items()}
     ladder = {name: _shrink_level(level, train_examples) for name, level in study.ladder.items()}
     report = study.report.model_copy(update={"bootstrap_samples": 50})
-    update = {"tasks": tasks, "ladder": ladder, "splits": splits, "report": report}
+    tracking = study.tracking.model_copy(update={"wandb": "disabled"})  # two steps are nobody's result
+    update = {"tracking": tracking, "tasks": tasks, "ladder": ladder, "splits": splits, "report": report}
     return study.model_copy(update=update)
 
 

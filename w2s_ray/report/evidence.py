@@ -67,7 +67,11 @@ def gather(study: Study, resolution: Resolution, store: ArtifactStore) -> Eviden
         DataError: when a stage was judged on other examples than the task's test set.
         StoreError: when an artifact is damaged.
     """
-    chains = compile_study(study, resolution)
+    return gather_chains(compile_study(study, resolution), store)
+
+
+def gather_chains(chains: tuple[Chain, ...], store: ArtifactStore) -> Evidence:
+    """Read what the store has of these chains; see `gather`."""
     found = Evidence(chains=chains, stages=distinct_stages(chains))
     reader = _Reader(store)
     for identity, stage in found.stages.items():

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from w2s_ray.report.arms import DistinctArm, distinct_arms
-from w2s_ray.report.evidence import Evidence, gather
+from w2s_ray.report.evidence import Evidence, gather, gather_chains
 from w2s_ray.report.findings import ArmSummary, Comparison, Pretrained, Summary, TaskSummary
 from w2s_ray.report.judge import Judge
-from w2s_ray.spec.chain import Resolution
+from w2s_ray.spec.chain import Chain, Resolution
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 
@@ -57,6 +57,24 @@ def summary_of(study: Study, evidence: Evidence) -> Summary:
         commits=tuple(sorted({record.commit for record in records if record.commit})),
         finished_at=max((record.finished_at for record in records), default=None),
     )
+
+
+def chain_figures(study: Study, store: ArtifactStore, chain: Chain) -> dict[str, float]:
+    """Return what came of one chain: `<arm>/<level>/accuracy`, `agreement` and, where it is defined, `pgr`.
+
+    The chain stands alone here, with its one seed; the study's report pools the seeds.
+
+    Raises:
+        W2SError: as `summarise` does.
+    """
+    evidence = gather_chains((chain,), store)
+    figures: dict[str, float | None] = {}
+    for found in Judge(study, evidence, chain.task, distinct_arms(evidence.chains, study.ladder)).arms():
+        for arm in (found.arm, *found.also):
+            figures[f"{arm}/{found.level}/accuracy"] = found.accuracy.value if found.accuracy is not None else None
+            figures[f"{arm}/{found.level}/agreement"] = found.agreement
+            figures[f"{arm}/{found.level}/pgr"] = found.pgr.value if found.pgr is not None else None
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _task(evidence: Evidence, name: str) -> TaskSummary:

@@ -310,7 +310,7 @@ class Foreman:
             self._reports[trial] = report
             self._mail.ring(trial)
             if report.ended and self._writer is not None and (known is None or not known.ended):
-                self._writer.finish.remote(chain_run(chain).run_id, chain_metrics(chain, self._store.metrics))
+                self._writer.finish_chain.remote(chain, chain_metrics(chain, self._store.metrics))
 
     def _in_background(self, work: Coroutine[Any, Any, None], name: str | None = None) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)

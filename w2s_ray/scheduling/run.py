@@ -199,7 +199,7 @@ class Run:
         name = ActorName("w2s-writer", self._namespace)
         assert self._settings.tracker is not None
         options = {"num_cpus": 0, "max_restarts": 3, "name": name.name, "namespace": name.namespace}
-        writer = ray.remote(Writer).options(**options).remote(self._settings.tracker)
+        writer = ray.remote(Writer).options(**options).remote(self._settings.tracker, self._settings.judge)
         try:
             yield name
         finally:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from w2s_ray.scheduling.view import StudyView
-from w2s_ray.scheduling.writer import TrackerFactory
+from w2s_ray.scheduling.writer import ChainJudge, TrackerFactory
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
@@ -22,6 +22,8 @@ class RunSettings:
     """`module:function` that runs a stage on a crew's workers."""
     tracker: TrackerFactory | None = None
     """Makes the tracker, in a process of its own; has to pickle. None: the one that the study asks for."""
+    judge: ChainJudge | None = None
+    """Says what came of a chain, for the tracker's summary of it; runs in the tracker's process, has to pickle."""
     collective_seconds: float = 300.0
     """After which a collective that a worker does not join is given up; a worker that dies is noticed at once."""
     recycle_growth: float = 1.5

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from w2s_ray.tracking.tracker import RunInfo, Tracker, stage_run_id
+from w2s_ray.spec.chain import Chain
+from w2s_ray.tracking.tracker import RunInfo, Tracker, chain_run_id, stage_run_id
 from w2s_ray.training.progress import Point
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TrackerFactory = Callable[[], Tracker]
+ChainJudge = Callable[[Chain], Mapping[str, float]]
+"""Says what came of a chain that has ended."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,9 @@ class ActorName:
 class Writer:
     """Takes points for a tracker that is made in its own process."""
 
-    def __init__(self, factory: TrackerFactory) -> None:
-        """`factory` makes the tracker; it has to pickle."""
-        self._tracker = factory()
+    def __init__(self, factory: TrackerFactory, judge: ChainJudge | None = None) -> None:
+        """`factory` makes the tracker; both have to pickle."""
+        self._tracker, self._judge = factory(), judge
 
     def begin(self, run: RunInfo) -> None:
         """Open a run, or go on in it."""
@@ -52,6 +55,13 @@ class Writer:
         """Close a run."""
         with _undisturbed():
             self._tracker.finish(run_id, summary)
+
+    def finish_chain(self, chain: Chain, metrics: Mapping[str, float]) -> None:
+        """Close a chain's summary run with its stages' metrics and what came of it."""
+        summary = dict(metrics)
+        with _undisturbed():
+            summary |= self._judge(chain) if self._judge is not None else {}
+        self.finish(chain_run_id(chain), summary)
 
     def close(self) -> None:
         """Close the tracker; returns when all that was sent before is written."""
@@ -76,4 +86,4 @@ def _undisturbed() -> Iterator[None]:
     try:
         yield
     except Exception:
-        logger.exception("the tracker failed; the run goes on without this point")
+        logger.exception("the tracker failed; the run goes on without it")
