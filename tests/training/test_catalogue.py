@@ -150,6 +150,14 @@ def test_a_tokenizer_without_a_padding_token_is_refused_with_the_line_to_add(fol
     assert resolved(model=str(folder), pad_token="<|end|>").num_parameters == 16
 
 
+@pytest.mark.parametrize("key", ["max_position_embeddings", "n_positions"])
+def test_a_context_beyond_the_models_positions_is_refused(folder: Path, key: str) -> None:
+    edit(folder / "config.json", **{key: 64})
+    with pytest.raises(ModelError, match=r"context_tokens is 128, and .* has 64 positions"):
+        resolved(model=str(folder))
+    assert resolved(model=str(folder), optimisation={"context_tokens": 64}).num_parameters == 16
+
+
 def test_a_padding_token_that_is_no_token_is_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match="is not a token"):
         resolved(model=str(folder), pad_token="<|no such token|>")

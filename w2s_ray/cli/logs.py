@@ -1,4 +1,4 @@
-"""`w2s logs`: what a stage measured at its steps."""
+"""`w2s logs`: what a stage measured at its steps, and what it and its libraries printed."""
 
 import json
 from pathlib import Path
@@ -30,6 +30,11 @@ def print_logs(name: str, store_folder: Path, study_file: Path | None, *, last: 
         f"started: {', '.join(attempt['started_at'] for attempt in attempts)}", markup=False, soft_wrap=True
     )
     terminal.out.print(_table(lines[-last:]) if lines else "no steps yet")
+    for log in sorted(store.root.glob(f"studies/*/logs/{folder.name}.log")):
+        terminal.out.print(f"log: {log}", markup=False, soft_wrap=True)
+        printed = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        for text in printed[-last:]:
+            terminal.out.print(f"  {text}", markup=False, soft_wrap=True)
 
 
 def _table(lines: list[dict[str, float]]) -> Table:

@@ -58,6 +58,8 @@ def _free_address() -> tuple[str, int]:
 
 def _join(address: str, port: int, config: GroupConfig) -> None:
     """Join the process group; runs in each worker."""
+    if not config.on_gpus:  # before torch looks: a crew of CPU workers leaves a machine's GPUs to the others
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     import torch
     import torch.distributed as dist
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.identity import short
 from w2s_ray.store.artifacts import ArtifactStore
 
 
@@ -13,5 +12,5 @@ def logs_folder(store: ArtifactStore, study: str) -> Path:
 
 
 def log_path(store: ArtifactStore, study: str, stage: PlannedStage) -> Path:
-    """Return the log of one stage; each start of it adds to the end."""
-    return logs_folder(store, study) / f"{stage.spec.slug.replace('/', '_')}-{short(stage.identity)}.log"
+    """Return the log of one stage; each start of it adds to the end. It is named like the stage's folder."""
+    return logs_folder(store, study) / f"{store.folder(stage.spec.slug, stage.identity).name}.log"

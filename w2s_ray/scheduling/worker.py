@@ -140,7 +140,8 @@ class _Worker:
 
     def _say_crashed(self, stage: PlannedStage) -> None:
         """Leave word of what ends this process, as far as anybody listens."""
-        error = traceback.format_exc(limit=0).strip().splitlines()[-1]
+        raised = sys.exception()
+        error = raised.value if isinstance(raised, W2SError) else f"{type(raised).__name__}: {raised}"
         log = log_path(self._plan.store, self._plan.study, stage)
         cause = f"rank {self._group.rank}: {error} (log: {log})"
         try:

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share in [0, 1]."""
-Positive = Annotated[int, Field(gt=0)]
-"""A count of at least one."""
+Positive = Annotated[int, Field(gt=0, strict=True)]
+"""A count of at least one; `true` is no count."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 """A name that can stand in a path, a tag and a run id."""
 

@@ -41,6 +41,7 @@ def resolve_model(level: LevelSpec, pinned: str | None = None) -> ResolvedModel 
         return Unresolved(found)
     model_files.check_pad_token(found.folder, name, level.pad_token)
     if level.architecture is None:
+        model_files.check_context(found.folder, name, level.optimisation.context_tokens)
         return ResolvedModel(revision=found.commit, num_parameters=found.num_parameters)
     size = model_files.num_parameters_of(level.architecture, model_files.vocabulary_size(found.folder))
     return ResolvedModel(revision=found.commit, num_parameters=size)
@@ -66,7 +67,9 @@ def _resolve_folders(level: LevelSpec) -> ResolvedModel:
     if level.architecture is not None:
         size = model_files.num_parameters_of(level.architecture, model_files.vocabulary_size(tokenizer))
         return ResolvedModel(revision=model_files.digest(tokenizer_files), num_parameters=size)
-    weights = model_files.weight_files(model_folder(level.model, ""))
+    folder = model_folder(level.model, "")
+    weights = model_files.weight_files(folder)
+    model_files.check_context(folder, level.model, level.optimisation.context_tokens)
     revision = model_files.digest((*weights, *tokenizer_files))
     return ResolvedModel(revision=revision, num_parameters=model_files.num_parameters(weights))
 

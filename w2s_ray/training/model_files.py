@@ -33,6 +33,8 @@ TOKENIZER_FILES = (
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 """One of these is what makes a tokenizer."""
 
+_POSITIONS = ("max_position_embeddings", "n_positions")
+
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the configuration and weights of the model in `folder`.
@@ -102,6 +104,22 @@ def check_pad_token(folder: Path, model: str, pad_token: str | None) -> None:
             f"the tokenizer of {model} has no padding token",
             "batches hold texts of several lengths, so a padding token is needed",
             f'add `pad_token: "{end}"` to the level',
+        )
+
+
+def check_context(folder: Path, model: str, context_tokens: int) -> None:
+    """Check that the model has a position for every token of a text.
+
+    Raises:
+        ModelError: when its configuration says that it has fewer.
+    """
+    config = _json(folder / CONFIG)
+    known = [config[key] for key in _POSITIONS if isinstance(config.get(key), int)]
+    if known and context_tokens > known[0]:
+        raise ModelError(
+            f"optimisation.context_tokens is {context_tokens}, and {model} has {known[0]} positions",
+            "a text is no longer than the model's positions",
+            f"lower optimisation.context_tokens of the level to {known[0]}, or choose another model",
         )
 
 
