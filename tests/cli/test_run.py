@@ -99,7 +99,7 @@ def test_logs_show_the_steps_of_a_stage(ran: Ran) -> None:
     floor = next(name for name in ran.attempts() if name.startswith("small-S"))
     digest = floor.rpartition("-")[2]
     done = w2s("logs", digest[:6], "--store", ran.store, "-n", "2", cwd=ran.home)
-    assert ".log" in done.stdout and "MiB between stages" in done.stdout, "what it printed"
+    assert ".log" in done.out and "MiB between stages" in done.out, "what it printed"
     assert done.code == 0 and "started: " in done.out
     assert [line.split()[0] for line in done.out.splitlines()[-2:]] == ["3", "4"]
     by_name = w2s("logs", "floor:small", "--study", "tiny.yaml", "--store", ran.store, "--json", cwd=ran.home)

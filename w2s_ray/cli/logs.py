@@ -29,12 +29,12 @@ def print_logs(name: str, store_folder: Path, study_file: Path | None, *, last: 
     terminal.out.print(
         f"started: {', '.join(attempt['started_at'] for attempt in attempts)}", markup=False, soft_wrap=True
     )
-    terminal.out.print(_table(lines[-last:]) if lines else "no steps yet")
     for log in sorted(store.root.glob(f"studies/*/logs/{folder.name}.log")):
         terminal.out.print(f"log: {log}", markup=False, soft_wrap=True)
         printed = log.read_text(encoding="utf-8", errors="replace").splitlines()
         for text in printed[-last:]:
             terminal.out.print(f"  {text}", markup=False, soft_wrap=True)
+    terminal.out.print(_table(lines[-last:]) if lines else "no steps yet")
 
 
 def _table(lines: list[dict[str, float]]) -> Table:

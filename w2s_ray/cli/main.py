@@ -113,10 +113,12 @@ def logs(
     ],
     study: Annotated[Path | None, typer.Option(metavar="STUDY.yaml", help="The study that names the stage.")] = None,
     store: StoreFolder = DEFAULT_STORE,
-    last: Annotated[int, typer.Option("-n", "--last", min=1, help="How many of the last steps to print.")] = 20,
+    last: Annotated[
+        int, typer.Option("-n", "--last", min=1, help="How many of the last steps and log lines to print.")
+    ] = 20,
     json: AsJson = False,
 ) -> None:
-    """Print what a stage measured at its steps, and how often it was started."""
+    """Print what a stage measured at its steps, what it printed, and how often it was started."""
     from w2s_ray.cli import logs as verb
 
     verb.print_logs(stage, store, study, last=last, as_json=json)
