@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from w2s_ray.science.bootstrap import Draws, interval
-from w2s_ray.science.recovery import Sampled, compare, gap, minimum_detectable, pgr, pgr_link, recover
+from w2s_ray.science.recovery import Sampled, compare, gap, minimum_detectable, pgr, recover
 
 
 def scored(draws: Draws, *correct_SN: np.ndarray) -> list[Sampled]:
@@ -27,7 +27,6 @@ def test_pgr_is_the_share_of_the_gap_that_is_recovered() -> None:
     assert pgr(0.7, 0.6, 0.8) == pytest.approx(0.5)
     assert pgr(0.5, 0.6, 0.8) == pytest.approx(-0.5), "a student below its floor has a negative PGR"
     assert pgr(0.9, 0.6, 0.8) == pytest.approx(1.5)
-    assert pgr_link(0.7, 0.65, 0.75) == pytest.approx(0.5)
 
 
 def test_one_draw_serves_floor_arm_and_ceiling() -> None:

@@ -48,10 +48,6 @@ class Tokens:
     offsets: np.ndarray
     """int64; example i has the tokens from offsets[i] up to offsets[i + 1]."""
 
-    def lengths(self, row_numbers: np.ndarray, context: int) -> np.ndarray:
-        """Return how many tokens of each row are read at this context (int64)."""
-        return np.asarray(np.minimum(self.offsets[row_numbers + 1] - self.offsets[row_numbers], context))
-
     def rows(self, row_numbers: np.ndarray, context: int) -> list[np.ndarray]:
         """Return the tokens of each row (int32); longer texts keep their last `context` tokens."""
         ends = self.offsets[row_numbers + 1]

@@ -49,11 +49,6 @@ def pgr(student: float, floor: float, ceiling: float) -> float:
     return (student - floor) / (ceiling - floor)
 
 
-def pgr_link(student: float, previous: float, ceiling: float) -> float:
-    """Return the PGR of one link: the floor is the chain's previous student. Never compared across arms."""
-    return pgr(student, previous, ceiling)
-
-
 def gap(floor: Sampled, ceiling: Sampled) -> Sampled:
     """Return ceiling − floor."""
     return Sampled(ceiling.value - floor.value, ceiling.draws_B - floor.draws_B)

@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from w2s_ray.spec.base import Spec
 
-IDENTITY_CHARS = 64
-"""Length of an identity: SHA-256 in hexadecimal."""
 SHORT_CHARS = 12
-"""How much of it stands in folder names and run ids."""
+"""How much of an identity stands in folder names and run ids."""
 
 
 def canonical_json(value: object) -> str:

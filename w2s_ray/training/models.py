@@ -62,13 +62,13 @@ class Network(nn.Module):
         return logits
 
 
-def load_tokenizer(folder: Path | str, pad_token: str | None, revision: str | None = None) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: Path, pad_token: str | None) -> PreTrainedTokenizerFast:
     """Load a fast tokenizer that pads on the right and truncates on the left.
 
     Raises:
         ModelError: when it has no padding token and none is given.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, split_special_tokens=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
     if pad_token is not None:
         tokenizer.pad_token = pad_token
     if tokenizer.pad_token_id is None:
@@ -81,34 +81,29 @@ def load_tokenizer(folder: Path | str, pad_token: str | None, revision: str | No
     return tokenizer
 
 
-def load_network(
-    spec: StageSpec, folder: Path | str, tokenizer: PreTrainedTokenizerFast, execution: Execution
-) -> Network:
+def load_network(spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFast, execution: Execution) -> Network:
     """Build the network that `spec` starts from, in fp32, sharded while it loads under ZeRO-3.
 
-    `folder` holds the weights (a hub id is read from the local cache or the hub at the pinned revision).
+    `folder` holds the weights, or for a network from scratch nothing that is read.
     """
     dropout = spec.optimisation.dropout
     architecture = spec.starts_from.architecture if isinstance(spec.starts_from, ModelSource) else None
-    revision = _hub_revision(spec, folder)
     if spec.objective == "next_token":
         if architecture is not None:
             hf = _from_scratch(architecture, tokenizer, spec.init_seed)
         else:
-            config = _with_dropout(AutoConfig.from_pretrained(folder, revision=revision), dropout)
+            config = _with_dropout(AutoConfig.from_pretrained(folder), dropout)
             with sharded_loading(execution):
-                hf = AutoModelForCausalLM.from_pretrained(folder, config=config, revision=revision, dtype=torch.float32)
+                hf = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
         return Network(hf, spec.optimisation.precision)
     assert architecture is None, "a stage from scratch learns next tokens"
-    config = _with_dropout(AutoConfig.from_pretrained(folder, revision=revision), dropout)
+    config = _with_dropout(AutoConfig.from_pretrained(folder), dropout)
     config.num_labels = spec.num_classes
     config.pad_token_id = tokenizer.pad_token_id
     # What the checkpoint lacks, such as an encoder's own classifier block, is drawn from the stage's seed.
     with torch.random.fork_rng(devices=[]), sharded_loading(execution):
         torch.manual_seed(spec.init_seed)
-        hf = AutoModelForSequenceClassification.from_pretrained(
-            folder, config=config, revision=revision, dtype=torch.float32
-        )
+        hf = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=torch.float32)
     _initialise_head(hf, tokenizer, spec)
     return Network(hf, spec.optimisation.precision)
 
@@ -186,10 +181,3 @@ def _with_dropout(config: Any, dropout: float) -> Any:
         if name.endswith(("dropout", "pdrop", "dropout_prob")) and isinstance(getattr(config, name), int | float):
             setattr(config, name, dropout)
     return config
-
-
-def _hub_revision(spec: StageSpec, folder: Path | str) -> str | None:
-    """The pinned commit where `folder` is a hub id, None where it is a folder."""
-    if isinstance(folder, Path) or not isinstance(spec.starts_from, ModelSource):
-        return None
-    return spec.starts_from.revision

@@ -229,12 +229,10 @@ class _StageRun:
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         source = self.stage.spec.starts_from
         if isinstance(source, ModelSource):
-            return load_tokenizer(
-                model_folder(source.name, source.revision, tokenizer=True), source.pad_token, source.revision
-            )
+            return load_tokenizer(model_folder(source.name, source.revision, tokenizer=True), source.pad_token)
         return load_tokenizer(self._trained_model(source.stage), None)
 
-    def _source_folder(self) -> Path | str:
+    def _source_folder(self) -> Path:
         source = self.stage.spec.starts_from
         if isinstance(source, ModelSource):
             from_scratch = source.architecture is not None
