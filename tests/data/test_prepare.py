@@ -20,7 +20,7 @@ RowsOf = Callable[..., Rows]
 def test_a_prepared_task_gives_its_rows_back(toy: Toy, rows_of: RowsOf, store: ArtifactStore) -> None:
     rows = rows_of(10)
     prepared = toy(rows)
-    assert prepared.table().to_pylist() == rows
+    assert prepared.table().to_pylist() == [{**row, "bundle": row["id"]} for row in rows], "each by itself"
     assert prepared.ids(np.array([3, 1])) == ["e3", "e1"]
     assert prepared.labels(np.array([3, 0])).tolist() == [1, 0]
     assert load_prepared(store, prepared.fingerprint) == prepared

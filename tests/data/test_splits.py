@@ -225,3 +225,16 @@ def test_a_task_with_labels_gives_no_documents_because_they_would_hold_its_test_
 ) -> None:
     with pytest.raises(DataError, match="task with labels"):
         draw(prepared, split(prepared, "text", 10))
+
+
+@pytest.mark.parametrize("name", ["S", "T2", "V0", "test"])
+@pytest.mark.parametrize("balance", [True, False])
+def test_a_bundle_is_drawn_whole(toy: Toy, rows_of: RowsOf, split: Split, name: str, balance: bool) -> None:
+    rows = rows_of(4000, group_size=40)
+    for number, row in enumerate(rows):
+        row |= {"bundle": f"b{number // 4}", "label": number % 2}
+    prepared = toy(rows)
+    drawn = draw(prepared, split(prepared, name, 80, balance=balance))
+    bundles = prepared.table()["bundle"].take(drawn).to_pylist()
+    assert sorted(bundles.count(each) for each in set(bundles)) == [4] * 20
+    assert len(groups(prepared, drawn)) > 3, "bundles of one group do not stand together"

@@ -81,6 +81,20 @@ def test_seeing_only_the_line_or_only_the_prefix_is_chance(data: TaskData, part:
     assert abs(accuracy - 0.5) <= 2 * standard_error
 
 
+def test_a_bundle_holds_two_prefixes_and_two_lines_each_once_true_and_once_false(data: TaskData) -> None:
+    bundles = collections.defaultdict(list)
+    for row in data.table.to_pylist():
+        bundles[row["bundle"]].append(row)
+    for rows in bundles.values():
+        assert len(rows) == 4 and len({row["group"] for row in rows}) == 1
+        assert len({row["text"] for row in rows}) == 4
+        for part in (0, 1):
+            labels = collections.defaultdict(set)
+            for row in rows:
+                labels[parts(row["text"])[part].strip()].add(row["label"])
+            assert list(labels.values()) == [{0, 1}, {0, 1}]
+
+
 def test_another_process_that_parses_the_task_files_alone_makes_the_same_examples(continuation: TaskData) -> None:
     script = (
         "from w2s_ray.tasks.code_continuation import CodeContinuation;"

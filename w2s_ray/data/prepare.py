@@ -59,7 +59,7 @@ class PreparedTask:
         return len(self.class_names)
 
     def table(self) -> pa.Table:
-        """Return all examples, mapped into memory: columns id, text, label, group, origin."""
+        """Return all examples, mapped into memory: columns id, text, label, group, bundle, origin."""
         with pa.memory_map(str(self.folder / EXAMPLES_NAME)) as source:
             return pa.ipc.open_file(source).read_all()
 
@@ -167,6 +167,8 @@ def _checked(name: str, data: TaskData, unlabelled: bool) -> pa.Table:
     where = f"task {name}"
     if not table.num_rows:
         raise DataError(f"{where} has no examples", "a task has examples", "check its files and columns")
+    bundles = pc.coalesce(table["bundle"], table["id"])
+    table = table.set_column(SCHEMA.get_field_index("bundle"), SCHEMA.field("bundle"), bundles)
     for column in SCHEMA.names:
         lacking = table[column].null_count
         if lacking:

@@ -1,9 +1,10 @@
 """Which examples are S, T1 … Tn, V0 … Vn and test: a pure function of the examples and a `SplitSpec`.
 
 The test set is drawn by the hash of the group alone, so no seed, ladder, model or tokenizer moves it. The remaining
-groups go whole into the slots of a ladder's levels, in the order of hash(split_seed, group), and each example has its
-place within its slot by hash(split_seed, id). A smaller split is a prefix of a larger one. Related examples share a
-group, so they never stand on two sides; a pool example whose group also occurs in a test file is left out.
+groups go whole into the slots of a ladder's levels, in the order of hash(split_seed, group). Within its slot a bundle
+has its place by hash(split_seed, bundle), and an example its place in the bundle by hash(split_seed, id). A smaller
+split is a prefix of a larger one. Related examples share a group, so they never stand on two sides; a pool example
+whose group also occurs in a test file is left out.
 """
 
 import functools
@@ -136,12 +137,11 @@ def _candidates(prepared: PreparedTask, split: SplitSpec) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _slot_orders(prepared: PreparedTask, num_levels: int, split_seed: int) -> dict[str, np.ndarray]:
-    """The rows of each slot, ordered by hash(split_seed, id).
+    """The rows of each slot, bundle by bundle.
 
     Groups stand in the order of hash(split_seed, group), and a group's slot is where the middle of its rows falls when
     the slots are laid end to end, each as wide as its share of the rows.
     """
-    table = prepared.table()
     groups, group_of_row = _groups(prepared)
     in_pool = ~np.isin(group_of_row, group_of_row[_is_test_row(prepared)])
     sizes = np.bincount(group_of_row[in_pool], minlength=len(groups))
@@ -152,7 +152,7 @@ def _slot_orders(prepared: PreparedTask, num_levels: int, split_seed: int) -> di
     slot_of_group = np.empty(len(groups), dtype=np.int64)
     slot_of_group[order] = np.searchsorted(edges[:-1], middle, side="right")
     rows = np.flatnonzero(in_pool)
-    rows = rows[np.argsort(_hashes(f"example {split_seed}", table["id"].take(rows).to_pylist()), kind="stable")]
+    rows = _bundle_by_bundle(prepared, rows, f"example {split_seed}")
     slot_of_row = slot_of_group[group_of_row[rows]]
     return {name: rows[slot_of_row == slot] for slot, name in enumerate(slot_names(num_levels))}
 
@@ -161,7 +161,13 @@ def _slot_orders(prepared: PreparedTask, num_levels: int, split_seed: int) -> di
 def _test_order(prepared: PreparedTask) -> np.ndarray:
     """The rows of the test pool, in the order in which they enter the test set."""
     rows = np.flatnonzero(_is_test_row(prepared))
-    return rows[np.argsort(_hashes("test example", prepared.ids(rows)), kind="stable")]
+    return _bundle_by_bundle(prepared, rows, "test example")
+
+
+def _bundle_by_bundle(prepared: PreparedTask, rows: np.ndarray, salt: str) -> np.ndarray:
+    """Put rows into the order of their bundles' hashes and, within a bundle, of their own."""
+    columns = prepared.table().select(["id", "bundle"]).take(rows).to_pydict()
+    return rows[np.lexsort((_hashes(salt, columns["id"]), _hashes(salt, columns["bundle"])))]
 
 
 @functools.lru_cache(maxsize=16)

@@ -7,7 +7,7 @@ A *cut* divides a function into a *prefix* and the *line* that follows it. The p
 far as its limit allows. Cuts come in pairs, a and b, and each pair gives four examples: (prefix a, line a) and (prefix
 b, line b) are true, (prefix a, line b) and (prefix b, line a) false. No prefix and no line occurs in two cuts. So each
 prefix and each line stands once as true and once as false: whoever sees only one of the two is right half of the time,
-exactly.
+exactly. The four are a bundle: a split that held three of them would let a learner get by with the line alone.
 
     code_continuation        a and b are from files of different packages, and a line keeps its own indentation:
                              syntax, names and meaning all tell; the group is the pair of files
@@ -31,7 +31,7 @@ from w2s_ray.tasks import corpus, manifest
 from w2s_ray.tasks.python_source import function_id
 from w2s_ray.tasks.task import POOL, SCHEMA, TaskData
 
-RECIPE = 2
+RECIPE = 3
 """Raised whenever this module would make other examples from the same corpus."""
 
 CLASS_NAMES = ("elsewhere", "follows")
@@ -92,7 +92,7 @@ class CodeContinuation:
         return identity("task", [self.name, RECIPE, corpus.RECIPE, corpus.versions()])
 
     def read(self) -> TaskData:
-        """Return four examples for each pair of cuts; the group is the pair's file or files.
+        """Return four examples for each pair of cuts, a bundle; the group is the pair's file or files.
 
         Raises:
             DataError: when a package is not installed, or its source is not what was published.
@@ -114,6 +114,7 @@ class CodeContinuation:
 
     def _examples(self, pair: Pair, versions: dict[str, str]) -> Iterator[dict[str, object]]:
         group = " ".join(sorted({cut.function.file for cut in pair}))
+        bundle = identity("bundle", [[cut.function.file, cut.prefix, cut.line] for cut in pair])
         for start in pair:
             for end in pair:
                 indentation = start.indentation if self._hard else end.indentation
@@ -123,6 +124,7 @@ class CodeContinuation:
                     "text": text,
                     "label": int(start is end),
                     "group": group,
+                    "bundle": bundle,
                     "origin": POOL,
                 }
 

@@ -37,9 +37,9 @@ class Manifest(Spec):
 
 
 def entry_of(table: pa.Table) -> Entry:
-    """Return the digest over id, group and label of every example; their order does not count."""
-    columns = (table[name].to_pylist() for name in ("id", "group", "label"))
-    lines = sorted(f"{id_}\t{group}\t{label}\n" for id_, group, label in zip(*columns, strict=True))
+    """Return the digest over id, group, bundle and label of every example; their order does not count."""
+    columns = (table[name].to_pylist() for name in ("id", "group", "bundle", "label"))
+    lines = sorted("\t".join(map(str, row)) + "\n" for row in zip(*columns, strict=True))
     return Entry(num_examples=len(lines), digest=hashlib.sha256("".join(lines).encode()).hexdigest())
 
 

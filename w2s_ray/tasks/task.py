@@ -16,10 +16,15 @@ SCHEMA = pa.schema(
         ("text", pa.string()),
         ("label", pa.int64()),
         ("group", pa.string()),
+        ("bundle", pa.string()),
         ("origin", pa.string()),
     ]
 )
-"""Columns of every task's table."""
+"""Columns of every task's table.
+
+Examples of one `group` are related and never stand in two splits. Examples of one `bundle`, all of one group, are drawn
+side by side, because they say more together than apart; an example without one (null) stands by itself.
+"""
 
 
 @dataclass(frozen=True)
