@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from tests.training.conftest import Tiny
 from w2s_ray.errors import ModelError
@@ -74,6 +80,19 @@ def test_the_head_starts_from_the_unembedding_rows_of_the_digits(tiny: Tiny, gpt
     network = network_of(tiny, gpt2_like, tokenizer)
     rows = [tokenizer.encode(digit)[0] for digit in "01"]
     torch.testing.assert_close(network.hf.score.weight, network.hf.get_input_embeddings().weight[rows])
+
+
+def test_the_head_of_an_untied_model_starts_from_its_unembedding(tiny: Tiny, tmp_path: Path) -> None:
+    tied = Path(tiny.study.ladder["small"].model)
+    config = LlamaConfig.from_pretrained(tied)
+    config.tie_word_embeddings = False
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tied, None)
+    network = network_of(tiny, tmp_path, tokenizer)
+    rows = [tokenizer.encode(digit)[0] for digit in "01"]
+    torch.testing.assert_close(network.hf.score.weight, model.lm_head.weight[rows])
+    assert not torch.equal(model.lm_head.weight[rows], model.get_input_embeddings().weight[rows])
 
 
 def test_weights_are_fp32_masters_whatever_the_checkpoint_held(tiny: Tiny, tmp_path: Path) -> None:

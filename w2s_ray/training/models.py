@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -27,9 +28,11 @@ from w2s_ray.errors import ModelError
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.stage import Architecture, ModelSource, Precision, StageSpec
 from w2s_ray.store.files import require_space, writing
+from w2s_ray.training.model_files import weight_files
 from w2s_ray.training.zero import sharded_loading, whole
 
 _HEAD_STD = 0.02
+_UNEMBEDDINGS = ("lm_head.weight", "embed_out.weight")
 
 
 class Network(nn.Module):
@@ -104,7 +107,7 @@ def load_network(spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFa
     with torch.random.fork_rng(devices=[]), sharded_loading(execution):
         torch.manual_seed(spec.init_seed)
         hf = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=torch.float32)
-    _initialise_head(hf, tokenizer, spec)
+    _initialise_head(hf, folder, tokenizer, spec)
     return Network(hf, spec.optimisation.precision)
 
 
@@ -156,23 +159,36 @@ def _from_scratch(shape: Architecture, tokenizer: PreTrainedTokenizerFast, init_
         return LlamaForCausalLM(config).float()
 
 
-def _initialise_head(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, spec: StageSpec) -> None:
+def _initialise_head(hf: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerFast, spec: StageSpec) -> None:
     """Set the head alike on every rank and under every ZeRO stage."""
     head = getattr(hf, "score", None) or getattr(hf, "classifier", None)
     if not isinstance(head, nn.Linear):
         return  # an encoder's own classifier block keeps transformers' initialisation
-    embeddings = hf.get_input_embeddings().weight
     digits = [tokenizer.encode(str(label), add_special_tokens=False) for label in range(spec.num_classes)]
     generator = torch.Generator().manual_seed(spec.init_seed)
-    random = torch.randn((spec.num_classes, head.in_features), generator=generator) * _HEAD_STD
-    with whole([head.weight, embeddings]), torch.no_grad():
-        if all(len(tokens) == 1 for tokens in digits) and embeddings.shape[1] == head.in_features:
-            head.weight.copy_(embeddings[[tokens[0] for tokens in digits]])
-        else:
-            head.weight.copy_(random)
+    rows_CD = torch.randn((spec.num_classes, head.in_features), generator=generator) * _HEAD_STD
+    if all(len(tokens) == 1 for tokens in digits):
+        found_CD = _unembedding_rows(hf, folder, [tokens[0] for tokens in digits])
+        if found_CD.shape == rows_CD.shape:
+            rows_CD = found_CD
+    with whole([head.weight]), torch.no_grad():
+        head.weight.copy_(rows_CD)
     if head.bias is not None:
         with whole([head.bias]), torch.no_grad():
             head.bias.zero_()
+
+
+def _unembedding_rows(hf: PreTrainedModel, folder: Path, tokens: list[int]) -> torch.Tensor:
+    """The unembedding's rows: the checkpoint's own, or the embedding's where the two are tied."""
+    for file in weight_files(folder):
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as weights:
+                for name in set(_UNEMBEDDINGS) & set(weights.keys()):
+                    matrix = weights.get_slice(name)
+                    return torch.cat([matrix[token : token + 1] for token in tokens]).float()
+    embeddings_VD: torch.Tensor = hf.get_input_embeddings().weight
+    with whole([embeddings_VD]):
+        return embeddings_VD.detach()[tokens].clone()
 
 
 def _with_dropout(config: Any, dropout: float) -> Any:
