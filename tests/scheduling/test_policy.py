@@ -156,6 +156,24 @@ def test_crews_that_never_begin_fail_the_stages_of_their_shape() -> None:
     assert decide(state) == []
 
 
+def test_extra_crews_that_never_begin_leave_the_one_that_works_in_peace() -> None:
+    chains = chains_of(small_study())
+    state = state_with(chains, cpus=4)
+    open_idle(state, "a")
+    state.started("a", stage_of(chains[0], "floor", "s").identity)
+    for number in range(3):
+        assert [type(one) for one in decide(state)] == [OpenCrew]
+        state.roster.opening(f"extra{number}", PAIR)
+        state.crew_ended(f"extra{number}", "no room after all")
+    assert decide(state) == [], "enough of trying"
+    assert not any(entry.status is Status.FAILED for entry in state.queue.entries.values())
+    state.crew_ended("a", "killed")
+    assert OpenCrew in [type(one) for one in decide(state)], "without it, another is tried"
+    state.roster.opening("last", PAIR)
+    state.crew_ended("last", "no room after all")
+    assert any(entry.status is Status.FAILED for entry in state.queue.entries.values())
+
+
 def test_room_is_counted_node_by_node() -> None:
     wide = CrewShape(workers=2, cpus_per_worker=3, gpus_per_worker=0)
     assert not Room((Node(3), Node(2), Node(2))).place(wide)

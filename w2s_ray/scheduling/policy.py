@@ -22,7 +22,7 @@ from w2s_ray.spec.execution import CrewShape
 MAX_DEATHS = 3
 """Crew deaths that one stage is given before it fails."""
 MAX_FAILED_STARTS = 3
-"""Crews of one shape that may end before they speak; then the stages of that shape fail."""
+"""Crews of one shape that may end before they speak; then its stages fail, unless they have another crew."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,21 @@ class State:
         lost = self.roster.ended(crew)
         if lost is not None:
             self._lose(lost, error)
-        if known is not None and self.roster.num_failed_starts.get(known.shape, 0) >= MAX_FAILED_STARTS:
+        if known is None or known.incarnation is not None:
+            return
+        if self.starts_fail(known.shape) and not self._has_working(known.shape):
             self._fail_shape(known.shape, error)
+
+    def starts_fail(self, shape: CrewShape) -> bool:
+        """Say whether the last crews of a shape all ended before they spoke."""
+        return self.roster.num_failed_starts.get(shape, 0) >= MAX_FAILED_STARTS
+
+    def may_open(self, shape: CrewShape) -> bool:
+        """Say whether another crew is worth trying: not beside one that works, when the last ones would not start."""
+        return not (self.starts_fail(shape) and self._has_working(shape))
+
+    def _has_working(self, shape: CrewShape) -> bool:
+        return bool(self.roster.of(shape, CrewStatus.IDLE, CrewStatus.BUSY, CrewStatus.UNHEARD))
 
     def take_lost(self) -> list[str]:
         """Return the stages whose crews died since this was last asked."""
@@ -180,7 +193,7 @@ def _make_room(state: State, waiting: dict[CrewShape, int]) -> list[Decision]:
     decisions: list[Decision] = []
     room = state.roster.room()
     for shape, num in waiting.items():
-        for _ in range(num):
+        for _ in range(num if state.may_open(shape) else 0):
             if not room.place(shape):
                 return decisions + _retire_for(shape, state)
             decisions.append(OpenCrew(shape, f"{num} ready stages wait for {shape.workers} workers"))
