@@ -289,7 +289,7 @@ def test_a_damaged_checkpoint_starts_the_stage_from_its_beginning_and_says_so(
     onlooker = Onlooker()
     run_stage(stage, store=tiny.store, workers=alone, observer=onlooker)
     assert min(point.step for point in onlooker.points if point.activity == "training") == 1
-    assert "is not what was written" in capsys.readouterr().out
+    assert "has not the size that was written" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stop_at", [3, None], ids=["checkpoint", "model"])

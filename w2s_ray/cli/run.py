@@ -5,7 +5,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import chdir, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,9 +56,7 @@ def _go(
     from w2s_ray.cli.live import view_for
     from w2s_ray.scheduling.study import run_study
 
-    # A job's working folder is Ray's: a second node on the same machine replaces it, and Tune asks where it is.
-    steady = chdir(store.root) if address else nullcontext()
-    with steady, view_for(terminal.out) as view, Interrupt() as interrupt:
+    with view_for(terminal.out) as view, Interrupt() as interrupt:
         try:
             return run_study(
                 study,

@@ -12,6 +12,9 @@ from w2s_ray.spec.chain import Chain, Resolution
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 
+_CHAIN_DRAWS = 200
+"""Enough to tell whether one chain's PGR is defined; many chains may end at once, and their tracker waits."""
+
 
 def summarise(study: Study, resolution: Resolution, store: ArtifactStore) -> Summary:
     """Return what the store's records say of the study.
@@ -68,6 +71,8 @@ def chain_figures(study: Study, store: ArtifactStore, chain: Chain) -> dict[str,
         W2SError: as `summarise` does.
     """
     evidence = gather_chains((chain,), store)
+    few = study.report.model_copy(update={"bootstrap_samples": _CHAIN_DRAWS})
+    study = study.model_copy(update={"report": few})
     figures: dict[str, float | None] = {}
     for found in Judge(study, evidence, chain.task, distinct_arms(evidence.chains, study.ladder)).arms():
         for arm in (found.arm, *found.also):

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import chdir, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -106,7 +107,9 @@ def run_study(
     settings = settings or RunSettings()
     if settings.tracker is None:
         settings = replace(settings, tracker=partial(open_tracker, study.tracking, store.study_folder(study.name)))
-    return Run(study, resolution, chains, unfinished, store, view, interrupt, settings).go(address)
+    # A job's working folder is Ray's: a second node on the same machine replaces it, and Tune asks where it is.
+    with chdir(store.root) if address else nullcontext():
+        return Run(study, resolution, chains, unfinished, store, view, interrupt, settings).go(address)
 
 
 def is_finished(stage: PlannedStage, store: ArtifactStore) -> bool:

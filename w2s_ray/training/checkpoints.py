@@ -6,6 +6,7 @@ says so. The finished stage keeps none.
 """
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -42,7 +43,7 @@ class _Marker(Spec):
     zero_stage: int
     offload_optimizer: bool
     sizes: dict[str, int]
-    """Bytes of each file."""
+    """Bytes of each file, the best weights' included."""
 
 
 class Checkpoints:
@@ -57,7 +58,7 @@ class Checkpoints:
         """Write a checkpoint and forget the one before; collective. A kill at any moment leaves one that is whole.
 
         Raises:
-            StoreError: on every rank, when there is no room for it.
+            StoreError: on every rank, when there is no room for it before it is begun.
         """
         tag = f"step{progress.step}"
         self._write(engine, tag)
@@ -66,8 +67,7 @@ class Checkpoints:
     def _write(self, engine: Engine, tag: str) -> None:
         """Let every rank write its shard; collective."""
         self._workers.led(lambda: self._make_room(engine.num_parameters))
-        with writing(self.folder / tag):
-            engine.save(self.folder, tag)
+        engine.save(self.folder, tag)
         self._workers.barrier()
 
     def _make_room(self, num_parameters: int) -> None:
@@ -76,20 +76,22 @@ class Checkpoints:
         require_space(self.folder, _BYTES_PER_PARAMETER * num_parameters)
 
     def _mark(self, tag: str, progress: Progress) -> None:
-        """Make the checkpoint the one that counts."""
-        with writing(self.folder / tag):
-            sync_tree(self.folder / tag)  # a marker that outlives a power cut must not name torn shards
+        """Make the checkpoint the one that counts, and with it the best weights that it knows of."""
+        kept = [tag, *([f"{_BEST}{progress.best_step}"] if progress.best_step else [])]
+        with writing(self.folder):
+            for name in kept:
+                sync_tree(self.folder / name)  # a marker that outlives a power cut must not name torn shards
         marker = _Marker(
             tag=tag,
             progress=progress,
             workers=self._workers.size,
             zero_stage=self._execution.zero_stage,
             offload_optimizer=self._execution.offload_optimizer,
-            sizes=_sizes(self.folder / tag),
+            sizes=_sizes(self.folder, kept),
         )
         write_file(self.folder / _MARKER, marker.model_dump_json().encode())
         for old in (*self.folder.glob("step*"), *self.folder.glob(f"{_BEST}*")):
-            if old.name not in (tag, f"{_BEST}{progress.best_step}"):
+            if old.name not in kept:
                 shutil.rmtree(old, ignore_errors=True)
 
     def restore(self, engine: Engine) -> tuple[Progress, str | None]:
@@ -111,10 +113,11 @@ class Checkpoints:
                 f"ZeRO-{marker.zero_stage}; this run has {self._workers.size} under ZeRO-{self._execution.zero_stage}, "
                 "so the stage starts from its beginning"
             )
-        (is_damaged,) = self._workers.any(_sizes(self.folder / marker.tag) != marker.sizes)
+        kept = {name.partition("/")[0] for name in marker.sizes}
+        (is_damaged,) = self._workers.any(_sizes(self.folder, kept) != marker.sizes)
         if is_damaged:
             return Progress(), (
-                f"the checkpoint at step {marker.progress.step} is not what was written, "
+                f"the checkpoint at step {marker.progress.step} has not the size that was written, "
                 "so the stage starts from its beginning"
             )
         engine.restore(self.folder, marker.tag)
@@ -134,12 +137,14 @@ class Checkpoints:
     def _marker(self) -> _Marker | None:
         """Rank 0's view of the marker, for all: over a network file system the others may see an older one."""
         path = self.folder / _MARKER
-        text = self._workers.share(path.read_text() if self._workers.leads and path.is_file() else None)
+        text = self._workers.led(lambda: path.read_text() if path.is_file() else None)
         try:
             return _Marker.model_validate_json(text) if text is not None else None
         except ValidationError:
             return None  # written by another version: start anew
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+def _sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    """Bytes of each file below the checkpoints `names` in `folder`."""
+    files = (file for name in names for file in (folder / name).rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}

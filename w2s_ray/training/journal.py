@@ -34,6 +34,10 @@ class Journal:
         """Forget what was written after `step`."""
         if self._observer is None or not self._path.exists():
             return
+        with writing(self._path):
+            self._cut_after(step)
+
+    def _cut_after(self, step: int) -> None:
         lines = self._path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         self._path.write_text("".join(kept))

@@ -180,12 +180,12 @@ def _initialise_head(hf: PreTrainedModel, folder: Path, tokenizer: PreTrainedTok
 
 def _unembedding_rows(hf: PreTrainedModel, folder: Path, tokens: list[int]) -> torch.Tensor:
     """The unembedding's rows: the checkpoint's own, or the embedding's where the two are tied."""
-    for file in weight_files(folder):
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as weights:
-                for name in set(_UNEMBEDDINGS) & set(weights.keys()):
-                    matrix = weights.get_slice(name)
-                    return torch.cat([matrix[token : token + 1] for token in tokens]).float()
+    files = [] if hf.config.tie_word_embeddings else weight_files(folder)
+    for file in (file for file in files if file.suffix == ".safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            for name in (name for name in _UNEMBEDDINGS if name in weights.keys()):  # noqa: SIM118 (no mapping)
+                matrix = weights.get_slice(name)
+                return torch.cat([matrix[token : token + 1] for token in tokens]).float()
     embeddings_VD: torch.Tensor = hf.get_input_embeddings().weight
     with whole([embeddings_VD]):
         return embeddings_VD.detach()[tokens].clone()

@@ -76,12 +76,11 @@ class _StageRun:
         self.prepared = load_prepared(self.store, spec.train[0].split.task)
         self.tokenizer = self._tokenizer()
         self.tokens = self._tokens()
-        known = self.store.find(spec.identity) if self.workers.leads else None
-        (is_trained,) = self.workers.any(known is not None)
+        known = self.workers.led(lambda: self.store.find(spec.identity))
         missing = self._missing()
         metrics: dict[str, float] = dict(known.metrics) if known else {}
         stopped = False
-        if not is_trained:
+        if known is None:
             metrics, stopped = self._train()
         elif missing:
             network = load_trained(self._trained_model(spec.identity), self.stage.execution, spec.objective)
@@ -90,7 +89,7 @@ class _StageRun:
             assert self.engine is not None
             self._predict(self.engine, missing)
         self.seconds["total"] = time.perf_counter() - began
-        return StageResult(spec.identity, stopped, not is_trained, dict(self.seconds), metrics)
+        return StageResult(spec.identity, stopped, known is None, dict(self.seconds), metrics)
 
     def _start_engine(self, network: Network) -> Engine:
         network.to(self.workers.device)
@@ -119,7 +118,7 @@ class _StageRun:
         progress, said = checkpoints.restore(engine)
         if said and self.workers.leads:
             print(f"{spec.slug}: {said}", flush=True)
-        journal.resume_at(progress.step)
+        self.workers.led(lambda: journal.resume_at(progress.step))
         loop = Loop(
             spec=spec,
             engine=engine,
@@ -254,15 +253,13 @@ class _StageRun:
         """The task's tokens; rank 0 makes them where they lack."""
         backend = self.tokenizer.backend_tokenizer.to_str()
         digest = identity("tokenizer", backend)
-        self.workers.led(partial(tokenise, self.store, self.prepared, self.tokenizer, digest))
+        self.workers.led(lambda: tokenise(self.store, self.prepared, self.tokenizer, digest) and None)
         return tokenise(self.store, self.prepared, self.tokenizer, digest)
 
     def _missing(self) -> tuple[PredictionSpec, ...]:
-        """Predictions that the store lacks, agreed on by all ranks."""
+        """Predictions that the store lacks, the same on every rank."""
         predicts = self.stage.predicts
-        lacks = [self.workers.leads and self.store.find(each.identity) is None for each in predicts]
-        flags = self.workers.any(*lacks) if predicts else ()
-        return tuple(each for each, is_missing in zip(predicts, flags, strict=True) if is_missing)
+        return self.workers.led(lambda: tuple(each for each in predicts if self.store.find(each.identity) is None))
 
     @contextmanager
     def _timed(self, activity: str) -> Iterator[None]:

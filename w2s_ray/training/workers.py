@@ -47,21 +47,22 @@ class Workers:
         dist.broadcast_object_list(values, src=0, device=self.device)
         return values[0]
 
-    def led(self, work: Callable[[], object]) -> None:
-        """Do `work` on rank 0 while the others wait.
+    def led(self, work: Callable[[], T]) -> T:
+        """Do `work` on rank 0 while the others wait, and give what comes of it to all.
 
         Raises:
             W2SError: on every rank alike, what rank 0 met: the others must not wait in a collective for it.
         """
-        error: W2SError | None = None
+        outcome: tuple[T | None, W2SError | None] = (None, None)
         if self.leads:
             try:
-                work()
+                outcome = (work(), None)
             except W2SError as met:
-                error = met
-        error = self.share(error)
+                outcome = (None, met)
+        value, error = self.share(outcome)
         if error is not None:
             raise error
+        return value  # type: ignore[return-value]
 
     def barrier(self) -> None:
         """Wait for all ranks."""
