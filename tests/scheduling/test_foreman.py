@@ -12,7 +12,7 @@ from tests.scheduling.test_queue import stage_of
 from w2s_ray.errors import StoreError, TrainingError
 from w2s_ray.scheduling import foreman as foreman_module
 from w2s_ray.scheduling.foreman import Foreman
-from w2s_ray.scheduling.messages import CrewCard, Order
+from w2s_ray.scheduling.messages import CrewCard
 from w2s_ray.scheduling.roster import Node
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
@@ -54,23 +54,33 @@ async def crew_of(foreman: Foreman, known: dict[str, Any] | None = None) -> Crew
     return CrewCard(request.crew, request.shape, "first start")
 
 
-async def finish(foreman: Foreman, card: CrewCard, store: ArtifactStore, order: Order) -> None:
+async def crew_for(foreman: Foreman, chain: Chain) -> CrewCard:
+    """Ask for a chain, and open the crew that the foreman then asks for."""
+    await foreman.submit(chain, "trial")
+    return await crew_of(foreman)
+
+
+async def stage_for(foreman: Foreman, card: CrewCard) -> PlannedStage:
+    """The stage that the crew is given."""
+    order = await foreman.next_stage(card)
     assert order.stage is not None
-    commit(store, order.stage)
-    await foreman.stage_finished(card, order.stage.identity, StageResult(order.stage.identity, False, True), False)
+    return order.stage
+
+
+async def finish(foreman: Foreman, card: CrewCard, store: ArtifactStore, stage: PlannedStage) -> None:
+    commit(store, stage)
+    await foreman.stage_finished(card, stage.identity, StageResult(stage.identity, False, True), False)
 
 
 def test_a_chain_is_walked_from_the_floor_to_the_last_student(store: ArtifactStore) -> None:
     async def work() -> None:
         foreman, chain = foreman_of(store), one_chain()
-        await foreman.submit(chain, "trial")
-        card = await crew_of(foreman)
+        card = await crew_for(foreman, chain)
         arms = []
         for _ in chain.stages:
-            order = await foreman.next_stage(card)
-            assert order.stage is not None
-            arms.append(order.stage.arm)
-            await finish(foreman, card, store, order)
+            stage = await stage_for(foreman, card)
+            arms.append(stage.arm)
+            await finish(foreman, card, store, stage)
         assert arms[0] == "floor"
         assert sorted(arms) == ["ceiling", "chain", "floor"]
         report = await foreman.chain_report("trial")
@@ -100,16 +110,14 @@ def test_what_is_in_the_store_is_not_handed_out(store: ArtifactStore) -> None:
 def test_an_order_stays_until_the_crew_acts_on_it(store: ArtifactStore) -> None:
     async def work() -> None:
         foreman = foreman_of(store)
-        await foreman.submit(one_chain(), "trial")
-        card = await crew_of(foreman)
+        card = await crew_for(foreman, one_chain())
         first, again = await foreman.next_stage(card), await foreman.next_stage(card)
         assert first.stage is not None
         assert first == again, "an answer that was lost on its way is given again"
         await foreman.beat(card, first.stage.identity, [])
-        await finish(foreman, card, store, first)
-        second = await foreman.next_stage(card)
-        assert second.stage is not None
-        assert second.stage.identity != first.stage.identity
+        await finish(foreman, card, store, first.stage)
+        second = await stage_for(foreman, card)
+        assert second.identity != first.stage.identity
 
     run(work())
 
@@ -117,20 +125,17 @@ def test_an_order_stays_until_the_crew_acts_on_it(store: ArtifactStore) -> None:
 def test_a_withdrawn_stage_is_told_to_stop_and_goes_on_for_another_trial(store: ArtifactStore) -> None:
     async def work() -> None:
         foreman, chain = foreman_of(store), one_chain()
-        await foreman.submit(chain, "trial")
-        card = await crew_of(foreman)
-        order = await foreman.next_stage(card)
-        assert order.stage is not None
-        identity = order.stage.identity
+        card = await crew_for(foreman, chain)
+        stage = await stage_for(foreman, card)
+        identity = stage.identity
         assert not await foreman.beat(card, identity, [Point(identity, "training", 1, 9)])
         await foreman.withdraw("trial")
         assert await foreman.beat(card, identity, [])
         await foreman.stage_finished(card, identity, StageResult(identity, stopped=True, attempts_trained=True), False)
         assert (await foreman.next_stage(card)).stage is None
         await foreman.submit(chain, "another")
-        again = await foreman.next_stage(card)
-        assert again.stage is not None
-        assert again.stage.identity == identity
+        again = await stage_for(foreman, card)
+        assert again.identity == identity
 
     run(work())
 
@@ -144,13 +149,12 @@ def test_a_failed_stage_fails_its_chain_alone(store: ArtifactStore) -> None:
         card = await crew_of(foreman)
         bad = stage_of(half, "chain", "l").identity
         for _ in range(4):
-            order = await foreman.next_stage(card)
-            assert order.stage is not None
-            if order.stage.identity == bad:
+            stage = await stage_for(foreman, card)
+            if stage.identity == bad:
                 error = TrainingError("the loss is nan", "a loss must be finite", "lower the learning rate")
                 await foreman.stage_finished(card, bad, error, False)
             else:
-                await finish(foreman, card, store, order)
+                await finish(foreman, card, store, stage)
         failed, done = await foreman.chain_report("half"), await foreman.chain_report("naive")
         assert failed is not None
         assert (failed.status, failed.stages_done) == ("failed", 2)
@@ -164,18 +168,15 @@ def test_a_failed_stage_fails_its_chain_alone(store: ArtifactStore) -> None:
 def test_a_stage_that_kills_three_crews_fails_with_the_cause(store: ArtifactStore) -> None:
     async def work() -> None:
         foreman, chain = foreman_of(store), one_chain()
-        await foreman.submit(chain, "trial")
-        card = await crew_of(foreman)
+        card = await crew_for(foreman, chain)
         floor = stage_of(chain, "floor", "s").identity
         for start in range(3):
             card = CrewCard(card.crew, card.shape, f"start {start}")
-            order = await foreman.next_stage(card)
-            assert order.stage is not None
-            assert order.stage.identity == floor
+            stage = await stage_for(foreman, card)
+            assert stage.identity == floor
             await foreman.stage_crashed(floor, "rank 1: RuntimeError: out of luck")
-        order = await foreman.next_stage(CrewCard(card.crew, card.shape, "last start"))
-        assert order.stage is not None
-        assert order.stage.arm == "ceiling", "the study goes on"
+        stage = await stage_for(foreman, CrewCard(card.crew, card.shape, "last start"))
+        assert stage.arm == "ceiling", "the study goes on"
         report = await foreman.chain_report("trial")
         assert report is not None
         assert "3 crews died" in (report.error or "")
@@ -189,15 +190,14 @@ def test_a_stage_that_another_run_has_in_hand_is_waited_for(store: ArtifactStore
         foreman, chain = foreman_of(store), one_chain()
         floor = stage_of(chain, "floor", "s")
         store.lease(floor.identity, floor.spec.slug, "another run")
-        await foreman.submit(chain, "trial")
-        card = await crew_of(foreman)
+        card = await crew_for(foreman, chain)
         order = await foreman.next_stage(card)
         while order.stage is None:
             order = await foreman.next_stage(card)
         assert order.stage.arm == "ceiling"
         commit(store, floor)
         store.release(floor.identity, floor.spec.slug, "another run")
-        await finish(foreman, card, store, order)
+        await finish(foreman, card, store, order.stage)
         order = await foreman.next_stage(card)
         while order.stage is None:
             order = await foreman.next_stage(card)
@@ -209,11 +209,9 @@ def test_a_stage_that_another_run_has_in_hand_is_waited_for(store: ArtifactStore
 def test_a_foreman_that_was_started_anew_takes_up_where_the_old_one_was(store: ArtifactStore) -> None:
     async def work() -> None:
         old, chain = foreman_of(store), one_chain()
-        await old.submit(chain, "trial")
-        card = await crew_of(old)
-        order = await old.next_stage(card)
-        assert order.stage is not None
-        identity = order.stage.identity
+        card = await crew_for(old, chain)
+        stage = await stage_for(old, card)
+        identity = stage.identity
 
         new = foreman_of(store)
         assert await new.chain_report("trial", seen=3) is None, "so the trial submits again"
@@ -223,10 +221,9 @@ def test_a_foreman_that_was_started_anew_takes_up_where_the_old_one_was(store: A
         assert not await new.beat(card, identity, [])
         bulletin = await new.visit({card.crew: card.shape}, {}, closing=False, num_heard=0)
         assert [stage.identity for stage in bulletin.status.running] == [identity]
-        await finish(new, card, store, order)
-        following = await new.next_stage(card)
-        assert following.stage is not None
-        assert following.stage.identity != identity
+        await finish(new, card, store, stage)
+        following = await stage_for(new, card)
+        assert following.identity != identity
 
     run(work())
 
@@ -234,17 +231,15 @@ def test_a_foreman_that_was_started_anew_takes_up_where_the_old_one_was(store: A
 def test_a_crew_that_leaves_after_a_stage_is_replaced(store: ArtifactStore) -> None:
     async def work() -> None:
         foreman, chain = foreman_of(store), one_chain()
-        await foreman.submit(chain, "trial")
-        card = await crew_of(foreman)
-        order = await foreman.next_stage(card)
-        assert order.stage is not None
-        commit(store, order.stage)
-        result = StageResult(order.stage.identity, stopped=False, attempts_trained=True)
-        await foreman.stage_finished(card, order.stage.identity, result, leaving=True)
+        card = await crew_for(foreman, chain)
+        stage = await stage_for(foreman, card)
+        commit(store, stage)
+        result = StageResult(stage.identity, stopped=False, attempts_trained=True)
+        await foreman.stage_finished(card, stage.identity, result, leaving=True)
         assert (await foreman.next_stage(card)).leave
         bulletin = await foreman.visit({card.crew: card.shape}, {}, closing=False, num_heard=0)
         assert bulletin.requests == (), "there is no room before it is gone"
-        assert [one.result.identity for one in bulletin.finished] == [order.stage.identity]
+        assert [one.result.identity for one in bulletin.finished] == [stage.identity]
         bulletin = await foreman.visit({}, {card.crew: None}, closing=False, num_heard=1)
         (request,) = bulletin.requests
         assert request.crew != card.crew
@@ -255,12 +250,10 @@ def test_a_crew_that_leaves_after_a_stage_is_replaced(store: ArtifactStore) -> N
 def test_at_the_end_every_crew_is_sent_away(store: ArtifactStore) -> None:
     async def work() -> None:
         foreman, chain = foreman_of(store), one_chain()
-        await foreman.submit(chain, "trial")
-        card = await crew_of(foreman)
-        order = await foreman.next_stage(card)
-        assert order.stage is not None
+        card = await crew_for(foreman, chain)
+        stage = await stage_for(foreman, card)
         await foreman.visit({card.crew: card.shape}, {}, closing=True, num_heard=0)
-        identity = order.stage.identity
+        identity = stage.identity
         assert await foreman.beat(card, identity, []), "the run ends"
         running = await foreman.chain_report("trial")
         assert running is not None
@@ -277,15 +270,12 @@ def test_at_the_end_every_crew_is_sent_away(store: ArtifactStore) -> None:
 def test_a_late_word_about_a_finished_stage_leaves_the_next_order_in_the_box(store: ArtifactStore) -> None:
     async def work() -> None:
         foreman, chain = foreman_of(store), one_chain()
-        await foreman.submit(chain, "trial")
-        card = await crew_of(foreman)
-        first = await foreman.next_stage(card)
+        card = await crew_for(foreman, chain)
+        first = await stage_for(foreman, card)
         await finish(foreman, card, store, first)
-        second = await foreman.next_stage(card)
-        assert first.stage is not None and second.stage is not None
-        await foreman.beat(card, first.stage.identity, [])
-        again = await foreman.next_stage(card)
-        assert again.stage is not None and again.stage.identity == second.stage.identity
+        second = await stage_for(foreman, card)
+        await foreman.beat(card, first.identity, [])
+        assert (await stage_for(foreman, card)).identity == second.identity
 
     run(work())
 
@@ -293,13 +283,11 @@ def test_a_late_word_about_a_finished_stage_leaves_the_next_order_in_the_box(sto
 def test_a_worker_of_a_crew_that_has_ended_is_not_listened_to(store: ArtifactStore) -> None:
     async def work() -> None:
         foreman, chain = foreman_of(store), one_chain()
-        await foreman.submit(chain, "trial")
-        card = await crew_of(foreman)
-        order = await foreman.next_stage(card)
-        assert order.stage is not None
-        await foreman.beat(card, order.stage.identity, [])
+        card = await crew_for(foreman, chain)
+        stage = await stage_for(foreman, card)
+        await foreman.beat(card, stage.identity, [])
         await foreman.visit({}, {card.crew: "killed"}, closing=False, num_heard=0)
-        assert await foreman.beat(card, order.stage.identity, []), "it is told to stop"
+        assert await foreman.beat(card, stage.identity, []), "it is told to stop"
         assert (await foreman.next_stage(card)).leave
         assert card.crew not in foreman._state.roster.crews
 
@@ -314,8 +302,7 @@ def test_a_store_that_cannot_be_written_fails_the_stage_at_once(
 
     async def work() -> None:
         foreman, chain = foreman_of(store), one_chain()
-        await foreman.submit(chain, "trial")
-        card = await crew_of(foreman)
+        card = await crew_for(foreman, chain)
         await foreman.next_stage(card)
         report = await foreman.chain_report("trial")
         assert report is not None and report.ended and "the store is full" in str(report.error)
