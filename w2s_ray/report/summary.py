@@ -8,6 +8,7 @@ from w2s_ray.report.arms import DistinctArm, distinct_arms
 from w2s_ray.report.evidence import Evidence, gather, gather_chains
 from w2s_ray.report.findings import ArmSummary, Comparison, Pretrained, Summary, TaskSummary
 from w2s_ray.report.judge import Judge
+from w2s_ray.report.wording import value_of
 from w2s_ray.spec.chain import Chain, Resolution
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
@@ -73,13 +74,16 @@ def chain_figures(study: Study, store: ArtifactStore, chain: Chain) -> dict[str,
     evidence = gather_chains((chain,), store)
     few = study.report.model_copy(update={"bootstrap_samples": _CHAIN_DRAWS})
     study = study.model_copy(update={"report": few})
-    figures: dict[str, float | None] = {}
+    figures: dict[str, float] = {}
     for found in Judge(study, evidence, chain.task, distinct_arms(evidence.chains, study.ladder)).arms():
-        for arm in (found.arm, *found.also):
-            figures[f"{arm}/{found.level}/accuracy"] = found.accuracy.value if found.accuracy is not None else None
-            figures[f"{arm}/{found.level}/agreement"] = found.agreement
-            figures[f"{arm}/{found.level}/pgr"] = found.pgr.value if found.pgr is not None else None
-    return {name: value for name, value in figures.items() if value is not None}
+        measured = {"accuracy": value_of(found.accuracy), "agreement": found.agreement, "pgr": value_of(found.pgr)}
+        figures |= {
+            f"{arm}/{found.level}/{name}": value
+            for arm in (found.arm, *found.also)
+            for name, value in measured.items()
+            if value is not None
+        }
+    return figures
 
 
 def _task(evidence: Evidence, name: str) -> TaskSummary:

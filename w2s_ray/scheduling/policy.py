@@ -5,7 +5,8 @@ and tells the state so, and a simulation can do the same on a virtual clock. The
 
 1. A running stage that nobody wants is stopped; it keeps its checkpoint and frees its crew.
 2. An idle crew takes the most urgent ready stage of its shape: longest remaining path first, shared before private.
-3. A shape with more ready stages than crews gets another crew, where there is room.
+3. A shape with more ready stages than crews gets another crew, where there is room; not beside one that works when the
+   last ones would not start.
 4. Where there is none, idle crews of shapes that have nothing to do leave for it. The shape that waits for room keeps
    its place: no less urgent shape is given what it waits for.
 """
@@ -129,19 +130,17 @@ class State:
             self._lose(lost, error)
         if known is None or known.incarnation is not None:
             return
-        if self.starts_fail(known.shape) and not self._has_working(known.shape):
+        if self._starts_fail(known.shape) and self.may_open(known.shape):
             self._fail_shape(known.shape, error)
-
-    def starts_fail(self, shape: CrewShape) -> bool:
-        """Say whether the last crews of a shape all ended before they spoke."""
-        return self.roster.num_failed_starts.get(shape, 0) >= MAX_FAILED_STARTS
 
     def may_open(self, shape: CrewShape) -> bool:
         """Say whether another crew is worth trying: not beside one that works, when the last ones would not start."""
-        return not (self.starts_fail(shape) and self._has_working(shape))
+        working = self.roster.of(shape, CrewStatus.IDLE, CrewStatus.BUSY, CrewStatus.UNHEARD)
+        return not (working and self._starts_fail(shape))
 
-    def _has_working(self, shape: CrewShape) -> bool:
-        return bool(self.roster.of(shape, CrewStatus.IDLE, CrewStatus.BUSY, CrewStatus.UNHEARD))
+    def _starts_fail(self, shape: CrewShape) -> bool:
+        """Whether the last crews of a shape all ended before they spoke."""
+        return self.roster.num_failed_starts.get(shape, 0) >= MAX_FAILED_STARTS
 
     def take_lost(self) -> list[str]:
         """Return the stages whose crews died since this was last asked."""

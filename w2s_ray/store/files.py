@@ -42,12 +42,13 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def require_space(folder: Path, num_bytes: int) -> None:
-    """Refuse to begin what will not fit: libraries report a disk that fills up under them in many ways.
+    """Make `folder`, and refuse to begin what will not fit: libraries report a full disk each in its own way.
 
     Raises:
-        StoreError: when the disk of `folder` has less than `num_bytes` free.
+        StoreError: when it cannot be made, or its disk has less than `num_bytes` free.
     """
     with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
     if free < num_bytes:
         raise StoreError(

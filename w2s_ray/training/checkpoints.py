@@ -66,14 +66,9 @@ class Checkpoints:
 
     def _write(self, engine: Engine, tag: str) -> None:
         """Let every rank write its shard; collective."""
-        self._workers.led(lambda: self._make_room(engine.num_parameters))
+        self._workers.led(lambda: require_space(self.folder, _BYTES_PER_PARAMETER * engine.num_parameters))
         engine.save(self.folder, tag)
         self._workers.barrier()
-
-    def _make_room(self, num_parameters: int) -> None:
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        require_space(self.folder, _BYTES_PER_PARAMETER * num_parameters)
 
     def _mark(self, tag: str, progress: Progress) -> None:
         """Make the checkpoint the one that counts, and with it the best weights that it knows of."""

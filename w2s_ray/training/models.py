@@ -27,7 +27,7 @@ from transformers import (
 from w2s_ray.errors import ModelError
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.stage import Architecture, ModelSource, Precision, StageSpec
-from w2s_ray.store.files import require_space, writing
+from w2s_ray.store.files import require_space
 from w2s_ray.training.model_files import weight_files
 from w2s_ray.training.zero import sharded_loading, whole
 
@@ -130,8 +130,6 @@ def save_network(
     Raises:
         StoreError: when there is no room for it.
     """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     require_space(folder, sum(tensor.nbytes for tensor in weights.values()))
     prefix = "hf."
     state = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}

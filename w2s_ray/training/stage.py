@@ -253,8 +253,15 @@ class _StageRun:
         """The task's tokens; rank 0 makes them where they lack."""
         backend = self.tokenizer.backend_tokenizer.to_str()
         digest = identity("tokenizer", backend)
-        self.workers.led(lambda: tokenise(self.store, self.prepared, self.tokenizer, digest) and None)
-        return tokenise(self.store, self.prepared, self.tokenizer, digest)
+
+        def opened() -> Tokens:
+            return tokenise(self.store, self.prepared, self.tokenizer, digest)
+
+        def make() -> None:
+            opened()  # every rank maps the files itself: tokens are too many to be sent
+
+        self.workers.led(make)
+        return opened()
 
     def _missing(self) -> tuple[PredictionSpec, ...]:
         """Predictions that the store lacks, the same on every rank."""

@@ -39,27 +39,22 @@ class Workers:
         dist.all_reduce(raised, op=dist.ReduceOp.MAX)
         return tuple(bool(flag) for flag in raised.tolist())
 
-    def share(self, value: T) -> T:
-        """Give rank 0's value to all."""
-        if self.size == 1:
-            return value
-        values = [value]
-        dist.broadcast_object_list(values, src=0, device=self.device)
-        return values[0]
-
     def led(self, work: Callable[[], T]) -> T:
         """Do `work` on rank 0 while the others wait, and give what comes of it to all.
 
         Raises:
             W2SError: on every rank alike, what rank 0 met: the others must not wait in a collective for it.
         """
-        outcome: tuple[T | None, W2SError | None] = (None, None)
+        if self.size == 1:
+            return work()
+        outcome: list[tuple[T | None, W2SError | None]] = [(None, None)]
         if self.leads:
             try:
-                outcome = (work(), None)
+                outcome = [(work(), None)]
             except W2SError as met:
-                outcome = (None, met)
-        value, error = self.share(outcome)
+                outcome = [(None, met)]
+        dist.broadcast_object_list(outcome, src=0, device=self.device)
+        value, error = outcome[0]
         if error is not None:
             raise error
         return value  # type: ignore[return-value]

@@ -86,7 +86,8 @@ class Engine:
     """A model under DeepSpeed: forward, backward, step, save, restore, and its weights in one piece."""
 
     def __init__(self, model: nn.Module, execution: Execution, optimisation: Optimisation) -> None:
-        config = engine_config(execution, optimisation.max_grad_norm, count_parameters(model))
+        self.num_parameters = count_parameters(model)
+        config = engine_config(execution, optimisation.max_grad_norm, self.num_parameters)
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, optimisation.weight_decay),
             lr=optimisation.learning_rate,
@@ -101,11 +102,6 @@ class Engine:
     def model(self) -> nn.Module:
         """The module, for calls under `no_grad`; under ZeRO-3 it gathers its parameters as it goes."""
         return self._engine.module  # type: ignore[no-any-return]
-
-    @property
-    def num_parameters(self) -> int:
-        """The number of weights, sharded or not."""
-        return count_parameters(self.model)
 
     def __call__(self, tokens_BT: torch.Tensor, last_B: torch.Tensor) -> torch.Tensor:
         """Return the logits."""
