@@ -17,7 +17,7 @@ from w2s_ray.cli.stage_names import describe, find_stage
 from w2s_ray.cli.submit import STUDY_NAME, entrypoint, pack
 from w2s_ray.errors import DataError, StudyError
 from w2s_ray.scheduling.estimate import num_steps
-from w2s_ray.scheduling.view import StageStatus, StudyStatus
+from w2s_ray.scheduling.view import StudyStatus, Turn
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.load import load_study
 
@@ -94,19 +94,17 @@ def test_a_smoke_study_is_run_as_the_study_is() -> None:
     ]
 
 
-def status(*running: str, done: int) -> StudyStatus:
-    stages = tuple(
-        StageStatus(identity=name * 64, arm="chain", level="l", task="t", loss_name="m", activity="training")
-        for name in running
-    )
-    return StudyStatus(running=stages, num_done=done, num_stages=3)
-
-
-def test_without_a_terminal_a_stage_has_two_lines_however_often_it_is_shown() -> None:
+def test_without_a_terminal_a_stage_has_two_lines_however_long_or_short_it_is() -> None:
     console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
     view = PlainView(console)
-    for shown in (status(done=0), status("a", done=0), status("a", done=0), status("b", done=1), status(done=2)):
-        view.update(shown)
+    long, short, unseen = list(distinct_stages(chains_of(small_study())).values())[:3]
+    for done, turns in (
+        (0, (Turn(long, began=True),)),
+        (0, ()),
+        (2, (Turn(long, began=False), Turn(short, began=True), Turn(short, began=False))),
+        (2, (Turn(unseen, began=False),)),  # a crew that died before the stage reached it
+    ):
+        view.update(StudyStatus(turns=turns, num_done=done, num_stages=3))
     lines = console.export_text().splitlines()
     assert [line.split()[0] for line in lines] == ["started", "ended", "started", "ended"]
     assert "2/3 done" in lines[-1]

@@ -239,8 +239,10 @@ def test_a_crew_that_leaves_after_a_stage_is_replaced(store: ArtifactStore) -> N
         assert (await foreman.next_stage(card)).leave
         bulletin = await foreman.visit({card.crew: card.shape}, {}, closing=False, num_heard=0)
         assert bulletin.requests == (), "there is no room before it is gone"
-        assert [one.result.identity for one in bulletin.finished] == [stage.identity]
-        bulletin = await foreman.visit({}, {card.crew: None}, closing=False, num_heard=1)
+        assert [turn.began for turn in bulletin.turns] == [True, False], "both, though it was over between two visits"
+        assert [turn.result for turn in bulletin.turns] == [None, result]
+        bulletin = await foreman.visit({}, {card.crew: None}, closing=False, num_heard=2)
+        assert bulletin.turns == ()
         (request,) = bulletin.requests
         assert request.crew != card.crew
 
@@ -286,7 +288,8 @@ def test_a_worker_of_a_crew_that_has_ended_is_not_listened_to(store: ArtifactSto
         card = await crew_for(foreman, chain)
         stage = await stage_for(foreman, card)
         await foreman.beat(card, stage.identity, [])
-        await foreman.visit({}, {card.crew: "killed"}, closing=False, num_heard=0)
+        bulletin = await foreman.visit({}, {card.crew: "killed"}, closing=False, num_heard=0)
+        assert [(turn.began, turn.result) for turn in bulletin.turns] == [(True, None), (False, None)]
         assert await foreman.beat(card, stage.identity, []), "it is told to stop"
         assert (await foreman.next_stage(card)).leave
         assert card.crew not in foreman._state.roster.crews

@@ -5,7 +5,8 @@ from typing import cast
 
 from rich.console import Console
 
-from w2s_ray.scheduling.view import LiveView, StageStatus, StudyStatus, StudyView
+from w2s_ray.scheduling.view import LiveView, StudyStatus, StudyView
+from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import short
 
 
@@ -21,23 +22,23 @@ class PlainView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._running: dict[str, StageStatus] = {}
+        self._running: set[str] = set()
 
     def update(self, status: StudyStatus) -> None:
-        """Print what has changed since the update before."""
-        running = {stage.identity: stage for stage in status.running}
+        """Print what has turned since the update before."""
         counts = f"{status.num_done}/{status.num_stages} done, {status.num_waiting} waiting, {status.num_shared} shared"
-        for identity, stage in self._running.items():
-            if identity not in running:
-                self._line(f"ended    {_named(stage)} · {counts}")
-        for identity, stage in running.items():
-            if identity not in self._running:
-                self._line(f"started  {_named(stage)}")
-        self._running = running
+        for turn in status.turns:
+            identity, named = turn.stage.identity, _named(turn.stage)
+            if turn.began and identity not in self._running:
+                self._running.add(identity)
+                self._line(f"started  {named}")
+            elif not turn.began and identity in self._running:
+                self._running.remove(identity)
+                self._line(f"ended    {named} · {counts}")
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
 
 
-def _named(stage: StageStatus) -> str:
-    return f"{stage.task} {stage.level} {stage.arm} {stage.loss_name} {short(stage.identity)}"
+def _named(stage: PlannedStage) -> str:
+    return f"{stage.task} {stage.level} {stage.arm} {stage.spec.loss.label} {short(stage.identity)}"

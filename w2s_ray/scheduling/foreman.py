@@ -18,12 +18,13 @@ from typing import Any
 from w2s_ray.errors import LeaseHeld, W2SError
 from w2s_ray.scheduling.clock import Clock
 from w2s_ray.scheduling.mail import Mail
-from w2s_ray.scheduling.messages import LEAVE, Bulletin, ChainReport, CrewCard, CrewRequest, FinishedStage, Order
+from w2s_ray.scheduling.messages import LEAVE, Bulletin, ChainReport, CrewCard, CrewRequest, Order
 from w2s_ray.scheduling.ownership import Ownership
 from w2s_ray.scheduling.policy import Assign, Decision, OpenCrew, RetireCrew, State, StopStage, decide
 from w2s_ray.scheduling.queue import Queue, work_of
 from w2s_ray.scheduling.roster import CrewStatus, Node, Roster
 from w2s_ray.scheduling.snapshot import chain_metrics, chain_report, study_status
+from w2s_ray.scheduling.view import Turn
 from w2s_ray.scheduling.writer import ActorName, find_writer
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.spec.execution import CrewShape
@@ -77,7 +78,7 @@ class Foreman:
         self._chains: dict[str, Chain] = {}
         self._reports: dict[str, ChainReport] = {}
         self._points: dict[str, Point] = {}
-        self._finished: list[FinishedStage] = []
+        self._turns: list[Turn] = []
         self._clock = Clock()
         self._crashes: dict[str, str] = {}
         self._ended: set[str] = set()
@@ -154,8 +155,8 @@ class Foreman:
             return  # said twice: the crew has gone on to another stage
         self._mail.clear(card.crew, identity)
         if isinstance(outcome, StageResult):
-            self._finished.append(FinishedStage(outcome, self._clock.seconds_in_hand(identity)))
             self._store.metrics[identity] = dict(outcome.metrics)
+        self._over(identity, outcome if isinstance(outcome, StageResult) else None)
         self._state.ended(card.crew, identity, outcome if isinstance(outcome, W2SError) else None, _stopped(outcome))
         if leaving:
             self._dismiss(card.crew)
@@ -195,7 +196,7 @@ class Foreman:
             foreman=self._id,
             status=study_status(self._state, self._points),
             requests=tuple(CrewRequest(crew.id, crew.shape) for crew in opening),
-            finished=tuple(self._finished[num_heard:]),
+            turns=tuple(self._turns[num_heard:]),
             is_opening=bool(opening) and len(opening) == len(crews_),
             cold_start_seconds=self._clock.cold_start_seconds,
         )
@@ -225,6 +226,7 @@ class Foreman:
             logger.info("%s", decision)
             self._do(decision)
         for identity in self._state.take_lost():
+            self._over(identity)
             self._release(identity)
         self._tell_trials()
 
@@ -265,7 +267,14 @@ class Foreman:
             if self._writer is not None:
                 self._writer.begin.remote(stage_run(self._study, entry.stage, self._serves.get(identity, ())))
             self._mail.post(crew, Order(stage=entry.stage))
+            self._turns.append(Turn(entry.stage, began=True))
         self._carry_out()
+
+    def _over(self, identity: str, result: StageResult | None = None) -> None:
+        """A stage is no longer in a crew's hands."""
+        entry = self._state.queue.entries.get(identity)
+        if entry is not None:
+            self._turns.append(Turn(entry.stage, False, result, self._clock.seconds_in_hand(identity)))
 
     async def _look_again(self, identity: str) -> None:
         """After a while, see what has become of a stage that another run has in hand, and let it run again."""

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from w2s_ray.scheduling.view import StudyStatus
+from w2s_ray.scheduling.view import StudyStatus, Turn
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.execution import CrewShape
-from w2s_ray.training.progress import StageResult
 
 
 @dataclass(frozen=True)
@@ -59,15 +58,6 @@ class ChainReport:
 
 
 @dataclass(frozen=True)
-class FinishedStage:
-    """A stage that a crew handed back."""
-
-    result: StageResult
-    seconds: float
-    """From the moment it was given to the crew to the moment its result was back."""
-
-
-@dataclass(frozen=True)
 class Bulletin:
     """What the foreman tells the run at each visit."""
 
@@ -76,8 +66,8 @@ class Bulletin:
     status: StudyStatus
     requests: tuple[CrewRequest, ...]
     """Crews to be started: all that are on their way and have not spoken. To start one twice is the run's to avoid."""
-    finished: tuple[FinishedStage, ...]
-    """Those that the run has not heard of."""
+    turns: tuple[Turn, ...]
+    """Those that the run has not heard of, however short the stage was."""
     is_opening: bool
     """Whether there are crews and none of them has spoken yet."""
     cold_start_seconds: float | None

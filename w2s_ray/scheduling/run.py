@@ -26,12 +26,12 @@ from ray.exceptions import RayError
 from w2s_ray.errors import Interrupted
 from w2s_ray.scheduling.crews import Crews
 from w2s_ray.scheduling.foreman import Foreman, foreman_name
-from w2s_ray.scheduling.messages import Bulletin, CrewRequest, FinishedStage
+from w2s_ray.scheduling.messages import Bulletin, CrewRequest
 from w2s_ray.scheduling.roster import Node
 from w2s_ray.scheduling.session import check_room, cluster_nodes, ray_session
 from w2s_ray.scheduling.study import ChainOutcome, RunSettings, StudyOutcome, is_finished
 from w2s_ray.scheduling.trials import Trials
-from w2s_ray.scheduling.view import StudyStatus, StudyView
+from w2s_ray.scheduling.view import StudyStatus, StudyView, Turn
 from w2s_ray.scheduling.worker import CrewPlan
 from w2s_ray.scheduling.writer import ActorName, Writer
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
@@ -70,7 +70,7 @@ class Run:
         self._store, self._view, self._interrupt, self._settings = store, view, interrupt, settings
         self._num_stages = len({stage.identity for chain in chains for stage in chain.stages})
         self._num_shared = sum(len(chain.stages) for chain in chains) - self._num_stages
-        self._finished: dict[str, FinishedStage] = {}
+        self._finished: dict[str, Turn] = {}
         self._cold_start_seconds: float | None = None
         self._heard_from, self._num_heard = "", 0
         self._namespace = f"w2s-{uuid.uuid4().hex}"
@@ -117,21 +117,24 @@ class Run:
         bulletin: Bulletin = ray.get(told, timeout=_ANSWER_SECONDS)
         if bulletin.foreman != self._heard_from:  # its first word, or its first after a restart
             self._heard_from, self._num_heard = bulletin.foreman, 0
+            turns: tuple[Turn, ...] = ()
         else:
-            self._num_heard += len(bulletin.finished)
-            self._finished |= {one.result.identity: one for one in bulletin.finished}
+            turns = bulletin.turns
+            self._num_heard += len(turns)
+            self._finished |= {turn.stage.identity: turn for turn in turns if turn.result is not None}
         if self._cold_start_seconds is None:
             self._cold_start_seconds = bulletin.cold_start_seconds
         for request in bulletin.requests:
             (crews.give_up if closing else crews.open)(request)
-        self._view.update(self._whole(bulletin.status))
+        self._view.update(self._whole(bulletin.status, turns))
         return bulletin
 
-    def _whole(self, status: StudyStatus) -> StudyStatus:
-        """Count the chains too that the foreman has not been told of yet, because Tune keeps them back."""
+    def _whole(self, status: StudyStatus, turns: tuple[Turn, ...]) -> StudyStatus:
+        """Add the turns, and count the chains too that the foreman was not told of, because Tune keeps them back."""
         kept_back = max(0, self._num_stages - status.num_stages)
         return replace(
             status,
+            turns=turns,
             num_stages=status.num_stages + kept_back,
             num_waiting=status.num_waiting + kept_back,
             num_shared=self._num_shared,
@@ -152,8 +155,8 @@ class Run:
         return StudyOutcome(
             chains=chains,
             trained=trained,
-            results={identity: finished.result for identity, finished in self._finished.items()},
-            seconds_in_hand={identity: finished.seconds for identity, finished in self._finished.items()},
+            results={identity: turn.result for identity, turn in self._finished.items() if turn.result is not None},
+            seconds_in_hand={identity: turn.seconds for identity, turn in self._finished.items()},
             num_shared=self._num_shared,
             cold_start_seconds=self._cold_start_seconds,
         )

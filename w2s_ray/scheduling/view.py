@@ -9,6 +9,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.training.progress import StageResult
+
 
 @dataclass(frozen=True)
 class StageStatus:
@@ -32,10 +35,24 @@ class StageStatus:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A stage is in a crew's hands, or no longer is."""
+
+    stage: PlannedStage
+    began: bool
+    result: StageResult | None = None
+    """What it came to, where it is over and did not fail."""
+    seconds: float = 0.0
+    """Where it is over: since it was given to the crew."""
+
+
+@dataclass(frozen=True)
 class StudyStatus:
     """A run at one moment."""
 
     running: tuple[StageStatus, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    """Since the status before, in order."""
     num_done: int = 0
     num_waiting: int = 0
     num_failed: int = 0
