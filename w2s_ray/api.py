@@ -5,7 +5,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from w2s_ray.spec.chain import compile_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 
@@ -47,7 +46,6 @@ def run_study(
     return run(
         study,
         resolution=resolution,
-        chains=compile_study(study, resolution),
         store=opened,
         address=address,
         view=view or NullView(),

@@ -13,7 +13,7 @@ from w2s_ray.errors import StoreError, TrainingError
 from w2s_ray.scheduling import foreman as foreman_module
 from w2s_ray.scheduling.foreman import Foreman
 from w2s_ray.scheduling.messages import CrewCard
-from w2s_ray.scheduling.roster import Node
+from w2s_ray.scheduling.room import Node
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.progress import Point, StageResult
@@ -56,7 +56,7 @@ async def crew_of(foreman: Foreman, known: dict[str, Any] | None = None) -> Crew
 
 async def crew_for(foreman: Foreman, chain: Chain) -> CrewCard:
     """Ask for a chain, and open the crew that the foreman then asks for."""
-    await foreman.submit(chain, "trial")
+    await foreman.submit((chain,), "trial")
     return await crew_of(foreman)
 
 
@@ -83,7 +83,7 @@ def test_a_chain_is_walked_from_the_floor_to_the_last_student(store: ArtifactSto
             await finish(foreman, card, store, stage)
         assert arms[0] == "floor"
         assert sorted(arms) == ["ceiling", "chain", "floor"]
-        report = await foreman.chain_report("trial")
+        report = await foreman.trial_report("trial")
         assert report is not None
         assert (report.status, report.stages_done) == ("done", 3)
 
@@ -96,8 +96,8 @@ def test_what_is_in_the_store_is_not_handed_out(store: ArtifactStore) -> None:
         for stage in chain.stages:
             commit(store, stage)
         foreman = foreman_of(store)
-        await foreman.submit(chain, "trial")
-        report = await foreman.chain_report("trial")
+        await foreman.submit((chain,), "trial")
+        report = await foreman.trial_report("trial")
         assert report is not None
         assert report.status == "done"
         assert report.metrics["floor/s/loss"] == 0.5
@@ -133,7 +133,7 @@ def test_a_withdrawn_stage_is_told_to_stop_and_goes_on_for_another_trial(store: 
         assert await foreman.beat(card, identity, [])
         await foreman.stage_finished(card, identity, StageResult(identity, stopped=True, attempts_trained=True), False)
         assert (await foreman.next_stage(card)).stage is None
-        await foreman.submit(chain, "another")
+        await foreman.submit((chain,), "another")
         again = await stage_for(foreman, card)
         assert again.identity == identity
 
@@ -144,8 +144,8 @@ def test_a_failed_stage_fails_its_chain_alone(store: ArtifactStore) -> None:
     async def work() -> None:
         foreman = foreman_of(store)
         naive, half, _ = chains_of(small_study())
-        await foreman.submit(naive, "naive")
-        await foreman.submit(half, "half")
+        await foreman.submit((naive,), "naive")
+        await foreman.submit((half,), "half")
         card = await crew_of(foreman)
         bad = stage_of(half, "chain", "l").identity
         for _ in range(4):
@@ -155,7 +155,7 @@ def test_a_failed_stage_fails_its_chain_alone(store: ArtifactStore) -> None:
                 await foreman.stage_finished(card, bad, error, False)
             else:
                 await finish(foreman, card, store, stage)
-        failed, done = await foreman.chain_report("half"), await foreman.chain_report("naive")
+        failed, done = await foreman.trial_report("half"), await foreman.trial_report("naive")
         assert failed is not None
         assert (failed.status, failed.stages_done) == ("failed", 2)
         assert "the loss is nan" in (failed.error or "")
@@ -177,7 +177,7 @@ def test_a_stage_that_kills_three_crews_fails_with_the_cause(store: ArtifactStor
             await foreman.stage_crashed(floor, "rank 1: RuntimeError: out of luck")
         stage = await stage_for(foreman, CrewCard(card.crew, card.shape, "last start"))
         assert stage.arm == "ceiling", "the study goes on"
-        report = await foreman.chain_report("trial")
+        report = await foreman.trial_report("trial")
         assert report is not None
         assert "3 crews died" in (report.error or "")
         assert "out of luck" in (report.error or "")
@@ -214,8 +214,8 @@ def test_a_foreman_that_was_started_anew_takes_up_where_the_old_one_was(store: A
         identity = stage.identity
 
         new = foreman_of(store)
-        assert await new.chain_report("trial", seen=3) is None, "so the trial submits again"
-        await new.submit(chain, "trial")
+        assert await new.trial_report("trial", seen=3) is None, "so the trial submits again"
+        await new.submit((chain,), "trial")
         bulletin = await new.visit({card.crew: card.shape}, {}, closing=False, num_heard=5)
         assert bulletin.requests == (), "the crew is there; it has only not spoken yet"
         assert not await new.beat(card, identity, [])
@@ -257,12 +257,12 @@ def test_at_the_end_every_crew_is_sent_away(store: ArtifactStore) -> None:
         await foreman.visit({card.crew: card.shape}, {}, closing=True, num_heard=0)
         identity = stage.identity
         assert await foreman.beat(card, identity, []), "the run ends"
-        running = await foreman.chain_report("trial")
+        running = await foreman.trial_report("trial")
         assert running is not None
         assert not running.ended, "its checkpoint is being written"
         await foreman.stage_finished(card, identity, StageResult(identity, True, True), False)
         assert (await foreman.next_stage(card)).leave
-        report = await foreman.chain_report("trial")
+        report = await foreman.trial_report("trial")
         assert report is not None
         assert report.status == "interrupted"
 
@@ -307,7 +307,7 @@ def test_a_store_that_cannot_be_written_fails_the_stage_at_once(
         foreman, chain = foreman_of(store), one_chain()
         card = await crew_for(foreman, chain)
         await foreman.next_stage(card)
-        report = await foreman.chain_report("trial")
+        report = await foreman.trial_report("trial")
         assert report is not None and report.ended and "the store is full" in str(report.error)
 
     monkeypatch.setattr(ArtifactStore, "lease", full)

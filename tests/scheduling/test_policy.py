@@ -4,7 +4,8 @@ from tests.scheduling.studies import chains_of, small_study
 from tests.scheduling.test_queue import stage_of, submit_all
 from w2s_ray.scheduling.policy import Assign, OpenCrew, RetireCrew, State, StopStage, decide
 from w2s_ray.scheduling.queue import Queue, Status
-from w2s_ray.scheduling.roster import CrewStatus, Node, Room, Roster
+from w2s_ray.scheduling.room import Node, Room
+from w2s_ray.scheduling.roster import CrewStatus, Roster
 from w2s_ray.spec.chain import Chain
 from w2s_ray.spec.execution import CrewShape
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.scheduling.studies import chains_of, small_study
+from tests.scheduling.studies import small_study
 from w2s_ray.errors import ResourceError
-from w2s_ray.scheduling.roster import Node
+from w2s_ray.scheduling.room import Node
 from w2s_ray.scheduling.session import check_room
 from w2s_ray.scheduling.session_folder import session_folder
-from w2s_ray.spec.chain import distinct_stages
+from w2s_ray.spec.variants import executions
 
 KILLED = """
 import os, signal, tempfile
@@ -40,10 +40,10 @@ def test_the_folder_of_a_killed_run_goes_with_the_next_and_a_live_one_stays(
 
 
 def test_a_stage_whose_workers_never_fit_is_refused_with_value_rule_and_remedy() -> None:
-    stages = distinct_stages(chains_of(small_study())).values()
-    check_room(stages, [Node(1), Node(1)])
+    levels = executions(small_study())
+    check_room(levels, [Node(1), Node(1)])
     with pytest.raises(ResourceError) as caught:
-        check_room(stages, [Node(1)])
+        check_room(levels, [Node(1)])
     assert "2 workers with 1 CPUs each" in caught.value.value
     assert "1 CPUs and 0 GPUs" in caught.value.rule
     assert "execution.workers" in caught.value.remedy
@@ -52,4 +52,4 @@ def test_a_stage_whose_workers_never_fit_is_refused_with_value_rule_and_remedy()
 def test_gpus_count_as_cpus_do() -> None:
     study = small_study(execution={"workers": 2, "gpus_per_worker": 1})
     with pytest.raises(ResourceError, match="1 GPUs each"):
-        check_room(distinct_stages(chains_of(study)).values(), [Node(8, gpus=1)])
+        check_room(executions(study), [Node(8, gpus=1)])

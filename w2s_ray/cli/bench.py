@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from rich.table import Table
 
-from w2s_ray.cli.amounts import bytes_text, count_text
+from w2s_ray.cli.amounts import bytes_text, count_text, seconds_text
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.spec.identity import short
 
@@ -52,6 +52,37 @@ def print_throughput(models: Sequence[str], pairs: int, steps: int, threads: int
         table.add_row(result.model, *(f"{v:,.0f} tokens/s" for v in speeds), *(f"{v:.3f}" for v in ratios))
     terminal.out.print(table)
     terminal.out.print(f"{count_text(pairs, 'pair')} of {count_text(steps, 'step')}, {count_text(threads, 'thread')}")
+
+
+def print_schedule(names: Sequence[str], num_gpus: int | None, num_seeds: int | None, *, as_json: bool) -> None:
+    """Simulate workloads under the policy, first in first out, and without sharing."""
+    from w2s_ray.bench.schedule import ScheduleBench, bench_schedule
+    from w2s_ray.bench.workload import committed_workloads, load_workload
+
+    ours = committed_workloads()
+    paths = {Path(name).stem: ours.get(name, Path(name)) for name in names or ours}
+    found = [bench_schedule(name, load_workload(path, num_gpus, num_seeds)) for name, path in paths.items()]
+    if as_json:
+        text = TypeAdapter(list[ScheduleBench]).dump_json(found, indent=2).decode()
+        terminal.out.print(text, markup=False, soft_wrap=True)
+        return
+    headings = ("policy", "makespan", "over bound", "busy", "crews", "failures", "decisions/s")
+    for result in found:
+        chains = f"{result.num_chains:,} chains on {count_text(result.num_gpus, 'GPU')}"
+        bound = f"no schedule is shorter than {seconds_text(result.lower_bound_seconds)}"
+        terminal.out.print(f"{result.workload}: {chains}; {bound}", markup=False, soft_wrap=True)
+        table = _table(*headings)
+        for each in result.schedules:
+            table.add_row(
+                each.policy,
+                seconds_text(each.makespan_seconds),
+                f"{each.ratio:.3f}",
+                f"{each.utilisation:.0%}",
+                str(each.num_crews),
+                str(each.num_failures),
+                f"{each.decisions_per_second:,.0f}",
+            )
+        terminal.out.print(table)
 
 
 def _table(first: str, *others: str) -> Table:

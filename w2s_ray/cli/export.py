@@ -8,8 +8,8 @@ from w2s_ray.cli.opening import open_for_reading
 from w2s_ray.cli.stage_names import describe, find_stage
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StoreError
-from w2s_ray.spec.chain import compile_study
 from w2s_ray.store.files import writing
+from w2s_ray.store.found import every_chain
 
 MODEL = "model"
 """Where a stage's artifact keeps its model."""
@@ -24,7 +24,7 @@ def export(path: Path, store_folder: Path, overrides: Sequence[str], name: str, 
     study, store = open_for_reading(path, store_folder, overrides, "export")
     from w2s_ray.scheduling.resolve import locked
 
-    chains = compile_study(study, locked(study, store))
+    chains = every_chain(study, locked(study, store), store)
     stage = find_stage(chains, name)
     record = store.find(stage.identity)
     if record is None:

@@ -9,9 +9,10 @@ from w2s_ray.cli.amounts import bytes_text, count_text
 from w2s_ray.cli.opening import existing_store
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StoreError, W2SError
-from w2s_ray.spec.chain import compile_study, distinct_stages
+from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.found import every_chain
 from w2s_ray.store.waste import Waste, abandoned, remove, unreferenced
 
 
@@ -64,7 +65,7 @@ def _named(store: ArtifactStore, folder: Path) -> Iterator[str]:
             "connect to the hub, or run the study again",
         )
     yield from (task.fingerprint for task in resolution.tasks.values())
-    for stage in distinct_stages(compile_study(study, resolution)).values():
+    for stage in distinct_stages(every_chain(study, resolution, store)).values():
         yield stage.identity
         yield from (prediction.identity for prediction in stage.predicts)
 

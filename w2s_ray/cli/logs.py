@@ -10,9 +10,9 @@ from w2s_ray.cli.stage_names import find_stage
 from w2s_ray.cli.status import journal_lines
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StudyError
-from w2s_ray.spec.chain import compile_study
 from w2s_ray.spec.load import load_study
 from w2s_ray.store.artifacts import ATTEMPTS_NAME, ArtifactStore, artifact_folders
+from w2s_ray.store.found import every_chain
 
 
 def print_logs(name: str, store_folder: Path, study_file: Path | None, *, last: int, as_json: bool) -> None:
@@ -51,7 +51,7 @@ def _folder_in_study(store: ArtifactStore, name: str, study_file: Path) -> Path:
     from w2s_ray.scheduling.resolve import locked
 
     study = load_study(study_file)
-    stage = find_stage(compile_study(study, locked(study, store)), name)
+    stage = find_stage(every_chain(study, locked(study, store), store), name)
     folder = store.folder(stage.spec.slug, stage.identity)
     if not (folder / ATTEMPTS_NAME).is_file():
         raise StudyError(f"{name} was not started yet", "a stage that ran has logs", "see `w2s status`")

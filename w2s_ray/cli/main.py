@@ -172,6 +172,21 @@ def throughput(
     verb.print_throughput(models or ["w2s:medium", "w2s:large"], pairs, steps, threads, as_json=json)
 
 
+@bench.command()
+def schedule(
+    workloads: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORKLOAD ...]", help="Names of ours, or YAML files; all of ours.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Another number of GPUs.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Another number of seeds, and so of chains.")] = None,
+    json: AsJson = False,
+) -> None:
+    """How close the scheduling policy comes to the best possible schedule, on a virtual clock."""
+    from w2s_ray.cli import bench as verb
+
+    verb.print_schedule(workloads or [], gpus, seeds, as_json=json)
+
+
 def main() -> None:
     """Run the command; errors come out as value, rule and remedy, never as a traceback."""
     try:

@@ -13,10 +13,12 @@ from w2s_ray.cli.opening import open_for_writing
 from w2s_ray.cli.smoke import shrink, shrink_text
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import Interrupted
-from w2s_ray.spec.chain import Chain, Resolution, compile_study, distinct_stages
+from w2s_ray.spec.chain import Chain, Resolution, distinct_stages
 from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.spec.study import Study
+from w2s_ray.spec.variants import notices
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.found import every_chain
 
 if TYPE_CHECKING:
     from w2s_ray.scheduling.study import StudyOutcome
@@ -28,9 +30,10 @@ def run(path: Path, store_folder: Path, overrides: Sequence[str], *, address: st
         return _smoke(path, overrides, address)
     study, store = open_for_writing(path, store_folder, overrides, "run")
     resolution = _resolve(study, store)
-    chains = compile_study(study, resolution)
-    outcome = _go(study, resolution, chains, store, address)
-    _say_what_was_trained(outcome, chains)
+    for line in notices(study):
+        terminal.out.print(line, markup=False, soft_wrap=True)
+    outcome = _go(study, resolution, store, address)
+    _say_what_was_trained(outcome, every_chain(study, resolution, store))
     _report(study, resolution, store)
     return _exit_code(outcome)
 
@@ -47,9 +50,7 @@ def _resolve(study: Study, store: ArtifactStore) -> Resolution:
         raise Interrupted(value, rule, f"go on with: {_command(store)}") from None
 
 
-def _go(
-    study: Study, resolution: Resolution, chains: Sequence[Chain], store: ArtifactStore, address: str | None
-) -> "StudyOutcome":
+def _go(study: Study, resolution: Resolution, store: ArtifactStore, address: str | None) -> "StudyOutcome":
     """Run the chains under the live view, and let Ctrl-C stop them in order."""
     from w2s_ray.api import settings_of
     from w2s_ray.cli.interrupt import Announcing, Interrupt
@@ -61,7 +62,6 @@ def _go(
             return run_study(
                 study,
                 resolution=resolution,
-                chains=chains,
                 store=store,
                 address=address,
                 view=Announcing(view, terminal.out, interrupt.event),
@@ -118,11 +118,10 @@ def _smoke(path: Path, overrides: Sequence[str], address: str | None) -> int:
         log = Path(tempfile.mkdtemp(prefix="w2s-")) / "smoke.log"
         terminal.capture(log)
         resolution = shrink_text(resolve_whole(study, store), study)
-        chains = compile_study(study, resolution)
-        outcome = _go(study, resolution, chains, store, address)
+        outcome = _go(study, resolution, store, address)
         code = _exit_code(outcome)
         if code == 0:
-            num_stages = len(distinct_stages(chains))
+            num_stages = len(distinct_stages(every_chain(study, resolution, store)))
             terminal.out.print(f"smoke: {len(outcome.trained)} of {num_stages} stages took their two steps")
             shutil.rmtree(log.parent)
         return code

@@ -10,10 +10,11 @@ from rich.table import Table
 from w2s_ray.cli.opening import open_for_reading
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.chain import PlannedStage, compile_study, distinct_stages
+from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.identity import short
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import CHECKPOINTS, ArtifactStore
+from w2s_ray.store.found import every_chain
 
 State = Literal["done", "predictions lack", "running", "stopped", "waiting"]
 
@@ -39,7 +40,7 @@ def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as
     study, store = open_for_reading(path, store_folder, overrides, "status")
     from w2s_ray.scheduling.resolve import locked
 
-    stages = distinct_stages(compile_study(study, locked(study, store))).values()
+    stages = distinct_stages(every_chain(study, locked(study, store), store)).values()
     found = [stage_status(store, stage) for stage in stages]
     if as_json:
         text = json.dumps([status.model_dump(mode="json") for status in found], indent=2)

@@ -13,11 +13,12 @@ from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
 from w2s_ray.science.metrics import accuracy, degeneracy_warning
-from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, compile_study, distinct_stages
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.stage import LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.found import study_chains
 from w2s_ray.store.record import Record
 
 
@@ -67,7 +68,7 @@ def gather(study: Study, resolution: Resolution, store: ArtifactStore) -> Eviden
         DataError: when a stage was judged on other examples than the task's test set.
         StoreError: when an artifact is damaged.
     """
-    return gather_chains(compile_study(study, resolution), store)
+    return gather_chains(study_chains(study, resolution, store), store)
 
 
 def gather_chains(chains: tuple[Chain, ...], store: ArtifactStore) -> Evidence:

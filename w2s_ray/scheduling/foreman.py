@@ -12,21 +12,22 @@ import asyncio
 import hashlib
 import logging
 import uuid
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from w2s_ray.errors import LeaseHeld, W2SError
 from w2s_ray.scheduling.clock import Clock
 from w2s_ray.scheduling.mail import Mail
-from w2s_ray.scheduling.messages import LEAVE, Bulletin, ChainReport, CrewCard, CrewRequest, Order
+from w2s_ray.scheduling.messages import LEAVE, Bulletin, CrewCard, CrewRequest, Order, TrialReport
 from w2s_ray.scheduling.ownership import Ownership
 from w2s_ray.scheduling.policy import Assign, Decision, OpenCrew, RetireCrew, State, StopStage, decide
 from w2s_ray.scheduling.queue import Queue, work_of
-from w2s_ray.scheduling.roster import CrewStatus, Node, Roster
-from w2s_ray.scheduling.snapshot import chain_metrics, chain_report, study_status
+from w2s_ray.scheduling.room import Node
+from w2s_ray.scheduling.roster import CrewStatus, Roster
+from w2s_ray.scheduling.snapshot import chain_metrics, study_status, trial_report
 from w2s_ray.scheduling.view import Turn
 from w2s_ray.scheduling.writer import ActorName, find_writer
-from w2s_ray.spec.chain import Chain, PlannedStage
+from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 from w2s_ray.spec.execution import CrewShape
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tracking.tracker import chain_run, stage_run, stage_run_id
@@ -75,9 +76,11 @@ class Foreman:
         self._state = State(Queue(_cost_by(weights or {})), Roster(tuple(nodes)))
         self._store = Ownership(store, owner)
         self._mail = Mail()
-        self._chains: dict[str, Chain] = {}
-        self._reports: dict[str, ChainReport] = {}
+        self._chains: dict[str, tuple[Chain, ...]] = {}
+        """By trial."""
+        self._reports: dict[str, TrialReport] = {}
         self._points: dict[str, Point] = {}
+        self._judged: dict[str, tuple[Point, ...]] = {}
         self._turns: list[Turn] = []
         self._clock = Clock()
         self._crashes: dict[str, str] = {}
@@ -88,32 +91,33 @@ class Foreman:
 
     # What trials say.
 
-    async def submit(self, chain: Chain, trial: str) -> None:
-        """Ask for every stage of `chain` on behalf of `trial`."""
-        if trial in self._chains:
+    async def submit(self, chains: Sequence[Chain], trial: str) -> None:
+        """Ask for every stage of `chains` on behalf of `trial`; what it asked for before is forgotten."""
+        if self._chains.get(trial) == tuple(chains):
             return
+        stages = tuple(distinct_stages(chains).values())
         found: frozenset[str] | W2SError
         try:
-            found = await self._store.look_up(chain.stages)
+            found = await self._store.look_up(stages)
         except W2SError as error:
             found = error
-        if trial in self._chains:
+        if self._chains.get(trial) == tuple(chains):
             return
-        self._chains[trial] = chain
-        self._state.submitted(trial, chain.stages, found)
+        self._forget(trial)
+        self._chains[trial] = tuple(chains)
+        self._state.submitted(trial, stages, found)
         if self._writer is not None:
-            self._writer.begin.remote(chain_run(chain))
+            for chain in chains:
+                self._writer.begin.remote(chain_run(chain))
         self._carry_out()
 
     async def withdraw(self, trial: str) -> None:
         """Forget what `trial` asked for."""
-        if self._chains.pop(trial, None) is not None:
-            self._reports.pop(trial, None)
-            self._state.queue.withdrawn(trial)
+        if self._forget(trial):
             self._carry_out()
 
-    async def chain_report(self, trial: str, seen: int = -1) -> ChainReport | None:
-        """Return how the trial's chain stands, as soon as that is news; None where the trial is not known."""
+    async def trial_report(self, trial: str, seen: int = -1) -> TrialReport | None:
+        """Return how the trial's chains stand, as soon as that is news; None where the trial is not known."""
         if trial in self._reports and self._reports[trial].version == seen:
             await self._mail.wait(trial, LONG_POLL_SECONDS)
         return self._reports.get(trial)
@@ -138,6 +142,7 @@ class Foreman:
         self._hear(card, identity)
         self._mail.clear(card.crew, identity)
         self._points |= {point.identity: point for point in points}
+        self._take_judged(point for point in points if point.report)
         self._clock.heard(points)
         if self._writer is not None and points:
             self._writer.log.remote(list(points))
@@ -310,16 +315,34 @@ class Foreman:
     def _tell_trials(self) -> None:
         """Wake each trial whose chain stands differently from before."""
         for trial in self._state.queue.take_changed():
-            chain = self._chains.get(trial)
-            if chain is None:
+            chains = self._chains.get(trial)
+            if chains is None:
                 continue
             known = self._reports.get(trial)
             version = known.version + 1 if known is not None else 0
-            report = chain_report(self._state, chain, trial, version, self._store.metrics)
+            report = trial_report(self._state, chains, trial, version, self._store.metrics, self._judged)
             self._reports[trial] = report
             self._mail.ring(trial)
             if report.ended and self._writer is not None and (known is None or not known.ended):
-                self._writer.finish_chain.remote(chain, chain_metrics(chain, self._store.metrics))
+                for chain in chains:
+                    self._writer.finish_chain.remote(chain, chain_metrics(chain, self._store.metrics))
+
+    def _forget(self, trial: str) -> bool:
+        """Forget what a trial asked for; say whether it had asked for anything."""
+        if self._chains.pop(trial, None) is None:
+            return False
+        self._reports.pop(trial, None)
+        self._state.queue.withdrawn(trial)
+        return True
+
+    def _take_judged(self, points: Iterable[Point]) -> None:
+        """Keep the reports that schedulers compare, each once; a stage that fell back to a checkpoint repeats some."""
+        for point in points:
+            before = self._judged.get(point.identity, ())
+            kept = (*(one for one in before if one.report < point.report), point)
+            self._judged[point.identity] = kept
+            self._state.queue.changed(point.identity)
+        self._tell_trials()
 
     def _in_background(self, work: Coroutine[Any, Any, None], name: str | None = None) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)

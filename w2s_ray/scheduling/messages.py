@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from w2s_ray.scheduling.view import StudyStatus, Turn
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.execution import CrewShape
+from w2s_ray.training.progress import Point
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class CrewRequest:
 
 
 @dataclass(frozen=True)
-class ChainReport:
-    """How a trial's chain stands."""
+class TrialReport:
+    """How the chains of a trial stand."""
 
     version: int
     """Grows with every change; a trial waits for one newer than it has seen."""
@@ -48,7 +49,9 @@ class ChainReport:
     stages_done: int
     stages: int
     metrics: dict[str, float] = field(default_factory=dict)
-    """`<arm>/<level>/<name>` → value, of the stages that are done."""
+    """`<arm>/<level>/<name>` → value, of the stages that are done; of the trial's first chain."""
+    judged: dict[str, tuple[Point, ...]] = field(default_factory=dict)
+    """Reports on the validation examples, by identity of the stages that were asked for some."""
     error: str | None = None
 
     @property

@@ -8,10 +8,11 @@ from w2s_ray.data.prepare import load_prepared
 from w2s_ray.scheduling import estimate
 from w2s_ray.scheduling.resolve import UNRESOLVED
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, compile_study, distinct_stages
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.execution import ZeroStage
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.found import every_chain
 from w2s_ray.store.record import Record, package_versions
 
 _UNKNOWN_CHARS = 400.0
@@ -76,7 +77,7 @@ class Plan(Spec):
 
 def plan(study: Study, resolution: Resolution, store: ArtifactStore) -> Plan:
     """Compile the study and say what running it would take."""
-    chains = compile_study(study, resolution)
+    chains = every_chain(study, resolution, store)
     stages = distinct_stages(chains)
     chars = {name: _chars_per_example(store, task.fingerprint) for name, task in resolution.tasks.items()}
     rates = estimate.rates_by_model(store.records())

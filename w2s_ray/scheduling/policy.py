@@ -7,8 +7,10 @@ and tells the state so, and a simulation can do the same on a virtual clock. The
 2. An idle crew takes the most urgent ready stage of its shape: longest remaining path first, shared before private.
 3. A shape with more ready stages than crews gets another crew, where there is room; not beside one that works when the
    last ones would not start.
-4. Where there is none, idle crews of shapes that have nothing to do leave for it. The shape that waits for room keeps
-   its place: no less urgent shape is given what it waits for.
+4. Where there is none and less urgent crews stand on it, room is kept: the idle ones among them leave, those that have
+   work too if what waits is clearly more urgent and fills what they free; and no less urgent shape gets a new crew,
+   unless its stages are so short that they fill the gap while the room is being made.
+5. Where only its own or more urgent crews stand on the room, the shape waits for them, and others fill the gaps.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from dataclasses import dataclass, field
 
 from w2s_ray.errors import TrainingError, W2SError
 from w2s_ray.scheduling.queue import Queue, Status
-from w2s_ray.scheduling.roster import CrewStatus, Roster
+from w2s_ray.scheduling.roster import Crew, CrewStatus, Roster
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.execution import CrewShape
 
@@ -24,6 +26,10 @@ MAX_DEATHS = 3
 """Crew deaths that one stage is given before it fails."""
 MAX_FAILED_STARTS = 3
 """Crews of one shape that may end before they speak; then its stages fail, unless they have another crew."""
+MORE_URGENT = 1.1
+"""How many times as long the remaining path must be for which a crew that has work itself makes way."""
+FILLER_SHARE = 0.25
+"""Stages that take no longer than this share of the one that room is kept for may fill the gap."""
 
 
 @dataclass(frozen=True)
@@ -162,20 +168,13 @@ class State:
 
 def decide(state: State) -> list[Decision]:
     """Return what is to be done now; nothing, when all is as it should be."""
-    decisions: list[Decision] = [
+    stops: list[Decision] = [
         StopStage(identity, "the run ends" if state.closing else "nobody wants it any more")
         for identity in _to_stop(state)
     ]
-    if state.closing or any(crew.status is CrewStatus.UNHEARD for crew in state.roster.crews.values()):
-        return decisions
-    waiting: dict[CrewShape, int] = {}
-    for shape, num_ready in state.queue.ready_shapes.items():
-        idle = state.roster.of(shape, CrewStatus.IDLE)
-        for crew, entry in zip(idle, state.queue.best(shape, len(idle)), strict=False):
-            path = f"longest remaining path ({entry.remaining:.3g}), wanted by {len(entry.wanted_by)}"
-            decisions.append(Assign(crew.id, entry.stage.identity, path))
-        waiting[shape] = num_ready - len(idle) - len(state.roster.of(shape, CrewStatus.OPENING))
-    return decisions + _make_room(state, {shape: num for shape, num in waiting.items() if num > 0})
+    if state.closing or state.roster.num(CrewStatus.UNHEARD):
+        return stops
+    return stops + _Turn(state).decisions()
 
 
 def _to_stop(state: State) -> list[str]:
@@ -187,28 +186,100 @@ def _to_stop(state: State) -> list[str]:
     return [identity for identity in identities if not state.queue.entries[identity].stopping]
 
 
-def _make_room(state: State, waiting: dict[CrewShape, int]) -> list[Decision]:
-    """Open crews for the shapes that wait, most urgent first; let idle crews go where that is what is missing."""
-    decisions: list[Decision] = []
-    room = state.roster.room()
-    for shape, num in waiting.items():
-        for _ in range(num if state.may_open(shape) else 0):
-            if not room.place(shape):
-                return decisions + _retire_for(shape, state)
-            decisions.append(OpenCrew(shape, f"{num} ready stages wait for {shape.workers} workers"))
-    return decisions
+class _Turn:
+    """One look at the shapes that have ready stages, the most urgent first: rules 2 to 4."""
+
+    def __init__(self, state: State) -> None:
+        self._state, self._queue, self._roster = state, state.queue, state.roster
+        self._ready = state.queue.ready_shapes
+        self._order = {shape: place for place, shape in enumerate(self._ready)}
+        self._decisions: list[Decision] = []
+        self._gone: set[str] = set()
+        """Crews that are let go in this turn."""
+        self._kept_for: CrewShape | None = None
+        """The shape for which room is kept; less urgent ones get no new crews."""
+        self._room = self._roster.room()
+
+    def decisions(self) -> list[Decision]:
+        for shape, num_ready in self._ready.items():
+            idle = [crew for crew in self._roster.of(shape, CrewStatus.IDLE) if crew.id not in self._gone]
+            for crew, entry in zip(idle, self._queue.best(shape, len(idle)), strict=False):
+                path = f"longest remaining path ({entry.remaining:.3g}), wanted by {len(entry.wanted_by)}"
+                self._decisions.append(Assign(crew.id, entry.stage.identity, path))
+            num_waiting = num_ready - len(idle) - len(self._roster.of(shape, CrewStatus.OPENING))
+            if num_waiting > 0 and self._state.may_open(shape):
+                self._make_room(shape, num_waiting)
+        return self._decisions
+
+    def _make_room(self, shape: CrewShape, num: int) -> None:
+        """Open crews as far as there is room; then see to it that room is made, where that is worth it."""
+        reason = f"{num} ready stages wait for {shape.workers} workers"
+        for num_left in range(num, 0, -1):
+            if not self._may_fill(shape) or self._room.place(shape) is None:
+                if self._kept_for is None:
+                    self._keep_room(shape, num_left)
+                return
+            self._decisions.append(OpenCrew(shape, reason))
+
+    def _may_fill(self, shape: CrewShape) -> bool:
+        """Say whether a new crew of `shape` would not be in the way of the one that room is kept for."""
+        if self._kept_for is None:
+            return True
+        (waiting,), (filler,) = self._queue.best(self._kept_for, 1), self._queue.best(shape, 1)
+        return filler.cost <= FILLER_SHARE * waiting.cost
+
+    def _keep_room(self, shape: CrewShape, num: int) -> None:
+        """Keep room for `shape` if less urgent crews stand on it, and let as many of the idle ones go as it takes."""
+        rivals = [rival for rival in self._roster.shapes if rival != shape and self._is_rival(rival, shape)]
+        leaving = [crew for each in self._roster.shapes for crew in self._roster.of(each, CrewStatus.LEAVING)]
+        if not self._could_fit(shape, rivals, [crew.shape for crew in leaving]):
+            return  # its own crews, and more urgent ones, have all there is: nothing is gained by waiting
+        self._kept_for = shape
+        gone = [crew.id for crew in leaving]
+        if self._fits_without(shape, gone):
+            return  # those on their way out are enough
+        reason = f"idle, and a crew of {shape.workers} workers waits for room"
+        for crew in self._idle(rivals, shape, num):
+            gone.append(crew.id)
+            self._gone.add(crew.id)
+            self._decisions.append(RetireCrew(crew.id, reason))
+            if self._fits_without(shape, gone):
+                return
+
+    def _is_rival(self, rival: CrewShape, shape: CrewShape) -> bool:
+        """Say whether crews of `rival` should make way: they have nothing to do, or nothing nearly as urgent."""
+        if rival not in self._ready:
+            return True
+        if self._order[rival] < self._order[shape]:
+            return False
+        (theirs,), (ours,) = self._queue.best(rival, 1), self._queue.best(shape, 1)
+        return ours.remaining > MORE_URGENT * theirs.remaining
+
+    def _could_fit(self, shape: CrewShape, rivals: Sequence[CrewShape], leaving: Sequence[CrewShape]) -> bool:
+        """Say whether the room would do, as far as the sums go, if rivals and leaving crews were gone."""
+        crews = [(rival, self._roster.shapes[rival]) for rival in rivals]
+        crews += [(each, 1) for each in leaving if each not in rivals]
+        cpus = sum(num * each.workers * each.cpus_per_worker for each, num in crews)
+        gpus = sum(num * each.workers * each.gpus_per_worker for each, num in crews)
+        return self._room.has(shape, cpus, gpus)
+
+    def _idle(self, rivals: Sequence[CrewShape], shape: CrewShape, num: int) -> list[Crew]:
+        """Idle crews of the rivals that may go: those without work, then those whose room the waiting stages fill."""
+        spare = [crew for rival in rivals if rival not in self._ready for crew in self._idle_of(rival)]
+        is_first = not self._roster.shapes.get(shape)
+        busy = [rival for rival in rivals if rival in self._ready and (is_first or _fill(num, shape, rival))]
+        return spare + [crew for rival in busy for crew in self._idle_of(rival)]
+
+    def _idle_of(self, shape: CrewShape) -> list[Crew]:
+        return [crew for crew in self._roster.of(shape, CrewStatus.IDLE) if crew.id not in self._gone]
+
+    def _fits_without(self, shape: CrewShape, gone: Sequence[str]) -> bool:
+        return self._roster.room(without=gone).place(shape) is not None
 
 
-def _retire_for(shape: CrewShape, state: State) -> list[Decision]:
-    """Return which idle crews leave so that one of `shape` fits, if that is what it takes."""
-    ready = state.queue.ready_shapes
-    gone = [crew.id for crew in state.roster.crews.values() if crew.status is CrewStatus.LEAVING]
-    if state.roster.room(without=gone).place(shape):
-        return []  # those on their way out are enough
-    spare = [crew for crew in state.roster.crews.values() if crew.status is CrewStatus.IDLE and crew.shape not in ready]
-    for num, crew in enumerate(spare, start=1):
-        gone.append(crew.id)
-        if state.roster.room(without=gone).place(shape):
-            reason = f"idle, and a crew of {shape.workers} workers waits for room"
-            return [RetireCrew(one.id, reason) for one in spare[:num]]
-    return []
+def _fill(num: int, shape: CrewShape, rival: CrewShape) -> bool:
+    """Say whether `num` crews of `shape` fill the room of one crew of `rival`."""
+    ours, theirs = num * shape.workers, rival.workers
+    if rival.gpus_per_worker:
+        return ours * shape.gpus_per_worker >= theirs * rival.gpus_per_worker
+    return ours * shape.cpus_per_worker >= theirs * rival.cpus_per_worker

@@ -64,9 +64,9 @@ class Entry:
 
 
 def work_of(stage: PlannedStage) -> float:
-    """Return the tokens that a stage trains on at most: its cost where nothing is known of its model."""
+    """Return the tokens that each worker of a stage trains on at most: its cost where nothing is known of its model."""
     examples = sum(part.split.num_examples for part in stage.spec.train)
-    return examples * stage.spec.optimisation.epochs * stage.spec.optimisation.context_tokens
+    return examples * stage.spec.optimisation.epochs * stage.spec.optimisation.context_tokens / stage.execution.workers
 
 
 class Queue:
@@ -107,10 +107,11 @@ class Queue:
             if entry.status is Status.WAITING and identity in found and entry.predictions <= self._exists:
                 entry.status = Status.DONE
         for identity in reversed(self.trials[trial]):
-            self._weigh(identity)
-            self._refresh(identity)
+            self._raise_producers(self.entries[identity])
+            self._index(identity)
         for identity in self.trials[trial]:
             self._fail_if_supervisor_failed(identity)
+        self._changed.add(trial)
 
     def withdrawn(self, trial: str) -> None:
         """`trial` wants nothing any more; what runs for it alone is listed as unwanted."""
@@ -178,6 +179,10 @@ class Queue:
             self.started(identity)
             self.finished(identity)
 
+    def changed(self, identity: str) -> None:
+        """Something happened to a stage that concerns its trials."""
+        self._changed |= self.entries[identity].wanted_by if identity in self.entries else set()
+
     def all_changed(self) -> None:
         """Something happened that concerns every trial."""
         self._changed |= set(self.trials)
@@ -230,6 +235,7 @@ class Queue:
             entry.stage = merge(entry.stage, stage)
             if entry.status is Status.DONE and not entry.predictions <= self._exists:
                 entry.status = Status.WAITING
+                self._changed |= entry.wanted_by
         entry.wanted_by.add(trial)
         for prediction in stage.predicts:
             self._producer[prediction.identity] = stage.identity
@@ -237,9 +243,12 @@ class Queue:
             self._consumers[required].add(stage.identity)
 
     def _refresh(self, identity: str) -> None:
-        """Bring the indices up to date with an entry that has changed."""
+        """Bring the indices up to date with an entry that has changed, which its trials should hear of."""
+        self._changed |= self.entries[identity].wanted_by
+        self._index(identity)
+
+    def _index(self, identity: str) -> None:
         entry = self.entries[identity]
-        self._changed |= entry.wanted_by
         shape = entry.stage.execution.crew_shape
         if entry.ready:
             self._ready[shape].add(identity)
@@ -259,12 +268,25 @@ class Queue:
         remaining = entry.cost + max(after, default=0.0)
         if remaining != entry.remaining:
             entry.remaining = remaining
-            self._refresh(identity)
+            self._index(identity)
             self._weigh_producers(entry)
 
     def _weigh_producers(self, entry: Entry) -> None:
-        for producer in {self._producer[one] for one in entry.stage.requires if one in self._producer}:
-            self._weigh(producer)
+        for producer in self._producers(entry):
+            if self.entries[producer].status is not Status.DONE:  # then no path begins there any more
+                self._weigh(producer)
+
+    def _raise_producers(self, entry: Entry) -> None:
+        """Let the paths that lead to an entry be as long as it asks; spares a look at all that hangs on them."""
+        for identity in self._producers(entry):
+            producer = self.entries[identity]
+            if producer.remaining < producer.cost + entry.remaining:
+                producer.remaining = producer.cost + entry.remaining
+                self._index(identity)
+                self._raise_producers(producer)
+
+    def _producers(self, entry: Entry) -> set[str]:
+        return {self._producer[one] for one in entry.stage.requires if one in self._producer}
 
     def _fail_if_supervisor_failed(self, identity: str) -> None:
         entry = self.entries[identity]

@@ -18,6 +18,7 @@ from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.load import STUDY_NAME
 from w2s_ray.spec.study import LevelSpec, Study, TaskSpec
+from w2s_ray.spec.variants import largest
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 from w2s_ray.tasks.hub import HubUnreachable
@@ -112,6 +113,7 @@ def _prepared(store: ArtifactStore, name: str, task: TaskSpec, lock: Lock | None
 
 def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTask:
     task = study.tasks[name]
+    study = largest(study)
     _check_objectives(study, name, prepared)
     if prepared.unlabelled:
         documents, held_out = num_documents(prepared)

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,18 +24,22 @@ import ray
 from ray.exceptions import RayError
 
 from w2s_ray.errors import Interrupted
+from w2s_ray.scheduling.candidates import CandidateJudge
 from w2s_ray.scheduling.crews import Crews
 from w2s_ray.scheduling.foreman import Foreman, foreman_name
 from w2s_ray.scheduling.messages import Bulletin, CrewRequest
-from w2s_ray.scheduling.roster import Node
+from w2s_ray.scheduling.room import Node
+from w2s_ray.scheduling.search import Search
 from w2s_ray.scheduling.session import check_room, cluster_nodes, ray_session
 from w2s_ray.scheduling.study import ChainOutcome, RunSettings, StudyOutcome, is_finished
-from w2s_ray.scheduling.trials import Trials
+from w2s_ray.scheduling.trials import Trials, Tuning
 from w2s_ray.scheduling.view import StudyStatus, StudyView, Turn
 from w2s_ray.scheduling.worker import CrewPlan
 from w2s_ray.scheduling.writer import ActorName, Writer
-from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, compile_study, distinct_stages
+from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
+from w2s_ray.spec.variants import executions
 from w2s_ray.store.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
@@ -58,56 +62,90 @@ class Run:
         self,
         study: Study,
         resolution: Resolution,
-        chains: Sequence[Chain],
-        unfinished: Mapping[str, PlannedStage],
+        chains: Sequence[Chain] | None,
         store: ArtifactStore,
         view: StudyView,
         interrupt: threading.Event,
         settings: RunSettings,
     ) -> None:
-        """Nothing is begun yet; `unfinished` are the distinct stages that the store lacks."""
-        self._study, self._resolution, self._chains, self._unfinished = study, resolution, tuple(chains), unfinished
+        """Nothing is begun yet; `chains` is None where a search has to choose them first."""
+        self._study, self._resolution = study, resolution
         self._store, self._view, self._interrupt, self._settings = store, view, interrupt, settings
-        self._num_stages = len({stage.identity for chain in chains for stage in chain.stages})
-        self._num_shared = sum(len(chain.stages) for chain in chains) - self._num_stages
+        self._judge = CandidateJudge(study, resolution, store) if chains is None else None
+        self._chains: tuple[Chain, ...] = ()
+        self._unfinished: dict[str, PlannedStage] = {}
+        self._take(chains if self._judge is None else self._judge.listed())
         self._finished: dict[str, Turn] = {}
         self._cold_start_seconds: float | None = None
         self._heard_from, self._num_heard = "", 0
+        self._tuning: Tuning | None = None
         self._namespace = f"w2s-{uuid.uuid4().hex}"
 
     def go(self, address: str | None) -> StudyOutcome:
         """Run the study; see `run_study`."""
         with ray_session(address):
             nodes = cluster_nodes()
-            check_room(self._unfinished.values(), nodes)
+            check_room(executions(self._study), nodes)
             with self._writer() as writer, self._foreman(nodes, writer) as foreman:
                 crews = Crews(lambda request: self._plan(request, foreman))
-                trials = Trials(self._study, self._chains, foreman, self._store, self._settings)
                 try:
-                    self._work(foreman, crews, trials)
+                    found = self._search(foreman, crews) if self._judge is not None else None
+                    chains = self._run_chains(foreman, crews)
                 finally:
-                    self._farewell(foreman, crews, trials)
-                chains = trials.outcomes()
-        left = [identity for identity, stage in self._unfinished.items() if not is_finished(stage, self._store)]
-        if self._interrupt.is_set() and left:
-            raise Interrupted(
-                f"stopped on request: {len(self._unfinished) - len(left)} stages done, {len(left)} to go",
-                "a run that is stopped keeps what is done, and a checkpoint of what was under way",
-                "run the same command again to go on",
-            )
-        return self._outcome(chains, trained=tuple(one for one in self._unfinished if one not in left))
+                    self._farewell(foreman, crews)
+        trained = [identity for identity, stage in self._unfinished.items() if is_finished(stage, self._store)]
+        if self._interrupt.is_set() and len(trained) < len(self._unfinished):
+            raise self._interrupted(len(trained), len(self._unfinished) - len(trained))
+        return self._outcome(chains, found, trained)
 
-    def _work(self, foreman: "ActorHandle[Foreman]", crews: Crews, trials: Trials) -> None:
-        """Keep everything going until Tune is through with the last chain."""
+    def _take(self, chains: Iterable[Chain]) -> None:
+        """Count what the store lacks of these chains as this run's work."""
+        self._chains = tuple(chains)
+        stages = distinct_stages(self._chains)
+        self._num_stages = len(stages)
+        self._num_shared = sum(len(chain.stages) for chain in self._chains) - self._num_stages
+        self._unfinished |= {key: stage for key, stage in stages.items() if not is_finished(stage, self._store)}
+
+    def _search(self, foreman: "ActorHandle[Foreman]", crews: Crews) -> Found:
+        """Let Tune judge the candidates; take up the chains of the best."""
+        assert self._judge is not None
+        search = Search(self._judge, foreman, self._settings, self._interrupt)
+        self._work(foreman, crews, search)
+        if self._interrupt.is_set():
+            done = sum(is_finished(stage, self._store) for stage in self._unfinished.values())
+            raise self._interrupted(done, None)
+        found = search.found()
+        self._take(compile_study(self._study, self._resolution, found))
+        return found
+
+    def _run_chains(self, foreman: "ActorHandle[Foreman]", crews: Crews) -> dict[str, ChainOutcome]:
+        """Run the chains that are judged on the test set."""
+        if not any(stage.identity in self._unfinished for chain in self._chains for stage in chain.stages):
+            return {chain.name: ChainOutcome("done") for chain in self._chains}
         for chain in self._chains[: self._study.max_concurrent]:
-            ray.get(foreman.submit.remote(chain, chain.name), timeout=_ANSWER_SECONDS)
+            ray.get(foreman.submit.remote((chain,), chain.name), timeout=_ANSWER_SECONDS)
         began = time.monotonic()
         while self._visit(foreman, crews).is_opening and time.monotonic() - began < _HEAD_START_SECONDS:
             if self._interrupt.wait(TICK_SECONDS):
                 break
-        trials.start()
-        while not trials.wait(TICK_SECONDS):
+        trials = Trials(self._study, self._chains, foreman, self._store, self._settings)
+        self._work(foreman, crews, trials)
+        return trials.outcomes()
+
+    def _work(self, foreman: "ActorHandle[Foreman]", crews: Crews, tuning: Tuning) -> None:
+        """Keep everything going until Tune is through with its last trial."""
+        self._tuning = tuning
+        tuning.start()
+        while not tuning.wait(TICK_SECONDS):
             self._visit(foreman, crews)
+
+    def _interrupted(self, done: int, to_go: int | None) -> Interrupted:
+        rest = f"{to_go} to go" if to_go is not None else "the search is not through"
+        return Interrupted(
+            f"stopped on request: {done} stages done, {rest}",
+            "a run that is stopped keeps what is done, and a checkpoint of what was under way",
+            "run the same command again to go on",
+        )
 
     def _visit(self, foreman: "ActorHandle[Foreman]", crews: Crews, closing: bool = False) -> Bulletin:
         """Tell the foreman of the crews, and do what it asks for."""
@@ -140,7 +178,7 @@ class Run:
             num_shared=self._num_shared,
         )
 
-    def _farewell(self, foreman: "ActorHandle[Foreman]", crews: Crews, trials: Trials) -> None:
+    def _farewell(self, foreman: "ActorHandle[Foreman]", crews: Crews) -> None:
         """See the crews off; those that do not leave are ended."""
         deadline = time.monotonic() + self._settings.farewell_seconds
         with suppress(RayError):
@@ -149,12 +187,14 @@ class Run:
                 time.sleep(TICK_SECONDS)
                 self._visit(foreman, crews, closing=True)
         crews.end_now()
-        trials.wait(self._settings.farewell_seconds)
+        if self._tuning is not None:
+            self._tuning.wait(self._settings.farewell_seconds)
 
-    def _outcome(self, chains: dict[str, ChainOutcome], trained: tuple[str, ...]) -> StudyOutcome:
+    def _outcome(self, chains: dict[str, ChainOutcome], found: Found | None, trained: Sequence[str]) -> StudyOutcome:
         return StudyOutcome(
             chains=chains,
-            trained=trained,
+            found=found,
+            trained=tuple(trained),
             results={identity: turn.result for identity, turn in self._finished.items() if turn.result is not None},
             seconds_in_hand={identity: turn.seconds for identity, turn in self._finished.items()},
             num_shared=self._num_shared,

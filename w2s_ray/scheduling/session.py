@@ -14,9 +14,9 @@ from pathlib import Path
 import ray
 
 from w2s_ray.errors import ResourceError
-from w2s_ray.scheduling.roster import Node, Room
+from w2s_ray.scheduling.room import Node, Room
 from w2s_ray.scheduling.session_folder import session_folder
-from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.execution import Execution
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 """Enough for a local run, which passes nothing large through Ray."""
@@ -64,21 +64,21 @@ def cluster_nodes() -> tuple[Node, ...]:
     return tuple(sorted(nodes, key=lambda node: (-node.gpus, -node.cpus)))
 
 
-def check_room(stages: Iterable[PlannedStage], nodes: Sequence[Node]) -> None:
-    """Make sure that a crew for every stage fits into the cluster, empty as it may be.
+def check_room(levels: Iterable[tuple[str, Execution]], nodes: Sequence[Node]) -> None:
+    """Make sure that a crew for every level, as it may be run, fits into the cluster, empty as it may be.
 
     Raises:
-        ResourceError: naming the first stage that does not fit.
+        ResourceError: naming the first level that does not fit.
     """
-    for shape, stage in {stage.execution.crew_shape: stage for stage in stages}.items():
-        if Room(nodes).place(shape):
+    for shape, level in {execution.crew_shape: name for name, execution in levels}.items():
+        if Room(nodes).place(shape) is not None:
             continue
         gpus = f" and {shape.gpus_per_worker:g} GPUs" if shape.gpus_per_worker else ""
         has = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "nothing"
         raise ResourceError(
-            f"level {stage.level} asks for {shape.workers} workers with {shape.cpus_per_worker:g} CPUs{gpus} each",
+            f"level {level} asks for {shape.workers} workers with {shape.cpus_per_worker:g} CPUs{gpus} each",
             f"all workers of a stage must fit into the cluster at once; its nodes have: {has}",
-            f"lower `execution.workers` of {stage.level}, or run on a larger cluster with --address",
+            f"lower `execution.workers` of {level}, or run on a larger cluster with --address",
         )
 
 

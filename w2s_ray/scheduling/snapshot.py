@@ -1,8 +1,8 @@
 """What the foreman's state looks like from outside: the live view's status and a trial's report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from w2s_ray.scheduling.messages import ChainReport
+from w2s_ray.scheduling.messages import TrialReport
 from w2s_ray.scheduling.policy import State
 from w2s_ray.scheduling.queue import Entry, Queue, Status, name_of
 from w2s_ray.scheduling.roster import Crew
@@ -32,10 +32,15 @@ def study_status(state: State, points: Mapping[str, Point]) -> StudyStatus:
     )
 
 
-def chain_report(
-    state: State, chain: Chain, trial: str, version: int, metrics: Mapping[str, Mapping[str, float]]
-) -> ChainReport:
-    """Return how one chain stands."""
+def trial_report(
+    state: State,
+    chains: Sequence[Chain],
+    trial: str,
+    version: int,
+    metrics: Mapping[str, Mapping[str, float]],
+    judged: Mapping[str, tuple[Point, ...]],
+) -> TrialReport:
+    """Return how the chains of one trial stand."""
     entries = [state.queue.entries[identity] for identity in state.queue.trials[trial]]
     failed = [entry for entry in entries if entry.status is Status.FAILED]
     open_ = [entry for entry in entries if entry.status in (Status.WAITING, Status.RUNNING)]
@@ -44,12 +49,13 @@ def chain_report(
         status = "running" if not state.closing or running else "interrupted"
     else:
         status = "failed" if failed else "done"
-    return ChainReport(
+    return TrialReport(
         version=version,
         status=status,
         stages_done=sum(entry.status is Status.DONE for entry in entries),
         stages=len(entries),
-        metrics=chain_metrics(chain, metrics),
+        metrics=chain_metrics(chains[0], metrics),
+        judged={identity: judged[identity] for identity in state.queue.trials[trial] if identity in judged},
         error="\n".join(str(entry.error) for entry in failed if entry.error) or None,
     )
 

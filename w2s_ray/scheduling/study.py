@@ -1,16 +1,17 @@
 """Run a study: what goes in, what comes out, and the one case that needs no Ray: everything is there already."""
 
 import threading
-from collections.abc import Sequence
 from contextlib import chdir, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from w2s_ray.scheduling.view import StudyView
 from w2s_ray.scheduling.writer import ChainJudge, TrackerFactory
-from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
+from w2s_ray.spec.chain import PlannedStage, Resolution, compile_study, distinct_stages
+from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.found import read_found
 from w2s_ray.tracking.opening import open_tracker
 from w2s_ray.training.progress import StageResult
 
@@ -58,6 +59,8 @@ class StudyOutcome:
     """What the crews handed back, by identity: seconds and metrics."""
     seconds_in_hand: dict[str, float] = field(default_factory=dict)
     """From handing a stage out to having its result, by identity."""
+    found: Found | None = None
+    """What a search that chooses has come to."""
     num_shared: int = 0
     """Stages that the chains name beyond the distinct ones: trainings that sharing saves."""
     cold_start_seconds: float | None = None
@@ -73,7 +76,6 @@ def run_study(
     study: Study,
     *,
     resolution: Resolution,
-    chains: Sequence[Chain],
     store: ArtifactStore,
     address: str | None,
     view: StudyView,
@@ -85,7 +87,6 @@ def run_study(
     Args:
         study: what was asked for.
         resolution: what its names came to.
-        chains: what it was compiled to.
         store: where everything is kept.
         address: a Ray cluster, or None for this machine.
         view: shown the status twice a second, from this thread.
@@ -97,11 +98,15 @@ def run_study(
         StoreError: when the store holds something that cannot be read.
         Interrupted: when `interrupt` was set; each stage under way has a checkpoint.
     """
-    stages = distinct_stages(chains)
-    unfinished = {identity: stage for identity, stage in stages.items() if not is_finished(stage, store)}
-    num_shared = sum(len(chain.stages) for chain in chains) - len(stages)
-    if not unfinished:
-        return StudyOutcome({chain.name: ChainOutcome("done") for chain in chains}, num_shared=num_shared)
+    found = read_found(study, store)
+    has_to_search = study.search is not None and study.search.choose_by is not None and found is None
+    chains = None if has_to_search else compile_study(study, resolution, found)
+    if chains is not None:
+        stages = distinct_stages(chains)
+        if all(is_finished(stage, store) for stage in stages.values()):
+            num_shared = sum(len(chain.stages) for chain in chains) - len(stages)
+            done = {chain.name: ChainOutcome("done") for chain in chains}
+            return StudyOutcome(done, found=found, num_shared=num_shared)
     from w2s_ray.scheduling.run import Run  # Ray is only loaded where there is something to run
 
     settings = settings or RunSettings()
@@ -109,7 +114,7 @@ def run_study(
         settings = replace(settings, tracker=partial(open_tracker, study.tracking, store.study_folder(study.name)))
     # A job's working folder is Ray's: a second node on the same machine replaces it, and Tune asks where it is.
     with chdir(store.root) if address else nullcontext():
-        return Run(study, resolution, chains, unfinished, store, view, interrupt, settings).go(address)
+        return Run(study, resolution, chains, store, view, interrupt, settings).go(address)
 
 
 def is_finished(stage: PlannedStage, store: ArtifactStore) -> bool:

@@ -6,6 +6,7 @@ is found.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import ray
 from ray import tune
 from ray.tune import PlacementGroupFactory
 
-from w2s_ray.scheduling.messages import ChainReport
+from w2s_ray.scheduling.messages import TrialReport
 from w2s_ray.spec.chain import Chain
 
 if TYPE_CHECKING:
@@ -23,16 +24,47 @@ if TYPE_CHECKING:
 
 _MEMORY_BYTES = 50 * 2**20
 _ANSWER_SECONDS = 120.0
-_CHECKPOINT = "chain.json"
+_CHECKPOINT = "trial.json"
 
 
-class ChainTrial(tune.Trainable):
-    """One chain, from its first stage to its last."""
+class Asking(tune.Trainable):
+    """A trainable that has the foreman run chains, and hears how they stand."""
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
         """Ask for what schedules but does not compete with the crews."""
         return PlacementGroupFactory([{"memory": _MEMORY_BYTES}])
+
+    def ask(self, foreman: "ActorHandle[Foreman]", name: str, chains: Sequence[Chain]) -> None:
+        """Want every stage of `chains`, in the name of one trial."""
+        self._foreman, self._name, self._chains = foreman, name, tuple(chains)
+        self._seen = -1
+        self._submit()
+
+    def hear(self) -> TrialReport:
+        """Return the next report, as soon as there is news."""
+        report = self._next_report()
+        while report is None:  # the foreman was restarted and does not know this trial
+            self._submit()
+            report = self._next_report()
+        self._seen = report.version
+        return report
+
+    def cleanup(self) -> None:
+        """Want nothing any more."""
+        ray.get(self._foreman.withdraw.remote(self._name), timeout=_ANSWER_SECONDS)
+
+    def _submit(self) -> None:
+        ray.get(self._foreman.submit.remote(self._chains, self._name), timeout=_ANSWER_SECONDS)
+
+    def _next_report(self) -> TrialReport | None:
+        asked = self._foreman.trial_report.remote(self._name, self._seen)
+        report: TrialReport | None = ray.get(asked, timeout=_ANSWER_SECONDS)
+        return report
+
+
+class ChainTrial(Asking):
+    """One chain, from its first stage to its last."""
 
     def setup(
         self,
@@ -42,7 +74,7 @@ class ChainTrial(tune.Trainable):
     ) -> None:
         """Take up the chain that `config` names."""
         assert chains is not None and foreman is not None
-        self._chains, self._foreman = chains, foreman
+        self._by_name, self._foreman = chains, foreman
         self._take_up(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -53,11 +85,7 @@ class ChainTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Return the chain's next report; `done` when none of its stages is left to run."""
-        report = self._next_report()
-        while report is None:  # the foreman was restarted and does not know this trial
-            self._submit()
-            report = self._next_report()
-        self._seen = report.version
+        report = self.hear()
         return {
             **report.metrics,
             "status": report.status,
@@ -67,27 +95,14 @@ class ChainTrial(tune.Trainable):
             "done": report.ended,
         }
 
-    def cleanup(self) -> None:
-        """Want nothing any more."""
-        ray.get(self._foreman.withdraw.remote(self._chain.name), timeout=_ANSWER_SECONDS)
-
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Put down which stages the chain is made of; what is done of them the store knows."""
-        stages = [stage.identity for stage in self._chain.stages]
-        Path(checkpoint_dir, _CHECKPOINT).write_text(json.dumps({"chain": self._chain.name, "stages": stages}))
+        stages = [stage.identity for chain in self._chains for stage in chain.stages]
+        Path(checkpoint_dir, _CHECKPOINT).write_text(json.dumps({"chain": self._name, "stages": stages}))
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
         """Nothing to load: the chain was submitted, and what is done of it is found."""
 
     def _take_up(self, config: dict[str, Any]) -> None:
-        self._chain: Chain = ray.get(self._chains[config["chain"]])
-        self._seen = -1
-        self._submit()
-
-    def _submit(self) -> None:
-        ray.get(self._foreman.submit.remote(self._chain, self._chain.name), timeout=_ANSWER_SECONDS)
-
-    def _next_report(self) -> ChainReport | None:
-        asked = self._foreman.chain_report.remote(self._chain.name, self._seen)
-        report: ChainReport | None = ray.get(asked, timeout=_ANSWER_SECONDS)
-        return report
+        chain: Chain = ray.get(self._by_name[config["chain"]])
+        self.ask(self._foreman, chain.name, (chain,))

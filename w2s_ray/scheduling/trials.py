@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,20 +24,11 @@ if TYPE_CHECKING:
 _DIRNAME_CHARS = 100
 
 
-class Trials:
-    """One Tune trial per chain."""
+class Tuning(ABC):
+    """Tune at work."""
 
-    def __init__(
-        self,
-        study: Study,
-        chains: Sequence[Chain],
-        foreman: "ActorHandle[Foreman]",
-        store: ArtifactStore,
-        settings: RunSettings,
-    ) -> None:
+    def __init__(self) -> None:
         """Nothing is started yet."""
-        self._study, self._chains, self._foreman, self._settings = study, chains, foreman, settings
-        self._folder = store.study_folder(study.name)
         self._thread = threading.Thread(target=self._run, name="w2s-tune", daemon=True)
         self._results: tune.ResultGrid | None = None
         self._error: BaseException | None = None
@@ -50,16 +42,52 @@ class Trials:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def outcomes(self) -> dict[str, ChainOutcome]:
-        """Return what became of each chain, by name.
+    @property
+    def results(self) -> tuple[tune.Result, ...]:
+        """What became of each trial.
 
         Raises:
             BaseException: what ended Tune itself, if anything did.
         """
         if self._error is not None:
             raise self._error
+        return tuple(self._results or ())
+
+    @abstractmethod
+    def tuner(self) -> tune.Tuner:
+        """Return what is to be run, new or restored."""
+
+    def _run(self) -> None:
+        try:
+            self._results = self.tuner().fit()
+        except BaseException as error:  # carried over to the run's thread
+            self._error = error
+
+
+class Trials(Tuning):
+    """One Tune trial per chain."""
+
+    def __init__(
+        self,
+        study: Study,
+        chains: Sequence[Chain],
+        foreman: "ActorHandle[Foreman]",
+        store: ArtifactStore,
+        settings: RunSettings,
+    ) -> None:
+        """Nothing is started yet."""
+        super().__init__()
+        self._study, self._chains, self._foreman, self._settings = study, chains, foreman, settings
+        self._folder = store.study_folder(study.name)
+
+    def outcomes(self) -> dict[str, ChainOutcome]:
+        """Return what became of each chain, by name.
+
+        Raises:
+            BaseException: what ended Tune itself, if anything did.
+        """
         outcomes = {}
-        for result in self._results or ():
+        for result in self.results:
             metrics = result.metrics or {}
             name = str((result.config or {}).get("chain"))
             if result.error is not None:
@@ -69,15 +97,10 @@ class Trials:
         lost = ChainOutcome("failed", "its trial ended before it could report; the study's log says why")
         return {chain.name: outcomes.get(chain.name, lost) for chain in self._chains}
 
-    def _run(self) -> None:
-        try:
-            self._results = self._tuner().fit()
-        except BaseException as error:  # carried over to the run's thread
-            self._error = error
-
-    def _tuner(self) -> tune.Tuner:
-        name = "tune"
-        shutil.rmtree(self._folder / name, ignore_errors=True)  # of a run before: what it did, the artifacts know
+    def tuner(self) -> tune.Tuner:
+        """Return a new one: what a run before did, the artifacts know."""
+        name = "chains"
+        shutil.rmtree(self._folder / name, ignore_errors=True)
         chains = {chain.name: ray.put(chain) for chain in self._chains}
         return tune.Tuner(
             tune.with_parameters(ChainTrial, chains=chains, foreman=self._foreman),

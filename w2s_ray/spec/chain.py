@@ -13,6 +13,7 @@ from functools import cached_property
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.identity import seeded_hash
+from w2s_ray.spec.search import Found, Point
 from w2s_ray.spec.stage import (
     GroundTruth,
     LabelledSplit,
@@ -26,6 +27,7 @@ from w2s_ray.spec.stage import (
     WeakLabels,
 )
 from w2s_ray.spec.study import Arm, LevelSpec, MethodSpec, Study
+from w2s_ray.spec.variants import at, candidates, final, optimisation_levels
 
 
 class ResolvedTask(Spec):
@@ -68,6 +70,8 @@ class PlannedStage(Spec):
     supervisor: str | None = None
     """Identity of the stage whose labels it learns from."""
     predicts: tuple[PredictionSpec, ...] = ()
+    num_reports: int = 0
+    """How often it is judged on its validation examples while it trains, for schedulers to compare; changes nothing."""
 
     @property
     def identity(self) -> str:
@@ -94,23 +98,67 @@ class Chain(Spec):
     path: tuple[str, ...]
     method: str
     seed: int
+    point: Point | None = None
+    """The searched settings that it has."""
     stages: tuple[PlannedStage, ...]
     """In an order in which each stage comes after all that it learns from."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """A readable name, unique within the study."""
-        return f"{self.task}-{'-'.join(self.path)}-{self.method}-s{self.seed}"
+        name = f"{self.task}-{'-'.join(self.path)}-{self.method}-s{self.seed}"
+        return f"{name}-{self.point.id}" if self.point is not None else name
 
     def find(self, arm: Arm, level: str) -> PlannedStage | None:
         """Return the stage of `arm` on `level`, if the chain has one."""
         return next((stage for stage in self.stages if stage.arm == arm and stage.level == level), None)
 
 
-def compile_study(study: Study, resolution: Resolution) -> tuple[Chain, ...]:
-    """Return every chain of the study, in the order tasks, seeds, paths, methods."""
+def compile_study(study: Study, resolution: Resolution, found: Found | None = None) -> tuple[Chain, ...]:
+    """Return every chain that is judged on the test set, in the order tasks, seeds, paths, methods, points.
+
+    Where the study's search chooses, those are the winners' chains: none before it has `found` any.
+
+    Raises:
+        StudyError: when values that the search combines do not go together.
+    """
+    search = study.search
+    if search is None:
+        return _chains(study, resolution)
+    if search.choose_by is None:
+        return tuple(chain for point in search.points() for chain in _chains(at(study, point), resolution, point=point))
+    levels, frozen = optimisation_levels(study), final(study)
     return tuple(
-        _Climb(study, resolution, task, path, method_name, seed).chain()
+        chain
+        for winner in (found.winners if found is not None else ())
+        for chain in _chains(
+            at(frozen, winner),
+            resolution,
+            point=winner,
+            ceilings=at(frozen, found.ceiling_point(winner, levels)) if found is not None else None,
+        )
+    )
+
+
+def compile_candidate(study: Study, resolution: Resolution, point: Point) -> tuple[Chain, ...]:
+    """Return the chains on which a point of a search that chooses is judged; none of them sees the test set.
+
+    Raises:
+        StudyError: when the point's values do not go together.
+    """
+    return _chains(at(candidates(study), point), resolution, point=point, judged=True)
+
+
+def _chains(
+    study: Study,
+    resolution: Resolution,
+    *,
+    point: Point | None = None,
+    ceilings: Study | None = None,
+    judged: bool = False,
+) -> tuple[Chain, ...]:
+    return tuple(
+        _Climb(study, resolution, task, path, method_name, seed, point, ceilings or study, judged).chain()
         for task in study.tasks
         for seed in study.seeds
         for path in study.paths
@@ -129,20 +177,32 @@ def distinct_stages(chains: Iterable[Chain]) -> dict[str, PlannedStage]:
 
 
 def merge(first: PlannedStage, second: PlannedStage) -> PlannedStage:
-    """Return `first` with the predictions of both; they must be one stage."""
+    """Return `first` with the predictions and reports of both; they must be one stage."""
     assert first.identity == second.identity
-    if set(second.predicts) <= set(first.predicts):
+    if set(second.predicts) <= set(first.predicts) and second.num_reports <= first.num_reports:
         return first
-    return first.model_copy(update={"predicts": tuple(dict.fromkeys((*first.predicts, *second.predicts)))})
+    predicts = tuple(dict.fromkeys((*first.predicts, *second.predicts)))
+    num_reports = max(first.num_reports, second.num_reports)
+    return first.model_copy(update={"predicts": predicts, "num_reports": num_reports})
 
 
 class _Climb:
     """The compiler's working state for one chain."""
 
     def __init__(
-        self, study: Study, resolution: Resolution, task: str, path: tuple[str, ...], method_name: str, seed: int
+        self,
+        study: Study,
+        resolution: Resolution,
+        task: str,
+        path: tuple[str, ...],
+        method_name: str,
+        seed: int,
+        point: Point | None,
+        ceilings: Study,
+        judged: bool,
     ) -> None:
         self.study, self.resolution, self.task, self.path, self.seed = study, resolution, task, path, seed
+        self.point, self.ceilings, self.judged = point, ceilings, judged
         self.method_name = method_name
         self.method: MethodSpec = study.methods[method_name]
         self.order = list(study.ladder)
@@ -157,6 +217,7 @@ class _Climb:
             path=self.path,
             method=self.method_name,
             seed=self.seed,
+            point=self.point,
             stages=stages,
         )
 
@@ -213,7 +274,7 @@ class _Climb:
         supervisor: str | None,
         predicts: tuple[PredictionSpec, ...],
     ) -> PlannedStage:
-        entry = self.study.ladder[level]
+        entry = (self.ceilings if arm == "ceiling" else self.study).ladder[level]
         index = self.order.index(level)
         spec = StageSpec(
             objective=self.method.objective,
@@ -237,8 +298,14 @@ class _Climb:
         )
 
     def _predicting(self, stage: PlannedStage, levels: tuple[str, ...]) -> PlannedStage:
-        """`stage` with predictions for the test set and for the splits of the `levels` that learn from it."""
-        splits = [self._split("test", self.resolved.num_test)]
+        """`stage` with predictions for what judges it and for the splits of the `levels` that learn from it.
+
+        That is the test set, or its own validation examples where a search judges.
+        """
+        own = self._validation_split(stage.level) if stage.level != self.path[0] else None
+        splits = [own] if self.judged and own is not None else []
+        if not self.judged:
+            splits.append(self._split("test", self.resolved.num_test))
         for level in levels:
             splits += [self._train_split(level), self._validation_split(level)]
         return stage.model_copy(update={"predicts": tuple(self._prediction(stage, split) for split in splits)})

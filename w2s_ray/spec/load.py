@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.study import SPREAD_KEYS, Study
+from w2s_ray.spec.variants import check_search
 
 STUDY_NAME = "study.yaml"
 """What a study's file is called in a store and in a job."""
@@ -46,13 +47,15 @@ def parse_study(raw: dict[str, Any], source: str = "the study") -> Study:
         StudyError: naming every key that breaks a rule.
     """
     try:
-        return Study.model_validate(raw)
+        study = Study.model_validate(raw)
     except ValidationError as error:
         problems = [_explain(item) for item in error.errors()]
         values = "; ".join(problem[0] for problem in problems)
         rules = "; ".join(dict.fromkeys(problem[1] for problem in problems))
         remedies = "; ".join(dict.fromkeys(problem[2] for problem in problems))
         raise StudyError(f"{source}: {values}", rules, remedies) from None
+    check_search(study)
+    return study
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

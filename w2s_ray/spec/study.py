@@ -4,12 +4,14 @@ tasks × ladder × chains × methods × seeds. Every field has its unit and mean
 study on a laptop. `load.py` reads the file, `chain.py` compiles it.
 """
 
+from itertools import combinations
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from w2s_ray.spec.base import Fraction, Name, Positive, Spec
 from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.search import SearchSpec
 from w2s_ray.spec.stage import Architecture, Loss, NaiveLoss, Objective, Optimisation
 
 Arm = Literal["floor", "chain", "direct", "ceiling", "self", "pooled", "pretraining"]
@@ -126,21 +128,28 @@ class Study(Spec):
     tasks: dict[Name, TaskSpec] = Field(min_length=1)
     ladder: dict[Name, LevelSpec] = Field(min_length=1)
     """Levels from weak to strong."""
-    chains: tuple[tuple[Name, ...], ...] | None = None
-    """Climbs over levels of the ladder; the whole ladder where it is not given."""
+    chains: Literal["all"] | tuple[tuple[Name, ...], ...] | None = None
+    """Climbs over levels of the ladder; the whole ladder where it is not given, with `all` every climb from its first
+    level to its last."""
     methods: dict[Name, MethodSpec] = Field(default={"naive": MethodSpec()}, min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """Each seeds splits, heads and batch order."""
     splits: SplitSizes = SplitSizes()
     max_concurrent: Positive = 8
     """Chains that Tune keeps under way at once."""
+    search: SearchSpec | None = None
+    """Settings to be tried, and how the best are chosen."""
     tracking: TrackingSpec = TrackingSpec()
     report: ReportSpec = ReportSpec()
 
     @property
     def paths(self) -> tuple[tuple[str, ...], ...]:
-        """The climbs that are asked for."""
-        return self.chains if self.chains is not None else (tuple(self.ladder),)
+        """The climbs that are asked for; of all climbs, the shortest come first."""
+        levels = tuple(self.ladder)
+        if self.chains == "all":
+            between = [some for num in range(len(levels) - 1) for some in combinations(levels[1:-1], num)]
+            return tuple((levels[0], *some, levels[-1]) for some in between)
+        return self.chains if self.chains is not None else (levels,)
 
     @model_validator(mode="before")
     @classmethod

@@ -59,11 +59,18 @@ class Journal:
         left = (now - self._began) / done * (self._num_steps - progress.step) if done else None
         self._report("training", progress.step, {**values, "tokens_per_second": speed}, left)
 
+    def judged(self, progress: Progress, report: int, values: Mapping[str, float]) -> None:
+        """Pass on one of the reports that a scheduler waits for."""
+        if self._observer is not None:
+            self._report("training", progress.step, values, None, report)
+
     def activity(self, activity: Activity, step: int = 0) -> None:
         """Say what the stage is at, outside its steps."""
         if self._observer is not None:
             self._report(activity, step, {}, None)
 
-    def _report(self, activity: Activity, step: int, values: Mapping[str, float], left: float | None) -> None:
+    def _report(
+        self, activity: Activity, step: int, values: Mapping[str, float], left: float | None, report: int = 0
+    ) -> None:
         assert self._observer is not None
-        self._observer.report(Point(self._identity, activity, step, self._num_steps, dict(values), left))
+        self._observer.report(Point(self._identity, activity, step, self._num_steps, dict(values), left, report))

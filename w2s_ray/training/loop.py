@@ -17,7 +17,7 @@ from w2s_ray.training.checkpoints import Checkpoints, Progress
 from w2s_ray.training.feed import Feeder, IntArray
 from w2s_ray.training.journal import Journal
 from w2s_ray.training.objectives import Objective
-from w2s_ray.training.predict import agreement_with_labels
+from w2s_ray.training.predict import agreement_with_labels, predict, share
 from w2s_ray.training.zero import Engine
 
 
@@ -34,6 +34,10 @@ class Loop:
     checkpoints: Checkpoints
     checkpoint_every_seconds: float
     journal: Journal
+    truth_N: IntArray | None = None
+    """True classes of the validation examples; nothing in training looks at them."""
+    num_reports: int = 0
+    """Reports on the validation examples, evenly over the steps; they change nothing."""
 
     def run(self, progress: Progress) -> tuple[Progress, bool]:
         """Take the steps that remain; return the progress made and whether the stage was asked to stop."""
@@ -66,6 +70,7 @@ class Loop:
             )
             self.journal.step(progress, {"loss": mean_loss, "learning_rate": learning_rate, "grad_norm": norm})
             progress = self._evaluate(progress)
+            self._report(progress)
             if stop or due:
                 self.checkpoints.save(self.engine, progress)
                 last_checkpoint = time.monotonic()
@@ -96,6 +101,19 @@ class Loop:
                 f"a {name} must be finite",
                 f"lower optimisation.learning_rate (now {self.spec.optimisation.learning_rate:g}) or look at the data",
             )
+
+    def _report(self, progress: Progress) -> None:
+        """Judge the model as it is now, if a report is due: agreement with its labels, and accuracy."""
+        if self.num_reports == 0 or self.validation is None:
+            return
+        before, now = ((step * self.num_reports) // len(self.steps) for step in (progress.step - 1, progress.step))
+        if now == before:
+            return
+        predicted_N = predict(self.engine.model, self.validation, self.spec.num_classes).argmax(axis=1)
+        values = {"validation_agreement": share(predicted_N == self.validation.examples.targets_NC.argmax(axis=1))}
+        if self.truth_N is not None:
+            values["validation_accuracy"] = share(predicted_N == self.truth_N)
+        self.journal.judged(progress, now, values)
 
     def _gave_up(self, progress: Progress) -> bool:
         rule = self.spec.optimisation.early_stopping

@@ -19,6 +19,8 @@ class Point:
     num_steps: int
     values: Mapping[str, float] = field(default_factory=dict)
     seconds_left: float | None = None
+    report: int = 0
+    """Which of the asked-for reports on the validation examples this is, from 1; 0 for other points."""
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,8 @@ class _StageRun:
             checkpoints=checkpoints,
             checkpoint_every_seconds=execution.checkpoint_every_seconds,
             journal=journal,
+            truth_N=self._truth() if self.stage.num_reports else None,
+            num_reports=self.stage.num_reports,
         )
         with self._timed("training"):
             progress, stopped = loop.run(progress)
@@ -139,6 +141,13 @@ class _StageRun:
             metrics |= self._validate(engine, validation)
             self._commit(network, engine, metrics)
         return metrics, stopped
+
+    def _truth(self) -> np.ndarray | None:
+        """True classes of the validation examples, for reports alone."""
+        validation = self.stage.spec.validation
+        if validation is None or self.stage.spec.objective == "next_token":
+            return None
+        return self.prepared.labels(draw(self.prepared, validation.split))
 
     def _metrics(self, progress: Progress, num_steps: int) -> dict[str, float]:
         seconds = max(progress.train_seconds, 1e-9)

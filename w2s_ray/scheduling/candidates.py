@@ -1,0 +1,245 @@
+"""A candidate: the trial of one point of a search. Its figure is what schedulers and samplers compare.
+
+The figure is the last students' mean agreement with the labels of Vi, or their accuracy there, over the chains of the
+point (development tasks × search seeds × methods). While a last student trains, its reports say how it comes along;
+once it is done its predictions for Vi are read, so a stage that an earlier run made is judged like any other. Nothing
+here looks at a test set.
+
+Under population-based training a candidate goes level by level, and its checkpoint carries the settings under which
+each level was trained: a trial that takes another one's place keeps them for the levels that are done, so the stages so
+far are shared, and varies the rest.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from w2s_ray.data.labels import join, targets
+from w2s_ray.data.prepare import PreparedTask, load_prepared
+from w2s_ray.data.splits import draw
+from w2s_ray.scheduling.messages import TrialReport
+from w2s_ray.scheduling.trial import Asking
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, compile_candidate, distinct_stages
+from w2s_ray.spec.search import Asha, Pbt, Point, SearchSpec, chosen
+from w2s_ray.spec.study import Study
+from w2s_ray.spec.variants import level_of
+from w2s_ray.store.artifacts import ArtifactStore
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+    from w2s_ray.scheduling.foreman import Foreman
+    from w2s_ray.training.progress import Point as StagePoint
+
+FIGURE, REPORT, COST = "figure", "report", "cost"
+"""What a candidate's results call the figure, its report's number (ASHA's and PBT's time), and the second objective."""
+_CHECKPOINT = "candidate.json"
+_PAUSE_SECONDS = 0.5
+
+
+@dataclass
+class CandidateJudge:
+    """Compiles the points of a study's search, and judges them by what the store has."""
+
+    study: Study
+    resolution: Resolution
+    store: ArtifactStore
+    _prepared: dict[str, PreparedTask] = field(default_factory=dict)
+
+    @property
+    def search(self) -> SearchSpec:
+        """The study's search."""
+        assert self.study.search is not None
+        return self.study.search
+
+    def listed(self) -> tuple[Chain, ...]:
+        """Return the chains of all points, as far as they are known before anything is judged."""
+        points = self.search.points() if self.search.is_listed else ()
+        return tuple(chain for point in points for chain in self.chains(point))
+
+    def point(self, drawn: Mapping[str, Any]) -> Point:
+        """Return the point that a sampler has drawn."""
+        return Point.of(chosen(self.search.space, drawn))
+
+    def chains(self, point: Point) -> tuple[Chain, ...]:
+        """Return the point's chains; with ASHA, their last students report."""
+        chains = compile_candidate(self.study, self.resolution, point)
+        scheduler = self.search.scheduler
+        return (
+            tuple(_reporting(chain, scheduler.reports) for chain in chains) if isinstance(scheduler, Asha) else chains
+        )
+
+    def figure(self, chains: tuple[Chain, ...], level: str | None = None) -> float:
+        """Return the mean figure of the chains' students on `level`, the last one where it is not given."""
+        return fmean(self._judge(student_of(chain, level)) for chain in chains)
+
+    def ceilings(self, chains: tuple[Chain, ...]) -> dict[str, float]:
+        """Return the mean accuracy of the chains' ceilings on their own validation examples, by level."""
+        levels = {stage.level for chain in chains for stage in chain.stages if stage.arm == "ceiling"}
+        return {
+            level: fmean(
+                self._judge(stage)
+                for chain in chains
+                for stage in chain.stages
+                if stage.arm == "ceiling" and stage.level == level
+            )
+            for level in sorted(levels)
+        }
+
+    def cost(self, chains: tuple[Chain, ...]) -> float | None:
+        """Return the second objective, summed over the distinct stages of the chains; None where there is none."""
+        name = self.search.minimise
+        if name is None:
+            return None
+        records = [self.store.find(identity) for identity in distinct_stages(chains)]
+        return sum(record.metrics[name] for record in records if record is not None)
+
+    def _judge(self, stage: PlannedStage) -> float:
+        """Return a finished stage's figure on its validation examples."""
+        validation = stage.spec.validation
+        assert validation is not None
+        prediction = next(each for each in stage.predicts if each.split == validation.split)
+        prepared = self._task(validation.split.task)
+        rows_N = draw(prepared, validation.split)
+        predictions = self.store.read_predictions(prediction.identity)
+        probs_NC = join(prepared.ids(rows_N), predictions, stage.spec.num_classes, f"predictions of {stage.spec.slug}")
+        if self.search.choose_by == "agreement":
+            _, labels_NC = targets(self.store, prepared, validation, stage.spec.num_classes)
+            wanted_N = labels_NC.argmax(axis=1)
+        else:
+            wanted_N = prepared.labels(rows_N)
+        return float(np.mean(probs_NC.argmax(axis=1) == wanted_N))
+
+    def _task(self, fingerprint: str) -> PreparedTask:
+        if fingerprint not in self._prepared:
+            self._prepared[fingerprint] = load_prepared(self.store, fingerprint)
+        return self._prepared[fingerprint]
+
+
+def student_of(chain: Chain, level: str | None = None) -> PlannedStage:
+    """Return the chain's student on `level`, the last one where it is not given."""
+    student = chain.find("chain", level or chain.path[-1])
+    assert student is not None, "a search that chooses has the chain arm"
+    return student
+
+
+class CandidateTrial(Asking):
+    """The chains of one point, or under population-based training those of its levels so far."""
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        judge: CandidateJudge | None = None,
+        foreman: "ActorHandle[Foreman] | None" = None,
+    ) -> None:
+        """Take up the point that `config` stands for."""
+        assert judge is not None and foreman is not None
+        self._judge, self._foreman = judge, foreman
+        self._in_levels = isinstance(judge.search.scheduler, Pbt)
+        self._take_up(config, levels_done=0)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Leave this point for another one."""
+        self.cleanup()
+        self._take_up(new_config, levels_done=0)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Return the next result; the last one has the figure, or says why there is none."""
+        if not self._asked:
+            self.ask(self._foreman, self.trial_id, self._part())
+            self._asked = True
+        report = self.hear()
+        if report.status == "interrupted":  # Tune is about to be ended; as far as it knows, this goes on
+            time.sleep(_PAUSE_SECONDS)
+            return {"status": report.status, "done": False}
+        result = {"status": report.status, "error": report.error or "", "point": self._point.model_dump_json()}
+        if report.status != "done":
+            return {**result, **self._on_the_way(report), "done": report.ended}
+        self._asked = False
+        self._levels_done = self._levels_done + 1 if self._in_levels else self._num_students
+        level = self._path[self._levels_done] if self._in_levels else None
+        done = self._levels_done == self._num_students
+        result |= {FIGURE: self._judge.figure(self._chains_all, level), REPORT: self._num_reports}
+        if done:
+            ceilings = self._judge.ceilings(self._chains_all)
+            result |= {COST: self._judge.cost(self._chains_all), "ceilings": json.dumps(ceilings)}
+        return {**result, "done": done}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Put down the settings, and how many levels were trained under them; the stages are in the store."""
+        kept = {"drawn": self._drawn, "levels_done": self._levels_done}
+        Path(checkpoint_dir, _CHECKPOINT).write_text(json.dumps(kept))
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
+        """Take up where this trial, or the one whose place it takes, was."""
+        if not isinstance(checkpoint, str):
+            return
+        kept = json.loads(Path(checkpoint, _CHECKPOINT).read_text())
+        done = self._path[: kept["levels_done"] + 1]
+        theirs = {key: value for key, value in kept["drawn"].items() if level_of(self._judge.study, key) in done}
+        self._take_up({**self._drawn, **theirs}, kept["levels_done"])
+
+    def _take_up(self, drawn: Mapping[str, Any], levels_done: int) -> None:
+        self._drawn = {key: drawn[key] for key in self._judge.search.space}
+        self._point = self._judge.point(self._drawn)
+        self._chains_all = self._judge.chains(self._point)
+        self._levels_done, self._asked = levels_done, False
+
+    @property
+    def _path(self) -> tuple[str, ...]:
+        return self._chains_all[0].path
+
+    @property
+    def _num_students(self) -> int:
+        return len(self._path) - 1
+
+    @property
+    def _num_reports(self) -> int:
+        """The scheduler's time, now that what was asked for is done."""
+        scheduler = self._judge.search.scheduler
+        return scheduler.reports if isinstance(scheduler, Asha) else self._levels_done
+
+    def _part(self) -> tuple[Chain, ...]:
+        """What is asked for now: everything, or under population-based training up to the next level."""
+        if not self._in_levels:
+            return self._chains_all
+        levels = self._path[: self._levels_done + 2]
+        return tuple(
+            chain.model_copy(update={"stages": tuple(stage for stage in chain.stages if stage.level in levels)})
+            for chain in self._chains_all
+        )
+
+    def _on_the_way(self, report: TrialReport) -> dict[str, Any]:
+        """The mean of the last students' newest common report; nothing before each has one."""
+        told = [report.judged.get(student_of(chain).identity, ()) for chain in self._chains_all]
+        number = min(points[-1].report if points else 0 for points in told)
+        if number == 0:
+            return {}
+        name = f"validation_{'agreement' if self._judge.search.choose_by == 'agreement' else 'accuracy'}"
+        newest = [max((one for one in points if one.report <= number), key=_number, default=None) for points in told]
+        values = [point.values[name] for point in newest if point is not None]
+        return {FIGURE: fmean(values), REPORT: number} if len(values) == len(told) else {}
+
+
+def _number(point: "StagePoint") -> int:
+    return point.report
+
+
+def _reporting(chain: Chain, num_reports: int) -> Chain:
+    """Return the chain with its last student asked for reports."""
+    last = student_of(chain)
+    return chain.model_copy(
+        update={
+            "stages": tuple(
+                stage.model_copy(update={"num_reports": num_reports}) if stage is last else stage
+                for stage in chain.stages
+            )
+        }
+    )

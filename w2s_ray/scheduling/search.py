@@ -1,0 +1,204 @@
+"""A search: Tune draws candidates, compares them, and stops or varies them; the best are named when it is through.
+
+Tune's state lies in the study's folder, so a search that was killed or interrupted is restored with its searcher and
+scheduler: candidates that were judged stay judged, those under way walk their chains again and find what is done.
+"""
+
+import json
+import os
+import random
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from w2s_ray.errors import Interrupted
+from w2s_ray.scheduling.candidates import COST, FIGURE, REPORT, CandidateJudge, CandidateTrial
+from w2s_ray.scheduling.study import RunSettings
+from w2s_ray.scheduling.trials import Tuning
+from w2s_ray.spec.identity import canonical_json
+from w2s_ray.spec.search import Asha, Candidate, Found, Pbt, Point, Range, SearchSpec, best, distributions
+from w2s_ray.store.files import write_file
+from w2s_ray.store.found import search_digest, write_found
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from ray.tune.experiment import Trial
+
+    from w2s_ray.scheduling.foreman import Foreman
+
+_TUNE_NAME = "search"
+_MARKER_NAME = "search.digest"
+"""Says of which search Tune's state is."""
+_SNAPSHOT_SECONDS = "5"
+"""Between two snapshots of Tune's state; what is lost with one is asked again, and found in the store."""
+_INTERRUPTS: dict[str, threading.Event] = {}
+"""What ends the searches of this process, by Tune's folder."""
+
+
+class Search(Tuning):
+    """One Tune trial per candidate."""
+
+    def __init__(
+        self,
+        judge: CandidateJudge,
+        foreman: "ActorHandle[Foreman]",
+        settings: RunSettings,
+        interrupt: threading.Event,
+    ) -> None:
+        """Nothing is started yet."""
+        super().__init__()
+        self._judge, self._foreman, self._settings, self._interrupt = judge, foreman, settings, interrupt
+        self._folder = judge.store.study_folder(judge.study.name)
+
+    def found(self) -> Found:
+        """Return what the search came to, and put it down in the study's folder.
+
+        Raises:
+            BaseException: what ended Tune itself, if anything did.
+        """
+        judged = tuple(self._candidate(result) for result in self.results)
+        found = Found(candidates=judged, winners=best(judged, self._judge.search))
+        write_found(found, self._judge.study, self._judge.store)
+        return found
+
+    def tuner(self) -> tune.Tuner:
+        """Return the search as it was when it was left, or a new one."""
+        os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", _SNAPSHOT_SECONDS)
+        random.seed(self._judge.search.seed)  # population-based training draws from the process's generator
+        path, marker = self._folder / _TUNE_NAME, self._folder / _MARKER_NAME
+        _INTERRUPTS[str(path)] = self._interrupt
+        digest = search_digest(self._judge.study)
+        trainable = tune.with_parameters(CandidateTrial, judge=self._judge, foreman=self._foreman)
+        if marker.is_file() and marker.read_text() == digest and tune.Tuner.can_restore(str(path)):
+            return tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=True)
+        shutil.rmtree(path, ignore_errors=True)
+        write_file(marker, digest.encode())
+        return self._new_tuner(trainable, path)
+
+    def _new_tuner(self, trainable: Any, path: Path) -> tune.Tuner:
+        search = self._judge.search
+        return tune.Tuner(
+            trainable,
+            param_space={} if search.sampler in ("tpe", "nsga2") else _domains(search),
+            tune_config=tune.TuneConfig(
+                search_alg=_sampler(search, self._judge.study.max_concurrent),
+                scheduler=_scheduler(search),
+                num_samples=search.num_points,
+                max_concurrent_trials=None if search.is_listed else self._judge.study.max_concurrent,
+                time_budget_s=search.time_budget_seconds,
+                reuse_actors=True,
+                trial_dirname_creator=_dirname,
+            ),
+            run_config=tune.RunConfig(
+                name=path.name,
+                storage_path=str(path.parent),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=self._settings.max_trial_failures),
+                callbacks=[_Leaving(str(path))],
+            ),
+        )
+
+    def _candidate(self, result: tune.Result) -> Candidate:
+        metrics = result.metrics or {}
+        point = metrics.get("point")
+        known = Point.model_validate_json(point) if point else self._judge.point(result.config or {})
+        if result.error is not None or metrics.get("status") == "failed":
+            return Candidate(point=known, status="failed", error=str(result.error or metrics.get("error")))
+        if metrics.get("status") != "done" or not metrics.get("done"):
+            return Candidate(point=known, status="stopped", figure=metrics.get(FIGURE))
+        return Candidate(
+            point=known,
+            status="done",
+            figure=metrics[FIGURE],
+            ceilings=json.loads(metrics["ceilings"]),
+            cost=metrics.get(COST),
+        )
+
+
+def _domains(search: SearchSpec) -> dict[str, Any]:
+    """The space as Tune's domains; every sample is given anyway, for our own sampler drew it."""
+    return {
+        key: tune.uniform(domain.low, domain.high)
+        if isinstance(domain, Range)
+        else tune.choice([canonical_json(value) for value in domain])
+        for key, domain in search.space.items()
+    }
+
+
+def _sampler(search: SearchSpec, max_concurrent: int) -> Searcher | SearchAlgorithm:
+    if search.is_listed:
+        drawn = [_drawn(search, point) for point in search.points()]
+        return BasicVariantGenerator(points_to_evaluate=drawn, max_concurrent=max_concurrent)
+    import optuna
+
+    samplers = {"tpe": optuna.samplers.TPESampler, "nsga2": optuna.samplers.NSGAIISampler}
+    two = search.minimise is not None
+    return OptunaSearch(
+        space=distributions(search.space),
+        metric=[FIGURE, COST] if two else FIGURE,
+        mode=["max", "min"] if two else "max",
+        sampler=samplers[search.sampler](seed=search.seed),
+    )
+
+
+def _drawn(search: SearchSpec, point: Point) -> dict[str, Any]:
+    """Return a point as a sampler would draw it: listed values as JSON."""
+    values = point.values
+    return {
+        key: values[key] if isinstance(domain, Range) else canonical_json(values[key])
+        for key, domain in search.space.items()
+    }
+
+
+def _scheduler(search: SearchSpec) -> TrialScheduler | None:
+    match search.scheduler:
+        case Asha() as asha:
+            return ASHAScheduler(
+                time_attr=REPORT,
+                metric=FIGURE,
+                mode="max",
+                max_t=asha.reports,
+                grace_period=asha.grace_reports,
+                reduction_factor=asha.reduction_factor,
+            )
+        case Pbt() as pbt:
+            return PopulationBasedTraining(
+                time_attr=REPORT,
+                metric=FIGURE,
+                mode="max",
+                perturbation_interval=1,
+                hyperparam_mutations={key: _mutations(domain) for key, domain in search.space.items()},
+                quantile_fraction=pbt.quantile_fraction,
+                resample_probability=pbt.resample_probability,
+                synch=True,
+                require_attrs=False,
+            )
+    return None
+
+
+def _mutations(domain: Any) -> Any:
+    if not isinstance(domain, Range):
+        return [canonical_json(value) for value in domain]
+    return (tune.loguniform if domain.log else tune.uniform)(domain.low, domain.high)
+
+
+def _dirname(trial: "Trial") -> str:
+    return f"candidate-{trial.trial_id}"
+
+
+class _Leaving(tune.Callback):
+    """Ends Tune where the run is interrupted, with its trials as they are: a restored search goes on with them."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def on_step_begin(self, iteration: int, trials: "list[Trial]", **info: Any) -> None:
+        """Look at the event of this process; the callback itself may come out of a restored snapshot."""
+        if self._path in _INTERRUPTS and _INTERRUPTS[self._path].is_set():
+            raise Interrupted("the search was stopped on request", "it keeps its state", "run the study again")

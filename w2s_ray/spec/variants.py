@@ -1,0 +1,208 @@
+"""Variants of a study: the study at a point of its search, for candidates, and for what is run with the winners."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from w2s_ray.errors import StudyError
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.search import Point, Range, SearchSpec
+from w2s_ray.spec.study import SPREAD_KEYS, Study
+
+_FIXED_KEYS = ("name", "search", "tracking", "report", "max_concurrent")
+"""Keys of a study that change no chain."""
+_OUTSIDE_KEYS = ("model", "revision", "pad_token", "architecture")
+"""Keys of a level that name what has to be resolved before anything runs."""
+
+
+def at(study: Study, point: Point) -> Study:
+    """Return the study with the point's values, and without a search.
+
+    Raises:
+        StudyError: when the values do not go together.
+    """
+    raw = study.model_dump(exclude={"search"})
+    for key, value in point.values.items():
+        for path in _spread(study, key):
+            raw = _with(raw, path, value)
+    try:
+        return Study.model_validate(raw)
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        where = ".".join(str(part) for part in first["loc"])
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise StudyError(f"search at {point.label}: {where}", message, "change search.space") from None
+
+
+def candidates(study: Study) -> Study:
+    """Return the study as its candidates are judged: on the development tasks, if there are any, and `search.seeds`."""
+    search = _search(study)
+    names = search.development_tasks or tuple(study.tasks)
+    tasks = {name: task for name, task in study.tasks.items() if name in names}
+    return study.model_copy(update={"tasks": tasks, "seeds": search.seeds})
+
+
+def final(study: Study) -> Study:
+    """Return the study as its winners are run: on its own seeds and the tasks that judged nobody."""
+    names = _search(study).development_tasks
+    tasks = {name: task for name, task in study.tasks.items() if name not in names}
+    return study.model_copy(update={"tasks": tasks})
+
+
+def optimisation_levels(study: Study) -> dict[str, str]:
+    """Return the level of each searched key that is one level's optimisation, by key."""
+    levels = {key: level_of(study, key) for key in _search(study).space if ".optimisation." in key}
+    return {key: level for key, level in levels.items() if level is not None}
+
+
+def largest(study: Study) -> Study:
+    """Return the study with every split as large as its search may make it, and all seeds that it uses."""
+    search = study.search
+    if search is None:
+        return study
+    values = {key: max(_ends(domain)) for key, domain in search.space.items() if key.startswith("splits.")}
+    seeds = tuple(dict.fromkeys((*study.seeds, *(search.seeds if search.choose_by else ()))))
+    grown = at(study, Point.of(values)) if values else study
+    return grown.model_copy(update={"seeds": seeds, "search": search})
+
+
+def executions(study: Study) -> dict[tuple[str, Execution], None]:
+    """Return every way in which a level of the study's chains may be run, its search's included, with the level."""
+    keys = [key for key in (study.search.space if study.search is not None else ()) if "execution" in key.split(".")]
+    variants = [
+        study,
+        *(at(study, Point.of({key: value})) for key in keys for value in _ends(_search(study).space[key])),
+    ]
+    levels = {level for variant in variants for path in variant.paths for level in path}
+    return {
+        (name, level.execution): None
+        for variant in variants
+        for name, level in variant.ladder.items()
+        if name in levels
+    }
+
+
+def notices(study: Study) -> list[str]:
+    """Return what a user should know of the search before it begins."""
+    search = study.search
+    if search is None:
+        return []
+    lines = [
+        f"search.space.{key} is execution: it changes how stages run and never their results, so its values share them"
+        for key in search.space
+        if "execution" in key.split(".")
+    ]
+    if search.choose_by == "oracle":
+        lines.append("choose_by: oracle judges candidates by ground truth; what it chooses is marked so in every table")
+    return lines
+
+
+def check_search(study: Study) -> None:
+    """Refuse a search that could not run, or that would choose by a figure which cannot judge what is searched.
+
+    Raises:
+        StudyError: naming the key.
+    """
+    search = study.search
+    if search is None:
+        return
+    unknown = [name for name in search.development_tasks if name not in study.tasks]
+    if unknown:
+        raise StudyError(
+            f"search.development_tasks names {unknown[0]}",
+            f"development tasks are tasks of the study: {', '.join(study.tasks)}",
+            "declare the task, or drop it",
+        )
+    if search.development_tasks and len(search.development_tasks) == len(study.tasks):
+        raise StudyError(
+            "search.development_tasks names every task",
+            "winners are run on tasks that judged nobody",
+            "leave at least one task out",
+        )
+    both = [seed for seed in search.seeds if seed in study.seeds] if search.choose_by else []
+    if both:
+        raise StudyError(
+            f"search.seeds and seeds share {both[0]}", "winners are run on fresh seeds", "choose other search.seeds"
+        )
+    for key in search.space:
+        _check_key(study, search, key)
+    for key, domain in search.space.items():
+        for value in _ends(domain) if isinstance(domain, Range) else domain:
+            at(study, Point.of({key: value}))
+
+
+def _check_key(study: Study, search: SearchSpec, key: str) -> None:
+    parts = key.split(".")
+    if parts[0] in _FIXED_KEYS:
+        raise StudyError(f"search.space.{key}", f"{parts[0]} changes no result", "search over another key")
+    if parts[0] == "tasks":
+        raise StudyError(
+            f"search.space.{key}", "tasks are not searched but listed", "declare each variant as a task of its own"
+        )
+    if parts[0] == "ladder" and len(parts) == 3 and parts[2] in _OUTSIDE_KEYS:
+        raise StudyError(
+            f"search.space.{key}",
+            "models are not searched but listed",
+            "declare each model as a level of the ladder, and search over `chains`",
+        )
+    if search.choose_by is not None and parts[0] == "seeds":
+        raise StudyError(f"search.space.{key}", "seeds are not chosen", "list them under search.seeds and seeds")
+    if search.choose_by == "agreement" and not _ranked_by_agreement(study, parts):
+        last = sorted({path[-1] for path in study.paths})
+        raise StudyError(
+            f"search.space.{key} with choose_by: agreement",
+            "agreement with weak labels ranks only optimisation keys of the last student, under one supervisor: a "
+            "constant supervisor is perfectly imitable, and the confidence loss is meant to disagree",
+            f"search over ladder.{last[0]}.optimisation.*, or choose by development_tasks or oracle",
+        )
+    if search.scheduler is not None and search.scheduler.kind == "pbt" and level_of(study, key) is None:
+        raise StudyError(
+            f"search.space.{key} with pbt",
+            "pbt varies a trial from one stage to the next, so every key must belong to one level",
+            "search over ladder.<level>.optimisation.* or methods.<method>.losses.<level>.*",
+        )
+
+
+def level_of(study: Study, key: str) -> str | None:
+    """Return the level that a key belongs to; None where it concerns the whole chain."""
+    match key.split("."):
+        case ["ladder", level, *_] if level in study.ladder:
+            return level
+        case ["methods", _, "losses", level, *_] if level in study.ladder:
+            return level
+    return None
+
+
+def _ranked_by_agreement(study: Study, parts: list[str]) -> bool:
+    last = {path[-1] for path in study.paths}
+    lower = {level for path in study.paths for level in path[:-1]}
+    return parts[0] == "ladder" and parts[1] in last - lower and parts[2:3] == ["optimisation"]
+
+
+def _search(study: Study) -> SearchSpec:
+    assert study.search is not None
+    return study.search
+
+
+def _ends(domain: Any) -> tuple[Any, ...]:
+    if not isinstance(domain, Range):
+        return tuple(domain)
+    ends = (domain.low, domain.high)
+    return tuple(int(end) for end in ends) if domain.integer else ends
+
+
+def _spread(study: Study, key: str) -> Iterator[list[str]]:
+    """The paths that a key stands for: `optimisation.…` at the top means every level's."""
+    parts = key.split(".")
+    if parts[0] in SPREAD_KEYS:
+        yield from (["ladder", level, *parts] for level in study.ladder)
+    else:
+        yield parts
+
+
+def _with(raw: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """Return `raw` with one value changed; what is not on the path is shared."""
+    head, *rest = path
+    inner = raw.get(head)
+    return {**raw, head: _with(inner if isinstance(inner, Mapping) else {}, rest, value) if rest else value}

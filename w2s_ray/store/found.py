@@ -1,0 +1,64 @@
+"""What a study's search came to, in the study's folder."""
+
+from w2s_ray.spec.base import Spec
+from w2s_ray.spec.chain import Chain, Resolution, compile_candidate, compile_study
+from w2s_ray.spec.identity import identity
+from w2s_ray.spec.search import Found
+from w2s_ray.spec.study import Study
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.files import write_file
+
+FOUND_NAME = "search.json"
+
+
+class _Kept(Spec):
+    digest: str
+    """Of the search that it belongs to."""
+    found: Found
+
+
+def read_found(study: Study, store: ArtifactStore) -> Found | None:
+    """Return what the study's search came to; None where it has none, is not through, or was another one."""
+    path = store.study_folder(study.name) / FOUND_NAME
+    if study.search is None or not path.is_file():
+        return None
+    known = _Kept.model_validate_json(path.read_bytes())
+    return known.found if known.digest == search_digest(study) else None
+
+
+def write_found(found: Found, study: Study, store: ArtifactStore) -> None:
+    """Put down what the study's search came to."""
+    kept = _Kept(digest=search_digest(study), found=found)
+    write_file(store.study_folder(study.name) / FOUND_NAME, kept.model_dump_json(indent=1).encode())
+
+
+def search_digest(study: Study) -> str:
+    """Return a digest of all that decides what a search comes to."""
+    asked = study.model_dump(mode="json", exclude={"tracking", "report", "max_concurrent"})
+    if study.search is not None and study.search.choose_by is not None:
+        asked.pop("seeds")
+    return identity("search", asked)
+
+
+def study_chains(study: Study, resolution: Resolution, store: ArtifactStore) -> tuple[Chain, ...]:
+    """Return the chains that are judged on the test set, as far as the study's search has come.
+
+    Raises:
+        StudyError: when values that the search combines do not go together.
+    """
+    return compile_study(study, resolution, read_found(study, store))
+
+
+def every_chain(study: Study, resolution: Resolution, store: ArtifactStore) -> tuple[Chain, ...]:
+    """Return those and the candidates' chains: of all points that are listed, or that were judged.
+
+    Raises:
+        StudyError: when values that the search combines do not go together.
+    """
+    search, found = study.search, read_found(study, store)
+    if search is None or search.choose_by is None:
+        return compile_study(study, resolution)
+    points = search.points() if search.is_listed else ()
+    points += tuple(candidate.point for candidate in found.candidates) if found is not None else ()
+    judged = (chain for point in dict.fromkeys(points) for chain in compile_candidate(study, resolution, point))
+    return (*judged, *compile_study(study, resolution, found))
