@@ -34,8 +34,8 @@ _INK = "#1b1b1e"
 """Text and axes; in SVG it becomes the page's own ink."""
 _FAINT = "#8e8e96"
 _WIDTH_INCHES, _ROW_INCHES, _MARGIN_INCHES = 8.4, 0.29, 0.95
-_PGR_LIMITS = (-1.0, 2.0)
-"""How far the PGR axis reaches at most; what lies beyond is drawn at its edge, its figures beside it."""
+_PGR_LIMITS = (-2.0, 3.0)
+"""How far the PGR axis reaches at most; what lies beyond is an arrowhead at its edge, its figures beside it."""
 _DASHED, _SOLID = (0, (3, 2)), "-"
 _STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -174,10 +174,11 @@ def _dot(ax: Axes, row: _Row, arm: ArmSummary, found: Estimate, *, digits: int) 
     colour = COLOURS[arm.arm]
     ax.plot([found.low, found.high], [row.place] * 2, color=colour, linewidth=2.2, alpha=0.7, solid_capstyle="butt")
     left, right = ax.get_xlim() if digits == 2 else (found.value, found.value)
+    beyond = "<" if found.value < left else ">" if found.value > right else None
     ax.plot(
         [min(max(found.value, left), right)],
         [row.place],
-        MARKERS[arm.arm],
+        beyond or MARKERS[arm.arm],
         color=colour,
         markersize=6.5,
         clip_on=False,
