@@ -94,20 +94,66 @@ def test_an_idle_crew_leaves_for_a_shape_that_waits_for_room() -> None:
     (decision,) = decide(state)
     assert isinstance(decision, RetireCrew)
     assert decision.crew == "small"
-    assert "2 workers waits for room" in decision.reason
+    assert "crews of 2 workers wait for room" in decision.reason
     state.roster.leaving("small")
     assert decide(state) == [], "it is on its way out"
     state.crew_ended("small", "")
     assert isinstance(decide(state)[0], OpenCrew)
 
 
-def test_a_crew_whose_shape_has_work_does_not_leave() -> None:
+def test_a_crew_with_work_makes_way_only_for_what_is_clearly_more_urgent() -> None:
     chain = mixed_chain()
     state = state_with((chain,))
     open_idle(state, "pair", PAIR)
     (decision,) = decide(state)
-    assert isinstance(decision, Assign)
-    assert decision.identity == stage_of(chain, "ceiling", "l").identity
+    assert isinstance(decision, RetireCrew), "a floor waits on which a whole path hangs, and no crew could take it"
+    short_floor = Queue(lambda stage: 1.0 if stage.level == "s" else 100.0)
+    state = State(short_floor, Roster((Node(2),)))
+    submit_all(state.queue, (chain,))
+    open_idle(state, "pair", PAIR)
+    assert not any(isinstance(one, RetireCrew) for one in decide(state)), "not worth a cold start"
+
+
+def waiting_for_eight() -> tuple[State, CrewShape]:
+    """A chain of wide stages beside many narrow ones, on eight CPUs that eight narrow crews have taken."""
+    ladder = {
+        "s": {"model": "w2s:small", "execution": {"workers": 1}},
+        "l": {"model": "w2s:large", "execution": {"workers": 8}},
+    }
+    wide = chains_of(small_study(ladder=ladder, methods={"naive": {}}, optimisation={"epochs": 50}))
+    narrow = chains_of(small_study(execution={"workers": 1}, seeds=list(range(1, 40))))
+    state = state_with((*wide, *narrow), cpus=8)
+    for number in range(8):
+        open_idle(state, f"narrow{number}", SINGLE)
+    return state, CrewShape(workers=8, cpus_per_worker=1, gpus_per_worker=0)
+
+
+def test_a_large_crew_is_not_starved_by_small_ones() -> None:
+    state, eight = waiting_for_eight()
+    for number in range(7):  # seven have taken work just before
+        entry = state.queue.best(SINGLE, 1)[0]
+        state.started(f"narrow{number}", entry.stage.identity)
+    retired = [one for one in decide(state) if isinstance(one, RetireCrew)]
+    assert [one.crew for one in retired] == ["narrow7"], "room is kept, though its shape has work"
+    state.roster.leaving("narrow7")
+    for number in range(7):
+        state.ended(f"narrow{number}", state.roster.crews[f"narrow{number}"].identity or "", None, stopped=False)
+    retired = [one for one in decide(state) if isinstance(one, RetireCrew)]
+    assert len(retired) == 7
+    for number in range(8):
+        state.crew_ended(f"narrow{number}", "")
+    assert [one.shape for one in decide(state) if isinstance(one, OpenCrew)] == [eight]
+
+
+def test_stages_fill_the_gaps_that_no_waiting_crew_could_use() -> None:
+    state, eight = waiting_for_eight()
+    wide = state.queue.best(eight, 1)[0]
+    assert wide.stage.level == "l"
+    state = State(state.queue, Roster((Node(8), Node(4))))
+    open_idle(state, "wide", eight)
+    state.started("wide", wide.stage.identity)
+    opened = [one.shape for one in decide(state) if isinstance(one, OpenCrew)]
+    assert opened == [SINGLE] * 4
 
 
 def test_when_the_run_ends_everything_is_stopped_and_nothing_begun() -> None:

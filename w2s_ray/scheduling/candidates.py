@@ -132,6 +132,11 @@ def student_of(chain: Chain, level: str | None = None) -> PlannedStage:
 class CandidateTrial(Asking):
     """The chains of one point, or under population-based training those of its levels so far."""
 
+    _levels_done: int
+    """Students of each chain, counted from the weakest, whose stages are done."""
+    _asked: bool
+    """Whether the foreman was asked for what comes next."""
+
     def setup(
         self,
         config: dict[str, Any],
@@ -159,7 +164,7 @@ class CandidateTrial(Asking):
         if report.status == "interrupted":  # Tune is about to be ended; as far as it knows, this goes on
             time.sleep(_PAUSE_SECONDS)
             return {"status": report.status, "done": False}
-        result = {"status": report.status, "error": report.error or "", "point": self._point.model_dump_json()}
+        result: dict[str, Any] = {"status": report.status, "error": report.error or "", "point": self._point.model_dump_json()}
         if report.status != "done":
             return {**result, **self._on_the_way(report), "done": report.ended}
         self._asked = False

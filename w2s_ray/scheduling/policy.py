@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from w2s_ray.errors import TrainingError, W2SError
 from w2s_ray.scheduling.queue import Queue, Status
+from w2s_ray.scheduling.room import Room
 from w2s_ray.scheduling.roster import Crew, CrewStatus, Roster
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.execution import CrewShape
@@ -81,7 +82,8 @@ class State:
     def submitted(self, trial: str, stages: Sequence[PlannedStage], found: frozenset[str] | W2SError) -> None:
         """A trial asks for stages; the store has `found`, or could not be read."""
         self.queue.submitted(trial, stages, frozenset() if isinstance(found, W2SError) else found)
-        self.recognise()
+        for stage in stages:
+            self._recognise(stage.identity)
         if isinstance(found, W2SError):
             for stage in stages:
                 if self.queue.entries[stage.identity].status is Status.WAITING:
@@ -119,14 +121,14 @@ class State:
         lost = self.roster.spoke(crew, shape, incarnation, identity)
         if lost is not None:
             self._lose(lost, cause)
-        self.recognise()
+        if identity is not None:
+            self._recognise(identity)
 
-    def recognise(self) -> None:
+    def _recognise(self, identity: str) -> None:
         """A stage that a crew says it runs does run, though the foreman forgot that when it was restarted."""
-        for crew in self.roster.crews.values():
-            entry = self.queue.entries.get(crew.identity or "")
-            if entry is not None and entry.status is Status.WAITING:
-                self.queue.started(entry.stage.identity)
+        entry = self.queue.entries.get(identity)
+        if entry is not None and entry.status is Status.WAITING and identity in self.roster.in_hand:
+            self.queue.started(identity)
 
     def crew_ended(self, crew: str, error: str) -> None:
         """A crew is gone, with the error that ended it or of itself."""
@@ -198,15 +200,16 @@ class _Turn:
         """Crews that are let go in this turn."""
         self._kept_for: CrewShape | None = None
         """The shape for which room is kept; less urgent ones get no new crews."""
-        self._room = self._roster.room()
+        self._room: Room | None = None
+        """What is free, less what this turn's new crews take; looked at only where something waits for room."""
 
     def decisions(self) -> list[Decision]:
         for shape, num_ready in self._ready.items():
-            idle = [crew for crew in self._roster.of(shape, CrewStatus.IDLE) if crew.id not in self._gone]
+            idle = self._idle_of(shape)
             for crew, entry in zip(idle, self._queue.best(shape, len(idle)), strict=False):
                 path = f"longest remaining path ({entry.remaining:.3g}), wanted by {len(entry.wanted_by)}"
                 self._decisions.append(Assign(crew.id, entry.stage.identity, path))
-            num_waiting = num_ready - len(idle) - len(self._roster.of(shape, CrewStatus.OPENING))
+            num_waiting = num_ready - len(idle) - self._roster.num_of(shape, CrewStatus.OPENING)
             if num_waiting > 0 and self._state.may_open(shape):
                 self._make_room(shape, num_waiting)
         return self._decisions
@@ -214,6 +217,7 @@ class _Turn:
     def _make_room(self, shape: CrewShape, num: int) -> None:
         """Open crews as far as there is room; then see to it that room is made, where that is worth it."""
         reason = f"{num} ready stages wait for {shape.workers} workers"
+        self._room = self._room or self._roster.room()
         for num_left in range(num, 0, -1):
             if not self._may_fill(shape) or self._room.place(shape) is None:
                 if self._kept_for is None:
@@ -229,22 +233,25 @@ class _Turn:
         return filler.cost <= FILLER_SHARE * waiting.cost
 
     def _keep_room(self, shape: CrewShape, num: int) -> None:
-        """Keep room for `shape` if less urgent crews stand on it, and let as many of the idle ones go as it takes."""
+        """Keep room for `num` crews if less urgent ones stand on it, and let as many of the idle go as it takes."""
+        assert self._room is not None
         rivals = [rival for rival in self._roster.shapes if rival != shape and self._is_rival(rival, shape)]
         leaving = [crew for each in self._roster.shapes for crew in self._roster.of(each, CrewStatus.LEAVING)]
         if not self._could_fit(shape, rivals, [crew.shape for crew in leaving]):
             return  # its own crews, and more urgent ones, have all there is: nothing is gained by waiting
         self._kept_for = shape
-        gone = [crew.id for crew in leaving]
-        if self._fits_without(shape, gone):
-            return  # those on their way out are enough
-        reason = f"idle, and a crew of {shape.workers} workers waits for room"
+        room = self._room.copy()
+        for crew in leaving:
+            _empty(room, crew)
+        reason = f"idle, and {num} crews of {shape.workers} workers wait for room"
         for crew in self._idle(rivals, shape, num):
-            gone.append(crew.id)
+            while num and room.place(shape) is not None:
+                num -= 1
+            if not num:
+                return  # those on their way out are enough
+            _empty(room, crew)
             self._gone.add(crew.id)
             self._decisions.append(RetireCrew(crew.id, reason))
-            if self._fits_without(shape, gone):
-                return
 
     def _is_rival(self, rival: CrewShape, shape: CrewShape) -> bool:
         """Say whether crews of `rival` should make way: they have nothing to do, or nothing nearly as urgent."""
@@ -257,6 +264,7 @@ class _Turn:
 
     def _could_fit(self, shape: CrewShape, rivals: Sequence[CrewShape], leaving: Sequence[CrewShape]) -> bool:
         """Say whether the room would do, as far as the sums go, if rivals and leaving crews were gone."""
+        assert self._room is not None
         crews = [(rival, self._roster.shapes[rival]) for rival in rivals]
         crews += [(each, 1) for each in leaving if each not in rivals]
         cpus = sum(num * each.workers * each.cpus_per_worker for each, num in crews)
@@ -271,10 +279,13 @@ class _Turn:
         return spare + [crew for rival in busy for crew in self._idle_of(rival)]
 
     def _idle_of(self, shape: CrewShape) -> list[Crew]:
-        return [crew for crew in self._roster.of(shape, CrewStatus.IDLE) if crew.id not in self._gone]
+        idle = self._roster.of(shape, CrewStatus.IDLE)
+        return [crew for crew in idle if crew.id not in self._gone] if self._gone else idle
 
-    def _fits_without(self, shape: CrewShape, gone: Sequence[str]) -> bool:
-        return self._roster.room(without=gone).place(shape) is not None
+
+def _empty(room: Room, crew: Crew) -> None:
+    if crew.place is not None:
+        room.free(crew.shape, crew.place)
 
 
 def _fill(num: int, shape: CrewShape, rival: CrewShape) -> bool:

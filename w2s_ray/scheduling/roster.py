@@ -49,6 +49,8 @@ class Roster:
         """How many crews of a shape ended one after another before they spoke."""
         self.shapes: dict[CrewShape, int] = {}
         """How many crews there are of each shape."""
+        self.in_hand: dict[str, str] = {}
+        """Which crew runs a stage, by identity."""
         self._room = Room(tuple(nodes))
         self._by: dict[tuple[CrewShape, CrewStatus], dict[str, Crew]] = defaultdict(dict)
         self._num: dict[CrewStatus, int] = defaultdict(int)
@@ -69,23 +71,23 @@ class Roster:
         self.num_failed_starts[shape] = 0
         lost = known.identity if known.incarnation not in (None, incarnation) else None
         if lost is not None:
-            known.identity = None
+            self._holds(known, None)
         known.incarnation = incarnation
         if known.identity is None:
-            known.identity = identity
+            self._holds(known, identity)
         if known.status is not CrewStatus.LEAVING:
             self._turn(known, CrewStatus.IDLE if known.identity is None else CrewStatus.BUSY)
         return lost
 
     def took(self, crew: str, identity: str) -> None:
         """A crew was given a stage."""
-        self.crews[crew].identity = identity
+        self._holds(self.crews[crew], identity)
         self._turn(self.crews[crew], CrewStatus.BUSY)
 
     def idle(self, crew: str) -> None:
         """A crew is through with its stage."""
         known = self.crews[crew]
-        known.identity = None
+        self._holds(known, None)
         if known.status is not CrewStatus.LEAVING:
             self._turn(known, CrewStatus.IDLE)
 
@@ -98,17 +100,25 @@ class Roster:
         known = self.crews.pop(crew, None)
         if known is None:
             return None
+        identity = known.identity
+        self._holds(known, None)
         self._leave_index(known)
         self.shapes[known.shape] -= 1
         if known.place is not None:
             self._room.free(known.shape, known.place)
         if known.incarnation is None and known.status is not CrewStatus.LEAVING:
             self.num_failed_starts[known.shape] = self.num_failed_starts.get(known.shape, 0) + 1
-        return known.identity
+        return identity
 
     def of(self, shape: CrewShape, *statuses: CrewStatus) -> list[Crew]:
         """Return the crews of a shape that are in one of `statuses`."""
-        return [crew for status in statuses for crew in self._by.get((shape, status), {}).values()]
+        if len(statuses) == 1:
+            return list(self._by[shape, statuses[0]].values())
+        return [crew for status in statuses for crew in self._by[shape, status].values()]
+
+    def num_of(self, shape: CrewShape, status: CrewStatus) -> int:
+        """Return how many crews of a shape are in `status`."""
+        return len(self._by[shape, status])
 
     def num(self, status: CrewStatus) -> int:
         """Return how many crews are in `status`."""
@@ -128,6 +138,13 @@ class Roster:
         self.shapes[shape] = self.shapes.get(shape, 0) + 1
         self._by[shape, status][crew] = known
         self._num[status] += 1
+
+    def _holds(self, crew: Crew, identity: str | None) -> None:
+        if crew.identity is not None and self.in_hand.get(crew.identity) == crew.id:
+            del self.in_hand[crew.identity]
+        crew.identity = identity
+        if identity is not None:
+            self.in_hand[identity] = crew.id
 
     def _turn(self, crew: Crew, status: CrewStatus) -> None:
         self._leave_index(crew)

@@ -71,10 +71,13 @@ class Run:
         """Nothing is begun yet; `chains` is None where a search has to choose them first."""
         self._study, self._resolution = study, resolution
         self._store, self._view, self._interrupt, self._settings = store, view, interrupt, settings
-        self._judge = CandidateJudge(study, resolution, store) if chains is None else None
         self._chains: tuple[Chain, ...] = ()
         self._unfinished: dict[str, PlannedStage] = {}
-        self._take(chains if self._judge is None else self._judge.listed())
+        self._judge: CandidateJudge | None = None
+        if chains is None:
+            self._judge = CandidateJudge(study, resolution, store)
+            chains = self._judge.listed()
+        self._take(chains)
         self._finished: dict[str, Turn] = {}
         self._cold_start_seconds: float | None = None
         self._heard_from, self._num_heard = "", 0

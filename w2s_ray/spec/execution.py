@@ -1,6 +1,6 @@
 """How a stage runs. Nothing in here may change its result, so none of it is part of an identity."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -9,10 +9,10 @@ from w2s_ray.spec.base import Positive, Spec
 ZeroStage = Literal[0, 1, 2, 3]
 
 
-class CrewShape(Spec):
+class CrewShape(NamedTuple):
     """What a crew is made of; stages of one shape share warm workers, whatever their ZeRO stage."""
 
-    workers: Positive
+    workers: int
     cpus_per_worker: float
     gpus_per_worker: float
 
