@@ -164,7 +164,11 @@ class CandidateTrial(Asking):
         if report.status == "interrupted":  # Tune is about to be ended; as far as it knows, this goes on
             time.sleep(_PAUSE_SECONDS)
             return {"status": report.status, "done": False}
-        result: dict[str, Any] = {"status": report.status, "error": report.error or "", "point": self._point.model_dump_json()}
+        result: dict[str, Any] = {
+            "status": report.status,
+            "error": report.error or "",
+            "point": self._point.model_dump_json(),
+        }
         if report.status != "done":
             return {**result, **self._on_the_way(report), "done": report.ended}
         self._asked = False

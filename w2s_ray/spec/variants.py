@@ -125,11 +125,30 @@ def check_search(study: Study) -> None:
         raise StudyError(
             f"search.seeds and seeds share {both[0]}", "winners are run on fresh seeds", "choose other search.seeds"
         )
+    if search.choose_by is not None:
+        _check_students(study, search)
     for key in search.space:
         _check_key(study, search, key)
     for key, domain in search.space.items():
         for value in _ends(domain) if isinstance(domain, Range) else domain:
             at(study, Point.of({key: value}))
+
+
+def _check_students(study: Study, search: SearchSpec) -> None:
+    """A candidate is judged by the last students of its chains."""
+    for name, method in study.methods.items():
+        if "chain" not in method.arms or method.objective != "classification":
+            raise StudyError(
+                f"methods.{name} has no chain arm",
+                "candidates are judged by their chains' last students",
+                f"add chain to methods.{name}.arms, or leave search.choose_by out",
+            )
+    if search.scheduler is not None and search.scheduler.kind == "pbt" and len(study.paths) > 1:
+        raise StudyError(
+            f"pbt over {len(study.paths)} chain shapes",
+            "pbt compares trials at the end of each level, so all must climb alike",
+            "name one chain",
+        )
 
 
 def _check_key(study: Study, search: SearchSpec, key: str) -> None:

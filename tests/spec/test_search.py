@@ -1,0 +1,202 @@
+"""The search: its points, what it may be chosen by, and the variants of a study that it makes."""
+
+from typing import Any
+
+import pytest
+
+from tests.scheduling.studies import chains_of, resolution_of, small_study
+from w2s_ray.errors import StudyError
+from w2s_ray.spec.chain import compile_candidate, compile_study, distinct_stages
+from w2s_ray.spec.search import Candidate, Found, Point, Range, SearchSpec, best, chosen, distributions
+from w2s_ray.spec.study import Study
+from w2s_ray.spec.variants import at, executions, notices
+
+RATE = "ladder.l.optimisation.learning_rate"
+ALPHA = "methods.half.losses.l.alpha_max"
+
+
+def searching(space: dict[str, Any], changes: dict[str, Any] | None = None, **search: Any) -> Study:
+    return small_study(**{"methods": {"naive": {}}, **(changes or {}), "search": {"space": space, **search}})
+
+
+def test_a_grid_is_every_combination_and_each_point_has_its_chains() -> None:
+    study = searching({RATE: [1e-4, 2e-4], "splits.train_examples": [50, 100]}, {"seeds": [0, 1]})
+    chains = chains_of(study)
+    assert len(chains) == 2 * 2 * 2
+    assert len({chain.name for chain in chains}) == len(chains)
+    rates = {chain.stages[-1].spec.optimisation.learning_rate for chain in chains}
+    sizes = {chain.stages[-1].spec.train[0].split.num_examples for chain in chains}
+    assert (rates, sizes) == ({1e-4, 2e-4}, {50, 100})
+
+
+def test_points_share_every_stage_that_their_settings_leave_alone() -> None:
+    study = searching({ALPHA: [0.1, 0.2, 0.3]}, {"methods": {"half": {"losses": {"l": {"kind": "confidence"}}}}})
+    assert len(distinct_stages(chains_of(study))) == 2 + 3, "one floor, one ceiling, three students"
+
+
+def test_execution_may_be_searched_and_is_said_to_change_nothing() -> None:
+    study = searching({"ladder.l.execution.workers": [1, 2]})
+    assert len(distinct_stages(chains_of(study))) == 3, "its values share their stages"
+    assert "never their results" in notices(study)[0]
+    assert {execution.workers for name, execution in executions(study) if name == "l"} == {1, 2}
+
+
+def test_a_key_at_the_top_of_a_study_stands_for_every_level() -> None:
+    study = at(small_study(), Point.of({"optimisation.learning_rate": 0.123}))
+    assert {level.optimisation.learning_rate for level in study.ladder.values()} == {0.123}
+
+
+def test_random_points_depend_on_the_seed_alone_and_stay_in_their_ranges() -> None:
+    space = {
+        RATE: {"low": 1e-5, "high": 1e-2, "log": True},
+        "splits.train_examples": {"low": 10, "high": 90, "integer": True},
+    }
+    search = searching(space, sampler="random", num_samples=20).search
+    other = searching(space, sampler="random", num_samples=20, seed=1).search
+    assert search is not None and other is not None
+    assert search.points() == search.points() != other.points()
+    for point in search.points():
+        values = point.values
+        assert 1e-5 <= values[RATE] <= 1e-2
+        assert isinstance(values["splits.train_examples"], int)
+
+
+def test_chain_shapes_can_be_searched_and_train_the_last_student_on_the_same_examples() -> None:
+    ladder = {name: {"model": f"w2s:{name}"} for name in ("s", "m", "k", "l")}
+    study = searching({"chains": [[["s", "l"]], [["s", "m", "l"]], [["s", "m", "k", "l"]]]}, {"ladder": ladder})
+    chains = chains_of(study)
+    last = [chain.find("chain", "l") for chain in chains]
+    assert len({student.spec.train[0].split for student in last if student is not None}) == 1
+    every = small_study(ladder=ladder, methods={"naive": {}}, chains="all")
+    assert every.paths == (("s", "l"), ("s", "m", "l"), ("s", "k", "l"), ("s", "m", "k", "l"))
+
+
+def test_candidates_never_see_the_test_set_and_use_seeds_of_their_own() -> None:
+    study = searching({RATE: [1e-4, 2e-4]}, {"seeds": [0, 1]}, choose_by="agreement", seeds=[7])
+    resolution = resolution_of(study)
+    assert compile_study(study, resolution) == (), "nothing is judged on the test set before the search is through"
+    search = study.search
+    assert search is not None
+    chains = compile_candidate(study, resolution, search.points()[0])
+    assert {chain.seed for chain in chains} == {7}
+    splits = {prediction.split.name for chain in chains for stage in chain.stages for prediction in stage.predicts}
+    assert splits == {"T1", "V1"}
+    student = chains[0].find("chain", "l")
+    assert student is not None
+    assert [prediction.split.name for prediction in student.predicts] == ["V1"]
+
+
+def test_winners_run_on_the_studys_seeds_with_ceilings_that_had_the_same_search() -> None:
+    study = searching({RATE: [1e-4, 2e-4, 3e-4]}, {"seeds": [0, 1]}, choose_by="agreement", seeds=[7])
+    low, middle, high = (Point.of({RATE: value}) for value in (1e-4, 2e-4, 3e-4))
+    judged = (
+        Candidate(point=low, status="done", figure=0.6, ceilings={"l": 0.7}),
+        Candidate(point=middle, status="done", figure=0.8, ceilings={"l": 0.75}),
+        Candidate(point=high, status="done", figure=0.7, ceilings={"l": 0.9}),
+    )
+    assert study.search is not None
+    winners = best(judged, study.search)
+    assert winners == (middle,)
+    chains = compile_study(study, resolution_of(study), Found(candidates=judged, winners=winners))
+    assert {chain.seed for chain in chains} == {0, 1}
+    student, ceiling = chains[0].find("chain", "l"), chains[0].find("ceiling", "l")
+    assert student is not None and ceiling is not None
+    assert student.spec.optimisation.learning_rate == 2e-4
+    assert ceiling.spec.optimisation.learning_rate == 3e-4, "chosen by its own labels"
+    assert student.test_prediction is not None
+
+
+def test_development_tasks_judge_and_the_other_tasks_are_judged() -> None:
+    tasks = {"code": {"builtin": "code_continuation"}, "hard": {"builtin": "code_continuation_hard"}}
+    study = searching(
+        {ALPHA: [0.1, 0.9]},
+        {"tasks": tasks, "methods": {"half": {"losses": {"l": {"kind": "confidence"}}}}},
+        choose_by="development_tasks",
+        development_tasks=["hard"],
+    )
+    resolution = resolution_of(study)
+    point = Point.of({ALPHA: 0.1})
+    assert {chain.task for chain in compile_candidate(study, resolution, point)} == {"hard"}
+    found = Found(candidates=(), winners=(point,))
+    assert {chain.task for chain in compile_study(study, resolution, found)} == {"code"}
+
+
+def test_of_two_objectives_the_pareto_front_wins() -> None:
+    search = SearchSpec.model_validate(
+        {
+            "space": {RATE: [1, 2, 3]},
+            "sampler": "nsga2",
+            "num_samples": 3,
+            "choose_by": "oracle",
+            "minimise": "train_tokens",
+            "num_winners": 3,
+        }
+    )
+    cheap, good, bad = (
+        Candidate(point=Point.of({RATE: value}), status="done", figure=figure, cost=cost)
+        for value, figure, cost in ((1, 0.6, 10.0), (2, 0.8, 30.0), (3, 0.7, 40.0))
+    )
+    stopped = Candidate(point=Point.of({RATE: 4}), status="stopped", figure=0.99)
+    assert best((cheap, good, bad, stopped), search) == (good.point, cheap.point)
+
+
+def test_what_a_sampler_varies_is_fitted_into_its_range() -> None:
+    space = {"a": Range(low=1, high=8, integer=True), "b": Range(low=0.1, high=1.0), "c": (True, "x", [1, 2])}
+    assert chosen(space, {"a": 9.6, "b": 0.05, "c": "[1,2]"}) == {"a": 8, "b": 0.1, "c": [1, 2]}
+    assert set(distributions(space)) == {"a", "b", "c"}
+
+
+AGREEMENT = {"choose_by": "agreement"}
+LOSSES = {"methods": {"half": {"losses": {"l": {"kind": "confidence"}}}}}
+
+
+def test_candidates_need_a_student_to_be_judged_by() -> None:
+    with pytest.raises(StudyError, match="no chain arm"):
+        searching({RATE: [1e-4]}, {"methods": {"naive": {"arms": ["ceiling"]}}}, choose_by="oracle")
+
+
+@pytest.mark.parametrize(
+    ("space", "search", "words"),
+    [
+        ({"ladder.l.optimisation.lerning_rate": [1]}, {}, "lerning_rate"),
+        ({"ladder.x.optimisation.learning_rate": [1]}, {}, "ladder.x"),
+        ({RATE: [1, "fast"]}, {}, "learning_rate"),
+        ({"name": ["a"]}, {}, "changes no result"),
+        ({"tasks.code.test_examples": [5]}, {}, "declare each variant as a task"),
+        ({"ladder.l.model": ["w2s:medium"]}, {}, "as a level of the ladder"),
+        ({"ladder.s.optimisation.learning_rate": [1e-4]}, AGREEMENT, "only optimisation keys of the last student"),
+        ({"optimisation.learning_rate": [1e-4]}, AGREEMENT, "only optimisation keys of the last student"),
+        ({ALPHA: [0.1]}, AGREEMENT, "meant to disagree"),
+        ({"chains": [[["s", "l"]]]}, AGREEMENT, "only optimisation keys of the last student"),
+        ({"seeds": [[5]]}, {"choose_by": "oracle"}, "seeds are not chosen"),
+        ({RATE: [1e-4]}, {"choose_by": "oracle", "seeds": [0]}, "fresh seeds"),
+        ({RATE: [1e-4]}, {"choose_by": "development_tasks", "development_tasks": ["code"]}, "judged nobody"),
+        ({RATE: [1e-4]}, {"choose_by": "development_tasks", "development_tasks": ["prose"]}, "tasks of the study"),
+        ({RATE: [1e-4]}, {"choose_by": "development_tasks"}, "development_tasks"),
+        ({RATE: {"low": 1e-4, "high": 1e-3}}, {}, "a grid needs a list"),
+        ({RATE: {"low": 1e-3, "high": 1e-4}}, {"sampler": "random", "num_samples": 2}, "must be below high"),
+        ({RATE: {"low": 0, "high": 1, "log": True}}, {"sampler": "random", "num_samples": 2}, "logarithm"),
+        ({RATE: [1e-4]}, {"sampler": "random"}, "num_samples"),
+        ({RATE: [1e-4]}, {"sampler": "tpe", "num_samples": 2}, "nothing to compare them by"),
+        ({RATE: [1e-4]}, {"scheduler": {"kind": "asha"}}, "nothing to compare them by"),
+        ({RATE: [1e-4]}, {**AGREEMENT, "scheduler": {"kind": "asha", "reports": 1}}, "reports"),
+        (
+            {RATE: [1e-4]},
+            {**AGREEMENT, "scheduler": {"kind": "pbt"}, "sampler": "random", "num_samples": 4},
+            "changes supervisors",
+        ),
+        (
+            {"splits.train_examples": [50]},
+            {"choose_by": "oracle", "scheduler": {"kind": "pbt"}, "sampler": "random", "num_samples": 4},
+            "belong to one level",
+        ),
+        ({RATE: [1e-4]}, {"choose_by": "oracle", "sampler": "nsga2", "num_samples": 4}, "second objective"),
+    ],
+)
+def test_a_search_that_could_not_be_right_is_refused_before_anything_runs(
+    space: dict[str, Any], search: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(StudyError) as caught:
+        searching(space, LOSSES, **search)
+    assert words in str(caught.value)
+    assert caught.value.remedy
