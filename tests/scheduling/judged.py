@@ -24,6 +24,7 @@ from w2s_ray.training.progress import Observer, Point, StageResult
 
 STEPS = 12
 STEP_SECONDS = 0.05
+"""In each epoch."""
 TOO_HIGH = 0.5
 """The learning rate from which on training comes apart."""
 
@@ -80,7 +81,7 @@ def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: object, obs
         (folder / "attempts_seen.jsonl").open("a").write(json.dumps({"from": first, "pid": os.getpid()}) + "\n")
         checkpoint.parent.mkdir(exist_ok=True)
     for step in range(first + 1, STEPS + 1) if trains else ():
-        time.sleep(STEP_SECONDS)
+        time.sleep(STEP_SECONDS * spec.optimisation.epochs)
         stop = torch.tensor([float(leads and observer.should_stop())])
         dist.all_reduce(stop)
         if spec.optimisation.learning_rate >= TOO_HIGH:

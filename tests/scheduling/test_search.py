@@ -8,6 +8,7 @@ import pytest
 
 from tests.scheduling.judged import STEPS, judged_study, others, resolved
 from tests.scheduling.test_run import Watching, starts
+from w2s_ray.errors import Interrupted
 from w2s_ray.scheduling.candidates import CandidateJudge
 from w2s_ray.scheduling.study import RunSettings, StudyOutcome, run_study
 from w2s_ray.spec.chain import distinct_stages
@@ -15,7 +16,7 @@ from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.found import every_chain, read_found
-from w2s_ray.tracking.tracker import NullTracker
+from w2s_ray.tracking.null import NullTracker
 
 pytestmark = pytest.mark.usefixtures("ray_of_two_cpus")
 
@@ -24,7 +25,9 @@ RATE = "ladder.l.optimisation.learning_rate"
 RATES = [1e-5, 1e-4, 1e-3, 1e-2]
 
 
-def go(study: Study, store: ArtifactStore, interrupt: threading.Event | None = None, view: Watching | None = None) -> StudyOutcome:
+def go(
+    study: Study, store: ArtifactStore, interrupt: threading.Event | None = None, view: Watching | None = None
+) -> StudyOutcome:
     return run_study(
         study,
         resolution=resolved(study, store),
@@ -60,3 +63,120 @@ def test_a_grid_is_judged_and_its_best_point_runs_on_the_studys_own_seeds(store:
     assert len(judged) == 1 + 2 * 4, "one floor, then a student and a ceiling for each candidate, never on the test set"
     again = go(study, store)
     assert again.trained == () and again.found == found
+
+
+def test_asha_stops_a_weak_candidate_in_the_middle_of_its_student(store: ArtifactStore, tmp_path: Path) -> None:
+    scheduler = {"kind": "asha", "reports": 6, "grace_reports": 1, "reduction_factor": 2}
+    slow = {"optimisation": {"epochs": 8}}
+    study = judged_study(tmp_path, max_concurrent=2, **search(scheduler=scheduler), **slow)
+    outcome = go(study, store)
+    found = found_in(outcome)
+    by_status = {
+        status: [c for c in found.candidates if c.status == status] for status in ("done", "stopped", "failed")
+    }
+    assert by_status["stopped"] and not by_status["failed"]
+    assert [winner.values[RATE] for winner in found.winners] == [1e-3]
+    judge = CandidateJudge(study, resolved(study, store), store)
+    for candidate in by_status["stopped"]:
+        student = judge.chains(candidate.point)[0].find("chain", "l")
+        assert student is not None
+        if store.num_attempts(student.identity):
+            checkpoint = store.folder(student.spec.slug, student.identity) / "checkpoints" / "step"
+            assert store.find(student.identity) is None
+            assert int(checkpoint.read_text()) < STEPS, "its checkpoint is kept, and its crew went on"
+
+
+def test_a_candidate_that_fails_says_why_and_ends_nobody_else(store: ArtifactStore, tmp_path: Path) -> None:
+    study = judged_study(tmp_path, search={"space": {RATE: [1e-3, 1.0]}, "choose_by": "oracle"})
+    found = found_in(go(study, store))
+    good, bad = sorted(found.candidates, key=lambda candidate: candidate.status)
+    assert (good.status, bad.status) == ("done", "failed")
+    assert "the loss is nan" in str(bad.error)
+    assert found.winners == (good.point,)
+
+
+@pytest.mark.parametrize(("sampler", "more"), [("tpe", {}), ("nsga2", {"minimise": "train_tokens", "num_winners": 2})])
+def test_optuna_draws_as_many_candidates_as_it_was_asked_for(
+    sampler: str, more: dict[str, Any], store: ArtifactStore, tmp_path: Path
+) -> None:
+    space = {RATE: {"low": 1e-5, "high": 1e-2, "log": True}, "ladder.l.optimisation.epochs": [1, 2]}
+    folder = tmp_path / "data"
+    study = judged_study(folder)
+    study = judged_study(
+        folder,
+        tasks={"numbers": study.tasks["numbers"].model_dump(), "others": others(folder)},
+        search={
+            "space": space,
+            "sampler": sampler,
+            "num_samples": 4,
+            "choose_by": "development_tasks",
+            "development_tasks": ["others"],
+            **more,
+        },
+    )
+    outcome = go(study, store)
+    found = found_in(outcome)
+    assert [candidate.status for candidate in found.candidates] == ["done"] * 4
+    assert len({candidate.point for candidate in found.candidates}) > 1
+    assert all(chain.startswith("numbers-") for chain in outcome.chains)
+    if sampler == "nsga2":
+        assert all(candidate.cost for candidate in found.candidates)
+
+
+def test_pbt_shares_the_stages_so_far_and_varies_those_to_come(store: ArtifactStore, tmp_path: Path) -> None:
+    rates = {"low": 1e-5, "high": 1e-2, "log": True}
+    study = judged_study(
+        tmp_path,
+        ladder={"s": {"model": "w2s:small"}, "m": {"model": "w2s:medium"}, "l": {"model": "w2s:large"}},
+        methods={"naive": {"arms": ["chain"]}},
+        search={
+            "space": {"ladder.m.optimisation.learning_rate": rates, RATE: rates},
+            "sampler": "random",
+            "num_samples": 4,
+            "choose_by": "oracle",
+            "scheduler": {"kind": "pbt", "quantile_fraction": 0.25},
+        },
+    )
+    outcome = go(study, store)
+    found = found_in(outcome)
+    assert [candidate.status for candidate in found.candidates] == ["done"] * 4
+    medium = [candidate.point.values["ladder.m.optimisation.learning_rate"] for candidate in found.candidates]
+    large = [candidate.point.values[RATE] for candidate in found.candidates]
+    assert len(set(medium)) == 3, "one took another one's place after the first level, with its medium student"
+    assert len(set(large)) == 4, "and varied the level to come"
+    judge = CandidateJudge(study, resolved(study, store), store)
+    chains = [chain for candidate in found.candidates for chain in judge.chains(candidate.point)]
+    stages = distinct_stages(chains)
+    assert [store.num_attempts(identity) for identity in stages] == [1] * len(stages)
+    trained = [folder for folder in (store.root / "artifacts").iterdir() if (folder / "attempts_seen.jsonl").is_file()]
+    final = {
+        stage.identity[:12] for stage in distinct_stages(every_chain(study, resolved(study, store), store)).values()
+    }
+    extra = [folder for folder in trained if folder.name.rpartition("-")[2] not in final]
+    assert len(extra) <= 1, "besides, the medium student that was given up"
+
+
+def test_an_interrupted_search_goes_on_with_its_candidates_and_trains_nothing_twice(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    space = {RATE: {"low": 1e-5, "high": 1e-2, "log": True}}
+    study = judged_study(
+        tmp_path,
+        max_concurrent=2,
+        search={"space": space, "sampler": "tpe", "num_samples": 5, "choose_by": "oracle"},
+    )
+    interrupt = threading.Event()
+    view = Watching(each_time=lambda: interrupt.set() if view.shown[-1].num_done >= 4 else None)
+    with pytest.raises(Interrupted):
+        go(study, store, interrupt, view)
+    before = {folder.name: (folder / "record.json").is_file() for folder in (store.root / "artifacts").iterdir()}
+    outcome = go(study, store)
+    found = found_in(outcome)
+    assert [candidate.status for candidate in found.candidates] == ["done"] * 5
+    stages = distinct_stages(every_chain(study, resolved(study, store), store))
+    assert {name for name, done in before.items() if done} <= {
+        store.folder(stage.spec.slug, stage.identity).name for stage in stages.values()
+    } | {folder.name for folder in (store.root / "artifacts").iterdir() if "-on-" in folder.name}
+    for stage in stages.values():
+        first, *later = starts(store, stage)
+        assert first["from"] == 0 and all(one["from"] > 0 for one in later)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 FIGURE, REPORT, COST = "figure", "report", "cost"
 """What a candidate's results call the figure, its report's number (ASHA's and PBT's time), and the second objective."""
 _CHECKPOINT = "candidate.json"
-_PAUSE_SECONDS = 0.5
+_PAUSE_SECONDS = 0.1
 
 
 @dataclass
@@ -134,6 +134,8 @@ class CandidateTrial(Asking):
 
     _levels_done: int
     """Students of each chain, counted from the weakest, whose stages are done."""
+    _last_report: int
+    """The number of the newest one that Tune has heard of."""
     _asked: bool
     """Whether the foreman was asked for what comes next."""
 
@@ -156,30 +158,39 @@ class CandidateTrial(Asking):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Return the next result; the last one has the figure, or says why there is none."""
+        """Return the next result that has a figure, or the last one, which says why there is none.
+
+        Tune's samplers and schedulers take no result without one, so this waits. An interrupted run is waited for too:
+        Tune is about to be ended, and as far as it knows this candidate goes on.
+        """
         if not self._asked:
             self.ask(self._foreman, self.trial_id, self._part())
             self._asked = True
-        report = self.hear()
-        if report.status == "interrupted":  # Tune is about to be ended; as far as it knows, this goes on
+        while True:
+            report = self.hear()
+            result: dict[str, Any] = {"status": report.status, "point": self._point.model_dump_json(), "done": False}
+            match report.status:
+                case "done":
+                    return result | self._judged()
+                case "failed":
+                    return result | {"error": report.error or "", "done": True}
+                case "running":
+                    so_far = self._on_the_way(report)
+                    if so_far.get(REPORT, 0) > self._last_report:
+                        self._last_report = so_far[REPORT]
+                        return result | so_far
             time.sleep(_PAUSE_SECONDS)
-            return {"status": report.status, "done": False}
-        result: dict[str, Any] = {
-            "status": report.status,
-            "error": report.error or "",
-            "point": self._point.model_dump_json(),
-        }
-        if report.status != "done":
-            return {**result, **self._on_the_way(report), "done": report.ended}
+
+    def _judged(self) -> dict[str, Any]:
+        """What was asked for is done: its figure, and where nothing is to come, all else that is to be known."""
         self._asked = False
         self._levels_done = self._levels_done + 1 if self._in_levels else self._num_students
         level = self._path[self._levels_done] if self._in_levels else None
-        done = self._levels_done == self._num_students
-        result |= {FIGURE: self._judge.figure(self._chains_all, level), REPORT: self._num_reports}
-        if done:
-            ceilings = self._judge.ceilings(self._chains_all)
-            result |= {COST: self._judge.cost(self._chains_all), "ceilings": json.dumps(ceilings)}
-        return {**result, "done": done}
+        result: dict[str, Any] = {FIGURE: self._judge.figure(self._chains_all, level), REPORT: self._num_reports}
+        if self._levels_done < self._num_students:
+            return result
+        ceilings = json.dumps(self._judge.ceilings(self._chains_all))
+        return result | {COST: self._judge.cost(self._chains_all), "ceilings": ceilings, "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Put down the settings, and how many levels were trained under them; the stages are in the store."""
@@ -199,7 +210,7 @@ class CandidateTrial(Asking):
         self._drawn = {key: drawn[key] for key in self._judge.search.space}
         self._point = self._judge.point(self._drawn)
         self._chains_all = self._judge.chains(self._point)
-        self._levels_done, self._asked = levels_done, False
+        self._levels_done, self._last_report, self._asked = levels_done, 0, False
 
     @property
     def _path(self) -> tuple[str, ...]:
@@ -229,7 +240,7 @@ class CandidateTrial(Asking):
         """The mean of the last students' newest common report; nothing before each has one."""
         told = [report.judged.get(student_of(chain).identity, ()) for chain in self._chains_all]
         number = min(points[-1].report if points else 0 for points in told)
-        if number == 0:
+        if not 0 < number < self._num_reports:  # the last one comes with the predictions, and ends the trial
             return {}
         name = f"validation_{'agreement' if self._judge.search.choose_by == 'agreement' else 'accuracy'}"
         newest = [max((one for one in points if one.report <= number), key=_number, default=None) for points in told]

@@ -70,6 +70,7 @@ class Search(Tuning):
     def tuner(self) -> tune.Tuner:
         """Return the search as it was when it was left, or a new one."""
         os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", _SNAPSHOT_SECONDS)
+        os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a candidate has no figure before its first report
         random.seed(self._judge.search.seed)  # population-based training draws from the process's generator
         path, marker = self._folder / _TUNE_NAME, self._folder / _MARKER_NAME
         _INTERRUPTS[str(path)] = self._interrupt
