@@ -8,6 +8,7 @@ from synthetic import SyntheticStudy
 from w2s_ray.errors import DataError
 from w2s_ray.report.results import COLUMNS, is_oracle, read_results
 from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.search import SearchSpec
 from w2s_ray.spec.stage import EarlyStopping, GroundTruth
 
 Skill = Callable[[PlannedStage], float]
@@ -88,5 +89,8 @@ def test_a_student_stopped_by_ground_truth_is_an_oracle(finished: SyntheticStudy
     stopping = student.spec.optimisation.model_copy(update={"early_stopping": EarlyStopping()})
     spec = student.spec.model_copy(update={"validation": truth, "optimisation": stopping})
     oracle = student.model_copy(update={"spec": spec})
-    assert is_oracle(oracle) and not is_oracle(student)
-    assert not is_oracle(oracle.model_copy(update={"arm": "ceiling"})), "ground truth is the ceiling's own"
+    study = finished.study
+    assert is_oracle(study, oracle) and not is_oracle(study, student)
+    assert not is_oracle(study, oracle.model_copy(update={"arm": "ceiling"})), "ground truth is the ceiling's own"
+    search = SearchSpec.model_validate({"space": {"splits.train_examples": [1, 2]}, "choose_by": "oracle"})
+    assert is_oracle(study.model_copy(update={"search": search}), student), "its settings were chosen by ground truth"

@@ -48,11 +48,17 @@ def run(
         str | None, typer.Option(help="Ray cluster to run on: auto, HOST:PORT; else this machine.")
     ] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="Two steps of every stage, in a throwaway store.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Judge a search's candidates again that failed.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin however many chains there are.")] = False,
 ) -> None:
     """Run a study, or go on with it: what is in the store is not trained again."""
     from w2s_ray.cli import run as verb
 
-    raise typer.Exit(verb.run(study, store, set_ or [], address=address, smoke=smoke))
+    if smoke:
+        raise typer.Exit(verb.smoke(study, set_ or [], address=address))
+    raise typer.Exit(verb.run(study, store, set_ or [], address=address, retry_failed=retry_failed, yes=yes))
 
 
 @app.command()

@@ -12,11 +12,11 @@ from w2s_ray.cli.amounts import count_text
 from w2s_ray.cli.opening import open_for_writing
 from w2s_ray.cli.smoke import shrink, shrink_text
 from w2s_ray.cli.terminal import terminal
-from w2s_ray.errors import Interrupted
+from w2s_ray.errors import Interrupted, StudyError
 from w2s_ray.spec.chain import Chain, Resolution, distinct_stages
 from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import notices
+from w2s_ray.spec.variants import count_chains, notices
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.found import every_chain
 
@@ -24,18 +24,38 @@ if TYPE_CHECKING:
     from w2s_ray.scheduling.study import StudyOutcome
 
 
-def run(path: Path, store_folder: Path, overrides: Sequence[str], *, address: str | None, smoke: bool) -> int:
+MOST_CHAINS = 100_000
+"""More than this are only begun by those who say so."""
+
+
+def run(
+    path: Path, store_folder: Path, overrides: Sequence[str], *, address: str | None, retry_failed: bool, yes: bool
+) -> int:
     """Run the study at `path`; return the exit code."""
-    if smoke:
-        return _smoke(path, overrides, address)
+    check_number(load_study(path, overrides), yes=yes)
     study, store = open_for_writing(path, store_folder, overrides, "run")
     resolution = _resolve(study, store)
     for line in notices(study):
         terminal.out.print(line, markup=False, soft_wrap=True)
-    outcome = _go(study, resolution, store, address)
+    outcome = _go(study, resolution, store, address, retry_failed=retry_failed)
     _say_what_was_trained(outcome, every_chain(study, resolution, store))
     _report(study, resolution, store)
     return _exit_code(outcome)
+
+
+def check_number(study: Study, *, yes: bool) -> None:
+    """Refuse a study of very many chains, unless told that they are meant.
+
+    Raises:
+        StudyError: naming the number.
+    """
+    num_chains = count_chains(study)
+    if num_chains > MOST_CHAINS and not yes:
+        raise StudyError(
+            f"study {study.name} comes to {num_chains:,} chains",
+            f"more than {MOST_CHAINS:,} are begun only with --yes",
+            "list fewer values, draw a sample (search.sampler: random), or say --yes",
+        )
 
 
 def _resolve(study: Study, store: ArtifactStore) -> Resolution:
@@ -50,7 +70,9 @@ def _resolve(study: Study, store: ArtifactStore) -> Resolution:
         raise Interrupted(value, rule, f"go on with: {_command(store)}") from None
 
 
-def _go(study: Study, resolution: Resolution, store: ArtifactStore, address: str | None) -> "StudyOutcome":
+def _go(
+    study: Study, resolution: Resolution, store: ArtifactStore, address: str | None, *, retry_failed: bool = False
+) -> "StudyOutcome":
     """Run the chains under the live view, and let Ctrl-C stop them in order."""
     from w2s_ray.api import settings_of
     from w2s_ray.cli.interrupt import Announcing, Interrupt
@@ -67,6 +89,7 @@ def _go(study: Study, resolution: Resolution, store: ArtifactStore, address: str
                 view=Announcing(view, terminal.out, interrupt.event),
                 interrupt=interrupt.event,
                 settings=settings_of(study, store),
+                retry_failed=retry_failed,
             )
         except Interrupted as stopped:
             raise Interrupted(stopped.value, stopped.rule, f"go on with: {_command(store)}") from None
@@ -107,7 +130,7 @@ def _exit_code(outcome: "StudyOutcome") -> int:
     return int(bool(reasons))
 
 
-def _smoke(path: Path, overrides: Sequence[str], address: str | None) -> int:
+def smoke(path: Path, overrides: Sequence[str], *, address: str | None) -> int:
     """Take every stage through two steps; the store goes again, and so does the log unless something failed."""
     from w2s_ray.scheduling.resolve import resolve_whole
 

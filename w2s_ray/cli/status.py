@@ -15,6 +15,7 @@ from w2s_ray.spec.identity import short
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import CHECKPOINTS, ArtifactStore
 from w2s_ray.store.found import every_chain
+from w2s_ray.store.waiting import read_under_way
 
 State = Literal["done", "predictions lack", "running", "stopped", "waiting"]
 
@@ -56,6 +57,11 @@ def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as
     terminal.out.print(table)
     num_done = sum(status.state == "done" for status in found)
     terminal.out.print(f"{num_done} of {len(found)} stages done", markup=False)
+    now = read_under_way(study, store)
+    for crew in now.crews if now is not None else ():
+        terminal.out.print(crew, markup=False, soft_wrap=True)
+    for name, reason in now.waiting.items() if now is not None else ():
+        terminal.out.print(f"waiting: {name}: {reason}", markup=False, soft_wrap=True)
 
 
 def stage_status(store: ArtifactStore, stage: PlannedStage) -> StageStatus:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from w2s_ray.spec.chain import Chain, PlannedStage
+from w2s_ray.spec.search import Point
 from w2s_ray.spec.study import Arm
 
 ARM_ORDER: tuple[Arm, ...] = ("pretraining", "floor", "chain", "direct", "pooled", "self", "ceiling")
@@ -29,9 +30,13 @@ class DistinctArm:
     """By seed."""
     floors: dict[int, str]
     """Identity of the chain's floor, by seed."""
+    ceilings: dict[int, str]
+    """Identity of the ceiling of its level under the same settings, by seed; whichever chain has it."""
     paths: list[tuple[str, ...]] = field(default_factory=list)
     """Through which levels its supervision comes, from where the labels begin to its own."""
     methods: list[str] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)
+    """The searched settings that share it, for people."""
     label: str = ""
     """Unique among the arms of its level."""
 
@@ -48,15 +53,20 @@ class DistinctArm:
 
 def distinct_arms(chains: Iterable[Chain], ladder: Iterable[str]) -> list[DistinctArm]:
     """Return every distinct arm, by task, level and kind, labelled by what sets it apart."""
-    climbs: dict[tuple[str, tuple[str, ...], str], dict[int, Chain]] = {}
+    climbs: dict[tuple[str, tuple[str, ...], str, Point | None], dict[int, Chain]] = {}
+    ceilings: dict[tuple[str, Point | None, str], dict[int, str]] = {}
     for chain in chains:
-        climbs.setdefault((chain.task, chain.path, chain.method), {})[chain.seed] = chain
+        climbs.setdefault((chain.task, chain.path, chain.method, chain.point), {})[chain.seed] = chain
+        for stage in chain.stages:
+            if stage.arm == "ceiling":
+                ceilings.setdefault((chain.task, chain.point, stage.level), {})[chain.seed] = stage.identity
     arms: dict[object, DistinctArm] = {}
-    for (task, path, method), by_seed in climbs.items():
-        for first in next(iter(by_seed.values())).stages:
-            _add(arms, task, path, method, first, by_seed)
+    for by_seed in climbs.values():
+        first = next(iter(by_seed.values()))
+        for stage in first.stages:
+            _add(arms, first, stage, by_seed, ceilings.get((first.task, first.point, stage.level), {}))
     order = list(ladder)
-    tasks = list(dict.fromkeys(task for task, _, _ in climbs))
+    tasks = list(dict.fromkeys(task for task, *_ in climbs))
     found = sorted(arms.values(), key=lambda a: (tasks.index(a.task), order.index(a.level), ARM_ORDER.index(a.arm)))
     _label(found)
     return found
@@ -64,26 +74,27 @@ def distinct_arms(chains: Iterable[Chain], ladder: Iterable[str]) -> list[Distin
 
 def _add(
     arms: dict[object, DistinctArm],
-    task: str,
-    path: tuple[str, ...],
-    method: str,
+    climb: Chain,
     slot: PlannedStage,
     by_seed: Mapping[int, Chain],
+    ceilings: dict[int, str],
 ) -> None:
     """Put the stages at one place of a climb down, as a new arm or as more of a known one."""
     found = {seed: chain.find(slot.arm, slot.level) for seed, chain in by_seed.items()}
     stages = {seed: stage for seed, stage in found.items() if stage is not None}
-    key = (task, slot.level, tuple((seed, stage.identity) for seed, stage in stages.items()))
+    key = (climb.task, slot.level, tuple((seed, stage.identity) for seed, stage in stages.items()))
     if key not in arms:
         floors = {seed: chain.stages[0].identity for seed, chain in by_seed.items()}
-        arms[key] = DistinctArm(task, slot.level, [slot.arm], stages, floors)
+        arms[key] = DistinctArm(climb.task, slot.level, [slot.arm], stages, floors, ceilings)
     if slot.arm not in arms[key].kinds:
         arms[key].kinds.append(slot.arm)
-    via = _via(slot, path)
+    via = _via(slot, climb.path)
     if via not in arms[key].paths:
         arms[key].paths.append(via)
-    if method not in arms[key].methods:
-        arms[key].methods.append(method)
+    if climb.method not in arms[key].methods:
+        arms[key].methods.append(climb.method)
+    if climb.point is not None and climb.point.label not in arms[key].points:
+        arms[key].points.append(climb.point.label)
 
 
 def _via(stage: PlannedStage, path: tuple[str, ...]) -> tuple[str, ...]:
@@ -99,7 +110,7 @@ def _via(stage: PlannedStage, path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _label(arms: list[DistinctArm]) -> None:
-    """Name each arm by its kind, and by path and method where those tell arms of one kind apart."""
+    """Name each arm by its kind, and by path, method and point where those tell arms of one kind apart."""
     for arm in arms:
         alike = [a for a in arms if (a.task, a.level, a.arm) == (arm.task, arm.level, arm.arm)]
         parts: list[str] = [" = ".join(arm.kinds)]
@@ -107,4 +118,6 @@ def _label(arms: list[DistinctArm]) -> None:
             parts.append(" / ".join("→".join(path) for path in arm.paths))
         if len({tuple(a.methods) for a in alike}) > 1:
             parts.append(", ".join(arm.methods))
+        if len({tuple(a.points) for a in alike}) > 1:
+            parts.append(" / ".join(arm.points))
         arm.label = " · ".join(parts)

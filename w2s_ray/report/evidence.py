@@ -15,10 +15,11 @@ from w2s_ray.errors import DataError
 from w2s_ray.science.metrics import accuracy, degeneracy_warning
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.identity import short
+from w2s_ray.spec.search import Found
 from w2s_ray.spec.stage import LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.found import study_chains
+from w2s_ray.store.found import read_failures, read_found, study_chains
 from w2s_ray.store.record import Record
 
 
@@ -59,6 +60,10 @@ class Evidence:
     """Test predictions (N × C, in the order of the test set), by identity of the stage that made them."""
     labellings: dict[str, Labelling] = field(default_factory=dict)
     """By identity of the student."""
+    found: Found | None = None
+    """What the study's search came to."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why a chain failed, by its name."""
 
 
 def gather(study: Study, resolution: Resolution, store: ArtifactStore) -> Evidence:
@@ -68,7 +73,10 @@ def gather(study: Study, resolution: Resolution, store: ArtifactStore) -> Eviden
         DataError: when a stage was judged on other examples than the task's test set.
         StoreError: when an artifact is damaged.
     """
-    return gather_chains(study_chains(study, resolution, store), store)
+    evidence = gather_chains(study_chains(study, resolution, store), store)
+    evidence.found = read_found(study, store)
+    evidence.failures = read_failures(study, store)
+    return evidence
 
 
 def gather_chains(chains: tuple[Chain, ...], store: ArtifactStore) -> Evidence:

@@ -1,5 +1,9 @@
 """What a study found, as plain values: the keys of `results.json` and the content of every table and figure."""
 
+from typing import Any
+
+from pydantic import Field
+
 from w2s_ray.report.arms import STUDENTS
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.study import Arm
@@ -81,6 +85,45 @@ class Comparison(Spec):
     """The smallest true difference that this study would find four times in five."""
 
 
+class Step(Spec):
+    """A chain's last student, as one of several that differ in how many students came before."""
+
+    task: str
+    level: str
+    label: str
+    path: tuple[str, ...]
+    num_intermediates: int
+    accuracy: Estimate
+    pgr: Estimate | None
+    difference: Estimate | None
+    """In PGR, to the one with the fewest intermediates; on the same examples, draws and seeds."""
+
+
+class CandidateSummary(Spec):
+    """One point that a search judged."""
+
+    settings: dict[str, Any]
+    status: str
+    figure: float | None
+    cost: float | None
+    error: str | None
+    is_winner: bool
+
+
+class SearchSummary(Spec):
+    """What a search that chooses came to."""
+
+    choose_by: str
+    development_tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    """On which candidates were judged."""
+    sampler: str
+    scheduler: str | None
+    minimise: str | None
+    candidates: tuple[CandidateSummary, ...]
+    """The best first; those without a figure last."""
+
+
 class TaskSummary(Spec):
     """A task's test set."""
 
@@ -111,6 +154,11 @@ class Summary(Spec):
     tasks: dict[str, TaskSummary]
     arms: tuple[ArmSummary, ...]
     comparisons: tuple[Comparison, ...]
+    steps: tuple[Step, ...] = ()
+    """Last students over chains of 0, 1, 2 … intermediates, where the study has several."""
+    search: SearchSummary | None = None
+    failures: dict[str, str] = Field(default_factory=dict)
+    """Why a chain failed when the study last ran, by the chain's name."""
     pretrained: tuple[Pretrained, ...]
     num_students: int
     """Distinct students that are finished."""

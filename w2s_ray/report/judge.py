@@ -44,8 +44,10 @@ class Judge:
         return [self._arm(arm) for arm in self._arms if arm.arm != "pretraining"]
 
     def comparisons(self) -> list[Comparison]:
-        """Every pair of students of one level that have a PGR over the same seeds."""
+        """Every pair of students of one level that have a PGR over the same seeds; none where they are too many."""
         students = [arm for arm in self._arms if arm.is_student]
+        if len(students) > _MOST_COMPARED:
+            return []
         pairs = ((a, b) for a, b in combinations(students, 2) if a.level == b.level)
         return [found for a, b in pairs if (found := self._compare(a, b)) is not None]
 
@@ -61,7 +63,7 @@ class Judge:
             methods=tuple(arm.methods),
             paths=tuple(arm.paths),
             loss=next(iter(arm.stages.values())).spec.loss.label,
-            oracle=any(is_oracle(stage) for stage in arm.stages.values()),
+            oracle=any(is_oracle(self._study, stage) for stage in arm.stages.values()),
             stages=identities,
             seeds=seeds,
             seed_conditional=len(seeds) < FEW_SEEDS,
@@ -77,7 +79,7 @@ class Judge:
 
     def _recovery(self, arm: DistinctArm, identities: Mapping[int, str], seeds: Sequence[int]) -> dict[str, object]:
         """Floor, ceiling, gap and both PGRs of a student."""
-        ceilings = {} if arm.arm == "self" else self._ceilings(arm.level)
+        ceilings = {} if arm.arm == "self" else arm.ceilings
         both = tuple(seed for seed in seeds if arm.floors[seed] in self._value and ceilings.get(seed) in self._value)
         if not both:
             return {"pgr_undefined": self._why_not(arm, ceilings)}
@@ -100,12 +102,6 @@ class Judge:
             return {}
         found = recover(student, self._sampled(supervisors, seeds), ceiling, min_gap=self._min_gap)
         return {"pgr_link": _pgr(found), "pgr_link_undefined": found.undefined}
-
-    def _ceilings(self, level: str) -> dict[int, str]:
-        """The ceiling of a level, by seed: the same model on ground truth for the same examples."""
-        found = [arm for arm in self._arms if arm.arm == "ceiling" and arm.level == level]
-        assert len(found) <= 1, "a ceiling depends on level and seed alone"
-        return {seed: stage.identity for arm in found for seed, stage in arm.stages.items()}
 
     def _why_not(self, arm: DistinctArm, ceilings: Mapping[int, str]) -> str:
         if arm.arm == "self":
@@ -137,6 +133,8 @@ class Judge:
         return Sampled(fmean(self._value[identity] for identity in chosen), self._draws.over_seeds(accuracy_BS))
 
 
+_MOST_COMPARED = 60
+"""Students of a task whose pairs are still worth a line each."""
 _MEANS = (
     "agreement agreement_supervisor_right agreement_supervisor_wrong label_accuracy ece brier auroc "
     "seconds tokens_per_second"

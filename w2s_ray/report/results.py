@@ -13,7 +13,7 @@ from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 
 COLUMNS = (
-    "study task chain path method seed level arm loss oracle stage supervisor num_test "
+    "study task chain path method point seed level arm loss oracle stage supervisor num_test "
     "accuracy agreement agreement_supervisor_right agreement_supervisor_wrong ece brier auroc "
     "label_accuracy seconds tokens_per_second"
 ).split()
@@ -46,11 +46,13 @@ def to_frame(study: Study, evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*COLUMNS, *extra])
 
 
-def is_oracle(stage: PlannedStage) -> bool:
-    """Say whether a weakly supervised student was chosen by ground truth: its early stopping read true labels."""
+def is_oracle(study: Study, stage: PlannedStage) -> bool:
+    """Say whether a weakly supervised student was chosen by ground truth: its settings, or by its early stopping."""
     validation = stage.spec.validation
     weak = stage.arm not in ("floor", "ceiling", "pretraining")
     stops = stage.spec.optimisation.early_stopping is not None
+    if weak and study.search is not None and study.search.choose_by == "oracle":
+        return True
     return weak and stops and validation is not None and isinstance(validation.labels, GroundTruth)
 
 
@@ -61,11 +63,12 @@ def _place(study: Study, chain: Chain, stage: PlannedStage) -> dict[str, Any]:
         "chain": chain.name,
         "path": "-".join(chain.path),
         "method": chain.method,
+        "point": chain.point.label if chain.point is not None else None,
         "seed": chain.seed,
         "level": stage.level,
         "arm": stage.arm,
         "loss": stage.spec.loss.label,
-        "oracle": is_oracle(stage),
+        "oracle": is_oracle(study, stage),
         "stage": stage.identity,
         "supervisor": stage.supervisor,
     }

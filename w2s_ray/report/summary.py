@@ -8,6 +8,7 @@ from w2s_ray.report.arms import DistinctArm, distinct_arms
 from w2s_ray.report.evidence import Evidence, gather, gather_chains
 from w2s_ray.report.findings import ArmSummary, Comparison, Pretrained, Summary, TaskSummary
 from w2s_ray.report.judge import Judge
+from w2s_ray.report.searching import search_summary, steps
 from w2s_ray.report.wording import value_of
 from w2s_ray.spec.chain import Chain, Resolution
 from w2s_ray.spec.study import Study
@@ -46,6 +47,9 @@ def summary_of(study: Study, evidence: Evidence) -> Summary:
         tasks={name: _task(evidence, name) for name in study.tasks if name in evidence.tests},
         arms=tuple(arms),
         comparisons=tuple(comparisons),
+        steps=steps(arms, comparisons),
+        search=search_summary(study, evidence.found),
+        failures=evidence.failures,
         pretrained=_pretrained(evidence, distinct),
         num_students=len(students),
         num_undefined=sum(arm.pgr is None for arm in students),

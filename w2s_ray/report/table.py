@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from w2s_ray.report.findings import ArmSummary, Pretrained, Summary
+from w2s_ray.report.findings import ArmSummary, Pretrained, SearchSummary, Step, Summary
 from w2s_ray.report.wording import (
     by_level,
     detectable_lines,
@@ -16,13 +16,17 @@ from w2s_ray.report.wording import (
     number,
     reasons,
     scope,
+    search_line,
     seeds_line,
+    setting,
     undefined_line,
     value_of,
     whole,
     with_bounds,
 )
 
+_CANDIDATES_SHOWN = 10
+_STEP_COLUMNS = ("between", "accuracy", "PGR", "difference in PGR")
 _WIDE_COLUMNS = 125
 """From this width on every column is shown."""
 
@@ -33,6 +37,11 @@ def render(summary: Summary, *, width: int | None = None) -> Group:
     parts: list[RenderableType] = []
     for task in summary.tasks:
         parts.append(_task_table(summary, task, wide))
+    if summary.steps:
+        parts.append(_steps_table(summary.steps))
+    if summary.search is not None:
+        parts.append(_candidates_table(summary.search))
+        parts.append(Text(search_line(summary.search), style="dim"))
     if summary.pretrained:
         parts.append(_pretraining_table(summary.pretrained))
     parts.append(Text(scope(summary), style="dim"))
@@ -41,6 +50,7 @@ def render(summary: Summary, *, width: int | None = None) -> Group:
     if undefined is not None:
         parts.append(Text(undefined, style="yellow"))
         parts += [Text(f"  {line}", style="dim") for line in reasons(summary)]
+    parts += [Text(f"failed: {chain}: {error}", style="red") for chain, error in summary.failures.items()]
     parts += [Text(f"warning: {line}", style="yellow") for line in summary.warnings]
     return Group(*parts)
 
@@ -93,6 +103,30 @@ def _pgr(arm: ArmSummary) -> str:
     if arm.pgr is not None:
         return with_bounds(arm.pgr, 2)
     return "undefined" if arm.is_student and arm.accuracy is not None else ""
+
+
+def _steps_table(steps: tuple[Step, ...]) -> Table:
+    table = _table("bootstrapping: one last student, on the same examples", ("model", "by way of"), _STEP_COLUMNS)
+    for step in steps:
+        way = " → ".join(step.path)
+        pgr = with_bounds(step.pgr, 2) if step.pgr is not None else "undefined"
+        difference = with_bounds(step.difference, 2) if step.difference is not None else ""
+        table.add_row(step.level, way, str(step.num_intermediates), with_bounds(step.accuracy), pgr, difference)
+    return table
+
+
+def _candidates_table(search: SearchSummary) -> Table:
+    """The best candidates, and every one that failed."""
+    keys = list(search.candidates[0].settings) if search.candidates else []
+    shown = [one for place, one in enumerate(search.candidates) if place < _CANDIDATES_SHOWN or one.status == "failed"]
+    costs = (search.minimise,) if search.minimise is not None else ()
+    table = _table("search", ("", *(key.rpartition(".")[2] for key in keys), "status"), ("figure", *costs))
+    for one in shown:
+        settings = [setting(one.settings[key]) for key in keys]
+        status = one.status if one.error is None else f"{one.status}: {one.error.strip().splitlines()[-1]}"
+        cost = (whole(one.cost),) if costs else ()
+        table.add_row("✓" if one.is_winner else "", *settings, status, number(one.figure), *cost)
+    return table
 
 
 def _pretraining_table(pretrained: tuple[Pretrained, ...]) -> Table:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from w2s_ray.report.findings import ArmSummary, Comparison, Estimate, Summary
+from w2s_ray.report.findings import ArmSummary, Comparison, Estimate, SearchSummary, Summary
 
 ABSENT = "–"
 
@@ -58,6 +58,28 @@ def scope(summary: Summary) -> str:
     done = f"{summary.num_stages_finished} of {summary.num_stages} stages finished"
     draws = f"95 % intervals from {whole(summary.bootstrap_samples)} paired bootstrap draws"
     return f"test examples: {tests or 'none yet'}; {seeds}; {done}; {draws}"
+
+
+def search_line(search: SearchSummary) -> str:
+    """Say how the winners were chosen, and out of how many."""
+    counts = {
+        status: sum(one.status == status for one in search.candidates) for status in ("done", "stopped", "failed")
+    }
+    came = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    judged = {
+        "agreement": "agreement with their weak validation labels",
+        "development_tasks": f"ground truth on {', '.join(search.development_tasks)}",
+        "oracle": "ground truth on their own validation examples (oracle)",
+    }[search.choose_by]
+    seeds = f"seed{'s' if len(search.seeds) > 1 else ''} {', '.join(map(str, search.seeds))}"
+    winners = sum(one.is_winner for one in search.candidates)
+    picked = f"picked {winners} of {len(search.candidates)} candidates ({came})"
+    return f"{picked} by {judged}, {seeds}; above they run on fresh seeds"
+
+
+def setting(value: object) -> str:
+    """Return a searched value for a table."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def undefined_line(summary: Summary) -> str | None:

@@ -7,10 +7,11 @@ comes in as events (`submitted`, `started`, `finished`, …), so the same queue 
 """
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 
 from w2s_ray.errors import TrainingError, W2SError
 from w2s_ray.spec.chain import PlannedStage, merge
@@ -79,11 +80,16 @@ class Queue:
         """What each trial asked for, in its order."""
         self.unwanted: set[str] = set()
         """Stages that run and that nobody wants, stop asked for or not."""
+        self.num: Counter[Status] = Counter()
+        """Stages by where they stand."""
+        self.waiting: dict[str, None] = {}
+        """Stages that wait and that somebody wants, in the order in which they came to it."""
         self.num_asked = 0
         """Stages that trials have asked for, each as often as it was named."""
         self._known_trials: set[str] = set()
         self._changed: set[str] = set()
         self._cost = cost
+        self._counted: dict[str, Status] = {}
         self._exists: set[str] = set()
         self._producer: dict[str, str] = {}
         self._consumers: dict[str, set[str]] = defaultdict(set)
@@ -221,7 +227,19 @@ class Queue:
             producers = {self._producer.get(prediction, prediction) for prediction in entry.missing}
             names = [name_of(self.entries[one].stage) if one in self.entries else short(one) for one in producers]
             return f"learns from {', '.join(sorted(names))}"
-        return "waits for a crew" if entry.wanted_by else "nobody wants it any more"
+        if not entry.wanted_by:
+            return "nobody wants it any more"
+        workers = entry.stage.execution.workers
+        path = f"remaining path {entry.remaining:.3g}, wanted by {len(entry.wanted_by)}"
+        return f"ready, waits for a crew of {workers} workers; longer paths come first, then shared stages ({path})"
+
+    def most_urgent(self, num: int) -> list[Entry]:
+        """Return up to `num` waiting stages: the ready ones by urgency, then others."""
+        ready = sorted((self.best(shape, num) for shape in self.ready_shapes), key=lambda best: self._key(best[0]))
+        first = [entry for best in ready for entry in best][:num]
+        known = {entry.stage.identity for entry in first}
+        others = (self.entries[identity] for identity in self.waiting if identity not in known)
+        return [*first, *islice(others, num - len(first))]
 
     # Keeping the indices.
 
@@ -249,6 +267,16 @@ class Queue:
 
     def _index(self, identity: str) -> None:
         entry = self.entries[identity]
+        before = self._counted.get(identity)
+        if before is not entry.status:
+            self._counted[identity] = entry.status
+            self.num[entry.status] += 1
+            if before is not None:
+                self.num[before] -= 1
+        if entry.status is Status.WAITING and entry.wanted_by:
+            self.waiting[identity] = None
+        else:
+            self.waiting.pop(identity, None)
         shape = entry.stage.execution.crew_shape
         if entry.ready:
             self._ready[shape].add(identity)

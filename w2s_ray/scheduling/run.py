@@ -41,6 +41,7 @@ from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import executions
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.waiting import say_over, say_under_way
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -51,6 +52,8 @@ _ANSWER_SECONDS = 120.0
 """How long a foreman that is being restarted may take."""
 _HEAD_START_SECONDS = 20.0
 """How long Tune waits at most for the first crew, so as not to take the CPU from its start."""
+_SAID_SECONDS = 2.0
+"""Between two words to those who ask for the study's status."""
 _CLOSE_SECONDS = 30.0
 """How long the tracker may take to write its last words."""
 
@@ -63,12 +66,25 @@ class Run:
         study: Study,
         resolution: Resolution,
         chains: Sequence[Chain] | None,
+        before: Found | None,
         store: ArtifactStore,
         view: StudyView,
         interrupt: threading.Event,
         settings: RunSettings,
     ) -> None:
-        """Nothing is begun yet; `chains` is None where a search has to choose them first."""
+        """Nothing is begun yet.
+
+        Args:
+            study: what was asked for.
+            resolution: what its names came to.
+            chains: what is to be run; None where a search has to choose it first.
+            before: what the search came to, where only the candidates that failed are to be judged again.
+            store: where everything is kept.
+            view: shown the status.
+            interrupt: set to stop.
+            settings: how to go about it.
+        """
+        self._before = before
         self._study, self._resolution = study, resolution
         self._store, self._view, self._interrupt, self._settings = store, view, interrupt, settings
         self._chains: tuple[Chain, ...] = ()
@@ -82,6 +98,7 @@ class Run:
         self._cold_start_seconds: float | None = None
         self._heard_from, self._num_heard = "", 0
         self._tuning: Tuning | None = None
+        self._said_at = 0.0
         self._namespace = f"w2s-{uuid.uuid4().hex}"
 
     def go(self, address: str | None) -> StudyOutcome:
@@ -112,7 +129,7 @@ class Run:
     def _search(self, foreman: "ActorHandle[Foreman]", crews: Crews) -> Found:
         """Let Tune judge the candidates; take up the chains of the best."""
         assert self._judge is not None
-        search = Search(self._judge, foreman, self._settings, self._interrupt)
+        search = Search(self._judge, self._before, foreman, self._settings, self._interrupt)
         self._work(foreman, crews, search)
         if self._interrupt.is_set():
             done = sum(is_finished(stage, self._store) for stage in self._unfinished.values())
@@ -168,6 +185,9 @@ class Run:
         for request in bulletin.requests:
             (crews.give_up if closing else crews.open)(request)
         self._view.update(self._whole(bulletin.status, turns))
+        if time.monotonic() - self._said_at > _SAID_SECONDS:
+            self._said_at = time.monotonic()
+            say_under_way(bulletin.status.crews, bulletin.status.waiting, self._study, self._store)
         return bulletin
 
     def _whole(self, status: StudyStatus, turns: tuple[Turn, ...]) -> StudyStatus:
@@ -190,6 +210,7 @@ class Run:
                 time.sleep(TICK_SECONDS)
                 self._visit(foreman, crews, closing=True)
         crews.end_now()
+        say_over(self._study, self._store)
         if self._tuning is not None:
             self._tuning.wait(self._settings.farewell_seconds)
 

@@ -9,12 +9,13 @@ import os
 import random
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
-from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from w2s_ray.errors import Interrupted
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from w2s_ray.scheduling.foreman import Foreman
 
 _TUNE_NAME = "search"
+_RETRY_NAME = "search-again"
 _MARKER_NAME = "search.digest"
 """Says of which search Tune's state is."""
 _SNAPSHOT_SECONDS = "5"
@@ -47,12 +49,14 @@ class Search(Tuning):
     def __init__(
         self,
         judge: CandidateJudge,
+        before: Found | None,
         foreman: "ActorHandle[Foreman]",
         settings: RunSettings,
         interrupt: threading.Event,
     ) -> None:
-        """Nothing is started yet."""
+        """Nothing is started yet; of a search that is through (`before`), only what failed is judged again."""
         super().__init__()
+        self._before = before.candidates if before is not None else ()
         self._judge, self._foreman, self._settings, self._interrupt = judge, foreman, settings, interrupt
         self._folder = judge.store.study_folder(judge.study.name)
 
@@ -63,6 +67,7 @@ class Search(Tuning):
             BaseException: what ended Tune itself, if anything did.
         """
         judged = tuple(self._candidate(result) for result in self.results)
+        judged = (*(one for one in self._before if one.status != "failed"), *judged)
         found = Found(candidates=judged, winners=best(judged, self._judge.search))
         write_found(found, self._judge.study, self._judge.store)
         return found
@@ -72,26 +77,30 @@ class Search(Tuning):
         os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", _SNAPSHOT_SECONDS)
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a candidate has no figure before its first report
         random.seed(self._judge.search.seed)  # population-based training draws from the process's generator
-        path, marker = self._folder / _TUNE_NAME, self._folder / _MARKER_NAME
+        path, marker = self._folder / (_RETRY_NAME if self._before else _TUNE_NAME), self._folder / _MARKER_NAME
         _INTERRUPTS[str(path)] = self._interrupt
         digest = search_digest(self._judge.study)
         trainable = tune.with_parameters(CandidateTrial, judge=self._judge, foreman=self._foreman)
-        if marker.is_file() and marker.read_text() == digest and tune.Tuner.can_restore(str(path)):
+        known = not self._before and marker.is_file() and marker.read_text() == digest
+        if known and tune.Tuner.can_restore(str(path)):
             return tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=True)
         shutil.rmtree(path, ignore_errors=True)
         write_file(marker, digest.encode())
         return self._new_tuner(trainable, path)
 
     def _new_tuner(self, trainable: Any, path: Path) -> tune.Tuner:
-        search = self._judge.search
+        search, num_at_once = self._judge.search, self._judge.study.max_concurrent
+        listed = search.points() if search.is_listed else None
+        if self._before:
+            listed = tuple(one.point for one in self._before if one.status == "failed")
         return tune.Tuner(
             trainable,
-            param_space={} if search.sampler in ("tpe", "nsga2") else _domains(search),
+            param_space=_domains(search) if listed is not None else {},
             tune_config=tune.TuneConfig(
-                search_alg=_sampler(search, self._judge.study.max_concurrent),
-                scheduler=_scheduler(search),
-                num_samples=search.num_points,
-                max_concurrent_trials=None if search.is_listed else self._judge.study.max_concurrent,
+                search_alg=_sampler(search) if listed is None else _listed(search, listed, num_at_once),
+                scheduler=_scheduler(search) if not self._before else None,
+                num_samples=search.num_points if listed is None else len(listed),
+                max_concurrent_trials=num_at_once if listed is None else None,
                 time_budget_s=search.time_budget_seconds,
                 reuse_actors=True,
                 trial_dirname_creator=_dirname,
@@ -132,10 +141,12 @@ def _domains(search: SearchSpec) -> dict[str, Any]:
     }
 
 
-def _sampler(search: SearchSpec, max_concurrent: int) -> Searcher | SearchAlgorithm:
-    if search.is_listed:
-        drawn = [_drawn(search, point) for point in search.points()]
-        return BasicVariantGenerator(points_to_evaluate=drawn, max_concurrent=max_concurrent)
+def _listed(search: SearchSpec, points: Sequence[Point], num_at_once: int) -> BasicVariantGenerator:
+    drawn = [_drawn(search, point) for point in points]
+    return BasicVariantGenerator(points_to_evaluate=drawn, max_concurrent=num_at_once)
+
+
+def _sampler(search: SearchSpec) -> OptunaSearch:
     import optuna
 
     samplers = {"tpe": optuna.samplers.TPESampler, "nsga2": optuna.samplers.NSGAIISampler}

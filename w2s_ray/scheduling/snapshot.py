@@ -16,19 +16,19 @@ _REASONS_SHOWN = 8
 def study_status(state: State, points: Mapping[str, Point]) -> StudyStatus:
     """Return the whole run at this moment."""
     queue = state.queue
-    entries = queue.entries.values()
-    waiting = [entry for entry in entries if entry.status is Status.WAITING and entry.wanted_by]
     crews = list(state.roster.crews.values())
     busy = [(crew, queue.entries[crew.identity]) for crew in crews if crew.identity in queue.entries]
     return StudyStatus(
         running=tuple(_stage_status(crew, entry, points.get(entry.stage.identity)) for crew, entry in busy),
-        num_done=sum(entry.status is Status.DONE for entry in entries),
-        num_waiting=len(waiting),
-        num_failed=sum(entry.status is Status.FAILED for entry in entries),
-        num_shared=queue.num_asked - len(entries),
-        num_stages=len(entries),
+        num_done=queue.num[Status.DONE],
+        num_waiting=len(queue.waiting),
+        num_failed=queue.num[Status.FAILED],
+        num_shared=queue.num_asked - len(queue.entries),
+        num_stages=len(queue.entries),
         crews=tuple(_crew_line(crew, queue) for crew in crews),
-        waiting={name_of(one.stage): queue.why_waiting(one.stage.identity) for one in waiting[:_REASONS_SHOWN]},
+        waiting={
+            name_of(one.stage): queue.why_waiting(one.stage.identity) for one in queue.most_urgent(_REASONS_SHOWN)
+        },
     )
 
 

@@ -11,7 +11,7 @@ from w2s_ray.spec.chain import PlannedStage, Resolution, compile_study, distinct
 from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.found import read_found
+from w2s_ray.store.found import read_found, write_failures
 from w2s_ray.tracking.opening import open_tracker
 from w2s_ray.training.progress import StageResult
 
@@ -81,6 +81,7 @@ def run_study(
     view: StudyView,
     interrupt: threading.Event,
     settings: RunSettings | None = None,
+    retry_failed: bool = False,
 ) -> StudyOutcome:
     """Run every chain of `study`; chains that fail are listed in the outcome and end nobody else.
 
@@ -92,6 +93,7 @@ def run_study(
         view: shown the status twice a second, from this thread.
         interrupt: set it, from anywhere, to stop at the next step.
         settings: how to go about it.
+        retry_failed: judge the candidates of its search again that failed; chains that failed are always run again.
 
     Raises:
         ResourceError: before anything is trained, when the cluster cannot hold a stage's workers.
@@ -99,8 +101,9 @@ def run_study(
         Interrupted: when `interrupt` was set; each stage under way has a checkpoint.
     """
     found = read_found(study, store)
-    has_to_search = study.search is not None and study.search.choose_by is not None and found is None
-    chains = None if has_to_search else compile_study(study, resolution, found)
+    searches = study.search is not None and study.search.choose_by is not None
+    is_through = found is not None and not (retry_failed and any(one.status == "failed" for one in found.candidates))
+    chains = compile_study(study, resolution, found) if is_through or not searches else None
     if chains is not None:
         stages = distinct_stages(chains)
         if all(is_finished(stage, store) for stage in stages.values()):
@@ -114,7 +117,9 @@ def run_study(
         settings = replace(settings, tracker=partial(open_tracker, study.tracking, store.study_folder(study.name)))
     # A job's working folder is Ray's: a second node on the same machine replaces it, and Tune asks where it is.
     with chdir(store.root) if address else nullcontext():
-        return Run(study, resolution, chains, store, view, interrupt, settings).go(address)
+        outcome = Run(study, resolution, chains, found, store, view, interrupt, settings).go(address)
+    write_failures(outcome.failed, study, store)
+    return outcome
 
 
 def is_finished(stage: PlannedStage, store: ArtifactStore) -> bool:

@@ -83,6 +83,17 @@ def executions(study: Study) -> dict[tuple[str, Execution], None]:
     }
 
 
+def count_chains(study: Study) -> int:
+    """Return how many chains a study comes to at most, candidates and winners together, without compiling them."""
+    each = len(study.tasks) * len(study.paths) * len(study.methods)
+    search = study.search
+    if search is None:
+        return each * len(study.seeds)
+    if search.choose_by is None:
+        return search.num_points * each * len(study.seeds)
+    return each * (search.num_points * len(search.seeds) + search.num_winners * len(study.seeds))
+
+
 def notices(study: Study) -> list[str]:
     """Return what a user should know of the search before it begins."""
     search = study.search

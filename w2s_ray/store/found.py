@@ -9,6 +9,11 @@ from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 
 FOUND_NAME = "search.json"
+FAILURES_NAME = "failures.json"
+
+
+class _Failures(Spec):
+    chains: dict[str, str]
 
 
 class _Kept(Spec):
@@ -38,6 +43,18 @@ def search_digest(study: Study) -> str:
     if study.search is not None and study.search.choose_by is not None:
         asked.pop("seeds")
     return identity("search", asked)
+
+
+def read_failures(study: Study, store: ArtifactStore) -> dict[str, str]:
+    """Return why chains failed when the study last ran, by their names."""
+    path = store.study_folder(study.name) / FAILURES_NAME
+    return _Failures.model_validate_json(path.read_bytes()).chains if path.is_file() else {}
+
+
+def write_failures(failures: dict[str, str], study: Study, store: ArtifactStore) -> None:
+    """Put down why chains failed in the run that has just ended."""
+    kept = _Failures(chains=failures)
+    write_file(store.study_folder(study.name) / FAILURES_NAME, kept.model_dump_json(indent=1).encode())
 
 
 def study_chains(study: Study, resolution: Resolution, store: ArtifactStore) -> tuple[Chain, ...]:
