@@ -54,6 +54,28 @@ def print_throughput(models: Sequence[str], pairs: int, steps: int, threads: int
     terminal.out.print(f"{count_text(pairs, 'pair')} of {count_text(steps, 'step')}, {count_text(threads, 'thread')}")
 
 
+def print_sharing(num_chains: int, epochs: float, *, as_json: bool) -> None:
+    """Run a sweep, and each of its chains by itself."""
+    _capture()
+    from w2s_ray.bench.sharing import bench_sharing
+
+    found = bench_sharing(num_chains, epochs)
+    if as_json:
+        terminal.out.print(found.model_dump_json(indent=2), markup=False, soft_wrap=True)
+        return
+    stages = count_text(found.num_stages, "distinct stage")
+    lines = (
+        f"{count_text(found.num_chains, 'chain')}, {stages}, {count_text(found.num_trainings, 'training')}; "
+        f"the shortest stage took {found.shortest_stage_seconds:.1f} s",
+        f"together {found.shared_wall_seconds:.0f} s: {found.overhead:.3f} times the distinct stages' own "
+        f"{found.distinct_seconds:.0f} s",
+        f"each alone {found.alone_wall_seconds:.0f} s: {found.gain:.2f} times as long, {found.gain_share:.3f} of what "
+        "perfect sharing gains",
+    )
+    for line in lines:
+        terminal.out.print(line, markup=False, soft_wrap=True)
+
+
 def print_schedule(names: Sequence[str], num_gpus: int | None, num_seeds: int | None, *, as_json: bool) -> None:
     """Simulate workloads under the policy, first in first out, and without sharing."""
     from w2s_ray.bench.schedule import ScheduleBench, bench_schedule

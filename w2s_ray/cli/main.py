@@ -179,6 +179,18 @@ def throughput(
 
 
 @bench.command()
+def sharing(
+    chains: Annotated[int, typer.Option(min=2, help="Chains of the sweep.")] = 12,
+    epochs: Annotated[float, typer.Option(help="Of each stage; more make stages longer.")] = 24.0,
+    json: AsJson = False,
+) -> None:
+    """What a sweep of chains takes together and each by itself (about half an hour)."""
+    from w2s_ray.cli import bench as verb
+
+    verb.print_sharing(chains, epochs, as_json=json)
+
+
+@bench.command()
 def schedule(
     workloads: Annotated[
         list[str] | None, typer.Argument(metavar="[WORKLOAD ...]", help="Names of ours, or YAML files; all of ours.")

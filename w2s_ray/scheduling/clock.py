@@ -13,6 +13,10 @@ class Clock:
         """Nothing is measured yet."""
         self.cold_start_seconds: float | None = None
         """From the first crew's being asked for to the first optimizer step that was heard of."""
+        self.first_step: float | None = None
+        """When the first optimizer step was heard of."""
+        self.last_result: float | None = None
+        """When the newest result came in."""
         self._crew_asked_for: float | None = None
         self._handed_out: dict[str, float] = {}
 
@@ -28,8 +32,21 @@ class Clock:
     def heard(self, points: Sequence[Point]) -> None:
         """Points came in."""
         stepped = any(point.activity == "training" and point.step > 0 for point in points)
-        if stepped and self.cold_start_seconds is None and self._crew_asked_for is not None:
-            self.cold_start_seconds = time.monotonic() - self._crew_asked_for
+        if stepped and self.first_step is None:
+            self.first_step = time.monotonic()
+            if self._crew_asked_for is not None:
+                self.cold_start_seconds = self.first_step - self._crew_asked_for
+
+    def result_came(self) -> None:
+        """A crew handed a stage back."""
+        self.last_result = time.monotonic()
+
+    @property
+    def working_seconds(self) -> float:
+        """From the first optimizer step to the newest result, as far as both were heard of."""
+        if self.first_step is None or self.last_result is None:
+            return 0.0
+        return self.last_result - self.first_step
 
     def seconds_in_hand(self, identity: str) -> float:
         """Return how long ago a stage was handed out; 0 where that was before a restart."""

@@ -159,6 +159,7 @@ class Foreman:
         if self._state.roster.crews[card.crew].identity != identity:
             return  # said twice: the crew has gone on to another stage
         self._mail.clear(card.crew, identity)
+        self._clock.result_came()
         if isinstance(outcome, StageResult):
             self._store.metrics[identity] = dict(outcome.metrics)
         self._over(identity, outcome if isinstance(outcome, StageResult) else None)
@@ -204,6 +205,7 @@ class Foreman:
             turns=tuple(self._turns[num_heard:]),
             is_opening=bool(opening) and len(opening) == len(crews_),
             cold_start_seconds=self._clock.cold_start_seconds,
+            working_seconds=self._clock.working_seconds,
         )
 
     # Within.

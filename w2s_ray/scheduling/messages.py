@@ -75,3 +75,5 @@ class Bulletin:
     """Whether there are crews and none of them has spoken yet."""
     cold_start_seconds: float | None
     """From the decision to open the first crew to its first optimizer step, as far as the foreman saw it."""
+    working_seconds: float
+    """From the first optimizer step to the newest result, as far as the foreman saw them."""

@@ -96,6 +96,7 @@ class Run:
         self._take(chains)
         self._finished: dict[str, Turn] = {}
         self._cold_start_seconds: float | None = None
+        self._working_seconds = 0.0
         self._heard_from, self._num_heard = "", 0
         self._tuning: Tuning | None = None
         self._said_at = 0.0
@@ -180,6 +181,7 @@ class Run:
             turns = bulletin.turns
             self._num_heard += len(turns)
             self._finished |= {turn.stage.identity: turn for turn in turns if turn.result is not None}
+        self._working_seconds = max(self._working_seconds, bulletin.working_seconds)
         if self._cold_start_seconds is None:
             self._cold_start_seconds = bulletin.cold_start_seconds
         for request in bulletin.requests:
@@ -223,6 +225,7 @@ class Run:
             seconds_in_hand={identity: turn.seconds for identity, turn in self._finished.items()},
             num_shared=self._num_shared,
             cold_start_seconds=self._cold_start_seconds,
+            working_seconds=self._working_seconds,
         )
 
     def _plan(self, request: CrewRequest, foreman: "ActorHandle[Foreman]") -> CrewPlan:

@@ -65,6 +65,8 @@ class StudyOutcome:
     """Stages that the chains name beyond the distinct ones: trainings that sharing saves."""
     cold_start_seconds: float | None = None
     """From the decision to open the first crew to its first optimizer step."""
+    working_seconds: float = 0.0
+    """From the first optimizer step to the last result."""
 
     @property
     def failed(self) -> dict[str, str]:
