@@ -6,7 +6,7 @@ import pytest
 
 from tests.scheduling.studies import chains_of, resolution_of, small_study
 from w2s_ray.errors import StudyError
-from w2s_ray.spec.chain import compile_candidate, compile_study, distinct_stages
+from w2s_ray.spec.chain import CandidateCompiler, compile_study, distinct_stages
 from w2s_ray.spec.search import Candidate, Found, Point, Range, SearchSpec, best, chosen, distributions
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import at, executions, notices
@@ -77,7 +77,7 @@ def test_candidates_never_see_the_test_set_and_use_seeds_of_their_own() -> None:
     assert compile_study(study, resolution) == (), "nothing is judged on the test set before the search is through"
     search = study.search
     assert search is not None
-    chains = compile_candidate(study, resolution, search.points()[0])
+    chains = CandidateCompiler(study, resolution).chains(search.points()[0])
     assert {chain.seed for chain in chains} == {7}
     splits = {prediction.split.name for chain in chains for stage in chain.stages for prediction in stage.predicts}
     assert splits == {"T1", "V1"}
@@ -116,7 +116,7 @@ def test_development_tasks_judge_and_the_other_tasks_are_judged() -> None:
     )
     resolution = resolution_of(study)
     point = Point.of({ALPHA: 0.1})
-    assert {chain.task for chain in compile_candidate(study, resolution, point)} == {"hard"}
+    assert {chain.task for chain in CandidateCompiler(study, resolution).chains(point)} == {"hard"}
     found = Found(candidates=(), winners=(point,))
     assert {chain.task for chain in compile_study(study, resolution, found)} == {"code"}
 

@@ -2,7 +2,8 @@
 
 Both sides run through Tune, foreman and DeepSpeed as always, one after the other on one machine, every run in a store
 of its own. A run's time is taken from its first optimizer step to its last result: cold starts are left out on both
-sides. Sharing is perfect where the gain equals the stages that all chains name over the distinct ones, by their seconds.
+sides. Sharing is perfect where the gain equals the seconds of the stages that all chains name over those of the
+distinct ones.
 """
 
 import json

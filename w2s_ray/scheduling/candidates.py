@@ -25,7 +25,7 @@ from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.scheduling.messages import TrialReport
 from w2s_ray.scheduling.trial import Asking
-from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, compile_candidate, distinct_stages
+from w2s_ray.spec.chain import CandidateCompiler, Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.search import Asha, Pbt, Point, SearchSpec, chosen
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import level_of
@@ -51,6 +51,7 @@ class CandidateJudge:
     resolution: Resolution
     store: ArtifactStore
     _prepared: dict[str, PreparedTask] = field(default_factory=dict)
+    _compiler: CandidateCompiler | None = None
 
     @property
     def search(self) -> SearchSpec:
@@ -69,7 +70,8 @@ class CandidateJudge:
 
     def chains(self, point: Point) -> tuple[Chain, ...]:
         """Return the point's chains; with ASHA, their last students report."""
-        chains = compile_candidate(self.study, self.resolution, point)
+        self._compiler = self._compiler or CandidateCompiler(self.study, self.resolution)
+        chains = self._compiler.chains(point)
         scheduler = self.search.scheduler
         return (
             tuple(_reporting(chain, scheduler.reports) for chain in chains) if isinstance(scheduler, Asha) else chains

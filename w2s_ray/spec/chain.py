@@ -27,7 +27,7 @@ from w2s_ray.spec.stage import (
     WeakLabels,
 )
 from w2s_ray.spec.study import Arm, LevelSpec, MethodSpec, Study
-from w2s_ray.spec.variants import at, candidates, final, optimisation_levels
+from w2s_ray.spec.variants import Variants, candidates, final, optimisation_levels
 
 
 class ResolvedTask(Spec):
@@ -115,7 +115,7 @@ class Chain(Spec):
 
 
 def compile_study(study: Study, resolution: Resolution, found: Found | None = None) -> tuple[Chain, ...]:
-    """Return every chain that is judged on the test set, in the order tasks, seeds, paths, methods, points.
+    """Return every chain that is judged on the test set, in the order points, tasks, seeds, paths, methods.
 
     Where the study's search chooses, those are the winners' chains: none before it has `found` any.
 
@@ -124,46 +124,35 @@ def compile_study(study: Study, resolution: Resolution, found: Found | None = No
     """
     search = study.search
     if search is None:
-        return _chains(study, resolution)
+        return tuple(_Compiler(resolution).chains(study))
     if search.choose_by is None:
-        return tuple(chain for point in search.points() for chain in _chains(at(study, point), resolution, point=point))
-    levels, frozen = optimisation_levels(study), final(study)
+        variants, compiler = Variants(study), _Compiler(resolution)
+        return tuple(chain for point in search.points() for chain in compiler.chains(variants.at(point), point))
+    if found is None:
+        return ()
+    variants, compiler, levels = Variants(final(study)), _Compiler(resolution), optimisation_levels(study)
     return tuple(
         chain
-        for winner in (found.winners if found is not None else ())
-        for chain in _chains(
-            at(frozen, winner),
-            resolution,
-            point=winner,
-            ceilings=at(frozen, found.ceiling_point(winner, levels)) if found is not None else None,
-        )
+        for winner in found.winners
+        for ceilings in (variants.at(found.ceiling_point(winner, levels)),)
+        for chain in compiler.chains(variants.at(winner), winner, ceilings=ceilings)
     )
 
 
-def compile_candidate(study: Study, resolution: Resolution, point: Point) -> tuple[Chain, ...]:
-    """Return the chains on which a point of a search that chooses is judged; none of them sees the test set.
+class CandidateCompiler:
+    """Compiles points of a search that chooses into the chains on which they are judged, without the test set."""
 
-    Raises:
-        StudyError: when the point's values do not go together.
-    """
-    return _chains(at(candidates(study), point), resolution, point=point, judged=True)
+    def __init__(self, study: Study, resolution: Resolution) -> None:
+        """What several points share is compiled once."""
+        self._variants, self._compiler = Variants(candidates(study)), _Compiler(resolution, judged=True)
 
+    def chains(self, point: Point) -> tuple[Chain, ...]:
+        """Return the point's chains.
 
-def _chains(
-    study: Study,
-    resolution: Resolution,
-    *,
-    point: Point | None = None,
-    ceilings: Study | None = None,
-    judged: bool = False,
-) -> tuple[Chain, ...]:
-    return tuple(
-        _Climb(study, resolution, task, path, method_name, seed, point, ceilings or study, judged).chain()
-        for task in study.tasks
-        for seed in study.seeds
-        for path in study.paths
-        for method_name in study.methods
-    )
+        Raises:
+            StudyError: when the point's values do not go together.
+        """
+        return tuple(self._compiler.chains(self._variants.at(point), point))
 
 
 def distinct_stages(chains: Iterable[Chain]) -> dict[str, PlannedStage]:
@@ -186,97 +175,136 @@ def merge(first: PlannedStage, second: PlannedStage) -> PlannedStage:
     return first.model_copy(update={"predicts": predicts, "num_reports": num_reports})
 
 
+class _Compiler:
+    """Compiles studies that are variants of one; a stage that several chains name is made once."""
+
+    def __init__(self, resolution: Resolution, *, judged: bool = False) -> None:
+        self.resolution, self.judged = resolution, judged
+        self.stages: dict[tuple[object, ...], PlannedStage] = {}
+        """By all that a stage is made from."""
+        self.kept: list[object] = []
+        """Parts of studies that stand in those keys by their address: they must live as long."""
+
+    def chains(self, study: Study, point: Point | None = None, *, ceilings: Study | None = None) -> Iterator[Chain]:
+        self.kept += [study, ceilings]
+        for task in study.tasks:
+            for seed in study.seeds:
+                for path in study.paths:
+                    for method in study.methods:
+                        stages = _Climb(self, study, ceilings or study, task, path, method, seed).stages()
+                        yield Chain(
+                            study=study.name,
+                            task=task,
+                            path=path,
+                            method=method,
+                            seed=seed,
+                            point=point,
+                            stages=tuple(stages),
+                        )
+
+
 class _Climb:
     """The compiler's working state for one chain."""
 
     def __init__(
         self,
+        compiler: _Compiler,
         study: Study,
-        resolution: Resolution,
+        ceilings: Study,
         task: str,
         path: tuple[str, ...],
-        method_name: str,
+        method: str,
         seed: int,
-        point: Point | None,
-        ceilings: Study,
-        judged: bool,
     ) -> None:
-        self.study, self.resolution, self.task, self.path, self.seed = study, resolution, task, path, seed
-        self.point, self.ceilings, self.judged = point, ceilings, judged
-        self.method_name = method_name
-        self.method: MethodSpec = study.methods[method_name]
+        self.compiler, self.study, self.ceilings = compiler, study, ceilings
+        self.task, self.path, self.seed = task, path, seed
+        self.method: MethodSpec = study.methods[method]
         self.order = list(study.ladder)
-        self.resolved = resolution.tasks[task]
+        self.resolved = compiler.resolution.tasks[task]
 
-    def chain(self) -> Chain:
-        pretraining = self.method.objective == "next_token"
-        stages = tuple(self._pretraining() if pretraining else self._supervised())
-        return Chain(
-            study=self.study.name,
-            task=self.task,
-            path=self.path,
-            method=self.method_name,
-            seed=self.seed,
-            point=self.point,
-            stages=stages,
-        )
-
-    def _pretraining(self) -> Iterator[PlannedStage]:
-        text = LabelledSplit(split=self._split("text", self.resolved.num_documents), labels=GroundTruth())
-        held_out = LabelledSplit(split=self._split("held_out", self.resolved.num_held_out), labels=GroundTruth())
-        for level in self.path:
-            yield self._stage("pretraining", level, (text,), held_out, NaiveLoss(), None, ())
-
-    def _supervised(self) -> Iterator[PlannedStage]:
-        floor = self._floor()
-        students = self.path[1:]
-        labels_needed = students if {"direct", "pooled", "self"} & set(self.method.arms) else students[:1]
-        floor = self._predicting(floor, labels_needed)
+    def stages(self) -> Iterator[PlannedStage]:
+        if self.method.objective == "next_token":
+            yield from (self._stage("pretraining", level) for level in self.path)
+            return
+        students, arms = self.path[1:], self.method.arms
+        labels_needed = students if {"direct", "pooled", "self"} & set(arms) else students[:1]
+        floor = self._stage("floor", self.path[0], feeds=labels_needed)
         yield floor
         previous = floor
         for position, level in enumerate(students):
-            if "chain" in self.method.arms:
-                student = self._weak("chain", level, previous, (level,))
-                student = self._predicting(student, students[position + 1 : position + 2])
-                yield student
-                previous = student
-            if "direct" in self.method.arms:
-                yield self._predicting(self._weak("direct", level, floor, (level,)), ())
-            if "ceiling" in self.method.arms:
-                truth = GroundTruth()
-                train = LabelledSplit(split=self._train_split(level), labels=truth)
-                validation = LabelledSplit(split=self._validation_split(level), labels=truth)
-                yield self._predicting(self._stage("ceiling", level, (train,), validation, NaiveLoss(), None, ()), ())
-            if "pooled" in self.method.arms:
-                yield self._predicting(self._weak("pooled", level, floor, students[: position + 1]), ())
-        if "self" in self.method.arms:
-            yield self._predicting(self._weak("self", self.path[0], floor, (students[-1],)), ())
-
-    def _floor(self) -> PlannedStage:
-        truth = GroundTruth()
-        train = LabelledSplit(split=self._split("S", self.study.splits.train_examples), labels=truth)
-        validation = LabelledSplit(split=self._split("V0", self.study.splits.validation_examples), labels=truth)
-        return self._stage("floor", self.path[0], (train,), validation, NaiveLoss(), None, ())
-
-    def _weak(self, arm: Arm, level: str, supervisor: PlannedStage, on: tuple[str, ...]) -> PlannedStage:
-        """A student of `supervisor` on the transfer splits of the levels `on`, validated on the last one's."""
-        train = tuple(self._labelled(supervisor, self._train_split(each)) for each in on)
-        validation = self._labelled(supervisor, self._validation_split(on[-1]))
-        return self._stage(arm, level, train, validation, self.method.loss_of(level), supervisor.identity, ())
+            if "chain" in arms:
+                following = students[position + 1 : position + 2]
+                previous = self._stage("chain", level, supervisor=previous, on=(level,), feeds=following)
+                yield previous
+            if "direct" in arms:
+                yield self._stage("direct", level, supervisor=floor, on=(level,))
+            if "ceiling" in arms:
+                yield self._stage("ceiling", level)
+            if "pooled" in arms:
+                yield self._stage("pooled", level, supervisor=floor, on=students[: position + 1])
+        if "self" in arms:
+            yield self._stage("self", self.path[0], supervisor=floor, on=(students[-1],))
 
     def _stage(
         self,
         arm: Arm,
         level: str,
-        train: tuple[LabelledSplit, ...],
-        validation: LabelledSplit,
-        loss: Loss,
-        supervisor: str | None,
-        predicts: tuple[PredictionSpec, ...],
+        *,
+        supervisor: PlannedStage | None = None,
+        on: tuple[str, ...] = (),
+        feeds: tuple[str, ...] = (),
     ) -> PlannedStage:
+        """The stage of one arm on one level.
+
+        Args:
+            arm: which supervision it gets.
+            level: its model.
+            supervisor: whose labels it learns from; ground truth where there is none.
+            on: the levels on whose transfer splits it learns from those labels, validated on the last one's.
+            feeds: the levels that learn from its labels.
+        """
         entry = (self.ceilings if arm == "ceiling" else self.study).ladder[level]
-        index = self.order.index(level)
-        spec = StageSpec(
+        loss = self.method.loss_of(level) if supervisor is not None else NaiveLoss()
+        key = (arm, level, supervisor and supervisor.identity, on, feeds, self.task, self.seed, loss, self.path[0])
+        key += (id(entry), id(self.study.splits))
+        known = self.compiler.stages.get(key)
+        if known is None:
+            spec = self._spec(arm, level, entry, loss, supervisor, on)
+            known = PlannedStage(
+                spec=spec,
+                execution=entry.execution,
+                arm=arm,
+                level=level,
+                task=self.task,
+                supervisor=supervisor.identity if supervisor is not None else None,
+                predicts=tuple(_prediction(spec, split) for split in self._predicted(arm, level, feeds)),
+            )
+            self.compiler.stages[key] = known
+        return known
+
+    def _spec(
+        self,
+        arm: Arm,
+        level: str,
+        entry: LevelSpec,
+        loss: Loss,
+        supervisor: PlannedStage | None,
+        on: tuple[str, ...],
+    ) -> StageSpec:
+        splits, index = self.study.splits, self.order.index(level)
+        if arm == "pretraining":
+            train = (self._true(self._split("text", self.resolved.num_documents)),)
+            validation = self._true(self._split("held_out", self.resolved.num_held_out))
+        elif arm == "floor":
+            train = (self._true(self._split("S", splits.train_examples)),)
+            validation = self._true(self._split("V0", splits.validation_examples))
+        elif supervisor is None:
+            train = (self._true(self._train_split(level)),)
+            validation = self._true(self._validation_split(level))
+        else:
+            train = tuple(self._labelled(supervisor, self._train_split(each)) for each in on)
+            validation = self._labelled(supervisor, self._validation_split(on[-1]))
+        return StageSpec(
             objective=self.method.objective,
             starts_from=self._source(level, entry),
             num_classes=max(self.resolved.num_classes, 1),
@@ -287,40 +315,33 @@ class _Climb:
             init_seed=seeded_hash(self.seed, index, "init"),
             order_seed=seeded_hash(self.seed, index, "order"),
         )
-        return PlannedStage(
-            spec=spec,
-            execution=entry.execution,
-            arm=arm,
-            level=level,
-            task=self.task,
-            supervisor=supervisor,
-            predicts=predicts,
-        )
 
-    def _predicting(self, stage: PlannedStage, levels: tuple[str, ...]) -> PlannedStage:
-        """`stage` with predictions for what judges it and for the splits of the `levels` that learn from it.
+    def _predicted(self, arm: Arm, level: str, feeds: tuple[str, ...]) -> Iterator[SplitSpec]:
+        """The splits that a stage predicts: what judges it, and those of the levels that learn from it.
 
-        That is the test set, or its own validation examples where a search judges.
+        What judges it is the test set, or for a student of a search's candidate its own validation examples.
         """
-        own = self._validation_split(stage.level) if stage.level != self.path[0] else None
-        splits = [own] if self.judged and own is not None else []
-        if not self.judged:
-            splits.append(self._split("test", self.resolved.num_test))
-        for level in levels:
-            splits += [self._train_split(level), self._validation_split(level)]
-        return stage.model_copy(update={"predicts": tuple(self._prediction(stage, split) for split in splits)})
+        if arm == "pretraining":
+            return
+        if not self.compiler.judged:
+            yield self._split("test", self.resolved.num_test)
+        elif level != self.path[0]:
+            yield self._validation_split(level)
+        for each in feeds:
+            yield self._train_split(each)
+            yield self._validation_split(each)
+
+    def _true(self, split: SplitSpec) -> LabelledSplit:
+        return LabelledSplit(split=split, labels=GroundTruth())
 
     def _labelled(self, supervisor: PlannedStage, split: SplitSpec) -> LabelledSplit:
-        labels: Labels = WeakLabels(predictions=(self._prediction(supervisor, split).identity,))
+        labels: Labels = WeakLabels(predictions=(_prediction(supervisor.spec, split).identity,))
         return LabelledSplit(split=split, labels=labels)
-
-    def _prediction(self, stage: PlannedStage, split: SplitSpec) -> PredictionSpec:
-        return PredictionSpec(stage=stage.identity, split=split, context_tokens=stage.spec.optimisation.context_tokens)
 
     def _source(self, level: str, entry: LevelSpec) -> ModelSource:
         return ModelSource(
             name=entry.model,
-            revision=self.resolution.models[level].revision,
+            revision=self.compiler.resolution.models[level].revision,
             architecture=entry.architecture,
             pad_token=entry.pad_token,
         )
@@ -341,3 +362,7 @@ class _Climb:
             split_seed=0 if seedless else self.seed,
             balance=name == "test" or (not seedless and self.study.splits.balance_transfer),
         )
+
+
+def _prediction(stage: StageSpec, split: SplitSpec) -> PredictionSpec:
+    return PredictionSpec(stage=stage.identity, split=split, context_tokens=stage.optimisation.context_tokens)

@@ -1,15 +1,15 @@
 """Read a study file, with errors that name the line's key, the rule and the nearest right word."""
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from w2s_ray.errors import StudyError
-from w2s_ray.spec.study import SPREAD_KEYS, Study
+from w2s_ray.spec.explain import explained
+from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import check_search
 
 STUDY_NAME = "study.yaml"
@@ -49,11 +49,7 @@ def parse_study(raw: dict[str, Any], source: str = "the study") -> Study:
     try:
         study = Study.model_validate(raw)
     except ValidationError as error:
-        problems = [_explain(item) for item in error.errors()]
-        values = "; ".join(problem[0] for problem in problems)
-        rules = "; ".join(dict.fromkeys(problem[1] for problem in problems))
-        remedies = "; ".join(dict.fromkeys(problem[2] for problem in problems))
-        raise StudyError(f"{source}: {values}", rules, remedies) from None
+        raise explained(error, source) from None
     check_search(study)
     return study
 
@@ -96,40 +92,3 @@ def _absolute(study: Study, folder: Path) -> Study:
         local = folder / level.model
         ladder[name] = level.model_copy(update={"model": str(local.resolve())}) if local.is_dir() else level
     return study.model_copy(update={"tasks": tasks, "ladder": ladder})
-
-
-def _explain(item: Any) -> tuple[str, str, str]:
-    """Return value, rule and remedy of one pydantic finding."""
-    location = list(item["loc"])
-    where = ".".join(str(part) for part in location) or "study"
-    if item["type"] == "extra_forbidden":
-        known = [*_known_keys(location[:-1]), *(SPREAD_KEYS if len(location) == 1 else ())]
-        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        remedy = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
-        return f"unknown key {where}", "only known keys are allowed", remedy
-    if item["type"] == "missing":
-        return f"{where} is missing", "this key is required", f"add `{location[-1]}:`"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    shown = repr(item["input"])
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return f"{where} = {shown}", message, f"change {where}"
-
-
-def _known_keys(location: Iterable[object]) -> list[str]:
-    """Return the field names of the model that stands at `location` in a study."""
-    models: list[type[BaseModel]] = [Study]
-    for part in location:
-        models = [found for model in models for found in _children(model, str(part))] or models
-    return sorted({name for model in models for name in model.model_fields})
-
-
-def _children(model: type[BaseModel], key: str) -> list[type[BaseModel]]:
-    field = model.model_fields.get(key)
-    return _models_in(field.annotation) if field is not None else []
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Every model that an annotation mentions."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for argument in getattr(annotation, "__args__", ()) for found in _models_in(argument)]

@@ -170,7 +170,16 @@ class Study(Spec):
         return raw
 
     @model_validator(mode="after")
-    def _levels_exist(self) -> Self:
+    def _consistent(self) -> Self:
+        self.check_together()
+        return self
+
+    def check_together(self) -> None:
+        """Refuse parts that do not go together.
+
+        Raises:
+            ValueError: naming the key.
+        """
         order = list(self.ladder)
         pretraining = all(method.objective == "next_token" for method in self.methods.values())
         for path in self.paths:
@@ -209,4 +218,3 @@ class Study(Spec):
             raise ValueError("chains holds one twice")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} holds one twice")
-        return self

@@ -1,38 +1,91 @@
 """Variants of a study: the study at a point of its search, for candidates, and for what is run with the winners."""
 
-from collections.abc import Iterator, Mapping
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.explain import explained
 from w2s_ray.spec.search import Point, Range, SearchSpec
-from w2s_ray.spec.study import SPREAD_KEYS, Study
+from w2s_ray.spec.study import SPREAD_KEYS, LevelSpec, MethodSpec, Study
 
 _FIXED_KEYS = ("name", "search", "tracking", "report", "max_concurrent")
 """Keys of a study that change no chain."""
+_NAMED_PARTS: dict[str, Any] = {"ladder": LevelSpec, "methods": MethodSpec}
+"""Keys of a study whose values stand under names."""
 _OUTSIDE_KEYS = ("model", "revision", "pad_token", "architecture")
 """Keys of a level that name what has to be resolved before anything runs."""
 
 
-def at(study: Study, point: Point) -> Study:
-    """Return the study with the point's values, and without a search.
+class Variants:
+    """A study at many points; parts that several points share are made and checked once, and are one object."""
 
-    Raises:
-        StudyError: when the values do not go together.
-    """
-    raw = study.model_dump(exclude={"search"})
-    for key, value in point.values.items():
-        for path in _spread(study, key):
-            raw = _with(raw, path, value)
-    try:
-        return Study.model_validate(raw)
-    except ValidationError as error:
-        (first, *_) = error.errors()
-        where = ".".join(str(part) for part in first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise StudyError(f"search at {point.label}: {where}", message, "change search.space") from None
+    def __init__(self, study: Study) -> None:
+        """`study` is what the points change."""
+        self._study = study.model_copy(update={"search": None})
+        self._parts: dict[tuple[object, ...], Any] = {}
+
+    def at(self, point: Point) -> Study:
+        """Return the study with the point's values, and without a search.
+
+        Raises:
+            StudyError: when a value breaks a rule, or the values do not go together.
+        """
+        settings: dict[tuple[str, ...], list[tuple[tuple[str, ...], str]]] = {}
+        for key, text in point.settings:
+            for path in _spread(self._study, key):
+                depth = 2 if path[0] in _NAMED_PARTS and len(path) > 1 else 1
+                settings.setdefault(tuple(path[:depth]), []).append((tuple(path[depth:]), text))
+        changed: dict[str, Any] = {}
+        for root, values in settings.items():
+            part = self._part(root, tuple(values))
+            if len(root) == 1:
+                changed[root[0]] = part
+            else:
+                changed[root[0]] = {**changed.get(root[0], getattr(self._study, root[0])), root[1]: part}
+        variant = self._study.model_copy(update=changed)
+        try:
+            variant.check_together()
+        except ValueError as error:
+            raise StudyError(f"search at {point.label}", str(error), "change search.space") from None
+        return variant
+
+    def _part(self, root: tuple[str, ...], values: tuple[tuple[tuple[str, ...], str], ...]) -> Any:
+        known = self._parts.get((root, values))
+        if known is None:
+            known = self._parts[root, values] = self._made(root, values)
+        return known
+
+    def _made(self, root: tuple[str, ...], values: tuple[tuple[tuple[str, ...], str], ...]) -> Any:
+        """One part of the study with some values changed, checked by itself."""
+        raw = self._study.model_dump(include={root[0]}).get(root[0])
+        kind: Any = _NAMED_PARTS.get(root[0])
+        if len(root) == 2:
+            if root[1] not in raw:
+                rule, remedy = f"{root[0]} has {', '.join(raw)}", "name one of these"
+                raise StudyError(f"search.space: {'.'.join(root)} does not exist", rule, remedy)
+            raw = raw[root[1]]
+        elif root[0] in Study.model_fields:
+            kind = Study.model_fields[root[0]].annotation
+        else:
+            near = difflib.get_close_matches(root[0], Study.model_fields, n=1)
+            remedy = f"did you mean {near[0]!r}?" if near else f"its keys: {', '.join(Study.model_fields)}"
+            raise StudyError(f"search.space: {root[0]} does not exist", "a search changes keys of its study", remedy)
+        for path, text in values:
+            raw = _with(raw, path, json.loads(text))
+        try:
+            return TypeAdapter(kind).validate_python(raw)
+        except ValidationError as error:
+            raise explained(error, "search.space", root) from None
+
+
+def at(study: Study, point: Point) -> Study:
+    """Return the study at one point; see `Variants`."""
+    return Variants(study).at(point)
 
 
 def candidates(study: Study) -> Study:
@@ -231,8 +284,9 @@ def _spread(study: Study, key: str) -> Iterator[list[str]]:
         yield parts
 
 
-def _with(raw: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+def _with(raw: Any, path: Sequence[str], value: Any) -> Any:
     """Return `raw` with one value changed; what is not on the path is shared."""
-    head, *rest = path
-    inner = raw.get(head)
-    return {**raw, head: _with(inner if isinstance(inner, Mapping) else {}, rest, value) if rest else value}
+    if not path:
+        return value
+    inside = raw if isinstance(raw, Mapping) else {}
+    return {**inside, path[0]: _with(inside.get(path[0]), path[1:], value)}

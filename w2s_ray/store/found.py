@@ -1,7 +1,7 @@
 """What a study's search came to, in the study's folder."""
 
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.chain import Chain, Resolution, compile_candidate, compile_study
+from w2s_ray.spec.chain import CandidateCompiler, Chain, Resolution, compile_study
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
@@ -77,5 +77,6 @@ def every_chain(study: Study, resolution: Resolution, store: ArtifactStore) -> t
         return compile_study(study, resolution)
     points = search.points() if search.is_listed else ()
     points += tuple(candidate.point for candidate in found.candidates) if found is not None else ()
-    judged = (chain for point in dict.fromkeys(points) for chain in compile_candidate(study, resolution, point))
+    compiler = CandidateCompiler(study, resolution)
+    judged = (chain for point in dict.fromkeys(points) for chain in compiler.chains(point))
     return (*judged, *compile_study(study, resolution, found))

@@ -1,0 +1,68 @@
+"""The scheduler's simulator: its bound, its policies, and the committed workloads."""
+
+from pathlib import Path
+
+import pytest
+
+from w2s_ray.bench.schedule import Schedule, bench_schedule, lower_bound, own_stages
+from w2s_ray.bench.workload import Workload, committed_workloads, load_workload
+from w2s_ray.errors import StudyError
+from w2s_ray.spec.chain import distinct_stages
+
+WORKLOADS = committed_workloads()
+
+
+def schedules(workload: Workload) -> dict[str, Schedule]:
+    return {schedule.policy: schedule for schedule in bench_schedule("test", workload).schedules}
+
+
+def test_the_workloads_are_of_both_sizes_with_and_without_failures() -> None:
+    loaded = [load_workload(path) for path in WORKLOADS.values()]
+    kinds = {(workload.cluster.num_gpus, workload.failures is not None) for workload in loaded}
+    assert kinds == {(64, False), (64, True), (1024, False), (1024, True)}
+
+
+def test_no_schedule_beats_the_bound_and_ours_is_within_a_tenth_of_it() -> None:
+    found = schedules(load_workload(WORKLOADS["sweep_64"]))
+    assert all(schedule.ratio >= 1 for schedule in found.values())
+    assert found["w2s"].ratio <= 1.10
+    assert found["every trial its own"].ratio > 1.5
+    assert {schedule.num_failed_stages for schedule in found.values()} == {0}
+
+
+def test_failures_cost_crews_and_time_but_no_stage() -> None:
+    calm, frail = (schedules(load_workload(WORKLOADS[name]))["w2s"] for name in ("sweep_64", "sweep_64_failures"))
+    assert frail.num_failures > 0 == calm.num_failures
+    assert frail.num_crews > calm.num_crews
+    assert frail.num_failed_stages == 0
+    assert calm.ratio < frail.ratio <= 1.10
+
+
+def test_the_bound_is_the_longest_chain_or_all_work_over_all_devices() -> None:
+    workload = load_workload(WORKLOADS["sweep_64"], num_seeds=1)
+    chains = workload.chains()
+    path, bound = lower_bound(workload, chains)
+    by_hand = max(
+        sum(workload.seconds(stage) for stage in chain.stages if stage.arm in ("floor", "chain")) for chain in chains
+    )
+    assert path == pytest.approx(by_hand)
+    assert bound == path, "one seed does not fill the cluster"
+
+
+def test_chains_on_their_own_share_nothing() -> None:
+    chains = load_workload(WORKLOADS["sweep_64"], num_seeds=1).chains()
+    own = own_stages(chains)
+    assert len(distinct_stages(own)) == sum(len(chain.stages) for chain in chains)
+    for chain in own:
+        made = {prediction.identity for stage in chain.stages for prediction in stage.predicts}
+        assert all(stage.requires <= made for stage in chain.stages)
+
+
+def test_a_workload_that_is_no_workload_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="check the path"):
+        load_workload(tmp_path / "nowhere.yaml")
+    (tmp_path / "odd.yaml").write_text("study: {name: a}\n")
+    with pytest.raises(StudyError):
+        load_workload(tmp_path / "odd.yaml")
+    with pytest.raises(StudyError, match="multiple of 8"):
+        load_workload(WORKLOADS["sweep_64"], num_gpus=65)
