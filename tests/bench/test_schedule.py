@@ -35,7 +35,7 @@ def test_failures_cost_crews_and_time_but_no_stage() -> None:
     assert frail.num_failures > 0 == calm.num_failures
     assert frail.num_crews > calm.num_crews
     assert frail.num_failed_stages == 0
-    assert calm.ratio < frail.ratio <= 1.10
+    assert calm.ratio <= frail.ratio <= 1.10
 
 
 def test_the_bound_is_the_longest_chain_or_all_work_over_all_devices() -> None:
@@ -52,7 +52,7 @@ def test_the_bound_is_the_longest_chain_or_all_work_over_all_devices() -> None:
 def test_chains_on_their_own_share_nothing() -> None:
     chains = load_workload(WORKLOADS["sweep_64"], num_seeds=1).chains()
     own = own_stages(chains)
-    assert len(distinct_stages(own)) == sum(len(chain.stages) for chain in chains)
+    assert len(distinct_stages(own)) == sum(len(distinct_stages([chain])) for chain in chains)
     for chain in own:
         made = {prediction.identity for stage in chain.stages for prediction in stage.predicts}
         assert all(stage.requires <= made for stage in chain.stages)

@@ -74,7 +74,8 @@ def test_json_keys_are_stable(finished: SyntheticStudy) -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) is not None
     assert sorted(found) == sorted(
         "schema_version study seeds ladder paths tasks arms comparisons pretrained num_students num_undefined "
-        "num_stages num_stages_finished min_gap bootstrap_samples warnings versions commits finished_at".split()
+        "num_stages num_stages_finished min_gap bootstrap_samples warnings versions commits finished_at "
+        "steps search failures".split()
     )
     assert sorted(found["arms"][0]) == sorted(
         "task level arm also label methods paths loss oracle stages seeds seed_conditional accuracy floor ceiling gap "

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask, compile_study, distinct_stages
+from w2s_ray.spec.chain import (
+    CandidateCompiler,
+    Resolution,
+    ResolvedModel,
+    ResolvedTask,
+    compile_study,
+    distinct_stages,
+)
 from w2s_ray.spec.load import load_study
 
 FOLDER = Path(__file__).parents[2] / "tune_configs"
@@ -15,11 +22,15 @@ NUM_STAGES = {
     "pretrain_ladder": 3,
     "sst2_local": 6,
     "sst2_gpt2": 7,
+    # Per seed: S; M chain and ceiling; L chain by two ways and ceiling.
+    "bootstrapping": 3 * 6,
 }
+NUM_CANDIDATES = {"sweep_random": 4, "sweep_asha": 6, "sweep_optuna": 5, "sweep_pbt": 4, "sweep_gpt2": 32}
+"""Searches that choose: nothing is judged on the test set before they are through."""
 
 
 def test_every_published_study_is_known_to_this_test() -> None:
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(NUM_STAGES)
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*NUM_STAGES, *NUM_CANDIDATES}
 
 
 @pytest.mark.parametrize("name", NUM_STAGES)
@@ -32,6 +43,23 @@ def test_a_published_study_compiles_to_its_stages(name: str) -> None:
     )
     assert study.name == name
     assert len(distinct_stages(compile_study(study, resolution))) == NUM_STAGES[name]
+
+
+@pytest.mark.parametrize("name", NUM_CANDIDATES)
+def test_a_published_search_compiles_its_candidates(name: str) -> None:
+    study = load_study(FOLDER / f"{name}.yaml")
+    assert study.name == name
+    assert study.search is not None
+    assert study.search.num_points == NUM_CANDIDATES[name]
+    task = ResolvedTask(fingerprint="f" * 64, num_classes=2, num_test=10)
+    models = {level: ResolvedModel(revision=level, num_parameters=1) for level in study.ladder}
+    resolution = Resolution(tasks=dict.fromkeys(study.tasks, task), models=models)
+    assert compile_study(study, resolution) == ()
+    compiler = CandidateCompiler(study, resolution)
+    points = study.search.points() if study.search.is_listed else ()
+    stages = distinct_stages(chain for point in points for chain in compiler.chains(point))
+    assert not any(prediction.split.is_test for stage in stages.values() for prediction in stage.predicts)
+    assert len([stage for stage in stages.values() if stage.arm == "floor"]) == bool(points)
 
 
 def test_the_demo_asks_for_what_it_is_to_prove() -> None:
