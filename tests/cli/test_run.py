@@ -185,6 +185,7 @@ def interrupted(ran: Ran) -> tuple[str, int, Ran]:
         cwd=ran.home,
         env={**environment(), "TERM": "xterm", "COLUMNS": "120"},
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs us behind itself
     )
     os.close(follower)
     screen = ""
