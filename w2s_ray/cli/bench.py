@@ -54,6 +54,23 @@ def print_throughput(models: Sequence[str], pairs: int, steps: int, threads: int
     terminal.out.print(f"{count_text(pairs, 'pair')} of {count_text(steps, 'step')}, {count_text(threads, 'thread')}")
 
 
+def print_submissions(num_chains: int, *, as_json: bool) -> None:
+    """Compile a sweep and submit it to a foreman."""
+    _capture()
+    from w2s_ray.bench.submissions import bench_submissions
+
+    found = bench_submissions(num_chains)
+    if as_json:
+        terminal.out.print(found.model_dump_json(indent=2), markup=False, soft_wrap=True)
+        return
+    terminal.out.print(
+        f"{found.num_chains:,} chains, {found.num_distinct:,} distinct stages: compiled in {found.compile_seconds:.2f} s; "
+        f"{found.num_stages:,} stage submissions in {found.seconds:.2f} s: {found.stages_per_second:,.0f} a second",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 def print_sharing(num_chains: int, epochs: float, *, as_json: bool) -> None:
     """Run a sweep, and each of its chains by itself."""
     _capture()

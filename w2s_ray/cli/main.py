@@ -179,6 +179,17 @@ def throughput(
 
 
 @bench.command()
+def submissions(
+    chains: Annotated[int, typer.Option(min=1, help="Chains to compile and submit.")] = 2000,
+    json: AsJson = False,
+) -> None:
+    """How fast a sweep compiles, and how many stage submissions a second the foreman takes."""
+    from w2s_ray.cli import bench as verb
+
+    verb.print_submissions(chains, as_json=json)
+
+
+@bench.command()
 def sharing(
     chains: Annotated[int, typer.Option(min=2, help="Chains of the sweep.")] = 12,
     epochs: Annotated[float, typer.Option(help="Of each stage; more make stages longer.")] = 24.0,

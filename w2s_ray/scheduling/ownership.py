@@ -28,7 +28,7 @@ class Ownership:
         """Of every finished stage that was looked up."""
 
     async def look_up(self, stages: Sequence[PlannedStage]) -> frozenset[str]:
-        """Return which of the stages, of their predictions and of what they learn from the store has."""
+        """Return which of the stages and of their predictions the store has."""
         return await asyncio.to_thread(self._look_up, stages)
 
     async def take(self, stage: PlannedStage) -> frozenset[str]:
@@ -62,7 +62,7 @@ class Ownership:
             if record is not None:
                 found.add(stage.identity)
                 self.metrics[stage.identity] = dict(record.metrics)
-            for identity in (*(prediction.identity for prediction in stage.predicts), *stage.requires):
+            for identity in (prediction.identity for prediction in stage.predicts):
                 if identity not in found and self._store.find(identity) is not None:
                     found.add(identity)
         return frozenset(found)

@@ -81,7 +81,13 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore) -> Plan:
     stages = distinct_stages(chains)
     chars = {name: _chars_per_example(store, task.fingerprint) for name, task in resolution.tasks.items()}
     rates = estimate.rates_by_model(store.records())
-    planned = tuple(_plan_stage(stage, chains, resolution, store, chars, rates) for stage in stages.values())
+    users: dict[str, list[tuple[Chain, PlannedStage]]] = {identity: [] for identity in stages}
+    for chain in chains:
+        for stage in chain.stages:
+            users[stage.identity].append((chain, stage))
+    planned = tuple(
+        _plan_stage(stage, users[identity], resolution, store, chars, rates) for identity, stage in stages.items()
+    )
     num_chain_stages = sum(len(chain.stages) for chain in chains)
     waiting = [stage for stage in planned if not stage.in_store]
     return Plan(
@@ -100,13 +106,12 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore) -> Plan:
 
 def _plan_stage(
     stage: PlannedStage,
-    chains: Sequence[Chain],
+    users: Sequence[tuple[Chain, PlannedStage]],
     resolution: Resolution,
     store: ArtifactStore,
     chars: Mapping[str, float],
     rates: Mapping[str, float],
 ) -> StagePlan:
-    users = [(chain, own) for chain in chains for own in chain.stages if own.identity == stage.identity]
     record = store.find(stage.identity)
     size = resolution.models[stage.level].num_parameters
     known_rate = rates.get(estimate.model_key(stage) or "")

@@ -265,8 +265,9 @@ class _Climb:
         """
         entry = (self.ceilings if arm == "ceiling" else self.study).ladder[level]
         loss = self.method.loss_of(level) if supervisor is not None else NaiveLoss()
-        key = (arm, level, supervisor and supervisor.identity, on, feeds, self.task, self.seed, loss, self.path[0])
-        key += (id(entry), id(self.study.splits))
+        source = supervisor.identity if supervisor is not None else None
+        parts = (id(entry), id(self.study.splits))
+        key = (arm, level, source, on, feeds, self.task, self.seed, loss, self.path[0], parts)
         known = self.compiler.stages.get(key)
         if known is None:
             spec = self._spec(arm, level, entry, loss, supervisor, on)
@@ -276,7 +277,7 @@ class _Climb:
                 arm=arm,
                 level=level,
                 task=self.task,
-                supervisor=supervisor.identity if supervisor is not None else None,
+                supervisor=source,
                 predicts=tuple(_prediction(spec, split) for split in self._predicted(arm, level, feeds)),
             )
             self.compiler.stages[key] = known
@@ -292,6 +293,7 @@ class _Climb:
         on: tuple[str, ...],
     ) -> StageSpec:
         splits, index = self.study.splits, self.order.index(level)
+        train: tuple[LabelledSplit, ...]
         if arm == "pretraining":
             train = (self._true(self._split("text", self.resolved.num_documents)),)
             validation = self._true(self._split("held_out", self.resolved.num_held_out))

@@ -45,14 +45,17 @@ def seeded_hash(*parts: object) -> int:
 
 
 def _plain(value: object) -> object:
+    # Exact types first: abstract ones are slow to ask for, and a study of ten thousand chains asks a million times.
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
     if isinstance(value, Spec):
         return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise TypeError(f"keys must be strings to be part of an identity: {sorted(map(repr, value))}")
         return {key: _plain(item) for key, item in value.items()}
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return [_plain(item) for item in value]
     raise TypeError(f"{type(value).__name__} cannot be part of an identity: {value!r}")

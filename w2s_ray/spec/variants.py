@@ -62,7 +62,7 @@ class Variants:
 
     def _made(self, root: tuple[str, ...], values: tuple[tuple[tuple[str, ...], str], ...]) -> Any:
         """One part of the study with some values changed, checked by itself."""
-        raw = self._study.model_dump(include={root[0]}).get(root[0])
+        raw: Any = self._study.model_dump(include={root[0]}).get(root[0])
         kind: Any = _NAMED_PARTS.get(root[0])
         if len(root) == 2:
             if root[1] not in raw:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,16 +219,45 @@ def artifact_folders(root: Path) -> list[Path]:
 
 
 def _ending_in(folder: Path, digest: str) -> list[Path]:
-    suffix = f"-{digest}" if digest else ""
+    names = _listing(folder)
+    return [folder / name for name in (names.by_digest.get(digest, ()) if digest else names.names)]
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a folder held; a store of a hundred thousand artifacts is not read anew for each question."""
+
+    names: tuple[str, ...]
+    by_digest: dict[str, list[str]]
+    changed_at: int
+    """When the folder had last changed, in ns."""
+    settled: bool
+    """Whether that was long enough before it was read for a later change to have another time."""
+
+
+_LISTINGS: dict[Path, _Listing] = {}
+_SETTLED_NS = 2_000_000_000
+
+
+def _listing(folder: Path) -> _Listing:
     try:
-        names = os.listdir(folder)
+        changed_at = os.stat(folder).st_mtime_ns
+        known = _LISTINGS.get(folder)
+        if known is not None and known.settled and known.changed_at == changed_at:
+            return known
+        settled = time.time_ns() - changed_at > _SETTLED_NS
+        names = tuple(sorted(name for name in os.listdir(folder) if not name.startswith(".")))
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        return _Listing((), {}, 0, settled=False)
     except OSError as error:
         raise StoreError(
             f"cannot read {folder}: {error.strerror}", "the store must be readable", "check the folder's permissions"
         ) from error
-    return [folder / name for name in sorted(names) if name.endswith(suffix) and not name.startswith(".")]
+    by_digest: dict[str, list[str]] = {}
+    for name in names:
+        by_digest.setdefault(name.rpartition("-")[2], []).append(name)
+    _LISTINGS[folder] = _Listing(names, by_digest, changed_at, settled)
+    return _LISTINGS[folder]
 
 
 def _plain_slug(slug: str) -> str:

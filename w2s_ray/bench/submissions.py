@@ -1,0 +1,72 @@
+"""How many stage submissions a second does the foreman take? A real actor, an empty store, chains sent one on another.
+
+Each call carries a trial's chains, all their stages at once, as trials send them. Nothing is run: no crew is opened.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+from w2s_ray.spec.base import Spec
+from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask, compile_study, distinct_stages
+from w2s_ray.spec.load import parse_study
+from w2s_ray.store.artifacts import ArtifactStore
+
+
+class Submissions(Spec):
+    """The result."""
+
+    num_chains: int
+    num_stages: int
+    """Submitted, each as often as a chain names it."""
+    num_distinct: int
+    compile_seconds: float
+    seconds: float
+    """From the first call to the last answer."""
+    stages_per_second: float
+
+
+def bench_submissions(num_chains: int = 2000) -> Submissions:
+    """Compile a sweep of `num_chains` chains and submit all of them."""
+    import ray
+
+    from w2s_ray.scheduling.foreman import Foreman
+    from w2s_ray.scheduling.session import ray_session
+
+    study = parse_study(_study(num_chains))
+    task = ResolvedTask(fingerprint="0" * 64, num_classes=2, num_test=100)
+    models = {name: ResolvedModel(revision="0", num_parameters=None) for name in study.ladder}
+    began = time.perf_counter()
+    chains = compile_study(study, Resolution(tasks={"any": task}, models=models))
+    compile_seconds = time.perf_counter() - began
+    num_stages = sum(len(chain.stages) for chain in chains)
+    with tempfile.TemporaryDirectory(prefix="w2s-bench-") as folder, ray_session(None, num_cpus=1):
+        store = ArtifactStore(Path(folder) / "store")
+        store.prepare()
+        foreman = ray.remote(Foreman).options(num_cpus=0).remote(store, study.name, "a benchmark", ())
+        ray.get(foreman.trial_report.remote("nobody"))
+        began = time.perf_counter()
+        ray.get([foreman.submit.remote((chain,), chain.name) for chain in chains])
+        seconds = time.perf_counter() - began
+        ray.kill(foreman)
+    return Submissions(
+        num_chains=len(chains),
+        num_stages=num_stages,
+        num_distinct=len(distinct_stages(chains)),
+        compile_seconds=compile_seconds,
+        seconds=seconds,
+        stages_per_second=num_stages / seconds,
+    )
+
+
+def _study(num_chains: int) -> dict[str, object]:
+    alphas = [number / num_chains for number in range(num_chains)]
+    return {
+        "name": "submissions",
+        "tasks": {"any": {"builtin": "code_continuation"}},
+        "ladder": {name: {"model": f"w2s:{name}"} for name in ("small", "medium", "large")},
+        "methods": {
+            "confidence": {"arms": ["chain", "direct", "ceiling"], "losses": {"large": {"kind": "confidence"}}}
+        },
+        "search": {"space": {"methods.confidence.losses.large.alpha_max": alphas}},
+    }
