@@ -21,7 +21,7 @@ from w2s_ray.scheduling.mail import Mail
 from w2s_ray.scheduling.messages import LEAVE, Bulletin, CrewCard, CrewRequest, Order, TrialReport
 from w2s_ray.scheduling.ownership import Ownership
 from w2s_ray.scheduling.policy import Assign, Decision, OpenCrew, RetireCrew, State, StopStage, decide
-from w2s_ray.scheduling.queue import Queue, work_of
+from w2s_ray.scheduling.queue import Entry, Queue, work_of
 from w2s_ray.scheduling.room import Node
 from w2s_ray.scheduling.roster import CrewStatus, Roster
 from w2s_ray.scheduling.snapshot import chain_metrics, study_status, trial_report
@@ -272,10 +272,16 @@ class Foreman:
         elif self._state.has_in_hand(crew, identity):
             self._keep_leases()
             if self._writer is not None:
-                self._writer.begin.remote(stage_run(self._study, entry.stage, self._serves.get(identity, ())))
+                self._writer.begin.remote(stage_run(self._study, entry.stage, self._chains_of(entry)))
             self._mail.post(crew, Order(stage=entry.stage))
             self._turns.append(Turn(entry.stage, began=True))
         self._carry_out()
+
+    def _chains_of(self, entry: Entry) -> Sequence[str]:
+        """The names of the chains that a stage serves; of winners, only the trials know."""
+        named = self._serves.get(entry.stage.identity)
+        asking = (chain for trial in entry.wanted_by for chain in self._chains.get(trial, ()))
+        return named or [chain.name for chain in asking if entry.stage in chain.stages]
 
     def _over(self, identity: str, result: StageResult | None = None) -> None:
         """A stage is no longer in a crew's hands."""

@@ -79,6 +79,7 @@ def chain_run(chain: Chain) -> RunInfo:
         "path": list(chain.path),
         "method": chain.method,
         "seed": chain.seed,
+        "search": chain.point.values if chain.point is not None else {},
         "stages": {f"{stage.arm}/{stage.level}": stage.identity for stage in chain.stages},
     }
     return RunInfo(
