@@ -63,12 +63,12 @@ def print_submissions(num_chains: int, *, as_json: bool) -> None:
     if as_json:
         terminal.out.print(found.model_dump_json(indent=2), markup=False, soft_wrap=True)
         return
-    terminal.out.print(
-        f"{found.num_chains:,} chains, {found.num_distinct:,} distinct stages: compiled in {found.compile_seconds:.2f} s; "
+    lines = (
+        f"{found.num_chains:,} chains, {found.num_distinct:,} distinct stages: compiled in {found.compile_seconds:.2f} s",
         f"{found.num_stages:,} stage submissions in {found.seconds:.2f} s: {found.stages_per_second:,.0f} a second",
-        markup=False,
-        soft_wrap=True,
     )
+    for line in lines:
+        terminal.out.print(line, markup=False, soft_wrap=True)
 
 
 def print_sharing(num_chains: int, epochs: float, *, as_json: bool) -> None:

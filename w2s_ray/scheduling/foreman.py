@@ -281,7 +281,8 @@ class Foreman:
         """The names of the chains that a stage serves; of winners, only the trials know."""
         named = self._serves.get(entry.stage.identity)
         asking = (chain for trial in entry.wanted_by for chain in self._chains.get(trial, ()))
-        return named or [chain.name for chain in asking if entry.stage in chain.stages]
+        identity = entry.stage.identity
+        return named or [chain.name for chain in asking if any(one.identity == identity for one in chain.stages)]
 
     def _over(self, identity: str, result: StageResult | None = None) -> None:
         """A stage is no longer in a crew's hands."""
