@@ -156,6 +156,7 @@ def test_pbt_shares_the_stages_so_far_and_varies_those_to_come(store: ArtifactSt
     assert len(extra) <= 1, "besides, the medium student that was given up"
 
 
+@pytest.mark.soak
 def test_an_interrupted_search_goes_on_with_its_candidates_and_trains_nothing_twice(
     store: ArtifactStore, tmp_path: Path
 ) -> None:

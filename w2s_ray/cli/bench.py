@@ -64,7 +64,8 @@ def print_submissions(num_chains: int, *, as_json: bool) -> None:
         terminal.out.print(found.model_dump_json(indent=2), markup=False, soft_wrap=True)
         return
     lines = (
-        f"{found.num_chains:,} chains, {found.num_distinct:,} distinct stages: compiled in {found.compile_seconds:.1f} s",
+        f"{found.num_chains:,} chains of {found.num_distinct:,} distinct stages: compiled in "
+        f"{found.compile_seconds:.2f} s",
         f"{found.num_stages:,} stage submissions in {found.seconds:.2f} s: {found.stages_per_second:,.0f} a second",
     )
     for line in lines:

@@ -1,6 +1,7 @@
 """Room: what the cluster's nodes have free, and where a crew's workers would go.
 
-First fit, node by node. It is an estimate of what Ray will do, never an order to it: Ray places the workers.
+First fit, node by node; CPU crews begin with the last nodes, for those with GPUs come first. It is an estimate of what
+Ray will do, never an order to it: Ray places the workers.
 """
 
 from collections.abc import Sequence
@@ -30,11 +31,14 @@ class Room:
         self.cpus = sum(node.cpus for node in nodes)
         """Free on all nodes together."""
         self.gpus = sum(node.gpus for node in nodes)
+        self._with_gpus = {number: None for number, node in enumerate(nodes) if node.gpus > 0}
+        """Nodes that have a GPU free, or a share of one: in a full cluster few among many."""
 
     def copy(self) -> "Room":
         """Return another one that can be filled without changing this one."""
         room = Room(())
         room._free, room.cpus, room.gpus = self._free.copy(), self.cpus, self.gpus
+        room._with_gpus = self._with_gpus.copy()
         return room
 
     def has(self, shape: CrewShape, cpus: float = 0.0, gpus: float = 0.0) -> bool:
@@ -46,9 +50,8 @@ class Room:
         """Take the room of a crew and return where it is; None, and nothing taken, where there is not enough."""
         if not self.has(shape):
             return None
-        nodes = range(len(self._free))
         left, place = shape.workers, []
-        for node in nodes if shape.gpus_per_worker else reversed(nodes):  # nodes with GPUs come first
+        for node in self._with_gpus if shape.gpus_per_worker else reversed(range(len(self._free))):
             cpus, gpus = self._free[node]
             num = min(left, _times(cpus, shape.cpus_per_worker), _times(gpus, shape.gpus_per_worker))
             if num:
@@ -68,6 +71,10 @@ class Room:
         for node, num in place:
             cpus, gpus = self._free[node]
             self._free[node] = (cpus + num * cpus_each, gpus + num * gpus_each)
+            if self._free[node][1] > _ROUNDING:
+                self._with_gpus[node] = None
+            else:
+                self._with_gpus.pop(node, None)
         self.cpus += shape.workers * cpus_each
         self.gpus += shape.workers * gpus_each
 

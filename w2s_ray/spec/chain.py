@@ -7,6 +7,7 @@ every arm of one model sees the same ids. Vi carries labels of the arm's own sou
 hash(seed, level, purpose), so the arms of one model share initialisation and batch order.
 """
 
+import functools
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
@@ -182,8 +183,18 @@ class _Compiler:
         self.resolution, self.judged = resolution, judged
         self.stages: dict[tuple[object, ...], PlannedStage] = {}
         """By all that a stage is made from."""
+        self.predictions: dict[tuple[str, SplitSpec], PredictionSpec] = {}
         self.kept: list[object] = []
         """Parts of studies that stand in those keys by their address: they must live as long."""
+
+    def prediction(self, stage: StageSpec, split: SplitSpec) -> PredictionSpec:
+        key = (stage.identity, split)
+        known = self.predictions.get(key)
+        if known is None:
+            tokens = stage.optimisation.context_tokens
+            known = PredictionSpec(stage=stage.identity, split=split, context_tokens=tokens)
+            self.predictions[key] = known
+        return known
 
     def chains(self, study: Study, point: Point | None = None, *, ceilings: Study | None = None) -> Iterator[Chain]:
         self.kept += [study, ceilings]
@@ -278,7 +289,7 @@ class _Climb:
                 level=level,
                 task=self.task,
                 supervisor=source,
-                predicts=tuple(_prediction(spec, split) for split in self._predicted(arm, level, feeds)),
+                predicts=tuple(self.compiler.prediction(spec, split) for split in self._predicted(arm, level, feeds)),
             )
             self.compiler.stages[key] = known
         return known
@@ -314,8 +325,8 @@ class _Climb:
             validation=validation,
             loss=loss,
             optimisation=entry.optimisation,
-            init_seed=seeded_hash(self.seed, index, "init"),
-            order_seed=seeded_hash(self.seed, index, "order"),
+            init_seed=_seed(self.seed, index, "init"),
+            order_seed=_seed(self.seed, index, "order"),
         )
 
     def _predicted(self, arm: Arm, level: str, feeds: tuple[str, ...]) -> Iterator[SplitSpec]:
@@ -337,7 +348,7 @@ class _Climb:
         return LabelledSplit(split=split, labels=GroundTruth())
 
     def _labelled(self, supervisor: PlannedStage, split: SplitSpec) -> LabelledSplit:
-        labels: Labels = WeakLabels(predictions=(_prediction(supervisor.spec, split).identity,))
+        labels: Labels = WeakLabels(predictions=(self.compiler.prediction(supervisor.spec, split).identity,))
         return LabelledSplit(split=split, labels=labels)
 
     def _source(self, level: str, entry: LevelSpec) -> ModelSource:
@@ -366,5 +377,6 @@ class _Climb:
         )
 
 
-def _prediction(stage: StageSpec, split: SplitSpec) -> PredictionSpec:
-    return PredictionSpec(stage=stage.identity, split=split, context_tokens=stage.optimisation.context_tokens)
+@functools.lru_cache(maxsize=10_000)
+def _seed(seed: int, level: int, purpose: str) -> int:
+    return seeded_hash(seed, level, purpose)
