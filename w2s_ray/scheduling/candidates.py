@@ -188,7 +188,11 @@ class CandidateTrial(Asking):
         self._asked = False
         self._levels_done = self._levels_done + 1 if self._in_levels else self._num_students
         level = self._path[self._levels_done] if self._in_levels else None
-        result: dict[str, Any] = {FIGURE: self._judge.figure(self._chains_all, level), REPORT: self._num_reports}
+        result: dict[str, Any] = {FIGURE: self._judge.figure(self._chains_all, level)}
+        if self._last_report or not isinstance(self._judge.search.scheduler, Asha):
+            result[REPORT] = self._num_reports
+        # Without reports on the way the student was found in the store. Told at what time its figure is, ASHA would put
+        # it on its highest rung, a finished figure among those of students in the middle of their training.
         if self._levels_done < self._num_students:
             return result
         ceilings = json.dumps(self._judge.ceilings(self._chains_all))
