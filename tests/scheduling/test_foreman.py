@@ -282,6 +282,21 @@ def test_a_late_word_about_a_finished_stage_leaves_the_next_order_in_the_box(sto
     run(work())
 
 
+def test_a_process_that_was_started_for_nothing_takes_no_trial_with_it(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        stage = await stage_for(foreman, card)
+        await foreman.submit((chain,), "trial", "the idle one that took over")
+        await foreman.submit((chain,), "trial", "the one started for it")
+        await foreman.withdraw("trial", "the one started for it")
+        assert not await foreman.beat(card, stage.identity, []), "somebody still wants it"
+        await foreman.withdraw("trial", "the idle one that took over")
+        assert await foreman.beat(card, stage.identity, []), "nobody does"
+
+    run(work())
+
+
 def test_a_worker_of_a_crew_that_has_ended_is_not_listened_to(store: ArtifactStore) -> None:
     async def work() -> None:
         foreman, chain = foreman_of(store), one_chain()

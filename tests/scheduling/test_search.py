@@ -1,5 +1,6 @@
 """Searches on real Ray and Tune: candidates are judged, stopped, varied, restored; the best run on fresh seeds."""
 
+import math
 import threading
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def go(
 
 
 def search(**keys: Any) -> dict[str, Any]:
-    return {"search": {"space": {RATE: RATES}, "choose_by": "agreement", **keys}}
+    return {"search": {"space": {RATE: RATES}, "choose_by": "agreement"} | keys}
 
 
 def found_in(outcome: StudyOutcome) -> Found:
@@ -68,7 +69,8 @@ def test_a_grid_is_judged_and_its_best_point_runs_on_the_studys_own_seeds(store:
 def test_asha_stops_a_weak_candidate_in_the_middle_of_its_student(store: ArtifactStore, tmp_path: Path) -> None:
     scheduler = {"kind": "asha", "reports": 6, "grace_reports": 1, "reduction_factor": 2}
     slow = {"optimisation": {"epochs": 8}}
-    study = judged_study(tmp_path, max_concurrent=2, **search(scheduler=scheduler), **slow)
+    best_first = {"space": {RATE: sorted(RATES, key=lambda rate: abs(math.log10(rate) + 3))}}
+    study = judged_study(tmp_path, max_concurrent=1, **search(scheduler=scheduler, **best_first), **slow)
     outcome = go(study, store)
     found = found_in(outcome)
     by_status = {
@@ -86,6 +88,7 @@ def test_asha_stops_a_weak_candidate_in_the_middle_of_its_student(store: Artifac
             assert int(checkpoint.read_text()) < STEPS, "its checkpoint is kept, and its crew went on"
 
 
+@pytest.mark.soak
 def test_a_candidate_that_fails_says_why_and_ends_nobody_else(store: ArtifactStore, tmp_path: Path) -> None:
     study = judged_study(tmp_path, search={"space": {RATE: [1e-3, 1.0]}, "choose_by": "oracle"})
     found = found_in(go(study, store))
@@ -95,6 +98,7 @@ def test_a_candidate_that_fails_says_why_and_ends_nobody_else(store: ArtifactSto
     assert found.winners == (good.point,)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("sampler", "more"), [("tpe", {}), ("nsga2", {"minimise": "train_tokens", "num_winners": 2})])
 def test_optuna_draws_as_many_candidates_as_it_was_asked_for(
     sampler: str, more: dict[str, Any], store: ArtifactStore, tmp_path: Path

@@ -6,6 +6,7 @@ is found.
 """
 
 import json
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _MEMORY_BYTES = 50 * 2**20
 _ANSWER_SECONDS = 120.0
 _CHECKPOINT = "trial.json"
+_ASKER = uuid.uuid4().hex
+"""Tells this process, which runs one trial at a time, from others that Tune may start for the same trial."""
 
 
 class Asking(tune.Trainable):
@@ -52,13 +55,13 @@ class Asking(tune.Trainable):
 
     def cleanup(self) -> None:
         """Want nothing any more."""
-        ray.get(self._foreman.withdraw.remote(self._name), timeout=_ANSWER_SECONDS)
+        ray.get(self._foreman.withdraw.remote(self._name, _ASKER), timeout=_ANSWER_SECONDS)
 
     def _submit(self) -> None:
-        ray.get(self._foreman.submit.remote(self._chains, self._name), timeout=_ANSWER_SECONDS)
+        ray.get(self._foreman.submit.remote(self._chains, self._name, _ASKER), timeout=_ANSWER_SECONDS)
 
     def _next_report(self) -> TrialReport | None:
-        asked = self._foreman.trial_report.remote(self._name, self._seen)
+        asked = self._foreman.trial_report.remote(self._name, self._seen, _ASKER)
         report: TrialReport | None = ray.get(asked, timeout=_ANSWER_SECONDS)
         return report
 
