@@ -247,6 +247,15 @@ def test_a_hub_data_set_that_cannot_be_reached_is_listed(home: Path, store: Arti
     assert found.unresolved == ("datasets/owner/data@main",)
 
 
+def test_to_look_at_a_study_whose_data_has_changed_leaves_its_lock_alone(home: Path, store: ArtifactStore) -> None:
+    study = study_in(home)
+    before = resolve(study, store)
+    (home / "rows.jsonl").write_text((home / "rows.jsonl").read_text() + '{"text": "one more", "label": "a"}\n')
+    after = resolve(study, store, relock=False)
+    assert after.tasks != before.tasks, "the plan is for the data as it is now"
+    assert locked(study, store) == before, "and what was trained is still found"
+
+
 def test_the_lock_is_plain_yaml(home: Path, store: ArtifactStore) -> None:
     resolution = resolve(study_in(home), store)
     lock = yaml.safe_load((store.study_folder("planned") / LOCK_NAME).read_text())

@@ -41,10 +41,11 @@ class Lock(Spec):
     resolution: Resolution
 
 
-def resolve(study: Study, store: ArtifactStore) -> Resolution:
+def resolve(study: Study, store: ArtifactStore, *, relock: bool = True) -> Resolution:
     """Prepare the study's data, resolve its models, and lock both in the store.
 
-    What cannot be reached is listed in the resolution's `unresolved`; what cannot be is an error.
+    What cannot be reached is listed in the resolution's `unresolved`; what cannot be is an error. With `relock=False` a
+    lock that is there stays as it is: it says of which data and models the study's results are.
 
     Raises:
         W2SError: a DataError, ModelError or StoreError when the study cannot run as it stands.
@@ -67,7 +68,7 @@ def resolve(study: Study, store: ArtifactStore) -> Resolution:
             unresolved += error.files
             tasks[name] = ResolvedTask(fingerprint=UNRESOLVED, num_classes=2, num_test=task.test_examples or 1)
     resolution = Resolution(tasks=tasks, models=models, unresolved=tuple(dict.fromkeys(unresolved)))
-    if not unresolved:
+    if not unresolved and (relock or lock is None):
         _write_lock(study, resolution, store)
     return resolution
 
@@ -95,7 +96,7 @@ def locked(study: Study, store: ArtifactStore) -> Resolution:
     lock = _read_lock(study, store)
     if lock is not None and lock.sources == _sources(study):
         return lock.resolution
-    return resolve(study, store)
+    return resolve(study, store, relock=False)
 
 
 def lock_path(study: Study, store: ArtifactStore) -> Path:
