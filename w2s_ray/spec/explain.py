@@ -37,6 +37,8 @@ def _explain(item: Any, root: Sequence[str]) -> tuple[str, str, str]:
     if item["type"] == "missing":
         return f"{where} is missing", "this key is required", f"add `{location[-1]}:`"
     message = str(item["msg"]).removeprefix("Value error, ")
+    if not location:  # two keys that do not go together: the message names them, and the whole study tells nothing
+        return message, "the parts of a study must go together", "change one of the keys that are named"
     shown = repr(item["input"])
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
     return f"{where} = {shown}", message, f"change {where}"
