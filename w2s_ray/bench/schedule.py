@@ -128,9 +128,8 @@ def simulate(name: str, workload: Workload, chains: Sequence[Chain], queue: Queu
 class _Hand:
     """A stage in a crew's hands."""
 
-    identity: str
-    began: float
     stage: PlannedStage
+    began: float
 
 
 class _Simulation:
@@ -184,7 +183,7 @@ class _Simulation:
         match decision:
             case Assign(crew=crew, identity=identity):
                 self.state.started(crew, identity)
-                hand = self.hands[crew] = _Hand(identity, self.now, self.state.queue.entries[identity].stage)
+                hand = self.hands[crew] = _Hand(self.state.queue.entries[identity].stage, self.now)
                 left = self.workload.seconds(hand.stage) - self.kept.get(identity, 0.0)
                 self._after(left, lambda: self._finish(crew, hand))
             case OpenCrew(shape=shape):
@@ -206,7 +205,7 @@ class _Simulation:
         if self.hands.get(crew) is not hand:
             return  # the crew has failed meanwhile
         del self.hands[crew]
-        self.state.ended(crew, hand.identity, error=None, stopped=False)
+        self.state.ended(crew, hand.stage.identity, error=None, stopped=False)
         self.useful += self.workload.seconds(hand.stage) * hand.stage.execution.workers
         self.num_left -= 1
 
@@ -227,8 +226,9 @@ class _Simulation:
         self.num_failures += 1
         hand = self.hands.pop(crew.id, None)
         if hand is not None:
-            done = self.now - hand.began + self.kept.get(hand.identity, 0.0)
-            self.kept[hand.identity] = done - done % failures.checkpoint_seconds
+            identity = hand.stage.identity
+            done = self.now - hand.began + self.kept.get(identity, 0.0)
+            self.kept[identity] = done - done % failures.checkpoint_seconds
         self.state.crew_ended(crew.id, "its GPU failed")
         self.state.take_lost()
         self._count_left()

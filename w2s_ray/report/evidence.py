@@ -13,13 +13,13 @@ from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
 from w2s_ray.science.metrics import accuracy, degeneracy_warning
-from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, compile_study, distinct_stages
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.search import Found
 from w2s_ray.spec.stage import LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.found import read_failures, read_found, study_chains
+from w2s_ray.store.found import read_failures, read_found
 from w2s_ray.store.record import Record
 
 
@@ -73,8 +73,9 @@ def gather(study: Study, resolution: Resolution, store: ArtifactStore) -> Eviden
         DataError: when a stage was judged on other examples than the task's test set.
         StoreError: when an artifact is damaged.
     """
-    evidence = gather_chains(study_chains(study, resolution, store), store)
-    evidence.found = read_found(study, store)
+    found = read_found(study, store)
+    evidence = gather_chains(compile_study(study, resolution, found), store)
+    evidence.found = found
     evidence.failures = read_failures(study, store)
     return evidence
 

@@ -18,13 +18,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from w2s_ray.data.labels import join, targets
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.scheduling.messages import TrialReport
 from w2s_ray.scheduling.trial import Asking
+from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.chain import CandidateCompiler, Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.search import Asha, Pbt, Point, SearchSpec, chosen
 from w2s_ray.spec.study import Study
@@ -116,7 +115,7 @@ class CandidateJudge:
             wanted_N = labels_NC.argmax(axis=1)
         else:
             wanted_N = prepared.labels(rows_N)
-        return float(np.mean(probs_NC.argmax(axis=1) == wanted_N))
+        return accuracy(probs_NC, wanted_N)
 
     def _task(self, fingerprint: str) -> PreparedTask:
         if fingerprint not in self._prepared:
@@ -166,7 +165,7 @@ class CandidateTrial(Asking):
         Tune is about to be ended, and as far as it knows this candidate goes on.
         """
         if not self._asked:
-            self.ask(self._foreman, self.trial_id, self._part())
+            self.ask(self.trial_id, self._part())
             self._asked = True
         while True:
             report = self.hear()

@@ -235,8 +235,7 @@ class Queue:
 
     def most_urgent(self, num: int) -> list[Entry]:
         """Return up to `num` waiting stages: the ready ones by urgency, then others."""
-        ready = sorted((self.best(shape, num) for shape in self.ready_shapes), key=lambda best: self._key(best[0]))
-        first = [entry for best in ready for entry in best][:num]
+        first = [entry for shape in self.ready_shapes for entry in self.best(shape, num)][:num]
         known = {entry.stage.identity for entry in first}
         others = (self.entries[identity] for identity in self.waiting if identity not in known)
         return [*first, *islice(others, num - len(first))]

@@ -124,13 +124,9 @@ class Roster:
         """Return how many crews are in `status`."""
         return self._num[status]
 
-    def room(self, without: Iterable[str] = ()) -> Room:
-        """Return what is free on each node, as if the crews `without` were gone; it may be filled."""
-        room = self._room.copy()
-        for known in (self.crews[crew] for crew in without):
-            if known.place is not None:
-                room.free(known.shape, known.place)
-        return room
+    def room(self) -> Room:
+        """Return what is free on each node; it may be filled."""
+        return self._room.copy()
 
     def _add(self, crew: str, shape: CrewShape, status: CrewStatus) -> None:
         known = Crew(crew, shape, status, place=self._room.place(shape))

@@ -38,9 +38,13 @@ class Asking(tune.Trainable):
         """Ask for what schedules but does not compete with the crews."""
         return PlacementGroupFactory([{"memory": _MEMORY_BYTES}])
 
-    def ask(self, foreman: "ActorHandle[Foreman]", name: str, chains: Sequence[Chain]) -> None:
+    _foreman: "ActorHandle[Foreman]"
+    _name = ""
+    """The trial for which was asked; none at first, and nothing to withdraw."""
+
+    def ask(self, name: str, chains: Sequence[Chain]) -> None:
         """Want every stage of `chains`, in the name of one trial."""
-        self._foreman, self._name, self._chains = foreman, name, tuple(chains)
+        self._name, self._chains = name, tuple(chains)
         self._seen = -1
         self._submit()
 
@@ -108,4 +112,4 @@ class ChainTrial(Asking):
 
     def _take_up(self, config: dict[str, Any]) -> None:
         chain: Chain = ray.get(self._by_name[config["chain"]])
-        self.ask(self._foreman, chain.name, (chain,))
+        self.ask(chain.name, (chain,))

@@ -25,15 +25,19 @@ def explained(error: ValidationError, source: str, root: Sequence[str] = ()) -> 
     return StudyError(f"{source}: {values}", rules, remedies)
 
 
+def nearest(key: str, known: Sequence[str]) -> str:
+    """Return the remedy for a key that does not exist: the nearest one that does, or all of them."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
+
+
 def _explain(item: Any, root: Sequence[str]) -> tuple[str, str, str]:
     """Return value, rule and remedy of one finding."""
     location = [*root, *item["loc"]]
     where = ".".join(str(part) for part in location) or "study"
     if item["type"] == "extra_forbidden":
         known = [*_known_keys(location[:-1]), *(SPREAD_KEYS if len(location) == 1 else ())]
-        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        remedy = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
-        return f"unknown key {where}", "only known keys are allowed", remedy
+        return f"unknown key {where}", "only known keys are allowed", nearest(str(location[-1]), known)
     if item["type"] == "missing":
         return f"{where} is missing", "this key is required", f"add `{location[-1]}:`"
     message = str(item["msg"]).removeprefix("Value error, ")

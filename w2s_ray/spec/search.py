@@ -13,6 +13,7 @@ al. 2023 did), or the `oracle`, which reads Vi's and is marked so everywhere.
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -144,7 +145,7 @@ class SearchSpec(Spec):
         if self.sampler != "grid":
             return self.num_samples or 0
         sizes = [len(domain) for domain in self.space.values() if not isinstance(domain, Range)]
-        return _product(sizes)
+        return math.prod(sizes)
 
     def points(self) -> tuple[Point, ...]:
         """Return all points of a grid, or of a random sampler, which depend on its seed alone."""
@@ -282,13 +283,6 @@ def chosen(space: Mapping[str, Domain], drawn: Mapping[str, Any]) -> dict[str, A
         key: domain.fit(drawn[key]) if isinstance(domain, Range) else json.loads(drawn[key])
         for key, domain in space.items()
     }
-
-
-def _product(sizes: list[int]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
 
 
 def _shown(value: Any) -> str:

@@ -1,6 +1,5 @@
 """Variants of a study: the study at a point of its search, for candidates, and for what is run with the winners."""
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.explain import explained
+from w2s_ray.spec.explain import explained, nearest
 from w2s_ray.spec.search import Point, Range, SearchSpec
 from w2s_ray.spec.study import SPREAD_KEYS, LevelSpec, MethodSpec, Study
 
@@ -72,8 +71,7 @@ class Variants:
         elif root[0] in Study.model_fields:
             kind = Study.model_fields[root[0]].annotation
         else:
-            near = difflib.get_close_matches(root[0], Study.model_fields, n=1)
-            remedy = f"did you mean {near[0]!r}?" if near else f"its keys: {', '.join(Study.model_fields)}"
+            remedy = nearest(root[0], list(Study.model_fields))
             raise StudyError(f"search.space: {root[0]} does not exist", "a search changes keys of its study", remedy)
         for path, text in values:
             raw = _with(raw, path, json.loads(text))
@@ -122,11 +120,9 @@ def largest(study: Study) -> Study:
 
 def executions(study: Study) -> dict[tuple[str, Execution], None]:
     """Return every way in which a level of the study's chains may be run, its search's included, with the level."""
-    keys = [key for key in (study.search.space if study.search is not None else ()) if "execution" in key.split(".")]
-    variants = [
-        study,
-        *(at(study, Point.of({key: value})) for key in keys for value in _ends(_search(study).space[key])),
-    ]
+    at_point, search = Variants(study).at, study.search
+    values = [(key, value) for key in _execution_keys(search) for value in _ends(_search(study).space[key])]
+    variants = [study, *(at_point(Point.of({key: value})) for key, value in values)]
     levels = {level for variant in variants for path in variant.paths for level in path}
     return {
         (name, level.execution): None
@@ -154,8 +150,7 @@ def notices(study: Study) -> list[str]:
         return []
     lines = [
         f"search.space.{key} is execution: it changes how stages run and never their results, so its values share them"
-        for key in search.space
-        if "execution" in key.split(".")
+        for key in _execution_keys(search)
     ]
     if search.choose_by == "oracle":
         lines.append("choose_by: oracle judges candidates by ground truth; what it chooses is marked so in every table")
@@ -193,9 +188,10 @@ def check_search(study: Study) -> None:
         _check_students(study, search)
     for key in search.space:
         _check_key(study, search, key)
+    variants = Variants(study)
     for key, domain in search.space.items():
-        for value in _ends(domain) if isinstance(domain, Range) else domain:
-            at(study, Point.of({key: value}))
+        for value in _ends(domain):
+            variants.at(Point.of({key: value}))
 
 
 def _check_students(study: Study, search: SearchSpec) -> None:
@@ -268,7 +264,12 @@ def _search(study: Study) -> SearchSpec:
     return study.search
 
 
+def _execution_keys(search: SearchSpec | None) -> list[str]:
+    return [key for key in (search.space if search is not None else ()) if "execution" in key.split(".")]
+
+
 def _ends(domain: Any) -> tuple[Any, ...]:
+    """Return a domain's values, or a range's two ends."""
     if not isinstance(domain, Range):
         return tuple(domain)
     ends = (domain.low, domain.high)

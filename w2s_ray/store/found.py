@@ -57,17 +57,10 @@ def write_failures(failures: dict[str, str], study: Study, store: ArtifactStore)
     write_file(store.study_folder(study.name) / FAILURES_NAME, kept.model_dump_json(indent=1).encode())
 
 
-def study_chains(study: Study, resolution: Resolution, store: ArtifactStore) -> tuple[Chain, ...]:
-    """Return the chains that are judged on the test set, as far as the study's search has come.
-
-    Raises:
-        StudyError: when values that the search combines do not go together.
-    """
-    return compile_study(study, resolution, read_found(study, store))
-
-
 def every_chain(study: Study, resolution: Resolution, store: ArtifactStore) -> tuple[Chain, ...]:
-    """Return those and the candidates' chains: of all points that are listed, or that were judged.
+    """Return the chains that are judged on the test set, as far as the study's search has come, and its candidates'.
+
+    Those are the chains of all points that are listed, or that were judged.
 
     Raises:
         StudyError: when values that the search combines do not go together.

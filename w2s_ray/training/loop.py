@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 
 from w2s_ray.errors import TrainingError
+from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.stage import Optimisation, StageSpec
 from w2s_ray.training.checkpoints import Checkpoints, Progress
 from w2s_ray.training.feed import Feeder, IntArray
 from w2s_ray.training.journal import Journal
 from w2s_ray.training.objectives import Objective
-from w2s_ray.training.predict import agreement_with_labels, predict, share
+from w2s_ray.training.predict import agreement_with_labels, predict
 from w2s_ray.training.zero import Engine
 
 
@@ -109,10 +110,10 @@ class Loop:
         before, now = ((step * self.num_reports) // len(self.steps) for step in (progress.step - 1, progress.step))
         if now == before:
             return
-        predicted_N = predict(self.engine.model, self.validation, self.spec.num_classes).argmax(axis=1)
-        values = {"validation_agreement": share(predicted_N == self.validation.examples.targets_NC.argmax(axis=1))}
+        probs_NC = predict(self.engine.model, self.validation, self.spec.num_classes)
+        values = {"validation_agreement": accuracy(probs_NC, self.validation.examples.targets_NC.argmax(axis=1))}
         if self.truth_N is not None:
-            values["validation_accuracy"] = share(predicted_N == self.truth_N)
+            values["validation_accuracy"] = accuracy(probs_NC, self.truth_N)
         self.journal.judged(progress, now, values)
 
     def _gave_up(self, progress: Progress) -> bool:

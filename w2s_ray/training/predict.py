@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from w2s_ray.errors import TrainingError
+from w2s_ray.science.metrics import accuracy
 from w2s_ray.training.feed import Feeder
 from w2s_ray.training.losses import FloatArray, next_token_cross_entropy
 
@@ -40,12 +40,7 @@ def agreement_with_labels(model: nn.Module, feeder: Feeder) -> float:
     """Return the share of examples whose most probable class is that of their (soft) label."""
     targets_NC = feeder.examples.targets_NC
     probs_NC = predict(model, feeder, targets_NC.shape[1])
-    return share(probs_NC.argmax(axis=1) == targets_NC.argmax(axis=1))
-
-
-def share(right_N: NDArray[np.bool_]) -> float:
-    """Return how many of the examples are right, in [0, 1]."""
-    return float(right_N.mean())
+    return accuracy(probs_NC, targets_NC.argmax(axis=1))
 
 
 def next_token_loss(model: nn.Module, feeder: Feeder) -> float:
