@@ -5,12 +5,12 @@ foreman and DeepSpeed as always. Overhead is the time from handing a stage out t
 forward, backward, optimizer, evaluation and labelling. Memory is rank 0's resident set between stages.
 """
 
-import json
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from w2s_ray.bench.local_task import write_task
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.load import parse_study
 
@@ -78,16 +78,10 @@ def bench_overhead(num_seeds: int = 4) -> Overhead:
 
 
 def _study(folder: Path, num_seeds: int) -> dict[str, Any]:
-    rows = [
-        {"text": f"the {_WORDS[number % 2][number % 4]} sea of day {number}", "label": number % 2}
-        for number in range(2000)
-    ]
-    (folder / "moods.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    texts = (f"the {_WORDS[number % 2][number % 4]} sea of day {number}" for number in range(2000))
     return {
         "name": "overhead",
-        "tasks": {
-            "moods": {"files": str(folder / "moods.jsonl"), "text": "text", "label": "label", "test_examples": 100}
-        },
+        "tasks": write_task(folder, texts, test_examples=100),
         "ladder": {
             "small": {"model": "w2s:small", "execution": {"zero_stage": 1}},
             "large": {"model": "w2s:small", "execution": {"zero_stage": 3}},

@@ -6,12 +6,13 @@ sides. Sharing is perfect where the gain equals the seconds of the stages that a
 distinct ones.
 """
 
-import json
 import random
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from w2s_ray.bench.local_task import write_task
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import compile_study, distinct_stages
 from w2s_ray.spec.load import parse_study
@@ -55,14 +56,14 @@ def bench_sharing(num_chains: int = 12, epochs: float = 24.0) -> Sharing:
 
     with tempfile.TemporaryDirectory(prefix="w2s-bench-") as name:
         folder = Path(name)
-        _write_rows(folder)
+        tasks = write_task(folder, _texts(), test_examples=200)
         alphas = [round(0.9 * number / max(1, num_chains - 1), 3) for number in range(num_chains)]
-        study = parse_study(_study(folder, epochs, alphas))
+        study = parse_study(_study(tasks, epochs, alphas))
         shared = run_study(study, folder / "shared")
         assert not shared.failed, shared.failed
         alone = 0.0
         for number, alpha in enumerate(alphas):
-            outcome = run_study(parse_study(_study(folder, epochs, [alpha])), folder / f"alone-{number}")
+            outcome = run_study(parse_study(_study(tasks, epochs, [alpha])), folder / f"alone-{number}")
             assert not outcome.failed, outcome.failed
             alone += outcome.working_seconds
         store = ArtifactStore(folder / "shared")
@@ -87,22 +88,18 @@ def bench_sharing(num_chains: int = 12, epochs: float = 24.0) -> Sharing:
     )
 
 
-def _write_rows(folder: Path) -> None:
+def _texts() -> Iterator[str]:
     chance = random.Random(0)
-    rows = []
     for number in range(4000):
         words = [chance.choice(_PLAIN) for _ in range(40)]
         words[chance.randrange(40)] = chance.choice(_WORDS[number % 2])
-        rows.append({"text": f"{' '.join(words)} {number}", "label": number % 2})
-    (folder / "moods.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        yield f"{' '.join(words)} {number}"
 
 
-def _study(folder: Path, epochs: float, alphas: list[float]) -> dict[str, Any]:
+def _study(tasks: dict[str, Any], epochs: float, alphas: list[float]) -> dict[str, Any]:
     return {
         "name": "sharing",
-        "tasks": {
-            "moods": {"files": str(folder / "moods.jsonl"), "text": "text", "label": "label", "test_examples": 200}
-        },
+        "tasks": tasks,
         "ladder": {
             "small": {"model": "w2s:small", "execution": {"zero_stage": 1}},
             "medium": {"model": "w2s:small", "execution": {"zero_stage": 2}},

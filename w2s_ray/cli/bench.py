@@ -4,11 +4,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic_core import to_json
 from rich.table import Table
 
 from w2s_ray.cli.amounts import bytes_text, count_text, seconds_text
 from w2s_ray.cli.terminal import terminal
+from w2s_ray.spec.base import Spec
 from w2s_ray.spec.identity import short
 
 
@@ -19,7 +20,7 @@ def print_overhead(num_seeds: int, *, as_json: bool) -> None:
 
     found = bench_overhead(num_seeds)
     if as_json:
-        terminal.out.print(found.model_dump_json(indent=2), markup=False, soft_wrap=True)
+        _print_json(found)
         return
     table = _table("stage", "in hand", "training and predictions", "overhead", "memory after")
     for stage in found.stages:
@@ -38,12 +39,11 @@ def print_overhead(num_seeds: int, *, as_json: bool) -> None:
 def print_throughput(models: Sequence[str], pairs: int, steps: int, threads: int, *, as_json: bool) -> None:
     """Measure training speed on one worker, ours and a bare loop's in turn."""
     _capture()
-    from w2s_ray.bench.throughput import Throughput, bench_throughput
+    from w2s_ray.bench.throughput import bench_throughput
 
     found = bench_throughput(models, pairs=pairs, steps=steps, threads=threads)
     if as_json:
-        text = TypeAdapter(list[Throughput]).dump_json(found, indent=2).decode()
-        terminal.out.print(text, markup=False, soft_wrap=True)
+        _print_json(found)
         return
     table = _table("model", "ours", "bare loop", "median ratio", "from", "to")
     for result in found:
@@ -61,7 +61,7 @@ def print_submissions(num_chains: int, *, as_json: bool) -> None:
 
     found = bench_submissions(num_chains)
     if as_json:
-        terminal.out.print(found.model_dump_json(indent=2), markup=False, soft_wrap=True)
+        _print_json(found)
         return
     lines = (
         f"{found.num_chains:,} chains of {found.num_distinct:,} distinct stages: compiled in "
@@ -79,7 +79,7 @@ def print_sharing(num_chains: int, epochs: float, *, as_json: bool) -> None:
 
     found = bench_sharing(num_chains, epochs)
     if as_json:
-        terminal.out.print(found.model_dump_json(indent=2), markup=False, soft_wrap=True)
+        _print_json(found)
         return
     stages = count_text(found.num_stages, "distinct stage")
     lines = (
@@ -96,15 +96,14 @@ def print_sharing(num_chains: int, epochs: float, *, as_json: bool) -> None:
 
 def print_schedule(names: Sequence[str], num_gpus: int | None, num_seeds: int | None, *, as_json: bool) -> None:
     """Simulate workloads under the policy, first in first out, and without sharing."""
-    from w2s_ray.bench.schedule import ScheduleBench, bench_schedule
+    from w2s_ray.bench.schedule import bench_schedule
     from w2s_ray.bench.workload import committed_workloads, load_workload
 
     ours = committed_workloads()
     paths = {Path(name).stem: ours.get(name, Path(name)) for name in names or ours}
     found = [bench_schedule(name, load_workload(path, num_gpus, num_seeds)) for name, path in paths.items()]
     if as_json:
-        text = TypeAdapter(list[ScheduleBench]).dump_json(found, indent=2).decode()
-        terminal.out.print(text, markup=False, soft_wrap=True)
+        _print_json(found)
         return
     headings = ("policy", "makespan", "over bound", "busy", "crews", "failures", "decisions/s")
     for result in found:
@@ -123,6 +122,10 @@ def print_schedule(names: Sequence[str], num_gpus: int | None, num_seeds: int | 
                 f"{each.decisions_per_second:,.0f}",
             )
         terminal.out.print(table)
+
+
+def _print_json(found: Spec | Sequence[Spec]) -> None:
+    terminal.out.print(to_json(found, indent=2).decode(), markup=False, soft_wrap=True)
 
 
 def _table(first: str, *others: str) -> Table:

@@ -32,8 +32,8 @@ def run(
     path: Path, store_folder: Path, overrides: Sequence[str], *, address: str | None, retry_failed: bool, yes: bool
 ) -> int:
     """Run the study at `path`; return the exit code."""
-    check_number(load_study(path, overrides), yes=yes)
     study, store = open_for_writing(path, store_folder, overrides, "run")
+    check_number(study, yes=yes)
     resolution = _resolve(study, store)
     for line in notices(study):
         terminal.out.print(line, markup=False, soft_wrap=True)
