@@ -16,7 +16,7 @@ import pytest
 from tests.cli.conftest import Ran, command, environment, fails, stage_rows, w2s
 from w2s_ray import load_study, read_results
 from w2s_ray.scheduling.resolve import locked
-from w2s_ray.spec.chain import compile_study
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.store.artifacts import ArtifactStore
 
 NUM_STAGES = 4

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from tests.cli.conftest import command, environment, w2s
-from w2s_ray.spec.chain import PlannedStage, compile_study, distinct_stages
+from w2s_ray.spec.chain import PlannedStage, distinct_stages
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import load_study
 from w2s_ray.store.artifacts import ArtifactStore
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from w2s_ray.data.prepare import PreparedTask, prepare_task
 from w2s_ray.data.splits import draw, num_test
-from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask, compile_study, distinct_stages
+from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask, distinct_stages
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.stage import PredictionSpec
 from w2s_ray.spec.study import Study

@@ -7,7 +7,8 @@ from synthetic import SyntheticStudy
 
 from w2s_ray.report.findings import ArmSummary, Summary
 from w2s_ray.report.summary import chain_figures, summarise
-from w2s_ray.spec.chain import PlannedStage, compile_study
+from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.compile import compile_study
 
 Skill = Callable[[PlannedStage], float]
 

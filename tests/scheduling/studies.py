@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from w2s_ray.spec.chain import Chain, Resolution, ResolvedModel, ResolvedTask, compile_study
+from w2s_ray.spec.chain import Chain, Resolution, ResolvedModel, ResolvedTask
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
 

@@ -14,7 +14,8 @@ from w2s_ray.errors import DataError, ModelError
 from w2s_ray.scheduling import estimate
 from w2s_ray.scheduling.plan import Plan, plan
 from w2s_ray.scheduling.resolve import LOCK_NAME, locked, resolve, resolve_whole
-from w2s_ray.spec.chain import PlannedStage, compile_study, distinct_stages
+from w2s_ray.spec.chain import PlannedStage, distinct_stages
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study

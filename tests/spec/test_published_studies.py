@@ -4,14 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from w2s_ray.spec.chain import (
-    CandidateCompiler,
-    Resolution,
-    ResolvedModel,
-    ResolvedTask,
-    compile_study,
-    distinct_stages,
-)
+from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask, distinct_stages
+from w2s_ray.spec.compile import CandidateCompiler, compile_study
 from w2s_ray.spec.load import load_study
 
 FOLDER = Path(__file__).parents[2] / "tune_configs"

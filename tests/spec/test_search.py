@@ -6,7 +6,8 @@ import pytest
 
 from tests.scheduling.studies import chains_of, resolution_of, small_study
 from w2s_ray.errors import StudyError
-from w2s_ray.spec.chain import CandidateCompiler, compile_study, distinct_stages
+from w2s_ray.spec.chain import distinct_stages
+from w2s_ray.spec.compile import CandidateCompiler, compile_study
 from w2s_ray.spec.search import Candidate, Found, Point, Range, SearchSpec, best, chosen, distributions
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import at, executions, notices

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from w2s_ray.spec.chain import compile_study
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.study import Study, TrackingSpec
 from w2s_ray.tracking.fanout import Fanout
 from w2s_ray.tracking.jsonl import JsonLinesTracker

@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from w2s_ray.data.prepare import PreparedTask, prepare_task
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
-from w2s_ray.spec.chain import Chain, Resolution, ResolvedModel, ResolvedTask, compile_study
+from w2s_ray.spec.chain import Chain, Resolution, ResolvedModel, ResolvedTask
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore

@@ -15,7 +15,8 @@ from tests.training.conftest import Onlooker
 from w2s_ray.data.prepare import prepare_task
 from w2s_ray.errors import StoreError
 from w2s_ray.ladder import publish as publishing
-from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask, compile_study
+from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import load_study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.task import SCHEMA, TaskData

@@ -14,7 +14,8 @@ from typing import Any
 
 from w2s_ray.bench.local_task import write_task
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.chain import compile_study, distinct_stages
+from w2s_ray.spec.chain import distinct_stages
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
 from w2s_ray.store.artifacts import ArtifactStore
 

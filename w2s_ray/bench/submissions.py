@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask, compile_study, distinct_stages
+from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask, distinct_stages
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
 from w2s_ray.store.artifacts import ArtifactStore
 

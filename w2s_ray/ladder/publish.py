@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from w2s_ray.errors import StoreError
 from w2s_ray.scheduling.resolve import resolve
-from w2s_ray.spec.chain import PlannedStage, compile_study, distinct_stages
+from w2s_ray.spec.chain import PlannedStage, distinct_stages
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import load_study
 from w2s_ray.spec.stage import ModelSource
 from w2s_ray.store.artifacts import ArtifactStore

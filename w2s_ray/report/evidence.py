@@ -13,7 +13,8 @@ from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
 from w2s_ray.science.metrics import accuracy, degeneracy_warning
-from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, compile_study, distinct_stages
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.search import Found
 from w2s_ray.spec.stage import LabelledSplit, SplitSpec, WeakLabels

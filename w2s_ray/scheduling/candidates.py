@@ -24,7 +24,8 @@ from w2s_ray.data.splits import draw
 from w2s_ray.scheduling.messages import TrialReport
 from w2s_ray.scheduling.trial import Asking
 from w2s_ray.science.metrics import accuracy
-from w2s_ray.spec.chain import CandidateCompiler, Chain, PlannedStage, Resolution, distinct_stages
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
+from w2s_ray.spec.compile import CandidateCompiler
 from w2s_ray.spec.search import Asha, Pbt, Point, SearchSpec, chosen
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import level_of

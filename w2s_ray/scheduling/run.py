@@ -36,7 +36,8 @@ from w2s_ray.scheduling.trials import Trials, Tuning
 from w2s_ray.scheduling.view import StudyStatus, StudyView, Turn
 from w2s_ray.scheduling.worker import CrewPlan
 from w2s_ray.scheduling.writer import ActorName, Writer
-from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, compile_study, distinct_stages
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import executions

@@ -7,7 +7,8 @@ from functools import partial
 
 from w2s_ray.scheduling.view import StudyView
 from w2s_ray.scheduling.writer import ChainJudge, TrackerFactory
-from w2s_ray.spec.chain import PlannedStage, Resolution, compile_study, distinct_stages
+from w2s_ray.spec.chain import PlannedStage, Resolution, distinct_stages
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore

@@ -1,7 +1,7 @@
 """The study: all that one YAML file asks for.
 
 tasks × ladder × chains × methods × seeds. Every field has its unit and meaning right below it; defaults suit a small
-study on a laptop. `load.py` reads the file, `chain.py` compiles it.
+study on a laptop. `load.py` reads the file, `compile.py` compiles it.
 """
 
 from itertools import combinations

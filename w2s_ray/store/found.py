@@ -1,7 +1,8 @@
 """What a study's search came to, in the study's folder."""
 
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.chain import CandidateCompiler, Chain, Resolution, compile_study
+from w2s_ray.spec.chain import Chain, Resolution
+from w2s_ray.spec.compile import CandidateCompiler, compile_study
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
