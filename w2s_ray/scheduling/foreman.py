@@ -11,12 +11,12 @@ Every method is idempotent, because Ray repeats the calls that were under way wh
 import asyncio
 import hashlib
 import logging
-import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from w2s_ray.errors import LeaseHeld, W2SError
+from w2s_ray.scheduling.askers import Askers
 from w2s_ray.scheduling.clock import Clock
 from w2s_ray.scheduling.mail import Mail
 from w2s_ray.scheduling.messages import LEAVE, Bulletin, CrewCard, CrewRequest, Order, TrialReport
@@ -38,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 LONG_POLL_SECONDS = 5.0
 """How long a crew or a trial is kept waiting for news before it hears that there are none."""
-_SILENT_SECONDS = 60.0
-"""After which a process that asked for a trial and said nothing since is taken for dead."""
 HELD_SECONDS = 3.0
 """Between two looks at a stage that another run has in hand."""
 
@@ -81,8 +79,7 @@ class Foreman:
         self._mail = Mail()
         self._chains: dict[str, tuple[Chain, ...]] = {}
         """By trial."""
-        self._askers: dict[str, dict[str, float]] = {}
-        """By trial, the processes that ask for it, and when each was last heard."""
+        self._askers = Askers()
         self._reports: dict[str, TrialReport] = {}
         self._points: dict[str, Point] = {}
         self._judged: dict[str, tuple[Point, ...]] = {}
@@ -99,11 +96,9 @@ class Foreman:
     async def submit(self, chains: Sequence[Chain], trial: str, asker: str | None = None) -> None:
         """Ask for every stage of `chains` on behalf of `trial`; what it asked for before is forgotten.
 
-        `asker` names the process that asks. Tune may start two for one trial and end one of them unused, when it finds
-        an idle one to take over; what it ends withdraws nothing as long as another is there.
+        `asker` names the process that asks; see `Askers`.
         """
-        if asker is not None:
-            self._askers.setdefault(trial, {})[asker] = time.monotonic()
+        self._askers.heard(trial, asker)
         if self._chains.get(trial) == tuple(chains):
             return
         stages = tuple(distinct_stages(chains).values())
@@ -124,18 +119,12 @@ class Foreman:
 
     async def withdraw(self, trial: str, asker: str | None = None) -> None:
         """Forget what `trial` asked for, unless another process than `asker` was heard asking for it of late."""
-        askers = self._askers.get(trial, {})
-        askers.pop(asker or "", None)
-        if any(time.monotonic() - heard < _SILENT_SECONDS for heard in askers.values()):
-            return
-        self._askers.pop(trial, None)
-        if self._forget(trial):
+        if self._askers.left(trial, asker) and self._forget(trial):
             self._carry_out()
 
     async def trial_report(self, trial: str, seen: int = -1, asker: str | None = None) -> TrialReport | None:
         """Return how the trial's chains stand, as soon as that is news; None where the trial is not known."""
-        if asker is not None:
-            self._askers.setdefault(trial, {})[asker] = time.monotonic()
+        self._askers.heard(trial, asker)
         if trial in self._reports and self._reports[trial].version == seen:
             await self._mail.wait(trial, LONG_POLL_SECONDS)
         return self._reports.get(trial)

@@ -1,0 +1,32 @@
+"""Which processes ask for a trial, as far as they are heard.
+
+Tune may start two for one trial and end one of them unused, when it finds an idle one to take over; what it ends takes
+nothing with it as long as another is there. One that was killed says nothing at all.
+"""
+
+import time
+
+_SILENT_SECONDS = 60.0
+"""After which a process that said nothing is taken for dead."""
+
+
+class Askers:
+    """By trial, the processes that ask for it, and when each was last heard."""
+
+    def __init__(self) -> None:
+        """Nobody has asked for anything."""
+        self._heard: dict[str, dict[str, float]] = {}
+
+    def heard(self, trial: str, asker: str | None) -> None:
+        """A process speaks for a trial; None for somebody who asks once and is not heard again."""
+        if asker is not None:
+            self._heard.setdefault(trial, {})[asker] = time.monotonic()
+
+    def left(self, trial: str, asker: str | None) -> bool:
+        """A process asks for a trial no more; say whether nobody else does."""
+        others = self._heard.get(trial, {})
+        others.pop(asker or "", None)
+        if any(time.monotonic() - heard < _SILENT_SECONDS for heard in others.values()):
+            return False
+        self._heard.pop(trial, None)
+        return True
