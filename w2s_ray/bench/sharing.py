@@ -50,7 +50,7 @@ class Sharing(Spec):
     """Of what perfect sharing would gain."""
 
 
-def bench_sharing(num_chains: int = 12, epochs: float = 24.0) -> Sharing:
+def bench_sharing(num_chains: int = 12, epochs: float = 36.0) -> Sharing:
     """Run the sweep, then each of its chains alone."""
     from w2s_ray.api import run_study
     from w2s_ray.scheduling.resolve import locked

@@ -192,7 +192,7 @@ def submissions(
 @bench.command()
 def sharing(
     chains: Annotated[int, typer.Option(min=2, help="Chains of the sweep.")] = 12,
-    epochs: Annotated[float, typer.Option(help="Of each stage; more make stages longer.")] = 24.0,
+    epochs: Annotated[float, typer.Option(help="Of each stage; more make stages longer.")] = 36.0,
     json: AsJson = False,
 ) -> None:
     """What a sweep of chains takes together and each by itself (about half an hour)."""

@@ -10,8 +10,10 @@ from rich.text import Text
 from w2s_ray.report.findings import ArmSummary, Pretrained, SearchSummary, Step, Summary
 from w2s_ray.report.wording import (
     by_level,
+    candidate_status,
     detectable_lines,
     duration,
+    failure_lines,
     marked_label,
     number,
     reasons,
@@ -19,13 +21,13 @@ from w2s_ray.report.wording import (
     search_line,
     seeds_line,
     setting,
+    shown_candidates,
     undefined_line,
     value_of,
     whole,
     with_bounds,
 )
 
-_CANDIDATES_SHOWN = 10
 _STEP_COLUMNS = ("between", "accuracy", "PGR", "difference in PGR")
 _WIDE_COLUMNS = 125
 """From this width on every column is shown."""
@@ -50,7 +52,7 @@ def render(summary: Summary, *, width: int | None = None) -> Group:
     if undefined is not None:
         parts.append(Text(undefined, style="yellow"))
         parts += [Text(f"  {line}", style="dim") for line in reasons(summary)]
-    parts += [Text(f"failed: {chain}: {error}", style="red") for chain, error in summary.failures.items()]
+    parts += [Text(line, style="red") for line in failure_lines(summary)]
     parts += [Text(f"warning: {line}", style="yellow") for line in summary.warnings]
     return Group(*parts)
 
@@ -118,14 +120,12 @@ def _steps_table(steps: tuple[Step, ...]) -> Table:
 def _candidates_table(search: SearchSummary) -> Table:
     """The best candidates, and every one that failed."""
     keys = list(search.candidates[0].settings) if search.candidates else []
-    shown = [one for place, one in enumerate(search.candidates) if place < _CANDIDATES_SHOWN or one.status == "failed"]
     costs = (search.minimise,) if search.minimise is not None else ()
     table = _table("search", ("", *(key.rpartition(".")[2] for key in keys), "status"), ("figure", *costs))
-    for one in shown:
+    for one in shown_candidates(search):
         settings = [setting(one.settings[key]) for key in keys]
-        status = one.status if one.error is None else f"{one.status}: {one.error.strip().splitlines()[-1]}"
         cost = (whole(one.cost),) if costs else ()
-        table.add_row("✓" if one.is_winner else "", *settings, status, number(one.figure), *cost)
+        table.add_row("✓" if one.is_winner else "", *settings, candidate_status(one), number(one.figure), *cost)
     return table
 
 

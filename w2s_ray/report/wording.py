@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from w2s_ray.report.findings import ArmSummary, Comparison, Estimate, SearchSummary, Summary
+from w2s_ray.report.findings import ArmSummary, CandidateSummary, Comparison, Estimate, SearchSummary, Summary
 
 ABSENT = "–"
+_CANDIDATES_SHOWN = 10
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -75,6 +76,23 @@ def search_line(search: SearchSummary) -> str:
     winners = sum(one.is_winner for one in search.candidates)
     picked = f"picked {winners} of {len(search.candidates)} candidates ({came})"
     return f"{picked} by {judged}, {seeds}; above they run on fresh seeds"
+
+
+def shown_candidates(search: SearchSummary) -> list[CandidateSummary]:
+    """Return the best candidates, and every one that failed."""
+    return [one for place, one in enumerate(search.candidates) if place < _CANDIDATES_SHOWN or one.status == "failed"]
+
+
+def candidate_status(candidate: CandidateSummary) -> str:
+    """Say how far a candidate came, and why it failed if it did."""
+    if candidate.error is None:
+        return candidate.status
+    return f"{candidate.status}: {candidate.error.strip().splitlines()[-1]}"
+
+
+def failure_lines(summary: Summary) -> list[str]:
+    """Say of each chain that failed why it did."""
+    return [f"failed: {chain}: {error}" for chain, error in summary.failures.items()]
 
 
 def setting(value: object) -> str:
