@@ -104,6 +104,13 @@ def test_an_address_without_a_cluster_is_refused(home: Path, tmp_path: Path) -> 
     fails(done, 2, "127.0.0.1:1")
 
 
+def test_very_many_chains_are_refused_until_they_are_said_to_be_meant(home: Path, tmp_path: Path) -> None:
+    values = ", ".join(f"{number / 1e6:g}" for number in range(1, 401))
+    space = f"{{optimisation.learning_rate: [{values}], optimisation.weight_decay: [{values}]}}"
+    done = w2s("run", "tiny.yaml", "--store", tmp_path, "--set", f"search={{space: {space}}}", cwd=home)
+    fails(done, 2, "320,000 chains", "more than 100,000", "--yes")
+
+
 def test_an_unexpected_error_is_one_line_and_a_log(home: Path) -> None:
     code = (
         "import sys; from w2s_ray.cli import main, plan\n"

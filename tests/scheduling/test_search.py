@@ -1,13 +1,15 @@
 """Searches on real Ray and Tune: candidates are judged, stopped, varied, restored; the best run on fresh seeds."""
 
 import math
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.scheduling.judged import STEPS, judged_study, others, resolved
+from tests.scheduling.judged import FORGIVEN, STEPS, judged_study, others, resolved
 from tests.scheduling.test_run import Watching, starts
 from w2s_ray.errors import Interrupted
 from w2s_ray.scheduling.candidates import CandidateJudge
@@ -27,7 +29,12 @@ RATES = [1e-5, 1e-4, 1e-3, 1e-2]
 
 
 def go(
-    study: Study, store: ArtifactStore, interrupt: threading.Event | None = None, view: Watching | None = None
+    study: Study,
+    store: ArtifactStore,
+    interrupt: threading.Event | None = None,
+    view: Watching | None = None,
+    *,
+    retry_failed: bool = False,
 ) -> StudyOutcome:
     return run_study(
         study,
@@ -37,7 +44,12 @@ def go(
         view=view or Watching(),
         interrupt=interrupt or threading.Event(),
         settings=SETTINGS,
+        retry_failed=retry_failed,
     )
+
+
+def finished_stages(store: ArtifactStore) -> list[Path]:
+    return [path.parent for path in (store.root / "artifacts").glob("*/record.json") if "-on-" not in path.parent.name]
 
 
 def search(**keys: Any) -> dict[str, Any]:
@@ -66,6 +78,14 @@ def test_a_grid_is_judged_and_its_best_point_runs_on_the_studys_own_seeds(store:
     assert again.trained == () and again.found == found
 
 
+def test_what_a_trials_process_loads_has_no_torch_in_it() -> None:
+    code = (
+        "import sys, w2s_ray.scheduling.candidates, w2s_ray.scheduling.trial, w2s_ray.scheduling.search\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'deepspeed')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_asha_stops_a_weak_candidate_in_the_middle_of_its_student(store: ArtifactStore, tmp_path: Path) -> None:
     scheduler = {"kind": "asha", "reports": 6, "grace_reports": 1, "reduction_factor": 2}
     slow = {"optimisation": {"epochs": 8}}
@@ -88,14 +108,25 @@ def test_asha_stops_a_weak_candidate_in_the_middle_of_its_student(store: Artifac
             assert int(checkpoint.read_text()) < STEPS, "its checkpoint is kept, and its crew went on"
 
 
-@pytest.mark.soak
-def test_a_candidate_that_fails_says_why_and_ends_nobody_else(store: ArtifactStore, tmp_path: Path) -> None:
+def test_a_candidate_that_fails_says_why_and_is_judged_again_when_asked_to(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
     study = judged_study(tmp_path, search={"space": {RATE: [1e-3, 1.0]}, "choose_by": "oracle"})
     found = found_in(go(study, store))
     good, bad = sorted(found.candidates, key=lambda candidate: candidate.status)
     assert (good.status, bad.status) == ("done", "failed")
     assert "the loss is nan" in str(bad.error)
     assert found.winners == (good.point,)
+    before = {folder: store.num_attempts(folder.name.rpartition("-")[2]) for folder in finished_stages(store)}
+    (store.root / FORGIVEN).touch()
+    assert found_in(go(study, store)) == found, "nobody asked"
+    again = found_in(go(study, store, retry_failed=True))
+    assert [candidate.status for candidate in again.candidates] == ["done"] * 2
+    assert {candidate.point for candidate in again.candidates} == {good.point, bad.point}
+    assert (
+        before.items()
+        <= {folder: store.num_attempts(folder.name.rpartition("-")[2]) for folder in finished_stages(store)}.items()
+    ), "what was finished is not trained again"
 
 
 @pytest.mark.soak

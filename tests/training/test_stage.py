@@ -202,6 +202,31 @@ def test_early_stopping_keeps_the_weights_that_agree_best_with_the_weak_labels(t
         assert record.metrics["num_steps"] <= record.metrics["best_step"] + 2
 
 
+def test_reports_come_evenly_over_the_steps_judge_by_labels_and_truth_and_change_nothing(
+    tiny: Tiny, alone: Workers, tmp_path: Path
+) -> None:
+    quiet = Tiny(ArtifactStore(tmp_path / "quiet"), tiny.study, tiny.prepared)
+    quiet.store.prepare()
+    (quiet.store.root / "data").rmdir()
+    (quiet.store.root / "data").symlink_to(tiny.store.root / "data")
+    floor, student = tiny.chain().stages[:2]
+    losses = []
+    for each, num_reports in ((tiny, 3), (quiet, 0)):
+        run_stage(floor, store=each.store, workers=alone, observer=Onlooker())
+        onlooker = Onlooker()
+        asked = student.model_copy(update={"num_reports": num_reports})
+        run_stage(asked, store=each.store, workers=alone, observer=onlooker)
+        reports = [point for point in onlooker.points if point.report]
+        assert [(point.step, point.report) for point in reports] == [(3, 1), (5, 2), (7, 3)][:num_reports]
+        for point in reports:
+            assert set(point.values) == {"validation_agreement", "validation_accuracy"}
+        record = each.store.find(student.identity)
+        assert record is not None
+        lines = map(json.loads, (each.store.verify(record) / "metrics.jsonl").read_text().splitlines())
+        losses.append([line["loss"] for line in lines])
+    assert losses[0] == losses[1]
+
+
 def test_steps_are_taken_in_training_mode_one_graph_at_a_time(
     tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,7 @@ def run_study(
         if all(is_finished(stage, store) for stage in stages.values()):
             num_shared = sum(len(chain.stages) for chain in chains) - len(stages)
             done = {chain.name: ChainOutcome("done") for chain in chains}
+            write_failures({}, study, store)
             return StudyOutcome(done, found=found, num_shared=num_shared)
     from w2s_ray.scheduling.run import Run  # Ray is only loaded where there is something to run
 
