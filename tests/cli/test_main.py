@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli.conftest import ROOT, command, environment, fails, w2s
 from w2s_ray.cli.main import app
+from w2s_ray.cli.terminal import MOST_ROWS
 
 VERBS = ("plan", "run", "status", "report", "export", "submit", "logs", "gc", "doctor", "bench")
 HEAVY = ("torch", "ray", "transformers", "pandas", "numpy", "pyarrow", "wandb", "pydantic")
@@ -109,6 +110,13 @@ def test_very_many_chains_are_refused_until_they_are_said_to_be_meant(home: Path
     space = f"{{optimisation.learning_rate: [{values}], optimisation.weight_decay: [{values}]}}"
     done = w2s("run", "tiny.yaml", "--store", tmp_path, "--set", f"search={{space: {space}}}", cwd=home)
     fails(done, 2, "320,000 chains", "more than 100,000", "--yes")
+
+
+def test_a_list_too_long_to_read_is_cut_and_says_so(home: Path, tmp_path: Path) -> None:
+    seeds = f"seeds=[{', '.join(map(str, range(120)))}]"
+    done = w2s("plan", "tiny.yaml", "--store", tmp_path, "--set", seeds, cwd=home)
+    assert done.code == 0 and "… and 40 more chains; --json lists every one" in done.out
+    assert sum(" → " in line for line in done.out.splitlines()) == MOST_ROWS
 
 
 def test_an_unexpected_error_is_one_line_and_a_log(home: Path) -> None:

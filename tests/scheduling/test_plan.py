@@ -142,6 +142,16 @@ def test_dropout_is_said(home: Path, store: ArtifactStore) -> None:
     assert planned(study_in(home, optimisation={"dropout": 0.1}), store).dropout
 
 
+def test_a_search_that_chooses_says_that_its_winners_come_on_top(home: Path, store: ArtifactStore) -> None:
+    rates = [1e-4, 2e-4, 3e-4, 4e-4]
+    search = {"space": {"optimisation.learning_rate": rates}, "choose_by": "oracle", "num_winners": 2}
+    found = planned(study_in(home, search=search, seeds=[0, 1]), store)
+    assert (len(found.chains), found.num_chains_at_most) == (4 * 2, 4 * 2 + 2 * 2 * 2)
+    assert any("oracle" in line for line in found.notices)
+    listed = planned(study_in(home, search={"space": {"optimisation.learning_rate": rates}}), store)
+    assert len(listed.chains) == listed.num_chains_at_most == 4 * 2
+
+
 def test_planning_is_repeatable(home: Path, store: ArtifactStore) -> None:
     assert planned(study_in(home), store) == planned(study_in(home), store)
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from w2s_ray.cli.amounts import bytes_text, count_text, seconds_text
 from w2s_ray.cli.opening import open_for_writing
-from w2s_ray.cli.terminal import terminal
+from w2s_ray.cli.terminal import MOST_ROWS, terminal
 from w2s_ray.spec.identity import short
 
 if TYPE_CHECKING:
@@ -27,15 +27,17 @@ def print_plan(path: Path, store_folder: Path, overrides: Sequence[str], *, as_j
         return
     _print_chains(found)
     terminal.out.print(_stages(found))
+    terminal.say_left_out(len(found.stages), "stage")
     for line in _summary(found):
         terminal.out.print(line, markup=False, soft_wrap=True)
 
 
 def _print_chains(plan: "Plan") -> None:
     terminal.out.print(f"study {plan.study}: {count_text(len(plan.chains), 'chain')}", markup=False)
-    for chain in plan.chains:
+    for chain in plan.chains[:MOST_ROWS]:
         identities = " → ".join(short(identity) for identity in chain.stages)
         terminal.out.print(f"  {chain.name}: {identities}", markup=False, soft_wrap=True)
+    terminal.say_left_out(len(plan.chains), "chain")
 
 
 def _stages(plan: "Plan") -> Table:
@@ -44,7 +46,7 @@ def _stages(plan: "Plan") -> Table:
         table.add_column(heading, no_wrap=heading in ("identity", "level"))
     for heading in ("parameters", "state per worker", "about", "in store"):
         table.add_column(heading, justify="right")
-    for stage in plan.stages:
+    for stage in plan.stages[:MOST_ROWS]:
         table.add_row(*_row(stage, provisional=bool(plan.unresolved)))
     return table
 
@@ -81,6 +83,10 @@ def _summary(plan: "Plan") -> list[str]:
         )
     else:
         lines.append("nothing to train: every stage is in the store")
+    if plan.num_chains_at_most > len(plan.chains):
+        more = f"{len(plan.chains)} of at most {count_text(plan.num_chains_at_most, 'chain')} are known"
+        lines.append(f"the search has not chosen yet: {more}; the best run on the study's own seeds")
+    lines += plan.notices
     if plan.dropout:
         lines.append("dropout is on: results will depend on the number of workers and the micro-batches")
     for stage in plan.stages:

@@ -8,7 +8,7 @@ from typing import Literal
 from rich.table import Table
 
 from w2s_ray.cli.opening import open_for_reading
-from w2s_ray.cli.terminal import terminal
+from w2s_ray.cli.terminal import MOST_ROWS, terminal
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.identity import short
@@ -50,11 +50,13 @@ def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as
     table = Table(box=None, pad_edge=False)
     for heading in ("identity", "task", "level", "arm", "loss", "state", "steps", "attempts", "training seconds"):
         table.add_column(heading, justify="right" if heading in ("steps", "attempts", "training seconds") else "left")
-    for status in found:
+    urgent_first = sorted(found, key=lambda status: status.state in ("done", "waiting"))
+    for status in urgent_first[:MOST_ROWS] if len(found) > MOST_ROWS else found:
         seconds = "" if status.seconds is None else f"{status.seconds:.1f}"
         names = (short(status.identity), status.task, status.level, status.arm, status.loss, status.state)
         table.add_row(*names, str(status.steps), str(status.attempts), seconds)
     terminal.out.print(table)
+    terminal.say_left_out(len(found), "stage")
     num_done = sum(status.state == "done" for status in found)
     terminal.out.print(f"{num_done} of {len(found)} stages done", markup=False)
     now = read_under_way(study, store)

@@ -15,6 +15,8 @@ from rich.console import Console
 _PIPED_WIDTH = 160
 """Columns of a table that is not printed on a terminal."""
 _UNKNOWN_WIDTH = 80
+MOST_ROWS = 200
+"""Of a list that people are to read; `--json` has the rest."""
 
 
 class Terminal:
@@ -50,6 +52,11 @@ class Terminal:
             os.close(saved)
         self._saved = None
         self.out, self.err = _console(sys.stdout), _console(sys.stderr)
+
+    def say_left_out(self, count: int, word: str) -> None:
+        """Say how many of `count` rows were left out, if any were."""
+        if count > MOST_ROWS:
+            self.out.print(f"… and {count - MOST_ROWS:,} more {word}s; --json lists every one", markup=False)
 
     def explain(self, error: BaseException, said: str | None = None) -> None:
         """Print an error as `said`, or as it says itself; its traceback goes to the log."""

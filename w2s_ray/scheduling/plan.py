@@ -11,8 +11,9 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.execution import ZeroStage
 from w2s_ray.spec.study import Study
+from w2s_ray.spec.variants import count_chains, notices
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.found import every_chain
+from w2s_ray.store.found import every_chain, read_found
 from w2s_ray.store.record import Record, package_versions
 
 _UNKNOWN_CHARS = 400.0
@@ -60,6 +61,10 @@ class Plan(Spec):
     study: str
     chains: tuple[ChainPlan, ...]
     stages: tuple[StagePlan, ...]
+    num_chains_at_most: int
+    """When a search has chosen, its winners' chains come to these; a sampler that learns adds its candidates'."""
+    notices: tuple[str, ...]
+    """What to know of the search before it begins."""
     num_chain_stages: int
     """Stages counted once for each chain that names them."""
     num_shared: int
@@ -89,11 +94,14 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore) -> Plan:
         _plan_stage(stage, users[identity], resolution, store, chars, rates) for identity, stage in stages.items()
     )
     num_chain_stages = sum(len(chain.stages) for chain in chains)
+    is_through = study.search is None or study.search.choose_by is None or read_found(study, store) is not None
     waiting = [stage for stage in planned if not stage.in_store]
     return Plan(
         study=study.name,
         chains=tuple(ChainPlan(name=chain.name, stages=tuple(s.identity for s in chain.stages)) for chain in chains),
         stages=planned,
+        num_chains_at_most=len(chains) if is_through else count_chains(study),
+        notices=tuple(notices(study)),
         num_chain_stages=num_chain_stages,
         num_shared=num_chain_stages - len(stages),
         num_to_train=len(waiting),
