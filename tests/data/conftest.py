@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from w2s_ray.data.prepare import PreparedTask, prepare_task
 from w2s_ray.spec.stage import SplitSpec
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.tasks.task import SCHEMA, TaskData
+from w2s_ray.tasks.task import SCHEMA, Kind, TaskData
 
 Rows = list[dict[str, object]]
 
@@ -23,7 +23,7 @@ class ToyTask:
 
     rows: Rows
     class_names: tuple[str, ...] = ("no", "yes")
-    unlabelled: bool = False
+    kind: Kind = "classes"
     name: str = "toy"
     num_reads: int = 0
 

@@ -20,7 +20,9 @@ RowsOf = Callable[..., Rows]
 def test_a_prepared_task_gives_its_rows_back(toy: Toy, rows_of: RowsOf, store: ArtifactStore) -> None:
     rows = rows_of(10)
     prepared = toy(rows)
-    assert prepared.table().to_pylist() == [{**row, "bundle": row["id"]} for row in rows], "each by itself"
+    assert prepared.table().to_pylist() == [
+        {**row, "other": None, "bundle": row["id"], "stratum": None} for row in rows
+    ], "each by itself"
     assert prepared.ids(np.array([3, 1])) == ["e3", "e1"]
     assert prepared.labels(np.array([3, 0])).tolist() == [1, 0]
     assert load_prepared(store, prepared.fingerprint) == prepared
@@ -93,8 +95,8 @@ def test_a_class_without_examples_is_refused(toy: Toy, rows_of: RowsOf) -> None:
 
 
 def test_text_without_labels_needs_no_classes(toy: Toy, rows_of: RowsOf) -> None:
-    prepared = toy(rows_of(4, num_classes=1), unlabelled=True, class_names=("text",))
-    assert prepared.unlabelled
+    prepared = toy(rows_of(4, num_classes=1), kind="text", class_names=("text",))
+    assert prepared.kind == "text"
 
 
 def test_a_local_file_becomes_a_prepared_task(store: ArtifactStore, tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_every_seed_is_checked(prepared: PreparedTask) -> None:
 
 def test_documents_are_taken_whole_by_origin(toy: Toy, rows_of: RowsOf, split: Split) -> None:
     rows = rows_of(50, num_classes=1) + rows_of(7, num_classes=1, origin="test", prefix="h")
-    prepared = toy(rows, unlabelled=True, class_names=("text",))
+    prepared = toy(rows, kind="text", class_names=("text",))
     assert num_documents(prepared) == (50, 7)
     check_sizes(prepared, **sizes())
     assert sorted(draw(prepared, split(prepared, "text", 50))) == list(range(50))
@@ -217,7 +217,7 @@ def test_documents_are_taken_whole_by_origin(toy: Toy, rows_of: RowsOf, split: S
 
 def test_documents_without_a_held_out_part_are_refused(toy: Toy, rows_of: RowsOf) -> None:
     with pytest.raises(DataError, match="0 held out"):
-        check_sizes(toy(rows_of(50, num_classes=1), unlabelled=True, class_names=("text",)), **sizes())
+        check_sizes(toy(rows_of(50, num_classes=1), kind="text", class_names=("text",)), **sizes())
 
 
 def test_a_task_with_labels_gives_no_documents_because_they_would_hold_its_test_set(

@@ -19,7 +19,7 @@ from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.stage import PredictionSpec
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.tasks.task import SCHEMA, TaskData
+from w2s_ray.tasks.task import SCHEMA, Kind, TaskData
 
 Skill = Callable[[PlannedStage], float]
 """The accuracy that a stage is to have."""
@@ -31,7 +31,7 @@ class ToyTask:
 
     name: str
     num: int
-    unlabelled: bool = False
+    kind: Kind = "classes"
 
     def fingerprint(self) -> str:
         return f"{self.name}-{self.num}"

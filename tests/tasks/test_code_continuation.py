@@ -154,4 +154,4 @@ def test_both_tasks_go_by_their_names_and_have_fingerprints_of_their_own() -> No
     easy, hard = (open_task(TaskSpec(builtin=name)) for name in ("code_continuation", "code_continuation_hard"))
     assert isinstance(easy, CodeContinuation) and isinstance(hard, CodeContinuation)
     assert easy.fingerprint() != hard.fingerprint()
-    assert not easy.unlabelled
+    assert easy.kind == "classes"

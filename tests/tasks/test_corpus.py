@@ -136,7 +136,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_pretraining_text_holds_no_file_that_labelled_tasks_are_made_from(functions: Functions) -> None:
     task = PythonSource()
     data = task.read()
-    assert task.unlabelled and data.table.schema == SCHEMA
+    assert task.kind == "text" and data.table.schema == SCHEMA
     rows = data.table.to_pylist()
     task_files = {function.file for function in functions if function.pool == "task"}
     assert not task_files & {row["group"] for row in rows}

@@ -14,7 +14,7 @@ from w2s_ray.errors import DataError
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks import hub
 from w2s_ray.tasks.registry import open_task, register_task
-from w2s_ray.tasks.task import POOL, SCHEMA, TEST, TaskData
+from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, TaskData
 
 ROWS = [
     {"review": " A fine film . ", "stars": 1, "film": "a"},
@@ -220,7 +220,7 @@ def test_rows_of_the_hub_are_read_at_the_commit_that_the_hub_names(monkeypatch: 
 
 def test_a_task_of_ones_own_is_named_like_a_builtin() -> None:
     class Mine:
-        unlabelled = False
+        kind: Kind = "classes"
 
         def fingerprint(self) -> str:
             return "mine"

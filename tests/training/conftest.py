@@ -19,7 +19,7 @@ from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.tasks.task import SCHEMA, TaskData
+from w2s_ray.tasks.task import SCHEMA, Kind, TaskData
 from w2s_ray.training.models import load_tokenizer
 from w2s_ray.training.progress import Point
 from w2s_ray.training.workers import Workers
@@ -31,7 +31,7 @@ DOWN = ("cold", "dark", "harsh", "wild", "bitter")
 class Moods:
     """Sentences of ragged length whose mood words tell the label."""
 
-    unlabelled = False
+    kind: Kind = "classes"
 
     def fingerprint(self) -> str:
         return "moods"

@@ -19,7 +19,7 @@ from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, Resolved
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import load_study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.tasks.task import SCHEMA, TaskData
+from w2s_ray.tasks.task import SCHEMA, Kind, TaskData
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 
@@ -29,7 +29,7 @@ NUM_DOCUMENTS, NUM_HELD_OUT = 120, 10
 class Counting:
     """Documents that all count upwards, so that the next token can be known."""
 
-    unlabelled = True
+    kind: Kind = "text"
 
     def fingerprint(self) -> str:
         return "counting"

@@ -21,9 +21,9 @@ from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import RECORD_NAME, check_files, digest_files, publish_folder, write_file
 from w2s_ray.store.record import utc_now
-from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Task, TaskData
+from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, Task, TaskData
 
-RECIPE = 1
+RECIPE = 2
 """Version of preparation and of the way splits are drawn; raised when the same task would give other splits."""
 EXAMPLES_NAME = "examples.arrow"
 
@@ -35,7 +35,7 @@ class PreparedRecord(Spec):
     task: str
     """The name it was prepared under."""
     class_names: tuple[str, ...]
-    unlabelled: bool
+    kind: Kind
     test_fraction: float
     num_examples: int
     prepared_at: str
@@ -49,7 +49,7 @@ class PreparedTask:
     fingerprint: str
     folder: Path
     class_names: tuple[str, ...]
-    unlabelled: bool
+    kind: Kind
     test_fraction: float
     """Share of the groups kept for the test set where no example has the origin `test`."""
 
@@ -58,8 +58,18 @@ class PreparedTask:
         """How many classes there are."""
         return len(self.class_names)
 
+    @property
+    def is_classified(self) -> bool:
+        """Whether its examples have classes, which splits are balanced by."""
+        return self.kind in ("classes", "pairs")
+
+    @property
+    def texts_per_example(self) -> int:
+        """Two for pairs, one elsewhere."""
+        return 2 if self.kind == "pairs" else 1
+
     def table(self) -> pa.Table:
-        """Return all examples, mapped into memory: columns id, text, label, group, bundle, origin."""
+        """Return all examples, mapped into memory: with the columns of `SCHEMA`."""
         with pa.memory_map(str(self.folder / EXAMPLES_NAME)) as source:
             return pa.ipc.open_file(source).read_all()
 
@@ -91,7 +101,7 @@ def prepare_task(store: ArtifactStore, name: str, task: Task, test_fraction: flo
     if found is not None:
         return found
     data = task.read()
-    table = _checked(name, data, task.unlabelled)
+    table = _checked(name, data, task.kind)
 
     def fill(folder: Path) -> None:
         with pa.OSFile(str(folder / EXAMPLES_NAME), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -100,7 +110,7 @@ def prepare_task(store: ArtifactStore, name: str, task: Task, test_fraction: flo
             fingerprint=fingerprint,
             task=name,
             class_names=data.class_names,
-            unlabelled=task.unlabelled,
+            kind=task.kind,
             test_fraction=test_fraction,
             num_examples=table.num_rows,
             prepared_at=utc_now(),
@@ -147,7 +157,7 @@ def _find(store: ArtifactStore, fingerprint: str) -> PreparedTask | None:
                 fingerprint=fingerprint,
                 folder=folder,
                 class_names=record.class_names,
-                unlabelled=record.unlabelled,
+                kind=record.kind,
                 test_fraction=record.test_fraction,
             )
     return None
@@ -161,7 +171,7 @@ def _check_once(folder: Path, written_ns: int) -> None:
     check_files(folder, record.files)
 
 
-def _checked(name: str, data: TaskData, unlabelled: bool) -> pa.Table:
+def _checked(name: str, data: TaskData, kind: Kind) -> pa.Table:
     """Return a task's table in the stored shape, after every rule that no task may break."""
     table = data.table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
     where = f"task {name}"
@@ -169,16 +179,18 @@ def _checked(name: str, data: TaskData, unlabelled: bool) -> pa.Table:
         raise DataError(f"{where} has no examples", "a task has examples", "check its files and columns")
     bundles = pc.coalesce(table["bundle"], table["id"])
     table = table.set_column(SCHEMA.get_field_index("bundle"), SCHEMA.field("bundle"), bundles)
-    for column in SCHEMA.names:
+    optional = {"stratum"} if kind in ("pairs", "answers") else {"stratum", "other"}
+    for column in (name for name in SCHEMA.names if name not in optional):
         lacking = table[column].null_count
         if lacking:
             raise DataError(f"{where}: {lacking} rows lack {column!r}", "no value is missing", "drop those rows")
     _check_ids(where, table["id"])
     origins = set(pc.unique(table["origin"]).to_pylist())
     assert origins <= {POOL, TEST}, origins
-    if unlabelled:
+    if kind == "text":
         return table
-    _check_labels(where, table["label"], data.class_names)
+    if kind != "answers":
+        _check_labels(where, table["label"], data.class_names)
     groups = merged_groups(table["group"].to_pylist(), table["text"].to_pylist())
     return table.set_column(SCHEMA.get_field_index("group"), SCHEMA.field("group"), pa.array(groups, pa.string()))
 

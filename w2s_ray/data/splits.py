@@ -38,10 +38,10 @@ def draw(prepared: PreparedTask, split: SplitSpec) -> np.ndarray:
         DataError: when there are too few examples.
     """
     rows = _candidates(prepared, split)
-    if split.balance and not prepared.unlabelled:
+    if split.balance and prepared.is_classified:
         rows = _taking_turns(rows, prepared.labels(rows), prepared.num_classes)
     if len(rows) < split.num_examples:
-        kind = "balanced " if split.balance and not prepared.unlabelled else ""
+        kind = "balanced " if split.balance and prepared.is_classified else ""
         raise DataError(
             f"{split.name} asks for {split.num_examples} {kind}examples, there are {len(rows)}",
             "no example serves twice",
@@ -56,7 +56,7 @@ def num_test(prepared: PreparedTask, test_examples: int | None = None) -> int:
     Raises:
         DataError: when there are fewer than asked for.
     """
-    if prepared.unlabelled:
+    if prepared.kind == "text":
         return 0
     counts = _class_counts(prepared, _test_order(prepared))
     available = _balanced_size(counts)
@@ -77,7 +77,7 @@ def num_test(prepared: PreparedTask, test_examples: int | None = None) -> int:
 
 def num_documents(prepared: PreparedTask) -> tuple[int, int]:
     """Return how many documents are for training and how many are held out; (0, 0) for a task with labels."""
-    if not prepared.unlabelled:
+    if prepared.kind != "text":
         return 0, 0
     return len(_documents(prepared, held_out=False)), len(_documents(prepared, held_out=True))
 
@@ -97,7 +97,7 @@ def check_sizes(
     Raises:
         DataError: with the counts wanted and there, the longest ladder that fits, and what to change.
     """
-    if prepared.unlabelled:
+    if prepared.kind == "text":
         _check_documents(prepared)
         return
     num_test(prepared, test_examples)
@@ -125,7 +125,7 @@ def _candidates(prepared: PreparedTask, split: SplitSpec) -> np.ndarray:
     if split.is_test:
         return _test_order(prepared)
     if split.name in ("text", "held_out"):
-        if not prepared.unlabelled:
+        if prepared.kind != "text":
             raise DataError(
                 f"the split {split.name} of a task with labels",
                 "next_token learns from tasks without labels: labelled examples would include the test set",

@@ -130,7 +130,7 @@ def _tokenised(prepared: PreparedTask, tokenizer: "PreTrainedTokenizerFast") -> 
         pieces.append(np.array([token for each in encoded for token in each], dtype=dtype))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(lengths, dtype=np.int64))])
     empty = np.flatnonzero(np.array(lengths) == 0)
-    if empty.size and not prepared.unlabelled:
+    if empty.size and prepared.kind != "text":
         example = json.dumps(table["id"][int(empty[0])].as_py())
         raise DataError(
             f"{empty.size} examples have no tokens, the first is {example}",

@@ -116,7 +116,7 @@ def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTa
     task = study.tasks[name]
     study = largest(study)
     _check_objectives(study, name, prepared)
-    if prepared.unlabelled:
+    if prepared.kind == "text":
         documents, held_out = num_documents(prepared)
         return ResolvedTask(
             fingerprint=prepared.fingerprint, num_classes=1, num_test=0, num_documents=documents, num_held_out=held_out
@@ -139,12 +139,12 @@ def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTa
 
 def _check_objectives(study: Study, name: str, prepared: PreparedTask) -> None:
     """Refuse methods that learn from labels where there are none, and pretraining where there are."""
-    wanted = "next_token" if prepared.unlabelled else "classification"
+    wanted = "next_token" if prepared.kind == "text" else "classification"
     for method_name, method in study.methods.items():
         if method.objective != wanted:
             raise DataError(
                 f"methods.{method_name}.objective is {method.objective}, and the task {name} has "
-                f"{'no labels' if prepared.unlabelled else 'labels'}",
+                f"{'no labels' if prepared.kind == 'text' else 'labels'}",
                 "next_token learns from tasks without labels, classification from tasks with them",
                 f"give the method the objective {wanted}, or name another task",
             )

@@ -29,7 +29,7 @@ import pyarrow as pa
 from w2s_ray.spec.identity import identity, seeded_hash
 from w2s_ray.tasks import corpus, manifest
 from w2s_ray.tasks.python_source import function_id
-from w2s_ray.tasks.task import POOL, SCHEMA, TaskData
+from w2s_ray.tasks.task import POOL, SCHEMA, Kind, TaskData
 
 RECIPE = 3
 """Raised whenever this module would make other examples from the same corpus."""
@@ -76,7 +76,7 @@ Pair = tuple[Cut, Cut]
 class CodeContinuation:
     """Is this the line that follows?"""
 
-    unlabelled = False
+    kind: Kind = "classes"
 
     def __init__(self, hard: bool = False) -> None:
         self.name = "code_continuation_hard" if hard else "code_continuation"

@@ -12,7 +12,7 @@ from w2s_ray.spec.identity import identity
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.rows import Row
 from w2s_ray.tasks.table import Source, definition, task_data
-from w2s_ray.tasks.task import POOL, TEST, TaskData
+from w2s_ray.tasks.task import POOL, TEST, Kind, TaskData
 
 TIMEOUT_SECONDS = 10.0
 """How long the hub may take to answer."""
@@ -30,7 +30,7 @@ class HubUnreachable(DataError):
 class HubTask:
     """A task read from a data set on the hub."""
 
-    unlabelled = False
+    kind: Kind = "classes"
 
     def __init__(self, spec: TaskSpec) -> None:
         assert spec.hub is not None

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from w2s_ray.spec.identity import identity
 from w2s_ray.tasks import corpus
-from w2s_ray.tasks.task import POOL, SCHEMA, TEST, TaskData
+from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, TaskData
 
 RECIPE = 1
 """Raised whenever this module would make other documents from the same corpus."""
@@ -17,7 +17,7 @@ RECIPE = 1
 class PythonSource:
     """Functions of installed packages as plain text."""
 
-    unlabelled = True
+    kind: Kind = "text"
 
     def fingerprint(self) -> str:
         """Return the digest of the recipe and the packages' versions.

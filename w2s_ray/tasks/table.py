@@ -22,7 +22,7 @@ from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.rows import Row, file_digest, read_rows
-from w2s_ray.tasks.task import POOL, SCHEMA, TEST, TaskData
+from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, TaskData
 
 RECIPE = 1
 """Raised whenever this module would make other examples from the same rows."""
@@ -47,7 +47,7 @@ class Source:
 class FilesTask:
     """A task read from local files."""
 
-    unlabelled = False
+    kind: Kind = "classes"
 
     def __init__(self, spec: TaskSpec) -> None:
         assert spec.files is not None

@@ -1,9 +1,18 @@
-"""What a task is: a fingerprint, and a table of examples."""
+"""What a task is: a kind, a fingerprint, and a table of examples."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import pyarrow as pa
+
+Kind = Literal["classes", "pairs", "answers", "text"]
+"""What an example is and what is learned of it.
+
+    classes   a text and its class
+    pairs     two texts; class 0 where the first, class 1 where the second (`other`) is the better one
+    answers   a text and the answer (`other`) that is to be written after it
+    text      a text alone, for pretraining
+"""
 
 POOL = "pool"
 """Origin of examples that training, validation and (where there is no other) test sets are drawn from."""
@@ -14,16 +23,20 @@ SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("text", pa.string()),
+        ("other", pa.string()),
         ("label", pa.int64()),
         ("group", pa.string()),
         ("bundle", pa.string()),
+        ("stratum", pa.string()),
         ("origin", pa.string()),
     ]
 )
 """Columns of every task's table.
 
 Examples of one `group` are related and never stand in two splits. Examples of one `bundle`, all of one group, are drawn
-side by side, because they say more together than apart; an example without one (null) stands by itself.
+side by side, because they say more together than apart; an example without one (null) stands by itself. `other` is the
+second text of a pair, or the answer, and null elsewhere. Examples of one `stratum` (a rating band, a topic) are also
+judged by themselves; null where a task has no strata. Answers and texts have the label 0.
 """
 
 
@@ -33,7 +46,7 @@ class TaskData:
 
     Attributes:
         table: one row per example with the columns of `SCHEMA`; ids are unique, labels index `class_names`.
-        class_names: the classes, in label order; one name, `text`, for unlabelled tasks.
+        class_names: the classes, in label order; one name for answers and texts, `answer` or `text`.
     """
 
     table: pa.Table
@@ -41,11 +54,11 @@ class TaskData:
 
 
 class Task(Protocol):
-    """A labelled data set, or (where `unlabelled`) text for pretraining with every label 0."""
+    """A data set."""
 
     @property
-    def unlabelled(self) -> bool:
-        """Whether there are no labels, only text."""
+    def kind(self) -> Kind:
+        """What its examples are."""
 
     def fingerprint(self) -> str:
         """Return the digest of the definition and of the source's content.
