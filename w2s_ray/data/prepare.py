@@ -73,6 +73,15 @@ class PreparedTask:
         with pa.memory_map(str(self.folder / EXAMPLES_NAME)) as source:
             return pa.ipc.open_file(source).read_all()
 
+    def text_numbers(self, row_numbers: np.ndarray) -> np.ndarray:
+        """Return where the texts of these rows stand among the task's tokens: of pairs, the second after the first."""
+        places = range(self.texts_per_example)
+        return np.concatenate([row_numbers + place * self.table().num_rows for place in places])
+
+    def others(self, row_numbers: np.ndarray) -> list[str]:
+        """Return the second texts, or the answers, of these rows."""
+        return list(self.table()["other"].take(pa.array(row_numbers)).to_pylist())
+
     def ids(self, row_numbers: np.ndarray) -> list[str]:
         """Return the example ids of these rows."""
         return list(self.table()["id"].take(pa.array(row_numbers)).to_pylist())

@@ -129,7 +129,7 @@ def _candidates(prepared: PreparedTask, split: SplitSpec) -> np.ndarray:
             raise DataError(
                 f"the split {split.name} of a task with labels",
                 "next_token learns from tasks without labels: labelled examples would include the test set",
-                "give the method the objective `classification`, or name a task without labels",
+                "give the method the objective `labels`, or name a task without labels",
             )
         return _documents(prepared, held_out=split.name == "held_out")
     return _slot_orders(prepared, split.num_levels, split.split_seed)[split.name]

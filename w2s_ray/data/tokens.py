@@ -42,14 +42,14 @@ class TokensRecord(Spec):
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of every example of a task, end to end."""
+    """The tokens of every text of a task, end to end: all first texts, then, for pairs, all second ones."""
 
     token_ids: np.ndarray
     offsets: np.ndarray
-    """int64; example i has the tokens from offsets[i] up to offsets[i + 1]."""
+    """int64; text i has the tokens from offsets[i] up to offsets[i + 1]."""
 
     def rows(self, row_numbers: np.ndarray, context: int) -> list[np.ndarray]:
-        """Return the tokens of each row (int32); longer texts keep their last `context` tokens."""
+        """Return the tokens of each text (int32); longer ones keep their last `context` tokens."""
         ends = self.offsets[row_numbers + 1]
         starts = np.maximum(self.offsets[row_numbers], ends - context)
         spans = zip(starts.tolist(), ends.tolist(), strict=True)
@@ -115,7 +115,8 @@ def _tokenised(prepared: PreparedTask, tokenizer: "PreTrainedTokenizerFast") -> 
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.int32
     pieces: list[np.ndarray] = []
     lengths: list[int] = []
-    for texts in _batches(table["text"]):
+    columns = ("text", "other")[: prepared.texts_per_example]
+    for texts in (texts for column in columns for texts in _batches(table[column])):
         encoded = tokenizer(
             texts,
             add_special_tokens=False,
@@ -131,7 +132,7 @@ def _tokenised(prepared: PreparedTask, tokenizer: "PreTrainedTokenizerFast") -> 
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(lengths, dtype=np.int64))])
     empty = np.flatnonzero(np.array(lengths) == 0)
     if empty.size and prepared.kind != "text":
-        example = json.dumps(table["id"][int(empty[0])].as_py())
+        example = json.dumps(table["id"][int(empty[0]) % table.num_rows].as_py())
         raise DataError(
             f"{empty.size} examples have no tokens, the first is {example}",
             "a text to be classified has a token at least",

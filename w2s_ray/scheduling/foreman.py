@@ -307,7 +307,7 @@ class Foreman:
             self._state.queue.failed(identity, error)
         else:
             self._state.queue.hold(identity, None)
-            if identity in found and entry.predictions <= found:
+            if identity in found and entry.products <= found:
                 self._state.queue.found(identity)
         self._carry_out()
 

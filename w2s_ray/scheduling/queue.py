@@ -1,6 +1,6 @@
 """The queue: every distinct stage once, whoever asks for it, and which of them can run.
 
-A stage is ready when somebody wants it and every prediction that it learns from exists. Ready stages are kept in one
+A stage is ready when somebody wants it and all that it learns from or starts from exists. Ready stages are kept in one
 heap per crew shape, by the longest path that hangs on them, shared ones first among equals; a key that has become stale
 is dropped when it comes to the top. Everything here is bookkeeping: no clock, no store, no Ray. What happens outside
 comes in as events (`submitted`, `started`, `finished`, …), so the same queue serves the foreman, tests and simulations.
@@ -43,9 +43,9 @@ class Entry:
     wanted_by: set[str] = field(default_factory=set)
     """Trials that ask for it."""
     missing: set[str] = field(default_factory=set)
-    """Predictions that it learns from and that do not exist yet."""
+    """What it learns from or starts from and what does not exist yet."""
     handed: frozenset[str] = frozenset()
-    """Predictions that it was asked for when it was handed out."""
+    """What it was asked for when it was handed out."""
     num_deaths: int = 0
     """Crews that died while they ran it."""
     stopping: bool = False
@@ -54,9 +54,9 @@ class Entry:
     error: W2SError | None = None
 
     @property
-    def predictions(self) -> frozenset[str]:
-        """Identities of all predictions that it is asked for."""
-        return frozenset(prediction.identity for prediction in self.stage.predicts)
+    def products(self) -> frozenset[str]:
+        """Identities of all that it is asked for: the stage itself and its predictions."""
+        return self.stage.products
 
     @property
     def ready(self) -> bool:
@@ -106,11 +106,11 @@ class Queue:
         self.trials[trial] = tuple(stage.identity for stage in stages)
         for stage in stages:
             self._add(stage, trial)
-            self._exists |= (stage.requires | {prediction.identity for prediction in stage.predicts}) & found
+            self._exists |= (stage.requires | stage.products) & found
         for identity in self.trials[trial]:
             entry = self.entries[identity]
             entry.missing = set(entry.stage.requires) - self._exists
-            if entry.status is Status.WAITING and identity in found and entry.predictions <= self._exists:
+            if entry.status is Status.WAITING and identity in found and entry.products <= self._exists:
                 entry.status = Status.DONE
         for identity in reversed(self.trials[trial]):
             self._raise_producers(self.entries[identity])
@@ -131,7 +131,7 @@ class Queue:
     def started(self, identity: str) -> None:
         """A crew has it."""
         entry = self.entries[identity]
-        entry.status, entry.stopping, entry.handed = Status.RUNNING, False, entry.predictions
+        entry.status, entry.stopping, entry.handed = Status.RUNNING, False, entry.products
         self._refresh(identity)
 
     def stop_asked(self, identity: str) -> None:
@@ -141,12 +141,12 @@ class Queue:
     def finished(self, identity: str) -> None:
         """Trained, with every prediction that was asked for when it was handed out."""
         entry = self.entries[identity]
-        entry.status = Status.DONE if entry.predictions <= entry.handed else Status.WAITING
+        entry.status = Status.DONE if entry.products <= entry.handed else Status.WAITING
         self._refresh(identity)
-        for prediction in entry.handed:
-            self._exists.add(prediction)
-            for consumer in self._consumers[prediction]:
-                self.entries[consumer].missing.discard(prediction)
+        for product in entry.handed:
+            self._exists.add(product)
+            for consumer in self._consumers[product]:
+                self.entries[consumer].missing.discard(product)
                 self._refresh(consumer)
 
     def stopped(self, identity: str) -> None:
@@ -170,8 +170,8 @@ class Queue:
         entry = self.entries[identity]
         entry.status, entry.error = Status.FAILED, error
         self._refresh(identity)
-        for prediction in entry.predictions:
-            for consumer in tuple(self._consumers[prediction]):
+        for product in entry.products:
+            for consumer in tuple(self._consumers[product]):
                 self._fail_if_supervisor_failed(consumer)
 
     def hold(self, identity: str, reason: str | None) -> None:
@@ -224,9 +224,9 @@ class Queue:
         if entry.held is not None:
             return entry.held
         if entry.missing:
-            producers = {self._producer.get(prediction, prediction) for prediction in entry.missing}
+            producers = {self._producer.get(product, product) for product in entry.missing}
             names = [name_of(self.entries[one].stage) if one in self.entries else short(one) for one in producers]
-            return f"learns from {', '.join(sorted(names))}"
+            return f"waits for {', '.join(sorted(names))}"
         if not entry.wanted_by:
             return "nobody wants it any more"
         workers = entry.stage.execution.workers
@@ -250,12 +250,12 @@ class Queue:
             self.entries[stage.identity] = entry
         else:
             entry.stage = merge(entry.stage, stage)
-            if entry.status is Status.DONE and not entry.predictions <= self._exists:
+            if entry.status is Status.DONE and not entry.products <= self._exists:
                 entry.status = Status.WAITING
                 self._changed |= entry.wanted_by
         entry.wanted_by.add(trial)
-        for prediction in stage.predicts:
-            self._producer[prediction.identity] = stage.identity
+        for product in stage.products:
+            self._producer[product] = stage.identity
         for required in stage.requires:
             self._consumers[required].add(stage.identity)
 
@@ -290,7 +290,7 @@ class Queue:
     def _weigh(self, identity: str) -> None:
         """Find the longest path that begins here; where it has changed, so have those of its supervisors."""
         entry = self.entries[identity]
-        consumers = {one for prediction in entry.predictions for one in self._consumers[prediction]}
+        consumers = {one for product in entry.products for one in self._consumers[product]}
         after = (self.entries[one].remaining for one in consumers if self.entries[one].wanted_by)
         remaining = entry.cost + max(after, default=0.0)
         if remaining != entry.remaining:

@@ -5,6 +5,7 @@ study's folder. Hub revisions are read back from there, so that a study that beg
 """
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -17,7 +18,8 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.load import STUDY_NAME
-from w2s_ray.spec.study import LevelSpec, Study, TaskSpec
+from w2s_ray.spec.study import LevelSpec, MethodSpec, Study, TaskSpec
+from w2s_ray.spec.trainable import Probe, Prompt
 from w2s_ray.spec.variants import largest
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
@@ -115,11 +117,16 @@ def _prepared(store: ArtifactStore, name: str, task: TaskSpec, lock: Lock | None
 def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTask:
     task = study.tasks[name]
     study = largest(study)
-    _check_objectives(study, name, prepared)
+    _check_kind(study, name, prepared)
     if prepared.kind == "text":
         documents, held_out = num_documents(prepared)
         return ResolvedTask(
-            fingerprint=prepared.fingerprint, num_classes=1, num_test=0, num_documents=documents, num_held_out=held_out
+            fingerprint=prepared.fingerprint,
+            kind="text",
+            num_classes=1,
+            num_test=0,
+            num_documents=documents,
+            num_held_out=held_out,
         )
     check_sizes(
         prepared,
@@ -132,22 +139,49 @@ def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTa
     )
     return ResolvedTask(
         fingerprint=prepared.fingerprint,
+        kind=prepared.kind,
         num_classes=prepared.num_classes,
+        class_names=prepared.class_names,
         num_test=num_test(prepared, task.test_examples),
     )
 
 
-def _check_objectives(study: Study, name: str, prepared: PreparedTask) -> None:
-    """Refuse methods that learn from labels where there are none, and pretraining where there are."""
-    wanted = "next_token" if prepared.kind == "text" else "classification"
+def _check_kind(study: Study, name: str, prepared: PreparedTask) -> None:
+    """Refuse methods that ask of a task what its kind does not have."""
     for method_name, method in study.methods.items():
+        if not method.serves(name):
+            continue
+        wanted = "next_token" if prepared.kind == "text" else "labels"
         if method.objective != wanted:
             raise DataError(
                 f"methods.{method_name}.objective is {method.objective}, and the task {name} has "
                 f"{'no labels' if prepared.kind == 'text' else 'labels'}",
-                "next_token learns from tasks without labels, classification from tasks with them",
-                f"give the method the objective {wanted}, or name another task",
+                "next_token learns from tasks without labels, `labels` from tasks with them",
+                f"give the method the objective {wanted}, or name the tasks that it is for (methods.{method_name}.tasks)",
             )
+        for key in _asked_in_vain(method, prepared):
+            raise DataError(
+                f"methods.{method_name}.{key}, and the examples of the task {name} are {prepared.kind}",
+                _KIND_RULES[prepared.kind],
+                f"drop it, or name the tasks that the method is for (methods.{method_name}.tasks)",
+            )
+
+
+_KIND_RULES = {
+    "answers": "answers are written token by token: there are no class probabilities to mix, and no head to probe",
+    "pairs": "a prompt names a class of one text; a pair is compared by its two scores",
+}
+
+
+def _asked_in_vain(method: MethodSpec, prepared: PreparedTask) -> Iterator[str]:
+    """Keys of a method that the task's kind cannot serve."""
+    if prepared.kind == "answers":
+        yield from (f"losses.{level} is {loss.kind}" for level, loss in method.losses.items() if loss.kind != "naive")
+        yield from (f"trainable.{level} is probe" for level, own in method.trainable.items() if isinstance(own, Probe))
+    if prepared.kind == "pairs":
+        yield from (f"trainable.{level} is prompt" for level, own in method.trainable.items() if isinstance(own, Prompt))
+        if "zero_shot" in method.arms:
+            yield "arms holds zero_shot"
 
 
 def _pinned(lock: Lock | None, name: str, level: LevelSpec) -> str | None:

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from functools import cached_property
 
-from w2s_ray.spec.base import Spec
+from w2s_ray.spec.base import Kind, Spec
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.search import Point
 from w2s_ray.spec.stage import (
     PredictionSpec,
+    StageSource,
     StageSpec,
     WeakLabels,
 )
@@ -18,7 +19,9 @@ class ResolvedTask(Spec):
     """What a task's name came to."""
 
     fingerprint: str
+    kind: Kind = "classes"
     num_classes: int
+    class_names: tuple[str, ...] = ()
     num_test: int
     """Examples of the test set as this study uses it."""
     num_documents: int = 0
@@ -64,9 +67,16 @@ class PlannedStage(Spec):
 
     @cached_property
     def requires(self) -> frozenset[str]:
-        """Identities of the predictions that must exist before it can train."""
+        """Identities of the predictions, and of the stage it starts from, that must exist before it can train."""
         sets = (*self.spec.train, *((self.spec.validation,) if self.spec.validation else ()))
-        return frozenset(p for part in sets if isinstance(part.labels, WeakLabels) for p in part.labels.predictions)
+        labels = {p for part in sets if isinstance(part.labels, WeakLabels) for p in part.labels.predictions}
+        source = self.spec.starts_from
+        return frozenset(labels | ({source.stage} if isinstance(source, StageSource) else set()))
+
+    @cached_property
+    def products(self) -> frozenset[str]:
+        """Identities of all that it makes: itself and its predictions."""
+        return frozenset((self.identity, *(prediction.identity for prediction in self.predicts)))
 
     @property
     def test_prediction(self) -> PredictionSpec | None:

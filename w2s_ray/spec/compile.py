@@ -10,6 +10,7 @@ hash(seed, level, purpose), so the arms of one model share initialisation and ba
 import functools
 from collections.abc import Iterator
 
+from w2s_ray.spec.base import Kind
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.search import Found, Point
@@ -20,12 +21,15 @@ from w2s_ray.spec.stage import (
     Loss,
     ModelSource,
     NaiveLoss,
+    Objective,
     PredictionSpec,
     SplitSpec,
+    StageSource,
     StageSpec,
     WeakLabels,
 )
 from w2s_ray.spec.study import Arm, LevelSpec, MethodSpec, Study
+from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 from w2s_ray.spec.variants import Variants, candidates, final, optimisation_levels
 
 
@@ -95,7 +99,7 @@ class _Compiler:
         for task in study.tasks:
             for seed in study.seeds:
                 for path in study.paths:
-                    for method in study.methods:
+                    for method in (name for name, each in study.methods.items() if each.serves(task)):
                         stages = _Climb(self, study, ceilings or study, task, path, method, seed).stages()
                         yield Chain(
                             study=study.name,
@@ -135,16 +139,27 @@ class _Climb:
         labels_needed = students if {"direct", "pooled", "self"} & set(arms) else students[:1]
         floor = self._stage("floor", self.path[0], feeds=labels_needed)
         yield floor
+        if "zero_shot" in arms:
+            yield from (self._stage("zero_shot", level) for level in self.path)
         previous = floor
+        truthful: PlannedStage | None = None
         for position, level in enumerate(students):
+            following = students[position + 1 : position + 2]
+            if level in self.method.generative:
+                yield self._stage("generative", level)
             if "chain" in arms:
-                following = students[position + 1 : position + 2]
                 previous = self._stage("chain", level, supervisor=previous, on=(level,), feeds=following)
                 yield previous
             if "direct" in arms:
                 yield self._stage("direct", level, supervisor=floor, on=(level,))
-            if "ceiling" in arms:
-                yield self._stage("ceiling", level)
+            if truthful is not None:
+                yield self._stage("truth_chain", level, supervisor=truthful, on=(level,))
+            if "ceiling" in arms or ("truth_chain" in arms and following):
+                truthful = self._stage("ceiling", level, feeds=following if "truth_chain" in arms else ())
+                yield truthful
+            truthful = truthful if "truth_chain" in arms else None
+            if "ceiling" in arms and self.method.trainable_of(level) != AllWeights():
+                yield self._stage("full_ceiling", level)
             if "pooled" in arms:
                 yield self._stage("pooled", level, supervisor=floor, on=students[: position + 1])
         if "self" in arms:
@@ -168,10 +183,11 @@ class _Climb:
             on: the levels on whose transfer splits it learns from those labels, validated on the last one's.
             feeds: the levels that learn from its labels.
         """
-        entry = (self.ceilings if arm == "ceiling" else self.study).ladder[level]
+        entry = (self.ceilings if arm in ("ceiling", "full_ceiling") else self.study).ladder[level]
         loss = self.method.loss_of(level) if supervisor is not None else NaiveLoss()
         source = supervisor.identity if supervisor is not None else None
-        parts = (id(entry), id(self.study.splits))
+        start = (self.method.generative.get(level), level in self.method.random, self.method.trainable_of(level))
+        parts = (id(entry), id(self.study.splits), *start)
         key = (arm, level, source, on, feeds, self.task, self.seed, loss, self.path[0], parts)
         known = self.compiler.stages.get(key)
         if known is None:
@@ -198,11 +214,16 @@ class _Climb:
         on: tuple[str, ...],
     ) -> StageSpec:
         splits, index = self.study.splits, self.order.index(level)
+        optimisation = entry.optimisation
         train: tuple[LabelledSplit, ...]
+        validation: LabelledSplit | None
         if arm == "pretraining":
             train = (self._true(self._split("text", self.resolved.num_documents)),)
             validation = self._true(self._split("held_out", self.resolved.num_held_out))
-        elif arm == "floor":
+        elif arm == "generative":
+            train, validation = (self._true(self._train_split(level)),), None
+            optimisation = self.method.generative[level]
+        elif level == self.path[0] and supervisor is None:
             train = (self._true(self._split("S", splits.train_examples)),)
             validation = self._true(self._split("V0", splits.validation_examples))
         elif supervisor is None:
@@ -211,24 +232,35 @@ class _Climb:
         else:
             train = tuple(self._labelled(supervisor, self._train_split(each)) for each in on)
             validation = self._labelled(supervisor, self._validation_split(on[-1]))
+        trainable = self._trainable(arm, level)
         return StageSpec(
-            objective=self.method.objective,
-            starts_from=self._source(level, entry),
+            objective="next_token" if arm in ("pretraining", "generative") else _OBJECTIVES[self.resolved.kind],
+            starts_from=self._source(arm, level, entry),
             num_classes=max(self.resolved.num_classes, 1),
+            class_names=self.resolved.class_names if isinstance(trainable, Prompt) else (),
+            trainable=trainable,
             train=train,
             validation=validation,
             loss=loss,
-            optimisation=entry.optimisation,
+            optimisation=optimisation,
             init_seed=_seed(self.seed, index, "init"),
             order_seed=_seed(self.seed, index, "order"),
         )
+
+    def _trainable(self, arm: Arm, level: str) -> Trainable:
+        match arm:
+            case "pretraining" | "generative" | "full_ceiling":
+                return AllWeights()
+            case "zero_shot":
+                return Prompt()
+        return self.method.trainable_of(level)
 
     def _predicted(self, arm: Arm, level: str, feeds: tuple[str, ...]) -> Iterator[SplitSpec]:
         """The splits that a stage predicts: what judges it, and those of the levels that learn from it.
 
         What judges it is the test set, or for a student of a search's candidate its own validation examples.
         """
-        if arm == "pretraining":
+        if arm in ("pretraining", "generative"):
             return
         if not self.compiler.judged:
             yield self._split("test", self.resolved.num_test)
@@ -245,12 +277,15 @@ class _Climb:
         labels: Labels = WeakLabels(predictions=(self.compiler.prediction(supervisor.spec, split).identity,))
         return LabelledSplit(split=split, labels=labels)
 
-    def _source(self, level: str, entry: LevelSpec) -> ModelSource:
+    def _source(self, arm: Arm, level: str, entry: LevelSpec) -> ModelSource | StageSource:
+        if level in self.method.generative and arm not in ("generative", "zero_shot"):
+            return StageSource(stage=self._stage("generative", level).identity, name=entry.model)
         return ModelSource(
             name=entry.model,
             revision=self.compiler.resolution.models[level].revision,
             architecture=entry.architecture,
             pad_token=entry.pad_token,
+            random=level in self.method.random and arm != "zero_shot",
         )
 
     def _train_split(self, level: str) -> SplitSpec:
@@ -269,6 +304,14 @@ class _Climb:
             split_seed=0 if seedless else self.seed,
             balance=name == "test" or (not seedless and self.study.splits.balance_transfer),
         )
+
+
+_OBJECTIVES: dict[Kind, Objective] = {
+    "classes": "classification",
+    "pairs": "preference",
+    "answers": "answer",
+    "text": "next_token",
+}
 
 
 @functools.lru_cache(maxsize=10_000)

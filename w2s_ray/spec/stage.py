@@ -13,12 +13,14 @@ from pydantic import Field
 
 from w2s_ray.spec.base import Fraction, Positive, Spec
 from w2s_ray.spec.identity import identity, short
+from w2s_ray.spec.trainable import AllWeights, Trainable
 
 RECIPE = 1
 """Version of the numerics. Raised when the same spec would no longer give the same weights."""
 
 Precision = Literal["fp32", "bf16"]
-Objective = Literal["classification", "next_token"]
+Objective = Literal["classification", "preference", "answer", "next_token"]
+"""What a stage learns: a text's class, which of two texts is better, what to write after a text, or text itself."""
 
 
 class Architecture(Spec):
@@ -43,6 +45,8 @@ class ModelSource(Spec):
     revision: str
     architecture: Architecture | None = None
     pad_token: str | None = None
+    random: bool = False
+    """Take the model's shape and tokenizer, and draw its weights from the stage's seed."""
 
 
 class StageSource(Spec):
@@ -50,7 +54,7 @@ class StageSource(Spec):
 
     stage: str
     name: str
-    """The model that this stage began from; for people, and its tokenizer."""
+    """The model that this stage began from; for people."""
 
 
 class SplitSpec(Spec):
@@ -165,7 +169,10 @@ class StageSpec(Spec):
     objective: Objective = "classification"
     starts_from: ModelSource | StageSource
     num_classes: Positive = 2
-    """Outputs of the head; unused by `next_token`."""
+    """Classes of a prediction; unused by `answer` and `next_token`."""
+    class_names: tuple[str, ...] = ()
+    """What a prompt calls the classes; empty elsewhere, because no other way of training reads them."""
+    trainable: Trainable = AllWeights()
     train: tuple[LabelledSplit, ...] = Field(min_length=1)
     """One split as a rule; the `pooled` arm learns on several."""
     validation: LabelledSplit | None = None
@@ -185,7 +192,7 @@ class StageSpec(Spec):
         model = self.starts_from.name.split(":")[-1].strip("/").split("/")[-1]
         splits = "+".join(part.split.name for part in self.train)
         source = "gt" if self.train[0].labels.kind == "ground_truth" else "weak"
-        return f"{model}-{splits}-{source}-{self.loss.label}"
+        return "-".join(part for part in (model, splits, source, self.trainable.label, self.loss.label) if part)
 
 
 class PredictionSpec(Spec):

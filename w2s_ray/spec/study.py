@@ -5,17 +5,31 @@ study on a laptop. `load.py` reads the file, `compile.py` compiles it.
 """
 
 from itertools import combinations
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from w2s_ray.spec.base import Fraction, Name, Positive, Spec
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.search import SearchSpec
-from w2s_ray.spec.stage import Architecture, Loss, NaiveLoss, Objective, Optimisation
+from w2s_ray.spec.stage import Architecture, Loss, NaiveLoss, Optimisation
+from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 
-Arm = Literal["floor", "chain", "direct", "ceiling", "self", "pooled", "pretraining"]
-StudentArm = Literal["chain", "direct", "ceiling", "self", "pooled"]
+Arm = Literal[
+    "floor",
+    "member",
+    "zero_shot",
+    "generative",
+    "chain",
+    "truth_chain",
+    "direct",
+    "ceiling",
+    "full_ceiling",
+    "self",
+    "pooled",
+    "pretraining",
+]
+StudentArm = Literal["zero_shot", "chain", "truth_chain", "direct", "ceiling", "self", "pooled"]
 
 SPREAD_KEYS = ("optimisation", "execution")
 """Keys that may stand at the top of a study for every level of its ladder."""
@@ -81,16 +95,35 @@ class LevelSpec(Spec):
 class MethodSpec(Spec):
     """How students learn from labels, and which arms to compare."""
 
-    objective: Objective = "classification"
-    """`next_token` pretrains every level on the task's text; there are no arms then."""
+    objective: Literal["labels", "next_token"] = "labels"
+    """`labels`: what the task's labels say. `next_token` pretrains every level on its text; there are no arms then."""
+    tasks: tuple[Name, ...] | None = None
+    """The tasks that it is for; all of them where not given."""
     arms: tuple[StudentArm, ...] = ("chain", "ceiling")
-    """Which supervisions each student gets, on the same examples."""
+    """Which supervisions each student gets, on the same examples. `truth_chain` trains the students between the first
+    and the last on ground truth; `zero_shot` asks every level's pretrained model without any training."""
     losses: dict[Name, Loss] = Field(default_factory=dict)
     """Loss by level, for the weakly supervised arms; `naive` where a level is not named. Ceilings always use naive."""
+    trainable: dict[Name, Trainable] = Field(default_factory=dict)
+    """Which weights are trained, by level; all of them where a level is not named. Ceilings train alike, and a student
+    that does not train all its weights is also held against the ceiling that does."""
+    generative: dict[Name, Optimisation] = Field(default_factory=dict)
+    """Levels whose students, and their ceilings, first learn the texts of Ti without labels, and how (Burns et al.
+    2023, section 5.2.3)."""
+    random: tuple[Name, ...] = ()
+    """Levels whose students, and their ceilings, begin with random weights instead of pretrained ones: a control."""
+
+    def serves(self, task: str) -> bool:
+        """Say whether the method is for `task`."""
+        return self.tasks is None or task in self.tasks
 
     def loss_of(self, level: str) -> Loss:
         """Return the loss of a weakly supervised student on `level`."""
         return self.losses.get(level, NaiveLoss())
+
+    def trainable_of(self, level: str) -> Trainable:
+        """Return which weights a model on `level` trains."""
+        return self.trainable.get(level, AllWeights())
 
 
 class SplitSizes(Spec):
@@ -191,13 +224,32 @@ class Study(Spec):
             if len(path) < 2 and not pretraining:
                 raise ValueError(f"chain {list(path)} has one level; weak-to-strong needs a supervisor and a student")
         for name, method in self.methods.items():
-            for level in method.losses:
-                if level not in self.ladder:
+            for task in method.tasks or ():
+                if task not in self.tasks:
+                    raise ValueError(f"methods.{name}.tasks names {task!r}; the tasks are {', '.join(self.tasks)}")
+            patient = [level for level, own in method.generative.items() if own.early_stopping is not None]
+            if patient:
+                raise ValueError(f"methods.{name}.generative.{patient[0]}.early_stopping reads labels: texts have none")
+            for key in ("losses", "trainable", "generative", "random"):
+                for level in getattr(method, key):
+                    if level not in self.ladder:
+                        raise ValueError(
+                            f"methods.{name}.{key} names the level {level!r}; the ladder has {', '.join(order)}"
+                        )
+            for level, loss in method.losses.items():
+                if isinstance(method.trainable_of(level), Prompt) and loss != NaiveLoss():
                     raise ValueError(
-                        f"methods.{name}.losses names the level {level!r}; the ladder has {', '.join(order)}"
+                        f"methods.{name}.losses.{level} is {loss.kind}, and a prompt trains nothing; drop the loss, or "
+                        f"choose another trainable.{level}"
+                    )
+            for level in (*method.generative, *method.random):
+                if level in {path[0] for path in self.paths}:
+                    raise ValueError(
+                        f"methods.{name} names {level} under generative or random, and it is a first supervisor; these "
+                        "are for students and their ceilings"
                     )
             if not method.arms:
-                raise ValueError(f"methods.{name}.arms is empty; name one of chain, direct, ceiling, self, pooled")
+                raise ValueError(f"methods.{name}.arms is empty; name one of {', '.join(get_args(StudentArm))}")
             if method.objective == "next_token":
                 patient = [level for level, entry in self.ladder.items() if entry.optimisation.early_stopping]
                 if patient:
@@ -205,11 +257,11 @@ class Study(Spec):
                         f"ladder.{patient[0]}.optimisation.early_stopping reads labels of Vi, and methods.{name} has "
                         "none (objective: next_token)"
                     )
-            if method.objective == "classification":
+            if method.objective == "labels":
                 scratch = [level for level, entry in self.ladder.items() if entry.architecture is not None]
                 if scratch:
                     raise ValueError(
-                        f"ladder.{scratch[0]}.architecture trains from scratch, and methods.{name} classifies; "
+                        f"ladder.{scratch[0]}.architecture trains from scratch, and methods.{name} learns labels; "
                         "a model from scratch learns next tokens (objective: next_token)"
                     )
         if not self.paths:

@@ -134,7 +134,8 @@ def executions(study: Study) -> dict[tuple[str, Execution], None]:
 
 def count_chains(study: Study) -> int:
     """Return how many chains a study comes to at most, candidates and winners together, without compiling them."""
-    each = len(study.tasks) * len(study.paths) * len(study.methods)
+    served = sum(method.serves(task) for task in study.tasks for method in study.methods.values())
+    each = len(study.paths) * served
     search = study.search
     if search is None:
         return each * len(study.seeds)
@@ -197,7 +198,7 @@ def check_search(study: Study) -> None:
 def _check_students(study: Study, search: SearchSpec) -> None:
     """A candidate is judged by the last students of its chains."""
     for name, method in study.methods.items():
-        if "chain" not in method.arms or method.objective != "classification":
+        if "chain" not in method.arms or method.objective != "labels":
             raise StudyError(
                 f"methods.{name} has no chain arm",
                 "candidates are judged by their chains' last students",
@@ -248,7 +249,7 @@ def level_of(study: Study, key: str) -> str | None:
     match key.split("."):
         case ["ladder", level, *_] if level in study.ladder:
             return level
-        case ["methods", _, "losses", level, *_] if level in study.ladder:
+        case ["methods", _, "losses" | "trainable" | "generative", level, *_] if level in study.ladder:
             return level
     return None
 

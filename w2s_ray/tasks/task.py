@@ -1,18 +1,11 @@
 """What a task is: a kind, a fingerprint, and a table of examples."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
-Kind = Literal["classes", "pairs", "answers", "text"]
-"""What an example is and what is learned of it.
-
-    classes   a text and its class
-    pairs     two texts; class 0 where the first, class 1 where the second (`other`) is the better one
-    answers   a text and the answer (`other`) that is to be written after it
-    text      a text alone, for pretraining
-"""
+from w2s_ray.spec.base import Kind as Kind
 
 POOL = "pool"
 """Origin of examples that training, validation and (where there is no other) test sets are drawn from."""
