@@ -32,7 +32,7 @@ class Recipe:
         citation: who made it.
         protocol: how it is made a task and tested, in one phrase.
         subset: its configuration on the hub.
-        pool: the split that training, validation and (without `test`) test examples come from.
+        pool: the split that training, validation and (without `test`) test examples come from; `a+b` joins two.
         test: the split of the test set; without one it is drawn from the pool by group.
         branch: the hub's branch with the rows.
         commit: the commit of that branch; where it is not known, the first resolution of a study locks it.

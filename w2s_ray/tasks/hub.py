@@ -42,9 +42,9 @@ class HubRows:
 
     Attributes:
         name: the data set's id.
-        subset: its configuration.
+        subset: its configuration; of `PARQUET`, the only one where it is not given.
         branch: a branch, a tag or a commit; `PARQUET` is read as Parquet files.
-        pool: the split of the pool.
+        pool: the split of the pool; several are joined by `+`.
         test: the split of the test set, if it has one.
         commit: the commit of `branch` to read; the newest where it is not given.
     """
@@ -75,8 +75,9 @@ class HubRows:
         commit = self._commit()
         if _ask(self.name, commit) is None:
             raise self._unreachable()
-        splits = {POOL: self.pool} | ({TEST: self.test} if self.test else {})
-        return [Source(f"{self.name} ({split})", self._rows(split, commit), origin) for origin, split in splits.items()]
+        splits = [(POOL, split) for split in self.pool.split("+")]
+        splits += [(TEST, split) for split in (self.test or "").split("+") if split]
+        return [Source(f"{self.name} ({split})", self._rows(split, commit), origin) for origin, split in splits]
 
     def _commit(self) -> str:
         for revision in (self.commit, self.branch):
@@ -93,7 +94,7 @@ class HubRows:
         try:
             if self.branch != PARQUET:
                 return load_dataset(self.name, name=self.subset, split=split, revision=commit)
-            files = f"hf://datasets/{self.name}@{commit}/{self.subset or 'default'}/{split}/*.parquet"
+            files = f"hf://datasets/{self.name}@{commit}/{self.subset or '*'}/{split}/*.parquet"
             return load_dataset("parquet", data_files={split: files}, split=split)
         except ConnectionError:
             raise self._unreachable() from None

@@ -104,4 +104,4 @@ def _data_files(folder: Path) -> list[Path]:
 
 
 def _is_of(path: Path, split: str | None) -> bool:
-    return split is not None and path.name.partition(".")[0].partition("-")[0] == split
+    return split is not None and path.name.partition(".")[0].partition("-")[0] in split.split("+")
