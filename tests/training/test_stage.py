@@ -281,8 +281,8 @@ def test_a_head_block_of_its_own_is_drawn_from_the_stages_seed(tiny: Tiny, tmp_p
 def test_early_stopping_goes_back_to_the_best_weights_when_they_are_not_the_last(
     tiny: Tiny, alone: Workers, zero_stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agreements = iter([0.5, 0.9, 0.4, 0.3])
-    monkeypatch.setattr(loop, "agreement_with_labels", lambda *_: next(agreements))
+    agreements = iter([0.5, 0.9, 0.4, 0.3, 0.9])
+    monkeypatch.setattr(ClassLesson, "check", lambda *_: {AGREEMENT: next(agreements)})
     best: dict[str, torch.Tensor] = {}
     save_best = Checkpoints.save_best
 

@@ -35,6 +35,21 @@ def targets(
     return row_numbers, (total_NC / len(part.labels.predictions)).astype(np.float32)
 
 
+def answers(store: ArtifactStore, prepared: PreparedTask, part: LabelledSplit) -> tuple[np.ndarray, list[str]]:
+    """Return the rows of a labelled split of a task of answers, and the answer to be learnt for each.
+
+    Raises:
+        DataError: when the supervisor's answers lack or double an example.
+        StoreError: when they are missing or damaged.
+    """
+    row_numbers = draw(prepared, part.split)
+    if not isinstance(part.labels, WeakLabels):
+        return row_numbers, prepared.others(row_numbers)
+    (source,) = part.labels.predictions
+    written = join_answers(prepared.ids(row_numbers), store.read_answers(source), f"answers {short(source)}")
+    return row_numbers, list(written.texts)
+
+
 def one_hot(labels_N: np.ndarray, num_classes: int) -> np.ndarray:
     """Return all probability on the class that is true."""
     if labels_N.size and labels_N.max() >= num_classes:

@@ -5,7 +5,7 @@ batch to its targets. The confidence loss (Burns et al. 2023, appendix A.4) mixe
 hardened predictions; its threshold is taken over the *whole* optimizer batch, all ranks and micro-batches, because a
 threshold per micro-batch degenerates (at size one it always picks class 0).
 
-Shapes: B a micro-batch, N an optimizer batch, C classes, T tokens, V vocabulary.
+Shapes: B a micro-batch, N an optimizer batch, C classes.
 """
 
 import numpy as np
@@ -21,14 +21,6 @@ FloatArray = npt.NDArray[np.float32]
 def soft_cross_entropy(logits_BC: torch.Tensor, target_BC: torch.Tensor) -> torch.Tensor:
     """Return -Σ target · log softmax(logits), summed over the micro-batch, in fp32."""
     return -(target_BC * log_softmax(logits_BC.float(), dim=-1)).sum()
-
-
-def next_token_cross_entropy(logits_BTV: torch.Tensor, tokens_BT: torch.Tensor, real_B: torch.Tensor) -> torch.Tensor:
-    """Return the summed cross-entropy of each token given those before it; rows with `real_B` 0 weigh nothing."""
-    losses_BT = torch.nn.functional.cross_entropy(
-        logits_BTV[:, :-1].float().flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction="none"
-    ).view(len(tokens_BT), -1)
-    return (losses_BT.sum(dim=1) * real_B).sum()
 
 
 def alpha_at(loss: ConfidenceLoss, step: int, num_steps: int) -> float:

@@ -1,4 +1,4 @@
-"""What a stage learns: classes from the last token, or each next token.
+"""What a stage learns: classes from the last token, or what is written next.
 
 An objective turns the engine's logits into one summed loss per micro-batch and says by how many units (examples or
 tokens) the whole optimizer batch is divided, so that the result does not depend on how the batch was cut.
@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from w2s_ray.spec.stage import ConfidenceLoss, StageSpec
-from w2s_ray.training.feed import Examples, IntArray, MicroBatch
+from w2s_ray.training.feed import IntArray, Labelled, MicroBatch, Written
+from w2s_ray.training.language import learnt_from, written_cross_entropy
 from w2s_ray.training.losses import (
     FloatArray,
     alpha_at,
     confidence_targets,
-    next_token_cross_entropy,
     share_above,
     soft_cross_entropy,
 )
@@ -38,28 +38,29 @@ class Objective(Protocol):
         ...
 
 
-class NextToken:
-    """Cross-entropy of every token given those before it."""
+class Writing:
+    """Cross-entropy of every token that is learnt, given those before it."""
 
-    def __init__(self, examples: Examples) -> None:
+    def __init__(self, examples: Written) -> None:
         self._examples = examples
 
     def units(self, positions_N: IntArray) -> int:
-        """Count the predicted tokens."""
-        return int(self._examples.lengths_N[positions_N].sum() - len(positions_N))
+        """Count the tokens that are learnt."""
+        return self._examples.num_learnt(positions_N)
 
     def losses(
         self, engine: Engine, group: Sequence[MicroBatch], positions_N: IntArray, step: int, num_steps: int
     ) -> Iterator[torch.Tensor]:
         """Yield one loss a micro-batch."""
         for batch in group:
-            yield next_token_cross_entropy(engine(batch.tokens_BT, batch.last_B), batch.tokens_BT, batch.real_B)
+            logits_RTV = engine(batch.tokens_RT, batch.last_R)
+            yield written_cross_entropy(logits_RTV, batch, learnt_from(self._examples, batch))
 
 
 class Classification:
     """Cross-entropy against soft targets; the confidence loss makes its targets from the whole optimizer batch."""
 
-    def __init__(self, spec: StageSpec, examples: Examples, workers: Workers) -> None:
+    def __init__(self, spec: StageSpec, examples: Labelled, workers: Workers) -> None:
         self._loss = spec.loss
         self._examples = examples
         self._workers = workers
@@ -79,19 +80,19 @@ class Classification:
         """
         if not isinstance(self._loss, ConfidenceLoss):
             for batch in group:
-                yield self._against(engine(batch.tokens_BT, batch.last_B), batch, self._examples.targets_NC)
+                yield self._against(engine(batch.tokens_RT, batch.last_R), batch, self._examples.targets_NC)
             return
         alpha = alpha_at(self._loss, step, num_steps)
         if len(group) == 1:
-            logits_BC = engine(group[0].tokens_BT, group[0].last_B)
+            logits_BC = engine(group[0].tokens_RT, group[0].last_R)
             targets_NC = self._confident(group, [logits_BC.detach()], positions_N, alpha)
             yield self._against(logits_BC, group[0], targets_NC)
             return
         with torch.no_grad():
-            logits = [engine(batch.tokens_BT, batch.last_B) for batch in group]
+            logits = [engine(batch.tokens_RT, batch.last_R) for batch in group]
         targets_NC = self._confident(group, logits, positions_N, alpha)
         for batch in group:
-            yield self._against(engine(batch.tokens_BT, batch.last_B), batch, targets_NC)
+            yield self._against(engine(batch.tokens_RT, batch.last_R), batch, targets_NC)
 
     def _confident(
         self, group: Sequence[MicroBatch], logits: Sequence[torch.Tensor], positions_N: IntArray, alpha: float
