@@ -179,7 +179,9 @@ def _asked_in_vain(method: MethodSpec, prepared: PreparedTask) -> Iterator[str]:
         yield from (f"losses.{level} is {loss.kind}" for level, loss in method.losses.items() if loss.kind != "naive")
         yield from (f"trainable.{level} is probe" for level, own in method.trainable.items() if isinstance(own, Probe))
     if prepared.kind == "pairs":
-        yield from (f"trainable.{level} is prompt" for level, own in method.trainable.items() if isinstance(own, Prompt))
+        yield from (
+            f"trainable.{level} is prompt" for level, own in method.trainable.items() if isinstance(own, Prompt)
+        )
         if "zero_shot" in method.arms:
             yield "arms holds zero_shot"
 
