@@ -25,7 +25,7 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import EarlyStopping
 from w2s_ray.store import files
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training import loop, objectives
+from w2s_ray.training import objectives
 from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.losses import soft_cross_entropy
 from w2s_ray.training.models import load_network, load_tokenizer

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from w2s_ray.spec.base import Fraction, Positive, Spec
 from w2s_ray.spec.identity import identity, short
+from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 
 RECIPE = 1
@@ -98,39 +99,6 @@ class LabelledSplit(Spec):
 
     split: SplitSpec
     labels: Labels
-
-
-class NaiveLoss(Spec):
-    """Cross-entropy against the labels as they are (Burns et al. 2023, section 4.1)."""
-
-    kind: Literal["naive"] = "naive"
-
-    @property
-    def label(self) -> str:
-        """Short name for tables and slugs."""
-        return "naive"
-
-
-class ConfidenceLoss(Spec):
-    """Auxiliary confidence loss (Burns et al. 2023, appendix A.4).
-
-    Cross-entropy against (1 - α)·weak + α·hardened self-prediction; α rises linearly to `alpha_max` over the first
-    `warmup_fraction` of training; the hardening threshold splits the whole optimizer batch by `prior`.
-    """
-
-    kind: Literal["confidence"] = "confidence"
-    alpha_max: Fraction = 0.5
-    warmup_fraction: Fraction = 0.2
-    prior: Literal["half", "weak"] = "half"
-    """Share of the batch above the threshold: one half, or the mean soft label over the whole training split."""
-
-    @property
-    def label(self) -> str:
-        """Short name for tables and slugs."""
-        return f"confidence{self.alpha_max:g}"
-
-
-Loss = Annotated[NaiveLoss | ConfidenceLoss, Field(discriminator="kind")]
 
 
 class EarlyStopping(Spec):
