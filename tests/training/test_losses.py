@@ -16,13 +16,8 @@ from w2s_ray.spec.losses import (
     ProductLoss,
     WindowLoss,
 )
-from w2s_ray.training.losses import (
-    FloatArray,
-    OptimizerBatch,
-    next_token_cross_entropy,
-    soft_cross_entropy,
-    student_loss,
-)
+from w2s_ray.training.feed import FloatArray
+from w2s_ray.training.losses import OptimizerBatch, soft_cross_entropy, student_loss
 
 LOGITS = np.random.default_rng(0).normal(0, 1.5, (16, 2)).astype(np.float32)
 WEAK = np.random.default_rng(1).beta(0.7, 0.5, 16)
@@ -245,11 +240,3 @@ def test_soft_cross_entropy_is_summed_and_in_fp32() -> None:
     found = soft_cross_entropy(logits, torch.tensor(LABELS))
     assert found.dtype == torch.float32
     assert float(found) == pytest.approx(len(LOGITS) * mean_against(LABELS.tolist(), logits.float().numpy()), rel=1e-5)
-
-
-def test_next_token_loss_ignores_filler_rows() -> None:
-    torch.manual_seed(0)
-    logits, tokens = torch.randn(2, 5, 7), torch.randint(0, 7, (2, 5))
-    one = next_token_cross_entropy(logits[:1], tokens[:1], torch.ones(1))
-    both = next_token_cross_entropy(logits, tokens, torch.tensor([1.0, 0.0]))
-    torch.testing.assert_close(one, both)

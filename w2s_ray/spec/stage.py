@@ -14,7 +14,7 @@ from pydantic import Field
 from w2s_ray.spec.base import Fraction, Positive, Spec
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.losses import Loss, NaiveLoss
-from w2s_ray.spec.trainable import AllWeights, Trainable
+from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 
 RECIPE = 1
 """Version of the numerics. Raised when the same spec would no longer give the same weights."""
@@ -102,11 +102,13 @@ class LabelledSplit(Spec):
 
 
 class EarlyStopping(Spec):
-    """Keep the weights that agree best with the labels of Vi, and stop when they no longer improve."""
+    """Keep the weights that do best on Vi, and stop when they no longer improve."""
 
     every_steps: Positive = 20
     patience: Positive = 3
     """Evaluations without improvement before training ends."""
+    by: Literal["agreement", "oracle"] = "agreement"
+    """`agreement` with the labels of Vi, or the ground truth of Vi: an `oracle`, and marked as one everywhere."""
 
 
 class Optimisation(Spec):
@@ -153,6 +155,11 @@ class StageSpec(Spec):
     def identity(self) -> str:
         """Digest of the whole spec."""
         return identity("stage", self)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether its model is a language model; otherwise it has a head for classes or scores."""
+        return self.objective in ("answer", "next_token") or isinstance(self.trainable, Prompt)
 
     @property
     def slug(self) -> str:

@@ -1,4 +1,4 @@
-"""What a stage learns: classes from the last token, or each next token.
+"""What a stage learns: classes from the last token, or what is written next.
 
 An objective turns the engine's logits into one summed loss per micro-batch and says by how many units (examples or
 tokens) the whole optimizer batch is divided, so that the result does not depend on how the batch was cut.
@@ -10,8 +10,9 @@ from typing import Protocol
 import torch
 
 from w2s_ray.spec.stage import StageSpec
-from w2s_ray.training.feed import Examples, IntArray, MicroBatch
-from w2s_ray.training.losses import FloatArray, OptimizerBatch, next_token_cross_entropy, student_loss
+from w2s_ray.training.feed import FloatArray, IntArray, Labelled, MicroBatch, Written
+from w2s_ray.training.language import learnt_from, written_cross_entropy
+from w2s_ray.training.losses import OptimizerBatch, student_loss
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
 
@@ -30,28 +31,29 @@ class Objective(Protocol):
         ...
 
 
-class NextToken:
-    """Cross-entropy of every token given those before it."""
+class Writing:
+    """Cross-entropy of every token that is learnt, given those before it."""
 
-    def __init__(self, examples: Examples) -> None:
+    def __init__(self, examples: Written) -> None:
         self._examples = examples
 
     def units(self, positions_N: IntArray) -> int:
-        """Count the predicted tokens."""
-        return int(self._examples.lengths_N[positions_N].sum() - len(positions_N))
+        """Count the tokens that are learnt."""
+        return self._examples.num_learnt(positions_N)
 
     def losses(
         self, engine: Engine, group: Sequence[MicroBatch], positions_N: IntArray, step: int, num_steps: int
     ) -> Iterator[torch.Tensor]:
         """Yield one loss a micro-batch."""
         for batch in group:
-            yield next_token_cross_entropy(engine(batch.tokens_BT, batch.last_B), batch.tokens_BT, batch.real_B)
+            logits_RTV = engine(batch.tokens_RT, batch.last_R)
+            yield written_cross_entropy(logits_RTV, batch, learnt_from(self._examples, batch))
 
 
 class Classification:
     """Soft labels, and a loss of losses/: its targets come from the whole optimizer batch, its value micro by micro."""
 
-    def __init__(self, spec: StageSpec, examples: Examples, workers: Workers) -> None:
+    def __init__(self, spec: StageSpec, examples: Labelled, workers: Workers) -> None:
         self._loss = student_loss(spec.loss, examples.targets_NC)
         self._examples = examples
         self._workers = workers
@@ -89,7 +91,7 @@ class Classification:
             yield self._loss.value(logits_BC, targets_BC, batch.progress)
 
     def _logits(self, engine: Engine, micro: MicroBatch) -> torch.Tensor:
-        return engine(micro.tokens_BT, micro.last_B)
+        return engine(micro.tokens_RT, micro.last_R)
 
     def _predictions(
         self, engine: Engine, group: Sequence[MicroBatch], only_BC: torch.Tensor | None, places: dict[int, int]

@@ -9,14 +9,12 @@ C classes.
 """
 
 from w2s_ray.training.losses.choice import student_loss
-from w2s_ray.training.losses.formulas import FloatArray, next_token_cross_entropy, soft_cross_entropy
+from w2s_ray.training.losses.formulas import soft_cross_entropy
 from w2s_ray.training.losses.protocol import OptimizerBatch, StudentLoss
 
 __all__ = [
-    "FloatArray",
     "OptimizerBatch",
     "StudentLoss",
-    "next_token_cross_entropy",
     "soft_cross_entropy",
     "student_loss",
 ]

@@ -1,15 +1,13 @@
-"""What several losses share: cross-entropies, the share α, hardening by a threshold, balancing labels."""
+"""What several losses share: cross-entropy, the share α, hardening by a threshold, balancing labels."""
 
 import math
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch.nn.functional import cross_entropy, log_softmax
+from torch.nn.functional import log_softmax
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
+from w2s_ray.training.feed import FloatArray, IntArray
 
 _LEAST_LABEL = 1e-7
 """Keeps the log-odds of a label finite (EleutherAI/w2s)."""
@@ -18,14 +16,6 @@ _LEAST_LABEL = 1e-7
 def soft_cross_entropy(logits_BC: torch.Tensor, target_BC: torch.Tensor) -> torch.Tensor:
     """Return -Σ target · log softmax(logits), summed over the micro-batch, in fp32."""
     return -(target_BC * log_softmax(logits_BC.float(), dim=-1)).sum()
-
-
-def next_token_cross_entropy(logits_BTV: torch.Tensor, tokens_BT: torch.Tensor, real_B: torch.Tensor) -> torch.Tensor:
-    """Return the summed cross-entropy of each token given those before it; rows with `real_B` 0 weigh nothing."""
-    losses_BT = cross_entropy(
-        logits_BTV[:, :-1].float().flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction="none"
-    ).view(len(tokens_BT), -1)
-    return (losses_BT.sum(dim=1) * real_B).sum()
 
 
 def alpha_at(
@@ -37,7 +27,7 @@ def alpha_at(
     return alpha_max * (min(1.0, progress / warmup_fraction) if warmup_fraction > 0 else 1.0)
 
 
-def one_hot(classes_N: npt.NDArray[np.int64], num_classes: int) -> FloatArray:
+def one_hot(classes_N: IntArray, num_classes: int) -> FloatArray:
     """Return rows of zeros with a one at each class."""
     return np.eye(num_classes, dtype=np.float32)[classes_N]
 
