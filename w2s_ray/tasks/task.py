@@ -40,10 +40,12 @@ class TaskData:
     Attributes:
         table: one row per example with the columns of `SCHEMA`; ids are unique, labels index `class_names`.
         class_names: the classes, in label order; one name for answers and texts, `answer` or `text`.
+        judge: name of the judge of its answers (`judges.py`).
     """
 
     table: pa.Table
     class_names: tuple[str, ...]
+    judge: str | None = None
 
 
 class Task(Protocol):
