@@ -9,20 +9,26 @@ more than once, and each further turn of a conversation became a row of its own.
 """
 
 import re
+from collections.abc import Iterable
 
-from w2s_ray.spec.identity import identity
+from w2s_ray.tasks.examples import Example, Skip, pair, text_of
+from w2s_ray.tasks.rows import Row
 
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-"""What each turn of a dialog begins with."""
-_FIRST_TURN = re.compile(rf"\s*Human:(.*?)(?={ASSISTANT}|\Z)", re.DOTALL)
+SUBSETS = ("harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled")
+"""Folders of the data set, and strata of its examples."""
+_FIRST_TURN = re.compile(r"\s*Human:(.*?)(?=\n\nAssistant:|\Z)", re.DOTALL)
+
+
+def dialogs(row: Row) -> Iterable[Example]:
+    """Make a row one pair."""
+    chosen, rejected = text_of(row, "chosen"), text_of(row, "rejected")
+    turn = first_human_turn(chosen)
+    if turn is None or turn != first_human_turn(rejected):
+        raise Skip("two dialogs that do not begin with the same human turn")
+    yield pair(chosen, rejected, group=group_of(turn))
 
 
 def first_human_turn(dialog: str) -> str | None:
     """Return what the human says first, in lower case and with single spaces; None where a dialog begins otherwise."""
     found = _FIRST_TURN.match(dialog)
     return " ".join(found[1].lower().split()) if found else None
-
-
-def group_of(dialog: str) -> str:
-    """Return the group of the dialogs that begin as this one does."""
-    return identity("first human turn", first_human_turn(dialog))[:24]
