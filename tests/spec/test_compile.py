@@ -7,8 +7,9 @@ import pytest
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.labels import GroundTruth, WeakLabels
 from w2s_ray.spec.load import parse_study
-from w2s_ray.spec.stage import GroundTruth, Optimisation, WeakLabels
+from w2s_ray.spec.stage import Optimisation
 
 LEVELS = ("s", "m", "l")
 

@@ -21,7 +21,7 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 from w2s_ray.spec.execution import CrewShape
 from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.stage import LabelledSplit, WeakLabels
+from w2s_ray.spec.labels import LabelledSplit, WeakLabels
 
 _SEED = 0
 
@@ -114,9 +114,8 @@ def _own(chain: Chain, number: int) -> Chain:
 def _relabelled(part: LabelledSplit, renamed: dict[str, str]) -> LabelledSplit:
     if not isinstance(part.labels, WeakLabels):
         return part
-    return part.model_copy(
-        update={"labels": WeakLabels(predictions=tuple(renamed[each] for each in part.labels.predictions))}
-    )
+    predictions = tuple(renamed[each] for each in part.labels.predictions)
+    return part.model_copy(update={"labels": part.labels.model_copy(update={"predictions": predictions})})
 
 
 def simulate(name: str, workload: Workload, chains: Sequence[Chain], queue: Queue, bound: float) -> Schedule:

@@ -8,7 +8,7 @@ from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import short
-from w2s_ray.spec.stage import LabelledSplit, WeakLabels
+from w2s_ray.spec.labels import LabelledSplit, WeakLabels
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.predictions import Predictions
 

@@ -16,8 +16,8 @@ from w2s_ray.science.metrics import accuracy, degeneracy_warning
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.identity import short
+from w2s_ray.spec.labels import LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.search import Found
-from w2s_ray.spec.stage import LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.found import read_failures, read_found

@@ -8,7 +8,7 @@ import pandas as pd
 from w2s_ray.report.evidence import Evidence, gather
 from w2s_ray.science.metrics import accuracy, agreement, auroc, brier, calibration_error
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
-from w2s_ray.spec.stage import GroundTruth
+from w2s_ray.spec.labels import GroundTruth
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 

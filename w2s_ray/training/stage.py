@@ -23,7 +23,8 @@ from w2s_ray.data.tokens import Tokens, tokenise
 from w2s_ray.errors import StoreError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import identity, seeded_hash, short
-from w2s_ray.spec.stage import LabelledSplit, ModelSource, PredictionSpec, SplitSpec
+from w2s_ray.spec.labels import LabelledSplit, SplitSpec
+from w2s_ray.spec.stage import ModelSource, PredictionSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.catalogue import model_folder
 from w2s_ray.training.checkpoints import Checkpoints, Progress
