@@ -11,7 +11,7 @@ from scipy.special import log_softmax, softmax
 from w2s_ray.errors import DataError
 from w2s_ray.science.ensemble import combine, samme_weights
 from w2s_ray.science.relabelling.apply import apply
-from w2s_ray.science.relabelling.labelled import Labelled
+from w2s_ray.science.relabelling.label_set import LabelSet
 from w2s_ray.science.relabelling.logistic import NUM_FOLDS
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.transforms import (
@@ -42,14 +42,14 @@ NO_FEATURES: list[Transform] = [
 ]
 
 
-def examples(num: int = 90, num_classes: int = 2, *, seed: int = 0, wrong: float = 0.2) -> Labelled:
+def examples(num: int = 90, num_classes: int = 2, *, seed: int = 0, wrong: float = 0.2) -> LabelSet:
     """Blobs of points, one a class; weak labels that are wrong on a share of the points."""
     draws = np.random.default_rng(seed)
     truth_N = draws.integers(num_classes, size=num)
     centres_CD = 4 * np.eye(num_classes, 6)
     said_N = np.where(draws.random(num) < wrong, (truth_N + 1) % num_classes, truth_N)
     logits_NC = 2 * np.eye(num_classes)[said_N] + 0.5 * draws.standard_normal((num, num_classes))
-    return Labelled(
+    return LabelSet(
         ids=[f"e{number}" for number in range(num)],
         targets_NC=softmax(logits_NC, axis=1),
         coin_seed=seed,
@@ -58,7 +58,7 @@ def examples(num: int = 90, num_classes: int = 2, *, seed: int = 0, wrong: float
     )
 
 
-def distances(given: Labelled) -> np.ndarray:
+def distances(given: LabelSet) -> np.ndarray:
     """Between all pairs, and infinite to itself."""
     assert given.features_ND is not None
     between_NN = np.sqrt(((given.features_ND[:, None] - given.features_ND[None]) ** 2).sum(axis=2))
@@ -66,10 +66,10 @@ def distances(given: Labelled) -> np.ndarray:
     return between_NN
 
 
-def shuffled(given: Labelled, seed: int = 3) -> tuple[Labelled, np.ndarray]:
+def shuffled(given: LabelSet, seed: int = 3) -> tuple[LabelSet, np.ndarray]:
     order = np.random.default_rng(seed).permutation(len(given.ids))
     assert given.truth_N is not None and given.features_ND is not None
-    moved = Labelled(
+    moved = LabelSet(
         [given.ids[place] for place in order],
         given.targets_NC[order],
         given.coin_seed,
@@ -79,7 +79,7 @@ def shuffled(given: Labelled, seed: int = 3) -> tuple[Labelled, np.ndarray]:
     return moved, order
 
 
-def by_id(given: Labelled, *transforms: Transform) -> dict[str, list[float]]:
+def by_id(given: LabelSet, *transforms: Transform) -> dict[str, list[float]]:
     targets_KC, kept_K = apply(transforms, given)
     return {given.ids[place]: row.tolist() for place, row in zip(kept_K, targets_KC, strict=True)}
 
@@ -106,7 +106,7 @@ def test_a_coin_is_of_the_example_and_not_of_its_place_trap_21(transform: Transf
 )
 def test_another_seed_throws_other_coins(transform: Transform) -> None:
     given = examples()
-    other = Labelled(given.ids, given.targets_NC, 1, given.truth_N, given.features_ND)
+    other = LabelSet(given.ids, given.targets_NC, 1, given.truth_N, given.features_ND)
     assert by_id(given, transform) == by_id(given, transform)
     assert by_id(given, transform) != by_id(other, transform)
 
@@ -119,7 +119,7 @@ def test_hard_labels_are_all_on_the_most_probable_class() -> None:
 
 
 def test_ties_are_hardened_by_a_coin_and_not_all_to_class_0() -> None:
-    given = Labelled([f"e{n}" for n in range(400)], np.full((400, 2), 0.5))
+    given = LabelSet([f"e{n}" for n in range(400)], np.full((400, 2), 0.5))
     share = apply((Harden(),), given)[0][:, 1].mean()
     assert 0.4 < share < 0.6
 
@@ -174,7 +174,7 @@ def test_knn_trusts_labels_that_are_close_to_the_mean_of_the_nearest_others() ->
 def test_a_label_has_no_vote_about_itself() -> None:
     features_ND = np.array([[0.0], [0.1], [0.2], [9.0], [9.1], [9.2]])
     targets_NC = np.array([[0, 1.0], [1, 0], [1, 0], [0, 1], [0, 1], [0, 1]])
-    given = Labelled(list("abcdef"), targets_NC, features_ND=features_ND)
+    given = LabelSet(list("abcdef"), targets_NC, features_ND=features_ND)
     relabelled = by_id(given, Knn(k=2, mode="relabel", fraction=0.0))
     assert relabelled["a"] == [1, 0], "the only one of its class in its corner"
 
@@ -220,12 +220,12 @@ def test_logistic_proposes_the_minimum_of_its_formula_over_the_other_folds(num_c
 
 def test_a_logistic_regression_of_one_class_proposes_that_class() -> None:
     given = examples()
-    only = Labelled(given.ids, np.tile([0.0, 1.0], (90, 1)), features_ND=given.features_ND)
+    only = LabelSet(given.ids, np.tile([0.0, 1.0], (90, 1)), features_ND=given.features_ND)
     targets_NC, _ = apply((Logistic(mode="relabel", fraction=0.0),), only)
     np.testing.assert_array_equal(targets_NC[:, 1], 1)
 
 
-def components_by_networkx(given: Labelled, k: int) -> set[int]:
+def components_by_networkx(given: LabelSet, k: int) -> set[int]:
     distances_NN = distances(given)
     near = [set(np.argsort(row)[:k].tolist()) for row in distances_NN]
     hard = given.targets_NC.argmax(axis=1)

@@ -25,7 +25,7 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import EarlyStopping
 from w2s_ray.store import files
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training import loop, objectives
+from w2s_ray.training import objectives
 from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.losses import soft_cross_entropy
 from w2s_ray.training.models import load_network, load_tokenizer
@@ -281,8 +281,8 @@ def test_a_head_block_of_its_own_is_drawn_from_the_stages_seed(tiny: Tiny, tmp_p
 def test_early_stopping_goes_back_to_the_best_weights_when_they_are_not_the_last(
     tiny: Tiny, alone: Workers, zero_stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agreements = iter([0.5, 0.9, 0.4, 0.3])
-    monkeypatch.setattr(loop, "agreement_with_labels", lambda *_: next(agreements))
+    agreements = iter([0.5, 0.9, 0.4, 0.3, 0.9])
+    monkeypatch.setattr(ClassLesson, "check", lambda *_: {AGREEMENT: next(agreements)})
     best: dict[str, torch.Tensor] = {}
     save_best = Checkpoints.save_best
 

@@ -78,6 +78,10 @@ class PreparedTask:
         places = range(self.texts_per_example)
         return np.concatenate([row_numbers + place * self.table().num_rows for place in places])
 
+    def texts(self, row_numbers: np.ndarray) -> list[str]:
+        """Return the (first) texts of these rows."""
+        return list(self.table()["text"].take(pa.array(row_numbers)).to_pylist())
+
     def others(self, row_numbers: np.ndarray) -> list[str]:
         """Return the second texts, or the answers, of these rows."""
         return list(self.table()["other"].take(pa.array(row_numbers)).to_pylist())

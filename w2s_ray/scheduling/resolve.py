@@ -157,7 +157,7 @@ def _check_kind(study: Study, name: str, prepared: PreparedTask) -> None:
                 f"methods.{method_name}.objective is {method.objective}, and the task {name} has "
                 f"{'no labels' if prepared.kind == 'text' else 'labels'}",
                 "next_token learns from tasks without labels, `labels` from tasks with them",
-                f"give the method the objective {wanted}, or name the tasks that it is for (methods.{method_name}.tasks)",
+                f"give the method the objective {wanted}, or name the tasks it is for (methods.{method_name}.tasks)",
             )
         for key in _asked_in_vain(method, prepared):
             raise DataError(

@@ -1,6 +1,6 @@
 """Transforms of labels (spec/transforms.py), each a pure function from one labelled set of examples to another.
 
-    labelled.py   the set that they work on, coins, and what "the first half" means
+    label_set.py  the set that they work on, coins, and what "the first half" means
     apply.py      one after another
     trust.py      what knn, logistic and topological share: a proposed label, and what becomes of labels unlike it
 

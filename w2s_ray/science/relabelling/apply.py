@@ -8,7 +8,7 @@ import numpy as np
 from w2s_ray.science.relabelling.confident import keep_confident
 from w2s_ray.science.relabelling.harden import harden
 from w2s_ray.science.relabelling.knn import knn
-from w2s_ray.science.relabelling.labelled import FloatArray, IntArray, Labelled
+from w2s_ray.science.relabelling.label_set import FloatArray, IntArray, LabelSet
 from w2s_ray.science.relabelling.logistic import logistic
 from w2s_ray.science.relabelling.mix_ground_truth import mix_ground_truth
 from w2s_ray.science.relabelling.permute import permute
@@ -29,7 +29,7 @@ from w2s_ray.spec.transforms import (
 )
 
 
-def apply(transforms: Sequence[Transform], examples: Labelled) -> tuple[FloatArray, IntArray]:
+def apply(transforms: Sequence[Transform], examples: LabelSet) -> tuple[FloatArray, IntArray]:
     """Return the labels of the K examples that are kept, and their K places among those given, in their order.
 
     Raises:
@@ -42,7 +42,7 @@ def apply(transforms: Sequence[Transform], examples: Labelled) -> tuple[FloatArr
     return left.targets_NC, np.array([place[id_] for id_ in left.ids], dtype=np.int64)
 
 
-def _applied(transform: Transform, examples: Labelled) -> Labelled:
+def _applied(transform: Transform, examples: LabelSet) -> LabelSet:
     match transform:
         case Harden():
             return harden(examples)

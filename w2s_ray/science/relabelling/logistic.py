@@ -6,7 +6,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from w2s_ray.errors import DataError
-from w2s_ray.science.relabelling.labelled import FloatArray, Labelled
+from w2s_ray.science.relabelling.label_set import FloatArray, LabelSet
 from w2s_ray.science.relabelling.trust import trust
 from w2s_ray.spec.transforms import Logistic
 
@@ -14,7 +14,7 @@ NUM_FOLDS = 5
 _MAX_ITERATIONS = 1000
 
 
-def logistic(transform: Logistic, examples: Labelled) -> Labelled:
+def logistic(transform: Logistic, examples: LabelSet) -> LabelSet:
     """Propose for each fold what a regression on the other folds says of it.
 
     Raises:

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from w2s_ray.science.relabelling.labelled import Labelled
+from w2s_ray.science.relabelling.label_set import LabelSet
 from w2s_ray.spec.transforms import Permute
 
 
-def permute(transform: Permute, examples: Labelled) -> Labelled:
+def permute(transform: Permute, examples: LabelSet) -> LabelSet:
     """Deal the labels out again: those ranked by one coin go to the examples ranked by another."""
     targets_NC = np.empty_like(examples.targets_NC)
     taken_from_N = np.argsort(examples.coins(f"{transform.kind} from"))

@@ -6,11 +6,11 @@ supervisor gets wrong which holds it back, not their number.
 
 import numpy as np
 
-from w2s_ray.science.relabelling.labelled import Labelled, one_hot
+from w2s_ray.science.relabelling.label_set import LabelSet, one_hot
 from w2s_ray.spec.transforms import SyntheticErrors
 
 
-def synthetic_errors(transform: SyntheticErrors, examples: Labelled) -> Labelled:
+def synthetic_errors(transform: SyntheticErrors, examples: LabelSet) -> LabelSet:
     """Return the supervisor's hard labels, shuffled by coins among the examples of one true class."""
     assert examples.truth_N is not None
     coins_N, hard_N = examples.coins(transform.kind), examples.hard_N

@@ -8,12 +8,12 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from w2s_ray.science.relabelling.labelled import BoolArray, FloatArray, IntArray, Labelled
+from w2s_ray.science.relabelling.label_set import BoolArray, FloatArray, IntArray, LabelSet
 from w2s_ray.science.relabelling.trust import nearest, trust
 from w2s_ray.spec.transforms import Topological
 
 
-def topological(transform: Topological, examples: Labelled) -> Labelled:
+def topological(transform: Topological, examples: LabelSet) -> LabelSet:
     """Propose the mean label of the k nearest members; trust members alone."""
     assert examples.features_ND is not None
     members_N = components(examples.features_ND, examples.hard_N, transform.k)
@@ -39,7 +39,7 @@ def components(features_ND: FloatArray, hard_N: IntArray, k: int) -> BoolArray:
     return members_N
 
 
-def _proposed(k: int, examples: Labelled, members_N: BoolArray) -> FloatArray:
+def _proposed(k: int, examples: LabelSet, members_N: BoolArray) -> FloatArray:
     """The mean label of the k nearest other members, or of all where there are fewer."""
     assert examples.features_ND is not None
     features_MD, targets_MC = examples.features_ND[members_N], examples.targets_NC[members_N]

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from w2s_ray.errors import DataError
-from w2s_ray.science.relabelling.labelled import BoolArray, FloatArray, IntArray, Labelled
+from w2s_ray.science.relabelling.label_set import BoolArray, FloatArray, IntArray, LabelSet
 from w2s_ray.spec.transforms import Knn, Logistic, Topological
 
 _DECIMALS = 9
@@ -13,10 +13,10 @@ _DECIMALS = 9
 
 def trust(
     transform: Knn | Logistic | Topological,
-    examples: Labelled,
+    examples: LabelSet,
     proposed_NC: FloatArray,
     eligible_N: BoolArray | None = None,
-) -> Labelled:
+) -> LabelSet:
     """Trust the labels that differ least from those proposed, and filter or relabel the others.
 
     Of `eligible_N` alone, where it is given, even if that is fewer than the transform's fraction.

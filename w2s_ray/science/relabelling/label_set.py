@@ -18,7 +18,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelSet:
     """N examples and what is known of them."""
 
     ids: Sequence[str]
@@ -55,9 +55,9 @@ class Labelled:
         """Return how many examples a filter keeps: at least one, because a stage learns on something."""
         return max(self.num_of(fraction), 1)
 
-    def only(self, kept_N: BoolArray) -> "Labelled":
+    def only(self, kept_N: BoolArray) -> "LabelSet":
         """Return the examples that are marked."""
-        return Labelled(
+        return LabelSet(
             ids=[id_ for id_, is_kept in zip(self.ids, kept_N, strict=True) if is_kept],
             targets_NC=self.targets_NC[kept_N],
             coin_seed=self.coin_seed,
@@ -65,7 +65,7 @@ class Labelled:
             features_ND=None if self.features_ND is None else self.features_ND[kept_N],
         )
 
-    def relabelled(self, targets_NC: FloatArray) -> "Labelled":
+    def relabelled(self, targets_NC: FloatArray) -> "LabelSet":
         """Return the same examples with other labels."""
         return replace(self, targets_NC=targets_NC)
 
