@@ -16,12 +16,8 @@ from w2s_ray.spec.losses import (
     ProductLoss,
     WindowLoss,
 )
-from w2s_ray.training.losses import (
-    FloatArray,
-    OptimizerBatch,
-    soft_cross_entropy,
-    student_loss,
-)
+from w2s_ray.training.feed import FloatArray
+from w2s_ray.training.losses import OptimizerBatch, soft_cross_entropy, student_loss
 
 LOGITS = np.random.default_rng(0).normal(0, 1.5, (16, 2)).astype(np.float32)
 WEAK = np.random.default_rng(1).beta(0.7, 0.5, 16)

@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 
 from w2s_ray.spec.stage import StageSpec
-from w2s_ray.training.feed import IntArray, Labelled, MicroBatch, Written
+from w2s_ray.training.feed import FloatArray, IntArray, Labelled, MicroBatch, Written
 from w2s_ray.training.language import learnt_from, written_cross_entropy
-from w2s_ray.training.losses import FloatArray, OptimizerBatch, student_loss
+from w2s_ray.training.losses import OptimizerBatch, student_loss
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
 

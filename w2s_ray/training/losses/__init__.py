@@ -9,11 +9,10 @@ C classes.
 """
 
 from w2s_ray.training.losses.choice import student_loss
-from w2s_ray.training.losses.formulas import FloatArray, soft_cross_entropy
+from w2s_ray.training.losses.formulas import soft_cross_entropy
 from w2s_ray.training.losses.protocol import OptimizerBatch, StudentLoss
 
 __all__ = [
-    "FloatArray",
     "OptimizerBatch",
     "StudentLoss",
     "soft_cross_entropy",

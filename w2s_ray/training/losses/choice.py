@@ -12,9 +12,9 @@ from w2s_ray.spec.losses import (
     ProductLoss,
     WindowLoss,
 )
+from w2s_ray.training.feed import FloatArray
 from w2s_ray.training.losses.confidence import Confidence
 from w2s_ray.training.losses.entropy import Entropy
-from w2s_ray.training.losses.formulas import FloatArray
 from w2s_ray.training.losses.hard import Hard
 from w2s_ray.training.losses.kl import KL
 from w2s_ray.training.losses.naive import Naive

@@ -5,7 +5,8 @@ it always picks class 0.
 """
 
 from w2s_ray.spec.losses import ConfidenceLoss
-from w2s_ray.training.losses.formulas import FloatArray, above_threshold, alpha_at, balanced, most_probable
+from w2s_ray.training.feed import FloatArray
+from w2s_ray.training.losses.formulas import above_threshold, alpha_at, balanced, most_probable
 from w2s_ray.training.losses.naive import Naive
 from w2s_ray.training.losses.protocol import OptimizerBatch
 

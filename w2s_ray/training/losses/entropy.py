@@ -3,7 +3,8 @@
 import torch
 
 from w2s_ray.spec.losses import EntropyLoss
-from w2s_ray.training.losses.formulas import FloatArray, alpha_at, balanced, soft_cross_entropy
+from w2s_ray.training.feed import FloatArray
+from w2s_ray.training.losses.formulas import alpha_at, balanced, soft_cross_entropy
 from w2s_ray.training.losses.naive import Naive
 from w2s_ray.training.losses.protocol import OptimizerBatch
 

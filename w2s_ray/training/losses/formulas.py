@@ -1,15 +1,13 @@
-"""What several losses share: cross-entropies, the share α, hardening by a threshold, balancing labels."""
+"""What several losses share: cross-entropy, the share α, hardening by a threshold, balancing labels."""
 
 import math
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn.functional import log_softmax
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
+from w2s_ray.training.feed import FloatArray, IntArray
 
 _LEAST_LABEL = 1e-7
 """Keeps the log-odds of a label finite (EleutherAI/w2s)."""
@@ -29,7 +27,7 @@ def alpha_at(
     return alpha_max * (min(1.0, progress / warmup_fraction) if warmup_fraction > 0 else 1.0)
 
 
-def one_hot(classes_N: npt.NDArray[np.int64], num_classes: int) -> FloatArray:
+def one_hot(classes_N: IntArray, num_classes: int) -> FloatArray:
     """Return rows of zeros with a one at each class."""
     return np.eye(num_classes, dtype=np.float32)[classes_N]
 

@@ -1,6 +1,7 @@
 """Cross-entropy against hardened labels: what is left of a supervisor that says only which class."""
 
-from w2s_ray.training.losses.formulas import FloatArray, most_probable
+from w2s_ray.training.feed import FloatArray
+from w2s_ray.training.losses.formulas import most_probable
 from w2s_ray.training.losses.naive import Naive
 from w2s_ray.training.losses.protocol import OptimizerBatch
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from w2s_ray.training.losses.formulas import FloatArray, soft_cross_entropy
+from w2s_ray.training.feed import FloatArray
+from w2s_ray.training.losses.formulas import soft_cross_entropy
 from w2s_ray.training.losses.protocol import OptimizerBatch
 
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from w2s_ray.training.losses.formulas import FloatArray, IntArray
+from w2s_ray.training.feed import FloatArray, IntArray
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from w2s_ray.spec.losses import WindowLoss
-from w2s_ray.training.losses.formulas import FloatArray, soft_cross_entropy
+from w2s_ray.training.feed import FloatArray
+from w2s_ray.training.losses.formulas import soft_cross_entropy
 from w2s_ray.training.losses.naive import Naive
 
 
