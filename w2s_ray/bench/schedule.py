@@ -80,7 +80,7 @@ def lower_bound(workload: Workload, chains: Sequence[Chain]) -> tuple[float, flo
     seconds = {identity: workload.seconds(stage) for identity, stage in stages.items()}
     ends: dict[str, float] = {}
     for identity, stage in stages.items():  # suppliers come first
-        ends[identity] = ends.get(stage.supervisor or "", 0.0) + seconds[identity]
+        ends[identity] = max((ends.get(each, 0.0) for each in stage.supervisors), default=0.0) + seconds[identity]
     work = sum(seconds[identity] * stage.execution.workers for identity, stage in stages.items())
     path = max(ends.values())
     return path, max(path, work / workload.cluster.num_gpus)

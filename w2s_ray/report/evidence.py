@@ -94,8 +94,8 @@ def gather_chains(chains: tuple[Chain, ...], store: ArtifactStore) -> Evidence:
             continue
         found.probs[identity] = probs_NC
         found.tests[stage.task] = reader.test_set(stage)
-        supervisor = found.stages.get(stage.supervisor or "")
-        labelling = reader.labelling(stage, _described(supervisor)) if supervisor is not None else None
+        supervisors = " and ".join(_described(found.stages[each]) for each in stage.supervisors)
+        labelling = reader.labelling(stage, supervisors) if supervisors else None
         if labelling is not None:
             found.labellings[identity] = labelling
     return found

@@ -49,8 +49,8 @@ class PlannedStage(Spec):
     arm: Arm
     level: str
     task: str
-    supervisor: str | None = None
-    """Identity of the stage whose labels it learns from."""
+    supervisors: tuple[str, ...] = ()
+    """Identities of the stages whose labels it learns from; of an ensemble the floor comes first."""
     predicts: tuple[PredictionSpec, ...] = ()
     num_reports: int = 0
     """How often it is judged on its validation examples while it trains, for schedulers to compare; changes nothing."""

@@ -137,3 +137,27 @@ class LabelledSplit(Spec):
 
     split: SplitSpec
     labels: Labels
+
+
+class Relabelling(Spec):
+    """What a study does to the labels that a level's weakly supervised students get."""
+
+    transforms: tuple[Transform, ...] = ()
+    """One after another; ceilings learn on all examples, with their truth."""
+
+
+class Supervisors(Spec):
+    """The first supervisors of a chain: several models of level 0 that differ in their seeds."""
+
+    num: Positive = 1
+    """The first one is the floor; the others differ from it in heads that are drawn and in the order of batches."""
+    bagging: bool = False
+    """Each but the first learns a share of S, 1 − 1/e, that coins of its own draw: as many distinct examples as a
+    bootstrap sample holds."""
+    combine: Combination = "mean"
+
+    @model_validator(mode="after")
+    def _several(self) -> Self:
+        if self.num == 1 and (self.bagging or self.combine != "mean"):
+            raise ValueError("`bagging:` and `combine:` are for several supervisors; raise `num:`")
+        return self
