@@ -16,8 +16,8 @@ from w2s_ray.science.metrics import accuracy, degeneracy_warning
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.identity import short
+from w2s_ray.spec.labels import LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.search import Found
-from w2s_ray.spec.stage import LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.found import read_failures, read_found
@@ -94,8 +94,8 @@ def gather_chains(chains: tuple[Chain, ...], store: ArtifactStore) -> Evidence:
             continue
         found.probs[identity] = probs_NC
         found.tests[stage.task] = reader.test_set(stage)
-        supervisor = found.stages.get(stage.supervisor or "")
-        labelling = reader.labelling(stage, _described(supervisor)) if supervisor is not None else None
+        supervisors = " and ".join(_described(found.stages[each]) for each in stage.supervisors)
+        labelling = reader.labelling(stage, supervisors) if supervisors else None
         if labelling is not None:
             found.labellings[identity] = labelling
     return found

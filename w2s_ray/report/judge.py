@@ -97,7 +97,7 @@ class Judge:
 
     def _link(self, arm: DistinctArm, student: Sampled, ceiling: Sampled, seeds: Sequence[int]) -> dict[str, object]:
         """The PGR with the chain's previous student as the floor."""
-        supervisors = {seed: arm.stages[seed].supervisor or "" for seed in seeds}
+        supervisors = {seed: arm.stages[seed].supervisors[0] for seed in seeds if arm.stages[seed].supervisors}
         if arm.arm != "chain" or not all(each in self._value for each in supervisors.values()):
             return {}
         found = recover(student, self._sampled(supervisors, seeds), ceiling, min_gap=self._min_gap)

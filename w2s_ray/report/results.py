@@ -8,7 +8,7 @@ import pandas as pd
 from w2s_ray.report.evidence import Evidence, gather
 from w2s_ray.science.metrics import accuracy, agreement, auroc, brier, calibration_error
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
-from w2s_ray.spec.stage import GroundTruth
+from w2s_ray.spec.labels import GroundTruth
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 
@@ -70,7 +70,7 @@ def _place(study: Study, chain: Chain, stage: PlannedStage) -> dict[str, Any]:
         "loss": stage.spec.loss.label,
         "oracle": is_oracle(study, stage),
         "stage": stage.identity,
-        "supervisor": stage.supervisor,
+        "supervisor": "+".join(stage.supervisors) or None,
     }
 
 
@@ -99,9 +99,9 @@ def _agreement(
     evidence: Evidence, stage: PlannedStage, probs_NC: np.ndarray, labels_N: np.ndarray
 ) -> dict[str, float | None]:
     """Agreement with the stage's supervisor on the test set, where it has one that was judged."""
-    supervisor_NC = evidence.probs.get(stage.supervisor or "")
-    if supervisor_NC is None:
+    if not stage.supervisors or not all(each in evidence.probs for each in stage.supervisors):
         return {}
+    supervisor_NC = np.mean([evidence.probs[each] for each in stage.supervisors], axis=0)
     found = agreement(probs_NC, supervisor_NC, labels_N)
     return {
         "agreement": found.overall,

@@ -169,7 +169,7 @@ def _check_kind(study: Study, name: str, prepared: PreparedTask) -> None:
 
 
 _KIND_RULES = {
-    "answers": "answers are written token by token: there are no class probabilities to mix, and no head to probe",
+    "answers": "answers are written token by token: no class probabilities to mix, sort or combine, no head to probe",
     "pairs": "a prompt names a class of one text; a pair is compared by its two scores",
 }
 
@@ -179,6 +179,9 @@ def _asked_in_vain(method: MethodSpec, prepared: PreparedTask) -> Iterator[str]:
     if prepared.kind == "answers":
         yield from (f"losses.{level} is {loss.kind}" for level, loss in method.losses.items() if loss.kind != "naive")
         yield from (f"trainable.{level} is probe" for level, own in method.trainable.items() if isinstance(own, Probe))
+        yield from (f"labels.{level} has transforms" for level, own in method.labels.items() if own.transforms)
+        if method.supervisors.num > 1:
+            yield f"supervisors.num is {method.supervisors.num}"
     if prepared.kind == "pairs":
         yield from (
             f"trainable.{level} is prompt" for level, own in method.trainable.items() if isinstance(own, Prompt)

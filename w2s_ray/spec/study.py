@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 
 from w2s_ray.spec.base import Fraction, Name, Positive, Spec
 from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.label_rules import check_labels
+from w2s_ray.spec.labels import Relabelling, Supervisors
 from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.search import SearchSpec
 from w2s_ray.spec.stage import Architecture, Optimisation
@@ -135,6 +137,10 @@ class MethodSpec(Spec):
     and the last on ground truth; `zero_shot` asks every level's pretrained model without any training."""
     losses: dict[Name, Loss] = Field(default_factory=dict)
     """Loss by level, for the weakly supervised arms; `naive` where a level is not named. Ceilings always use naive."""
+    labels: dict[Name, Relabelling] = Field(default_factory=dict)
+    """What is done to labels, by level, for the weakly supervised arms; nothing where a level is not named."""
+    supervisors: Supervisors = Supervisors()
+    """Of those who learn from level 0."""
     trainable: dict[Name, Trainable] = Field(default_factory=dict)
     """Which weights are trained, by level; all of them where a level is not named. Ceilings train alike, and a student
     that does not train all its weights is also held against the ceiling that does."""
@@ -151,6 +157,10 @@ class MethodSpec(Spec):
     def loss_of(self, level: str) -> Loss:
         """Return the loss of a weakly supervised student on `level`."""
         return self.losses.get(level, NaiveLoss())
+
+    def relabelling_of(self, level: str) -> Relabelling:
+        """Return what is done to the labels of a weakly supervised student on `level`."""
+        return self.labels.get(level, Relabelling())
 
     def trainable_of(self, level: str) -> Trainable:
         """Return which weights a model on `level` trains."""
@@ -261,12 +271,13 @@ class Study(Spec):
             patient = [level for level, own in method.generative.items() if own.early_stopping is not None]
             if patient:
                 raise ValueError(f"methods.{name}.generative.{patient[0]}.early_stopping reads labels: texts have none")
-            for key in ("losses", "trainable", "generative", "random"):
+            for key in ("losses", "labels", "trainable", "generative", "random"):
                 for level in getattr(method, key):
                     if level not in self.ladder:
                         raise ValueError(
                             f"methods.{name}.{key} names the level {level!r}; the ladder has {', '.join(order)}"
                         )
+            check_labels(name, method, {path[0] for path in self.paths if path}, self.splits.train_examples)
             for level, loss in method.losses.items():
                 if isinstance(method.trainable_of(level), Prompt) and loss != NaiveLoss():
                     raise ValueError(

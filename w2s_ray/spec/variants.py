@@ -249,7 +249,7 @@ def level_of(study: Study, key: str) -> str | None:
     match key.split("."):
         case ["ladder", level, *_] if level in study.ladder:
             return level
-        case ["methods", _, "losses" | "trainable" | "generative", level, *_] if level in study.ladder:
+        case ["methods", _, "losses" | "labels" | "trainable" | "generative", level, *_] if level in study.ladder:
             return level
     return None
 

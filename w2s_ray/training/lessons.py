@@ -24,7 +24,8 @@ from w2s_ray.data.tokens import Tokens
 from w2s_ray.errors import DataError
 from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.stage import LabelledSplit, PredictionSpec, SplitSpec, StageSpec
+from w2s_ray.spec.labels import LabelledSplit, SplitSpec
+from w2s_ray.spec.stage import PredictionSpec, StageSpec
 from w2s_ray.spec.trainable import Prompt
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.judges import open_judge
