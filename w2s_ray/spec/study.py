@@ -9,8 +9,9 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from w2s_ray.spec.base import Fraction, Name, Positive, Spec
+from w2s_ray.spec.base import Name, Positive, Spec
 from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.reporting import ReportSpec
 from w2s_ray.spec.search import SearchSpec
 from w2s_ray.spec.stage import Architecture, Loss, NaiveLoss, Optimisation
 from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
@@ -146,14 +147,6 @@ class TrackingSpec(Spec):
     entity: str | None = None
 
 
-class ReportSpec(Spec):
-    """How results are judged."""
-
-    min_gap: Fraction = 0.02
-    """PGR is undefined where the lower 95 % bound of ceiling − floor is not above this."""
-    bootstrap_samples: Positive = 2000
-
-
 class Study(Spec):
     """One YAML file."""
 
@@ -205,7 +198,19 @@ class Study(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self.check_together()
+        self.report.check_names(
+            arms={name: method.arms for name, method in self.methods.items()},
+            paths=self.paths,
+            tasks=tuple(self.tasks),
+            num_points=self._num_points(),
+        )
         return self
+
+    def _num_points(self) -> int:
+        """How many points of the search, if there is one, the report shows."""
+        if self.search is None:
+            return 1
+        return self.search.num_points if self.search.choose_by is None else self.search.num_winners
 
     def check_together(self) -> None:
         """Refuse parts that do not go together.
