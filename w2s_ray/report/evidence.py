@@ -12,7 +12,8 @@ from w2s_ray.data.labels import join, targets
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
-from w2s_ray.science.metrics import accuracy, degeneracy_warning
+from w2s_ray.science.degeneracy import degeneracy, spread
+from w2s_ray.science.metrics import accuracy, hard
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.identity import short
@@ -150,9 +151,9 @@ class _Reader:
         labels_NC = np.concatenate(labels)
         truth_N = prepared.labels(np.concatenate(rows))
         splits = "+".join(part.split.name for part in parts)
-        return Labelling(
-            accuracy(labels_NC, truth_N), degeneracy_warning(labels_NC, f"{stage.task}: {supervisor}", splits)
-        )
+        found = degeneracy(spread(hard(labels_NC)), are_answers=False)
+        warning = f"{stage.task}: of the labels that {supervisor} gave to {splits}, {found}" if found else None
+        return Labelling(accuracy(labels_NC, truth_N), warning)
 
 
 def _sources(part: LabelledSplit) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from w2s_ray.report.evidence import Evidence, gather
-from w2s_ray.science.metrics import accuracy, agreement, auroc, brier, calibration_error
+from w2s_ray.science.metrics import accuracy, auroc, brier, calibration_error, hard
+from w2s_ray.science.relations import relate
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
 from w2s_ray.spec.labels import GroundTruth
 from w2s_ray.spec.study import Study
@@ -102,9 +103,9 @@ def _agreement(
     if not stage.supervisors or not all(each in evidence.probs for each in stage.supervisors):
         return {}
     supervisor_NC = np.mean([evidence.probs[each] for each in stage.supervisors], axis=0)
-    found = agreement(probs_NC, supervisor_NC, labels_N)
+    found = relate(hard(probs_NC), hard(supervisor_NC), labels_N)
     return {
-        "agreement": found.overall,
-        "agreement_supervisor_right": found.supervisor_right,
-        "agreement_supervisor_wrong": found.supervisor_wrong,
+        "agreement": found.agreement,
+        "agreement_supervisor_right": found.agreement_supervisor_right,
+        "agreement_supervisor_wrong": found.agreement_supervisor_wrong,
     }

@@ -14,6 +14,7 @@ from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.label_rules import check_labels
 from w2s_ray.spec.labels import Relabelling, Supervisors
 from w2s_ray.spec.losses import Loss, NaiveLoss
+from w2s_ray.spec.reporting import ReportSpec
 from w2s_ray.spec.search import SearchSpec
 from w2s_ray.spec.stage import Architecture, Optimisation
 from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
@@ -187,14 +188,6 @@ class TrackingSpec(Spec):
     entity: str | None = None
 
 
-class ReportSpec(Spec):
-    """How results are judged."""
-
-    min_gap: Fraction = 0.02
-    """PGR is undefined where the lower 95 % bound of ceiling − floor is not above this."""
-    bootstrap_samples: Positive = 2000
-
-
 class Study(Spec):
     """One YAML file."""
 
@@ -246,7 +239,19 @@ class Study(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self.check_together()
+        self.report.check_names(
+            arms={name: method.arms for name, method in self.methods.items()},
+            paths=self.paths,
+            tasks=tuple(self.tasks),
+            num_points=self._num_points(),
+        )
         return self
+
+    def _num_points(self) -> int:
+        """How many points of the search, if there is one, the report shows."""
+        if self.search is None:
+            return 1
+        return self.search.num_points if self.search.choose_by is None else self.search.num_winners
 
     def check_together(self) -> None:
         """Refuse parts that do not go together.
