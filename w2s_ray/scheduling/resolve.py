@@ -18,9 +18,10 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.load import STUDY_NAME
+from w2s_ray.spec.losses import check_classes
 from w2s_ray.spec.study import LevelSpec, MethodSpec, Study, TaskSpec
 from w2s_ray.spec.trainable import Probe, Prompt
-from w2s_ray.spec.variants import largest
+from w2s_ray.spec.variants import largest, losses
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 from w2s_ray.tasks.hub import HubUnreachable
@@ -119,6 +120,9 @@ def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTa
     task = study.tasks[name]
     study = largest(study)
     _check_kind(study, name, prepared)
+    for method, level, loss in losses(study):
+        if study.methods[method].serves(name):
+            check_classes(loss, prepared.num_classes, key=f"methods.{method}.losses.{level}", task=name)
     if prepared.kind == "text":
         documents, held_out = num_documents(prepared)
         return ResolvedTask(

@@ -289,6 +289,11 @@ class Study(Spec):
                         f"methods.{name}.losses.{level} is {loss.kind}, and a prompt trains nothing; drop the loss, or "
                         f"choose another trainable.{level}"
                     )
+                if loss.least_batch > self.ladder[level].optimisation.examples_per_step:
+                    raise ValueError(
+                        f"methods.{name}.losses.{level} ({loss.label}) splits an optimizer batch by a threshold, and "
+                        f"ladder.{level}.optimisation.examples_per_step is 1; raise it, or choose prior: argmax"
+                    )
             for level in (*method.generative, *method.random):
                 if level in {path[0] for path in self.paths}:
                     raise ValueError(
