@@ -8,13 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.execution import Execution
-<<<<<<< HEAD
 from w2s_ray.spec.explain import explained
-from w2s_ray.spec.nearest import nearest
-=======
-from w2s_ray.spec.explain import explained, nearest
 from w2s_ray.spec.losses import Loss
->>>>>>> wip-losses
+from w2s_ray.spec.nearest import nearest
 from w2s_ray.spec.search import Point, Range, SearchSpec
 from w2s_ray.spec.study import SPREAD_KEYS, LevelSpec, MethodSpec, Study
 
