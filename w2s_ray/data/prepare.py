@@ -36,6 +36,8 @@ class PreparedRecord(Spec):
     """The name it was prepared under."""
     class_names: tuple[str, ...]
     kind: Kind
+    judge: str | None = None
+    """Name of the judge of its answers."""
     test_fraction: float
     num_examples: int
     prepared_at: str
@@ -52,6 +54,8 @@ class PreparedTask:
     kind: Kind
     test_fraction: float
     """Share of the groups kept for the test set where no example has the origin `test`."""
+    judge: str | None = None
+    """Name of the judge of its answers; None for an exact match."""
 
     @property
     def num_classes(self) -> int:
@@ -124,6 +128,7 @@ def prepare_task(store: ArtifactStore, name: str, task: Task, test_fraction: flo
             task=name,
             class_names=data.class_names,
             kind=task.kind,
+            judge=data.judge,
             test_fraction=test_fraction,
             num_examples=table.num_rows,
             prepared_at=utc_now(),
@@ -172,6 +177,7 @@ def _find(store: ArtifactStore, fingerprint: str) -> PreparedTask | None:
                 class_names=record.class_names,
                 kind=record.kind,
                 test_fraction=record.test_fraction,
+                judge=record.judge,
             )
     return None
 

@@ -12,12 +12,13 @@ from w2s_ray.data.labels import join, targets
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
-from w2s_ray.science.metrics import accuracy, degeneracy_warning
+from w2s_ray.science.degeneracy import degeneracy, spread
+from w2s_ray.science.metrics import accuracy, hard
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.identity import short
+from w2s_ray.spec.labels import LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.search import Found
-from w2s_ray.spec.stage import LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.found import read_failures, read_found
@@ -94,8 +95,8 @@ def gather_chains(chains: tuple[Chain, ...], store: ArtifactStore) -> Evidence:
             continue
         found.probs[identity] = probs_NC
         found.tests[stage.task] = reader.test_set(stage)
-        supervisor = found.stages.get(stage.supervisor or "")
-        labelling = reader.labelling(stage, _described(supervisor)) if supervisor is not None else None
+        supervisors = " and ".join(_described(found.stages[each]) for each in stage.supervisors)
+        labelling = reader.labelling(stage, supervisors) if supervisors else None
         if labelling is not None:
             found.labellings[identity] = labelling
     return found
@@ -150,9 +151,9 @@ class _Reader:
         labels_NC = np.concatenate(labels)
         truth_N = prepared.labels(np.concatenate(rows))
         splits = "+".join(part.split.name for part in parts)
-        return Labelling(
-            accuracy(labels_NC, truth_N), degeneracy_warning(labels_NC, f"{stage.task}: {supervisor}", splits)
-        )
+        found = degeneracy(spread(hard(labels_NC)), are_answers=False)
+        warning = f"{stage.task}: of the labels that {supervisor} gave to {splits}, {found}" if found else None
+        return Labelling(accuracy(labels_NC, truth_N), warning)
 
 
 def _sources(part: LabelledSplit) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from w2s_ray.report.findings import ArmSummary, Comparison, Estimate
 from w2s_ray.report.results import figures_of, is_oracle
 from w2s_ray.science.bootstrap import Draws, Interval
 from w2s_ray.science.metrics import correct
-from w2s_ray.science.recovery import FEW_SEEDS, Recovery, Sampled, compare, gap, recover
+from w2s_ray.science.recovery import FEW_SEEDS, Recovery, Sampled, compare, gap, minimum_detectable, recover
 from w2s_ray.spec.study import Study
 
 
@@ -34,7 +34,7 @@ class Judge:
             return
         test = evidence.tests[task]
         correct_KN = np.stack([correct(evidence.probs[identity], test.labels_N) for identity in known])
-        self._draws = Draws(test.groups_N, num_draws=study.report.bootstrap_samples)
+        self._draws = Draws(test.groups_N, num_draws=study.report.bootstrap_samples, test_set=task)
         accuracies_BK = self._draws.accuracies(correct_KN)
         self._value = dict(zip(known, correct_KN.mean(axis=1).tolist(), strict=True))
         self._draws_B = dict(zip(known, accuracies_BK.T, strict=True))
@@ -97,7 +97,7 @@ class Judge:
 
     def _link(self, arm: DistinctArm, student: Sampled, ceiling: Sampled, seeds: Sequence[int]) -> dict[str, object]:
         """The PGR with the chain's previous student as the floor."""
-        supervisors = {seed: arm.stages[seed].supervisor or "" for seed in seeds}
+        supervisors = {seed: arm.stages[seed].supervisors[0] for seed in seeds if arm.stages[seed].supervisors}
         if arm.arm != "chain" or not all(each in self._value for each in supervisors.values()):
             return {}
         found = recover(student, self._sampled(supervisors, seeds), ceiling, min_gap=self._min_gap)
@@ -122,8 +122,8 @@ class Judge:
             level=first.level,
             first=first.label,
             second=second.label,
-            difference=_with(difference.value, difference.interval),
-            minimum_detectable=difference.minimum_detectable,
+            difference=_estimate(difference),
+            minimum_detectable=minimum_detectable(difference.draws_B),
         )
 
     def _sampled(self, identities: Mapping[int, str], seeds: Sequence[int]) -> Sampled:

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from w2s_ray.report.evidence import Evidence, gather
-from w2s_ray.science.metrics import accuracy, agreement, auroc, brier, calibration_error
+from w2s_ray.science.metrics import accuracy, auroc, brier, calibration_error, hard
+from w2s_ray.science.relations import relate
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
-from w2s_ray.spec.stage import GroundTruth
+from w2s_ray.spec.labels import GroundTruth
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 
@@ -70,7 +71,7 @@ def _place(study: Study, chain: Chain, stage: PlannedStage) -> dict[str, Any]:
         "loss": stage.spec.loss.label,
         "oracle": is_oracle(study, stage),
         "stage": stage.identity,
-        "supervisor": stage.supervisor,
+        "supervisor": "+".join(stage.supervisors) or None,
     }
 
 
@@ -99,12 +100,12 @@ def _agreement(
     evidence: Evidence, stage: PlannedStage, probs_NC: np.ndarray, labels_N: np.ndarray
 ) -> dict[str, float | None]:
     """Agreement with the stage's supervisor on the test set, where it has one that was judged."""
-    supervisor_NC = evidence.probs.get(stage.supervisor or "")
-    if supervisor_NC is None:
+    if not stage.supervisors or not all(each in evidence.probs for each in stage.supervisors):
         return {}
-    found = agreement(probs_NC, supervisor_NC, labels_N)
+    supervisor_NC = np.mean([evidence.probs[each] for each in stage.supervisors], axis=0)
+    found = relate(hard(probs_NC), hard(supervisor_NC), labels_N)
     return {
-        "agreement": found.overall,
-        "agreement_supervisor_right": found.supervisor_right,
-        "agreement_supervisor_wrong": found.supervisor_wrong,
+        "agreement": found.agreement,
+        "agreement_supervisor_right": found.agreement_supervisor_right,
+        "agreement_supervisor_wrong": found.agreement_supervisor_wrong,
     }

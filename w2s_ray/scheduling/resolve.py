@@ -25,6 +25,7 @@ from w2s_ray.spec.variants import largest, losses
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 from w2s_ray.tasks.hub import HubUnreachable
+from w2s_ray.tasks.registry import is_of_hub
 from w2s_ray.training.catalogue import Unresolved, resolve_model
 
 LOCK_NAME = "study.lock.yaml"
@@ -109,7 +110,7 @@ def lock_path(study: Study, store: ArtifactStore) -> Path:
 
 def _prepared(store: ArtifactStore, name: str, task: TaskSpec, lock: Lock | None) -> PreparedTask:
     """Prepare a task; a hub data set that the study has locked is taken as it was then."""
-    if task.hub is not None and lock is not None and lock.tasks.get(name) == identity("task", task):
+    if is_of_hub(task) and lock is not None and lock.tasks.get(name) == identity("task", task):
         with contextlib.suppress(StoreError):
             return load_prepared(store, lock.resolution.tasks[name].fingerprint)
     return prepare(store, name, task)
@@ -172,7 +173,7 @@ def _check_kind(study: Study, name: str, prepared: PreparedTask) -> None:
 
 
 _KIND_RULES = {
-    "answers": "answers are written token by token: there are no class probabilities to mix, and no head to probe",
+    "answers": "answers are written token by token: no class probabilities to mix, sort or combine, no head to probe",
     "pairs": "a prompt names a class of one text; a pair is compared by its two scores",
 }
 
@@ -182,6 +183,9 @@ def _asked_in_vain(method: MethodSpec, prepared: PreparedTask) -> Iterator[str]:
     if prepared.kind == "answers":
         yield from (f"losses.{level} is {loss.kind}" for level, loss in method.losses.items() if loss.kind != "naive")
         yield from (f"trainable.{level} is probe" for level, own in method.trainable.items() if isinstance(own, Probe))
+        yield from (f"labels.{level} has transforms" for level, own in method.labels.items() if own.transforms)
+        if method.supervisors.num > 1:
+            yield f"supervisors.num is {method.supervisors.num}"
     if prepared.kind == "pairs":
         yield from (
             f"trainable.{level} is prompt" for level, own in method.trainable.items() if isinstance(own, Prompt)

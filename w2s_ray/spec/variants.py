@@ -8,8 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.explain import explained, nearest
+from w2s_ray.spec.explain import explained
 from w2s_ray.spec.losses import Loss
+from w2s_ray.spec.nearest import nearest
 from w2s_ray.spec.search import Point, Range, SearchSpec
 from w2s_ray.spec.study import SPREAD_KEYS, LevelSpec, MethodSpec, Study
 
@@ -260,7 +261,7 @@ def level_of(study: Study, key: str) -> str | None:
     match key.split("."):
         case ["ladder", level, *_] if level in study.ladder:
             return level
-        case ["methods", _, "losses" | "trainable" | "generative", level, *_] if level in study.ladder:
+        case ["methods", _, "losses" | "labels" | "trainable" | "generative", level, *_] if level in study.ladder:
             return level
     return None
 
