@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
 from w2s_ray.spec.losses import ConfidenceLoss, EntropyLoss, HardLoss, KLLoss, Loss, NaiveLoss, ProductLoss, WindowLoss
-from w2s_ray.spec.stage import GroundTruth, LabelledSplit, ModelSource, SplitSpec, StageSpec
+from w2s_ray.spec.stage import ModelSource, StageSpec
 from w2s_ray.training.feed import Feeder, Labelled
 from w2s_ray.training.objectives import Classification
 from w2s_ray.training.workers import Workers
