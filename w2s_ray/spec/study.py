@@ -58,7 +58,8 @@ class TaskSpec(Spec):
     subset: str | None = None
     """The hub data set's configuration."""
     revision: str | None = None
-    """The hub data set's commit."""
+    """The hub data set's branch, its whole commit, or `branch@commit`; resolved once and locked where no commit is
+    given."""
     split: str = "train"
     """The hub split that training and validation examples come from."""
     test_split: str | None = None

@@ -72,7 +72,7 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
         account.check(max_skipped)
     left_out = tuple(each for account in accounts for each in account.left_out())
     for each in left_out:
-        _logger.warning("left out: %s", each)
+        _logger.warning("%s", each)
     return TaskData(_table(placed, classes), classes, left_out)
 
 

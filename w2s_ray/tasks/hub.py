@@ -31,9 +31,12 @@ class HubUnreachable(DataError):
         self.files = files
 
 
-def is_commit(revision: str | None) -> bool:
-    """Tell whether a revision is a whole commit, which can never mean other data."""
-    return revision is not None and _COMMIT.fullmatch(revision) is not None
+def parse_revision(revision: str) -> tuple[str | None, str | None]:
+    """Return branch and commit of a revision: a branch or tag, a whole commit, or `branch@commit`."""
+    branch, _, commit = revision.partition("@")
+    if _COMMIT.fullmatch(commit):
+        return branch, commit
+    return (None, revision) if _COMMIT.fullmatch(revision) else (revision, None)
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,10 @@ class HubRows:
     Attributes:
         name: the data set's id.
         subset: its configuration; of `PARQUET`, the only one where it is not given.
-        branch: a branch, a tag or a commit; `PARQUET` is read as Parquet files.
+        branch: a branch or tag, the main one where not given; `PARQUET` is read as Parquet files.
         pool: the split of the pool; several are joined by `+`.
         test: the split of the test set, if it has one.
-        commit: the commit of `branch` to read; the newest where it is not given.
+        commit: the whole commit of `branch` to read; the newest where it is not given.
     """
 
     name: str
@@ -65,6 +68,15 @@ class HubRows:
         """
         return ["hub", self.name, self._commit(), self.subset, self.pool, self.test]
 
+    def revision(self) -> str:
+        """Return `branch@commit`, which pins the rows.
+
+        Raises:
+            DataError: when there is no such data set or revision.
+            HubUnreachable: when the hub cannot be asked and the commit is not known.
+        """
+        return f"{self.branch or 'main'}@{self._commit()}"
+
     def read(self) -> list[Source]:
         """Return the rows of the splits.
 
@@ -80,9 +92,8 @@ class HubRows:
         return [Source(f"{self.name} ({split})", self._rows(split, commit), origin) for origin, split in splits]
 
     def _commit(self) -> str:
-        for revision in (self.commit, self.branch):
-            if revision is not None and is_commit(revision):
-                return revision
+        if self.commit is not None:
+            return self.commit
         commit = _ask(self.name, self.branch)
         if commit is None:
             raise self._unreachable()

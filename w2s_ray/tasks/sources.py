@@ -38,6 +38,13 @@ class Rows(Protocol):
             DataError: when they cannot be found.
         """
 
+    def revision(self) -> str | None:
+        """Return what `revision:` has to be for the same rows to be read again; None where the files themselves say it.
+
+        Raises:
+            DataError: when they cannot be found.
+        """
+
     def read(self) -> list[Source]:
         """Return the rows, those of the pool first.
 
@@ -59,6 +66,9 @@ class LocalRows:
             DataError: when a file is missing.
         """
         return ["files", [[origin, file_digest(path)] for origin, path in self._paths]]
+
+    def revision(self) -> None:
+        """Return nothing: files are known by their content."""
 
     def read(self) -> list[Source]:
         """Return one source per file.
