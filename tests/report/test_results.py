@@ -8,8 +8,9 @@ from synthetic import SyntheticStudy
 from w2s_ray.errors import DataError
 from w2s_ray.report.results import COLUMNS, is_oracle, read_results
 from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.labels import GroundTruth
 from w2s_ray.spec.search import SearchSpec
-from w2s_ray.spec.stage import EarlyStopping, GroundTruth
+from w2s_ray.spec.stage import EarlyStopping
 
 Skill = Callable[[PlannedStage], float]
 

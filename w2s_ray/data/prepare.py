@@ -36,6 +36,8 @@ class PreparedRecord(Spec):
     """The name it was prepared under."""
     class_names: tuple[str, ...]
     kind: Kind
+    judge: str | None = None
+    """Name of the judge of its answers."""
     test_fraction: float
     num_examples: int
     prepared_at: str
@@ -52,6 +54,8 @@ class PreparedTask:
     kind: Kind
     test_fraction: float
     """Share of the groups kept for the test set where no example has the origin `test`."""
+    judge: str | None = None
+    """Name of the judge of its answers; None for an exact match."""
 
     @property
     def num_classes(self) -> int:
@@ -77,6 +81,10 @@ class PreparedTask:
         """Return where the texts of these rows stand among the task's tokens: of pairs, the second after the first."""
         places = range(self.texts_per_example)
         return np.concatenate([row_numbers + place * self.table().num_rows for place in places])
+
+    def texts(self, row_numbers: np.ndarray) -> list[str]:
+        """Return the (first) texts of these rows."""
+        return list(self.table()["text"].take(pa.array(row_numbers)).to_pylist())
 
     def others(self, row_numbers: np.ndarray) -> list[str]:
         """Return the second texts, or the answers, of these rows."""
@@ -120,6 +128,7 @@ def prepare_task(store: ArtifactStore, name: str, task: Task, test_fraction: flo
             task=name,
             class_names=data.class_names,
             kind=task.kind,
+            judge=data.judge,
             test_fraction=test_fraction,
             num_examples=table.num_rows,
             prepared_at=utc_now(),
@@ -168,6 +177,7 @@ def _find(store: ArtifactStore, fingerprint: str) -> PreparedTask | None:
                 class_names=record.class_names,
                 kind=record.kind,
                 test_fraction=record.test_fraction,
+                judge=record.judge,
             )
     return None
 

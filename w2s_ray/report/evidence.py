@@ -4,16 +4,15 @@ Every arm of a task is judged on the same examples. That is not taken on trust: 
 and a stage that lacks an example of the test set, or has one more, is an error.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from w2s_ray.report.reader import Labelling, Reader, TestPredictions, TestSet, pooled
+from w2s_ray.report.reader import Labelling, Reader, TestPredictions, TestSet
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import compile_study
+from w2s_ray.spec.labels import WeakLabels
 from w2s_ray.spec.search import Found
-from w2s_ray.spec.stage import WeakLabels
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.found import read_failures, read_found
@@ -33,8 +32,6 @@ class Evidence:
     """Of the stages that are trained, by identity."""
     predictions: dict[str, TestPredictions] = field(default_factory=dict)
     """By identity of the stage that made them, or by the name of several supervisors together."""
-    supervisors: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Identities of those that a student learns from, by the student's."""
     labellings: dict[str, Labelling] = field(default_factory=dict)
     """By identity of the student."""
     baselines: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
@@ -47,8 +44,13 @@ class Evidence:
     """Why a chain failed, by its name."""
 
     def supervisor(self, identity: str) -> str:
-        """Return under which name a student's supervisors' own predictions stand, if they were judged."""
-        return "+".join(self.supervisors.get(identity, ()))
+        """Return under which name the predictions of a student's supervisors stand, if they were judged."""
+        stage = self.stages[identity]
+        if len(stage.supervisors) < 2:
+            return "".join(stage.supervisors)
+        labels = stage.spec.train[-1].labels
+        assert isinstance(labels, WeakLabels), "supervisors give weak labels"
+        return f"{labels.combine} {'+'.join(stage.supervisors)}"
 
 
 def gather(study: Study, resolution: Resolution, store: ArtifactStore) -> Evidence:
@@ -78,12 +80,10 @@ def gather_chains(chains: tuple[Chain, ...], store: ArtifactStore) -> Evidence:
 
 def _gathered(chains: tuple[Chain, ...], reader: Reader) -> Evidence:
     evidence = Evidence(chains=chains, stages=distinct_stages(chains))
-    made_by = {each.identity: stage.identity for stage in evidence.stages.values() for each in stage.predicts}
     for identity, stage in evidence.stages.items():
         record = reader.record(identity)
         if record is not None:
             evidence.records[identity] = record
-        evidence.supervisors[identity] = _supervisors(stage, made_by)
         predicted = reader.test_predictions(stage)
         if predicted is None:
             continue
@@ -92,21 +92,8 @@ def _gathered(chains: tuple[Chain, ...], reader: Reader) -> Evidence:
         labelling = reader.labelling(stage)
         if labelling is not None:
             evidence.labellings[identity] = labelling
-    _pool_supervisors(evidence)
+        together = evidence.supervisor(identity)
+        if len(stage.supervisors) > 1 and together not in evidence.predictions:
+            pooled = reader.together(stage, [evidence.stages[each] for each in stage.supervisors])
+            evidence.predictions |= {together: pooled} if pooled is not None else {}
     return evidence
-
-
-def _supervisors(stage: PlannedStage, made_by: Mapping[str, str]) -> tuple[str, ...]:
-    """Whose labels a stage learns from."""
-    labels = stage.spec.train[-1].labels
-    if not isinstance(labels, WeakLabels):
-        return ()
-    return tuple(made_by[each] for each in labels.predictions if each in made_by)
-
-
-def _pool_supervisors(evidence: Evidence) -> None:
-    """Judge several supervisors as the one that they are together."""
-    for identities in set(evidence.supervisors.values()):
-        parts = [evidence.predictions[each] for each in identities if each in evidence.predictions]
-        if len(identities) > 1 and len(parts) == len(identities):
-            evidence.predictions["+".join(identities)] = pooled(parts)

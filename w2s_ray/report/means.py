@@ -20,7 +20,7 @@ def measured(evidence: Evidence, arm: DistinctArm, seeds: Sequence[int]) -> dict
         parts["calibration"] = Calibration.model_validate({name: means[name] for name in CALIBRATION})
     if means["allowed_share"] is not None:
         parts["answers"] = Answers.model_validate({name: means[name] for name in ANSWERS})
-    if evidence.supervisors[identities[0]]:
+    if evidence.stages[identities[0]].supervisors:
         parts["link"] = _link(evidence, arm, seeds, means)
     return parts
 
@@ -34,7 +34,7 @@ def mean(values: Iterable[float | None]) -> float | None:
 def _link(evidence: Evidence, arm: DistinctArm, seeds: Sequence[int], means: Measures) -> Link:
     identities = arm.identities
     first = identities[seeds[0]]
-    supervisors = [evidence.stages[each] for each in evidence.supervisors[first]]
+    supervisors = [evidence.stages[each] for each in evidence.stages[first].supervisors]
     labellings = {
         seed: evidence.labellings[identities[seed]] for seed in seeds if identities[seed] in evidence.labellings
     }

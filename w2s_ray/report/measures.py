@@ -79,7 +79,7 @@ def _rests_on(evidence: Evidence, identity: str) -> set[str]:
         each = waiting.pop()
         if each not in found and each in evidence.stages:
             found.add(each)
-            waiting += [*evidence.supervisors.get(each, ()), *evidence.stages[each].requires]
+            waiting += [*evidence.stages[each].supervisors, *evidence.stages[each].requires]
     return found
 
 

@@ -4,6 +4,7 @@ Classes are numbers already. Written answers become numbers here, the same numbe
 so that whatever compares predictions serves both.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from w2s_ray.data.labels import join, join_answers, targets
+from w2s_ray.data.labels import combined, join, join_answers, targets
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
@@ -21,7 +22,7 @@ from w2s_ray.science.metrics import hard
 from w2s_ray.spec.base import Kind
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import short
-from w2s_ray.spec.stage import LabelledSplit, SplitSpec, WeakLabels
+from w2s_ray.spec.labels import LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record
 
@@ -116,10 +117,26 @@ class Reader:
         probs_NC = join(test.ids, predictions, stage.spec.num_classes, name)
         return TestPredictions(stage.task, hard(probs_NC), probs_NC=probs_NC)
 
+    def together(self, student: PlannedStage, supervisors: Sequence[PlannedStage]) -> TestPredictions | None:
+        """Return what several supervisors say of the test set together, combined as for this student.
+
+        None where that cannot be known yet.
+        """
+        labels = student.spec.train[-1].labels
+        assert isinstance(labels, WeakLabels), "supervisors give weak labels"
+        tests = [each.test_prediction for each in supervisors]
+        judged = labels.model_copy(update={"predictions": tuple(test.identity for test in tests if test is not None)})
+        if len(judged.predictions) < len(tests) or any(self._store.find(each) is None for each in judged.sources):
+            return None
+        prepared = load_prepared(self._store, student.spec.train[-1].split.task)
+        test = self.test_set(supervisors[0])
+        probs_NC = combined(self._store, prepared, test.ids, judged, student.spec.num_classes)
+        return TestPredictions(student.task, hard(probs_NC), probs_NC=probs_NC)
+
     def labelling(self, stage: PlannedStage) -> Labelling | None:
         """Return what the weak labels that the stage learned from are worth; None where they are gone."""
-        parts = [part for part in stage.spec.train if isinstance(part.labels, WeakLabels)]
-        if not parts or any(self._store.find(each) is None for part in parts for each in _sources(part)):
+        parts = [_knowable(part) for part in stage.spec.train if isinstance(part.labels, WeakLabels)]
+        if not parts or any(self._store.find(each) is None for part in parts for each in part.labels.sources):
             return None
         prepared = load_prepared(self._store, parts[0].split.task)
         are_answers = prepared.kind == "answers"
@@ -186,10 +203,10 @@ class Reader:
         """A split's labels that were written, the true answers, and which are allowed."""
         del num_classes  # answers have none
         rows_N = draw(prepared, part.split)
-        (source,) = _sources(part)
-        answers = join_answers(prepared.ids(rows_N), self._store.read_answers(source), f"answers {short(source)}")
-        numbers_N = self._numbered(prepared.fingerprint, answers.texts)
-        return numbers_N, self._truth(prepared, rows_N), answers.is_allowed_N
+        (source,) = part.labels.sources
+        written = join_answers(prepared.ids(rows_N), self._store.read_answers(source), f"answers {short(source)}")
+        numbers_N = self._numbered(prepared.fingerprint, written.texts)
+        return numbers_N, self._truth(prepared, rows_N), written.is_allowed_N
 
     def _numbered(self, task: str, texts: Sequence[str]) -> np.ndarray:
         """The numbers of answers; white space around them says nothing."""
@@ -197,15 +214,11 @@ class Reader:
         return np.array([numbers.setdefault(text.strip(), len(numbers)) for text in texts], dtype=np.int64)
 
 
-def pooled(parts: Sequence[TestPredictions]) -> TestPredictions:
-    """Return what several models say together: their mean probabilities."""
-    assert all(part.probs_NC is not None for part in parts), "answers of several models are not pooled"
-    probs_NC = np.mean([part.probs_NC for part in parts if part.probs_NC is not None], axis=0)
-    return TestPredictions(parts[0].task, hard(probs_NC), probs_NC=probs_NC)
-
-
-def _sources(part: LabelledSplit) -> tuple[str, ...]:
-    return part.labels.predictions if isinstance(part.labels, WeakLabels) else ()
+def _knowable(part: LabelledSplit) -> LabelledSplit:
+    """The labels as far as they can be made again without the student: up to a transform that reads its features."""
+    transforms = tuple(itertools.takewhile(lambda each: not each.needs_features, part.labels.transforms))
+    labels = part.labels.model_copy(update={"transforms": transforms})
+    return part.model_copy(update={"labels": labels})
 
 
 def _lengths(prepared: PreparedTask, rows_N: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from w2s_ray.report.evidence import Evidence, gather
 from w2s_ray.report.measures import NAMES, Beside, Measures, measure, record_metrics
 from w2s_ray.report.settings import Ceilings, floor_of, setting_of
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
-from w2s_ray.spec.stage import GroundTruth, WeakLabels
+from w2s_ray.spec.labels import GroundTruth, WeakLabels
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 
@@ -52,13 +52,15 @@ def to_frame(study: Study, evidence: Evidence) -> pd.DataFrame:
 
 
 def is_oracle(study: Study, stage: PlannedStage) -> bool:
-    """Say whether a weakly supervised student was chosen by ground truth: its settings, or by its early stopping."""
-    validation = stage.spec.validation
-    weak = any(isinstance(part.labels, WeakLabels) for part in stage.spec.train)
-    stops = stage.spec.optimisation.early_stopping is not None
-    if weak and study.search is not None and study.search.choose_by == "oracle":
-        return True
-    return weak and stops and validation is not None and isinstance(validation.labels, GroundTruth)
+    """Say whether a weakly supervised student had ground truth: for its settings, its early stopping or its labels."""
+    labels = [part.labels for part in stage.spec.train if isinstance(part.labels, WeakLabels)]
+    if not labels:
+        return False
+    chosen = study.search is not None and study.search.choose_by == "oracle"
+    stopping, validation = stage.spec.optimisation.early_stopping, stage.spec.validation
+    by_truth = validation is not None and isinstance(validation.labels, GroundTruth)
+    stopped = stopping is not None and (stopping.by == "oracle" or by_truth)
+    return chosen or stopped or any(each.reads_truth for each in labels)
 
 
 def _place(study: Study, evidence: Evidence, chain: Chain, stage: PlannedStage) -> dict[str, Any]:

@@ -8,13 +8,19 @@ with the student (task, point, seed, level, start, trainable weights), whichever
 from collections.abc import Iterable
 
 from w2s_ray.spec.chain import Chain, PlannedStage
+from w2s_ray.spec.labels import WeakLabels
 from w2s_ray.spec.stage import ModelSource, StageSource, StageSpec
 from w2s_ray.spec.trainable import AllWeights, Trainable
 
 
 def setting_of(spec: StageSpec) -> str:
-    """Return what sets a stage's training apart besides its loss, for people; nothing where that is the rule."""
-    parts = [spec.trainable.label]
+    """Return what sets a stage's training apart besides its loss, for people; nothing where that is the rule.
+
+    That is what its ceiling shares, and what was done to its labels, which its ceiling's were not.
+    """
+    labels = spec.train[-1].labels
+    made = labels.label.removeprefix("weak").lstrip("-") if isinstance(labels, WeakLabels) else ""
+    parts = [spec.trainable.label, made]
     if isinstance(spec.starts_from, StageSource):
         parts.append("after its texts")
     elif spec.starts_from.random:

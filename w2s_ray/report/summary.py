@@ -135,7 +135,9 @@ def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> list[str]:
         for seed, found in arm.link.degenerate.items()
     ]
     oracles = [
-        f"{arm.task}: {arm.level} {arm.label} is an oracle: it was chosen by ground truth" for arm in arms if arm.oracle
+        f"{arm.task}: {arm.level} {arm.label} is an oracle: it was chosen by ground truth, or learned some"
+        for arm in arms
+        if arm.oracle
     ]
     floors = [
         f"{arm.task}: the floor {arm.level} is not surely above chance "

@@ -7,13 +7,15 @@ and as the raw material of every metric, so a new metric trains nothing.
 """
 
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from w2s_ray.spec.base import Fraction, Positive, Spec
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.trainable import AllWeights, Trainable
+from w2s_ray.spec.labels import LabelledSplit, SplitSpec
+from w2s_ray.spec.losses import Loss, NaiveLoss
+from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 
 RECIPE = 1
 """Version of the numerics. Raised when the same spec would no longer give the same weights."""
@@ -57,88 +59,14 @@ class StageSource(Spec):
     """The model that this stage began from; for people."""
 
 
-class SplitSpec(Spec):
-    """A set of examples: drawn from a task by seed, never by model, arm or worker."""
-
-    task: str
-    """Fingerprint of the task's prepared data."""
-    name: str
-    """`S`, `T1` … `Tn`, `V0` … `Vn`, `test`, or `text` for unlabelled pretraining text."""
-    num_examples: Positive
-    num_levels: Positive
-    """Levels of the study's longest ladder: into how many slots the pool is cut."""
-    split_seed: int
-    balance: bool = True
-
-    @property
-    def is_test(self) -> bool:
-        """Whether these examples are for metrics only."""
-        return self.name == "test"
-
-
-class GroundTruth(Spec):
-    """Labels that the task itself carries (for `next_token`: the text)."""
-
-    kind: Literal["ground_truth"] = "ground_truth"
-
-
-class WeakLabels(Spec):
-    """Soft labels of one or more supervisors on this very split, averaged."""
-
-    kind: Literal["weak"] = "weak"
-    predictions: tuple[str, ...] = Field(min_length=1)
-    """Identities of the predictions."""
-
-
-Labels = Annotated[GroundTruth | WeakLabels, Field(discriminator="kind")]
-
-
-class LabelledSplit(Spec):
-    """Examples and who labels them."""
-
-    split: SplitSpec
-    labels: Labels
-
-
-class NaiveLoss(Spec):
-    """Cross-entropy against the labels as they are (Burns et al. 2023, section 4.1)."""
-
-    kind: Literal["naive"] = "naive"
-
-    @property
-    def label(self) -> str:
-        """Short name for tables and slugs."""
-        return "naive"
-
-
-class ConfidenceLoss(Spec):
-    """Auxiliary confidence loss (Burns et al. 2023, appendix A.4).
-
-    Cross-entropy against (1 - α)·weak + α·hardened self-prediction; α rises linearly to `alpha_max` over the first
-    `warmup_fraction` of training; the hardening threshold splits the whole optimizer batch by `prior`.
-    """
-
-    kind: Literal["confidence"] = "confidence"
-    alpha_max: Fraction = 0.5
-    warmup_fraction: Fraction = 0.2
-    prior: Literal["half", "weak"] = "half"
-    """Share of the batch above the threshold: one half, or the mean soft label over the whole training split."""
-
-    @property
-    def label(self) -> str:
-        """Short name for tables and slugs."""
-        return f"confidence{self.alpha_max:g}"
-
-
-Loss = Annotated[NaiveLoss | ConfidenceLoss, Field(discriminator="kind")]
-
-
 class EarlyStopping(Spec):
-    """Keep the weights that agree best with the labels of Vi, and stop when they no longer improve."""
+    """Keep the weights that do best on Vi, and stop when they no longer improve."""
 
     every_steps: Positive = 20
     patience: Positive = 3
     """Evaluations without improvement before training ends."""
+    by: Literal["agreement", "oracle"] = "agreement"
+    """`agreement` with the labels of Vi, or the ground truth of Vi: an `oracle`, and marked as one everywhere."""
 
 
 class Optimisation(Spec):
@@ -187,12 +115,18 @@ class StageSpec(Spec):
         return identity("stage", self)
 
     @property
+    def speaks(self) -> bool:
+        """Whether its model is a language model; otherwise it has a head for classes or scores."""
+        return self.objective in ("answer", "next_token") or isinstance(self.trainable, Prompt)
+
+    @property
     def slug(self) -> str:
         """A readable name made from the spec alone: model, split, label source, loss."""
         model = self.starts_from.name.split(":")[-1].strip("/").split("/")[-1]
         splits = "+".join(part.split.name for part in self.train)
-        source = "gt" if self.train[0].labels.kind == "ground_truth" else "weak"
-        return "-".join(part for part in (model, splits, source, self.trainable.label, self.loss.label) if part)
+        return "-".join(
+            part for part in (model, splits, self.train[0].labels.label, self.trainable.label, self.loss.label) if part
+        )
 
 
 class PredictionSpec(Spec):
