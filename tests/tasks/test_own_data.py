@@ -103,6 +103,18 @@ def test_equal_rows_are_one_example_and_rows_that_disagree_are_left_out(tmp_path
     assert "text 4" not in table["text"].to_pylist()
 
 
+def test_half_a_character_is_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    json_lines(path, [{"review": f"text {n}", "stars": n % 2} for n in range(40)])
+    with path.open("a") as file:
+        file.write('{"review": "cut \\ud83d here", "stars": 1}\n')
+    data = read(path)
+    assert data.table.num_rows == 40
+    assert [(each.reason, each.first_rows) for each in data.left_out] == [
+        ("half a character, which is not Unicode", (41,))
+    ]
+
+
 def test_data_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     rows = [{"review": "same", "stars": n % 2} for n in range(4)]
     with pytest.raises(DataError, match="different labels in rows 1, 2, 3, 4"):
