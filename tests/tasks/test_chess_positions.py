@@ -23,7 +23,8 @@ def test_a_fen_that_is_none_or_that_no_game_comes_to_is_refused(fen: str, reason
 
 def test_a_line_yields_each_position_and_the_move_that_is_made_in_it() -> None:
     fen, moves = MATE_IN_TWO
-    fens, made = zip(*((board.fen(), move.uci()) for board, move in positions.line(fen, moves.split())), strict=True)
+    played = positions.line(positions.position(fen), moves.split())
+    fens, made = zip(*((board.fen(), move.uci()) for board, move in played), strict=True)
     assert list(made) == moves.split()
     assert fens[0] == fen
     assert fens[1] == "3R4/6pk/pp2p1q1/2p3rp/2P5/1P5Q/P4PNP/6K1 b - - 7 35"
@@ -32,7 +33,7 @@ def test_a_line_yields_each_position_and_the_move_that_is_made_in_it() -> None:
 @pytest.mark.parametrize("moves", [["h4h9"], ["h4a5"], ["h4h3", "h4h3"], ["0000"], ["Qh3"]])
 def test_an_illegal_move_is_refused(moves: list[str]) -> None:
     with pytest.raises(ValueError):
-        list(positions.line(MATE_IN_TWO[0], moves))
+        list(positions.line(positions.position(MATE_IN_TWO[0]), moves))
 
 
 @pytest.mark.parametrize("history", ["1. e4 1... e4", "1. e4 1-0", "e5", "1. Nf3 1... -- 2. Ng1"])

@@ -37,6 +37,8 @@ def test_every_format_gives_the_same_examples(tmp_path: Path) -> None:
     json_lines(tmp_path / "a.json", ROWS)
     (tmp_path / "list.json").write_text(json.dumps(ROWS))
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    with pa.CompressedOutputStream(str(tmp_path / "b.jsonl.zst"), "zstd") as compressed:
+        compressed.write((tmp_path / "a.jsonl").read_bytes())
     for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
         with (tmp_path / name).open("w", newline="", encoding="utf-8-sig") as file:
             writer = csv.DictWriter(file, list(ROWS[0]), delimiter=delimiter)
@@ -44,7 +46,7 @@ def test_every_format_gives_the_same_examples(tmp_path: Path) -> None:
             writer.writerows(ROWS)
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
     tables = {path.name: read(path).table for path in sorted(tmp_path.iterdir())}
-    assert len(tables) == 7
+    assert len(tables) == 8
     first = tables["a.jsonl"]
     assert first.schema == SCHEMA
     assert first["text"].to_pylist() == ["A fine film .", "Dull\u2028 and long", 'Worth, "every" minute']
@@ -52,8 +54,8 @@ def test_every_format_gives_the_same_examples(tmp_path: Path) -> None:
     assert all(table == first for table in tables.values())
 
 
-def test_sst2_is_read_as_it_is(shared_sst2: Path) -> None:
-    data = open_task(TaskSpec(files=str(shared_sst2), text="sentence", label="label")).read()
+def test_sst2_is_read_as_it_is(real_data: Path) -> None:
+    data = open_task(TaskSpec(files=str(real_data / "sst2" / "train.jsonl.gz"), text="sentence", label="label")).read()
     assert data.class_names == ("0", "1")
     assert 60_000 < data.table.num_rows <= 67_349
     assert len(set(data.table["id"].to_pylist())) == data.table.num_rows
@@ -127,6 +129,8 @@ def test_data_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
             "0xff on line 2 is not UTF-8",
         ),
         ("a.jsonl.gz", b"not gzip", {}, "ends in .gz"),
+        ("a.jsonl.zst", b"not zstd", {}, "ends in .zst"),
+        ("a.jsonl.gz", gzip.compress(b'{"review": "x", "stars": 1}')[:-6], {}, "ends in .gz"),
         ("a.csv", b"review,stars\nx,1\ny\n", {}, "line 3 has not as many fields"),
         ("a.parquet", b"PAR0", {}, "is Parquet"),
         ("a.csv", b"review,stars\nx,1\ny,0\n", {"text": "reviews"}, "did you mean 'review'?"),
@@ -154,7 +158,7 @@ def test_bad_data_is_refused_with_value_rule_and_remedy(
 def test_a_label_that_occurs_only_in_the_test_file_is_unknown(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", ROWS)
     other = json_lines(tmp_path / "b.jsonl", [{"review": "x", "stars": 5}])
-    with pytest.raises(DataError, match=r"b.jsonl: unknown label '5'"):
+    with pytest.raises(DataError, match=r"b.jsonl: 1 of 1 rows are no examples: unknown label '5'"):
         read(path, test_files=str(other))
 
 

@@ -24,6 +24,7 @@ from w2s_ray.spec.variants import largest
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 from w2s_ray.tasks.hub import HubUnreachable
+from w2s_ray.tasks.registry import is_of_hub
 from w2s_ray.training.catalogue import Unresolved, resolve_model
 
 LOCK_NAME = "study.lock.yaml"
@@ -108,7 +109,7 @@ def lock_path(study: Study, store: ArtifactStore) -> Path:
 
 def _prepared(store: ArtifactStore, name: str, task: TaskSpec, lock: Lock | None) -> PreparedTask:
     """Prepare a task; a hub data set that the study has locked is taken as it was then."""
-    if task.hub is not None and lock is not None and lock.tasks.get(name) == identity("task", task):
+    if is_of_hub(task) and lock is not None and lock.tasks.get(name) == identity("task", task):
         with contextlib.suppress(StoreError):
             return load_prepared(store, lock.resolution.tasks[name].fingerprint)
     return prepare(store, name, task)
@@ -179,7 +180,9 @@ def _asked_in_vain(method: MethodSpec, prepared: PreparedTask) -> Iterator[str]:
         yield from (f"losses.{level} is {loss.kind}" for level, loss in method.losses.items() if loss.kind != "naive")
         yield from (f"trainable.{level} is probe" for level, own in method.trainable.items() if isinstance(own, Probe))
     if prepared.kind == "pairs":
-        yield from (f"trainable.{level} is prompt" for level, own in method.trainable.items() if isinstance(own, Prompt))
+        yield from (
+            f"trainable.{level} is prompt" for level, own in method.trainable.items() if isinstance(own, Prompt)
+        )
         if "zero_shot" in method.arms:
             yield "arms holds zero_shot"
 

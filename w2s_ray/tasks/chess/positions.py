@@ -28,13 +28,12 @@ def position(fen: str) -> chess.Board:
     return board
 
 
-def line(fen: str, moves: Sequence[str]) -> Iterator[tuple[chess.Board, chess.Move]]:
-    """Yield each position of a line and the move that is made in it; it is one board, which moves on.
+def line(board: chess.Board, moves: Sequence[str]) -> Iterator[tuple[chess.Board, chess.Move]]:
+    """Yield each position of a line and the move (in UCI) that is made in it; `board` moves on with them.
 
     Raises:
-        ValueError: when the FEN or a move (in UCI) is not one, or the move is illegal.
+        ValueError: when a move is none, or illegal.
     """
-    board = position(fen)
     for each in moves:
         move = uci_move(board, each)
         yield board, move
