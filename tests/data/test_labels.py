@@ -3,11 +3,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from w2s_ray.data.labels import join, one_hot, targets
+from w2s_ray.data.labels import join, join_answers, one_hot, places, targets
 from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError, StoreError
 from w2s_ray.spec.stage import GroundTruth, LabelledSplit, PredictionSpec, SplitSpec, WeakLabels
+from w2s_ray.store.answers import Answers
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.predictions import Predictions
 
@@ -116,3 +117,15 @@ def test_predictions_that_are_not_there_are_refused(
 ) -> None:
     with pytest.raises(StoreError, match="no predictions"):
         targets(store, prepared, weak(transfer, "0" * 64), 2)
+
+
+def test_wanted_examples_are_found_at_their_places_and_the_others_are_left() -> None:
+    assert places(["c", "a", "b"], ["b", "c"], "answers") == [2, 0]
+
+
+def test_answers_are_joined_by_id() -> None:
+    written = Answers(("c", "a", "b"), ("C", "A", "B"), np.array([True, False, True]))
+    found = join_answers(["a", "b"], written, "answers")
+    assert (found.ids, found.texts, found.is_allowed_N.tolist()) == (("a", "b"), ("A", "B"), [False, True])
+    with pytest.raises(DataError, match="answers lack 1 of 2 examples, the first is 'z'"):
+        join_answers(["a", "z"], written, "answers")

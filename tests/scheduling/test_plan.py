@@ -21,6 +21,7 @@ from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record, package_versions
+from w2s_ray.tasks import hub as data_hub
 from w2s_ray.training.catalogue import LADDER
 
 NUM_PARAMETERS = 1000
@@ -256,6 +257,44 @@ def test_a_hub_data_set_that_cannot_be_reached_is_listed(home: Path, store: Arti
     tasks = {"far": {"hub": "owner/data", "text": "text", "label": "label"}}
     found = planned(study_in(home, tasks=tasks), store)
     assert found.unresolved == ("datasets/owner/data@main",)
+
+
+def test_a_known_data_set_that_cannot_be_reached_is_listed_with_its_branch(
+    home: Path, store: ArtifactStore, cache: Path
+) -> None:
+    found = planned(study_in(home, tasks={"reviews": {"builtin": "sst2"}}), store)
+    assert found.unresolved == ("datasets/stanfordnlp/sst2@refs/convert/parquet",)
+    assert len(found.stages) == 6
+
+
+def test_a_known_data_set_stays_at_the_commit_that_the_study_began_with(
+    home: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = {"commit": "a" * 40}
+    read: list[str] = []
+
+    def load_dataset(path: str, *, data_files: dict[str, str], split: str) -> list[dict[str, object]]:
+        read.append(data_files[split])
+        return [{"text": f"tweet number {n} {read[-1]}", "label": n % 2} for n in range(600)]
+
+    monkeypatch.setattr(data_hub, "_ask", lambda name, revision: newest["commit"])
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    study = study_in(home, tasks={"tweets": {"builtin": "twitter_sentiment"}})
+    first = resolve(study, store)
+    assert first.tasks["tweets"].revision == f"refs/convert/parquet@{'a' * 40}"
+    newest["commit"] = "b" * 40
+    shutil.rmtree(store.root / "data")
+    assert resolve(study, store) == first, "what the store lost is read again at the locked commit"
+    assert {file.partition("@")[2][:40] for file in read} == {"a" * 40}
+    other = resolve(study.model_copy(update={"name": "new"}), store)
+    assert other.tasks["tweets"].fingerprint != first.tasks["tweets"].fingerprint
+
+
+def test_the_plan_says_which_rows_are_left_out(home: Path, store: ArtifactStore) -> None:
+    with (home / "rows.jsonl").open("a") as file:
+        file.write('{"text": " ", "label": 1}\n')
+    (notice,) = planned(study_in(home), store).notices
+    assert "1 row left out, no text (row " in notice
 
 
 def test_to_look_at_a_study_whose_data_has_changed_leaves_its_lock_alone(home: Path, store: ArtifactStore) -> None:

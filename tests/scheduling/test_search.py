@@ -1,6 +1,7 @@
 """Searches on real Ray and Tune: candidates are judged, stopped, varied, restored; the best run on fresh seeds."""
 
 import math
+import shutil
 import subprocess
 import sys
 import threading
@@ -76,6 +77,10 @@ def test_a_grid_is_judged_and_its_best_point_runs_on_the_studys_own_seeds(store:
     assert len(judged) == 1 + 2 * 4, "one floor, then a student and a ceiling for each candidate, never on the test set"
     again = go(study, store)
     assert again.trained == () and again.found == found
+    lost = next(stage for stage in stages.values() if any(each.split.is_test for each in stage.predicts))
+    shutil.rmtree(store.folder(lost.spec.slug, lost.identity))
+    regained = go(study, store)
+    assert regained.trained == (lost.identity,) and regained.found == found, "killed among the winners' chains"
 
 
 def test_what_a_trials_process_loads_has_no_torch_in_it() -> None:

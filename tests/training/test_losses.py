@@ -1,73 +1,242 @@
-"""The losses give the paper's values, computed here independently."""
+"""The losses give the values of the paper and of public code, computed here independently: loops and plain numbers."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
 
-from w2s_ray.spec.stage import ConfidenceLoss
-from w2s_ray.training.losses import (
-    alpha_at,
-    confidence_targets,
-    hardened,
-    next_token_cross_entropy,
-    share_above,
-    soft_cross_entropy,
+from w2s_ray.spec.losses import (
+    ConfidenceLoss,
+    EntropyLoss,
+    HardLoss,
+    KLLoss,
+    Loss,
+    NaiveLoss,
+    ProductLoss,
+    WindowLoss,
 )
+from w2s_ray.training.feed import FloatArray
+from w2s_ray.training.losses import OptimizerBatch, soft_cross_entropy, student_loss
+
+LOGITS = np.random.default_rng(0).normal(0, 1.5, (16, 2)).astype(np.float32)
+WEAK = np.random.default_rng(1).beta(0.7, 0.5, 16)
+LABELS = np.stack([1 - WEAK, WEAK], axis=1).astype(np.float32)
+THREE_LOGITS = np.random.default_rng(2).normal(0, 1.5, (9, 3)).astype(np.float32)
+THREE_LABELS = np.random.default_rng(3).dirichlet((1.0, 1.0, 1.0), 9).astype(np.float32)
 
 
-def test_soft_cross_entropy_is_minus_the_sum_of_target_times_log_probability() -> None:
-    logits = np.array([[0.3, -1.2], [2.0, 0.5]])
-    target = np.array([[0.9, 0.1], [0.25, 0.75]])
-    log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    expected = -(target * log_probs).sum()
-    assert float(soft_cross_entropy(torch.tensor(logits), torch.tensor(target))) == pytest.approx(expected, rel=1e-6)
+def softmax(row: list[float]) -> list[float]:
+    powers = [math.exp(value - max(row)) for value in row]
+    return [power / sum(powers) for power in powers]
 
 
-def test_next_token_loss_ignores_filler_rows() -> None:
-    torch.manual_seed(0)
-    logits, tokens = torch.randn(2, 5, 7), torch.randint(0, 7, (2, 5))
-    one = next_token_cross_entropy(logits[:1], tokens[:1], torch.ones(1))
-    both = next_token_cross_entropy(logits, tokens, torch.tensor([1.0, 0.0]))
-    torch.testing.assert_close(one, both)
+def cross_entropy(target: list[float], row: list[float]) -> float:
+    return -sum(share * math.log(own) for share, own in zip(target, softmax(row), strict=True))
 
 
-def test_alpha_rises_linearly_over_the_first_fifth_and_does_not_jump() -> None:
-    loss = ConfidenceLoss(alpha_max=0.75)
-    values = [alpha_at(loss, step, 100) for step in range(100)]
+def ours(
+    spec: Loss, logits: FloatArray = LOGITS, labels: FloatArray = LABELS, progress: float = 0.5
+) -> tuple[float, FloatArray]:
+    """The mean loss of one optimizer batch and its gradient, by the code that the training uses."""
+    loss = student_loss(spec, labels)
+    logits_BC = torch.tensor(logits, requires_grad=True)
+    batch = OptimizerBatch(labels, np.arange(len(labels)), progress, logits_BC.detach().softmax(-1).numpy())
+    value = loss.value(logits_BC, torch.from_numpy(loss.targets(batch)), progress) / len(logits)
+    value.backward()
+    assert logits_BC.grad is not None
+    return float(value.detach()), logits_BC.grad.numpy()
+
+
+def mean_against(targets: list[list[float]], logits: FloatArray = LOGITS) -> float:
+    """The mean cross-entropy of each row of logits against its target."""
+    rows = [[float(value) for value in row] for row in logits]
+    return sum(cross_entropy(target, row) for target, row in zip(targets, rows, strict=True)) / len(rows)
+
+
+def gradient_against(targets: list[list[float]], logits: FloatArray = LOGITS) -> FloatArray:
+    """The gradient of that mean where nothing flows through the targets: (softmax - target) / N."""
+    rows = [softmax([float(value) for value in row]) for row in logits]
+    return ((np.array(rows) - np.array(targets)) / len(rows)).astype(np.float32)
+
+
+def assert_is_cross_entropy_against(spec: Loss, targets: list[list[float]], progress: float = 0.5) -> None:
+    value, gradient = ours(spec, progress=progress)
+    assert value == pytest.approx(mean_against(targets), rel=1e-5)
+    np.testing.assert_allclose(gradient, gradient_against(targets), rtol=1e-4, atol=1e-7)
+
+
+def public_threshold_targets(coefficient: float, prior: float) -> list[list[float]]:
+    """The targets of openai's and EleutherAI's confidence losses: class 0 where its probability reaches a quantile."""
+    first = [softmax([float(value) for value in row])[0] for row in LOGITS]
+    ordered = sorted(first)
+    place = prior * (len(ordered) - 1)
+    low = math.floor(place)
+    threshold = ordered[low] + (place - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
+    own = [[1.0, 0.0] if value >= threshold else [0.0, 1.0] for value in first]
+    return [
+        [(1 - coefficient) * w + coefficient * h for w, h in zip(label, hard, strict=True)]
+        for label, hard in zip(LABELS.tolist(), own, strict=True)
+    ]
+
+
+def test_naive_is_cross_entropy_against_the_soft_labels() -> None:
+    assert_is_cross_entropy_against(NaiveLoss(), LABELS.tolist())
+
+
+def test_hard_is_cross_entropy_against_the_most_probable_class() -> None:
+    assert_is_cross_entropy_against(HardLoss(), [[0.0, 1.0] if weak > 0.5 else [1.0, 0.0] for weak in WEAK])
+
+
+@pytest.mark.parametrize(("prior", "share"), [("half", 0.5), ("batch", float(np.mean(WEAK)))])
+def test_confidence_is_the_public_formula_when_the_whole_batch_is_seen_at_once(prior: str, share: float) -> None:
+    spec = ConfidenceLoss.model_validate({"alpha_max": 0.75, "prior": prior})
+    assert_is_cross_entropy_against(spec, public_threshold_targets(0.75, share))
+
+
+def test_the_weak_prior_is_the_mean_label_over_all_that_the_student_learns_from() -> None:
+    loss = student_loss(ConfidenceLoss(alpha_max=1.0, prior="weak"), np.array([[0.75, 0.25]] * 40, dtype=np.float32))
+    probs = torch.tensor(LOGITS).softmax(-1).numpy()
+    targets = loss.targets(OptimizerBatch(LABELS, np.arange(16), 0.5, probs))
+    assert set(np.argsort(probs[:, 1])[-4:]) == set(np.flatnonzero(targets[:, 1])), "a quarter of 15 is between 3 and 4"
+
+
+def test_confidence_by_argmax_hardens_each_example_by_itself_and_serves_three_classes() -> None:
+    probs = [softmax([float(value) for value in row]) for row in THREE_LOGITS]
+    targets = [
+        [0.5 * w + 0.5 * (place == own.index(max(own))) for place, w in enumerate(label)]
+        for label, own in zip(THREE_LABELS.tolist(), probs, strict=True)
+    ]
+    value, _ = ours(ConfidenceLoss(prior="argmax"), THREE_LOGITS, THREE_LABELS)
+    assert value == pytest.approx(mean_against(targets, THREE_LOGITS), rel=1e-5)
+
+
+def balanced_labels() -> list[float]:
+    log_odds = [math.log(w + 1e-7) - math.log(1 - w + 1e-7) for w in LABELS[:, 1].tolist()]
+    mean = sum(log_odds) / len(log_odds)
+    return [1 / (1 + math.exp(mean - value)) for value in log_odds]
+
+
+def test_balanced_labels_have_log_odds_of_mean_zero_in_confidence_and_entropy() -> None:
+    shifted = [[1 - w, w] for w in balanced_labels()]
+    assert_is_cross_entropy_against(ConfidenceLoss(alpha_max=0.0, balance_labels=True), shifted)
+    assert_is_cross_entropy_against(EntropyLoss(alpha_max=0.0, balance_labels=True), shifted)
+
+
+def test_entropy_mixes_the_labels_with_the_own_prediction_without_its_gradient() -> None:
+    own = [softmax([float(value) for value in row]) for row in LOGITS]
+    for progress, alpha in ((0.05, 0.1), (0.5, 0.4)):
+        targets = [
+            [(1 - alpha) * w + alpha * p for w, p in zip(label, probs, strict=True)]
+            for label, probs in zip(LABELS.tolist(), own, strict=True)
+        ]
+        assert_is_cross_entropy_against(EntropyLoss(alpha_max=0.4), targets, progress)
+
+
+@pytest.mark.parametrize(("weak_power", "student_power"), [(1.0, 1.0), (0.5, 2.0), (1.0, 0.0)])
+def test_product_multiplies_powers_of_label_and_prediction_without_its_gradient(
+    weak_power: float, student_power: float
+) -> None:
+    targets = []
+    for label, row in zip(LABELS.tolist(), LOGITS, strict=True):
+        own = softmax([float(value) for value in row])
+        raw = [w**weak_power * p**student_power for w, p in zip(label, own, strict=True)]
+        targets.append([value / sum(raw) for value in raw])
+    assert_is_cross_entropy_against(ProductLoss(weak_power=weak_power, student_power=student_power), targets)
+
+
+def test_product_stays_finite_where_powers_of_small_numbers_vanish() -> None:
+    logits, labels = np.array([[60.0, -60.0]], dtype=np.float32), np.array([[0.0, 1.0]], dtype=np.float32)
+    value, gradient = ours(ProductLoss(), logits, labels)
+    assert value == pytest.approx(120.0)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("radius", [0.15, 0.4, "midweak"])
+def test_window_counts_the_unsure_examples_and_divides_by_all(radius: float | str) -> None:
+    distances = sorted(abs(w - 0.5) for w in LABELS[:, 1].tolist())
+    width = (distances[7] + distances[8]) / 2 if isinstance(radius, str) else radius
+    rows = [[float(value) for value in row] for row in LOGITS]
+    inside = [max(softmax(row)) < 0.5 + width for row in rows]
+    assert 0 < sum(inside) < len(inside)
+    terms = [cross_entropy(w, row) for w, row, seen in zip(LABELS.tolist(), rows, inside, strict=True) if seen]
+    value, gradient = ours(WindowLoss.model_validate({"radius": radius}))
+    assert value == pytest.approx(sum(terms) / len(rows), rel=1e-5)
+    assert (np.abs(gradient).sum(axis=1) > 0).tolist() == inside
+
+
+def test_forward_kl_is_zero_at_perfect_imitation_and_has_the_gradients_of_naive() -> None:
+    rows = [softmax([float(value) for value in row]) for row in LOGITS]
+    expected = [
+        sum(w * (math.log(w) - math.log(p)) for w, p in zip(label, own, strict=True))
+        for label, own in zip(LABELS.tolist(), rows, strict=True)
+    ]
+    value, gradient = ours(KLLoss())
+    assert value == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    np.testing.assert_allclose(gradient, ours(NaiveLoss())[1], rtol=1e-4, atol=1e-7)
+    assert ours(KLLoss(), LOGITS, np.array(rows, dtype=np.float32))[0] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_reverse_kl_weighs_by_the_students_own_belief_and_is_finite_for_hard_labels() -> None:
+    expected = [
+        sum(p * (math.log(p) - math.log(w)) for w, p in zip(label, softmax(row.tolist()), strict=True))
+        for label, row in zip(LABELS.tolist(), LOGITS, strict=True)
+    ]
+    assert ours(KLLoss(direction="reverse"))[0] == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    assert math.isfinite(ours(KLLoss(direction="reverse"), labels=np.round(LABELS))[0])
+
+
+@pytest.mark.parametrize(
+    "spec", [NaiveLoss(), HardLoss(), ConfidenceLoss(prior="argmax"), EntropyLoss(), ProductLoss(), KLLoss()]
+)
+def test_a_loss_for_any_number_of_classes_learns_from_three(spec: Loss) -> None:
+    assert not spec.two_classes_only
+    value, gradient = ours(spec, THREE_LOGITS, THREE_LABELS)
+    assert math.isfinite(value) and np.abs(gradient).sum() > 0
+
+
+def alpha_over_training(spec: ConfidenceLoss) -> list[float]:
+    """α at each of 100 steps, read off the targets: the only example is labelled class 0 and predicted class 1."""
+    label, probs = np.array([[1.0, 0.0]], dtype=np.float32), np.array([[0.1, 0.9]], dtype=np.float32)
+    loss = student_loss(spec, label)
+    return [float(loss.targets(OptimizerBatch(label, np.arange(1), step / 100, probs))[0, 1]) for step in range(100)]
+
+
+def test_trap_2_alpha_rises_linearly_over_the_first_fifth_and_does_not_jump() -> None:
+    values = alpha_over_training(ConfidenceLoss(alpha_max=0.75, prior="argmax"))
     assert values[0] == 0.0
     assert values[10] == pytest.approx(0.375)
-    assert max(np.diff(values)) == pytest.approx(0.75 / 20)
+    assert max(np.diff(values)) == pytest.approx(0.75 / 20, rel=1e-5)
     assert values[20:] == [0.75] * 80
 
 
-def test_the_threshold_puts_half_of_the_batch_above_whatever_the_level_of_the_probabilities() -> None:
-    p1 = np.linspace(0.9, 0.99, 10)
-    probs = np.stack([1 - p1, p1], axis=1).astype(np.float32)
-    classes = hardened(probs, np.arange(10), 0.5).argmax(axis=1)
-    assert classes.tolist() == [0] * 5 + [1] * 5
+def test_trap_2_the_schedule_openai_jumps_from_a_twentieth_to_a_half_as_its_code_does() -> None:
+    values = alpha_over_training(ConfidenceLoss(prior="argmax", schedule="openai", warmup_fraction=0.1))
+    assert values[10:12] == pytest.approx([0.05, 0.5])
+    assert values[5] == pytest.approx(0.025)
 
 
-def test_ties_are_broken_by_the_hash_of_the_example_and_not_by_its_place() -> None:
+def test_trap_3_the_threshold_is_over_the_whole_batch_whatever_the_level_of_the_probabilities() -> None:
+    p1 = np.linspace(0.9, 0.99, 10, dtype=np.float32)
+    probs, labels = np.stack([1 - p1, p1], axis=1), np.full((10, 2), 0.5, dtype=np.float32)
+    loss = student_loss(ConfidenceLoss(alpha_max=1.0), labels)
+    assert loss.reads_batch
+    targets = loss.targets(OptimizerBatch(labels, np.arange(10), 0.5, probs))
+    assert targets.argmax(axis=1).tolist() == [0] * 5 + [1] * 5
+
+
+def test_trap_3_equal_probabilities_are_split_by_the_hash_of_the_example_and_not_by_its_place() -> None:
     probs = np.full((6, 2), 0.5, dtype=np.float32)
-    ties = np.array([5, 3, 1, 0, 2, 4])
-    classes = hardened(probs, ties, 0.5).argmax(axis=1)
+    loss = student_loss(ConfidenceLoss(alpha_max=1.0), probs)
+    ties, order = np.array([5, 3, 1, 0, 2, 4]), np.array([3, 0, 5, 1, 4, 2])
+    classes = loss.targets(OptimizerBatch(probs, ties, 0.5, probs)).argmax(axis=1)
     assert classes.tolist() == [0, 0, 1, 1, 1, 0]
-    order = np.array([3, 0, 5, 1, 4, 2])
-    assert hardened(probs[order], ties[order], 0.5).argmax(axis=1).tolist() == classes[order].tolist()
+    other = loss.targets(OptimizerBatch(probs, ties[order], 0.5, probs)).argmax(axis=1)
+    assert other.tolist() == classes[order].tolist()
 
 
-def test_the_weak_prior_splits_by_the_mean_soft_label() -> None:
-    assert share_above(ConfidenceLoss(prior="weak"), 0.3) == 0.3
-    assert share_above(ConfidenceLoss(prior="half"), 0.3) == 0.5
-
-
-def test_more_than_two_classes_harden_to_the_most_probable() -> None:
-    probs = np.array([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]], dtype=np.float32)
-    assert hardened(probs, np.arange(2), 0.5).tolist() == [[0, 1, 0], [1, 0, 0]]
-
-
-def test_targets_mix_weak_labels_and_own_predictions_by_alpha() -> None:
-    probs = np.array([[0.8, 0.2], [0.1, 0.9]], dtype=np.float32)
-    weak = np.array([[0.4, 0.6], [0.3, 0.7]], dtype=np.float32)
-    mixed = confidence_targets(probs, weak, np.arange(2), alpha=0.5, share=0.5)
-    np.testing.assert_allclose(mixed, [[0.7, 0.3], [0.15, 0.85]], rtol=1e-6)
+def test_soft_cross_entropy_is_summed_and_in_fp32() -> None:
+    logits = torch.tensor(LOGITS, dtype=torch.bfloat16)
+    found = soft_cross_entropy(logits, torch.tensor(LABELS))
+    assert found.dtype == torch.float32
+    assert float(found) == pytest.approx(len(LOGITS) * mean_against(LABELS.tolist(), logits.float().numpy()), rel=1e-5)

@@ -25,9 +25,9 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import EarlyStopping
 from w2s_ray.store import files
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training import loop, objectives
 from w2s_ray.training.checkpoints import Checkpoints
-from w2s_ray.training.losses import soft_cross_entropy
+from w2s_ray.training.lessons import AGREEMENT, ClassLesson
+from w2s_ray.training.losses import naive, soft_cross_entropy
 from w2s_ray.training.models import load_network, load_tokenizer
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
@@ -154,7 +154,7 @@ def test_gradients_that_are_not_finite_are_an_error_under_every_zero_stage(
             logits_BC.register_hook(lambda gradient: gradient * torch.nan)
         return soft_cross_entropy(logits_BC, target_BC)
 
-    monkeypatch.setattr(objectives, "soft_cross_entropy", poisoned)
+    monkeypatch.setattr(naive, "soft_cross_entropy", poisoned)
     stage = floor_of(tiny, zero_stage=zero_stage)
     with pytest.raises(TrainingError, match="gradient norm"):
         run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
@@ -246,7 +246,7 @@ def test_steps_are_taken_in_training_mode_one_graph_at_a_time(
         return loss
 
     monkeypatch.setattr(Engine, "__call__", watched)
-    monkeypatch.setattr(objectives, "soft_cross_entropy", remembered)
+    monkeypatch.setattr(naive, "soft_cross_entropy", remembered)
     run_stage(floor_of(tiny, tokens_per_micro_batch=64), store=tiny.store, workers=alone, observer=Onlooker())
     assert len(modes) > 20 and all(modes)
     assert max(alive) <= 1, "the loss before may still be on its way out, none before that"
@@ -281,8 +281,8 @@ def test_a_head_block_of_its_own_is_drawn_from_the_stages_seed(tiny: Tiny, tmp_p
 def test_early_stopping_goes_back_to_the_best_weights_when_they_are_not_the_last(
     tiny: Tiny, alone: Workers, zero_stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agreements = iter([0.5, 0.9, 0.4, 0.3])
-    monkeypatch.setattr(loop, "agreement_with_labels", lambda *_: next(agreements))
+    agreements = iter([0.5, 0.9, 0.4, 0.3, 0.9])
+    monkeypatch.setattr(ClassLesson, "check", lambda *_: {AGREEMENT: next(agreements)})
     best: dict[str, torch.Tensor] = {}
     save_best = Checkpoints.save_best
 

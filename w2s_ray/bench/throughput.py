@@ -23,7 +23,7 @@ from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.stage import GroundTruth, LabelledSplit, ModelSource, Optimisation, SplitSpec, StageSpec
 from w2s_ray.training.catalogue import model_folder
 from w2s_ray.training.checkpoints import Checkpoints, Progress
-from w2s_ray.training.feed import Examples, Feeder, IntArray, MicroBatch
+from w2s_ray.training.feed import Feeder, IntArray, Labelled, MicroBatch
 from w2s_ray.training.journal import Journal
 from w2s_ray.training.loop import Loop
 from w2s_ray.training.models import Network, load_network, load_tokenizer
@@ -83,8 +83,8 @@ def _measure(model: str, workers: Workers, folder: Path, pairs: int, steps: int,
 @dataclass(frozen=True)
 class _Case:
     spec: StageSpec
-    examples: Examples
-    feeder: Feeder
+    examples: Labelled
+    feeder: Feeder[Labelled]
     steps: list[IntArray]
     load: Callable[[], Network]
 
@@ -100,7 +100,7 @@ def _case(model: str, workers: Workers, num_steps: int) -> _Case:
     lengths = dice.integers(35, 90, size=num_steps * _SETTINGS.examples_per_step)
     tokens = [dice.integers(2, len(tokenizer), size=length).astype(np.int32) for length in lengths]
     targets = np.eye(2, dtype=np.float32)[dice.integers(0, 2, size=len(tokens))]
-    examples = Examples(tokens, targets, np.arange(len(tokens)))
+    examples = Labelled(tokens=tokens, targets_NC=targets, ties_N=np.arange(len(tokens)))
     split = SplitSpec(task="bench", name="S", num_examples=len(tokens), num_levels=2, split_seed=0)
     spec = StageSpec(
         starts_from=ModelSource(name=model, revision=""),
@@ -134,7 +134,7 @@ def _ours(case: _Case, folder: Path) -> Callable[[], None]:
             engine=engine,
             objective=Classification(case.spec, case.examples, workers),
             feeder=case.feeder,
-            validation=None,
+            check=None,
             steps=case.steps,
             checkpoints=Checkpoints(folder / "checkpoints", _EXECUTION, workers),
             checkpoint_every_seconds=_EXECUTION.checkpoint_every_seconds,
@@ -159,7 +159,7 @@ def _bare(case: _Case) -> Callable[[], None]:
     def run() -> None:
         for count, batches in groups:
             for batch, target_BC in batches:
-                logits_BC = network(batch.tokens_BT, batch.last_B)
+                logits_BC = network(batch.tokens_RT, batch.last_R)
                 loss = -(target_BC * torch.log_softmax(logits_BC, dim=-1)).sum() / count
                 loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -9,6 +9,7 @@ from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.stage import LabelledSplit, WeakLabels
+from w2s_ray.store.answers import Answers
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.predictions import Predictions
 
@@ -34,6 +35,21 @@ def targets(
     return row_numbers, (total_NC / len(part.labels.predictions)).astype(np.float32)
 
 
+def answers(store: ArtifactStore, prepared: PreparedTask, part: LabelledSplit) -> tuple[np.ndarray, list[str]]:
+    """Return the rows of a labelled split of a task of answers, and the answer to be learnt for each.
+
+    Raises:
+        DataError: when the supervisor's answers lack or double an example.
+        StoreError: when they are missing or damaged.
+    """
+    row_numbers = draw(prepared, part.split)
+    if not isinstance(part.labels, WeakLabels):
+        return row_numbers, prepared.others(row_numbers)
+    (source,) = part.labels.predictions
+    written = join_answers(prepared.ids(row_numbers), store.read_answers(source), f"answers {short(source)}")
+    return row_numbers, list(written.texts)
+
+
 def one_hot(labels_N: np.ndarray, num_classes: int) -> np.ndarray:
     """Return all probability on the class that is true."""
     if labels_N.size and labels_N.max() >= num_classes:
@@ -53,19 +69,47 @@ def join(ids: Sequence[str], predictions: Predictions, num_classes: int, name: s
     Raises:
         DataError: when an id is missing from the predictions or stands in them twice, or the classes differ.
     """
-    rule = "labels are joined by example id: each example has exactly one"
-    remedy = "remove the predictions' folder; the next run makes them again"
-    place = {example: row for row, example in enumerate(predictions.ids)}
-    if len(place) != len(predictions.ids):
-        doubles = len(predictions.ids) - len(place)
-        raise DataError(f"{name} hold {doubles} ids more than once", rule, remedy)
-    missing = [example for example in ids if example not in place]
-    if missing:
-        raise DataError(f"{name} lack {len(missing)} of {len(ids)} examples, the first is {missing[0]!r}", rule, remedy)
+    rows = places(predictions.ids, ids, name)
     if predictions.probs_NC.shape[1] != num_classes:
         raise DataError(
             f"{name} have {predictions.probs_NC.shape[1]} classes, the student {num_classes}",
             "supervisor and student share their classes",
-            remedy,
+            _REMEDY,
         )
-    return predictions.probs_NC[[place[example] for example in ids]]
+    return predictions.probs_NC[rows]
+
+
+def join_answers(ids: Sequence[str], answers: Answers, name: str) -> Answers:
+    """Return the answers in the order of `ids`.
+
+    Raises:
+        DataError: when an id is missing from the answers or stands in them twice.
+    """
+    rows = places(answers.ids, ids, name)
+    return Answers(tuple(ids), tuple(answers.texts[row] for row in rows), answers.is_allowed_N[rows])
+
+
+def places(ids: Sequence[str], wanted: Sequence[str], name: str) -> list[int]:
+    """Return where each wanted example stands among `ids`.
+
+    Args:
+        ids: of what was predicted.
+        wanted: the examples to be joined to it.
+        name: how errors call what was predicted.
+
+    Raises:
+        DataError: when a wanted id is missing, or any id stands there twice.
+    """
+    rule = "labels are joined by example id: each example has exactly one"
+    place = {example: row for row, example in enumerate(ids)}
+    if len(place) != len(ids):
+        raise DataError(f"{name} hold {len(ids) - len(place)} ids more than once", rule, _REMEDY)
+    missing = [example for example in wanted if example not in place]
+    if missing:
+        raise DataError(
+            f"{name} lack {len(missing)} of {len(wanted)} examples, the first is {missing[0]!r}", rule, _REMEDY
+        )
+    return [place[example] for example in wanted]
+
+
+_REMEDY = "remove the predictions' folder; the next run makes them again"

@@ -21,7 +21,7 @@ from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import RECORD_NAME, check_files, digest_files, publish_folder, write_file
 from w2s_ray.store.record import utc_now
-from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, Task, TaskData
+from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, LeftOut, Task, TaskData
 
 RECIPE = 2
 """Version of preparation and of the way splits are drawn; raised when the same task would give other splits."""
@@ -40,6 +40,8 @@ class PreparedRecord(Spec):
     """Name of the judge of its answers."""
     test_fraction: float
     num_examples: int
+    left_out: tuple[LeftOut, ...] = ()
+    revision: str | None = None
     prepared_at: str
     files: dict[str, str]
 
@@ -54,6 +56,10 @@ class PreparedTask:
     kind: Kind
     test_fraction: float
     """Share of the groups kept for the test set where no example has the origin `test`."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Rows that became no example, by reason."""
+    revision: str | None = None
+    """What pins the rows on the hub: `branch@commit`."""
     judge: str | None = None
     """Name of the judge of its answers; None for an exact match."""
 
@@ -81,6 +87,10 @@ class PreparedTask:
         """Return where the texts of these rows stand among the task's tokens: of pairs, the second after the first."""
         places = range(self.texts_per_example)
         return np.concatenate([row_numbers + place * self.table().num_rows for place in places])
+
+    def texts(self, row_numbers: np.ndarray) -> list[str]:
+        """Return the (first) texts of these rows."""
+        return list(self.table()["text"].take(pa.array(row_numbers)).to_pylist())
 
     def others(self, row_numbers: np.ndarray) -> list[str]:
         """Return the second texts, or the answers, of these rows."""
@@ -127,6 +137,8 @@ def prepare_task(store: ArtifactStore, name: str, task: Task, test_fraction: flo
             judge=data.judge,
             test_fraction=test_fraction,
             num_examples=table.num_rows,
+            left_out=data.left_out,
+            revision=data.revision,
             prepared_at=utc_now(),
             files=digest_files(folder),
         )
@@ -173,6 +185,8 @@ def _find(store: ArtifactStore, fingerprint: str) -> PreparedTask | None:
                 class_names=record.class_names,
                 kind=record.kind,
                 test_fraction=record.test_fraction,
+                left_out=record.left_out,
+                revision=record.revision,
                 judge=record.judge,
             )
     return None

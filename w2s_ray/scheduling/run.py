@@ -79,7 +79,8 @@ class Run:
             study: what was asked for.
             resolution: what its names came to.
             chains: what is to be run; None where a search has to choose it first.
-            before: what the search came to, where only the candidates that failed are to be judged again.
+            before: what the search came to, where it is through already, but for candidates that failed if `chains` is
+                None.
             store: where everything is kept.
             view: shown the status.
             interrupt: set to stop.
@@ -111,7 +112,7 @@ class Run:
             with self._writer() as writer, self._foreman(nodes, writer) as foreman:
                 crews = Crews(lambda request: self._plan(request, foreman))
                 try:
-                    found = self._search(foreman, crews) if self._judge is not None else None
+                    found = self._search(foreman, crews) if self._judge is not None else self._before
                     chains = self._run_chains(foreman, crews)
                 finally:
                     self._farewell(foreman, crews)

@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from w2s_ray.spec.base import Kind
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
 from w2s_ray.spec.identity import seeded_hash
+from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.search import Found, Point
 from w2s_ray.spec.stage import (
     GroundTruth,
     LabelledSplit,
     Labels,
-    Loss,
     ModelSource,
-    NaiveLoss,
     Objective,
     PredictionSpec,
     SplitSpec,

@@ -1,8 +1,9 @@
 """What pydantic finds wrong with a study, in our words: value, rule, remedy, and the nearest right key."""
 
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,27 +20,34 @@ def explained(error: ValidationError, source: str, root: Sequence[str] = ()) -> 
         root: the keys, from the study's top, under which it stands.
     """
     problems = [_explain(item, root) for item in error.errors()]
-    values = "; ".join(problem[0] for problem in problems)
+    values = "; ".join(dict.fromkeys(problem[0] for problem in problems))
     rules = "; ".join(dict.fromkeys(problem[1] for problem in problems))
     remedies = "; ".join(dict.fromkeys(problem[2] for problem in problems))
     return StudyError(f"{source}: {values}", rules, remedies)
 
 
-def nearest(key: str, known: Sequence[str]) -> str:
+def nearest(key: str, known: Sequence[str], what: str = "keys") -> str:
     """Return the remedy for a key that does not exist: the nearest one that does, or all of them."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
+    return f"did you mean {near[0]!r}?" if near else f"known {what} here: {', '.join(known)}"
 
 
 def _explain(item: Any, root: Sequence[str]) -> tuple[str, str, str]:
     """Return value, rule and remedy of one finding."""
-    location = [*root, *item["loc"]]
-    where = ".".join(str(part) for part in location) or "study"
-    if item["type"] == "extra_forbidden":
-        known = [*_known_keys(location[:-1]), *(SPREAD_KEYS if len(location) == 1 else ())]
-        return f"unknown key {where}", "only known keys are allowed", nearest(str(location[-1]), known)
-    if item["type"] == "missing":
-        return f"{where} is missing", "this key is required", f"add `{location[-1]}:`"
+    location, kind = _walk([*root, *item["loc"]])
+    where = ".".join(location) or "study"
+    match item["type"]:
+        case "extra_forbidden":
+            known = [*_known_keys(_walk([*root, *item["loc"][:-1]])[1]), *(SPREAD_KEYS if len(location) == 1 else ())]
+            return f"unknown key {where}", "only known keys are allowed", nearest(location[-1], known)
+        case "missing":
+            return f"{where} is missing", "this key is required", f"add `{location[-1]}:`"
+        case "union_tag_invalid":
+            tag, tags = item["ctx"]["tag"], [_tag(member) for member in _members(kind)]
+            return f"{where}.kind = {tag!r}", f"the kinds are {', '.join(tags)}", nearest(tag, tags, "kinds")
+        case "union_tag_not_found":
+            tags = [_tag(member) for member in _members(kind)]
+            return f"{where}.kind is missing", "this key is required", f"add `kind:`, one of {', '.join(tags)}"
     message = str(item["msg"]).removeprefix("Value error, ")
     if not location:  # two keys that do not go together: the message names them, and the whole study tells nothing
         return message, "the parts of a study must go together", "change one of the keys that are named"
@@ -48,21 +56,52 @@ def _explain(item: Any, root: Sequence[str]) -> tuple[str, str, str]:
     return f"{where} = {shown}", message, f"change {where}"
 
 
-def _known_keys(location: Iterable[object]) -> list[str]:
-    """Return the field names of the model that stands at `location` in a study."""
-    models: list[type[BaseModel]] = [Study]
+def _walk(location: Sequence[object]) -> tuple[list[str], Any]:
+    """Return the keys of a place in a study, without pydantic's names for members of unions, and the type there."""
+    keys: list[str] = []
+    kind: Any = Study
     for part in location:
-        models = [found for model in models for found in _children(model, str(part))] or models
-    return sorted({name for model in models for name in model.model_fields})
+        members = _members(kind)
+        if len(members) > 1:
+            kind = next((member for member in members if _is_model(member) and _is_named(member, str(part))), Any)
+        else:
+            keys.append(str(part))
+            kind = _under(members[0], str(part))
+    return keys, kind
 
 
-def _children(model: type[BaseModel], key: str) -> list[type[BaseModel]]:
-    field = model.model_fields.get(key)
-    return _models_in(field.annotation) if field is not None else []
+def _under(kind: Any, key: str) -> Any:
+    """Return the type of what stands under a key; Any where that cannot be told."""
+    if _is_model(kind):
+        return kind.model_fields[key].annotation if key in kind.model_fields else Any
+    if get_origin(kind) in (dict, Mapping):
+        return get_args(kind)[1]
+    return get_args(kind)[0] if get_origin(kind) is tuple else Any
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Every model that an annotation mentions."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for argument in getattr(annotation, "__args__", ()) for found in _models_in(argument)]
+def _members(kind: Any) -> list[Any]:
+    """Return the types that a union is made of, None left out; a type that is no union is its only one."""
+    if get_origin(kind) is Annotated:
+        return _members(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [member for each in get_args(kind) if each is not type(None) for member in _members(each)]
+    return [kind]
+
+
+def _tag(model: type[BaseModel]) -> str:
+    """Return what tells a model from the others of its union: its `kind`, or its name."""
+    return str(model.model_fields["kind"].default) if "kind" in model.model_fields else model.__name__
+
+
+def _is_named(model: type[BaseModel], part: str) -> bool:
+    """Say whether `part` is pydantic's name for a model in a union; with a check of its own it is `after[…, Model]`."""
+    return part.removesuffix("]").endswith(_tag(model))
+
+
+def _known_keys(kind: Any) -> list[str]:
+    """Return the field names of the models of a type."""
+    return sorted({name for member in _members(kind) if _is_model(member) for name in member.model_fields})
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

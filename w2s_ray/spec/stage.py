@@ -13,7 +13,8 @@ from pydantic import Field
 
 from w2s_ray.spec.base import Fraction, Positive, Spec
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.trainable import AllWeights, Trainable
+from w2s_ray.spec.losses import Loss, NaiveLoss
+from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 
 RECIPE = 1
 """Version of the numerics. Raised when the same spec would no longer give the same weights."""
@@ -100,45 +101,14 @@ class LabelledSplit(Spec):
     labels: Labels
 
 
-class NaiveLoss(Spec):
-    """Cross-entropy against the labels as they are (Burns et al. 2023, section 4.1)."""
-
-    kind: Literal["naive"] = "naive"
-
-    @property
-    def label(self) -> str:
-        """Short name for tables and slugs."""
-        return "naive"
-
-
-class ConfidenceLoss(Spec):
-    """Auxiliary confidence loss (Burns et al. 2023, appendix A.4).
-
-    Cross-entropy against (1 - α)·weak + α·hardened self-prediction; α rises linearly to `alpha_max` over the first
-    `warmup_fraction` of training; the hardening threshold splits the whole optimizer batch by `prior`.
-    """
-
-    kind: Literal["confidence"] = "confidence"
-    alpha_max: Fraction = 0.5
-    warmup_fraction: Fraction = 0.2
-    prior: Literal["half", "weak"] = "half"
-    """Share of the batch above the threshold: one half, or the mean soft label over the whole training split."""
-
-    @property
-    def label(self) -> str:
-        """Short name for tables and slugs."""
-        return f"confidence{self.alpha_max:g}"
-
-
-Loss = Annotated[NaiveLoss | ConfidenceLoss, Field(discriminator="kind")]
-
-
 class EarlyStopping(Spec):
-    """Keep the weights that agree best with the labels of Vi, and stop when they no longer improve."""
+    """Keep the weights that do best on Vi, and stop when they no longer improve."""
 
     every_steps: Positive = 20
     patience: Positive = 3
     """Evaluations without improvement before training ends."""
+    by: Literal["agreement", "oracle"] = "agreement"
+    """`agreement` with the labels of Vi, or the ground truth of Vi: an `oracle`, and marked as one everywhere."""
 
 
 class Optimisation(Spec):
@@ -185,6 +155,11 @@ class StageSpec(Spec):
     def identity(self) -> str:
         """Digest of the whole spec."""
         return identity("stage", self)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether its model is a language model; otherwise it has a head for classes or scores."""
+        return self.objective in ("answer", "next_token") or isinstance(self.trainable, Prompt)
 
     @property
     def slug(self) -> str:

@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 
 from w2s_ray.spec.base import Fraction, Name, Positive, Spec
 from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.search import SearchSpec
-from w2s_ray.spec.stage import Architecture, Loss, NaiveLoss, Optimisation
+from w2s_ray.spec.stage import Architecture, Optimisation
 from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 
 Arm = Literal[
@@ -54,7 +55,8 @@ class TaskSpec(Spec):
     subset: str | None = None
     """The hub data set's configuration."""
     revision: str | None = None
-    """The hub data set's commit."""
+    """The hub data set's branch, its whole commit, or `branch@commit`; resolved once and locked where no commit is
+    given."""
     split: str = "train"
     """The hub split that training and validation examples come from."""
     test_split: str | None = None

@@ -1,6 +1,7 @@
 """The artifact store: a folder per identity, complete once its record is there.
 
-    <root>/artifacts/<slug>-<digest12>/   record.json and, by kind, model/, metrics.jsonl or predictions.parquet
+    <root>/artifacts/<slug>-<digest12>/   record.json and, by kind, model/, metrics.jsonl, predictions.parquet or
+                                          answers.parquet
     <root>/data/<task>-<digest12>/        prepared examples
     <root>/studies/<name>/                what belongs to one study
 
@@ -14,7 +15,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,7 @@ from w2s_ray.store.record import Kind, Record, package_versions, read_record, so
 if TYPE_CHECKING:
     import numpy as np
 
+    from w2s_ray.store.answers import Answers
     from w2s_ray.store.predictions import Predictions
 
 CHECKPOINTS = "checkpoints"
@@ -173,23 +175,47 @@ class ArtifactStore:
         """Store the soft labels that a stage gave to a split; where they are stored already, those stay."""
         from w2s_ray.store.predictions import write  # pyarrow is loaded only where it is used
 
+        return self._write(spec, lambda folder: write(folder, ids, probs_NC))
+
+    def write_answers(
+        self, spec: PredictionSpec, ids: Sequence[str], texts: Sequence[str], is_allowed_N: "np.ndarray"
+    ) -> Record:
+        """Store the answers that a stage wrote for a split, as `write_predictions` does for soft labels."""
+        from w2s_ray.store.answers import write
+
+        return self._write(spec, lambda folder: write(folder, ids, texts, is_allowed_N))
+
+    def read_predictions(self, identity: str) -> "Predictions":
+        """Return stored soft labels, checked.
+
+        Raises:
+            StoreError: when there are none, they are answers, or their file fails its checksum.
+        """
+        from w2s_ray.store.predictions import PREDICTIONS_NAME, read
+
+        return read(self._predictions_folder(identity, PREDICTIONS_NAME))
+
+    def read_answers(self, identity: str) -> "Answers":
+        """Return stored answers, checked.
+
+        Raises:
+            StoreError: when there are none, they are soft labels, or their file fails its checksum.
+        """
+        from w2s_ray.store.answers import ANSWERS_NAME, read
+
+        return read(self._predictions_folder(identity, ANSWERS_NAME))
+
+    def _write(self, spec: PredictionSpec, fill: Callable[[Path], None]) -> Record:
         known = self.find(spec.identity)
         if known is not None:
             return known
-        folder = self.begin("predictions", spec.slug, spec.identity)
-        write(folder, ids, probs_NC)
+        fill(self.begin("predictions", spec.slug, spec.identity))
         return self.commit(
             kind="predictions", slug=spec.slug, spec=spec, identity=spec.identity, parents=(spec.stage,), metrics={}
         )
 
-    def read_predictions(self, identity: str) -> "Predictions":
-        """Return stored predictions, checked.
-
-        Raises:
-            StoreError: when there are none or their file fails its checksum.
-        """
-        from w2s_ray.store.predictions import read
-
+    def _predictions_folder(self, identity: str, name: str) -> Path:
+        """The verified folder of predictions that are kept in a file of this name."""
         record = self.find(identity)
         if record is None or record.kind != "predictions":
             raise StoreError(
@@ -197,7 +223,13 @@ class ArtifactStore:
                 "predictions are made before they are read",
                 "run the study that makes them",
             )
-        return read(self.verify(record))
+        if name not in record.files:
+            raise StoreError(
+                f"predictions {short(identity)} hold {', '.join(record.files)}, not {name}",
+                "a stage predicts soft labels, or answers where its task asks for them",
+                "check the task's kind",
+            )
+        return self.verify(record)
 
     def lease(self, identity: str, slug: str, owner: str) -> None:
         """Take the lease on an identity, or renew it: call it again well within 60 s.

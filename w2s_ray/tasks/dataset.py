@@ -9,13 +9,13 @@ Rows that are no examples are counted by reason, reported with their numbers, an
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.examples import Format
 from w2s_ray.tasks.gather import RECIPE, gather
-from w2s_ray.tasks.hub import PARQUET, HubRows, is_commit
+from w2s_ray.tasks.hub import PARQUET, HubRows, parse_revision
 from w2s_ray.tasks.sources import Rows, local_rows
 from w2s_ray.tasks.task import TaskData
 
@@ -32,7 +32,7 @@ class Recipe:
         citation: who made it.
         protocol: how it is made a task and tested, in one phrase.
         subset: its configuration on the hub.
-        pool: the split that training, validation and (without `test`) test examples come from.
+        pool: the split that training, validation and (without `test`) test examples come from; `a+b` joins two.
         test: the split of the test set; without one it is drawn from the pool by group.
         branch: the hub's branch with the rows.
         commit: the commit of that branch; where it is not known, the first resolution of a study locks it.
@@ -62,10 +62,8 @@ class Recipe:
         if spec.files is not None:
             rows: Rows = local_rows(spec.files, spec.test_files, self.pool, self.test, self.parts)
         else:
-            branch, commit = self.branch, self.commit
-            if spec.revision is not None:
-                branch, commit = (branch, spec.revision) if is_commit(spec.revision) else (spec.revision, None)
-            rows = HubRows(self.hub, self.subset, branch, self.pool, self.test, commit, self.parts)
+            branch, commit = parse_revision(spec.revision) if spec.revision else (self.branch, self.commit)
+            rows = HubRows(self.hub, self.subset, branch or self.branch, self.pool, self.test, commit, self.parts)
         return DatasetTask(self.format, rows, definition, spec.max_skipped)
 
 
@@ -93,4 +91,5 @@ class DatasetTask:
         Raises:
             DataError: when the rows cannot be read, or too many of them are not as they should be.
         """
-        return gather(self._format, self.rows.read(), self._max_skipped)
+        data = gather(self._format, self.rows.read(), self._max_skipped)
+        return replace(data, revision=self.rows.revision())

@@ -24,6 +24,7 @@ class Example(NamedTuple):
         group: what it shares with related examples: the passage, the question, the premise.
         label: the name of its class; nothing for answers and texts.
         other: the second text of a pair, or the answer.
+        ties: further keys that related examples share; who shares any of them belongs to one group.
         bundle: what it shares with the examples that are drawn side by side with it, all of one group.
         stratum: what it is also judged by itself with: a topic, a rating band.
         id: the data set's own id; without one it is a digest of the content.
@@ -33,6 +34,7 @@ class Example(NamedTuple):
     group: str
     label: str | None = None
     other: str | None = None
+    ties: tuple[str, ...] = ()
     bundle: str | None = None
     stratum: str | None = None
     id: str | None = None
@@ -62,7 +64,7 @@ class Format:
         examples: one row → its examples; raises `Skip`.
         class_names: the classes in label order; without them, the distinct labels of the pool, sorted.
         even_bundles: whether each bundle keeps as many examples of one class as of every other.
-        relate: all examples → the group of each, where a row by itself cannot tell what it is related to.
+        together: all examples → what becomes of each, where a row by itself cannot tell what it is related to.
         judge: name of the judge of its answers; None for an exact match.
     """
 
@@ -71,7 +73,7 @@ class Format:
     examples: Callable[[Row], Iterable[Example]]
     class_names: tuple[str, ...] | None = None
     even_bundles: bool = False
-    relate: Callable[[Sequence[Example]], Sequence[str]] | None = None
+    together: Callable[[Sequence[Example]], Sequence[Example | Skip]] | None = None
     judge: str | None = None
 
 
@@ -88,6 +90,27 @@ def text_of(row: Row, column: str) -> str:
     if not text:
         raise Skip(f"no {column}")
     return text
+
+
+def optional_text(row: Row, column: str) -> str:
+    """Return a column's text, or nothing where it is empty or not there.
+
+    Raises:
+        Skip: when it is something else.
+    """
+    return text_of(row, column) if row.get(column) not in (None, "") and str(row[column]).strip() else ""
+
+
+def texts_of(row: Row, column: str) -> list[str]:
+    """Return a column's list of texts.
+
+    Raises:
+        Skip: when it is no list, or one of them is no text.
+    """
+    values = row.get(column)
+    if not isinstance(values, list) or not values:
+        raise Skip(f"{column} is no list of texts")
+    return [text_of({column: value}, column) for value in values]
 
 
 def number_of(row: Row, column: str) -> int:

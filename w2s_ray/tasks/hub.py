@@ -31,9 +31,12 @@ class HubUnreachable(DataError):
         self.files = files
 
 
-def is_commit(revision: str | None) -> bool:
-    """Tell whether a revision is a whole commit, which can never mean other data."""
-    return revision is not None and _COMMIT.fullmatch(revision) is not None
+def parse_revision(revision: str) -> tuple[str | None, str | None]:
+    """Return branch and commit of a revision: a branch or tag, a whole commit, or `branch@commit`."""
+    branch, _, commit = revision.partition("@")
+    if _COMMIT.fullmatch(commit):
+        return branch, commit
+    return (None, revision) if _COMMIT.fullmatch(revision) else (revision, None)
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,11 @@ class HubRows:
 
     Attributes:
         name: the data set's id.
-        subset: its configuration.
-        branch: a branch, a tag or a commit; `PARQUET` is read as Parquet files.
-        pool: the split of the pool.
+        subset: its configuration; of `PARQUET`, the only one where it is not given.
+        branch: a branch or tag, the main one where not given; `PARQUET` is read as Parquet files.
+        pool: the split of the pool; several are joined by `+`.
         test: the split of the test set, if it has one.
-        commit: the commit of `branch` to read; the newest where it is not given.
+        commit: the whole commit of `branch` to read; the newest where it is not given.
         parts: folders that hold the splits as gzipped JSON lines (`<part>/<split>.jsonl.gz`), one source for each.
     """
 
@@ -67,6 +70,15 @@ class HubRows:
         """
         return ["hub", self.name, self._commit(), self.subset, self.pool, self.test, *self.parts]
 
+    def revision(self) -> str:
+        """Return `branch@commit`, which pins the rows.
+
+        Raises:
+            DataError: when there is no such data set or revision.
+            HubUnreachable: when the hub cannot be asked and the commit is not known.
+        """
+        return f"{self.branch or 'main'}@{self._commit()}"
+
     def read(self) -> list[Source]:
         """Return the rows of the splits.
 
@@ -77,18 +89,18 @@ class HubRows:
         commit = self._commit()
         if _ask(self.name, commit) is None:
             raise self._unreachable()
-        splits = {POOL: self.pool} | ({TEST: self.test} if self.test else {})
+        splits = [(POOL, split) for split in self.pool.split("+")]
+        splits += [(TEST, split) for split in (self.test or "").split("+") if split]
         return [
-            Source(" ".join(filter(None, (self.name, part, f"({split})"))), rows, origin, part)
-            for origin, split in splits.items()
+            Source(f"{self.name} ({place})", self._rows(split, commit, part), origin, part)
+            for origin, split in splits
             for part in self.parts or (None,)
-            for rows in (self._rows(split, commit, part),)
+            for place in (f"{part}, {split}" if part else split,)
         ]
 
     def _commit(self) -> str:
-        for revision in (self.commit, self.branch):
-            if revision is not None and is_commit(revision):
-                return revision
+        if self.commit is not None:
+            return self.commit
         commit = _ask(self.name, self.branch)
         if commit is None:
             raise self._unreachable()
@@ -103,7 +115,7 @@ class HubRows:
                 return load_dataset("json", data_files={split: files}, split=split)
             if self.branch != PARQUET:
                 return load_dataset(self.name, name=self.subset, split=split, revision=commit)
-            files = f"hf://datasets/{self.name}@{commit}/{self.subset or 'default'}/{split}/*.parquet"
+            files = f"hf://datasets/{self.name}@{commit}/{self.subset or '*'}/{split}/*.parquet"
             return load_dataset("parquet", data_files={split: files}, split=split)
         except ConnectionError:
             raise self._unreachable() from None

@@ -19,7 +19,7 @@ from w2s_ray.spec.identity import identity
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.dataset import DatasetTask
 from w2s_ray.tasks.examples import PAIR_CLASSES, Example, Format, Skip, pair
-from w2s_ray.tasks.hub import HubRows
+from w2s_ray.tasks.hub import HubRows, parse_revision
 from w2s_ray.tasks.rows import Row
 from w2s_ray.tasks.sources import Rows, local_rows
 
@@ -34,7 +34,8 @@ def own_task(spec: TaskSpec) -> DatasetTask:
         rows: Rows = local_rows(spec.files, spec.test_files)
     else:
         assert spec.hub is not None
-        rows = HubRows(spec.hub, spec.subset, spec.revision, spec.split, spec.test_split)
+        branch, commit = parse_revision(spec.revision) if spec.revision else (None, None)
+        rows = HubRows(spec.hub, spec.subset, branch, spec.split, spec.test_split, commit)
     return DatasetTask(own_format(spec), rows, ["own", *_keys(spec)], spec.max_skipped)
 
 

@@ -56,11 +56,6 @@ def open_task(spec: TaskSpec) -> Task:
     return task(spec)
 
 
-def is_of_hub(spec: TaskSpec) -> bool:
-    """Tell whether the task's rows are fetched from the hub."""
-    return spec.files is None and (spec.builtin is None or isinstance(_known_as(spec.builtin), Recipe))
-
-
 def _known_as(name: str) -> Recipe | TaskFactory:
     if name in _known:
         return _known[name]

@@ -40,6 +40,13 @@ class Rows(Protocol):
             DataError: when they cannot be found.
         """
 
+    def revision(self) -> str | None:
+        """Return what `revision:` has to be for the same rows to be read again; None where the files themselves say it.
+
+        Raises:
+            DataError: when they cannot be found.
+        """
+
     def read(self) -> list[Source]:
         """Return the rows, those of the pool first.
 
@@ -64,6 +71,9 @@ class LocalRows:
         """
         files = [[origin, file_digest(path), self._part_of(path)] for origin, path in self._paths]
         return ["files", [[value for value in file if value is not None] for file in files]]
+
+    def revision(self) -> None:
+        """Return nothing: files are known by their content."""
 
     def read(self) -> list[Source]:
         """Return one source per file.
@@ -115,4 +125,4 @@ def _data_files(folder: Path) -> list[Path]:
 
 
 def _is_of(path: Path, split: str | None) -> bool:
-    return split is not None and path.name.partition(".")[0].partition("-")[0] == split
+    return split is not None and path.name.partition(".")[0].partition("-")[0] in split.split("+")

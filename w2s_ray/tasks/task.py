@@ -47,7 +47,8 @@ class LeftOut(Spec):
 
     def __str__(self) -> str:
         """Say what is left out, and why."""
-        return f"{self.source}: {self.reason} in {self.where}"
+        rows = "1 row" if self.num_rows == 1 else f"{self.num_rows:,} rows"
+        return f"{self.source}: {rows} left out, {self.reason} ({self.where})"
 
     @property
     def where(self) -> str:
@@ -65,12 +66,14 @@ class TaskData:
         table: one row per example with the columns of `SCHEMA`; ids are unique, labels index `class_names`.
         class_names: the classes, in label order; one name for answers and texts, `answer` or `text`.
         left_out: the rows that became no example.
+        revision: what pins the rows on the hub, `branch@commit`; nothing for rows from elsewhere.
         judge: name of the judge of its answers (`judges.py`).
     """
 
     table: pa.Table
     class_names: tuple[str, ...]
     left_out: tuple[LeftOut, ...] = ()
+    revision: str | None = None
     judge: str | None = None
 
 

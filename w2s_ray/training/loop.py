@@ -6,19 +6,18 @@ rank 0's wishes (stop, checkpoint), so all ranks act alike and a stage can be st
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from w2s_ray.errors import TrainingError
-from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.stage import Optimisation, StageSpec
 from w2s_ray.training.checkpoints import Checkpoints, Progress
-from w2s_ray.training.feed import Feeder, IntArray
+from w2s_ray.training.feed import Examples, Feeder, IntArray
 from w2s_ray.training.journal import Journal
+from w2s_ray.training.lessons import ACCURACY, AGREEMENT
 from w2s_ray.training.objectives import Objective
-from w2s_ray.training.predict import agreement_with_labels, predict
 from w2s_ray.training.zero import Engine
 
 
@@ -29,14 +28,13 @@ class Loop:
     spec: StageSpec
     engine: Engine
     objective: Objective
-    feeder: Feeder
-    validation: Feeder | None
+    feeder: Feeder[Examples]
+    check: Callable[[], dict[str, float]] | None
+    """The network's figures on Vi."""
     steps: Sequence[IntArray]
     checkpoints: Checkpoints
     checkpoint_every_seconds: float
     journal: Journal
-    truth_N: IntArray | None = None
-    """True classes of the validation examples; nothing in training looks at them."""
     num_reports: int = 0
     """Reports on the validation examples, evenly over the steps; they change nothing."""
 
@@ -105,16 +103,11 @@ class Loop:
 
     def _report(self, progress: Progress) -> None:
         """Judge the model as it is now, if a report is due: agreement with its labels, and accuracy."""
-        if self.num_reports == 0 or self.validation is None:
+        if self.num_reports == 0 or self.check is None:
             return
         before, now = ((step * self.num_reports) // len(self.steps) for step in (progress.step - 1, progress.step))
-        if now == before:
-            return
-        probs_NC = predict(self.engine.model, self.validation, self.spec.num_classes)
-        values = {"validation_agreement": accuracy(probs_NC, self.validation.examples.targets_NC.argmax(axis=1))}
-        if self.truth_N is not None:
-            values["validation_accuracy"] = accuracy(probs_NC, self.truth_N)
-        self.journal.judged(progress, now, values)
+        if now != before:
+            self.journal.judged(progress, now, self.check())
 
     def _gave_up(self, progress: Progress) -> bool:
         rule = self.spec.optimisation.early_stopping
@@ -123,17 +116,18 @@ class Loop:
     def _evaluate(self, progress: Progress) -> Progress:
         """Early stopping: compare with the labels of Vi, which are the arm's own (weak ones for students)."""
         rule = self.spec.optimisation.early_stopping
-        if rule is None or self.validation is None:
+        if rule is None or self.check is None:
             return progress
         if progress.step % rule.every_steps and progress.step != len(self.steps):
             return progress
-        accuracy = agreement_with_labels(self.engine.model, self.validation)
-        self.journal.step(progress, {"validation_agreement": accuracy})
-        if accuracy <= progress.best_accuracy:
+        name = ACCURACY if rule.by == "oracle" else AGREEMENT
+        figure = self.check()[name]
+        self.journal.step(progress, {name: figure})
+        if figure <= progress.best_accuracy:
             return progress.model_copy(update={"evaluations_since_best": progress.evaluations_since_best + 1})
         self.checkpoints.save_best(self.engine, progress.step)
         return progress.model_copy(
-            update={"best_accuracy": accuracy, "best_step": progress.step, "evaluations_since_best": 0}
+            update={"best_accuracy": figure, "best_step": progress.step, "evaluations_since_best": 0}
         )
 
 

@@ -1,15 +1,21 @@
 """Models and heads: a decoder (or encoder) from disk, hub or scratch, and one logit per class from its last token.
 
+A network maps the texts of examples to what its objective reads: logits of classes, or of every next token. For pairs
+one head of one output scores both texts, and the two scores are the logits of which is better, so that their softmax
+is sigmoid(score2 - score1) (Burns et al. 2023, reward modelling).
+
 Pooling goes by the attention mask, never by looking for a padding token: `"!"` is token 0 in GPT-2 and a text may end
 in the padding token. Rows are padded on the right, so a causal decoder needs no mask: no real token sees a padded one.
 
-The classification head is linear, initialised from the unembedding rows of "0", "1", … (Burns et al. 2023), or from the
-stage's seed where those are not single tokens.
+The classification head is linear, initialised from the unembedding rows of "0", "1", … (Burns et al. 2023; for pairs
+that of "1"), or from the stage's seed where those are not single tokens.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import nn
@@ -20,6 +26,7 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -27,7 +34,11 @@ from transformers import (
 from w2s_ray.errors import ModelError
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.stage import Architecture, ModelSource, Precision, StageSpec
+from w2s_ray.spec.trainable import Prompt
 from w2s_ray.store.files import require_space
+from w2s_ray.training.adapters import merged, restrict
+from w2s_ray.training.feed import TokenRow
+from w2s_ray.training.language import token_losses
 from w2s_ray.training.model_files import weight_files
 from w2s_ray.training.zero import sharded_loading, whole
 
@@ -43,26 +54,56 @@ class Network(nn.Module):
         self.hf = hf
         self.precision = precision
 
-    def forward(self, tokens_BT: torch.Tensor, last_B: torch.Tensor) -> torch.Tensor:
-        """Return logits_BC of each row's last token (classification) or logits_BTV (next token), in fp32."""
-        with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=self.precision == "bf16" and self.training):
+    def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
+        """Return logits_RC of each row's last token (classification) or logits_RTV (language), in fp32."""
+        with torch.autocast(tokens_RT.device.type, torch.bfloat16, enabled=self.precision == "bf16" and self.training):
             if not hasattr(self.hf, "score"):
-                return self._without_score(tokens_BT, last_B).float()
-            hidden_BTD = self.hf.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
-            pooled_BD = hidden_BTD[torch.arange(len(last_B), device=last_B.device), last_B]
-            logits_BC: torch.Tensor = self.hf.score(pooled_BD)
-            return logits_BC.float()
+                return self._without_score(tokens_RT, last_R).float()
+            hidden_RTD = self.hf.base_model(input_ids=tokens_RT, use_cache=False).last_hidden_state
+            pooled_RD = hidden_RTD[torch.arange(len(last_R), device=last_R.device), last_R]
+            logits_RC: torch.Tensor = self.hf.score(pooled_RD)
+            return logits_RC.float()
 
-    def _without_score(self, tokens_BT: torch.Tensor, last_B: torch.Tensor) -> torch.Tensor:
+    def _without_score(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
         """Language models, and encoders whose classifier pools by itself and needs the mask."""
         arguments: dict[str, Any] = {}
         if isinstance(self.hf, PreTrainedModel) and "SequenceClassification" in type(self.hf).__name__:
-            positions_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-            arguments["attention_mask"] = (positions_T[None, :] <= last_B[:, None]).long()
+            positions_T = torch.arange(tokens_RT.shape[1], device=tokens_RT.device)
+            arguments["attention_mask"] = (positions_T[None, :] <= last_R[:, None]).long()
         else:
             arguments["use_cache"] = False
-        logits: torch.Tensor = self.hf(input_ids=tokens_BT, **arguments).logits
+        logits: torch.Tensor = self.hf(input_ids=tokens_RT, **arguments).logits
         return logits
+
+
+class PairNetwork(Network):
+    """Compares two texts: the scores of both are the logits of which is better."""
+
+    def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
+        """Return logits_B2 for the pairs whose first texts are the first half of the rows."""
+        scores_R1 = super().forward(tokens_RT, last_R)
+        return scores_R1.view(2, -1).T
+
+
+class PromptNetwork(Network):
+    """Names classes: row r of class c ends in the name of c, whose mean log-probability is the logit of c."""
+
+    def __init__(self, hf: PreTrainedModel, precision: Precision, name_lengths: Sequence[int]) -> None:
+        """`name_lengths` has the tokens of each class's name."""
+        super().__init__(hf, precision)
+        self.name_lengths = tuple(name_lengths)
+
+    def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
+        """Return logits_BC of B examples: their rows with the first class's name come first, then the second's."""
+        logits_RTV = super().forward(tokens_RT, last_R)
+        lengths_R = torch.tensor(self.name_lengths, device=last_R.device).repeat_interleave(
+            len(tokens_RT) // len(self.name_lengths)
+        )
+        losses_RT = token_losses(logits_RTV, tokens_RT)
+        ends_T = torch.arange(1, tokens_RT.shape[1], device=last_R.device)[None, :]
+        named_RT = (ends_T <= last_R[:, None]) & (ends_T > (last_R - lengths_R)[:, None])
+        means_R = -(losses_RT * named_RT).sum(dim=1) / lengths_R
+        return means_R.view(len(self.name_lengths), -1).T
 
 
 def load_tokenizer(folder: Path, pad_token: str | None) -> PreTrainedTokenizerFast:
@@ -88,34 +129,89 @@ def load_network(spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFa
     """Build the network that `spec` starts from, in fp32, sharded while it loads under ZeRO-3.
 
     `folder` holds the weights, or for a network from scratch nothing that is read.
+
+    Raises:
+        ModelError: when the model is not one that can learn this way.
     """
-    dropout = spec.optimisation.dropout
-    architecture = spec.starts_from.architecture if isinstance(spec.starts_from, ModelSource) else None
-    if spec.objective == "next_token":
-        if architecture is not None:
-            hf = _from_scratch(architecture, tokenizer, spec.init_seed)
-        else:
-            config = _with_dropout(AutoConfig.from_pretrained(folder), dropout)
-            with sharded_loading(execution):
-                hf = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
-        return Network(hf, spec.optimisation.precision)
-    assert architecture is None, "a stage from scratch learns next tokens"
-    config = _with_dropout(AutoConfig.from_pretrained(folder), dropout)
-    config.num_labels = spec.num_classes
-    config.pad_token_id = tokenizer.pad_token_id
-    # What the checkpoint lacks, such as an encoder's own classifier block, is drawn from the stage's seed.
-    with torch.random.fork_rng(devices=[]), sharded_loading(execution):
-        torch.manual_seed(spec.init_seed)
-        hf = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=torch.float32)
-    _initialise_head(hf, folder, tokenizer, spec)
-    return Network(hf, spec.optimisation.precision)
+    hf = (
+        _language_model(spec, folder, tokenizer, execution)
+        if spec.speaks
+        else _classifier(spec, folder, tokenizer, execution)
+    )
+    restrict(hf, spec)
+    return _network(hf, spec, tokenizer)
 
 
-def load_trained(folder: Path, execution: Execution, objective: str) -> Network:
+def load_trained(spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFast, execution: Execution) -> Network:
     """Load a finished stage's model for prediction."""
-    auto = AutoModelForCausalLM if objective == "next_token" else AutoModelForSequenceClassification
+    auto = AutoModelForCausalLM if spec.speaks else AutoModelForSequenceClassification
     with sharded_loading(execution):
-        return Network(auto.from_pretrained(folder, dtype=torch.float32), "fp32")
+        hf = auto.from_pretrained(folder, dtype=torch.float32)
+    return _network(hf, spec, tokenizer)
+
+
+def _network(hf: PreTrainedModel, spec: StageSpec, tokenizer: PreTrainedTokenizerFast) -> Network:
+    precision = spec.optimisation.precision
+    if spec.objective == "preference":
+        return PairNetwork(hf, precision)
+    if spec.objective == "classification" and isinstance(spec.trainable, Prompt):
+        return PromptNetwork(hf, precision, [len(name) for name in name_tokens(spec, tokenizer)])
+    return Network(hf, precision)
+
+
+def name_tokens(spec: StageSpec, tokenizer: PreTrainedTokenizerFast) -> list[TokenRow]:
+    """Return the tokens of each class's name as they follow a cue."""
+    named = (tokenizer.encode(f" {name}", add_special_tokens=False) for name in spec.class_names)
+    return [np.array(tokens, dtype=np.int32) for tokens in named]
+
+
+def _language_model(
+    spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFast, execution: Execution
+) -> PreTrainedModel:
+    source = spec.starts_from
+    if isinstance(source, ModelSource) and source.architecture is not None:
+        return _from_scratch(source.architecture, tokenizer, spec.init_seed)
+    return _loaded(AutoModelForCausalLM, _config(folder, spec, tokenizer), spec, folder, execution)
+
+
+def _classifier(
+    spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFast, execution: Execution
+) -> PreTrainedModel:
+    assert not isinstance(spec.starts_from, ModelSource) or spec.starts_from.architecture is None
+    config = _config(folder, spec, tokenizer)
+    config.num_labels = 1 if spec.objective == "preference" else spec.num_classes
+    hf = _loaded(AutoModelForSequenceClassification, config, spec, folder, execution)
+    _initialise_head(hf, folder, tokenizer, spec)
+    return hf
+
+
+def _config(folder: Path, spec: StageSpec, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+    config = _with_dropout(AutoConfig.from_pretrained(folder), spec.optimisation.dropout)
+    if not spec.speaks:
+        config.pad_token_id = tokenizer.pad_token_id
+    return config
+
+
+def _loaded(auto: Any, config: PretrainedConfig, spec: StageSpec, folder: Path, execution: Execution) -> Any:
+    """Load the weights.
+
+    What the checkpoint lacks, such as an encoder's own classifier block, and all of a model that begins with random
+    weights, is drawn from the stage's seed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.init_seed)
+        try:
+            if isinstance(spec.starts_from, ModelSource) and spec.starts_from.random:
+                return auto.from_config(config, dtype=torch.float32)
+            with sharded_loading(execution):
+                return auto.from_pretrained(folder, config=config, dtype=torch.float32)
+        except ValueError as error:
+            raise ModelError(
+                f"{spec.starts_from.name} cannot be loaded for {spec.objective}: {str(error).splitlines()[0]}",
+                "answers, prompts and next tokens need a language model, classes and pairs one with a classification "
+                "head in transformers",
+                "choose another model",
+            ) from error
 
 
 def save_network(
@@ -132,7 +228,7 @@ def save_network(
     """
     require_space(folder, sum(tensor.nbytes for tensor in weights.values()))
     prefix = "hf."
-    state = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    state = merged(network.hf, {name.removeprefix(prefix): tensor for name, tensor in weights.items()})
     network.hf.save_pretrained(folder, state_dict=state, safe_serialization=True)
     tokenizer.model_max_length = context_tokens
     tokenizer.save_pretrained(folder)
@@ -162,9 +258,10 @@ def _initialise_head(hf: PreTrainedModel, folder: Path, tokenizer: PreTrainedTok
     head = getattr(hf, "score", None) or getattr(hf, "classifier", None)
     if not isinstance(head, nn.Linear):
         return  # an encoder's own classifier block keeps transformers' initialisation
-    digits = [tokenizer.encode(str(label), add_special_tokens=False) for label in range(spec.num_classes)]
+    labels = [1] if spec.objective == "preference" else range(spec.num_classes)
+    digits = [tokenizer.encode(str(label), add_special_tokens=False) for label in labels]
     generator = torch.Generator().manual_seed(spec.init_seed)
-    rows_CD = torch.randn((spec.num_classes, head.in_features), generator=generator) * _HEAD_STD
+    rows_CD = torch.randn((len(digits), head.in_features), generator=generator) * _HEAD_STD
     if all(len(tokens) == 1 for tokens in digits):
         found_CD = _unembedding_rows(hf, folder, [tokens[0] for tokens in digits])
         if found_CD.shape == rows_CD.shape:

@@ -1,4 +1,4 @@
-"""What a stage learns: classes from the last token, or each next token.
+"""What a stage learns: classes from the last token, or what is written next.
 
 An objective turns the engine's logits into one summed loss per micro-batch and says by how many units (examples or
 tokens) the whole optimizer batch is divided, so that the result does not depend on how the batch was cut.
@@ -7,19 +7,12 @@ tokens) the whole optimizer batch is divided, so that the result does not depend
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 
-from w2s_ray.spec.stage import ConfidenceLoss, StageSpec
-from w2s_ray.training.feed import Examples, IntArray, MicroBatch
-from w2s_ray.training.losses import (
-    FloatArray,
-    alpha_at,
-    confidence_targets,
-    next_token_cross_entropy,
-    share_above,
-    soft_cross_entropy,
-)
+from w2s_ray.spec.stage import StageSpec
+from w2s_ray.training.feed import FloatArray, IntArray, Labelled, MicroBatch, Written
+from w2s_ray.training.language import learnt_from, written_cross_entropy
+from w2s_ray.training.losses import OptimizerBatch, student_loss
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
 
@@ -38,32 +31,32 @@ class Objective(Protocol):
         ...
 
 
-class NextToken:
-    """Cross-entropy of every token given those before it."""
+class Writing:
+    """Cross-entropy of every token that is learnt, given those before it."""
 
-    def __init__(self, examples: Examples) -> None:
+    def __init__(self, examples: Written) -> None:
         self._examples = examples
 
     def units(self, positions_N: IntArray) -> int:
-        """Count the predicted tokens."""
-        return int(self._examples.lengths_N[positions_N].sum() - len(positions_N))
+        """Count the tokens that are learnt."""
+        return self._examples.num_learnt(positions_N)
 
     def losses(
         self, engine: Engine, group: Sequence[MicroBatch], positions_N: IntArray, step: int, num_steps: int
     ) -> Iterator[torch.Tensor]:
         """Yield one loss a micro-batch."""
         for batch in group:
-            yield next_token_cross_entropy(engine(batch.tokens_BT, batch.last_B), batch.tokens_BT, batch.real_B)
+            logits_RTV = engine(batch.tokens_RT, batch.last_R)
+            yield written_cross_entropy(logits_RTV, batch, learnt_from(self._examples, batch))
 
 
 class Classification:
-    """Cross-entropy against soft targets; the confidence loss makes its targets from the whole optimizer batch."""
+    """Soft labels, and a loss of losses/: its targets come from the whole optimizer batch, its value micro by micro."""
 
-    def __init__(self, spec: StageSpec, examples: Examples, workers: Workers) -> None:
-        self._loss = spec.loss
+    def __init__(self, spec: StageSpec, examples: Labelled, workers: Workers) -> None:
+        self._loss = student_loss(spec.loss, examples.targets_NC)
         self._examples = examples
         self._workers = workers
-        self._mean_weak_label = float(examples.targets_NC[:, -1].mean())
 
     def units(self, positions_N: IntArray) -> int:
         """Count the examples."""
@@ -74,50 +67,46 @@ class Classification:
     ) -> Iterator[torch.Tensor]:
         """Yield one loss a micro-batch.
 
-        With one micro-batch on each rank the confidence loss reuses its forward pass; with more, a pass without
-        gradients comes first, so that only one graph is held.
+        A loss that reads the whole batch's predictions gets them from a pass without gradients, so that only one graph
+        is held; where each rank has one micro-batch, from the pass that learns.
         """
-        if not isinstance(self._loss, ConfidenceLoss):
-            for batch in group:
-                yield self._against(engine(batch.tokens_BT, batch.last_B), batch, self._examples.targets_NC)
-            return
-        alpha = alpha_at(self._loss, step, num_steps)
-        if len(group) == 1:
-            logits_BC = engine(group[0].tokens_BT, group[0].last_B)
-            targets_NC = self._confident(group, [logits_BC.detach()], positions_N, alpha)
-            yield self._against(logits_BC, group[0], targets_NC)
-            return
-        with torch.no_grad():
-            logits = [engine(batch.tokens_BT, batch.last_B) for batch in group]
-        targets_NC = self._confident(group, logits, positions_N, alpha)
-        for batch in group:
-            yield self._against(engine(batch.tokens_BT, batch.last_B), batch, targets_NC)
-
-    def _confident(
-        self, group: Sequence[MicroBatch], logits: Sequence[torch.Tensor], positions_N: IntArray, alpha: float
-    ) -> FloatArray:
-        """Gather the whole batch's probabilities and return targets, indexed like all examples of the stage."""
-        assert isinstance(self._loss, ConfidenceLoss)
-        weak_NC = self._examples.targets_NC
-        slot = {int(position): index for index, position in enumerate(positions_N)}
-        probs_NC = torch.zeros((len(positions_N), weak_NC.shape[1]), device=self._workers.device)
-        for batch, logits_BC in zip(group, logits, strict=True):
-            if len(batch.positions):
-                slots = torch.tensor([slot[int(position)] for position in batch.positions], device=probs_NC.device)
-                probs_NC[slots] = logits_BC.float().softmax(dim=-1)
-        gathered_NC = self._workers.sum(probs_NC).cpu().numpy()
-        targets_NC = np.zeros_like(weak_NC)
-        targets_NC[positions_N] = confidence_targets(
-            gathered_NC,
-            weak_NC[positions_N],
-            self._examples.ties_N[positions_N],
-            alpha=alpha,
-            share=share_above(self._loss, self._mean_weak_label),
+        places = {int(position): place for place, position in enumerate(positions_N)}
+        only_BC, probs_NC = None, None
+        if self._loss.reads_batch:
+            only_BC = self._logits(engine, group[0]) if len(group) == 1 else None
+            probs_NC = self._predictions(engine, group, only_BC, places)
+        batch = OptimizerBatch(
+            labels_NC=self._examples.targets_NC[positions_N],
+            ties_N=self._examples.ties_N[positions_N],
+            progress=step / num_steps,
+            probs_NC=probs_NC,
         )
-        return targets_NC
+        targets_NC = self._loss.targets(batch)
+        for micro in group:
+            logits_BC = self._logits(engine, micro) if only_BC is None else only_BC
+            if not len(micro.positions):
+                yield logits_BC.sum() * 0.0  # a filler: it takes part in the collectives and weighs nothing
+                continue
+            targets_BC = torch.from_numpy(targets_NC[_rows(micro, places)]).to(logits_BC.device)
+            yield self._loss.value(logits_BC, targets_BC, batch.progress)
 
-    def _against(self, logits_BC: torch.Tensor, batch: MicroBatch, targets_NC: FloatArray) -> torch.Tensor:
-        if not len(batch.positions):
-            return logits_BC.sum() * 0.0  # a filler: it takes part in the collectives and weighs nothing
-        target_BC = torch.from_numpy(targets_NC[batch.positions]).to(logits_BC.device)
-        return soft_cross_entropy(logits_BC, target_BC)
+    def _logits(self, engine: Engine, micro: MicroBatch) -> torch.Tensor:
+        return engine(micro.tokens_RT, micro.last_R)
+
+    def _predictions(
+        self, engine: Engine, group: Sequence[MicroBatch], only_BC: torch.Tensor | None, places: dict[int, int]
+    ) -> FloatArray:
+        """Return probs_NC of the whole optimizer batch, from all ranks, the same on each."""
+        probs_NC = torch.zeros((len(places), self._examples.targets_NC.shape[1]), device=self._workers.device)
+        with torch.no_grad():
+            for micro in group:
+                logits_BC = self._logits(engine, micro) if only_BC is None else only_BC
+                if len(micro.positions):
+                    probs_NC[_rows(micro, places)] = logits_BC.float().softmax(dim=-1)
+        gathered_NC: FloatArray = self._workers.sum(probs_NC).cpu().numpy()
+        return gathered_NC
+
+
+def _rows(micro: MicroBatch, places: dict[int, int]) -> list[int]:
+    """Return where the examples of a micro-batch stand in their optimizer batch."""
+    return [places[int(position)] for position in micro.positions]

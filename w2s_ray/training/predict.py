@@ -1,4 +1,4 @@
-"""Apply a model to examples: soft labels, accuracy against labels, next-token loss. Collective, in fp32."""
+"""Apply a model to examples: a probability for each class. Collective, in fp32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,22 +8,20 @@ import torch
 from torch import nn
 
 from w2s_ray.errors import TrainingError
-from w2s_ray.science.metrics import accuracy
-from w2s_ray.training.feed import Feeder
-from w2s_ray.training.losses import FloatArray, next_token_cross_entropy
+from w2s_ray.training.feed import Examples, Feeder, FloatArray
 
 
-def predict(model: nn.Module, feeder: Feeder, num_classes: int) -> FloatArray:
+def predict(model: nn.Module, feeder: Feeder[Examples], num_classes: int) -> FloatArray:
     """Return softmax probabilities_NC of every example of the feeder, the same on every rank.
 
     Raises:
         TrainingError: on every rank, when the model has come apart.
     """
     examples, workers = feeder.examples, feeder.workers
-    probs_NC = torch.zeros((len(examples.tokens), num_classes), device=workers.device)
-    with _evaluating(model):
+    probs_NC = torch.zeros((len(examples), num_classes), device=workers.device)
+    with evaluating(model):
         for batch in feeder.sweep():
-            probs_BC = model(batch.tokens_BT, batch.last_B).softmax(dim=-1)
+            probs_BC = model(batch.tokens_RT, batch.last_R).softmax(dim=-1)
             if len(batch.positions):
                 probs_NC[torch.from_numpy(batch.positions).to(workers.device)] = probs_BC
     gathered_NC = workers.sum(probs_NC).cpu().numpy().astype(np.float32)
@@ -36,27 +34,9 @@ def predict(model: nn.Module, feeder: Feeder, num_classes: int) -> FloatArray:
     return gathered_NC
 
 
-def agreement_with_labels(model: nn.Module, feeder: Feeder) -> float:
-    """Return the share of examples whose most probable class is that of their (soft) label."""
-    targets_NC = feeder.examples.targets_NC
-    probs_NC = predict(model, feeder, targets_NC.shape[1])
-    return accuracy(probs_NC, targets_NC.argmax(axis=1))
-
-
-def next_token_loss(model: nn.Module, feeder: Feeder) -> float:
-    """Return the mean next-token cross-entropy in nats."""
-    totals = torch.zeros(2, dtype=torch.float64, device=feeder.workers.device)
-    with _evaluating(model):
-        for batch in feeder.sweep(64):
-            logits_BTV = model(batch.tokens_BT, batch.last_B)
-            totals[0] += next_token_cross_entropy(logits_BTV, batch.tokens_BT, batch.real_B)
-            totals[1] += len(batch.positions) * (batch.tokens_BT.shape[1] - 1)
-    loss, count = feeder.workers.sum(totals).tolist()
-    return float(loss / max(count, 1.0))
-
-
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model into its mode for predictions, and back."""
     was_training = model.training
     model.eval()
     try:

@@ -103,9 +103,9 @@ class Engine:
         """The module, for calls under `no_grad`; under ZeRO-3 it gathers its parameters as it goes."""
         return self._engine.module  # type: ignore[no-any-return]
 
-    def __call__(self, tokens_BT: torch.Tensor, last_B: torch.Tensor) -> torch.Tensor:
+    def __call__(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
         """Return the logits."""
-        return self._engine(tokens_BT, last_B)  # type: ignore[no-any-return]
+        return self._engine(tokens_RT, last_R)  # type: ignore[no-any-return]
 
     def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
         """Add the gradients of one micro-batch; the last one of an optimizer batch reduces them over the ranks."""
@@ -169,10 +169,10 @@ class Engine:
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms and biases do not."""
+    """Matrices decay; norms and biases do not; frozen weights are in no group."""
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
-    for parameter in model.parameters():
+    for parameter in (each for each in model.parameters() if each.requires_grad):
         shape = getattr(parameter, "ds_shape", parameter.shape)
         (matrices if len(shape) > 1 else vectors).append(parameter)
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
