@@ -8,7 +8,7 @@ import pytest
 from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.data.splits import check_sizes, draw, num_documents, num_test, slot_names
 from w2s_ray.errors import DataError
-from w2s_ray.spec.stage import SplitSpec
+from w2s_ray.spec.labels import SplitSpec
 
 Rows = list[dict[str, Any]]
 Toy = Callable[..., PreparedTask]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from w2s_ray.errors import DataError, ModelError
+from w2s_ray.errors import DataError, ModelError, StudyError
 from w2s_ray.scheduling import estimate
 from w2s_ray.scheduling.plan import Plan, plan
 from w2s_ray.scheduling.resolve import LOCK_NAME, locked, resolve, resolve_whole
@@ -323,3 +323,17 @@ def test_an_objective_that_does_not_fit_the_task_is_refused_before_anything_is_t
     study = study_in(home, chains=[["s", "l"]], methods={"read": {"objective": "next_token"}})
     with pytest.raises(DataError, match=r"methods\.read\.objective is next_token, and the task rows has labels"):
         resolve(study, store)
+
+
+def test_a_loss_for_two_classes_is_refused_on_a_task_of_three_before_anything_is_trained(
+    home: Path, store: ArtifactStore
+) -> None:
+    rows = [{"text": f"sentence number {number}", "label": "abc"[number % 3]} for number in range(900)]
+    (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(StudyError, match=r"half.losses.l is confidence0.5, and the task rows has 3 classes"):
+        resolve(study_in(home), store)
+    space = {"search": {"space": {"methods.half.losses.l.prior": ["argmax", "weak"]}}}
+    argmax = {"half": {"losses": {"l": {"kind": "confidence", "prior": "argmax"}}}}
+    with pytest.raises(StudyError, match=r"confidence0.5-weak, and the task rows has 3 classes"):
+        resolve(study_in(home, methods=argmax, **space), store)
+    assert resolve(study_in(home, methods=argmax), store).tasks["rows"].num_classes == 3

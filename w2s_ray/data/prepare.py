@@ -56,12 +56,12 @@ class PreparedTask:
     kind: Kind
     test_fraction: float
     """Share of the groups kept for the test set where no example has the origin `test`."""
+    judge: str | None = None
+    """Name of the judge of its answers; None for an exact match."""
     left_out: tuple[LeftOut, ...] = ()
     """Rows that became no example, by reason."""
     revision: str | None = None
     """What pins the rows on the hub: `branch@commit`."""
-    judge: str | None = None
-    """Name of the judge of its answers; None for an exact match."""
 
     @property
     def num_classes(self) -> int:
@@ -185,9 +185,9 @@ def _find(store: ArtifactStore, fingerprint: str) -> PreparedTask | None:
                 class_names=record.class_names,
                 kind=record.kind,
                 test_fraction=record.test_fraction,
+                judge=record.judge,
                 left_out=record.left_out,
                 revision=record.revision,
-                judge=record.judge,
             )
     return None
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.errors import DataError
-from w2s_ray.spec.stage import SplitSpec
+from w2s_ray.spec.labels import SplitSpec
 from w2s_ray.tasks.task import TEST
 
 TRAIN_SHARE = 0.8

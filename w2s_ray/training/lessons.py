@@ -24,9 +24,11 @@ from w2s_ray.data.tokens import Tokens
 from w2s_ray.errors import DataError
 from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.stage import LabelledSplit, PredictionSpec, SplitSpec, StageSpec
+from w2s_ray.spec.labels import LabelledSplit, SplitSpec
+from w2s_ray.spec.stage import PredictionSpec, StageSpec
 from w2s_ray.spec.trainable import Prompt
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.tasks.judges import open_judge
 from w2s_ray.training.answers import answer_tokens, write_answers
 from w2s_ray.training.feed import Examples, Feeder, FloatArray, IntArray, Labelled, TokenRow, Written
 from w2s_ray.training.language import held_out_loss
@@ -214,7 +216,9 @@ class AnswerLesson:
         material = self._material
         rows_N = draw(material.prepared, prediction.split)
         written = self._written(network, rows_N, prediction.context_tokens)
-        ids, allowed_N = material.prepared.ids(rows_N), np.ones(len(written), dtype=bool)
+        ids, judge = material.prepared.ids(rows_N), open_judge(material.prepared.judge)
+        pairs = zip(material.prepared.texts(rows_N), written, strict=True)
+        allowed_N = np.array([judge.allows(text, answer) for text, answer in pairs], dtype=bool)
         material.workers.led(lambda: material.store.write_answers(prediction, ids, written, allowed_N))
 
     def _written(self, network: Network, rows_N: IntArray, context: int) -> list[str]:
