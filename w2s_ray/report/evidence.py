@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from w2s_ray.data.labels import join, targets
+from w2s_ray.data.labels import join, learnt
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
@@ -16,7 +16,7 @@ from w2s_ray.science.metrics import accuracy, degeneracy_warning
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.identity import short
-from w2s_ray.spec.labels import LabelledSplit, SplitSpec, WeakLabels
+from w2s_ray.spec.labels import SplitSpec, WeakLabels
 from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
@@ -141,22 +141,15 @@ class _Reader:
     def labelling(self, stage: PlannedStage, supervisor: str) -> Labelling | None:
         """What the weak labels that the stage learned from are worth; None where they are gone."""
         parts = [part for part in stage.spec.train if isinstance(part.labels, WeakLabels)]
-        if not parts or any(self._store.find(each) is None for part in parts for each in _sources(part)):
+        if not parts or any(self._store.find(each) is None for part in parts for each in part.labels.sources):
             return None
         prepared = load_prepared(self._store, parts[0].split.task)
-        rows, labels = zip(
-            *(targets(self._store, prepared, part, stage.spec.num_classes) for part in parts), strict=True
-        )
-        labels_NC = np.concatenate(labels)
-        truth_N = prepared.labels(np.concatenate(rows))
+        rows_N, labels_NC = learnt(self._store, prepared, stage.spec)
+        truth_N = prepared.labels(rows_N)
         splits = "+".join(part.split.name for part in parts)
         return Labelling(
             accuracy(labels_NC, truth_N), degeneracy_warning(labels_NC, f"{stage.task}: {supervisor}", splits)
         )
-
-
-def _sources(part: LabelledSplit) -> tuple[str, ...]:
-    return part.labels.predictions if isinstance(part.labels, WeakLabels) else ()
 
 
 def _test_set(prepared: PreparedTask, split: SplitSpec) -> TestSet:
