@@ -62,7 +62,7 @@ def test_every_verb_explains_itself(verb: str) -> None:
         ("ladder.small.pad_token=<none>", "is not a token"),
         ("tasks.moods.files=none.jsonl", "none.jsonl"),
         ("tasks.moods.text=sentense", "sentense"),
-        ("tasks.moods.classes=[up, sideways]", "every label is 'up'"),
+        ("tasks.moods.classes=[up, sideways]", "unknown label 'down'"),
         ("splits.train_examples=100000", "100000"),
         ("tasks.moods.test_examples=5000", "test_examples"),
         ("tasks.moods.builtin=code_continuation", "exactly one of builtin, hub, files"),

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from w2s_ray.errors import DataError, ModelError
+from w2s_ray.errors import DataError, ModelError, StudyError
 from w2s_ray.scheduling import estimate
 from w2s_ray.scheduling.plan import Plan, plan
 from w2s_ray.scheduling.resolve import LOCK_NAME, locked, resolve, resolve_whole
@@ -21,6 +21,7 @@ from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record, package_versions
+from w2s_ray.tasks import hub as data_hub
 from w2s_ray.training.catalogue import LADDER
 
 NUM_PARAMETERS = 1000
@@ -258,6 +259,44 @@ def test_a_hub_data_set_that_cannot_be_reached_is_listed(home: Path, store: Arti
     assert found.unresolved == ("datasets/owner/data@main",)
 
 
+def test_a_known_data_set_that_cannot_be_reached_is_listed_with_its_branch(
+    home: Path, store: ArtifactStore, cache: Path
+) -> None:
+    found = planned(study_in(home, tasks={"reviews": {"builtin": "sst2"}}), store)
+    assert found.unresolved == ("datasets/stanfordnlp/sst2@refs/convert/parquet",)
+    assert len(found.stages) == 6
+
+
+def test_a_known_data_set_stays_at_the_commit_that_the_study_began_with(
+    home: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = {"commit": "a" * 40}
+    read: list[str] = []
+
+    def load_dataset(path: str, *, data_files: dict[str, str], split: str) -> list[dict[str, object]]:
+        read.append(data_files[split])
+        return [{"text": f"tweet number {n} {read[-1]}", "label": n % 2} for n in range(600)]
+
+    monkeypatch.setattr(data_hub, "_ask", lambda name, revision: newest["commit"])
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    study = study_in(home, tasks={"tweets": {"builtin": "twitter_sentiment"}})
+    first = resolve(study, store)
+    assert first.tasks["tweets"].revision == f"refs/convert/parquet@{'a' * 40}"
+    newest["commit"] = "b" * 40
+    shutil.rmtree(store.root / "data")
+    assert resolve(study, store) == first, "what the store lost is read again at the locked commit"
+    assert {file.partition("@")[2][:40] for file in read} == {"a" * 40}
+    other = resolve(study.model_copy(update={"name": "new"}), store)
+    assert other.tasks["tweets"].fingerprint != first.tasks["tweets"].fingerprint
+
+
+def test_the_plan_says_which_rows_are_left_out(home: Path, store: ArtifactStore) -> None:
+    with (home / "rows.jsonl").open("a") as file:
+        file.write('{"text": " ", "label": 1}\n')
+    (notice,) = planned(study_in(home), store).notices
+    assert "1 row left out, no text (row " in notice
+
+
 def test_to_look_at_a_study_whose_data_has_changed_leaves_its_lock_alone(home: Path, store: ArtifactStore) -> None:
     study = study_in(home)
     before = resolve(study, store)
@@ -284,3 +323,17 @@ def test_an_objective_that_does_not_fit_the_task_is_refused_before_anything_is_t
     study = study_in(home, chains=[["s", "l"]], methods={"read": {"objective": "next_token"}})
     with pytest.raises(DataError, match=r"methods\.read\.objective is next_token, and the task rows has labels"):
         resolve(study, store)
+
+
+def test_a_loss_for_two_classes_is_refused_on_a_task_of_three_before_anything_is_trained(
+    home: Path, store: ArtifactStore
+) -> None:
+    rows = [{"text": f"sentence number {number}", "label": "abc"[number % 3]} for number in range(900)]
+    (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(StudyError, match=r"half.losses.l is confidence0.5, and the task rows has 3 classes"):
+        resolve(study_in(home), store)
+    space = {"search": {"space": {"methods.half.losses.l.prior": ["argmax", "weak"]}}}
+    argmax = {"half": {"losses": {"l": {"kind": "confidence", "prior": "argmax"}}}}
+    with pytest.raises(StudyError, match=r"confidence0.5-weak, and the task rows has 3 classes"):
+        resolve(study_in(home, methods=argmax, **space), store)
+    assert resolve(study_in(home, methods=argmax), store).tasks["rows"].num_classes == 3

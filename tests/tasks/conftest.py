@@ -1,5 +1,6 @@
 """The corpus of the installed packages: parsed once for all tests of this room."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,6 @@ import pytest
 from w2s_ray.tasks import corpus
 from w2s_ray.tasks.code_continuation import CodeContinuation
 from w2s_ray.tasks.task import TaskData
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -27,11 +26,12 @@ def hard_continuation(functions: tuple[corpus.Function, ...]) -> TaskData:
 
 
 @pytest.fixture
-def shared_sst2() -> Path:
-    path = SHARED / "sst2" / "train.jsonl.gz"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
-    return path
+def real_data() -> Path:
+    """The folder of real data sets that W2S_DATA names."""
+    folder = Path(os.environ.get("W2S_DATA", "no folder"))
+    if not folder.is_dir():
+        pytest.skip("W2S_DATA names no folder of real data sets (sst2, sciq, boolq)")
+    return folder
 
 
 def _continuation(functions: tuple[corpus.Function, ...], hard: bool) -> TaskData:

@@ -13,6 +13,7 @@ from tests.training.group import run_cases
 from w2s_ray.data.labels import learnt
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import W2SError
+from w2s_ray.report.evidence import gather_chains
 from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.spec.labels import WeakLabels
@@ -197,3 +198,15 @@ def test_too_few_examples_for_a_transform_is_an_error_of_the_users(taught: Tiny,
     )
     with pytest.raises(W2SError, match="a logistic regression on 3 examples"):
         run(taught, alone, (student_of(chain),))
+
+
+def test_a_report_judges_the_labels_that_were_learned_and_not_those_that_the_supervisor_gave(
+    taught: Tiny, alone: Workers
+) -> None:
+    chain = chain_of(taught, {"kind": "logistic", "mode": "relabel", "fraction": 0.1}, {"kind": "harden"})
+    run(taught, alone, (student_of(chain),))
+    student = student_of(chain)
+    found = gather_chains((chain,), taught.store).labellings[student.identity]
+    rows_N, labels_NC = learnt(taught.store, taught.prepared, student.spec)
+    assert found.num_examples == 100
+    assert found.accuracy == accuracy(labels_NC, taught.prepared.labels(rows_N))

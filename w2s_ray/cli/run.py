@@ -35,7 +35,7 @@ def run(
     study, store = open_for_writing(path, store_folder, overrides, "run")
     check_number(study, yes=yes)
     resolution = _resolve(study, store)
-    for line in notices(study):
+    for line in (*notices(study), *resolution.notices):
         terminal.out.print(line, markup=False, soft_wrap=True)
     outcome = _go(study, resolution, store, address, retry_failed=retry_failed)
     _say_what_was_trained(outcome, every_chain(study, resolution, store))

@@ -39,7 +39,7 @@ def targets(
     """
     rows_N, labels = draw(prepared, part.split), part.labels
     if isinstance(labels, WeakLabels):
-        soft_NC = _combined(store, prepared, prepared.ids(rows_N), labels, num_classes)
+        soft_NC = combined(store, prepared, prepared.ids(rows_N), labels, num_classes)
     else:
         soft_NC = one_hot(prepared.labels(rows_N), num_classes)
     if labels.transforms:
@@ -71,10 +71,15 @@ def learnt(store: ArtifactStore, prepared: PreparedTask, stage: StageSpec) -> tu
     return rows_N[places(prepared.ids(rows_N), kept.ids, f"splits of {stage.slug}")], kept.probs_NC
 
 
-def _combined(
+def combined(
     store: ArtifactStore, prepared: PreparedTask, ids: Sequence[str], labels: WeakLabels, num_classes: int
 ) -> np.ndarray:
-    """One label per example from all supervisors."""
+    """Return one label per example from all supervisors, before any transform.
+
+    Raises:
+        DataError: when a prediction lacks or doubles an example, or has other classes.
+        StoreError: when a prediction is missing or damaged.
+    """
     probs_SNC = _joined(store, ids, labels.predictions, num_classes)
     if labels.weighing is None:
         return combine(probs_SNC, labels.combine)

@@ -21,7 +21,7 @@ from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import RECORD_NAME, check_files, digest_files, publish_folder, write_file
 from w2s_ray.store.record import utc_now
-from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, Task, TaskData
+from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, LeftOut, Task, TaskData
 
 RECIPE = 2
 """Version of preparation and of the way splits are drawn; raised when the same task would give other splits."""
@@ -36,8 +36,12 @@ class PreparedRecord(Spec):
     """The name it was prepared under."""
     class_names: tuple[str, ...]
     kind: Kind
+    judge: str | None = None
+    """Name of the judge of its answers."""
     test_fraction: float
     num_examples: int
+    left_out: tuple[LeftOut, ...] = ()
+    revision: str | None = None
     prepared_at: str
     files: dict[str, str]
 
@@ -52,6 +56,12 @@ class PreparedTask:
     kind: Kind
     test_fraction: float
     """Share of the groups kept for the test set where no example has the origin `test`."""
+    judge: str | None = None
+    """Name of the judge of its answers; None for an exact match."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Rows that became no example, by reason."""
+    revision: str | None = None
+    """What pins the rows on the hub: `branch@commit`."""
 
     @property
     def num_classes(self) -> int:
@@ -124,8 +134,11 @@ def prepare_task(store: ArtifactStore, name: str, task: Task, test_fraction: flo
             task=name,
             class_names=data.class_names,
             kind=task.kind,
+            judge=data.judge,
             test_fraction=test_fraction,
             num_examples=table.num_rows,
+            left_out=data.left_out,
+            revision=data.revision,
             prepared_at=utc_now(),
             files=digest_files(folder),
         )
@@ -172,6 +185,9 @@ def _find(store: ArtifactStore, fingerprint: str) -> PreparedTask | None:
                 class_names=record.class_names,
                 kind=record.kind,
                 test_fraction=record.test_fraction,
+                judge=record.judge,
+                left_out=record.left_out,
+                revision=record.revision,
             )
     return None
 

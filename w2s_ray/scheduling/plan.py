@@ -64,7 +64,7 @@ class Plan(Spec):
     num_chains_at_most: int
     """When a search has chosen, its winners' chains come to these; a sampler that learns adds its candidates'."""
     notices: tuple[str, ...]
-    """What to know of the search before it begins."""
+    """What to know of the search and the data before anything begins."""
     num_chain_stages: int
     """Stages counted once for each chain that names them."""
     num_shared: int
@@ -101,7 +101,7 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore) -> Plan:
         chains=tuple(ChainPlan(name=chain.name, stages=tuple(s.identity for s in chain.stages)) for chain in chains),
         stages=planned,
         num_chains_at_most=len(chains) if is_through else count_chains(study),
-        notices=tuple(notices(study)),
+        notices=(*notices(study), *resolution.notices),
         num_chain_stages=num_chain_stages,
         num_shared=num_chain_stages - len(stages),
         num_to_train=len(waiting),

@@ -4,26 +4,27 @@ Data is prepared and its sizes checked, models get their revisions, and all of i
 study's folder. Hub revisions are read back from there, so that a study that began with one commit ends with it.
 """
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
 
-from w2s_ray.data.prepare import PreparedTask, load_prepared, prepare
+from w2s_ray.data.prepare import PreparedTask, prepare
 from w2s_ray.data.splits import check_sizes, num_documents, num_test
-from w2s_ray.errors import DataError, ModelError, StoreError
+from w2s_ray.errors import DataError, ModelError
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.load import STUDY_NAME
+from w2s_ray.spec.losses import check_classes
 from w2s_ray.spec.study import LevelSpec, MethodSpec, Study, TaskSpec
 from w2s_ray.spec.trainable import Probe, Prompt
-from w2s_ray.spec.variants import largest
+from w2s_ray.spec.variants import largest, losses
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 from w2s_ray.tasks.hub import HubUnreachable
+from w2s_ray.tasks.registry import open_task
 from w2s_ray.training.catalogue import Unresolved, resolve_model
 
 LOCK_NAME = "study.lock.yaml"
@@ -68,7 +69,7 @@ def resolve(study: Study, store: ArtifactStore, *, relock: bool = True) -> Resol
             tasks[name] = _resolve_task(study, name, _prepared(store, name, task, lock))
         except HubUnreachable as error:
             unresolved += error.files
-            tasks[name] = ResolvedTask(fingerprint=UNRESOLVED, num_classes=2, num_test=task.test_examples or 1)
+            tasks[name] = _unresolved_task(task)
     resolution = Resolution(tasks=tasks, models=models, unresolved=tuple(dict.fromkeys(unresolved)))
     if not unresolved and (relock or lock is None):
         _write_lock(study, resolution, store)
@@ -108,9 +109,9 @@ def lock_path(study: Study, store: ArtifactStore) -> Path:
 
 def _prepared(store: ArtifactStore, name: str, task: TaskSpec, lock: Lock | None) -> PreparedTask:
     """Prepare a task; a hub data set that the study has locked is taken as it was then."""
-    if task.hub is not None and lock is not None and lock.tasks.get(name) == identity("task", task):
-        with contextlib.suppress(StoreError):
-            return load_prepared(store, lock.resolution.tasks[name].fingerprint)
+    if lock is not None and lock.tasks.get(name) == identity("task", task):
+        revision = lock.resolution.tasks[name].revision
+        task = task if revision is None else task.model_copy(update={"revision": revision})
     return prepare(store, name, task)
 
 
@@ -118,16 +119,21 @@ def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTa
     task = study.tasks[name]
     study = largest(study)
     _check_kind(study, name, prepared)
+    for method, level, loss in losses(study):
+        if study.methods[method].serves(name):
+            check_classes(loss, prepared.num_classes, key=f"methods.{method}.losses.{level}", task=name)
+    known = ResolvedTask(
+        fingerprint=prepared.fingerprint,
+        kind=prepared.kind,
+        num_classes=prepared.num_classes,
+        class_names=prepared.class_names,
+        num_test=0,
+        revision=prepared.revision,
+        left_out=tuple(map(str, prepared.left_out)),
+    )
     if prepared.kind == "text":
         documents, held_out = num_documents(prepared)
-        return ResolvedTask(
-            fingerprint=prepared.fingerprint,
-            kind="text",
-            num_classes=1,
-            num_test=0,
-            num_documents=documents,
-            num_held_out=held_out,
-        )
+        return known.model_copy(update={"num_documents": documents, "num_held_out": held_out})
     check_sizes(
         prepared,
         num_levels=len(study.ladder),
@@ -137,13 +143,15 @@ def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTa
         seeds=study.seeds,
         balance=study.splits.balance_transfer,
     )
-    return ResolvedTask(
-        fingerprint=prepared.fingerprint,
-        kind=prepared.kind,
-        num_classes=prepared.num_classes,
-        class_names=prepared.class_names,
-        num_test=num_test(prepared, task.test_examples),
-    )
+    return known.model_copy(update={"num_test": num_test(prepared, task.test_examples)})
+
+
+def _unresolved_task(task: TaskSpec) -> ResolvedTask:
+    """Stand in for a task whose rows could not be fetched, so that the rest of the study can be planned."""
+    kind = open_task(task).kind
+    num_classes = 2 if kind in ("classes", "pairs") else 1
+    num_test = 0 if kind == "text" else task.test_examples or 1
+    return ResolvedTask(fingerprint=UNRESOLVED, kind=kind, num_classes=num_classes, num_test=num_test)
 
 
 def _check_kind(study: Study, name: str, prepared: PreparedTask) -> None:

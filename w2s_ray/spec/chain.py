@@ -22,6 +22,10 @@ class ResolvedTask(Spec):
     num_documents: int = 0
     """Documents of a task without labels."""
     num_held_out: int = 0
+    revision: str | None = None
+    """What pins its rows on the hub: `branch@commit`."""
+    left_out: tuple[str, ...] = ()
+    """Which rows of its source became no example, and why."""
 
 
 class ResolvedModel(Spec):
@@ -39,6 +43,11 @@ class Resolution(Spec):
     """By level name."""
     unresolved: tuple[str, ...] = ()
     """Files that could not be found; a study that has any cannot run."""
+
+    @property
+    def notices(self) -> list[str]:
+        """What a user should know of the data before anything is trained: which rows serve as no example."""
+        return [f"task {name}: {line}" for name, task in self.tasks.items() for line in task.left_out]
 
 
 class PlannedStage(Spec):

@@ -14,6 +14,7 @@ from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.label_rules import check_labels
 from w2s_ray.spec.labels import Relabelling, Supervisors
 from w2s_ray.spec.losses import Loss, NaiveLoss
+from w2s_ray.spec.reporting import ReportSpec
 from w2s_ray.spec.search import SearchSpec
 from w2s_ray.spec.stage import Architecture, Optimisation
 from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
@@ -38,46 +39,77 @@ SPREAD_KEYS = ("optimisation", "execution")
 """Keys that may stand at the top of a study for every level of its ladder."""
 
 
+_OWN_KEYS = ("text", "label", "classes", "answer", "chosen", "rejected", "group")
+"""What says how own data is read; a known data set has its own way."""
+
+
 class TaskSpec(Spec):
-    """A labelled data set. Name exactly one of `builtin`, `hub`, `files`."""
+    """A data set. Name exactly one of `builtin`, `hub`, `files`; with `builtin`, `files` are a known data set's own."""
 
     builtin: str | None = None
-    """A task that comes with w2s_ray: `code_continuation`, `code_continuation_hard`, `python_source`."""
+    """A task that comes with w2s_ray; `w2s tasks` lists them."""
     hub: str | None = None
     """A data set on the Hugging Face hub."""
     files: str | None = None
-    """A local JSON, JSON-lines, CSV or Parquet file (gzipped or not); relative to the study file."""
+    """A local JSON, JSON-lines, CSV or Parquet file (gzipped or not), or a folder of such; relative to the study
+    file."""
     test_files: str | None = None
-    """A file of its own for the test set; without it the test set is drawn from the same rows."""
+    """A file or folder of its own for the test set; without it the test set is drawn from the same rows."""
     subset: str | None = None
     """The hub data set's configuration."""
     revision: str | None = None
-    """The hub data set's commit."""
+    """The hub data set's branch, its whole commit, or `branch@commit`; resolved once and locked where no commit is
+    given."""
     split: str = "train"
     """The hub split that training and validation examples come from."""
     test_split: str | None = None
     """The hub split for the test set; without it the test set is drawn from `split`."""
     text: str | None = None
-    """The column that holds the text, or a template such as "{question} {passage}"."""
+    """The column that holds the text, or a template such as "{question} {passage}"; of pairs, what stands before both
+    answers. Text alone is for pretraining."""
     label: str | None = None
-    """The column that holds the label."""
+    """The column that holds the label: the examples have classes, two or more."""
     classes: tuple[str, ...] | None = None
     """Label values in class order; without it the sorted distinct values."""
+    answer: str | None = None
+    """The column that holds the answer to be written after the text."""
+    chosen: str | None = None
+    """The column that holds the better answer of a pair."""
+    rejected: str | None = None
+    """The column that holds the worse answer of a pair."""
     group: str | None = None
     """A column whose equal values mark related rows, which stay in one split."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of the groups kept for the test set where there is no test file or split."""
     test_examples: Positive | None = None
     """Size of the test set; all that there are, where it is not given."""
+    max_skipped: Fraction = 0.05
+    """Share of a file's or split's rows that may be no examples (no text, an unknown label …): they are counted,
+    reported and left out. With more of them the data is refused."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         given = [key for key in ("builtin", "hub", "files") if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError(f"name exactly one of builtin, hub, files; found {', '.join(given) or 'none'}")
-        if self.builtin is None and (self.text is None or self.label is None):
-            raise ValueError("own data needs `text:` and `label:`, the columns to read")
+        own = [key for key in _OWN_KEYS if getattr(self, key) is not None]
+        reads_files = given == ["builtin", "files"] and not own
+        if len(given) != 1 and not reads_files:
+            found = ", ".join(given + own * (len(given) > 1)) or "none"
+            raise ValueError(f"name exactly one of builtin, hub, files (or builtin and its files); found {found}")
+        if self.builtin is None:
+            self._check_columns()
         return self
+
+    def _check_columns(self) -> None:
+        """Refuse own data whose columns make no kind of task."""
+        if (self.chosen is None) != (self.rejected is None):
+            raise ValueError("`chosen:` and `rejected:` name the two answers of a pair: give both")
+        kinds = [key for key in ("label", "answer", "chosen") if getattr(self, key) is not None]
+        if len(kinds) > 1:
+            raise ValueError(f"own data has one of label, answer, chosen and rejected; found {', '.join(kinds)}")
+        if self.text is None and self.chosen is None:
+            raise ValueError("own data needs `text:`, the column to read, and for classes `label:`")
+        if self.classes is not None and self.label is None:
+            raise ValueError("`classes:` lists the values of `label:`, which is not given")
 
 
 class LevelSpec(Spec):
@@ -157,14 +189,6 @@ class TrackingSpec(Spec):
     entity: str | None = None
 
 
-class ReportSpec(Spec):
-    """How results are judged."""
-
-    min_gap: Fraction = 0.02
-    """PGR is undefined where the lower 95 % bound of ceiling − floor is not above this."""
-    bootstrap_samples: Positive = 2000
-
-
 class Study(Spec):
     """One YAML file."""
 
@@ -216,7 +240,19 @@ class Study(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self.check_together()
+        self.report.check_names(
+            arms={name: method.arms for name, method in self.methods.items()},
+            paths=self.paths,
+            tasks=tuple(self.tasks),
+            num_points=self._num_points(),
+        )
         return self
+
+    def _num_points(self) -> int:
+        """How many points of the search, if there is one, the report shows."""
+        if self.search is None:
+            return 1
+        return self.search.num_points if self.search.choose_by is None else self.search.num_winners
 
     def check_together(self) -> None:
         """Refuse parts that do not go together.
@@ -253,6 +289,11 @@ class Study(Spec):
                     raise ValueError(
                         f"methods.{name}.losses.{level} is {loss.kind}, and a prompt trains nothing; drop the loss, or "
                         f"choose another trainable.{level}"
+                    )
+                if loss.least_batch > self.ladder[level].optimisation.examples_per_step:
+                    raise ValueError(
+                        f"methods.{name}.losses.{level} ({loss.label}) splits an optimizer batch by a threshold, and "
+                        f"ladder.{level}.optimisation.examples_per_step is 1; raise it, or choose prior: argmax"
                     )
             for level in (*method.generative, *method.random):
                 if level in {path[0] for path in self.paths}:

@@ -1,19 +1,23 @@
-"""Data sets on the Hugging Face hub.
+"""Rows of data sets on the Hugging Face hub.
 
 The hub is asked for the commit that the revision names. Where it cannot be reached, a revision that is a whole commit
 still names the data, which the store may hold already; but rows are never taken from the cache of `datasets` then,
 because offline that library gives whatever it cached last, of any commit.
+
+Many older data sets are Python scripts, which nobody should run and `datasets` no longer does. The hub keeps a Parquet
+copy of each on the branch `PARQUET`, one folder per configuration and split; that branch is read file by file.
 """
 
 import re
+from dataclasses import dataclass
+from typing import Any
 
 from w2s_ray.errors import DataError
-from w2s_ray.spec.identity import identity
-from w2s_ray.spec.study import TaskSpec
-from w2s_ray.tasks.rows import Row
-from w2s_ray.tasks.table import Source, definition, task_data
-from w2s_ray.tasks.task import POOL, TEST, Kind, TaskData
+from w2s_ray.tasks.sources import Source
+from w2s_ray.tasks.task import POOL, TEST
 
+PARQUET = "refs/convert/parquet"
+"""The branch on which the hub keeps every data set as Parquet: `<configuration>/<split>/0000.parquet` and so on."""
 TIMEOUT_SECONDS = 10.0
 """How long the hub may take to answer."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -27,74 +31,98 @@ class HubUnreachable(DataError):
         self.files = files
 
 
-class HubTask:
-    """A task read from a data set on the hub."""
+def parse_revision(revision: str) -> tuple[str | None, str | None]:
+    """Return branch and commit of a revision: a branch or tag, a whole commit, or `branch@commit`."""
+    branch, _, commit = revision.partition("@")
+    if _COMMIT.fullmatch(commit):
+        return branch, commit
+    return (None, revision) if _COMMIT.fullmatch(revision) else (revision, None)
 
-    kind: Kind = "classes"
 
-    def __init__(self, spec: TaskSpec) -> None:
-        assert spec.hub is not None
-        self.spec = spec
-        self._name = spec.hub
+@dataclass(frozen=True)
+class HubRows:
+    """Rows of a data set's splits.
 
-    def fingerprint(self) -> str:
-        """Return the digest of the data set's name and commit, its splits and the columns asked for.
+    Attributes:
+        name: the data set's id.
+        subset: its configuration; of `PARQUET`, the only one where it is not given.
+        branch: a branch or tag, the main one where not given; `PARQUET` is read as Parquet files.
+        pool: the split of the pool; several are joined by `+`.
+        test: the split of the test set, if it has one.
+        commit: the whole commit of `branch` to read; the newest where it is not given.
+    """
+
+    name: str
+    subset: str | None
+    branch: str | None
+    pool: str
+    test: str | None
+    commit: str | None = None
+
+    def digest(self) -> list[object]:
+        """Return the data set's name, commit and splits.
 
         Raises:
             DataError: when there is no such data set or revision.
             HubUnreachable: when the hub cannot be asked and the revision is not a whole commit.
         """
-        spec = self.spec
-        rows = [self._name, self._commit(), spec.subset, spec.split, spec.test_split]
-        return identity("task", ["hub", definition(spec), rows])
+        return ["hub", self.name, self._commit(), self.subset, self.pool, self.test]
 
-    def read(self) -> TaskData:
-        """Return the rows of the split, and those of the test split with the origin `test`.
+    def revision(self) -> str:
+        """Return `branch@commit`, which pins the rows.
 
         Raises:
-            DataError: when the data set, a split, a column, a text or a label is not as it should be.
+            DataError: when there is no such data set or revision.
+            HubUnreachable: when the hub cannot be asked and the commit is not known.
+        """
+        return f"{self.branch or 'main'}@{self._commit()}"
+
+    def read(self) -> list[Source]:
+        """Return the rows of the splits.
+
+        Raises:
+            DataError: when the data set or a split is not there.
             HubUnreachable: when the hub cannot be asked.
         """
         commit = self._commit()
-        if _ask(self._name, commit) is None:
+        if _ask(self.name, commit) is None:
             raise self._unreachable()
-        splits = {POOL: self.spec.split} | ({TEST: self.spec.test_split} if self.spec.test_split else {})
-        sources = [
-            Source(f"{self._name} ({split})", self._rows(split, commit), origin) for origin, split in splits.items()
-        ]
-        return task_data(sources, self.spec)
+        splits = [(POOL, split) for split in self.pool.split("+")]
+        splits += [(TEST, split) for split in (self.test or "").split("+") if split]
+        return [Source(f"{self.name} ({split})", self._rows(split, commit), origin) for origin, split in splits]
 
     def _commit(self) -> str:
-        revision = self.spec.revision
-        if revision is not None and _COMMIT.fullmatch(revision):
-            return revision
-        commit = _ask(self._name, revision)
+        if self.commit is not None:
+            return self.commit
+        commit = _ask(self.name, self.branch)
         if commit is None:
             raise self._unreachable()
         return commit
 
-    def _rows(self, split: str, commit: str) -> list[Row]:
+    def _rows(self, split: str, commit: str) -> Any:
         from datasets import load_dataset
 
         try:
-            rows = load_dataset(self._name, name=self.spec.subset, split=split, revision=commit)
+            if self.branch != PARQUET:
+                return load_dataset(self.name, name=self.subset, split=split, revision=commit)
+            files = f"hf://datasets/{self.name}@{commit}/{self.subset or '*'}/{split}/*.parquet"
+            return load_dataset("parquet", data_files={split: files}, split=split)
         except ConnectionError:
             raise self._unreachable() from None
         except (ValueError, OSError) as error:
             raise DataError(
-                f"{self._name}, split {split!r}: {str(error).splitlines()[0]}",
+                f"{self.name}, split {split!r}: {str(error).splitlines()[0]}",
                 "a hub data set is read by its name, `subset:` and `split:`",
                 "see the data set's page for its subsets and splits",
             ) from None
-        return list(rows)
 
     def _unreachable(self) -> HubUnreachable:
-        revision = self.spec.revision or "main"
+        revision = self.commit or self.branch or "main"
         return HubUnreachable(
-            f"data set {self._name} at {revision} cannot be reached",
+            f"data set {self.name} at {revision} cannot be reached",
             "a hub data set is fetched once and kept in the store",
             "connect to the hub, or download the data and name it with `files:`",
-            files=(f"datasets/{self._name}@{revision}",),
+            files=(f"datasets/{self.name}@{revision}",),
         )
 
 

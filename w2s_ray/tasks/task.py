@@ -6,6 +6,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from w2s_ray.spec.base import Kind as Kind
+from w2s_ray.spec.base import Spec
 
 POOL = "pool"
 """Origin of examples that training, validation and (where there is no other) test sets are drawn from."""
@@ -33,6 +34,30 @@ judged by themselves; null where a task has no strata. Answers and texts have th
 """
 
 
+class LeftOut(Spec):
+    """Rows of one source that became no example, for one reason."""
+
+    source: str
+    reason: str
+    num_rows: int
+    first_rows: tuple[int, ...]
+    """The first of them, counted from 1."""
+    is_fault: bool = True
+    """False where the rows are sound, and the task has no use for them."""
+
+    def __str__(self) -> str:
+        """Say what is left out, and why."""
+        rows = "1 row" if self.num_rows == 1 else f"{self.num_rows:,} rows"
+        return f"{self.source}: {rows} left out, {self.reason} ({self.where})"
+
+    @property
+    def where(self) -> str:
+        """The rows, as a reader looks for them."""
+        more = self.num_rows - len(self.first_rows)
+        shown = ", ".join(map(str, self.first_rows)) + (f" and {more} more" if more else "")
+        return f"row {shown}" if self.num_rows == 1 else f"rows {shown}"
+
+
 @dataclass(frozen=True)
 class TaskData:
     """A task's examples.
@@ -40,10 +65,16 @@ class TaskData:
     Attributes:
         table: one row per example with the columns of `SCHEMA`; ids are unique, labels index `class_names`.
         class_names: the classes, in label order; one name for answers and texts, `answer` or `text`.
+        left_out: the rows that became no example.
+        judge: name of the judge of its answers (`judges.py`).
+        revision: what pins the rows on the hub, `branch@commit`; nothing for rows from elsewhere.
     """
 
     table: pa.Table
     class_names: tuple[str, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    judge: str | None = None
+    revision: str | None = None
 
 
 class Task(Protocol):

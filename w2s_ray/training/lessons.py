@@ -30,6 +30,7 @@ from w2s_ray.spec.stage import PredictionSpec, StageSpec
 from w2s_ray.spec.trainable import Prompt
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.predictions import LABELS_NAME, write
+from w2s_ray.tasks.judges import open_judge
 from w2s_ray.training.answers import answer_tokens, write_answers
 from w2s_ray.training.feed import Examples, Feeder, FloatArray, IntArray, Labelled, TokenRow, Written
 from w2s_ray.training.language import held_out_loss
@@ -234,7 +235,9 @@ class AnswerLesson:
         material = self._material
         rows_N = draw(material.prepared, prediction.split)
         written = self._written(network, rows_N, prediction.context_tokens)
-        ids, allowed_N = material.prepared.ids(rows_N), np.ones(len(written), dtype=bool)
+        ids, judge = material.prepared.ids(rows_N), open_judge(material.prepared.judge)
+        pairs = zip(material.prepared.texts(rows_N), written, strict=True)
+        allowed_N = np.array([judge.allows(text, answer) for text, answer in pairs], dtype=bool)
         material.workers.led(lambda: material.store.write_answers(prediction, ids, written, allowed_N))
 
     def keep_labels(self, folder: Path) -> None:

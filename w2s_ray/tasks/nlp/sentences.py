@@ -1,0 +1,85 @@
+"""Single sentences and pairs of sentences: related are those that share a sentence, a premise or a word."""
+
+from collections.abc import Iterable
+
+from w2s_ray.tasks.dataset import Recipe
+from w2s_ray.tasks.examples import Example, Format, class_of, digest, text_of
+from w2s_ray.tasks.nlp.choices import YES_NO
+from w2s_ray.tasks.rows import Row
+
+
+def cola(row: Row) -> Iterable[Example]:
+    """A sentence that linguists call acceptable or not."""
+    sentence = text_of(row, "sentence")
+    yield Example(f"{sentence}\nIs this sentence grammatical?", digest(sentence), class_of(row, "label", YES_NO))
+
+
+def anli(row: Row) -> Iterable[Example]:
+    """A premise that entails the hypothesis, or is neutral to it, or contradicts it: the last two are one class."""
+    premise = text_of(row, "premise")
+    text = f"{premise}\n\nHypothesis: {text_of(row, 'hypothesis')}\nDoes this follow?"
+    yield Example(text, digest(premise), class_of(row, "label", ("yes", "no", "no")))
+
+
+def paws(row: Row) -> Iterable[Example]:
+    """Two sentences of almost the same words; a sentence stands in several pairs."""
+    first, second = text_of(row, "sentence1"), text_of(row, "sentence2")
+    text = f"First: {first}\nSecond: {second}\nDo they mean the same?"
+    yield Example(text, digest(first), class_of(row, "label", YES_NO), ties=(digest(second),))
+
+
+def wic(row: Row) -> Iterable[Example]:
+    """A word in two sentences; related: the word, and the sentences that it shares with others."""
+    word, first, second = (text_of(row, column) for column in ("word", "sentence1", "sentence2"))
+    text = f"First: {first}\nSecond: {second}\nDoes {word!r} mean the same in both?"
+    label = class_of(row, "label", YES_NO)
+    yield Example(text, digest(word), label, ties=(digest(first), digest(second)))
+
+
+COLA = Recipe(
+    name="cola",
+    hub="nyu-mll/glue",
+    subset="cola",
+    format=Format("classes", ("sentence", "label"), cola, YES_NO),
+    licence="research use",
+    citation="Warstadt, Singh and Bowman 2019; GLUE, Wang et al. 2018",
+    protocol="is this grammatical? train and validation split together, because the latter is small; the test set is "
+    "drawn from them",
+    pool="train+validation",
+    num_rows=8_551 + 1_043,
+)
+ANLI_R2 = Recipe(
+    name="anli_r2",
+    hub="facebook/anli",
+    format=Format("classes", ("premise", "hypothesis", "label"), anli, YES_NO),
+    licence="CC BY-NC 4.0",
+    citation="Nie et al. 2020",
+    protocol="does the hypothesis follow, or not (neutral, contradicted)? dev and test split of round 2 are the test "
+    "set",
+    pool="train_r2",
+    test="dev_r2+test_r2",
+    num_rows=45_460 + 2_000,
+)
+PAWS = Recipe(
+    name="paws",
+    hub="google-research-datasets/paws",
+    subset="labeled_final",
+    format=Format("classes", ("sentence1", "sentence2", "label"), paws, YES_NO),
+    licence="free for any purpose, with acknowledgement",
+    citation="Zhang, Baldridge and He 2019",
+    protocol="do two sentences mean the same? the official test split",
+    test="test",
+    num_rows=49_401 + 8_000,
+)
+WIC = Recipe(
+    name="wic",
+    hub="aps/super_glue",
+    subset="wic",
+    format=Format("classes", ("word", "sentence1", "sentence2", "label"), wic, YES_NO),
+    licence="CC BY-NC 4.0",
+    citation="Pilehvar and Camacho-Collados 2019; SuperGLUE, Wang et al. 2019",
+    protocol="does a word mean the same in both sentences? train and validation split together, because the latter is "
+    "small; the test set is drawn from them by word",
+    pool="train+validation",
+    num_rows=5_428 + 638,
+)

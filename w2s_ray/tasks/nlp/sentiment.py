@@ -1,0 +1,104 @@
+"""Is the writer for it or against it?
+
+SST-2's training rows are phrases, cut from some 6,900 sentences, and the sentences themselves. A phrase of a test
+sentence must not be trained on, so rows are related by containment, word by word. Short phrases of several sentences
+("the film", "good") would tie everything to everything: they are left out. The test set is drawn from these rows too,
+because the 872 of the validation split have a standard error of 0.017.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from w2s_ray.tasks.dataset import Recipe
+from w2s_ray.tasks.examples import Example, Format, Skip, class_of, digest, number_of, text_of
+from w2s_ray.tasks.rows import Row
+
+SENTIMENTS = ("negative", "positive")
+SHORT_WORDS = 2
+"""Phrases of so many words or fewer are left out where more than one sentence has them."""
+
+Words = tuple[str, ...]
+_COMMON = Skip("a short phrase of several sentences", is_fault=False)
+
+
+def sst2(row: Row) -> Iterable[Example]:
+    """A phrase or sentence of a film review; its id is its `idx`."""
+    text, index = text_of(row, "sentence"), number_of(row, "idx")
+    yield Example(text, digest(text), class_of(row, "label", SENTIMENTS), id=str(index))
+
+
+def related_by_containment(examples: Sequence[Example]) -> list[Example | Skip]:
+    """Tie every phrase to the sentences that contain it; the stratum says which rows are phrases.
+
+    A sentence is a text that no other contains. Texts are taken from the longest to the shortest, and only sentences
+    are searched for what they contain, so every phrase is known before its turn comes.
+    """
+    words = [tuple(example.text.casefold().split()) for example in examples]
+    sentences_of: dict[Words, set[str]] = defaultdict(set)
+    known = set(words)
+    lengths = sorted({len(each) for each in known})
+    for text in sorted(known, key=lambda text: (-len(text), text)):
+        if text not in sentences_of:
+            name = digest("sentence", *text)
+            for part in _parts(text, lengths):
+                if part in known:
+                    sentences_of[part].add(name)
+    return [_tied(example, text, sentences_of) for example, text in zip(examples, words, strict=True)]
+
+
+def _parts(text: Words, lengths: Sequence[int]) -> Iterable[Words]:
+    """Every run of words in `text`, itself included, of one of the lengths."""
+    for length in lengths:
+        for start in range(len(text) - length + 1):
+            yield text[start : start + length]
+
+
+def _tied(example: Example, words: Words, sentences_of: dict[Words, set[str]]) -> Example | Skip:
+    sentences = sentences_of[words]
+    if len(sentences) > 1 and len(words) <= SHORT_WORDS:
+        return _COMMON
+    is_sentence = digest("sentence", *words) in sentences
+    return example._replace(ties=tuple(sorted(sentences)), stratum="sentence" if is_sentence else "phrase")
+
+
+def twitter_sentiment(row: Row) -> Iterable[Example]:
+    """A tweet."""
+    text = text_of(row, "text")
+    yield Example(text, digest(text), class_of(row, "label", SENTIMENTS))
+
+
+def amazon_polarity(row: Row) -> Iterable[Example]:
+    """A product review with its title, which may be empty."""
+    content = text_of(row, "content")
+    text = "\n".join(filter(None, (str(row.get("title") or "").strip(), content)))
+    yield Example(text, digest(content), class_of(row, "label", SENTIMENTS))
+
+
+SST2 = Recipe(
+    name="sst2",
+    hub="stanfordnlp/sst2",
+    format=Format("classes", ("idx", "sentence", "label"), sst2, SENTIMENTS, together=related_by_containment),
+    licence="research use",
+    citation="Socher et al. 2013; GLUE, Wang et al. 2018",
+    protocol="phrases and sentences related by containment; the test set is drawn from the train split by sentence",
+    num_rows=67_349,
+)
+TWITTER_SENTIMENT = Recipe(
+    name="twitter_sentiment",
+    hub="EleutherAI/twitter-sentiment",
+    format=Format("classes", ("text", "label"), twitter_sentiment, SENTIMENTS),
+    licence="not stated",
+    citation="EleutherAI",
+    protocol="the official test split",
+    test="test",
+)
+AMAZON_POLARITY = Recipe(
+    name="amazon_polarity",
+    hub="fancyzhx/amazon_polarity",
+    format=Format("classes", ("title", "content", "label"), amazon_polarity, SENTIMENTS),
+    licence="Apache 2.0",
+    citation="McAuley and Leskovec 2013; Zhang, Zhao and LeCun 2015",
+    protocol="of the 400,000 reviews of the test split, by group; the 3.6 million of the train split are not read",
+    pool="test",
+    num_rows=400_000,
+)

@@ -1,0 +1,135 @@
+"""Own data: the columns that a study names become a format.
+
+    text       a column, or a template such as "{question} {passage}"; white space at the ends goes
+    label      a column: the examples have classes. Its values, as text, are matched with `classes`
+    answer     a column: the answer that is to be written after the text
+    chosen, rejected
+               columns: the examples are pairs, and `text`, where given, stands before both
+    group      a column; without one, rows whose texts differ only in case and white space are related
+
+With `text` alone the examples have no labels: text for pretraining.
+"""
+
+import string
+from collections.abc import Iterable, Sequence
+
+from w2s_ray.errors import DataError
+from w2s_ray.spec.base import Kind
+from w2s_ray.spec.identity import identity
+from w2s_ray.spec.study import TaskSpec
+from w2s_ray.tasks.dataset import DatasetTask
+from w2s_ray.tasks.examples import PAIR_CLASSES, Example, Format, Skip, pair
+from w2s_ray.tasks.hub import HubRows, parse_revision
+from w2s_ray.tasks.rows import Row
+from w2s_ray.tasks.sources import Rows, local_rows
+
+
+def own_task(spec: TaskSpec) -> DatasetTask:
+    """Return the task of own data, local or on the hub; nothing is read yet.
+
+    Raises:
+        DataError: when the template's braces do not match, or a class stands twice.
+    """
+    if spec.files is not None:
+        rows: Rows = local_rows(spec.files, spec.test_files)
+    else:
+        assert spec.hub is not None
+        branch, commit = parse_revision(spec.revision) if spec.revision else (None, None)
+        rows = HubRows(spec.hub, spec.subset, branch, spec.split, spec.test_split, commit)
+    return DatasetTask(own_format(spec), rows, ["own", *_keys(spec)], spec.max_skipped)
+
+
+def own_format(spec: TaskSpec) -> Format:
+    """Return how own rows are read.
+
+    Raises:
+        DataError: when the template's braces do not match, or a class stands twice.
+    """
+    kind = _kind(spec)
+    pieces, fields = _template(spec.text or "")
+    named = (spec.label, spec.answer, spec.chosen, spec.rejected, spec.group)
+    columns = (*fields, *(column for column in named if column is not None))
+    if spec.classes is not None and len(set(spec.classes)) != len(spec.classes):
+        raise DataError(f"classes: {list(spec.classes)}", "each class stands once", "remove the doubles")
+    classes = {"classes": spec.classes, "pairs": PAIR_CLASSES, "answers": ("answer",), "text": ("text",)}[kind]
+
+    def examples(row: Row) -> Iterable[Example]:
+        text = "" if spec.text is None else _filled(pieces, [as_text(row.get(field)) for field in fields])
+        group = None if spec.group is None else as_text(row.get(spec.group))
+        if kind == "pairs":
+            assert spec.chosen is not None and spec.rejected is not None
+            chosen, rejected = (_value(row, column) for column in (spec.chosen, spec.rejected))
+            related = group if group is not None else group_of(text or min(chosen, rejected))
+            better, worse = ("\n".join(filter(None, (text, each))) for each in (chosen, rejected))
+            yield pair(better, worse, related)
+            return
+        label = _value(row, spec.label, "label") if spec.label is not None else None
+        answer = _value(row, spec.answer) if spec.answer is not None else None
+        yield Example(text, group if group is not None else group_of(text), label, answer)
+
+    return Format(kind, columns, examples, classes)
+
+
+def group_of(text: str) -> str:
+    """Return the group of a text that is related to those that differ from it in case and white space alone."""
+    return identity("text", " ".join(text.lower().split()))[:24]
+
+
+def as_text(value: object) -> str:
+    """Write a value as text; truth values as JSON does, nothing as nothing, whole floats without their point."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _template(text: str) -> tuple[list[str], list[str]]:
+    """Return the pieces and the columns of `text:`, which is one column or a template of several."""
+    try:
+        parts = list(string.Formatter().parse(text))
+    except ValueError as error:
+        remedy = 'write for example "{question} {passage}"'
+        raise DataError(f"text: {text!r}: {error}", "a template holds {column} fields", remedy) from None
+    fields = [field for _, field, _, _ in parts if field is not None]
+    if not fields:
+        return [""], [text] if text else []
+    return [piece for piece, _, _, _ in parts], fields
+
+
+def _filled(pieces: Sequence[str], values: Sequence[str]) -> str:
+    """Put values between the template's pieces; not `str.format`, which would look into them.
+
+    Raises:
+        Skip: when every value is empty: the row says nothing then, whatever the template adds.
+    """
+    if not any(value.strip() for value in values):
+        raise Skip("no text")
+    ends = [*(value.strip() for value in values), *[""] * (len(pieces) - len(values))]
+    return "".join(piece + end for piece, end in zip(pieces, ends, strict=True)).strip()
+
+
+def _value(row: Row, column: str, called: str | None = None) -> str:
+    """Return a value that may not be empty.
+
+    Raises:
+        Skip: when it is.
+    """
+    value = as_text(row.get(column))
+    if not value.strip():
+        raise Skip(f"no {called or column}")
+    return value
+
+
+def _kind(spec: TaskSpec) -> Kind:
+    if spec.chosen is not None:
+        return "pairs"
+    if spec.answer is not None:
+        return "answers"
+    return "text" if spec.label is None else "classes"
+
+
+def _keys(spec: TaskSpec) -> list[object]:
+    return [spec.text, spec.label, spec.classes, spec.group, spec.answer, spec.chosen, spec.rejected]
