@@ -109,6 +109,36 @@ def test_a_plan_says_what_each_stage_needs(home: Path, store: ArtifactStore) -> 
     assert not any(stage.in_store for stage in stages.values())
 
 
+def test_filters_shorten_the_steps_of_the_students_that_they_are_for(home: Path, store: ArtifactStore) -> None:
+    transforms = [{"kind": "keep_confident", "fraction": 0.5}]
+    methods = {"thin": {"arms": ["chain", "ceiling"], "labels": {"l": {"transforms": transforms}}}}
+    stages = {(stage.level, *stage.arms): stage for stage in planned(study_in(home, methods=methods), store).stages}
+    assert stages["l", "ceiling"].num_steps == 2 * stages["l", "chain"].num_steps == 2
+    assert "confident0.5" in stages["l", "chain"].slug
+
+
+def test_members_of_an_ensemble_are_planned_and_shared_among_chains(home: Path, store: ArtifactStore) -> None:
+    study = study_in(home, methods={"many": {"supervisors": {"num": 3}}}, chains=[["s", "m", "l"], ["s", "l"]])
+    found = planned(study, store)
+    assert [stage.num_chains for stage in found.stages if stage.level == "s"] == [2, 2, 2]
+    assert sum("member" in stage.arms for stage in found.stages) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"labels": {"l": {"transforms": [{"kind": "permute"}]}}}, "methods.naive.labels.l has transforms"),
+        ({"supervisors": {"num": 2}}, "methods.naive.supervisors.num is 2"),
+    ],
+)
+def test_what_needs_probabilities_is_refused_on_tasks_of_answers(
+    home: Path, store: ArtifactStore, method: dict[str, Any], message: str
+) -> None:
+    tasks = {"written": {"files": str(home / "rows.jsonl"), "text": "text", "answer": "label"}}
+    with pytest.raises(DataError, match=message):
+        planned(study_in(home, tasks=tasks, methods={"naive": method}), store)
+
+
 def finish(stage: PlannedStage, store: ArtifactStore, **metrics: float) -> Record:
     """Put a stage into the store as if it had been trained."""
     store.begin("stage", stage.spec.slug, stage.identity)

@@ -35,8 +35,8 @@ def state_bytes_per_worker(stage: PlannedStage, num_parameters: int) -> int:
 
 
 def num_examples(stage: PlannedStage) -> int:
-    """Return the examples (for pretraining: the documents) of one epoch."""
-    return sum(part.split.num_examples for part in stage.spec.train)
+    """Return the examples (for pretraining: the documents) of one epoch; the most that filters leave of them."""
+    return sum(max(round(part.split.num_examples * part.labels.kept_share), 1) for part in stage.spec.train)
 
 
 def num_steps(stage: PlannedStage, chars_per_example: float) -> int:
