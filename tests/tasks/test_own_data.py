@@ -35,6 +35,8 @@ def test_every_format_gives_the_same_examples(tmp_path: Path) -> None:
     json_lines(tmp_path / "a.json", ROWS)
     (tmp_path / "list.json").write_text(json.dumps(ROWS))
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    with pa.CompressedOutputStream(str(tmp_path / "b.jsonl.zst"), "zstd") as compressed:
+        compressed.write((tmp_path / "a.jsonl").read_bytes())
     for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
         with (tmp_path / name).open("w", newline="", encoding="utf-8-sig") as file:
             writer = csv.DictWriter(file, list(ROWS[0]), delimiter=delimiter)
@@ -42,7 +44,7 @@ def test_every_format_gives_the_same_examples(tmp_path: Path) -> None:
             writer.writerows(ROWS)
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
     tables = {path.name: read(path).table for path in sorted(tmp_path.iterdir())}
-    assert len(tables) == 7
+    assert len(tables) == 8
     first = tables["a.jsonl"]
     assert first.schema == SCHEMA
     assert first["text"].to_pylist() == ["A fine film .", "Dull\u2028 and long", 'Worth, "every" minute']
@@ -103,6 +105,18 @@ def test_equal_rows_are_one_example_and_rows_that_disagree_are_left_out(tmp_path
     assert "text 4" not in table["text"].to_pylist()
 
 
+def test_half_a_character_is_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    json_lines(path, [{"review": f"text {n}", "stars": n % 2} for n in range(40)])
+    with path.open("a") as file:
+        file.write('{"review": "cut \\ud83d here", "stars": 1}\n')
+    data = read(path)
+    assert data.table.num_rows == 40
+    assert [(each.reason, each.first_rows) for each in data.left_out] == [
+        ("half a character, which is not Unicode", (41,))
+    ]
+
+
 def test_data_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     rows = [{"review": "same", "stars": n % 2} for n in range(4)]
     with pytest.raises(DataError, match="different labels in rows 1, 2, 3, 4"):
@@ -125,6 +139,8 @@ def test_data_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
             "0xff on line 2 is not UTF-8",
         ),
         ("a.jsonl.gz", b"not gzip", {}, "ends in .gz"),
+        ("a.jsonl.zst", b"not zstd", {}, "ends in .zst"),
+        ("a.jsonl.gz", gzip.compress(b'{"review": "x", "stars": 1}')[:-6], {}, "ends in .gz"),
         ("a.csv", b"review,stars\nx,1\ny\n", {}, "line 3 has not as many fields"),
         ("a.parquet", b"PAR0", {}, "is Parquet"),
         ("a.csv", b"review,stars\nx,1\ny,0\n", {"text": "reviews"}, "did you mean 'review'?"),

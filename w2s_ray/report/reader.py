@@ -4,7 +4,6 @@ Classes are numbers already. Written answers become numbers here, the same numbe
 so that whatever compares predictions serves both.
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from w2s_ray.data.judging import accepted
-from w2s_ray.data.labels import combined, join, join_answers, targets
+from w2s_ray.data.labels import combined, join, join_answers, learnt
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
@@ -147,14 +146,13 @@ class Reader:
 
     def labelling(self, stage: PlannedStage) -> Labelling | None:
         """Return what the weak labels that the stage learned from are worth; None where they are gone."""
-        parts = [_knowable(part) for part in stage.spec.train if isinstance(part.labels, WeakLabels)]
+        parts = [part for part in stage.spec.train if isinstance(part.labels, WeakLabels)]
         if not parts or any(self._store.find(each) is None for part in parts for each in part.labels.sources):
             return None
         prepared = load_prepared(self._store, parts[0].split.task)
         are_answers = prepared.kind == "answers"
         read = self._answered if are_answers else self._classified
-        found = [read(prepared, part, stage.spec.num_classes) for part in parts]
-        labels_N, truth_N, allowed_N = (np.concatenate(each) for each in zip(*found, strict=True))
+        labels_N, truth_N, allowed_N = read(prepared, stage)
         fallen = spread(labels_N)
         return Labelling(
             split="+".join(part.split.name for part in parts),
@@ -202,18 +200,19 @@ class Reader:
             return self._numbered(prepared.fingerprint, prepared.others(rows_N))
         return prepared.labels(rows_N)
 
-    def _classified(
-        self, prepared: PreparedTask, part: LabelledSplit, num_classes: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Hard labels of a split, the truth, and that all are allowed."""
-        rows_N, labels_NC = targets(self._store, prepared, part, num_classes)
+    def _classified(self, prepared: PreparedTask, stage: PlannedStage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Hard labels that the stage learned, the truth, and that all are allowed."""
+        rows_N, labels_NC = learnt(self._store, prepared, stage.spec)
         return hard(labels_NC), prepared.labels(rows_N), np.ones(len(rows_N), dtype=bool)
 
-    def _answered(
-        self, prepared: PreparedTask, part: LabelledSplit, num_classes: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A split's labels that were written, the true answers, and which are allowed."""
-        del num_classes  # answers have none
+    def _answered(self, prepared: PreparedTask, stage: PlannedStage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels that were written, the true answers, and which are allowed."""
+        found = [self._answered_split(prepared, part) for part in stage.spec.train]
+        labels_N, truth_N, allowed_N = (np.concatenate(each) for each in zip(*found, strict=True))
+        return labels_N, truth_N, allowed_N
+
+    def _answered_split(self, prepared: PreparedTask, part: LabelledSplit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same of one split."""
         rows_N = draw(prepared, part.split)
         (source,) = part.labels.sources
         written = join_answers(prepared.ids(rows_N), self._store.read_answers(source), f"answers {short(source)}")
@@ -224,13 +223,6 @@ class Reader:
         """The numbers of answers; white space around them says nothing."""
         numbers = self._numbers[task]
         return np.array([numbers.setdefault(text.strip(), len(numbers)) for text in texts], dtype=np.int64)
-
-
-def _knowable(part: LabelledSplit) -> LabelledSplit:
-    """The labels as far as they can be made again without the student: up to a transform that reads its features."""
-    transforms = tuple(itertools.takewhile(lambda each: not each.needs_features, part.labels.transforms))
-    labels = part.labels.model_copy(update={"transforms": transforms})
-    return part.model_copy(update={"labels": labels})
 
 
 def _lengths(prepared: PreparedTask, rows_N: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ class TaskSpec(Spec):
     hub: str | None = None
     """A data set on the Hugging Face hub."""
     files: str | None = None
-    """A local JSON, JSON-lines, CSV or Parquet file (gzipped or not), or a folder of such; relative to the study
+    """A local JSON, JSON-lines, CSV or Parquet file (compressed or not), or a folder of such; relative to the study
     file."""
     test_files: str | None = None
     """A file or folder of its own for the test set; without it the test set is drawn from the same rows."""

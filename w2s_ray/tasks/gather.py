@@ -30,6 +30,7 @@ MAX_CLASSES = 100
 _PLAIN_INTEGER = re.compile(r"-?\d{1,18}")
 _logger = logging.getLogger(__name__)
 
+_NOT_UNICODE = Skip("half a character, which is not Unicode")
 _CONTRADICTED = Skip("the same text has different labels")
 _REPEATED = Skip("an example that is there already", is_fault=False)
 _SURPLUS = Skip("more examples of a class than the others of its question", is_fault=False)
@@ -73,7 +74,7 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
     left_out = tuple(each for account in accounts for each in account.left_out())
     for each in left_out:
         _logger.warning("%s", each)
-    return TaskData(_table(placed, classes), classes, left_out)
+    return TaskData(_table(placed, classes), classes, left_out, judge=format_.judge)
 
 
 def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Placed]:
@@ -82,10 +83,14 @@ def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Pla
         account.num_rows = number
         try:
             made = list(format_.examples(row))
+            for example in made:
+                f"{example.text}{example.other}".encode()
         except Skip as skip:
             account.leave_out(number, skip)
-            continue
-        yield from (Placed(example, number, account) for example in made)
+        except UnicodeEncodeError:
+            account.leave_out(number, _NOT_UNICODE)
+        else:
+            yield from (Placed(example, number, account) for example in made)
     account.check(max_skipped)
 
 
@@ -188,7 +193,7 @@ def _table(placed: Sequence[Placed], classes: Sequence[str]) -> pa.Table:
         "label": [0 if example.label is None else number_of[example.label] for example in examples],
         "group": tied([(example.group, *example.ties) for example in examples]),
         "bundle": [example.bundle for example in examples],
-        "stratum": [example.stratum for example in examples],
+        "stratum": [each.example.stratum or each.account.source.part for each in placed],
         "origin": [each.origin for each in placed],
     }
     return pa.table(columns, schema=SCHEMA)

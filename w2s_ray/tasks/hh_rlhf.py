@@ -11,7 +11,9 @@ more than once, and each further turn of a conversation became a row of its own.
 import re
 from collections.abc import Iterable
 
-from w2s_ray.tasks.examples import Example, Skip, pair, text_of
+from w2s_ray.tasks.dataset import Recipe
+from w2s_ray.tasks.examples import PAIR_CLASSES, Example, Format, Skip, pair, text_of
+from w2s_ray.tasks.own import group_of
 from w2s_ray.tasks.rows import Row
 
 SUBSETS = ("harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled")
@@ -32,3 +34,18 @@ def first_human_turn(dialog: str) -> str | None:
     """Return what the human says first, in lower case and with single spaces; None where a dialog begins otherwise."""
     found = _FIRST_TURN.match(dialog)
     return " ".join(found[1].lower().split()) if found else None
+
+
+HH_RLHF = Recipe(
+    name="hh_rlhf",
+    format=Format("pairs", ("chosen", "rejected"), dialogs, PAIR_CLASSES),
+    hub="Anthropic/hh-rlhf",
+    licence="MIT",
+    citation="Bai et al. 2022",
+    protocol="pairs of dialogs, grouped by first human turn; results also by subset",
+    branch="main",
+    commit="09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa",
+    test="test",
+    num_rows=169_352,
+    parts=SUBSETS,
+)

@@ -1,4 +1,4 @@
-"""Chess puzzles as tasks, from the Lichess dump or with the game's history, and chess as text for pretraining.
+"""Rows become chess puzzles, and text for pretraining.
 
 A position is on one of two *sides* by the hash of its name, whichever colour is to move and whatever the move number:
 the share `TEXT_SHARE` of all positions is for text, the others for the labelled tasks. A text is made of puzzles of its
@@ -7,19 +7,14 @@ example asks about, and puzzles with the same position, which are one group, are
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+
+import chess
 
 from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.study import TaskSpec
-from w2s_ray.tasks.chess.extra import require_chess
-from w2s_ray.tasks.dataset import DatasetTask, Recipe
+from w2s_ray.tasks.chess import positions
 from w2s_ray.tasks.examples import Example, Skip, number_of, text_of
 from w2s_ray.tasks.rows import Row
-
-if TYPE_CHECKING:
-    import chess
 
 TEXT_SHARE = 0.5
 """Share of the positions that are for text; the rest is for the labelled tasks."""
@@ -29,8 +24,6 @@ BANDS = (1000, 1500, 2000)
 
 def puzzle(row: Row) -> Iterable[Example]:
     """Make a row of the dump the question for the move that answers the opponent's."""
-    from w2s_ray.tasks.chess import positions
-
     board = _board(row)
     moves = text_of(row, "Moves").split()
     if len(moves) < 2:
@@ -45,8 +38,6 @@ def puzzle(row: Row) -> Iterable[Example]:
 
 def puzzle_after_game(row: Row) -> Iterable[Example]:
     """Make a game's moves (`ctx`) the question for the next one (`target`), both in SAN."""
-    from w2s_ray.tasks.chess import positions
-
     history, target = text_of(row, "ctx"), text_of(row, "target")
     try:
         board = positions.replayed(history)
@@ -58,8 +49,6 @@ def puzzle_after_game(row: Row) -> Iterable[Example]:
 
 def line_as_text(row: Row) -> Iterable[Example]:
     """Make a row of the dump a text: each position of its line that is for text, in the task's form, with its move."""
-    from w2s_ray.tasks.chess import positions
-
     parts, names = [], []
     try:
         for board, move in positions.line(_board(row), text_of(row, "Moves").split()):
@@ -89,34 +78,16 @@ def band_of(rating: int) -> str:
     return f"rated {above[-1]} to {below[0] - 1}" if below else f"rated {above[-1]} or more"
 
 
-def _board(row: Row) -> "chess.Board":
-    from w2s_ray.tasks.chess import positions
-
+def _board(row: Row) -> chess.Board:
     try:
         return positions.position(text_of(row, "FEN"))
     except ValueError as error:
         raise Skip("a FEN that is no position", str(error)) from None
 
 
-def _labelled(board: "chess.Board") -> str:
+def _labelled(board: chess.Board) -> str:
     """Return the name of a position that is for the labelled tasks."""
-    from w2s_ray.tasks.chess import positions
-
     name = positions.seen(board)
     if is_for_text(name):
         raise Skip("a puzzle that is for chess_text", is_fault=False)
     return name
-
-
-@dataclass(frozen=True)
-class ChessRecipe(Recipe):
-    """A data set that is read by the rules of chess."""
-
-    def open(self, spec: TaskSpec) -> DatasetTask:
-        """Return the task.
-
-        Raises:
-            DataError: when python-chess is not installed.
-        """
-        require_chess()
-        return super().open(spec)
