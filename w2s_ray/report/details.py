@@ -105,7 +105,7 @@ _KINDS = (
         "right, what it gets wrong; φ, the correlation of its errors with the supervisor's and with level 0's. Its "
         "ceiling has never seen the supervisor's labels: what it agrees beyond the ceiling is imitation.",
         _always(
-            *("labels right", "majority", "agrees", "inherits", "corrects", "new errors"),
+            *("labels", "majority", "agrees", "inherits", "corrects", "new"),
             *("φ", "φ, level 0", "ceiling agrees", "bits"),
         ),
         _link,

@@ -281,9 +281,10 @@ class Pretrained(Spec):
     task: str
     level: str
     arm: Arm
-    seed: int
-    stage: str
+    stages: dict[int, str]
+    """Identity by seed, of those that are finished."""
     metrics: dict[str, float]
+    """Means over seeds."""
 
 
 class Summary(Spec):
