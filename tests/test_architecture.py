@@ -42,6 +42,7 @@ BEFORE: dict[str, set[str]] = {
 """What each room may import, besides itself."""
 
 HOMES = {
+    "chess": {"tasks/chess/positions.py", "tasks/chess/judge.py", "tasks/chess/puzzles.py"},
     "ray": {"scheduling", "bench", "cli/submit.py"},
     "torch": {"training", "scheduling/group.py", "bench", "cli/doctor.py", "ladder/publish.py"},
     "deepspeed": {"training/zero.py"},

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.data.prepare import PreparedTask, prepare_task
-from w2s_ray.spec.stage import SplitSpec
+from w2s_ray.spec.labels import SplitSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.task import SCHEMA, Kind, TaskData
 

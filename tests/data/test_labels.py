@@ -7,7 +7,9 @@ from w2s_ray.data.labels import join, join_answers, one_hot, places, targets
 from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError, StoreError
-from w2s_ray.spec.stage import GroundTruth, LabelledSplit, PredictionSpec, SplitSpec, WeakLabels
+from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec, WeakLabels
+from w2s_ray.spec.stage import PredictionSpec
+from w2s_ray.spec.transforms import KeepRandom
 from w2s_ray.store.answers import Answers
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.predictions import Predictions
@@ -27,8 +29,9 @@ def predict(store: ArtifactStore, split: SplitSpec, ids: list[str], probs_NC: np
     return spec.identity
 
 
-def weak(split: SplitSpec, *predictions: str) -> LabelledSplit:
-    return LabelledSplit(split=split, labels=WeakLabels(predictions=predictions))
+def weak(split: SplitSpec, *predictions: str, **source: object) -> LabelledSplit:
+    labels = WeakLabels.model_validate({"predictions": predictions, **source})
+    return LabelledSplit(split=split, labels=labels)
 
 
 def probabilities(num: int, seed: int = 0) -> np.ndarray:
@@ -117,6 +120,108 @@ def test_predictions_that_are_not_there_are_refused(
 ) -> None:
     with pytest.raises(StoreError, match="no predictions"):
         targets(store, prepared, weak(transfer, "0" * 64), 2)
+
+
+@pytest.fixture
+def labelled(store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec) -> tuple[np.ndarray, np.ndarray, str]:
+    """Rows, weak labels that are right on the first 45 of 60, and their identity."""
+    rows = draw(prepared, transfer)
+    said_N = np.where(np.arange(60) < 45, prepared.labels(rows), 1 - prepared.labels(rows))
+    sure_N = np.linspace(0.51, 0.99, 60, dtype=np.float32)
+    probs_NC = np.where(np.eye(2, dtype=bool)[said_N], sure_N[:, None], 1 - sure_N[:, None])
+    return rows, probs_NC, predict(store, transfer, prepared.ids(rows), probs_NC)
+
+
+def test_a_filter_leaves_rows_out_and_keeps_the_labels_of_the_others(
+    store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec, labelled: tuple[np.ndarray, np.ndarray, str]
+) -> None:
+    rows, probs_NC, identity = labelled
+    part = weak(transfer, identity, transforms=[{"kind": "keep_confident", "fraction": 0.5}])
+    kept, targets_KC = targets(store, prepared, part, 2)
+    np.testing.assert_array_equal(kept, rows[30:])
+    np.testing.assert_array_equal(targets_KC, probs_NC[30:])
+    assert targets_KC.dtype == np.float32
+
+
+def test_transforms_that_read_the_truth_get_that_of_their_own_rows(
+    store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec, labelled: tuple[np.ndarray, np.ndarray, str]
+) -> None:
+    rows, _, identity = labelled
+    transforms = [{"kind": "keep_random", "fraction": 0.5}, {"kind": "mix_ground_truth", "fraction": 1.0}]
+    kept, targets_KC = targets(store, prepared, weak(transfer, identity, transforms=transforms), 2)
+    assert len(kept) == 30 and set(kept) < set(rows)
+    np.testing.assert_array_equal(targets_KC.argmax(axis=1), prepared.labels(kept))
+
+
+def test_synthetic_errors_have_the_supervisors_accuracy(
+    store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec, labelled: tuple[np.ndarray, np.ndarray, str]
+) -> None:
+    rows, probs_NC, identity = labelled
+    _, targets_NC = targets(store, prepared, weak(transfer, identity, transforms=[{"kind": "synthetic_errors"}]), 2)
+    assert (targets_NC.argmax(axis=1) == prepared.labels(rows)).mean() == 0.75
+    assert (targets_NC.argmax(axis=1) != probs_NC.argmax(axis=1)).any()
+
+
+def test_features_are_asked_for_the_rows_and_only_where_a_transform_looks_at_them(
+    store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec, labelled: tuple[np.ndarray, np.ndarray, str]
+) -> None:
+    rows, _, identity = labelled
+    asked: list[np.ndarray] = []
+
+    def features(rows_N: np.ndarray) -> np.ndarray:
+        asked.append(rows_N)
+        return prepared.labels(rows_N)[:, None] * np.array([9.0, 9.0], dtype=np.float32)
+
+    targets(store, prepared, weak(transfer, identity, transforms=[{"kind": "harden"}]), 2, features)
+    assert not asked
+    relabel = {"kind": "knn", "k": 9, "mode": "relabel", "fraction": 0.0}
+    _, targets_NC = targets(
+        store, prepared, weak(transfer, identity, transforms=[{"kind": "harden"}, relabel]), 2, features
+    )
+    np.testing.assert_array_equal(asked[0], rows)
+    truth_N = prepared.labels(rows)
+    assert (targets_NC.argmax(axis=1) == truth_N).mean() > 0.9, "the features tell the class"
+
+
+def test_ground_truth_may_be_thinned_to_a_bag(
+    store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec
+) -> None:
+    bags = [
+        targets(
+            store,
+            prepared,
+            LabelledSplit(split=transfer, labels=GroundTruth(transforms=(KeepRandom(fraction=0.6),), coin_seed=seed)),
+            2,
+        )
+        for seed in (1, 2)
+    ]
+    for rows, targets_KC in bags:
+        assert len(rows) == 36
+        np.testing.assert_array_equal(targets_KC.argmax(axis=1), prepared.labels(rows))
+    assert set(bags[0][0]) != set(bags[1][0])
+
+
+def test_supervisors_votes_are_weighed_by_their_errors_on_labelled_validation_examples(
+    store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec, split: Split
+) -> None:
+    judged = split(prepared, "V0", 40)
+    judged_rows, rows = draw(prepared, judged), draw(prepared, transfer)
+    truth_N = prepared.labels(judged_rows)
+    said, weighing = [], []
+    for stage, num_wrong, answer in (("a", 2, 1), ("b", 14, 0), ("c", 14, 0)):
+        wrong_N = np.arange(40) < num_wrong
+        weighing.append(predict(store, judged, prepared.ids(judged_rows), np.eye(2)[truth_N ^ wrong_N], stage))
+        said.append(predict(store, transfer, prepared.ids(rows), np.tile(np.eye(2)[answer], (60, 1)), stage))
+    part = weak(transfer, *said, combine="weighted", weighing={"split": judged.model_dump(), "predictions": weighing})
+    _, targets_NC = targets(store, prepared, part, 2)
+    good, poor = np.log(38 / 2), np.log(26 / 14)
+    np.testing.assert_allclose(targets_NC, np.tile([2 * poor, good], (60, 1)) / (good + 2 * poor), rtol=1e-5)
+    assert targets_NC[0, 1] > 0.5
+
+
+def test_weights_without_combining_by_them_are_refused() -> None:
+    with pytest.raises(ValueError, match="combine: weighted of 2 supervisors with 0 weights"):
+        WeakLabels(predictions=("a", "b"), combine="weighted")
 
 
 def test_wanted_examples_are_found_at_their_places_and_the_others_are_left() -> None:

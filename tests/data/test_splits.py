@@ -8,7 +8,7 @@ import pytest
 from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.data.splits import check_sizes, draw, num_documents, num_test, slot_names
 from w2s_ray.errors import DataError
-from w2s_ray.spec.stage import SplitSpec
+from w2s_ray.spec.labels import SplitSpec
 
 Rows = list[dict[str, Any]]
 Toy = Callable[..., PreparedTask]
@@ -215,9 +215,23 @@ def test_documents_are_taken_whole_by_origin(toy: Toy, rows_of: RowsOf, split: S
     assert num_test(prepared) == 0
 
 
+def test_documents_of_one_file_are_held_out_by_group(toy: Toy, rows_of: RowsOf, split: Split) -> None:
+    prepared = toy(rows_of(400, group_size=4, num_classes=1), test_fraction=0.1, kind="text", class_names=("text",))
+    train, held_out = num_documents(prepared)
+    assert train + held_out == 400 and 10 < held_out < 80
+    drawn = [draw(prepared, split(prepared, *each)) for each in (("text", train), ("held_out", held_out))]
+    assert not groups(prepared, drawn[0]) & groups(prepared, drawn[1])
+
+
+def test_documents_of_a_group_that_is_held_out_are_not_learned(toy: Toy, rows_of: RowsOf) -> None:
+    held_out = [row | {"id": f"h{number}", "origin": "test"} for number, row in enumerate(rows_of(2, num_classes=1))]
+    prepared = toy(rows_of(50, num_classes=1) + held_out, kind="text", class_names=("text",))
+    assert num_documents(prepared) == (48, 2)
+
+
 def test_documents_without_a_held_out_part_are_refused(toy: Toy, rows_of: RowsOf) -> None:
     with pytest.raises(DataError, match="0 held out"):
-        check_sizes(toy(rows_of(50, num_classes=1), kind="text", class_names=("text",)), **sizes())
+        check_sizes(toy(rows_of(3, num_classes=1), test_fraction=0.001, kind="text", class_names=("text",)), **sizes())
 
 
 def test_a_task_with_labels_gives_no_documents_because_they_would_hold_its_test_set(

@@ -8,15 +8,16 @@ from synthetic import SyntheticStudy
 from w2s_ray.errors import DataError
 from w2s_ray.report.results import COLUMNS, is_oracle, read_results
 from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.labels import GroundTruth
 from w2s_ray.spec.search import SearchSpec
-from w2s_ray.spec.stage import EarlyStopping, GroundTruth
+from w2s_ray.spec.stage import EarlyStopping
 
 Skill = Callable[[PlannedStage], float]
 
 
 def test_each_stage_of_each_chain_has_a_row_with_its_figures(finished: SyntheticStudy) -> None:
     frame = read_results(finished.study, finished.resolution, finished.store)
-    assert list(frame.columns[: len(COLUMNS)]) == COLUMNS
+    assert tuple(frame.columns[: len(COLUMNS)]) == COLUMNS
     assert len(frame) == 7 + 5, "the naive chain's seven stages and the confident chain's five"
     floors = frame[frame.arm == "floor"]
     assert len(floors) == 2 and floors.stage.nunique() == 1, "a shared stage stands under each chain"
@@ -91,6 +92,8 @@ def test_a_student_stopped_by_ground_truth_is_an_oracle(finished: SyntheticStudy
     oracle = student.model_copy(update={"spec": spec})
     study = finished.study
     assert is_oracle(study, oracle) and not is_oracle(study, student)
-    assert not is_oracle(study, oracle.model_copy(update={"arm": "ceiling"})), "ground truth is the ceiling's own"
+    ceiling = next(stage for stage in finished.stages.values() if stage.arm == "ceiling")
+    spec = ceiling.spec.model_copy(update={"optimisation": stopping})
+    assert not is_oracle(study, ceiling.model_copy(update={"spec": spec})), "ground truth is the ceiling's own"
     search = SearchSpec.model_validate({"space": {"splits.train_examples": [1, 2]}, "choose_by": "oracle"})
     assert is_oracle(study.model_copy(update={"search": search}), student), "its settings were chosen by ground truth"

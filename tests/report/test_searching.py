@@ -37,7 +37,7 @@ def two_lengths(synthetic: Callable[..., SyntheticStudy]) -> SyntheticStudy:
     def by_length(stage: PlannedStage) -> float:
         if stage.arm != "chain":
             return {"floor": 0.6, "ceiling": 0.8}[stage.arm]
-        return 0.7 if stage.supervisor in floors else 0.65
+        return 0.7 if set(stage.supervisors) & set(floors) else 0.65
 
     study.finish(by_length)
     return study

@@ -58,7 +58,7 @@ def test_each_distinct_arm_stands_once(finished: SyntheticStudy) -> None:
     assert summary.num_students == 4
 
 
-def test_a_gap_that_may_be_nothing_leaves_the_pgr_undefined_and_counted(
+def test_trap_15_a_gap_that_may_be_nothing_leaves_the_pgr_undefined_and_counted(
     synthetic: Callable[..., SyntheticStudy], skill: Skill
 ) -> None:
     study = synthetic()
@@ -140,7 +140,7 @@ def test_pooled_has_the_levels_ceiling_and_self_has_none(
 def test_a_study_without_ceilings_says_so(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:
     study = synthetic(methods={"naive": {"arms": ["chain"]}})
     study.finish(skill)
-    assert arm(read(study), "large", "chain").pgr_undefined == "the study asks for no ceiling"
+    assert arm(read(study), "large", "chain").pgr_undefined == "the study asks for no ceiling of its setting"
 
 
 def test_arms_of_a_level_are_compared_in_pairs_with_what_could_be_detected(finished: SyntheticStudy) -> None:
@@ -156,7 +156,7 @@ def test_arms_of_a_level_are_compared_in_pairs_with_what_could_be_detected(finis
     assert 0 < found.minimum_detectable < 0.25
 
 
-def test_degenerate_labels_are_warned_of(
+def test_trap_20_degenerate_labels_are_warned_of(
     synthetic: Callable[..., SyntheticStudy], skill: Skill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = synthetic(chains=[["small", "large"]])
@@ -171,7 +171,7 @@ def test_degenerate_labels_are_warned_of(
     monkeypatch.setattr(study, "predictions", nearly_one_class)
     study.finish(skill)
     (warning,) = read(study).warnings
-    assert "small (floor" in warning and "T2" in warning
+    assert "small (floor) gave to T2 (seed 0)" in warning and "98% are one class" in warning
 
 
 def test_a_floor_at_chance_is_warned_of(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from w2s_ray.science.bootstrap import Draws, interval
-from w2s_ray.science.recovery import Sampled, compare, gap, minimum_detectable, pgr, recover
+from w2s_ray.science.recovery import Sampled, compare, gap, mean_of, minimum_detectable, pgr, recover
 
 
 def scored(draws: Draws, *correct_SN: np.ndarray) -> list[Sampled]:
@@ -97,7 +97,7 @@ def test_seeds_are_drawn_as_blocks_that_floor_arm_and_ceiling_share() -> None:
     assert np.array_equal(weights_BS, draws.seed_weights(5))
 
 
-def test_a_tiny_gap_leaves_the_pgr_undefined_and_says_why() -> None:
+def test_trap_15_a_tiny_gap_leaves_the_pgr_undefined_and_says_why() -> None:
     draws = Draws(np.arange(1000), num_draws=400)
     floor, student, ceiling = scored(draws, right(600), right(660), right(615))
     found = recover(student, floor, ceiling, min_gap=0.02)
@@ -113,6 +113,28 @@ def test_a_ceiling_below_its_floor_leaves_the_pgr_undefined() -> None:
     assert gap(floor, ceiling).value == pytest.approx(-0.1)
 
 
+def test_trap_15_pooled_over_tasks_no_task_is_left_out_however_small_its_gap() -> None:
+    """Of three tasks one has no gap; leaving it out would make .5 of what is (.05 + .1 − .06) / (.1 + .2 + .0)."""
+    tasks = [
+        scored(Draws(np.arange(1000), num_draws=400, test_set=name), right(floor), right(student), right(ceiling))
+        for name, floor, student, ceiling in (("a", 600, 650, 700), ("b", 600, 700, 800), ("c", 600, 540, 600))
+    ]
+    assert [recover(student, floor, ceiling, min_gap=0.02).pgr is None for floor, student, ceiling in tasks] == [
+        False, False, True,
+    ]  # fmt: skip
+    floor, student, ceiling = (mean_of(arm) for arm in zip(*tasks, strict=True))
+    pooled = recover(student, floor, ceiling, min_gap=0.02)
+    assert pooled.pgr == pytest.approx((0.05 + 0.1 - 0.06) / (0.1 + 0.2 + 0.0))
+    assert pooled.interval is not None and pooled.interval.low < pooled.pgr < pooled.interval.high
+
+
+def test_test_sets_of_different_tasks_are_drawn_independently_and_seeds_together() -> None:
+    one, other = (Draws(np.arange(1000), num_draws=2000, test_set=name) for name in ("a", "b"))
+    first, second = one.accuracies(right(600))[:, 0], other.accuracies(right(600))[:, 0]
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
+    assert np.array_equal(one.seed_weights(3), other.seed_weights(3))
+
+
 def test_the_minimum_detectable_difference_is_2_8_standard_deviations() -> None:
     difference_B = np.random.default_rng(0).normal(0.1, 0.05, 4000)
     assert minimum_detectable(difference_B) == pytest.approx(2.8 * 0.05, rel=0.05)
@@ -125,9 +147,9 @@ def test_arms_are_compared_on_the_same_draws() -> None:
     found = compare(better, worse)
     assert found is not None and found.value == pytest.approx(0.2)
     assert found.interval.low > 0, "nested models: the better one is better on every draw"
-    assert 0 < found.minimum_detectable < 0.3
+    assert 0 < minimum_detectable(found.draws_B) < 0.3
     same = compare(better, better)
-    assert same is not None and same.minimum_detectable == 0
+    assert same is not None and minimum_detectable(same.draws_B) == 0
     assert compare(better, recover(first, ceiling, floor, min_gap=0.02)) is None
 
 

@@ -4,11 +4,13 @@ import itertools
 
 import pytest
 
+from w2s_ray.errors import StudyError
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedModel, ResolvedTask
-from w2s_ray.spec.compile import compile_study
+from w2s_ray.spec.compile import BAG, compile_study
 from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.labels import GroundTruth, WeakLabels
 from w2s_ray.spec.load import parse_study
-from w2s_ray.spec.stage import GroundTruth, Optimisation, WeakLabels
+from w2s_ray.spec.stage import Optimisation
 
 LEVELS = ("s", "m", "l")
 
@@ -47,7 +49,7 @@ def test_a_ceiling_learns_the_students_examples_by_ground_truth_and_names_no_sup
         assert ceiling.spec.validation.split == student.spec.validation.split
         for part in (*ceiling.spec.train, ceiling.spec.validation):
             assert isinstance(part.labels, GroundTruth)
-        assert ceiling.spec.loss.kind == "naive" and ceiling.supervisor is None
+        assert ceiling.spec.loss.kind == "naive" and not ceiling.supervisors
 
 
 def test_whoever_labels_a_split_was_not_trained_on_it() -> None:
@@ -62,12 +64,12 @@ def test_students_validate_on_labels_of_the_supervisor_that_they_learn_from() ->
     for chain in chains():
         made_by = {p.identity: stage.identity for stage in chain.stages for p in stage.predicts}
         for stage in chain.stages:
-            if stage.supervisor is None:
+            if not stage.supervisors:
                 continue
             assert stage.spec.validation is not None
             for part in (*stage.spec.train, stage.spec.validation):
                 assert isinstance(part.labels, WeakLabels)
-                assert {made_by[each] for each in part.labels.predictions} == {stage.supervisor}
+                assert {made_by[each] for each in part.labels.predictions} == set(stage.supervisors)
 
 
 def test_the_arms_of_one_level_and_seed_share_initialisation_and_order() -> None:
@@ -122,3 +124,129 @@ def test_a_students_identity_hangs_on_its_supervisors() -> None:
 def test_a_changed_copy_of_a_spec_has_an_identity_of_its_own() -> None:
     spec = chains()[0].stages[0].spec
     assert spec.identity != spec.model_copy(update={"order_seed": 1}).identity
+
+
+CONFIDENT = [{"kind": "keep_confident", "fraction": 0.5}, {"kind": "harden"}]
+
+
+def test_transforms_change_the_labels_of_weakly_supervised_students_and_of_nobody_else() -> None:
+    methods = {"thin": {"arms": ["chain", "direct", "ceiling"], "labels": {"l": {"transforms": CONFIDENT}}}}
+    for chain, stage in stages(methods=methods):
+        transformed = [part.labels for part in stage.spec.train if part.labels.transforms]
+        if stage.level == "l" and stage.arm in ("chain", "direct"):
+            assert [each.kind for each in transformed[0].transforms] == ["keep_confident", "harden"]
+            assert transformed[0].kept_share == 0.5
+        else:
+            assert not transformed, (chain.name, stage.arm, stage.level)
+
+
+def test_validation_labels_are_hardened_and_never_filtered() -> None:
+    chain = chains(methods={"thin": {"labels": {"l": {"transforms": CONFIDENT}}}})[0]
+    student = chain.find("chain", "l")
+    assert student is not None and student.spec.validation is not None
+    assert [each.kind for each in student.spec.validation.labels.transforms] == ["harden"]
+
+
+def test_the_arms_of_one_level_and_seed_throw_the_same_coins() -> None:
+    methods = {"some": {"arms": ["chain", "direct"], "labels": {"l": {"transforms": [{"kind": "permute"}]}}}}
+    seeds: dict[tuple[int, str], set[int]] = {}
+    for chain, stage in stages(methods=methods):
+        if stage.level == "l" and stage.arm != "floor":
+            seeds.setdefault((chain.seed, stage.level), set()).add(stage.spec.train[0].labels.coin_seed)
+    assert [len(found) for found in seeds.values()] == [1, 1] and len(set().union(*seeds.values())) == 2
+
+
+def ensemble(**supervisors: object) -> tuple[Chain, ...]:
+    arms = ["chain", "direct", "pooled", "self", "ceiling"]
+    return chains(methods={"many": {"arms": arms, "supervisors": {"num": 3, **supervisors}}})
+
+
+def test_the_first_member_of_an_ensemble_is_the_floor_and_the_others_differ_in_their_seeds_alone() -> None:
+    alone = chains()[0].stages[0]
+    for chain in ensemble():
+        floor, *members = (stage for stage in chain.stages if stage.arm in ("floor", "member"))
+        assert chain.seed != 0 or floor.identity == alone.identity
+        assert len(members) == 2 and len({each.identity for each in (floor, *members)}) == 3
+        for member in members:
+            same = {"init_seed": floor.spec.init_seed, "order_seed": floor.spec.order_seed}
+            assert member.spec.init_seed != floor.spec.init_seed and member.spec.order_seed != floor.spec.order_seed
+            assert member.spec.model_copy(update=same) == floor.spec
+            assert {each.split for each in member.predicts} == {each.split for each in floor.predicts}
+
+
+def test_whoever_learns_from_level_0_learns_from_all_its_members_and_the_next_student_from_one() -> None:
+    for chain in ensemble():
+        first = [stage.identity for stage in chain.stages if stage.arm in ("floor", "member")]
+        for stage in chain.stages:
+            from_level_0 = stage.arm in ("direct", "pooled", "self") or (
+                stage.arm == "chain" and stage.level == chain.path[1]
+            )
+            if from_level_0:
+                assert list(stage.supervisors) == first
+                assert all(len(part.labels.sources) == 3 for part in stage.spec.train)
+            elif stage.arm == "chain":
+                assert len(stage.supervisors) == 1
+
+
+@pytest.mark.parametrize("combine", ["mean", "vote", "weighted"])
+def test_all_that_a_stage_needs_is_made_by_a_stage_before_it(combine: str) -> None:
+    for chain in ensemble(combine=combine, bagging=True):
+        made: set[str] = set()
+        for stage in chain.stages:
+            assert stage.requires <= made, (chain.name, stage.arm, stage.level)
+            made |= stage.products
+
+
+def test_members_of_a_bagged_ensemble_learn_shares_of_the_first_split_and_the_floor_all_of_it() -> None:
+    for chain in ensemble(bagging=True):
+        floor, *members = (stage for stage in chain.stages if stage.arm in ("floor", "member"))
+        assert floor.spec.train[0].labels == GroundTruth()
+        bags = [member.spec.train[0].labels for member in members]
+        assert all(isinstance(bag, GroundTruth) and bag.kept_share == BAG for bag in bags)
+        assert len({bag.coin_seed for bag in bags}) == 2
+        assert all(member.spec.validation == floor.spec.validation for member in members)
+
+
+def test_weights_of_supervisors_come_from_level_0s_validation_examples_and_no_student_sees_those() -> None:
+    for chain in ensemble(combine="weighted"):
+        for stage in chain.stages:
+            names = {part.split.name for part in stage.spec.train}
+            assert "V0" not in names
+            if stage.arm == "direct":
+                (labels,) = (part.labels for part in stage.spec.train)
+                assert isinstance(labels, WeakLabels) and labels.weighing is not None
+                assert labels.weighing.split.name == "V0" and len(labels.weighing.predictions) == 3
+
+
+KNN = {"kind": "knn", "mode": "filter", "fraction": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"labels": {"x": {}}}, "methods.m.labels names the level 'x'"),
+        ({"labels": {"s": {}}}, "labels.s is for students, and s is a first supervisor"),
+        ({"labels": {"l": {"transforms": [KNN]}}, "random": ["l"]}, "those of random weights say nothing"),
+        ({"labels": {"l": {}}, "trainable": {"l": {"kind": "prompt"}}}, "a prompt without shots reads no labels"),
+        ({"labels": {"l": {"transforms": [{**KNN, "k": 64}]}}}, r"transforms.0.k = 64: .* at most 64 examples"),
+        (
+            {"labels": {"l": {"transforms": [{"kind": "keep_random", "fraction": 0.25}, KNN]}}},
+            r"transforms.1.k = 20: .* at most 16 examples",
+        ),
+        ({"labels": {"l": {"transforms": [{**KNN, "fraction": 0}]}}}, "a filter with fraction 0 keeps no example"),
+        ({"labels": {"l": {"transforms": [{"kind": "keep_random"}]}}}, "either `fraction:` or `as_many_as:`"),
+        (
+            {"labels": {"l": {"transforms": [{"kind": "knnn", "mode": "filter", "fraction": 1}]}}},
+            "the kinds are harden, .* did you mean 'knn'",
+        ),
+        ({"supervisors": {"num": 1, "bagging": True}}, "are for several supervisors; raise `num:`"),
+        ({"supervisors": {"num": 2}, "arms": ["ceiling"]}, "supervisors serve nobody"),
+        ({"supervisors": {"num": 2}, "trainable": {"s": {"kind": "prompt"}}}, "without shots are all alike"),
+        ({"supervisors": {"num": 2}, "objective": "next_token"}, "which has no labels or supervisors"),
+    ],
+)
+def test_what_a_method_cannot_do_to_labels_is_refused_before_anything_is_trained(
+    method: dict[str, object], message: str
+) -> None:
+    with pytest.raises(StudyError, match=f"(?s){message}"):
+        chains(methods={"m": method}, splits={"train_examples": 64, "validation_examples": 16})

@@ -14,6 +14,8 @@ NUM_STAGES = {
     "quickstart": 8,
     "continuation": 5 * 8,
     "pretrain_ladder": 3,
+    "pretrain_reviews": 3,
+    "pretrain_chess": 3,
     "sst2_local": 6,
     "sst2_gpt2": 7,
     # Per seed: S; M chain and ceiling; L chain by two ways and ceiling.

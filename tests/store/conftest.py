@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from w2s_ray.spec.stage import GroundTruth, LabelledSplit, ModelSource, PredictionSpec, SplitSpec, StageSpec
+from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
+from w2s_ray.spec.stage import ModelSource, PredictionSpec, StageSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record
 

@@ -35,6 +35,8 @@ def test_every_format_gives_the_same_examples(tmp_path: Path) -> None:
     json_lines(tmp_path / "a.json", ROWS)
     (tmp_path / "list.json").write_text(json.dumps(ROWS))
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    with pa.CompressedOutputStream(str(tmp_path / "b.jsonl.zst"), "zstd") as compressed:
+        compressed.write((tmp_path / "a.jsonl").read_bytes())
     for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
         with (tmp_path / name).open("w", newline="", encoding="utf-8-sig") as file:
             writer = csv.DictWriter(file, list(ROWS[0]), delimiter=delimiter)
@@ -42,7 +44,7 @@ def test_every_format_gives_the_same_examples(tmp_path: Path) -> None:
             writer.writerows(ROWS)
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
     tables = {path.name: read(path).table for path in sorted(tmp_path.iterdir())}
-    assert len(tables) == 7
+    assert len(tables) == 8
     first = tables["a.jsonl"]
     assert first.schema == SCHEMA
     assert first["text"].to_pylist() == ["A fine film .", "Dull\u2028 and long", 'Worth, "every" minute']
@@ -137,6 +139,8 @@ def test_data_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
             "0xff on line 2 is not UTF-8",
         ),
         ("a.jsonl.gz", b"not gzip", {}, "ends in .gz"),
+        ("a.jsonl.zst", b"not zstd", {}, "ends in .zst"),
+        ("a.jsonl.gz", gzip.compress(b'{"review": "x", "stars": 1}')[:-6], {}, "ends in .gz"),
         ("a.csv", b"review,stars\nx,1\ny\n", {}, "line 3 has not as many fields"),
         ("a.parquet", b"PAR0", {}, "is Parquet"),
         ("a.csv", b"review,stars\nx,1\ny,0\n", {"text": "reviews"}, "did you mean 'review'?"),

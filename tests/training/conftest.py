@@ -19,7 +19,7 @@ from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.tasks.task import SCHEMA, Kind, TaskData
+from w2s_ray.tasks.task import SCHEMA, Kind, Task, TaskData
 from w2s_ray.training.models import load_tokenizer
 from w2s_ray.training.progress import Point
 from w2s_ray.training.workers import Workers
@@ -54,6 +54,45 @@ class Moods:
                 }
             )
         return TaskData(pa.Table.from_pylist(rows, schema=SCHEMA), ("down", "up"))
+
+
+class Pairings:
+    """Two sentences; the one with the brighter word is the better one."""
+
+    kind: Kind = "pairs"
+
+    def fingerprint(self) -> str:
+        return "pairings"
+
+    def read(self) -> TaskData:
+        coin = random.Random(1)
+        rows = []
+        for number in range(700):
+            pair = [f"{coin.choice(words)} day {'and sea ' * coin.randint(0, 3)}{number}" for words in (UP, DOWN)]
+            label = number % 2
+            first, second = reversed(pair) if label else pair
+            rows.append(_row(f"p{number}", first, label) | {"other": second})
+        return TaskData(pa.Table.from_pylist(rows, schema=SCHEMA), ("first", "second"))
+
+
+class Replies:
+    """A sentence, and the mood that is to be written after it."""
+
+    kind: Kind = "answers"
+
+    def fingerprint(self) -> str:
+        return "replies"
+
+    def read(self) -> TaskData:
+        rows = [
+            _row(row["id"], row["text"], 0) | {"other": ("down", "up")[row["label"]]}
+            for row in Moods().read().table.to_pylist()
+        ]
+        return TaskData(pa.Table.from_pylist(rows, schema=SCHEMA), ())
+
+
+def _row(id_: str, text: str, label: int) -> dict[str, object]:
+    return {"id": id_, "text": text, "label": label, "group": id_, "origin": "pool"}
 
 
 def write_tiny_llama(folder: Path, *, hidden: int, seed: int) -> Path:
@@ -92,13 +131,20 @@ class Tiny:
                 for name, level in study.ladder.items()
             }
             study = study.model_copy(update={"ladder": ladder})
-        task = ResolvedTask(fingerprint=self.prepared.fingerprint, num_classes=2, num_test=60)
+        task = ResolvedTask(
+            fingerprint=self.prepared.fingerprint,
+            kind=self.prepared.kind,
+            num_classes=self.prepared.num_classes,
+            class_names=self.prepared.class_names,
+            num_test=60,
+        )
         models = {name: ResolvedModel(revision="tiny", num_parameters=1) for name in study.ladder}
         chains = compile_study(study, Resolution(tasks={"moods": task}, models=models))
         return next(chain for chain in chains if chain.method == method)
 
 
-def make_tiny(folder: Path) -> Tiny:
+def make_tiny(folder: Path, task: Task | None = None, **changes: object) -> Tiny:
+    """A study of `task`, with `changes` to its keys."""
     store = ArtifactStore(folder / "store")
     store.prepare()
     small = write_tiny_llama(folder / "small", hidden=16, seed=1)
@@ -114,7 +160,7 @@ def make_tiny(folder: Path) -> Tiny:
             "confidence": {"arms": ["chain"], "losses": {"large": {"kind": "confidence", "alpha_max": 0.75}}},
         },
     }
-    return Tiny(store, parse_study(raw), prepare_task(store, "moods", Moods(), 0.2))
+    return Tiny(store, parse_study(raw | changes), prepare_task(store, "moods", task or Moods(), 0.2))
 
 
 @pytest.fixture

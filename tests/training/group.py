@@ -17,7 +17,7 @@ def run_cases(cases: dict[str, str], store_root: Path, size: int, out: Path, res
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(300)
+        worker.join(600)
         assert worker.exitcode == 0, f"a worker ended with {worker.exitcode}"
     return json.loads((out / f"losses{size}.json").read_text())
 

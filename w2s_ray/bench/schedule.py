@@ -21,7 +21,7 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 from w2s_ray.spec.execution import CrewShape
 from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.stage import LabelledSplit, WeakLabels
+from w2s_ray.spec.labels import LabelledSplit, WeakLabels
 
 _SEED = 0
 
@@ -80,7 +80,7 @@ def lower_bound(workload: Workload, chains: Sequence[Chain]) -> tuple[float, flo
     seconds = {identity: workload.seconds(stage) for identity, stage in stages.items()}
     ends: dict[str, float] = {}
     for identity, stage in stages.items():  # suppliers come first
-        ends[identity] = ends.get(stage.supervisor or "", 0.0) + seconds[identity]
+        ends[identity] = max((ends.get(each, 0.0) for each in stage.supervisors), default=0.0) + seconds[identity]
     work = sum(seconds[identity] * stage.execution.workers for identity, stage in stages.items())
     path = max(ends.values())
     return path, max(path, work / workload.cluster.num_gpus)
@@ -114,9 +114,8 @@ def _own(chain: Chain, number: int) -> Chain:
 def _relabelled(part: LabelledSplit, renamed: dict[str, str]) -> LabelledSplit:
     if not isinstance(part.labels, WeakLabels):
         return part
-    return part.model_copy(
-        update={"labels": WeakLabels(predictions=tuple(renamed[each] for each in part.labels.predictions))}
-    )
+    predictions = tuple(renamed[each] for each in part.labels.predictions)
+    return part.model_copy(update={"labels": part.labels.model_copy(update={"predictions": predictions})})
 
 
 def simulate(name: str, workload: Workload, chains: Sequence[Chain], queue: Queue, bound: float) -> Schedule:

@@ -32,11 +32,14 @@ def report(path: Path, store_folder: Path, overrides: Sequence[str], format_: Fo
     if format_ == "json":
         terminal.out.print(json.dumps(to_json(summary), indent=2), markup=False, soft_wrap=True)
     else:
+        from w2s_ray.report.table import render_details
+
         print_summary(summary)
+        terminal.out.print(render_details(summary, width=terminal.out.width))
 
 
 def print_summary(summary: "Summary") -> None:
-    """Print the results as a table that fits the terminal."""
+    """Print the headline results as tables that fit the terminal."""
     from w2s_ray.report.table import render
 
     terminal.out.print(render(summary, width=terminal.out.width))

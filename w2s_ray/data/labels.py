@@ -1,38 +1,106 @@
-"""Labels for a split: the task's own, or what supervisors predicted, joined by example id."""
+"""Labels for a split: the task's own, or what supervisors predicted, joined by example id; then their transforms."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
+from w2s_ray.science.ensemble import combine
+from w2s_ray.science.metrics import accuracy
+from w2s_ray.science.relabelling.apply import apply
+from w2s_ray.science.relabelling.label_set import LabelSet
 from w2s_ray.spec.identity import short
-from w2s_ray.spec.stage import LabelledSplit, WeakLabels
+from w2s_ray.spec.labels import LabelledSplit, WeakLabels, Weighing
+from w2s_ray.spec.stage import StageSpec
 from w2s_ray.store.answers import Answers
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.predictions import Predictions
 
+Features = Callable[[np.ndarray], np.ndarray]
+"""Gives the features_ND of rows of the task: what the student itself makes of them before it is trained."""
+
 
 def targets(
-    store: ArtifactStore, prepared: PreparedTask, part: LabelledSplit, num_classes: int
+    store: ArtifactStore,
+    prepared: PreparedTask,
+    part: LabelledSplit,
+    num_classes: int,
+    features: Features | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of a labelled split and a probability per class for each (float32).
+    """Return the rows of a labelled split that a stage learns on, and a probability per class for each (float32).
 
-    Several supervisors are averaged.
+    Filters leave rows out. `features` is asked only where a transform looks at them, and must be there then.
+
+    Raises:
+        DataError: when a prediction lacks or doubles an example, or has other classes, or a transform has too few.
+        StoreError: when a prediction is missing or damaged.
+    """
+    rows_N, labels = draw(prepared, part.split), part.labels
+    if isinstance(labels, WeakLabels):
+        soft_NC = combined(store, prepared, prepared.ids(rows_N), labels, num_classes)
+    else:
+        soft_NC = one_hot(prepared.labels(rows_N), num_classes)
+    if labels.transforms:
+        assert features is not None or not labels.needs_features, "whoever asks must know the student's features"
+        examples = LabelSet(
+            ids=prepared.ids(rows_N),
+            targets_NC=soft_NC.astype(np.float64),
+            coin_seed=labels.coin_seed,
+            truth_N=prepared.labels(rows_N).astype(np.int64),
+            features_ND=features(rows_N).astype(np.float64) if features and labels.needs_features else None,
+        )
+        soft_NC, kept_K = apply(labels.transforms, examples)
+        rows_N = rows_N[kept_K]
+    return rows_N, soft_NC.astype(np.float32)
+
+
+def learnt(store: ArtifactStore, prepared: PreparedTask, stage: StageSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that a finished stage of classes learned on, and the labels that it learned; for reports.
+
+    Raises:
+        DataError: when labels lack an example, or have other classes.
+        StoreError: when labels are missing or damaged.
+    """
+    if not stage.keeps_labels:
+        found = [targets(store, prepared, part, stage.num_classes) for part in stage.train]
+        return np.concatenate([rows_N for rows_N, _ in found]), np.concatenate([labels_NC for _, labels_NC in found])
+    kept = store.read_labels(stage.identity)
+    rows_N = np.concatenate([draw(prepared, part.split) for part in stage.train])
+    return rows_N[places(prepared.ids(rows_N), kept.ids, f"splits of {stage.slug}")], kept.probs_NC
+
+
+def combined(
+    store: ArtifactStore, prepared: PreparedTask, ids: Sequence[str], labels: WeakLabels, num_classes: int
+) -> np.ndarray:
+    """Return one label per example from all supervisors, before any transform.
 
     Raises:
         DataError: when a prediction lacks or doubles an example, or has other classes.
         StoreError: when a prediction is missing or damaged.
     """
-    row_numbers = draw(prepared, part.split)
-    if not isinstance(part.labels, WeakLabels):
-        return row_numbers, one_hot(prepared.labels(row_numbers), num_classes)
-    ids = prepared.ids(row_numbers)
-    total_NC = np.zeros((len(ids), num_classes), dtype=np.float64)
-    for identity in part.labels.predictions:
-        total_NC += join(ids, store.read_predictions(identity), num_classes, f"predictions {short(identity)}")
-    return row_numbers, (total_NC / len(part.labels.predictions)).astype(np.float32)
+    probs_SNC = _joined(store, ids, labels.predictions, num_classes)
+    if labels.weighing is None:
+        return combine(probs_SNC, labels.combine)
+    errors_S, num_judged = _errors(store, prepared, labels.weighing, num_classes)
+    return combine(probs_SNC, labels.combine, errors_S, num_judged)
+
+
+def _errors(
+    store: ArtifactStore, prepared: PreparedTask, weighing: Weighing, num_classes: int
+) -> tuple[np.ndarray, int]:
+    """On which share of how many labelled examples each supervisor is wrong."""
+    rows_N = draw(prepared, weighing.split)
+    probs_SNC = _joined(store, prepared.ids(rows_N), weighing.predictions, num_classes)
+    truth_N = prepared.labels(rows_N)
+    return np.array([1 - accuracy(probs_NC, truth_N) for probs_NC in probs_SNC]), len(rows_N)
+
+
+def _joined(store: ArtifactStore, ids: Sequence[str], predictions: Sequence[str], num_classes: int) -> np.ndarray:
+    """The probabilities_SNC of several predictions."""
+    each = (join(ids, store.read_predictions(name), num_classes, f"predictions {short(name)}") for name in predictions)
+    return np.stack(list(each))
 
 
 def answers(store: ArtifactStore, prepared: PreparedTask, part: LabelledSplit) -> tuple[np.ndarray, list[str]]:

@@ -36,6 +36,8 @@ class PreparedRecord(Spec):
     """The name it was prepared under."""
     class_names: tuple[str, ...]
     kind: Kind
+    judge: str | None = None
+    """Name of the judge of its answers."""
     test_fraction: float
     num_examples: int
     left_out: tuple[LeftOut, ...] = ()
@@ -54,6 +56,8 @@ class PreparedTask:
     kind: Kind
     test_fraction: float
     """Share of the groups kept for the test set where no example has the origin `test`."""
+    judge: str | None = None
+    """Name of the judge of its answers; None for an exact match."""
     left_out: tuple[LeftOut, ...] = ()
     """Rows that became no example, by reason."""
     revision: str | None = None
@@ -130,6 +134,7 @@ def prepare_task(store: ArtifactStore, name: str, task: Task, test_fraction: flo
             task=name,
             class_names=data.class_names,
             kind=task.kind,
+            judge=data.judge,
             test_fraction=test_fraction,
             num_examples=table.num_rows,
             left_out=data.left_out,
@@ -180,6 +185,7 @@ def _find(store: ArtifactStore, fingerprint: str) -> PreparedTask | None:
                 class_names=record.class_names,
                 kind=record.kind,
                 test_fraction=record.test_fraction,
+                judge=record.judge,
                 left_out=record.left_out,
                 revision=record.revision,
             )

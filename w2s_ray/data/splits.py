@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.errors import DataError
-from w2s_ray.spec.stage import SplitSpec
+from w2s_ray.spec.labels import SplitSpec
 from w2s_ray.tasks.task import TEST
 
 TRAIN_SHARE = 0.8
@@ -143,7 +143,7 @@ def _slot_orders(prepared: PreparedTask, num_levels: int, split_seed: int) -> di
     the slots are laid end to end, each as wide as its share of the rows.
     """
     groups, group_of_row = _groups(prepared)
-    in_pool = ~np.isin(group_of_row, group_of_row[_is_test_row(prepared)])
+    in_pool = _is_pool_row(prepared)
     sizes = np.bincount(group_of_row[in_pool], minlength=len(groups))
     order = np.argsort(_hashes(f"slot {split_seed}", groups), kind="stable")
     ends = np.cumsum(sizes[order])
@@ -172,8 +172,8 @@ def _bundle_by_bundle(prepared: PreparedTask, rows: np.ndarray, salt: str) -> np
 
 @functools.lru_cache(maxsize=16)
 def _documents(prepared: PreparedTask, *, held_out: bool) -> np.ndarray:
-    """The documents of an unlabelled task, in hash order."""
-    rows = np.flatnonzero(_has_test_origin(prepared) == held_out)
+    """The documents of an unlabelled task, in hash order; those held out are drawn like a test set."""
+    rows = np.flatnonzero(_is_test_row(prepared) if held_out else _is_pool_row(prepared))
     return rows[np.argsort(_hashes("document", prepared.ids(rows)), kind="stable")]
 
 
@@ -185,6 +185,12 @@ def _is_test_row(prepared: PreparedTask) -> np.ndarray:
     groups, group_of_row = _groups(prepared)
     limit = np.uint64(prepared.test_fraction * 2.0**64)
     return np.asarray((_hashes("test group", groups) < limit)[group_of_row])
+
+
+def _is_pool_row(prepared: PreparedTask) -> np.ndarray:
+    """Which rows are of groups that have none in the test pool."""
+    _, group_of_row = _groups(prepared)
+    return np.asarray(~np.isin(group_of_row, group_of_row[_is_test_row(prepared)]))
 
 
 def _has_test_origin(prepared: PreparedTask) -> np.ndarray:
@@ -235,7 +241,7 @@ def _check_documents(prepared: PreparedTask) -> None:
         raise DataError(
             f"{train} documents for training, {held_out} held out",
             "pretraining needs both",
-            "choose another share for the held-out documents",
+            "change test_fraction, the share that is held out, or name test_files",
         )
 
 

@@ -1,21 +1,30 @@
-"""Train the built-in ladder's tokenizer: byte-level BPE for source code.
+"""Train a ladder's tokenizer: byte-level BPE, small, for source code or any other text.
 
-`tokenizer/` beside this file holds the result. Every text can be encoded (bytes are the alphabet), and a run of spaces
-is one piece of the pre-tokenizer, so that a line's indentation is one or two tokens.
+    python -m w2s_ray.ladder.tokenizer FOLDER                          the built-in ladder's; `tokenizer/` is the result
+    python -m w2s_ray.ladder.tokenizer FOLDER STUDY.yaml [KEY=VALUE …] one for the text that a pretraining study learns
+
+Every text can be encoded (bytes are the alphabet), and a run of spaces is one piece of the pre-tokenizer, so that a
+line's indentation is one or two tokens.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from w2s_ray.errors import DataError
+from w2s_ray.spec.load import load_study
+from w2s_ray.tasks.python_source import PythonSource
+from w2s_ray.tasks.registry import open_task
+from w2s_ray.tasks.task import POOL, Task
+
 VOCABULARY = 4096
 PAD, END = "<|pad|>", "<|end|>"
 FOLDER = Path(__file__).parent / "tokenizer"
 SAMPLE_CHARS = 8_000_000
-"""Characters of the pretraining pool that the published tokenizer was trained on."""
+"""Characters of the pretraining pool that a tokenizer is trained on."""
 
 _PIECES = r" ?[A-Za-z_]+| ?[0-9]| ?[^\sA-Za-z_0-9]+|\n *|[^\S\n]+(?=\S)|\s+"
 """A word or a run of signs, each with the space before it; a digit; a line break with the next line's indentation."""
@@ -63,15 +72,31 @@ def sample(texts: Iterable[str], chars: int = SAMPLE_CHARS) -> list[str]:
     return taken
 
 
-def _main() -> None:
-    """Train the published tokenizer again, into the folder given or beside this file."""
-    from w2s_ray.tasks.python_source import PythonSource
-    from w2s_ray.tasks.task import POOL
+def text_task(study: Path, overrides: Sequence[str] = ()) -> Task:
+    """Return a study's first task.
 
-    table = PythonSource().read().table.to_pylist()
-    pool = sorted((row["id"], row["text"]) for row in table if row["origin"] == POOL)
-    train_tokenizer(sample(text for _, text in pool), sys.argv[1] if len(sys.argv) > 1 else FOLDER)
+    Raises:
+        StudyError: when the study cannot be read.
+        DataError: when the task has labels.
+    """
+    task = open_task(next(iter(load_study(study, overrides).tasks.values())))
+    if task.kind != "text":
+        rule, remedy = "a tokenizer is trained on text without labels", "name a pretraining study"
+        raise DataError(f"the first task of {study} has {task.kind}", rule, remedy)
+    return task
+
+
+def texts_of(task: Task) -> list[str]:
+    """Return a sample of a task's text, in the order of its ids.
+
+    Raises:
+        DataError: when the task cannot be read.
+    """
+    pool = sorted((row["id"], row["text"]) for row in task.read().table.to_pylist() if row["origin"] == POOL)
+    return sample(text for _, text in pool)
 
 
 if __name__ == "__main__":
-    _main()
+    _, folder, *study = sys.argv
+    source = text_task(Path(study[0]), study[1:]) if study else PythonSource()
+    train_tokenizer(texts_of(source), folder)

@@ -5,119 +5,192 @@ student is the same under each loss that only the large one uses; the first stud
 its `chain` and its `direct` arm are one. An arm here is what is distinct: per seed one stage.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from w2s_ray.report.settings import Ceilings, floor_of
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.spec.search import Point
 from w2s_ray.spec.study import Arm
 
-ARM_ORDER: tuple[Arm, ...] = ("pretraining", "floor", "chain", "direct", "pooled", "self", "ceiling")
+ARM_ORDER: tuple[Arm, ...] = (
+    "pretraining",
+    "generative",
+    "floor",
+    "member",
+    "zero_shot",
+    "chain",
+    "direct",
+    "truth_chain",
+    "pooled",
+    "self",
+    "ceiling",
+    "full_ceiling",
+)
 """In which order the arms of a level are shown."""
-STUDENTS: tuple[Arm, ...] = ("chain", "direct", "pooled", "self")
-"""Arms that learn from weak labels and so have a PGR."""
+TEXT_ARMS: tuple[Arm, ...] = ("pretraining", "generative")
+"""Arms that learn text alone and predict nothing."""
+STUDENTS: tuple[Arm, ...] = ("chain", "direct", "truth_chain", "pooled", "self")
+"""Arms that learn from a supervisor's labels and so have a PGR."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a study calls an arm in one of its climbs."""
+
+    method: str
+    path: tuple[str, ...]
+    point: Point | None
+    arm: Arm
+    number: int = 0
+    """Among several of one name: the members of an ensemble."""
 
 
 @dataclass
-class DistinctArm:
-    """One stage per seed, at the same place in every chain that it serves."""
+class NamedArm:
+    """An arm of a level under all its names."""
 
-    task: str
     level: str
-    kinds: list[Arm]
-    """What the study calls it, the first name first."""
-    stages: dict[int, PlannedStage]
-    """By seed."""
-    floors: dict[int, str]
-    """Identity of the chain's floor, by seed."""
-    ceilings: dict[int, str]
-    """Identity of the ceiling of its level under the same settings, by seed; whichever chain has it."""
-    paths: list[tuple[str, ...]] = field(default_factory=list)
-    """Through which levels its supervision comes, from where the labels begin to its own."""
-    methods: list[str] = field(default_factory=list)
-    points: list[str] = field(default_factory=list)
-    """The searched settings that share it, for people."""
+    places: list[Place]
+    """The first one's arm comes first."""
+    via: list[tuple[str, ...]] = field(default_factory=list)
+    """Through which levels its supervision comes, from where the labels begin to its own; by place, each once."""
     label: str = ""
-    """Unique among the arms of its level."""
+    """Unique among the arms of its level, once all of them are known."""
 
     @property
     def arm(self) -> Arm:
         """Its first name."""
-        return self.kinds[0]
+        return self.places[0].arm
+
+    @property
+    def kinds(self) -> list[Arm]:
+        """What the study calls it, the first name first."""
+        return list(dict.fromkeys(place.arm for place in self.places))
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that share it."""
+        return list(dict.fromkeys(place.method for place in self.places))
+
+    @property
+    def points(self) -> list[str]:
+        """The searched settings that share it, for people."""
+        return list(dict.fromkeys(place.point.label for place in self.places if place.point is not None))
 
     @property
     def is_student(self) -> bool:
-        """Whether it learned from weak labels."""
+        """Whether it learned from a supervisor's labels."""
         return self.arm in STUDENTS
+
+    def add(self, place: Place) -> None:
+        """Note one more place where the study names it."""
+        self.places.append(place)
+        via = _via(place, self.level)
+        if via not in self.via:
+            self.via.append(via)
+
+
+@dataclass
+class DistinctArm(NamedArm):
+    """One stage per seed, at the same place in every chain that it serves."""
+
+    task: str = ""
+    stages: dict[int, PlannedStage] = field(default_factory=dict)
+    """By seed."""
+    floors: dict[int, str] = field(default_factory=dict)
+    """Identity of the chain's floor, by seed."""
+    ceilings: dict[int, str] = field(default_factory=dict)
+    """Identity of the ceiling of its own setting, by seed; whichever chain has it."""
+    full_ceilings: dict[int, str] = field(default_factory=dict)
+    """Identity of the ceiling that trains all weights, by seed, where it does not train all of them itself."""
+
+    @property
+    def identities(self) -> dict[int, str]:
+        """Its stages' identities by seed."""
+        return {seed: stage.identity for seed, stage in self.stages.items()}
 
 
 def distinct_arms(chains: Iterable[Chain], ladder: Iterable[str]) -> list[DistinctArm]:
     """Return every distinct arm, by task, level and kind, labelled by what sets it apart."""
+    chains = list(chains)
+    ceilings = Ceilings(chains)
     climbs: dict[tuple[str, tuple[str, ...], str, Point | None], dict[int, Chain]] = {}
-    ceilings: dict[tuple[str, Point | None, str], dict[int, str]] = {}
     for chain in chains:
         climbs.setdefault((chain.task, chain.path, chain.method, chain.point), {})[chain.seed] = chain
-        for stage in chain.stages:
-            if stage.arm == "ceiling":
-                ceilings.setdefault((chain.task, chain.point, stage.level), {})[chain.seed] = stage.identity
     arms: dict[object, DistinctArm] = {}
     for by_seed in climbs.values():
-        first = next(iter(by_seed.values()))
-        for stage in first.stages:
-            _add(arms, first, stage, by_seed, ceilings.get((first.task, first.point, stage.level), {}))
+        _add_climb(arms, by_seed, ceilings)
     order = list(ladder)
     tasks = list(dict.fromkeys(task for task, *_ in climbs))
     found = sorted(arms.values(), key=lambda a: (tasks.index(a.task), order.index(a.level), ARM_ORDER.index(a.arm)))
-    _label(found)
+    for task in tasks:
+        label([arm for arm in found if arm.task == task])
     return found
 
 
-def _add(
-    arms: dict[object, DistinctArm],
-    climb: Chain,
-    slot: PlannedStage,
-    by_seed: Mapping[int, Chain],
-    ceilings: dict[int, str],
-) -> None:
-    """Put the stages at one place of a climb down, as a new arm or as more of a known one."""
-    found = {seed: chain.find(slot.arm, slot.level) for seed, chain in by_seed.items()}
-    stages = {seed: stage for seed, stage in found.items() if stage is not None}
-    key = (climb.task, slot.level, tuple((seed, stage.identity) for seed, stage in stages.items()))
-    if key not in arms:
-        floors = {seed: chain.stages[0].identity for seed, chain in by_seed.items()}
-        arms[key] = DistinctArm(climb.task, slot.level, [slot.arm], stages, floors, ceilings)
-    if slot.arm not in arms[key].kinds:
-        arms[key].kinds.append(slot.arm)
-    via = _via(slot, climb.path)
-    if via not in arms[key].paths:
-        arms[key].paths.append(via)
-    if climb.method not in arms[key].methods:
-        arms[key].methods.append(climb.method)
-    if climb.point is not None and climb.point.label not in arms[key].points:
-        arms[key].points.append(climb.point.label)
-
-
-def _via(stage: PlannedStage, path: tuple[str, ...]) -> tuple[str, ...]:
-    """The levels that a stage's supervision comes through."""
-    match stage.arm:
-        case "direct":
-            return (path[0], stage.level)
-        case "self":
-            return (path[0], path[-1])
-        case "ceiling":
-            return (stage.level,)
-    return path[: path.index(stage.level) + 1]
-
-
-def _label(arms: list[DistinctArm]) -> None:
+def label(arms: Sequence[NamedArm]) -> None:
     """Name each arm by its kind, and by path, method and point where those tell arms of one kind apart."""
+    groups: dict[tuple[str, Arm], list[NamedArm]] = {}
     for arm in arms:
-        alike = [a for a in arms if (a.task, a.level, a.arm) == (arm.task, arm.level, arm.arm)]
-        parts: list[str] = [" = ".join(arm.kinds)]
-        if len({tuple(a.paths) for a in alike}) > 1:
-            parts.append(" / ".join("→".join(path) for path in arm.paths))
-        if len({tuple(a.methods) for a in alike}) > 1:
-            parts.append(", ".join(arm.methods))
-        if len({tuple(a.points) for a in alike}) > 1:
-            parts.append(" / ".join(arm.points))
-        arm.label = " · ".join(parts)
+        groups.setdefault((arm.level, arm.arm), []).append(arm)
+    for alike in groups.values():
+        several_numbers = len({place.number for arm in alike for place in arm.places}) > 1
+        several_ways = len({tuple(arm.via) for arm in alike}) > 1
+        several_methods = len({tuple(arm.methods) for arm in alike}) > 1
+        several_points = len({tuple(arm.points) for arm in alike}) > 1
+        for arm in alike:
+            parts = [" = ".join(arm.kinds) + (f" {arm.places[0].number + 1}" if several_numbers else "")]
+            if several_ways:
+                parts.append(" / ".join("→".join(path) for path in arm.via))
+            if several_methods:
+                parts.append(", ".join(arm.methods))
+            if several_points:
+                parts.append(" / ".join(arm.points))
+            arm.label = " · ".join(parts)
+
+
+def _add_climb(arms: dict[object, DistinctArm], by_seed: Mapping[int, Chain], ceilings: Ceilings) -> None:
+    """Put the stages of one climb down, each as a new arm or as one more place of a known one."""
+    first = next(iter(by_seed.values()))
+    slots = {seed: _slots(chain) for seed, chain in by_seed.items()}
+    for arm, level, number in _slots(first):
+        stages = {seed: own[arm, level, number] for seed, own in slots.items() if (arm, level, number) in own}
+        key = (first.task, level, tuple((seed, stage.identity) for seed, stage in stages.items()))
+        if key not in arms:
+            found = {seed: by_seed[seed] for seed in stages}
+            arms[key] = DistinctArm(
+                level=level,
+                places=[],
+                task=first.task,
+                stages=stages,
+                floors=_known({seed: floor_of(chain) for seed, chain in found.items()}),
+                ceilings=_known({seed: ceilings.of(chain, stages[seed]) for seed, chain in found.items()}),
+                full_ceilings=_known({seed: ceilings.full(chain, stages[seed]) for seed, chain in found.items()}),
+            )
+        arms[key].add(Place(first.method, first.path, first.point, arm, number))
+
+
+def _slots(chain: Chain) -> dict[tuple[Arm, str, int], PlannedStage]:
+    """A chain's stages by arm, level and, of several there, their number."""
+    slots: dict[tuple[Arm, str, int], PlannedStage] = {}
+    for stage in chain.stages:
+        number = sum((arm, level) == (stage.arm, stage.level) for arm, level, _ in slots)
+        slots[stage.arm, stage.level, number] = stage
+    return slots
+
+
+def _known(identities: Mapping[int, str | None]) -> dict[int, str]:
+    return {seed: identity for seed, identity in identities.items() if identity is not None}
+
+
+def _via(place: Place, level: str) -> tuple[str, ...]:
+    """The levels that an arm's supervision comes through."""
+    match place.arm:
+        case "direct":
+            return (place.path[0], level)
+        case "self":
+            return (place.path[0], place.path[-1])
+        case "ceiling" | "full_ceiling" | "zero_shot" | "member" | "generative":
+            return (level,)
+    return place.path[: place.path.index(level) + 1]

@@ -8,42 +8,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from w2s_ray.data.labels import join, targets
-from w2s_ray.data.prepare import PreparedTask, load_prepared
-from w2s_ray.data.splits import draw
-from w2s_ray.errors import DataError
-from w2s_ray.science.metrics import accuracy, degeneracy_warning
+from w2s_ray.report.reader import Labelling, Reader, TestPredictions, TestSet
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import compile_study
-from w2s_ray.spec.identity import short
+from w2s_ray.spec.labels import WeakLabels
 from w2s_ray.spec.search import Found
-from w2s_ray.spec.stage import LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.found import read_failures, read_found
 from w2s_ray.store.record import Record
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """The examples on which all arms of a task are judged."""
-
-    ids: tuple[str, ...]
-    labels_N: np.ndarray
-    groups_N: np.ndarray
-    """Related examples carry the same group."""
-    class_names: tuple[str, ...]
-
-    __test__ = False  # not a test, whatever pytest thinks of the name
-
-
-@dataclass(frozen=True)
-class Labelling:
-    """What a supervisor's labels for a student's training examples were worth, against ground truth."""
-
-    accuracy: float
-    warning: str | None
-    """Said where the labels are nearly all of one class."""
 
 
 @dataclass
@@ -51,20 +24,33 @@ class Evidence:
     """All that a report is made from."""
 
     chains: tuple[Chain, ...]
+    stages: dict[str, PlannedStage]
+    """Every distinct stage of the study, by identity, finished or not."""
     tests: dict[str, TestSet] = field(default_factory=dict)
     """By task."""
-    stages: dict[str, PlannedStage] = field(default_factory=dict)
-    """Every distinct stage of the study, by identity, finished or not."""
     records: dict[str, Record] = field(default_factory=dict)
     """Of the stages that are trained, by identity."""
-    probs: dict[str, np.ndarray] = field(default_factory=dict)
-    """Test predictions (N × C, in the order of the test set), by identity of the stage that made them."""
+    predictions: dict[str, TestPredictions] = field(default_factory=dict)
+    """By identity of the stage that made them, or by the name of several supervisors together."""
     labellings: dict[str, Labelling] = field(default_factory=dict)
     """By identity of the student."""
+    baselines: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    """By task and name: whether what needs no understanding is right, per seed and test example (S × N)."""
+    num_parameters: dict[str, int | None] = field(default_factory=dict)
+    """By level."""
     found: Found | None = None
     """What the study's search came to."""
     failures: dict[str, str] = field(default_factory=dict)
     """Why a chain failed, by its name."""
+
+    def supervisor(self, identity: str) -> str:
+        """Return under which name the predictions of a student's supervisors stand, if they were judged."""
+        stage = self.stages[identity]
+        if len(stage.supervisors) < 2:
+            return "".join(stage.supervisors)
+        labels = stage.spec.train[-1].labels
+        assert isinstance(labels, WeakLabels), "supervisors give weak labels"
+        return f"{labels.combine} {'+'.join(stage.supervisors)}"
 
 
 def gather(study: Study, resolution: Resolution, store: ArtifactStore) -> Evidence:
@@ -75,92 +61,39 @@ def gather(study: Study, resolution: Resolution, store: ArtifactStore) -> Eviden
         StoreError: when an artifact is damaged.
     """
     found = read_found(study, store)
-    evidence = gather_chains(compile_study(study, resolution, found), store)
+    chains = compile_study(study, resolution, found)
+    reader = Reader(store)
+    evidence = _gathered(chains, reader)
     evidence.found = found
     evidence.failures = read_failures(study, store)
+    evidence.num_parameters = {level: model.num_parameters for level, model in resolution.models.items()}
+    for task in evidence.tests:
+        floors = [stage for stage in evidence.stages.values() if stage.task == task and stage.arm == "floor"]
+        evidence.baselines[task] = reader.baselines(floors)
     return evidence
 
 
 def gather_chains(chains: tuple[Chain, ...], store: ArtifactStore) -> Evidence:
-    """Read what the store has of these chains; see `gather`."""
-    found = Evidence(chains=chains, stages=distinct_stages(chains))
-    reader = _Reader(store)
-    for identity, stage in found.stages.items():
-        record = store.find(identity)
+    """Read what the store has of these chains; see `gather`. There are no baselines and no search."""
+    return _gathered(chains, Reader(store))
+
+
+def _gathered(chains: tuple[Chain, ...], reader: Reader) -> Evidence:
+    evidence = Evidence(chains=chains, stages=distinct_stages(chains))
+    for identity, stage in evidence.stages.items():
+        record = reader.record(identity)
         if record is not None:
-            found.records[identity] = record
-        probs_NC = reader.test_predictions(stage)
-        if probs_NC is None:
+            evidence.records[identity] = record
+        predicted = reader.test_predictions(stage)
+        if predicted is None:
             continue
-        found.probs[identity] = probs_NC
-        found.tests[stage.task] = reader.test_set(stage)
-        supervisor = found.stages.get(stage.supervisor or "")
-        labelling = reader.labelling(stage, _described(supervisor)) if supervisor is not None else None
+        evidence.predictions[identity] = predicted
+        evidence.tests[stage.task] = reader.test_set(stage)
+        labelling = reader.labelling(stage)
         if labelling is not None:
-            found.labellings[identity] = labelling
-    return found
-
-
-def _described(stage: PlannedStage) -> str:
-    return f"{stage.level} ({stage.arm}, {short(stage.identity)})"
-
-
-class _Reader:
-    """Reads predictions and the examples they belong to, each test set once."""
-
-    def __init__(self, store: ArtifactStore) -> None:
-        self._store = store
-        self._tests: dict[SplitSpec, TestSet] = {}
-
-    def test_set(self, stage: PlannedStage) -> TestSet:
-        """The test set of the stage's task."""
-        prediction = stage.test_prediction
-        assert prediction is not None, "the stage was judged"
-        split = prediction.split
-        if split not in self._tests:
-            self._tests[split] = _test_set(load_prepared(self._store, split.task), split)
-        return self._tests[split]
-
-    def test_predictions(self, stage: PlannedStage) -> np.ndarray | None:
-        """The stage's probabilities for the test set, in its order; None where it has made none yet."""
-        prediction = stage.test_prediction
-        if prediction is None or self._store.find(prediction.identity) is None:
-            return None
-        test = self.test_set(stage)
-        predictions = self._store.read_predictions(prediction.identity)
-        name = f"test predictions of {_described(stage)}"
-        probs_NC = join(test.ids, predictions, stage.spec.num_classes, name)
-        if len(predictions.ids) != len(test.ids):
-            raise DataError(
-                f"{name} hold {len(predictions.ids)} examples, the test set {len(test.ids)}",
-                "every arm is judged on the same test examples",
-                "remove the predictions' folder; the next run makes them again",
-            )
-        return probs_NC
-
-    def labelling(self, stage: PlannedStage, supervisor: str) -> Labelling | None:
-        """What the weak labels that the stage learned from are worth; None where they are gone."""
-        parts = [part for part in stage.spec.train if isinstance(part.labels, WeakLabels)]
-        if not parts or any(self._store.find(each) is None for part in parts for each in _sources(part)):
-            return None
-        prepared = load_prepared(self._store, parts[0].split.task)
-        rows, labels = zip(
-            *(targets(self._store, prepared, part, stage.spec.num_classes) for part in parts), strict=True
-        )
-        labels_NC = np.concatenate(labels)
-        truth_N = prepared.labels(np.concatenate(rows))
-        splits = "+".join(part.split.name for part in parts)
-        return Labelling(
-            accuracy(labels_NC, truth_N), degeneracy_warning(labels_NC, f"{stage.task}: {supervisor}", splits)
-        )
-
-
-def _sources(part: LabelledSplit) -> tuple[str, ...]:
-    return part.labels.predictions if isinstance(part.labels, WeakLabels) else ()
-
-
-def _test_set(prepared: PreparedTask, split: SplitSpec) -> TestSet:
-    rows = draw(prepared, split)
-    groups = np.asarray(prepared.table()["group"].to_numpy(zero_copy_only=False))[rows]
-    _, group_of_N = np.unique(groups.astype(str), return_inverse=True)
-    return TestSet(tuple(prepared.ids(rows)), prepared.labels(rows), group_of_N, prepared.class_names)
+            evidence.labellings[identity] = labelling
+        together = evidence.supervisor(identity)
+        if len(stage.supervisors) > 1 and together not in evidence.predictions:
+            pooled = reader.together(stage, [evidence.stages[each] for each in stage.supervisors])
+            evidence.predictions |= {together: pooled} if pooled is not None else {}
+    return evidence

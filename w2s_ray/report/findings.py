@@ -5,10 +5,11 @@ from typing import Any
 from pydantic import Field
 
 from w2s_ray.report.arms import STUDENTS
-from w2s_ray.spec.base import Spec
+from w2s_ray.spec.base import Kind, Spec
+from w2s_ray.spec.reporting import Figure
 from w2s_ray.spec.study import Arm
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the summary's keys."""
 
 
@@ -18,6 +19,74 @@ class Estimate(Spec):
     value: float
     low: float
     high: float
+
+
+class Link(Spec):
+    """A student and whom it learns from: means over seeds; None where there is no such example or it is not known."""
+
+    supervisors: tuple[str, ...]
+    """Level and arm of each."""
+    split: str
+    """The examples that it learns on."""
+    num_examples: float | None
+    label_accuracy: float | None
+    """Of the labels that it learned from, hardened."""
+    label_majority_share: float | None
+    label_entropy_bits: float | None
+    label_allowed_share: float | None
+    """Of written labels, those that the task's rule allows."""
+    label_distinct_share: float | None
+    """Of written labels, distinct ones per example."""
+    degenerate: dict[int, str]
+    """What is wrong with the labels of a seed, where they are nearly all one."""
+    agreement: float | None
+    """How often it says what its supervisor says, on the test set."""
+    agreement_supervisor_right: float | None
+    agreement_supervisor_wrong: float | None
+    inherited: float | None
+    """Of the supervisor's errors, those that it repeats."""
+    corrected: float | None
+    """Of the supervisor's errors, those that it gets right."""
+    new_errors: float | None
+    """Of what the supervisor gets right, what it gets wrong."""
+    error_correlation: float | None
+    """Phi between its errors and its supervisor's."""
+    error_correlation_first: float | None
+    """The same with level 0's."""
+    ceiling_agreement: float | None
+    """How often its ceiling, which has never seen the supervisor's labels, says what the supervisor says."""
+
+
+class Calibration(Spec):
+    """How far its probabilities can be believed: means over seeds."""
+
+    ece: float
+    brier: float
+    auroc: float | None
+
+
+class Answers(Spec):
+    """What its written answers to the test set are, besides right or wrong: means over seeds."""
+
+    accepted_share: float
+    """Those that are as good as the true one by the task's rule, itself included: another move that mates."""
+    allowed_share: float
+    """Those that the task's rule allows."""
+    distinct_share: float
+    """Distinct ones per example."""
+
+
+class Cost(Spec):
+    """What its training took: means over seeds."""
+
+    num_parameters: int | None
+    """Of its model, whichever of them are trained."""
+    seconds: float | None
+    tokens: float | None
+    tokens_per_second: float | None
+    seconds_in_all: float | None
+    """With the trainings of its supervisors and theirs, and of what it started from."""
+    tokens_in_all: float | None
 
 
 class ArmSummary(Spec):
@@ -35,6 +104,8 @@ class ArmSummary(Spec):
     paths: tuple[tuple[str, ...], ...]
     """Through which levels its supervision comes, from where the labels begin to its own."""
     loss: str
+    setting: str
+    """What else sets its training apart: trainable weights, start. Its ceiling has the same."""
     oracle: bool
     """Chosen by ground truth."""
     stages: dict[int, str]
@@ -44,6 +115,7 @@ class ArmSummary(Spec):
     seed_conditional: bool
     """Fewer than five seeds: the intervals say little about other seeds."""
     accuracy: Estimate | None = None
+    """On the test set; of written answers the share that is the true one, letter for letter."""
     floor: Estimate | None = None
     ceiling: Estimate | None = None
     gap: Estimate | None = None
@@ -52,29 +124,28 @@ class ArmSummary(Spec):
     pgr_undefined: str | None = None
     """Why a student has no PGR."""
     pgr_link: Estimate | None = None
-    """With the chain's previous student as the floor; not to be compared across arms."""
+    """With the immediate supervisor as the floor; not to be compared across arms."""
     pgr_link_undefined: str | None = None
-    agreement: float | None = None
-    """How often it says what its supervisor says, on the test set."""
-    agreement_supervisor_right: float | None = None
-    agreement_supervisor_wrong: float | None = None
-    label_accuracy: float | None = None
-    """Of the labels that it learned from."""
-    ece: float | None = None
-    brier: float | None = None
-    auroc: float | None = None
-    seconds: float | None = None
-    """Of training, mean over seeds."""
-    tokens_per_second: float | None = None
+    full_ceiling: Estimate | None = None
+    """Of its model with all weights trained, where it does not train all."""
+    pgr_full: Estimate | None = None
+    """Against the full ceiling."""
+    pgr_full_undefined: str | None = None
+    link: Link | None = None
+    calibration: Calibration | None = None
+    answers: Answers | None = None
+    cost: Cost | None = None
+    strata: dict[str, Estimate] = Field(default_factory=dict)
+    """Accuracy on each stratum of the test set."""
 
     @property
     def is_student(self) -> bool:
-        """Whether it learned from weak labels."""
+        """Whether it learned from a supervisor's labels."""
         return self.arm in STUDENTS
 
 
 class Comparison(Spec):
-    """The difference in PGR between two arms of one level, on the same draws."""
+    """The difference in PGR between two arms of one level, on the same draws; exploratory unless it was declared."""
 
     task: str
     level: str
@@ -83,6 +154,72 @@ class Comparison(Spec):
     difference: Estimate
     minimum_detectable: float
     """The smallest true difference that this study would find four times in five."""
+
+
+class DeclaredComparison(Spec):
+    """A difference that the study was to test, over all its tasks together."""
+
+    first: str
+    second: str
+    by: Figure
+    point: str | None
+    """The searched settings."""
+    tasks: tuple[str, ...]
+    """Those on which both are finished."""
+    accuracy: Estimate | None = None
+    """The difference of their mean accuracies."""
+    pgr: Estimate | None = None
+    """The difference of their pooled PGRs."""
+    p_value: float | None = None
+    """Of the difference that it is by; two-sided, from the paired bootstrap."""
+    p_holm: float | None = None
+    """The same after Holm's correction over all declared comparisons."""
+    undecided: str | None = None
+    """Why there is no p-value."""
+
+
+class AcrossTasks(Spec):
+    """A student over all tasks that it was trained on."""
+
+    level: str
+    arm: Arm
+    label: str
+    accuracy: Estimate
+    """Mean over tasks."""
+    pgrs: dict[str, float | None]
+    """By task; None where it is undefined."""
+    median: float | None
+    """Of the PGRs that are defined."""
+    num_undefined: int
+    """Tasks whose gap is not surely above `min_gap`."""
+    pooled: Estimate | None
+    """Σ(student − floor) / Σ(ceiling − floor) over all tasks, the undefined ones too."""
+    pooled_undefined: str | None
+
+
+class LearningCurve(Spec):
+    """A ceiling's accuracy by the number of its training examples."""
+
+    task: str
+    level: str
+    setting: str
+    points: tuple[tuple[int, Estimate], ...]
+
+
+class ReferenceRow(Spec):
+    """A result of the literature beside this study's."""
+
+    source: str
+    setting: str
+    figure: Figure
+    contender: str
+    theirs: float | str
+    ours: float | None
+    """Of several tasks the median PGR, or the mean accuracy."""
+    num_tasks: int
+    """On which it was judged here."""
+    num_undefined: int
+    """Of them, those without a PGR."""
 
 
 class Step(Spec):
@@ -131,16 +268,23 @@ class TaskSummary(Spec):
     num_groups: int
     """Sets of related examples, which are drawn together."""
     class_names: tuple[str, ...]
+    kind: Kind
+    baselines: dict[str, Estimate]
+    """Accuracy of what needs no understanding: `majority`, and for classes and pairs `length`."""
+    strata: dict[str, int]
+    """Test examples of each stratum."""
 
 
 class Pretrained(Spec):
-    """A level that was trained on text alone."""
+    """A level that was trained on text alone: pretrained, or before it learned from labels."""
 
     task: str
     level: str
-    seed: int
-    stage: str
+    arm: Arm
+    stages: dict[int, str]
+    """Identity by seed, of those that are finished."""
     metrics: dict[str, float]
+    """Means over seeds."""
 
 
 class Summary(Spec):
@@ -154,6 +298,12 @@ class Summary(Spec):
     tasks: dict[str, TaskSummary]
     arms: tuple[ArmSummary, ...]
     comparisons: tuple[Comparison, ...]
+    """Exploratory."""
+    declared: tuple[DeclaredComparison, ...] = ()
+    across: tuple[AcrossTasks, ...] = ()
+    """Students of several tasks."""
+    curves: tuple[LearningCurve, ...] = ()
+    references: tuple[ReferenceRow, ...] = ()
     steps: tuple[Step, ...] = ()
     """Last students over chains of 0, 1, 2 … intermediates, where the study has several."""
     search: SearchSummary | None = None

@@ -2,7 +2,7 @@
 
 <store>/studies/<name>/report/
 report.html                     figures, style and study file inside; nothing is loaded from elsewhere
-accuracy.png accuracy.svg       pgr.png pgr.svg
+accuracy.png accuracy.svg       pgr.png pgr.svg       across.png across.svg, of several tasks
 results.json                    the summary
 results.csv                     a row per stage of a chain
 """
@@ -17,8 +17,10 @@ from markupsafe import Markup
 
 from w2s_ray.errors import W2SError
 from w2s_ray.report import wording
+from w2s_ray.report.details import details_of
+from w2s_ray.report.drawing import COLOURS, Drawn
 from w2s_ray.report.evidence import gather
-from w2s_ray.report.figures import COLOURS, Drawn, accuracy_figure, pgr_figure
+from w2s_ray.report.figures import accuracy_figure, across_figure, pgr_figure
 from w2s_ray.report.findings import ArmSummary, Summary
 from w2s_ray.report.results import to_frame
 from w2s_ray.report.summary import summary_of
@@ -58,7 +60,11 @@ def write_report(study: Study, resolution: Resolution, store: ArtifactStore) -> 
     summary = summary_of(study, evidence)
     folder = store.study_folder(study.name) / REPORT
     folder.mkdir(exist_ok=True)
-    figures = {"accuracy": accuracy_figure(summary), "pgr": pgr_figure(summary)}
+    figures = {
+        "accuracy": accuracy_figure(summary),
+        "pgr": pgr_figure(summary),
+        "across": across_figure(summary),
+    }
     for name, drawn in figures.items():
         if drawn is not None:
             write_file(folder / f"{name}.png", drawn.png)
@@ -83,6 +89,7 @@ def render_page(summary: Summary, figures: dict[str, Drawn | None], study_yaml: 
     return environment.get_template("page.html").render(
         summary=summary,
         tasks={task: [arm for arm in summary.arms if arm.task == task] for task in summary.tasks},
+        details=details_of(summary),
         climbs=[climb(summary, path) for path in summary.paths],
         figures=svgs,
         study_yaml=study_yaml,

@@ -2,21 +2,20 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from w2s_ray.report.evidence import Evidence, gather
-from w2s_ray.science.metrics import accuracy, agreement, auroc, brier, calibration_error
+from w2s_ray.report.measures import NAMES, Beside, Measures, measure, record_metrics
+from w2s_ray.report.settings import Ceilings, floor_of, setting_of
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
-from w2s_ray.spec.stage import GroundTruth
+from w2s_ray.spec.labels import GroundTruth, WeakLabels
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 
 COLUMNS = (
-    "study task chain path method point seed level arm loss oracle stage supervisor num_test "
-    "accuracy agreement agreement_supervisor_right agreement_supervisor_wrong ece brier auroc "
-    "label_accuracy seconds tokens_per_second"
-).split()
+    *"study task chain path method point seed level arm loss setting oracle stage supervisor num_parameters".split(),
+    *NAMES,
+)
 """The columns that every frame has; a record's own figures follow as `train/<name>`."""
 
 
@@ -35,28 +34,36 @@ def read_results(study: Study, resolution: Resolution, store: ArtifactStore) -> 
 
 def to_frame(study: Study, evidence: Evidence) -> pd.DataFrame:
     """Return the evidence as a frame."""
-    figures = {identity: figures_of(evidence, identity) for identity in evidence.probs}
-    rows = [
-        {**_place(study, chain, stage), **figures[stage.identity]}
-        for chain in evidence.chains
-        for stage in chain.stages
-        if stage.identity in figures
-    ]
+    ceilings = Ceilings(evidence.chains)
+    known: dict[tuple[str, Beside], Measures] = {}
+    rows = []
+    for chain in evidence.chains:
+        for stage in chain.stages:
+            if stage.identity not in evidence.predictions:
+                continue
+            beside = Beside(floor_of(chain), ceilings.of(chain, stage))
+            key = (stage.identity, beside)
+            if key not in known:
+                known[key] = measure(evidence, *key)
+            place = _place(study, evidence, chain, stage)
+            rows.append({**place, **known[key], **record_metrics(evidence, stage.identity)})
     extra = sorted({name for row in rows for name in row} - set(COLUMNS))
     return pd.DataFrame(rows, columns=[*COLUMNS, *extra])
 
 
 def is_oracle(study: Study, stage: PlannedStage) -> bool:
-    """Say whether a weakly supervised student was chosen by ground truth: its settings, or by its early stopping."""
-    validation = stage.spec.validation
-    weak = stage.arm not in ("floor", "ceiling", "pretraining")
-    stops = stage.spec.optimisation.early_stopping is not None
-    if weak and study.search is not None and study.search.choose_by == "oracle":
-        return True
-    return weak and stops and validation is not None and isinstance(validation.labels, GroundTruth)
+    """Say whether a weakly supervised student had ground truth: for its settings, its early stopping or its labels."""
+    labels = [part.labels for part in stage.spec.train if isinstance(part.labels, WeakLabels)]
+    if not labels:
+        return False
+    chosen = study.search is not None and study.search.choose_by == "oracle"
+    stopping, validation = stage.spec.optimisation.early_stopping, stage.spec.validation
+    by_truth = validation is not None and isinstance(validation.labels, GroundTruth)
+    stopped = stopping is not None and (stopping.by == "oracle" or by_truth)
+    return chosen or stopped or any(each.reads_truth for each in labels)
 
 
-def _place(study: Study, chain: Chain, stage: PlannedStage) -> dict[str, Any]:
+def _place(study: Study, evidence: Evidence, chain: Chain, stage: PlannedStage) -> dict[str, Any]:
     return {
         "study": study.name,
         "task": chain.task,
@@ -68,43 +75,9 @@ def _place(study: Study, chain: Chain, stage: PlannedStage) -> dict[str, Any]:
         "level": stage.level,
         "arm": stage.arm,
         "loss": stage.spec.loss.label,
+        "setting": setting_of(stage.spec),
         "oracle": is_oracle(study, stage),
         "stage": stage.identity,
-        "supervisor": stage.supervisor,
-    }
-
-
-def figures_of(evidence: Evidence, identity: str) -> dict[str, Any]:
-    """Return all that was measured of one stage that was judged."""
-    stage = evidence.stages[identity]
-    probs_NC, labels_N = evidence.probs[identity], evidence.tests[stage.task].labels_N
-    record = evidence.records.get(identity)
-    metrics = record.metrics if record is not None else {}
-    labelling = evidence.labellings.get(identity)
-    return {
-        "num_test": len(labels_N),
-        "accuracy": accuracy(probs_NC, labels_N),
-        **_agreement(evidence, stage, probs_NC, labels_N),
-        "ece": calibration_error(probs_NC, labels_N),
-        "brier": brier(probs_NC, labels_N),
-        "auroc": auroc(probs_NC, labels_N),
-        "label_accuracy": labelling.accuracy if labelling is not None else None,
-        "seconds": metrics.get("train_seconds"),
-        "tokens_per_second": metrics.get("tokens_per_second"),
-        **{f"train/{name}": value for name, value in metrics.items()},
-    }
-
-
-def _agreement(
-    evidence: Evidence, stage: PlannedStage, probs_NC: np.ndarray, labels_N: np.ndarray
-) -> dict[str, float | None]:
-    """Agreement with the stage's supervisor on the test set, where it has one that was judged."""
-    supervisor_NC = evidence.probs.get(stage.supervisor or "")
-    if supervisor_NC is None:
-        return {}
-    found = agreement(probs_NC, supervisor_NC, labels_N)
-    return {
-        "agreement": found.overall,
-        "agreement_supervisor_right": found.supervisor_right,
-        "agreement_supervisor_wrong": found.supervisor_wrong,
+        "supervisor": evidence.supervisor(stage.identity) or None,
+        "num_parameters": evidence.num_parameters.get(stage.level),
     }

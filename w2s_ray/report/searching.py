@@ -40,8 +40,8 @@ def steps(arms: Sequence[ArmSummary], comparisons: Sequence[Comparison]) -> tupl
     """
     found: list[Step] = []
     students = [arm for arm in arms if arm.arm == "chain" and arm.accuracy is not None]
-    for place in dict.fromkeys((arm.task, arm.level, arm.loss) for arm in students):
-        alike = [arm for arm in students if (arm.task, arm.level, arm.loss) == place]
+    for place in dict.fromkeys((arm.task, arm.level, arm.loss, arm.setting) for arm in students):
+        alike = [arm for arm in students if (arm.task, arm.level, arm.loss, arm.setting) == place]
         if len({len(arm.paths[0]) for arm in alike}) < 2:
             continue
         alike.sort(key=lambda arm: (len(arm.paths[0]), arm.label))

@@ -1,13 +1,18 @@
 """Make a study's summary from what its store holds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 import numpy as np
 
-from w2s_ray.report.arms import DistinctArm, distinct_arms
+from w2s_ray.report.across import across_tasks
+from w2s_ray.report.arms import TEXT_ARMS, DistinctArm, distinct_arms
+from w2s_ray.report.beside import learning_curves, reference_rows
+from w2s_ray.report.declared import declared_comparisons
 from w2s_ray.report.evidence import Evidence, gather, gather_chains
-from w2s_ray.report.findings import ArmSummary, Comparison, Pretrained, Summary, TaskSummary
+from w2s_ray.report.findings import ArmSummary, Pretrained, Summary, TaskSummary
 from w2s_ray.report.judge import Judge
+from w2s_ray.report.scores import estimate
 from w2s_ray.report.searching import search_summary, steps
 from w2s_ray.report.wording import value_of
 from w2s_ray.spec.chain import Chain, Resolution
@@ -30,13 +35,10 @@ def summarise(study: Study, resolution: Resolution, store: ArtifactStore) -> Sum
 
 def summary_of(study: Study, evidence: Evidence) -> Summary:
     """Return what the evidence says of the study."""
-    arms: list[ArmSummary] = []
-    comparisons: list[Comparison] = []
     distinct = distinct_arms(evidence.chains, study.ladder)
-    for task in study.tasks:
-        judge = Judge(study, evidence, task, [arm for arm in distinct if arm.task == task])
-        arms += judge.arms()
-        comparisons += judge.comparisons()
+    judges = {task: Judge(study, evidence, task, distinct) for task in study.tasks}
+    arms = [arm for judge in judges.values() for arm in judge.arms()]
+    comparisons = [pair for judge in judges.values() for pair in judge.comparisons()]
     students = [arm for arm in arms if arm.is_student and arm.accuracy is not None]
     records = [evidence.records[identity] for identity in evidence.stages if identity in evidence.records]
     return Summary(
@@ -44,13 +46,17 @@ def summary_of(study: Study, evidence: Evidence) -> Summary:
         seeds=study.seeds,
         ladder=tuple(study.ladder),
         paths=study.paths,
-        tasks={name: _task(evidence, name) for name in study.tasks if name in evidence.tests},
+        tasks={name: _task(evidence, judges[name]) for name in study.tasks if name in evidence.tests},
         arms=tuple(arms),
         comparisons=tuple(comparisons),
+        declared=declared_comparisons(study, judges),
+        across=across_tasks(judges),
+        curves=learning_curves(arms, evidence.stages),
+        references=reference_rows(study, judges, arms),
         steps=steps(arms, comparisons),
         search=search_summary(study, evidence.found),
         failures=evidence.failures,
-        pretrained=_pretrained(evidence, distinct),
+        pretrained=tuple(_pretrained(evidence, distinct)),
         num_students=len(students),
         num_undefined=sum(arm.pgr is None for arm in students),
         num_stages=len(evidence.stages),
@@ -80,7 +86,8 @@ def chain_figures(study: Study, store: ArtifactStore, chain: Chain) -> dict[str,
     study = study.model_copy(update={"report": few})
     figures: dict[str, float] = {}
     for found in Judge(study, evidence, chain.task, distinct_arms(evidence.chains, study.ladder)).arms():
-        measured = {"accuracy": value_of(found.accuracy), "agreement": found.agreement, "pgr": value_of(found.pgr)}
+        agreement = found.link.agreement if found.link is not None else None
+        measured = {"accuracy": value_of(found.accuracy), "agreement": agreement, "pgr": value_of(found.pgr)}
         figures |= {
             f"{arm}/{found.level}/{name}": value
             for arm in (found.arm, *found.also)
@@ -90,32 +97,41 @@ def chain_figures(study: Study, store: ArtifactStore, chain: Chain) -> dict[str,
     return figures
 
 
-def _task(evidence: Evidence, name: str) -> TaskSummary:
-    test = evidence.tests[name]
-    return TaskSummary(num_test=len(test.ids), num_groups=len(np.unique(test.groups_N)), class_names=test.class_names)
-
-
-def _pretrained(evidence: Evidence, arms: Sequence[DistinctArm]) -> tuple[Pretrained, ...]:
-    return tuple(
-        Pretrained(
-            task=arm.task,
-            level=arm.level,
-            seed=seed,
-            stage=stage.identity,
-            metrics=dict(evidence.records[stage.identity].metrics),
-        )
-        for arm in arms
-        if arm.arm == "pretraining"
-        for seed, stage in arm.stages.items()
-        if stage.identity in evidence.records
+def _task(evidence: Evidence, judge: Judge) -> TaskSummary:
+    test = evidence.tests[judge.task]
+    return TaskSummary(
+        num_test=len(test.ids),
+        num_groups=len(np.unique(test.groups_N)),
+        class_names=test.class_names,
+        kind=test.kind,
+        baselines={name: estimate(found) for name, found in judge.scores.baselines().items()},
+        strata=judge.scores.strata(),
     )
+
+
+def _pretrained(evidence: Evidence, arms: Sequence[DistinctArm]) -> Iterator[Pretrained]:
+    for arm in arms:
+        stages = {seed: identity for seed, identity in arm.identities.items() if identity in evidence.records}
+        if arm.arm not in TEXT_ARMS or not stages:
+            continue
+        found = [evidence.records[identity].metrics for identity in stages.values()]
+        metrics = {name: fmean(each[name] for each in found) for name in found[0]}
+        yield Pretrained(task=arm.task, level=arm.level, arm=arm.arm, stages=stages, metrics=metrics)
 
 
 def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> list[str]:
     """What a reader must know before believing a figure."""
-    degenerate = [found.warning for found in evidence.labellings.values() if found.warning is not None]
+    degenerate = [
+        f"{arm.task}: of the labels that {' and '.join(arm.link.supervisors)} gave to {arm.link.split} (seed {seed}), "
+        f"{found}; they teach little else, and every student after it learns from them"
+        for arm in arms
+        if arm.link is not None
+        for seed, found in arm.link.degenerate.items()
+    ]
     oracles = [
-        f"{arm.task}: {arm.level} {arm.label} is an oracle: it was chosen by ground truth" for arm in arms if arm.oracle
+        f"{arm.task}: {arm.level} {arm.label} is an oracle: it was chosen by ground truth, or learned some"
+        for arm in arms
+        if arm.oracle
     ]
     floors = [
         f"{arm.task}: the floor {arm.level} is not surely above chance "
@@ -123,6 +139,6 @@ def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> list[str]:
         for arm in arms
         if arm.arm == "floor" and arm.accuracy is not None
         for num_classes in (len(evidence.tests[arm.task].class_names),)
-        if arm.accuracy.low <= 1 / num_classes
+        if evidence.tests[arm.task].kind != "answers" and arm.accuracy.low <= 1 / num_classes
     ]
     return list(dict.fromkeys([*degenerate, *oracles, *floors]))

@@ -1,44 +1,65 @@
-"""A summary as a table for the terminal, and as plain JSON."""
+"""A summary for the terminal: each task's headline table, what holds over all tasks, and what to know of it."""
 
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from w2s_ray.report.findings import ArmSummary, Pretrained, SearchSummary, Step, Summary
+from w2s_ray.report.details import details_of
+from w2s_ray.report.findings import (
+    AcrossTasks,
+    ArmSummary,
+    DeclaredComparison,
+    LearningCurve,
+    Pretrained,
+    ReferenceRow,
+    SearchSummary,
+    Step,
+    Summary,
+)
+from w2s_ray.report.grid import WIDE_COLUMNS, add_arms, grid
 from w2s_ray.report.wording import (
-    by_level,
+    BASELINES,
     candidate_status,
+    contest,
     detectable_lines,
     duration,
     failure_lines,
-    marked_label,
     number,
+    ours,
+    p_text,
     reasons,
     scope,
     search_line,
     seeds_line,
     setting,
     shown_candidates,
+    theirs,
+    undecided_lines,
     undefined_line,
+    undefined_share,
     value_of,
     whole,
     with_bounds,
 )
 
-_STEP_COLUMNS = ("between", "accuracy", "PGR", "difference in PGR")
-_WIDE_COLUMNS = 125
-"""From this width on every column is shown."""
+_WIDE_DETAILS, _NARROW_DETAILS = 10, 6
+"""Columns of a table behind the headline."""
+_MOST_TASKS = 3
+"""Tasks whose tables behind the headline a terminal shows."""
 
 
 def render(summary: Summary, *, width: int | None = None) -> Group:
-    """Return the study's results for a rich console of `width` columns; every column where it is not given."""
-    wide = width is None or width >= _WIDE_COLUMNS
-    parts: list[RenderableType] = []
-    for task in summary.tasks:
-        parts.append(_task_table(summary, task, wide))
+    """Return the study's headline results for a rich console of `width` columns; all columns where it is not given."""
+    wide = width is None or width >= WIDE_COLUMNS
+    parts: list[RenderableType] = [_task_table(summary, task, wide) for task in summary.tasks]
+    if summary.across:
+        parts.append(_across_table(summary.across))
+    if summary.declared:
+        parts.append(_declared_table(summary.declared))
+    if summary.references:
+        parts.append(_references_table(summary.references))
     if summary.steps:
         parts.append(_steps_table(summary.steps))
     if summary.search is not None:
@@ -46,14 +67,25 @@ def render(summary: Summary, *, width: int | None = None) -> Group:
         parts.append(Text(search_line(summary.search), style="dim"))
     if summary.pretrained:
         parts.append(_pretraining_table(summary.pretrained))
-    parts.append(Text(scope(summary), style="dim"))
-    parts += [Text(line, style="dim") for line in [seeds_line(summary), *detectable_lines(summary)] if line]
-    undefined = undefined_line(summary)
-    if undefined is not None:
-        parts.append(Text(undefined, style="yellow"))
-        parts += [Text(f"  {line}", style="dim") for line in reasons(summary)]
-    parts += [Text(line, style="red") for line in failure_lines(summary)]
-    parts += [Text(f"warning: {line}", style="yellow") for line in summary.warnings]
+    return Group(*parts, *_notes(summary))
+
+
+def render_details(summary: Summary, *, width: int | None = None) -> Group:
+    """Return the tables behind the headline, with as many columns as the width has room for.
+
+    Of a study of many tasks only the page has them all.
+    """
+    if len(summary.tasks) > _MOST_TASKS:
+        return Group(Text("links, calibration, strata and costs of each task: w2s report --format html", style="dim"))
+    most = _WIDE_DETAILS if width is None or width >= WIDE_COLUMNS else _NARROW_DETAILS
+    parts: list[RenderableType] = []
+    for detail in details_of(summary):
+        for task, rows in detail.tasks.items():
+            table = grid(f"{task}: {detail.title}", ("model", "arm"), rows.columns[:most])
+            add_arms(table, ((arm, cells[:most]) for arm, cells in rows.arms))
+            parts.append(table)
+    if summary.curves:
+        parts.append(_curves_table(summary.curves))
     return Group(*parts)
 
 
@@ -62,43 +94,45 @@ def to_json(summary: Summary) -> dict[str, Any]:
     return summary.model_dump(mode="json")
 
 
-def _table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:
-    """An empty table of our looks; columns stand left or right."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for name in left:
-        table.add_column(name, overflow="fold")
-    for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
+def _notes(summary: Summary) -> list[Text]:
+    """What to know of the figures."""
+    notes = [Text(scope(summary), style="dim")]
+    notes += [Text(line, style="dim") for line in [seeds_line(summary), *detectable_lines(summary)] if line]
+    undefined = undefined_line(summary)
+    if undefined is not None:
+        notes.append(Text(undefined, style="yellow"))
+        notes += [Text(f"  {line}", style="dim") for line in reasons(summary)]
+    notes += [Text(f"not decided: {line}", style="yellow") for line in undecided_lines(summary)]
+    notes += [Text(line, style="red") for line in failure_lines(summary)]
+    return notes + [Text(f"warning: {line}", style="yellow") for line in summary.warnings]
 
 
 def _task_table(summary: Summary, task: str, wide: bool) -> Table:
-    columns = ("accuracy", "floor", "ceiling", "PGR")
-    more = ("link", "agrees", "labels", "time", "tok/s") if wide else ("agrees",)
-    table = _table(f"{summary.study}: {task}", ("model", "arm"), columns + more)
     arms = [arm for arm in summary.arms if arm.task == task]
-    for level, own in by_level(arms):
-        for arm in own:
-            name = level if arm is own[0] else ""
-            table.add_row(name, *_cells(arm, wide), end_section=arm is own[-1])
+    full = wide and any(arm.full_ceiling is not None for arm in arms)
+    columns = ["accuracy", "floor", "ceiling", "PGR", *(["PGR of full"] if full else [])]
+    table = grid(
+        f"{summary.study}: {task}",
+        ("model", "arm"),
+        [*columns, *(["link", "agrees", "labels"] if wide else ["agrees"])],
+    )
+    for name, found in summary.tasks[task].baselines.items():
+        table.add_row("", BASELINES[name], with_bounds(found), style="dim", end_section=name == "length")
+    add_arms(table, ((arm, _cells(arm, wide, full)) for arm in arms))
     return table
 
 
-def _cells(arm: ArmSummary, wide: bool) -> list[str]:
-    """An arm's cells after the model's name."""
+def _cells(arm: ArmSummary, wide: bool, full: bool) -> list[str]:
+    """An arm's cells after its name."""
     accuracy = with_bounds(arm.accuracy) if arm.accuracy is not None else "not finished"
-    cells = [marked_label(arm), accuracy, number(value_of(arm.floor)), number(value_of(arm.ceiling)), _pgr(arm)]
+    cells = [accuracy, number(value_of(arm.floor)), number(value_of(arm.ceiling)), _pgr(arm)]
+    agreement = number(arm.link.agreement if arm.link is not None else None, 2)
     if not wide:
-        return [*cells, number(arm.agreement, 2)]
-    link, agreement = number(value_of(arm.pgr_link), 2), number(arm.agreement, 2)
-    return [*cells, link, agreement, number(arm.label_accuracy), duration(arm.seconds), whole(arm.tokens_per_second)]
+        return [*cells, agreement]
+    if full:
+        cells.append(number(value_of(arm.pgr_full), 2) if arm.full_ceiling is not None else "")
+    labels = number(arm.link.label_accuracy if arm.link is not None else None)
+    return [*cells, number(value_of(arm.pgr_link), 2), agreement, labels]
 
 
 def _pgr(arm: ArmSummary) -> str:
@@ -107,8 +141,53 @@ def _pgr(arm: ArmSummary) -> str:
     return "undefined" if arm.is_student and arm.accuracy is not None else ""
 
 
+def _across_table(rows: tuple[AcrossTasks, ...]) -> Table:
+    table = grid("over all tasks", ("model", "arm"), ("mean accuracy", "median PGR", "undefined", "pooled PGR"))
+    for row in rows:
+        pooled = with_bounds(row.pooled, 2) if row.pooled is not None else "undefined"
+        table.add_row(
+            row.level, row.label, with_bounds(row.accuracy), number(row.median, 2), undefined_share(row), pooled
+        )
+    return table
+
+
+def _declared_table(rows: tuple[DeclaredComparison, ...]) -> Table:
+    title = f"declared comparisons; p by Holm over {len(rows)}"
+    table = grid(title, ("difference", "by"), ("in accuracy", "in PGR", "p", "Holm"))
+    for row in rows:
+        table.add_row(
+            contest(row),
+            "PGR" if row.by == "pgr" else row.by,
+            with_bounds(row.accuracy),
+            with_bounds(row.pgr, 2),
+            p_text(row.p_value),
+            p_text(row.p_holm),
+        )
+    return table
+
+
+def _references_table(rows: tuple[ReferenceRow, ...]) -> Table:
+    table = grid("beside the literature", ("source", "setting", "method", "figure"), ("theirs", "here"))
+    for place, row in enumerate(rows):
+        same = place > 0 and (rows[place - 1].source, rows[place - 1].setting) == (row.source, row.setting)
+        about = ("", "") if same else (row.source, row.setting)
+        figure = "PGR" if row.figure == "pgr" else row.figure
+        table.add_row(*about, row.contender, figure, theirs(row), ours(row))
+    return table
+
+
+def _curves_table(curves: tuple[LearningCurve, ...]) -> Table:
+    table = grid("ceilings by number of training examples", ("task", "model", "setting"), ("examples", "accuracy"))
+    for curve in curves:
+        for place, (size, accuracy) in enumerate(curve.points):
+            about = ("", "", "") if place else (curve.task, curve.level, curve.setting)
+            table.add_row(*about, whole(size), with_bounds(accuracy))
+    return table
+
+
 def _steps_table(steps: tuple[Step, ...]) -> Table:
-    table = _table("bootstrapping: one last student, on the same examples", ("model", "by way of"), _STEP_COLUMNS)
+    columns = ("between", "accuracy", "PGR", "difference in PGR")
+    table = grid("bootstrapping: one last student, on the same examples", ("model", "by way of"), columns)
     for step in steps:
         way = " → ".join(step.path)
         pgr = with_bounds(step.pgr, 2) if step.pgr is not None else "undefined"
@@ -121,7 +200,7 @@ def _candidates_table(search: SearchSummary) -> Table:
     """The best candidates, and every one that failed."""
     keys = list(search.candidates[0].settings) if search.candidates else []
     costs = (search.minimise,) if search.minimise is not None else ()
-    table = _table("search", ("", *(key.rpartition(".")[2] for key in keys), "status"), ("figure", *costs))
+    table = grid("search", ("", *(key.rpartition(".")[2] for key in keys), "status"), ("figure", *costs))
     for one in shown_candidates(search):
         settings = [setting(one.settings[key]) for key in keys]
         cost = (whole(one.cost),) if costs else ()
@@ -130,13 +209,15 @@ def _candidates_table(search: SearchSummary) -> Table:
 
 
 def _pretraining_table(pretrained: tuple[Pretrained, ...]) -> Table:
-    table = _table("pretraining", ("task", "model"), ("seed", "steps", "tokens", "held-out loss", "time", "tok/s"))
+    columns = ("seeds", "steps", "tokens", "held-out loss", "time", "tok/s")
+    table = grid("training on text alone", ("task", "model", "arm"), columns)
     for each in pretrained:
         metrics = each.metrics
         table.add_row(
             each.task,
             each.level,
-            str(each.seed),
+            each.arm,
+            ", ".join(map(str, each.stages)),
             whole(metrics.get("num_steps")),
             whole(metrics.get("train_tokens")),
             number(metrics.get("held_out_loss")),

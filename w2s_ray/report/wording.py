@@ -2,10 +2,23 @@
 
 from collections.abc import Iterable, Sequence
 
-from w2s_ray.report.findings import ArmSummary, CandidateSummary, Comparison, Estimate, SearchSummary, Summary
+from w2s_ray.report.findings import (
+    AcrossTasks,
+    ArmSummary,
+    CandidateSummary,
+    Comparison,
+    DeclaredComparison,
+    Estimate,
+    ReferenceRow,
+    SearchSummary,
+    Summary,
+)
 
 ABSENT = "–"
+BASELINES = {"majority": "the majority alone", "length": "text length alone"}
+"""How baselines are called."""
 _CANDIDATES_SHOWN = 10
+_FEWEST_DIGITS_P = 0.001
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -136,6 +149,43 @@ def detectable_lines(summary: Summary) -> list[str]:
         f"{task + ' ' if many else ''}{level}: minimum detectable difference in PGR {_range(values)}"
         for (task, level), values in found.items()
     ]
+
+
+def contest(row: DeclaredComparison) -> str:
+    """Say which difference was tested."""
+    point = f" · {row.point}" if row.point is not None else ""
+    return f"{row.first} − {row.second}{point}"
+
+
+def p_text(p_value: float | None) -> str:
+    """Return a p-value; very small ones as a bound."""
+    if p_value is None:
+        return ABSENT
+    return "< .001" if p_value < _FEWEST_DIGITS_P else number(p_value)
+
+
+def undecided_lines(summary: Summary) -> list[str]:
+    """Say of each declared comparison without a p-value why it has none."""
+    return [f"{contest(row)}: {row.undecided}" for row in summary.declared if row.undecided is not None]
+
+
+def undefined_share(row: AcrossTasks) -> str:
+    """Say on how many tasks a student has no PGR."""
+    return f"{row.num_undefined} of {len(row.pgrs)}"
+
+
+def theirs(row: ReferenceRow) -> str:
+    """Return a result of the literature as its source gives it."""
+    return row.theirs if isinstance(row.theirs, str) else number(row.theirs, 2)
+
+
+def ours(row: ReferenceRow) -> str:
+    """Return what was found here, with the number of tasks where there are several."""
+    if not row.num_tasks:
+        return "not finished"
+    value = number(row.ours, 2) if row.ours is not None else "undefined"
+    undefined = f", {row.num_undefined} undefined" if row.num_undefined else ""
+    return f"{value} ({row.num_tasks} tasks{undefined})" if row.num_tasks > 1 else value
 
 
 def clear_difference(pair: Comparison) -> bool:

@@ -17,9 +17,10 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.load import STUDY_NAME
+from w2s_ray.spec.losses import check_classes
 from w2s_ray.spec.study import LevelSpec, MethodSpec, Study, TaskSpec
 from w2s_ray.spec.trainable import Probe, Prompt
-from w2s_ray.spec.variants import largest
+from w2s_ray.spec.variants import largest, losses
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 from w2s_ray.tasks.hub import HubUnreachable
@@ -118,6 +119,9 @@ def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTa
     task = study.tasks[name]
     study = largest(study)
     _check_kind(study, name, prepared)
+    for method, level, loss in losses(study):
+        if study.methods[method].serves(name):
+            check_classes(loss, prepared.num_classes, key=f"methods.{method}.losses.{level}", task=name)
     known = ResolvedTask(
         fingerprint=prepared.fingerprint,
         kind=prepared.kind,
@@ -172,7 +176,7 @@ def _check_kind(study: Study, name: str, prepared: PreparedTask) -> None:
 
 
 _KIND_RULES = {
-    "answers": "answers are written token by token: there are no class probabilities to mix, and no head to probe",
+    "answers": "answers are written token by token: no class probabilities to mix, sort or combine, no head to probe",
     "pairs": "a prompt names a class of one text; a pair is compared by its two scores",
 }
 
@@ -182,6 +186,9 @@ def _asked_in_vain(method: MethodSpec, prepared: PreparedTask) -> Iterator[str]:
     if prepared.kind == "answers":
         yield from (f"losses.{level} is {loss.kind}" for level, loss in method.losses.items() if loss.kind != "naive")
         yield from (f"trainable.{level} is probe" for level, own in method.trainable.items() if isinstance(own, Probe))
+        yield from (f"labels.{level} has transforms" for level, own in method.labels.items() if own.transforms)
+        if method.supervisors.num > 1:
+            yield f"supervisors.num is {method.supervisors.num}"
     if prepared.kind == "pairs":
         yield from (
             f"trainable.{level} is prompt" for level, own in method.trainable.items() if isinstance(own, Prompt)

@@ -2,7 +2,8 @@
 
 Floor, arm and ceiling are judged on the same test examples and, seed by seed, on the same splits, so they are resampled
 together: a draw takes seeds with replacement as whole blocks, then groups of related test examples with replacement,
-and every model is scored on that draw. What they share cancels, as it does in the estimate.
+and every model is scored on that draw. What they share cancels, as it does in the estimate. Over several tasks the
+seeds are drawn once for all of them, and the groups of each task by themselves.
 
 Arrays carry their shape: B draws, K models, S seeds, N examples, G groups.
 """
@@ -10,6 +11,8 @@ Arrays carry their shape: B draws, K models, S seeds, N examples, G groups.
 from dataclasses import dataclass
 
 import numpy as np
+
+from w2s_ray.spec.identity import seeded_hash
 
 CONFIDENCE = 0.95
 _DRAWS_AT_ONCE = 256
@@ -25,14 +28,21 @@ class Interval:
 
 
 class Draws:
-    """The draws of one test set: the same `seed` and groups give the same draws, whichever models are scored."""
+    """The draws of one test set: the same `seed`, name and groups give the same draws, whichever models are scored."""
 
-    def __init__(self, group_of_N: np.ndarray, *, num_draws: int, seed: int = 0) -> None:
-        """`group_of_N` says which examples are related; they are drawn together."""
+    def __init__(self, group_of_N: np.ndarray, *, num_draws: int, test_set: str = "", seed: int = 0) -> None:
+        """Prepare the draws.
+
+        Args:
+            group_of_N: which examples are related; they are drawn together.
+            num_draws: how many draws.
+            test_set: a name; test sets of different names are drawn independently of one another.
+            seed: another seed gives other draws.
+        """
         assert len(group_of_N) > 0 and num_draws > 0
         self._groups, self._group_of_N = np.unique(group_of_N, return_inverse=True)
         self._sizes_G = np.bincount(self._group_of_N).astype(np.float32)
-        self.num_draws, self._seed = num_draws, seed
+        self.num_draws, self._seed, self._test_set = num_draws, seed, test_set
 
     def accuracies(self, correct_KN: np.ndarray) -> np.ndarray:
         """Return the accuracy of each of K models on each draw of groups (B × K)."""
@@ -40,7 +50,7 @@ class Draws:
         num_groups = len(self._groups)
         columns = [np.bincount(self._group_of_N, weights=row_N, minlength=num_groups) for row_N in correct_KN]
         sums_GK = np.stack([*columns, self._sizes_G], axis=1).astype(np.float32)
-        random = np.random.default_rng([self._seed, _GROUP_STREAM])
+        random = np.random.default_rng([self._seed, _GROUP_STREAM, seeded_hash(self._test_set)])
         parts = []
         for start in range(0, self.num_draws, _DRAWS_AT_ONCE):
             size = min(_DRAWS_AT_ONCE, self.num_draws - start)

@@ -4,9 +4,11 @@
 
 Over several seeds it is the ratio of the means, not the mean of the ratios, so that one seed with a small gap does not
 decide. Where the gap may be nothing, the ratio is noise: PGR is undefined unless the lower 95 % bound of
-ceiling − floor is above a stated minimum.
+ceiling − floor is above a stated minimum. Over several tasks the pooled PGR is Σ(student − floor) / Σ(ceiling − floor):
+the PGR of the mean student, floor and ceiling. No task is left out of it, however small its gap.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +23,7 @@ _POWER = 1.96 + 0.84
 
 @dataclass(frozen=True)
 class Sampled:
-    """An accuracy: its estimate, and its value on each bootstrap draw."""
+    """A figure: its estimate, and its value on each bootstrap draw."""
 
     value: float
     draws_B: np.ndarray
@@ -49,9 +51,20 @@ def pgr(student: float, floor: float, ceiling: float) -> float:
     return (student - floor) / (ceiling - floor)
 
 
+def mean_of(samples: Sequence[Sampled]) -> Sampled:
+    """Return the mean of accuracies that share their draws, such as those of one arm over several tasks."""
+    value = float(np.mean([each.value for each in samples]))
+    return Sampled(value, np.mean([each.draws_B for each in samples], axis=0))
+
+
+def difference(first: Sampled, second: Sampled) -> Sampled:
+    """Return first − second on the same draws."""
+    return Sampled(first.value - second.value, first.draws_B - second.draws_B)
+
+
 def gap(floor: Sampled, ceiling: Sampled) -> Sampled:
     """Return ceiling − floor."""
-    return Sampled(ceiling.value - floor.value, ceiling.draws_B - floor.draws_B)
+    return difference(ceiling, floor)
 
 
 def recover(student: Sampled, floor: Sampled, ceiling: Sampled, *, min_gap: float) -> Recovery:
@@ -71,21 +84,11 @@ def recover(student: Sampled, floor: Sampled, ceiling: Sampled, *, min_gap: floa
     return Recovery(pgr(student.value, floor.value, ceiling.value), interval(draws_B), draws_B, None)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The difference in PGR between two arms of one model."""
-
-    value: float
-    interval: Interval
-    minimum_detectable: float
-
-
-def compare(first: Recovery, second: Recovery) -> Difference | None:
+def compare(first: Recovery, second: Recovery) -> Sampled | None:
     """Return PGR(first) − PGR(second) on the same draws; None where either is undefined."""
     if first.draws_B is None or second.draws_B is None or first.pgr is None or second.pgr is None:
         return None
-    draws_B = first.draws_B - second.draws_B
-    return Difference(first.pgr - second.pgr, interval(draws_B), minimum_detectable(draws_B))
+    return Sampled(first.pgr - second.pgr, first.draws_B - second.draws_B)
 
 
 def minimum_detectable(difference_B: np.ndarray) -> float:

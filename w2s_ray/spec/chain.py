@@ -6,12 +6,7 @@ from functools import cached_property
 from w2s_ray.spec.base import Kind, Spec
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.search import Point
-from w2s_ray.spec.stage import (
-    PredictionSpec,
-    StageSource,
-    StageSpec,
-    WeakLabels,
-)
+from w2s_ray.spec.stage import PredictionSpec, StageSource, StageSpec
 from w2s_ray.spec.study import Arm
 
 
@@ -63,8 +58,8 @@ class PlannedStage(Spec):
     arm: Arm
     level: str
     task: str
-    supervisor: str | None = None
-    """Identity of the stage whose labels it learns from."""
+    supervisors: tuple[str, ...] = ()
+    """Identities of the stages whose labels it learns from; of an ensemble the floor comes first."""
     predicts: tuple[PredictionSpec, ...] = ()
     num_reports: int = 0
     """How often it is judged on its validation examples while it trains, for schedulers to compare; changes nothing."""
@@ -78,7 +73,7 @@ class PlannedStage(Spec):
     def requires(self) -> frozenset[str]:
         """Identities of the predictions, and of the stage it starts from, that must exist before it can train."""
         sets = (*self.spec.train, *((self.spec.validation,) if self.spec.validation else ()))
-        labels = {p for part in sets if isinstance(part.labels, WeakLabels) for p in part.labels.predictions}
+        labels = {each for part in sets for each in part.labels.sources}
         source = self.spec.starts_from
         return frozenset(labels | ({source.stage} if isinstance(source, StageSource) else set()))
 

@@ -8,27 +8,19 @@ hash(seed, level, purpose), so the arms of one model share initialisation and ba
 """
 
 import functools
+import math
 from collections.abc import Iterator
 
 from w2s_ray.spec.base import Kind
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
 from w2s_ray.spec.identity import seeded_hash
+from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec, WeakLabels, Weighing
 from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.search import Found, Point
-from w2s_ray.spec.stage import (
-    GroundTruth,
-    LabelledSplit,
-    Labels,
-    ModelSource,
-    Objective,
-    PredictionSpec,
-    SplitSpec,
-    StageSource,
-    StageSpec,
-    WeakLabels,
-)
+from w2s_ray.spec.stage import ModelSource, Objective, PredictionSpec, StageSource, StageSpec
 from w2s_ray.spec.study import Arm, LevelSpec, MethodSpec, Study
 from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
+from w2s_ray.spec.transforms import KeepRandom, Transform
 from w2s_ray.spec.variants import Variants, candidates, final, optimisation_levels
 
 
@@ -71,6 +63,10 @@ class CandidateCompiler:
             StudyError: when the point's values do not go together.
         """
         return tuple(self._compiler.chains(self._variants.at(point), point))
+
+
+BAG = round(1 - math.exp(-1), 3)
+"""Share of S that a bagged member learns on: the distinct examples that a bootstrap sample holds on average."""
 
 
 class _Compiler:
@@ -136,23 +132,26 @@ class _Climb:
             return
         students, arms = self.path[1:], self.method.arms
         labels_needed = students if {"direct", "pooled", "self"} & set(arms) else students[:1]
-        floor = self._stage("floor", self.path[0], feeds=labels_needed)
-        yield floor
+        first = tuple(
+            self._stage("member" if number else "floor", self.path[0], feeds=labels_needed, member=number)
+            for number in range(self.method.supervisors.num)
+        )
+        yield from first
         if "zero_shot" in arms:
             yield from (self._stage("zero_shot", level) for level in self.path)
-        previous = floor
+        teaching = first
         truthful: PlannedStage | None = None
         for position, level in enumerate(students):
             following = students[position + 1 : position + 2]
             if level in self.method.generative:
                 yield self._stage("generative", level)
             if "chain" in arms:
-                previous = self._stage("chain", level, supervisor=previous, on=(level,), feeds=following)
-                yield previous
+                teaching = (self._stage("chain", level, supervisors=teaching, on=(level,), feeds=following),)
+                yield from teaching
             if "direct" in arms:
-                yield self._stage("direct", level, supervisor=floor, on=(level,))
+                yield self._stage("direct", level, supervisors=first, on=(level,))
             if truthful is not None:
-                yield self._stage("truth_chain", level, supervisor=truthful, on=(level,))
+                yield self._stage("truth_chain", level, supervisors=(truthful,), on=(level,))
             if "ceiling" in arms or ("truth_chain" in arms and following):
                 truthful = self._stage("ceiling", level, feeds=following if "truth_chain" in arms else ())
                 yield truthful
@@ -160,44 +159,48 @@ class _Climb:
             if "ceiling" in arms and self.method.trainable_of(level) != AllWeights():
                 yield self._stage("full_ceiling", level)
             if "pooled" in arms:
-                yield self._stage("pooled", level, supervisor=floor, on=students[: position + 1])
+                yield self._stage("pooled", level, supervisors=first, on=students[: position + 1])
         if "self" in arms:
-            yield self._stage("self", self.path[0], supervisor=floor, on=(students[-1],))
+            yield self._stage("self", self.path[0], supervisors=first, on=(students[-1],))
 
     def _stage(
         self,
         arm: Arm,
         level: str,
         *,
-        supervisor: PlannedStage | None = None,
+        supervisors: tuple[PlannedStage, ...] = (),
         on: tuple[str, ...] = (),
         feeds: tuple[str, ...] = (),
+        member: int = 0,
     ) -> PlannedStage:
         """The stage of one arm on one level.
 
         Args:
             arm: which supervision it gets.
             level: its model.
-            supervisor: whose labels it learns from; ground truth where there is none.
+            supervisors: whose labels it learns from; ground truth where there are none.
             on: the levels on whose transfer splits it learns from those labels, validated on the last one's.
             feeds: the levels that learn from its labels.
+            member: its number among the first supervisors.
         """
         entry = (self.ceilings if arm in ("ceiling", "full_ceiling") else self.study).ladder[level]
-        loss = self.method.loss_of(level) if supervisor is not None else NaiveLoss()
-        source = supervisor.identity if supervisor is not None else None
+        loss = self.method.loss_of(level) if supervisors else NaiveLoss()
+        sources = tuple(each.identity for each in supervisors)
+        relabelling = self.method.relabelling_of(level) if supervisors else None
         start = (self.method.generative.get(level), level in self.method.random, self.method.trainable_of(level))
         parts = (id(entry), id(self.study.splits), *start)
-        key = (arm, level, source, on, feeds, self.task, self.seed, loss, self.path[0], parts)
+        ensemble = (member, self.method.supervisors)
+        key = (arm, level, sources, on, feeds, self.task, self.seed, loss, relabelling, ensemble, self.path[0], parts)
         known = self.compiler.stages.get(key)
         if known is None:
-            spec = self._spec(arm, level, entry, loss, supervisor, on)
+            spec = self._spec(arm, level, entry, loss, supervisors, on, member)
             known = PlannedStage(
                 spec=spec,
                 execution=entry.execution,
                 arm=arm,
                 level=level,
                 task=self.task,
-                supervisor=source,
+                supervisors=sources,
                 predicts=tuple(self.compiler.prediction(spec, split) for split in self._predicted(arm, level, feeds)),
             )
             self.compiler.stages[key] = known
@@ -209,8 +212,9 @@ class _Climb:
         level: str,
         entry: LevelSpec,
         loss: Loss,
-        supervisor: PlannedStage | None,
+        supervisors: tuple[PlannedStage, ...],
         on: tuple[str, ...],
+        member: int,
     ) -> StageSpec:
         splits, index = self.study.splits, self.order.index(level)
         optimisation = entry.optimisation
@@ -222,15 +226,17 @@ class _Climb:
         elif arm == "generative":
             train, validation = (self._true(self._train_split(level)),), None
             optimisation = self.method.generative[level]
-        elif level == self.path[0] and supervisor is None:
-            train = (self._true(self._split("S", splits.train_examples)),)
-            validation = self._true(self._split("V0", splits.validation_examples))
-        elif supervisor is None:
+        elif level == self.path[0] and not supervisors:
+            train = (self._bag(self._split("S", splits.train_examples), member),)
+            validation = self._true(self._judging_split())
+        elif not supervisors:
             train = (self._true(self._train_split(level)),)
             validation = self._true(self._validation_split(level))
         else:
-            train = tuple(self._labelled(supervisor, self._train_split(each)) for each in on)
-            validation = self._labelled(supervisor, self._validation_split(on[-1]))
+            transforms = self.method.relabelling_of(level).transforms
+            train = tuple(self._labelled(supervisors, self._train_split(each), level, transforms) for each in on)
+            kept = tuple(each for each in transforms if each.for_validation)
+            validation = self._labelled(supervisors, self._validation_split(on[-1]), level, kept)
         trainable = self._trainable(arm, level)
         return StageSpec(
             objective="next_token" if arm in ("pretraining", "generative") else _OBJECTIVES[self.resolved.kind],
@@ -242,8 +248,8 @@ class _Climb:
             validation=validation,
             loss=loss,
             optimisation=optimisation,
-            init_seed=_seed(self.seed, index, "init"),
-            order_seed=_seed(self.seed, index, "order"),
+            init_seed=_seed(self.seed, index, _of_member("init", member)),
+            order_seed=_seed(self.seed, index, _of_member("order", member)),
         )
 
     def _trainable(self, arm: Arm, level: str) -> Trainable:
@@ -268,13 +274,43 @@ class _Climb:
         for each in feeds:
             yield self._train_split(each)
             yield self._validation_split(each)
+        if arm in ("floor", "member") and self.method.supervisors.combine == "weighted":
+            yield self._judging_split()
 
     def _true(self, split: SplitSpec) -> LabelledSplit:
         return LabelledSplit(split=split, labels=GroundTruth())
 
-    def _labelled(self, supervisor: PlannedStage, split: SplitSpec) -> LabelledSplit:
-        labels: Labels = WeakLabels(predictions=(self.compiler.prediction(supervisor.spec, split).identity,))
+    def _bag(self, split: SplitSpec, member: int) -> LabelledSplit:
+        """What a first supervisor learns: all of `split`, or for members of a bagged ensemble a share of it."""
+        if not (member and self.method.supervisors.bagging):
+            return self._true(split)
+        bag = GroundTruth(transforms=(KeepRandom(fraction=BAG),), coin_seed=_seed(self.seed, 0, f"bag {member}"))
+        return LabelledSplit(split=split, labels=bag)
+
+    def _labelled(
+        self, supervisors: tuple[PlannedStage, ...], split: SplitSpec, level: str, transforms: tuple[Transform, ...]
+    ) -> LabelledSplit:
+        """The labels that these supervisors together give to `split`, for a student on `level`."""
+        combine = self.method.supervisors.combine if len(supervisors) > 1 else "mean"
+        weighing = None
+        if combine == "weighted":
+            judging = self._judging_split()
+            weighing = Weighing(split=judging, predictions=self._predictions(supervisors, judging))
+        labels = WeakLabels(
+            predictions=self._predictions(supervisors, split),
+            combine=combine,
+            weighing=weighing,
+            transforms=transforms,
+            coin_seed=_seed(self.seed, self.order.index(level), "labels") if transforms else 0,
+        )
         return LabelledSplit(split=split, labels=labels)
+
+    def _predictions(self, supervisors: tuple[PlannedStage, ...], split: SplitSpec) -> tuple[str, ...]:
+        return tuple(self.compiler.prediction(each.spec, split).identity for each in supervisors)
+
+    def _judging_split(self) -> SplitSpec:
+        """V0, whose truth says how much each of several supervisors weighs."""
+        return self._split("V0", self.study.splits.validation_examples)
 
     def _source(self, arm: Arm, level: str, entry: LevelSpec) -> ModelSource | StageSource:
         if level in self.method.generative and arm not in ("generative", "zero_shot"):
@@ -311,6 +347,10 @@ _OBJECTIVES: dict[Kind, Objective] = {
     "answers": "answer",
     "text": "next_token",
 }
+
+
+def _of_member(purpose: str, member: int) -> str:
+    return f"{purpose} {member}" if member else purpose
 
 
 @functools.lru_cache(maxsize=10_000)

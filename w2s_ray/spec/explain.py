@@ -1,6 +1,5 @@
 """What pydantic finds wrong with a study, in our words: value, rule, remedy, and the nearest right key."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -8,6 +7,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from w2s_ray.errors import StudyError
+from w2s_ray.spec.nearest import nearest
 from w2s_ray.spec.study import SPREAD_KEYS, Study
 
 
@@ -24,12 +24,6 @@ def explained(error: ValidationError, source: str, root: Sequence[str] = ()) -> 
     rules = "; ".join(dict.fromkeys(problem[1] for problem in problems))
     remedies = "; ".join(dict.fromkeys(problem[2] for problem in problems))
     return StudyError(f"{source}: {values}", rules, remedies)
-
-
-def nearest(key: str, known: Sequence[str], what: str = "keys") -> str:
-    """Return the remedy for a key that does not exist: the nearest one that does, or all of them."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known {what} here: {', '.join(known)}"
 
 
 def _explain(item: Any, root: Sequence[str]) -> tuple[str, str, str]:

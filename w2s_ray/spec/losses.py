@@ -26,6 +26,11 @@ class _Loss(Spec):
         """Whether the formula means nothing for more than two classes."""
         return False
 
+    @property
+    def least_batch(self) -> int:
+        """Examples of an optimizer batch below which the formula means nothing."""
+        return 1
+
 
 class NaiveLoss(_Loss):
     """CE(w, p): cross-entropy against the labels as they are (Burns et al. 2023, section 4.1)."""
@@ -53,7 +58,8 @@ class ConfidenceLoss(_Loss):
     """CE((1 - α)·w + α·h, p), h the student's own hardened prediction (Burns et al. 2023, section 4.3.2, appendix A.4).
 
     h is no target for gradients. For two classes it is class 1 for that share of the whole optimizer batch which
-    `prior` names, the examples with the highest probability of class 1.
+    `prior` names, the examples with the highest probability of class 1. A single example that is left over at an
+    epoch's end hardens to its most probable class.
     """
 
     kind: Literal["confidence"] = "confidence"
@@ -86,6 +92,11 @@ class ConfidenceLoss(_Loss):
     def two_classes_only(self) -> bool:
         """Whether the formula means nothing for more than two classes."""
         return self.prior != "argmax" or self.balance_labels
+
+    @property
+    def least_batch(self) -> int:
+        """Examples of an optimizer batch below which the formula means nothing."""
+        return 1 if self.prior == "argmax" else 2
 
 
 class EntropyLoss(_Loss):

@@ -7,12 +7,13 @@ and as the raw material of every metric, so a new metric trains nothing.
 """
 
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from w2s_ray.spec.base import Fraction, Positive, Spec
 from w2s_ray.spec.identity import identity, short
+from w2s_ray.spec.labels import LabelledSplit, SplitSpec
 from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 
@@ -56,49 +57,6 @@ class StageSource(Spec):
     stage: str
     name: str
     """The model that this stage began from; for people."""
-
-
-class SplitSpec(Spec):
-    """A set of examples: drawn from a task by seed, never by model, arm or worker."""
-
-    task: str
-    """Fingerprint of the task's prepared data."""
-    name: str
-    """`S`, `T1` … `Tn`, `V0` … `Vn`, `test`, or `text` for unlabelled pretraining text."""
-    num_examples: Positive
-    num_levels: Positive
-    """Levels of the study's longest ladder: into how many slots the pool is cut."""
-    split_seed: int
-    balance: bool = True
-
-    @property
-    def is_test(self) -> bool:
-        """Whether these examples are for metrics only."""
-        return self.name == "test"
-
-
-class GroundTruth(Spec):
-    """Labels that the task itself carries (for `next_token`: the text)."""
-
-    kind: Literal["ground_truth"] = "ground_truth"
-
-
-class WeakLabels(Spec):
-    """Soft labels of one or more supervisors on this very split, averaged."""
-
-    kind: Literal["weak"] = "weak"
-    predictions: tuple[str, ...] = Field(min_length=1)
-    """Identities of the predictions."""
-
-
-Labels = Annotated[GroundTruth | WeakLabels, Field(discriminator="kind")]
-
-
-class LabelledSplit(Spec):
-    """Examples and who labels them."""
-
-    split: SplitSpec
-    labels: Labels
 
 
 class EarlyStopping(Spec):
@@ -162,12 +120,18 @@ class StageSpec(Spec):
         return self.objective in ("answer", "next_token") or isinstance(self.trainable, Prompt)
 
     @property
+    def keeps_labels(self) -> bool:
+        """Whether its artifact holds what it learned, because transforms changed what its label source said."""
+        return any(part.labels.transforms for part in self.train)
+
+    @property
     def slug(self) -> str:
         """A readable name made from the spec alone: model, split, label source, loss."""
         model = self.starts_from.name.split(":")[-1].strip("/").split("/")[-1]
         splits = "+".join(part.split.name for part in self.train)
-        source = "gt" if self.train[0].labels.kind == "ground_truth" else "weak"
-        return "-".join(part for part in (model, splits, source, self.trainable.label, self.loss.label) if part)
+        return "-".join(
+            part for part in (model, splits, self.train[0].labels.label, self.trainable.label, self.loss.label) if part
+        )
 
 
 class PredictionSpec(Spec):

@@ -11,7 +11,10 @@ from pydantic import Field, model_validator
 
 from w2s_ray.spec.base import Fraction, Name, Positive, Spec
 from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.label_rules import check_labels
+from w2s_ray.spec.labels import Relabelling, Supervisors
 from w2s_ray.spec.losses import Loss, NaiveLoss
+from w2s_ray.spec.reporting import ReportSpec
 from w2s_ray.spec.search import SearchSpec
 from w2s_ray.spec.stage import Architecture, Optimisation
 from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
@@ -48,7 +51,7 @@ class TaskSpec(Spec):
     hub: str | None = None
     """A data set on the Hugging Face hub."""
     files: str | None = None
-    """A local JSON, JSON-lines, CSV or Parquet file (gzipped or not), or a folder of such; relative to the study
+    """A local JSON, JSON-lines, CSV or Parquet file (compressed or not), or a folder of such; relative to the study
     file."""
     test_files: str | None = None
     """A file or folder of its own for the test set; without it the test set is drawn from the same rows."""
@@ -136,6 +139,10 @@ class MethodSpec(Spec):
     and the last on ground truth; `zero_shot` asks every level's pretrained model without any training."""
     losses: dict[Name, Loss] = Field(default_factory=dict)
     """Loss by level, for the weakly supervised arms; `naive` where a level is not named. Ceilings always use naive."""
+    labels: dict[Name, Relabelling] = Field(default_factory=dict)
+    """What is done to labels, by level, for the weakly supervised arms; nothing where a level is not named."""
+    supervisors: Supervisors = Supervisors()
+    """Of those who learn from level 0."""
     trainable: dict[Name, Trainable] = Field(default_factory=dict)
     """Which weights are trained, by level; all of them where a level is not named. Ceilings train alike, and a student
     that does not train all its weights is also held against the ceiling that does."""
@@ -152,6 +159,10 @@ class MethodSpec(Spec):
     def loss_of(self, level: str) -> Loss:
         """Return the loss of a weakly supervised student on `level`."""
         return self.losses.get(level, NaiveLoss())
+
+    def relabelling_of(self, level: str) -> Relabelling:
+        """Return what is done to the labels of a weakly supervised student on `level`."""
+        return self.labels.get(level, Relabelling())
 
     def trainable_of(self, level: str) -> Trainable:
         """Return which weights a model on `level` trains."""
@@ -176,14 +187,6 @@ class TrackingSpec(Spec):
     """`auto` is online where a key is found and offline elsewhere."""
     project: Name = "w2s_ray"
     entity: str | None = None
-
-
-class ReportSpec(Spec):
-    """How results are judged."""
-
-    min_gap: Fraction = 0.02
-    """PGR is undefined where the lower 95 % bound of ceiling − floor is not above this."""
-    bootstrap_samples: Positive = 2000
 
 
 class Study(Spec):
@@ -237,7 +240,19 @@ class Study(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self.check_together()
+        self.report.check_names(
+            arms={name: method.arms for name, method in self.methods.items()},
+            paths=self.paths,
+            tasks=tuple(self.tasks),
+            num_points=self._num_points(),
+        )
         return self
+
+    def _num_points(self) -> int:
+        """How many points of the search, if there is one, the report shows."""
+        if self.search is None:
+            return 1
+        return self.search.num_points if self.search.choose_by is None else self.search.num_winners
 
     def check_together(self) -> None:
         """Refuse parts that do not go together.
@@ -262,17 +277,23 @@ class Study(Spec):
             patient = [level for level, own in method.generative.items() if own.early_stopping is not None]
             if patient:
                 raise ValueError(f"methods.{name}.generative.{patient[0]}.early_stopping reads labels: texts have none")
-            for key in ("losses", "trainable", "generative", "random"):
+            for key in ("losses", "labels", "trainable", "generative", "random"):
                 for level in getattr(method, key):
                     if level not in self.ladder:
                         raise ValueError(
                             f"methods.{name}.{key} names the level {level!r}; the ladder has {', '.join(order)}"
                         )
+            check_labels(name, method, {path[0] for path in self.paths if path}, self.splits.train_examples)
             for level, loss in method.losses.items():
                 if isinstance(method.trainable_of(level), Prompt) and loss != NaiveLoss():
                     raise ValueError(
                         f"methods.{name}.losses.{level} is {loss.kind}, and a prompt trains nothing; drop the loss, or "
                         f"choose another trainable.{level}"
+                    )
+                if loss.least_batch > self.ladder[level].optimisation.examples_per_step:
+                    raise ValueError(
+                        f"methods.{name}.losses.{level} ({loss.label}) splits an optimizer batch by a threshold, and "
+                        f"ladder.{level}.optimisation.examples_per_step is 1; raise it, or choose prior: argmax"
                     )
             for level in (*method.generative, *method.random):
                 if level in {path[0] for path in self.paths}:

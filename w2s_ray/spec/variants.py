@@ -8,7 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.explain import explained, nearest
+from w2s_ray.spec.explain import explained
+from w2s_ray.spec.losses import Loss
+from w2s_ray.spec.nearest import nearest
 from w2s_ray.spec.search import Point, Range, SearchSpec
 from w2s_ray.spec.study import SPREAD_KEYS, LevelSpec, MethodSpec, Study
 
@@ -120,15 +122,25 @@ def largest(study: Study) -> Study:
 
 def executions(study: Study) -> dict[tuple[str, Execution], None]:
     """Return every way in which a level of the study's chains may be run, its search's included, with the level."""
-    at_point, search = Variants(study).at, study.search
-    values = [(key, value) for key in _execution_keys(search) for value in _ends(_search(study).space[key])]
-    variants = [study, *(at_point(Point.of({key: value})) for key, value in values)]
+    variants = list(_one_changed(study, _execution_keys(study.search)))
     levels = {level for variant in variants for path in variant.paths for level in path}
     return {
         (name, level.execution): None
         for variant in variants
         for name, level in variant.ladder.items()
         if name in levels
+    }
+
+
+def losses(study: Study) -> dict[tuple[str, str, Loss], None]:
+    """Return every loss that a study asks for, its search's included, with the method and the level."""
+    search = study.search
+    keys = [key for key in (search.space if search is not None else ()) if key.split(".")[2:3] == ["losses"]]
+    return {
+        (name, level, loss): None
+        for variant in _one_changed(study, keys)
+        for name, method in variant.methods.items()
+        for level, loss in method.losses.items()
     }
 
 
@@ -249,7 +261,7 @@ def level_of(study: Study, key: str) -> str | None:
     match key.split("."):
         case ["ladder", level, *_] if level in study.ladder:
             return level
-        case ["methods", _, "losses" | "trainable" | "generative", level, *_] if level in study.ladder:
+        case ["methods", _, "losses" | "labels" | "trainable" | "generative", level, *_] if level in study.ladder:
             return level
     return None
 
@@ -267,6 +279,15 @@ def _search(study: Study) -> SearchSpec:
 
 def _execution_keys(search: SearchSpec | None) -> list[str]:
     return [key for key in (search.space if search is not None else ()) if "execution" in key.split(".")]
+
+
+def _one_changed(study: Study, keys: Sequence[str]) -> Iterator[Study]:
+    """Yield the study, and what each value of each of these searched keys makes of it."""
+    yield study
+    variants = Variants(study)
+    for key in keys:
+        for value in _ends(_search(study).space[key]):
+            yield variants.at(Point.of({key: value}))
 
 
 def _ends(domain: Any) -> tuple[Any, ...]:

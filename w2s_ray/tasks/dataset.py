@@ -37,6 +37,7 @@ class Recipe:
         branch: the hub's branch with the rows.
         commit: the commit of that branch; where it is not known, the first resolution of a study locks it.
         num_rows: rows of the pool and the test split, where known.
+        parts: folders of the hub's rows, or names of local files, by which results are also given.
         version: raised whenever the format would make other examples from the same rows.
     """
 
@@ -52,6 +53,7 @@ class Recipe:
     branch: str = PARQUET
     commit: str | None = None
     num_rows: int | None = None
+    parts: tuple[str, ...] = ()
     version: int = 1
 
     @property
@@ -74,10 +76,10 @@ class Recipe:
         """Return the task: of the files that `spec` names, or else of the hub's rows, at `spec.revision` if given."""
         definition = [self.name, self.version]
         if spec.files is not None:
-            rows: Rows = local_rows(spec.files, spec.test_files, self.pool, self.test)
+            rows: Rows = local_rows(spec.files, spec.test_files, self.pool, self.test, self.parts)
         else:
             branch, commit = parse_revision(spec.revision) if spec.revision else (self.branch, self.commit)
-            rows = HubRows(self.hub, self.subset, branch or self.branch, self.pool, self.test, commit)
+            rows = HubRows(self.hub, self.subset, branch or self.branch, self.pool, self.test, commit, self.parts)
         return DatasetTask(self.format, rows, definition, spec.max_skipped)
 
 

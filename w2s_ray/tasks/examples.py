@@ -66,6 +66,7 @@ class Format:
         class_names: the classes in label order; without them, the distinct labels of the pool, sorted.
         even_bundles: whether each bundle keeps as many examples of one class as of every other.
         together: all examples → what becomes of each, where a row by itself cannot tell what it is related to.
+        judge: name of the judge of its answers; None for an exact match.
     """
 
     kind: Kind
@@ -74,6 +75,7 @@ class Format:
     class_names: tuple[str, ...] | None = None
     even_bundles: bool = False
     together: Callable[[Sequence[Example]], Sequence[Example | Skip]] | None = None
+    judge: str | None = None
 
 
 def text_of(row: Row, column: str) -> str:

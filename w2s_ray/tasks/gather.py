@@ -74,7 +74,7 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
     left_out = tuple(each for account in accounts for each in account.left_out())
     for each in left_out:
         _logger.warning("%s", each)
-    return TaskData(_table(placed, classes), classes, left_out)
+    return TaskData(_table(placed, classes), classes, left_out, judge=format_.judge)
 
 
 def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Placed]:
@@ -193,7 +193,7 @@ def _table(placed: Sequence[Placed], classes: Sequence[str]) -> pa.Table:
         "label": [0 if example.label is None else number_of[example.label] for example in examples],
         "group": tied([(example.group, *example.ties) for example in examples]),
         "bundle": [example.bundle for example in examples],
-        "stratum": [example.stratum for example in examples],
+        "stratum": [each.example.stratum or each.account.source.part for each in placed],
         "origin": [each.origin for each in placed],
     }
     return pa.table(columns, schema=SCHEMA)

@@ -50,6 +50,7 @@ class HubRows:
         pool: the split of the pool; several are joined by `+`.
         test: the split of the test set, if it has one.
         commit: the whole commit of `branch` to read; the newest where it is not given.
+        parts: folders that hold the splits as gzipped JSON lines (`<part>/<split>.jsonl.gz`), one source for each.
     """
 
     name: str
@@ -58,6 +59,7 @@ class HubRows:
     pool: str
     test: str | None
     commit: str | None = None
+    parts: tuple[str, ...] = ()
 
     def digest(self) -> list[object]:
         """Return the data set's name, commit and splits.
@@ -66,7 +68,7 @@ class HubRows:
             DataError: when there is no such data set or revision.
             HubUnreachable: when the hub cannot be asked and the revision is not a whole commit.
         """
-        return ["hub", self.name, self._commit(), self.subset, self.pool, self.test]
+        return ["hub", self.name, self._commit(), self.subset, self.pool, self.test, *self.parts]
 
     def revision(self) -> str:
         """Return `branch@commit`, which pins the rows.
@@ -89,7 +91,12 @@ class HubRows:
             raise self._unreachable()
         splits = [(POOL, split) for split in self.pool.split("+")]
         splits += [(TEST, split) for split in (self.test or "").split("+") if split]
-        return [Source(f"{self.name} ({split})", self._rows(split, commit), origin) for origin, split in splits]
+        return [
+            Source(f"{self.name} ({place})", self._rows(split, commit, part), origin, part)
+            for origin, split in splits
+            for part in self.parts or (None,)
+            for place in (f"{part}, {split}" if part else split,)
+        ]
 
     def _commit(self) -> str:
         if self.commit is not None:
@@ -99,10 +106,13 @@ class HubRows:
             raise self._unreachable()
         return commit
 
-    def _rows(self, split: str, commit: str) -> Any:
+    def _rows(self, split: str, commit: str, part: str | None) -> Any:
         from datasets import load_dataset
 
         try:
+            if part is not None:
+                files = f"hf://datasets/{self.name}@{commit}/{part}/{split}.jsonl.gz"
+                return load_dataset("json", data_files={split: files}, split=split)
             if self.branch != PARQUET:
                 return load_dataset(self.name, name=self.subset, split=split, revision=commit)
             files = f"hf://datasets/{self.name}@{commit}/{self.subset or '*'}/{split}/*.parquet"

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from w2s_ray.errors import DataError
 from w2s_ray.spec.study import TaskSpec
-from w2s_ray.tasks import code_continuation
+from w2s_ray.tasks import code_continuation, nlp
+from w2s_ray.tasks.chess import recipes as chess_tasks
 from w2s_ray.tasks.code_continuation import CodeContinuation
 from w2s_ray.tasks.dataset import Recipe
-from w2s_ray.tasks.nlp import RECIPES
+from w2s_ray.tasks.hh_rlhf import HH_RLHF
 from w2s_ray.tasks.own import own_task
 from w2s_ray.tasks.python_source import PythonSource
 from w2s_ray.tasks.task import Kind, Task, TaskInfo
@@ -77,7 +78,7 @@ _EMBEDDED = (
 
 _known: dict[str, Embedded | Recipe | TaskFactory] = {
     **{task.info.name: task for task in _EMBEDDED},
-    **{recipe.name: recipe for recipe in RECIPES},
+    **{recipe.name: recipe for recipe in (*nlp.RECIPES, HH_RLHF, *chess_tasks.RECIPES)},
 }
 
 

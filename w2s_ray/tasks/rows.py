@@ -1,15 +1,13 @@
-"""Rows of a local file: JSON, JSON lines, CSV, TSV or Parquet, gzipped or not.
+"""Rows of a local file: JSON, JSON lines, CSV, TSV or Parquet, compressed (.gz, .zst) or not.
 
 A row is a mapping from column to value. Files are read with the standard library rather than as typed tables, so that
 a value is what the file says (`1` stays `1`, not `1.0` because another row is empty) and an error names its line.
 """
 
 import csv
-import gzip
 import hashlib
 import io
 import json
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,9 @@ from w2s_ray.errors import DataError
 Row = Mapping[str, Any]
 
 FORMATS = ("json", "jsonl", "ndjson", "csv", "tsv", "parquet")
-"""Endings that say how a file is read; each but `parquet` also with `.gz`."""
-_ANY_FORMAT = "a data file is .json, .jsonl, .ndjson, .csv or .tsv (also with .gz), or .parquet"
+"""Endings that say how a file is read; each but `parquet` also with one of `COMPRESSIONS`."""
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_ANY_FORMAT = "a data file is .json, .jsonl, .ndjson, .csv or .tsv (also with .gz or .zst), or .parquet"
 _CSV_FIELD_CHARS = 2**31 - 1
 
 
@@ -50,8 +49,13 @@ def read_rows(path: Path) -> list[Row]:
     return _json_lines(path, text) if kind in ("jsonl", "ndjson") else _json(path, text)
 
 
+def without_compression(path: Path) -> Path:
+    """Return the path without the ending that says how it is compressed."""
+    return path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
+
+
 def _format(path: Path) -> str:
-    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    kind = without_compression(path).suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise DataError(f"{path} has no known ending", _ANY_FORMAT, "convert the file, or give it the right ending")
     return kind
@@ -70,11 +74,9 @@ def _opened(path: Path) -> io.BufferedReader:
 def _text(path: Path) -> str:
     with _opened(path) as file:
         data = file.read()
-    if path.name.lower().endswith(".gz"):
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path}: {error}", "a file that ends in .gz is gzipped", "fetch the file again") from None
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    if compression is not None:
+        data = _decompressed(path, data, compression)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -84,6 +86,16 @@ def _text(path: Path) -> str:
             "data files are UTF-8",
             f"convert it: iconv -f latin1 -t utf-8 {path.name} > converted",
         ) from None
+
+
+def _decompressed(path: Path, data: bytes, compression: str) -> bytes:
+    import pyarrow as pa
+
+    try:
+        return bytes(pa.CompressedInputStream(pa.BufferReader(data), compression).read())
+    except OSError as error:
+        rule = f"a file that ends in {path.suffix} is compressed with {compression}"
+        raise DataError(f"{path}: {error}", rule, "fetch the file again") from None
 
 
 def _json_lines(path: Path, text: str) -> list[Row]:

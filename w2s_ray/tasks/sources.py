@@ -3,13 +3,13 @@
 Both give the same thing, so a task is read the same way wherever its rows lie.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from w2s_ray.errors import DataError
-from w2s_ray.tasks.rows import FORMATS, Row, file_digest, read_rows
+from w2s_ray.tasks.rows import FORMATS, Row, file_digest, read_rows, without_compression
 from w2s_ray.tasks.task import POOL, TEST
 
 
@@ -21,11 +21,13 @@ class Source:
         name: what errors and reports call it.
         rows: its rows, which may be gone through more than once.
         origin: `POOL` or `TEST`.
+        part: the part of the data set that it is, where that has named parts: the stratum of its examples.
     """
 
     name: str
     rows: Iterable[Row]
     origin: str
+    part: str | None = None
 
 
 class Rows(Protocol):
@@ -56,16 +58,19 @@ class Rows(Protocol):
 class LocalRows:
     """Rows of local files."""
 
-    def __init__(self, pool: list[Path], test: list[Path]) -> None:
+    def __init__(self, pool: list[Path], test: list[Path], parts: Sequence[str] = ()) -> None:
+        """`parts` are names that a file, or the folder that it lies in, may bear."""
         self._paths = [(POOL, path) for path in pool] + [(TEST, path) for path in test]
+        self._parts = parts
 
     def digest(self) -> list[object]:
-        """Return the digest of each file, with its origin; not where the files lie.
+        """Return the digest of each file, with its origin and part; not where the files lie.
 
         Raises:
             DataError: when a file is missing.
         """
-        return ["files", [[origin, file_digest(path)] for origin, path in self._paths]]
+        files = [[origin, file_digest(path), self._part_of(path)] for origin, path in self._paths]
+        return ["files", [[value for value in file if value is not None] for file in files]]
 
     def revision(self) -> None:
         """Return nothing: files are known by their content."""
@@ -76,10 +81,16 @@ class LocalRows:
         Raises:
             DataError: when a file cannot be read.
         """
-        return [Source(str(path), read_rows(path), origin) for origin, path in self._paths]
+        return [Source(str(path), read_rows(path), origin, self._part_of(path)) for origin, path in self._paths]
+
+    def _part_of(self, path: Path) -> str | None:
+        names = (path.name.partition(".")[0], path.absolute().parent.name)
+        return next((part for part in self._parts if part in names), None)
 
 
-def local_rows(files: str, test_files: str | None, pool: str | None = None, test: str | None = None) -> LocalRows:
+def local_rows(
+    files: str, test_files: str | None, pool: str | None = None, test: str | None = None, parts: Sequence[str] = ()
+) -> LocalRows:
     """Return the rows of `files` and `test_files`, each a file or a folder.
 
     Of a folder, the files named after the splits `pool` and `test` are read (`train.jsonl.gz`, `train-00000.parquet`).
@@ -90,11 +101,11 @@ def local_rows(files: str, test_files: str | None, pool: str | None = None, test
     """
     path = Path(files)
     if not path.is_dir():
-        return LocalRows([path], _all(test_files))
+        return LocalRows([path], _all(test_files), parts)
     there = _data_files(path)
     named = [file for file in there if _is_of(file, pool)]
     of_test = [file for file in there if _is_of(file, test)] if named and test_files is None else _all(test_files)
-    return LocalRows(named or there, of_test)
+    return LocalRows(named or there, of_test, parts)
 
 
 def _all(files: str | None) -> list[Path]:
@@ -106,9 +117,9 @@ def _all(files: str | None) -> list[Path]:
 
 def _data_files(folder: Path) -> list[Path]:
     endings = tuple(f".{kind}" for kind in FORMATS)
-    found = sorted(path for path in folder.iterdir() if path.name.lower().removesuffix(".gz").endswith(endings))
+    found = sorted(path for path in folder.iterdir() if without_compression(path).suffix.lower() in endings)
     if not found:
-        rule = f"a folder of data holds {', '.join(endings)} files, gzipped or not"
+        rule = f"a folder of data holds {', '.join(endings)} files, compressed (.gz, .zst) or not"
         raise DataError(f"{folder} holds no data files", rule, "check the path")
     return found
 

@@ -66,12 +66,14 @@ class TaskData:
         table: one row per example with the columns of `SCHEMA`; ids are unique, labels index `class_names`.
         class_names: the classes, in label order; one name for answers and texts, `answer` or `text`.
         left_out: the rows that became no example.
+        judge: name of the judge of its answers (`judges.py`).
         revision: what pins the rows on the hub, `branch@commit`; nothing for rows from elsewhere.
     """
 
     table: pa.Table
     class_names: tuple[str, ...]
     left_out: tuple[LeftOut, ...] = ()
+    judge: str | None = None
     revision: str | None = None
 
 

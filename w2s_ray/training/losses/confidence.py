@@ -31,7 +31,7 @@ class Confidence(Naive):
 
     def _hardened(self, batch: OptimizerBatch) -> FloatArray:
         assert batch.probs_NC is not None, "the batch was not read"
-        if self._spec.prior == "argmax":
+        if self._spec.prior == "argmax" or len(batch.probs_NC) == 1:
             return most_probable(batch.probs_NC)
         return above_threshold(batch.probs_NC, batch.ties_N, self._share(batch))
 

@@ -1,0 +1,158 @@
+"""What a study may ask of a loss, what it is called, and what is refused before anything is trained."""
+
+from typing import Any
+
+import pytest
+
+from tests.scheduling.studies import small_study
+from w2s_ray.errors import StudyError
+from w2s_ray.spec.identity import canonical_json
+from w2s_ray.spec.load import parse_study
+from w2s_ray.spec.losses import (
+    ConfidenceLoss,
+    EntropyLoss,
+    HardLoss,
+    KLLoss,
+    Loss,
+    NaiveLoss,
+    ProductLoss,
+    WindowLoss,
+    check_classes,
+)
+from w2s_ray.spec.study import Study
+from w2s_ray.spec.variants import losses
+
+KINDS = "naive, hard, confidence, entropy, product, window, kl"
+
+
+def study_with(loss: Any, **changes: Any) -> Study:
+    return small_study(methods={"m": {"losses": {"l": loss}}}, **changes)
+
+
+def test_the_identity_of_a_stage_that_learns_plainly_stays_what_it_was() -> None:
+    assert canonical_json(NaiveLoss()) == '{"kind":"naive"}'
+
+
+@pytest.mark.parametrize(
+    ("asked", "loss", "label"),
+    [
+        ({"kind": "naive"}, NaiveLoss(), "naive"),
+        ({"kind": "hard"}, HardLoss(), "hard"),
+        ({"kind": "confidence"}, ConfidenceLoss(), "confidence0.5"),
+        (
+            {"kind": "confidence", "alpha_max": 0.75, "warmup_fraction": 0.1, "schedule": "openai", "prior": "batch"},
+            ConfidenceLoss(alpha_max=0.75, warmup_fraction=0.1, schedule="openai", prior="batch"),
+            "confidence0.75-warmup0.1-openai-batch",
+        ),
+        (
+            {"kind": "confidence", "balance_labels": True},
+            ConfidenceLoss(balance_labels=True),
+            "confidence0.5-balanced",
+        ),
+        (
+            {"kind": "entropy", "alpha_max": 0.25, "warmup_fraction": 0, "balance_labels": True},
+            EntropyLoss(alpha_max=0.25, warmup_fraction=0.0, balance_labels=True),
+            "entropy0.25-warmup0-balanced",
+        ),
+        ({"kind": "product"}, ProductLoss(), "product"),
+        (
+            {"kind": "product", "weak_power": 0.5, "student_power": 2},
+            ProductLoss(weak_power=0.5, student_power=2.0),
+            "product-weak0.5-student2",
+        ),
+        ({"kind": "window"}, WindowLoss(), "window0.15"),
+        ({"kind": "window", "radius": "midweak"}, WindowLoss(radius="midweak"), "window-midweak"),
+        ({"kind": "kl"}, KLLoss(), "kl"),
+        ({"kind": "kl", "direction": "reverse"}, KLLoss(direction="reverse"), "kl-reverse"),
+    ],
+)
+def test_a_loss_is_named_in_yaml_and_its_label_shows_what_differs(asked: Any, loss: Loss, label: str) -> None:
+    assert study_with(asked).methods["m"].loss_of("l") == loss
+    assert loss.label == label
+
+
+@pytest.mark.parametrize(
+    ("loss", "value", "remedy"),
+    [
+        ({"kind": "confidence", "alpa_max": 0.5}, "unknown key methods.m.losses.l.alpa_max", "mean 'alpha_max'?"),
+        ({"kind": "kl", "directon": "reverse"}, "unknown key methods.m.losses.l.directon", "mean 'direction'?"),
+        ({"kind": "confidense"}, "methods.m.losses.l.kind = 'confidense'", "mean 'confidence'?"),
+        ({"alpha_max": 0.5}, "methods.m.losses.l.kind is missing", f"one of {KINDS}"),
+        ({"kind": "confidence", "alpha_max": 2}, "methods.m.losses.l.alpha_max = 2", "methods.m.losses.l.alpha_max"),
+        ({"kind": "window", "radius": "mid"}, "methods.m.losses.l.radius = 'mid'", "change methods.m.losses.l.radius"),
+        ({"kind": "product", "weak_power": 0}, "methods.m.losses.l.weak_power = 0", "methods.m.losses.l.weak_power"),
+    ],
+)
+def test_a_wrong_key_inside_a_loss_is_named_as_it_stands_in_the_file(loss: Any, value: str, remedy: str) -> None:
+    with pytest.raises(StudyError) as refused:
+        study_with(loss)
+    assert refused.value.value == f"the study: {value}"
+    assert remedy in refused.value.remedy
+
+
+def test_a_key_of_another_loss_is_unknown() -> None:
+    with pytest.raises(StudyError, match=r"unknown key methods\.m\.losses\.l\.alpha_max\n.*\n.*known keys here: kind"):
+        study_with({"kind": "hard", "alpha_max": 0.5})
+
+
+def test_trap_3_a_threshold_over_one_example_is_refused_when_the_study_is_read() -> None:
+    alone = {"optimisation": {"examples_per_step": 1}}
+    with pytest.raises(StudyError, match=r"methods.m.losses.l \(confidence0.5\) splits an optimizer batch"):
+        study_with({"kind": "confidence"}, **alone)
+    assert study_with({"kind": "confidence", "prior": "argmax"}, **alone)
+    assert study_with({"kind": "entropy"}, **alone)
+
+
+TWO_CLASSES = [
+    ConfidenceLoss(),
+    ConfidenceLoss(prior="weak"),
+    ConfidenceLoss(prior="argmax", balance_labels=True),
+    EntropyLoss(balance_labels=True),
+    WindowLoss(),
+]
+ANY_CLASSES = [NaiveLoss(), HardLoss(), ConfidenceLoss(prior="argmax"), EntropyLoss(), ProductLoss(), KLLoss()]
+
+
+@pytest.mark.parametrize("loss", TWO_CLASSES, ids=lambda loss: loss.label)
+def test_a_formula_for_two_classes_is_refused_where_a_task_has_three(loss: Loss) -> None:
+    check_classes(loss, 2, key="methods.m.losses.l", task="moods")
+    with pytest.raises(StudyError) as refused:
+        check_classes(loss, 3, key="methods.m.losses.l", task="moods")
+    assert refused.value.value == f"methods.m.losses.l is {loss.label}, and the task moods has 3 classes"
+    assert "prior: argmax" in refused.value.remedy and "methods.m is for" in refused.value.remedy
+
+
+@pytest.mark.parametrize("loss", ANY_CLASSES, ids=lambda loss: loss.label)
+def test_a_formula_for_any_number_of_classes_is_let_be(loss: Loss) -> None:
+    check_classes(loss, 3, key="methods.m.losses.l", task="moods")
+
+
+def test_the_losses_of_a_study_are_those_of_its_search_too() -> None:
+    study = study_with(
+        {"kind": "confidence", "prior": "argmax"},
+        search={"space": {"methods.m.losses.l.prior": ["half", "argmax"], "splits.train_examples": [50, 60]}},
+    )
+    found = losses(study)
+    assert set(found) == {
+        ("m", "l", ConfidenceLoss(prior="argmax")),
+        ("m", "l", ConfidenceLoss(prior="half")),
+    }
+
+
+def test_a_whole_loss_may_be_searched() -> None:
+    kinds = [{"kind": "hard"}, {"kind": "kl"}]
+    study = study_with({"kind": "naive"}, search={"space": {"methods.m.losses.l": kinds}})
+    assert {loss.kind for _, _, loss in losses(study)} == {"naive", "hard", "kl"}
+
+
+def test_a_key_of_a_search_is_named_without_the_words_of_the_validator() -> None:
+    raw = {
+        "name": "asked",
+        "tasks": {"t": {"builtin": "code_continuation"}},
+        "ladder": {"s": "w2s:small", "l": "w2s:large"},
+        "search": {"space": {"splits.train_examples": {"low": 1, "hgh": 3}}},
+    }
+    with pytest.raises(StudyError) as refused:
+        parse_study(raw)
+    assert "unknown key search.space.splits.train_examples.hgh" in refused.value.value
+    assert "did you mean 'high'?" in refused.value.remedy

@@ -1,0 +1,94 @@
+"""Declared comparisons and references: short texts, and names that the study must have."""
+
+from typing import Any
+
+import pytest
+
+from w2s_ray.errors import StudyError
+from w2s_ray.spec.load import parse_study
+from w2s_ray.spec.reporting import Contender
+from w2s_ray.spec.study import Study
+
+
+def study(report: dict[str, Any], **changes: Any) -> Study:
+    return parse_study(
+        {
+            "name": "declared",
+            "tasks": {"sst2": {"builtin": "code_continuation"}, "sciq": {"builtin": "code_continuation_hard"}},
+            "ladder": {level: f"w2s:{level}" for level in ("small", "medium", "large")},
+            "chains": [["small", "large"], ["small", "medium", "large"]],
+            "methods": {
+                "naive": {"arms": ["chain", "direct", "ceiling", "self"]},
+                "confidence": {"losses": {"large": {"kind": "confidence"}}},
+            },
+            "report": report,
+            **changes,
+        }
+    )
+
+
+def test_a_comparison_is_two_texts() -> None:
+    (pair,) = study({"compare": [["confidence", "naive/direct/medium"]]}).report.compare
+    assert pair.first == Contender(method="confidence") and pair.by == "pgr"
+    assert pair.second == Contender(method="naive", arm="direct", level="medium")
+    assert (pair.first.name, pair.second.name) == ("confidence", "naive/direct/medium")
+
+
+def test_a_contender_is_the_last_student_of_the_longest_chain_unless_it_says_otherwise() -> None:
+    paths = (("small", "large"), ("small", "medium", "large"))
+    plain = Contender(method="naive")
+    assert (plain.path_among(paths), plain.level_among(paths)) == (paths[1], "large")
+    short = Contender(method="naive", path=paths[0])
+    assert short.path_among(paths) == paths[0] and short.name == "naive (small→large)"
+    assert Contender(method="naive", arm="self").level_among(paths) == "small"
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ({"compare": [["confidnce", "naive"]]}, "names the method 'confidnce'; did you mean 'confidence'"),
+        ({"compare": [["naive/drect", "naive"]]}, "names the arm 'drect' of naive; did you mean 'direct'"),
+        ({"compare": [["confidence/direct", "naive"]]}, "names the arm 'direct' of confidence"),
+        ({"compare": [["naive/chain/larg", "confidence"]]}, "names the level 'larg'; did you mean 'large'"),
+        (
+            {"compare": [{"first": {"method": "naive", "path": ["medium", "large"]}, "second": "naive/direct"}]},
+            "names the chain .*did you mean 'small-medium-large'",
+        ),
+        (
+            {"compare": [{"first": "naive", "second": "confidence", "tasks": ["sst"]}]},
+            r"compare\.0\.tasks names 'sst'; did you mean 'sst2'",
+        ),
+        ({"references": [{"source": "s", "setting": "t", "values": {"naiv": 0.2}}]}, "did you mean 'naive'"),
+        ({"references": [{"source": "s", "setting": "t", "values": {"naive": 0.2}, "tasks": ["x"]}]}, "names 'x'"),
+        ({"references": [{"source": "s", "setting": "t", "values": {"a/b/c/d": 0.2}}]}, "method/arm/level"),
+        ({"compare": [["naive", "naive"]]}, "with itself"),
+        ({"compare": [["naive", "confidence"], ["naive", "confidence"]]}, "one comparison twice"),
+        ({"compare": [["naive/self", "naive"]]}, "naive/self has no PGR of its own; compare `by: accuracy`"),
+    ],
+)
+def test_names_that_the_study_lacks_are_refused_with_the_nearest(report: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        study(report)
+
+
+def test_arms_without_a_pgr_are_compared_by_accuracy() -> None:
+    pair = {"first": "naive/self", "second": "naive", "by": "accuracy"}
+    assert study({"compare": [pair]}).report.compare[0].by == "accuracy"
+
+
+def test_more_comparisons_than_the_draws_can_tell_are_refused() -> None:
+    """Of 70 draws no p-value is below .028, and twice that is above .05."""
+    pairs = [["naive", "confidence"], ["naive", "naive/direct"]]
+    with pytest.raises(StudyError, match="they need at least 79"):
+        study({"compare": pairs, "bootstrap_samples": 70})
+    assert len(study({"compare": pairs, "bootstrap_samples": 79}).report.compare) == 2
+    space = {"space": {"splits.train_examples": [100, 200, 400]}}
+    with pytest.raises(StudyError, match="6 declared comparisons; they need at least 239"):
+        study({"compare": pairs, "bootstrap_samples": 79}, search=space)
+
+
+def test_a_reference_has_numbers_or_the_sources_own_words() -> None:
+    values = {"naive": 0.25, "confidence": "nearly 0.80"}
+    report = study({"references": [{"source": "Burns et al. 2023", "setting": "NLP", "values": values}]}).report
+    assert report.references[0].values == values
+    assert [one.method for one in report.references[0].contenders.values()] == ["naive", "confidence"]

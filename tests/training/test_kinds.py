@@ -1,0 +1,129 @@
+"""Pairs, answers and text: what a chain learns of tasks that are not one text and its class."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.conftest import Onlooker, Pairings, Replies, Tiny, make_tiny
+from w2s_ray.data.batches import plan_steps
+from w2s_ray.data.splits import draw
+from w2s_ray.spec.chain import Chain
+from w2s_ray.spec.execution import Execution
+from w2s_ray.training.answers import answer_tokens
+from w2s_ray.training.models import PairNetwork, load_network, load_tokenizer
+from w2s_ray.training.stage import run_stage
+from w2s_ray.training.workers import Workers
+
+LONGER = {"learning_rate": 1e-2, "examples_per_step": 16, "epochs": 4.0}
+LONG = {"learning_rate": 2e-2, "examples_per_step": 16, "epochs": 8.0}
+
+
+def run_chain(tiny: Tiny, workers: Workers, method: str = "naive", **execution: object) -> Chain:
+    chain = tiny.chain(method, **execution)
+    for stage in chain.stages:
+        run_stage(stage, store=tiny.store, workers=workers, observer=Onlooker())
+    return chain
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Tiny:
+    return make_tiny(tmp_path, Pairings(), optimisation=LONGER)
+
+
+@pytest.fixture
+def replies(tmp_path: Path) -> Tiny:
+    return make_tiny(
+        tmp_path,
+        Replies(),
+        optimisation=LONG | {"context_tokens": 64},
+        methods={"naive": {"arms": ["chain", "ceiling"]}},
+    )
+
+
+def network_of(tiny: Tiny) -> PairNetwork:
+    spec = tiny.chain().stages[0].spec
+    folder = Path(spec.starts_from.name)
+    network = load_network(spec, folder, load_tokenizer(folder, None), Execution()).eval()
+    assert isinstance(network, PairNetwork)
+    return network
+
+
+def test_a_pair_is_judged_by_one_score_for_each_text(pairs: Tiny) -> None:
+    network = network_of(pairs)
+    assert network.hf.config.num_labels == 1
+    tokens, last = torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([2, 1])
+    logits = network(tokens, last)
+    assert logits.shape == (1, 2)
+    scores = network.hf(tokens, attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]])).logits[:, 0]
+    torch.testing.assert_close(logits.softmax(-1)[0, 1], torch.sigmoid(scores[1] - scores[0]))
+
+
+def test_the_other_way_round_a_pair_has_the_other_answer(pairs: Tiny) -> None:
+    network = network_of(pairs)
+    tokens, last = torch.tensor([[5, 6, 7], [4, 3, 2], [8, 9, 0], [3, 3, 3]]), torch.tensor([2, 2, 1, 2])
+    swapped = [2, 3, 0, 1]
+    torch.testing.assert_close(network(tokens, last), network(tokens[swapped], last[swapped]).flip(1))
+
+
+def test_the_score_begins_as_the_unembedding_row_of_1(pairs: Tiny) -> None:
+    network, folder = network_of(pairs), Path(pairs.study.ladder["small"].model)
+    (token,) = load_tokenizer(folder, None).encode("1", add_special_tokens=False)
+    torch.testing.assert_close(network.hf.score.weight[0], network.hf.get_input_embeddings().weight[token])
+
+
+def test_a_chain_learns_which_of_two_texts_is_better(pairs: Tiny, alone: Workers) -> None:
+    chain = run_chain(pairs, alone)
+    for arm in ("chain", "ceiling"):
+        stage = chain.find(arm, "large")
+        assert stage is not None and stage.test_prediction is not None
+        kept = pairs.store.read_predictions(stage.test_prediction.identity)
+        truth = pairs.prepared.labels(draw(pairs.prepared, stage.test_prediction.split))
+        assert (kept.probs_NC.argmax(axis=1) == truth).mean() > 0.9
+
+
+def test_a_chain_of_answers_writes_what_its_supervisor_wrote(replies: Tiny, alone: Workers) -> None:
+    chain = run_chain(replies, alone)
+    for stage in chain.stages:
+        assert stage.test_prediction is not None
+        kept = replies.store.read_answers(stage.test_prediction.identity)
+        rows = draw(replies.prepared, stage.test_prediction.split)
+        assert list(kept.ids) == replies.prepared.ids(rows)
+        assert np.mean([a == b for a, b in zip(kept.texts, replies.prepared.others(rows), strict=True)]) > 0.9
+    student = chain.find("chain", "large")
+    assert student is not None
+    record = replies.store.find(student.identity)
+    assert record is not None and record.metrics["validation_agreement"] > 0.9
+    assert "validation_accuracy" not in record.metrics, "the truth of Vi is for reports and oracles"
+
+
+def test_only_the_answers_tokens_are_trained_on(replies: Tiny, alone: Workers) -> None:
+    stage = replies.chain().stages[0].model_copy(update={"predicts": ()})
+    spec, settings = stage.spec, stage.spec.optimisation
+    run_stage(stage, store=replies.store, workers=alone, observer=Onlooker())
+    lines = (replies.store.folder(spec.slug, spec.identity) / "metrics.jsonl").read_text().splitlines()
+    folder = Path(spec.starts_from.name)
+    tokenizer = load_tokenizer(folder, None)
+    network = load_network(spec, folder, tokenizer, Execution()).eval()
+    rows = draw(replies.prepared, spec.train[0].split)
+    texts = [tokenizer.encode(text, add_special_tokens=False) for text in replies.prepared.texts(rows)]
+    ends = answer_tokens(tokenizer, replies.prepared.others(rows))
+    assert all(end[-1] == tokenizer.eos_token_id for end in ends)
+    whole = [[*text, *end.tolist()] for text, end in zip(texts, ends, strict=True)]
+    first = plan_steps(
+        np.array([len(row) for row in whole]),
+        epochs=settings.epochs,
+        examples_per_step=settings.examples_per_step,
+        order_seed=spec.order_seed,
+        bucketing_window=settings.bucketing_window,
+    )[0]
+    losses = []
+    with torch.no_grad():
+        for at in first:
+            log_probs = network.hf(torch.tensor([whole[at]])).logits[0].log_softmax(-1)
+            losses += [
+                -float(log_probs[place - 1, whole[at][place]]) for place in range(len(texts[at]), len(whole[at]))
+            ]
+    assert json.loads(lines[0])["loss"] == pytest.approx(np.mean(losses), rel=1e-4)

@@ -1,0 +1,216 @@
+"""Which weights a stage trains: a probe its head, low-rank additions what they add, a prompt nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
+
+from tests.training.conftest import Onlooker, Tiny, make_tiny
+from w2s_ray.data.splits import draw
+from w2s_ray.errors import ModelError
+from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
+from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import ModelSource
+from w2s_ray.spec.trainable import Lora, Prompt
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training.adapters import merged
+from w2s_ray.training.models import load_network, load_tokenizer
+from w2s_ray.training.stage import run_stage
+from w2s_ray.training.workers import Workers
+
+BOTH = ("small", "large")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tiny:
+    def method(**trainable: object) -> dict[str, object]:
+        return {"arms": ["chain", "ceiling"], "trainable": dict.fromkeys(BOTH, trainable)}
+
+    methods = {
+        "naive": {"arms": ["chain", "ceiling"]},
+        "probe": method(kind="probe"),
+        "lora": method(kind="lora", rank=2),
+        "asked": method(kind="prompt"),
+        "shots": method(kind="prompt", num_shots=3),
+    }
+    return make_tiny(tmp_path, methods=methods)
+
+
+def student_of(tiny: Tiny, method: str, arm: str = "chain", **execution: object) -> PlannedStage:
+    stage = tiny.chain(method, **execution).find(arm, "large")  # type: ignore[arg-type]
+    assert stage is not None
+    return stage
+
+
+def run(tiny: Tiny, workers: Workers, stage: PlannedStage, **onlooker: int) -> None:
+    run_stage(stage, store=tiny.store, workers=workers, observer=Onlooker(**onlooker))
+
+
+def weights_of(tiny: Tiny, stage: PlannedStage) -> dict[str, torch.Tensor]:
+    record = tiny.store.find(stage.identity)
+    assert record is not None
+    return load_file(tiny.store.verify(record) / "model" / "model.safetensors")
+
+
+def source_weights(stage: PlannedStage) -> dict[str, torch.Tensor]:
+    return load_file(Path(stage.spec.starts_from.name) / "model.safetensors")
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_a_probe_trains_the_head_alone(tiny: Tiny, alone: Workers, zero_stage: int) -> None:
+    stage = student_of(tiny, "probe", "ceiling", zero_stage=zero_stage)
+    run(tiny, alone, stage)
+    trained, source = weights_of(tiny, stage), source_weights(stage)
+    for name in (name for name in trained if name != "score.weight"):
+        torch.testing.assert_close(trained[name], source[name], rtol=0, atol=0)
+    folder = Path(stage.spec.starts_from.name)
+    begun = load_network(stage.spec, folder, load_tokenizer(folder, None), Execution()).hf.score.weight
+    assert not torch.allclose(trained["score.weight"], begun, atol=1e-4)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_low_rank_additions_are_merged_and_of_low_rank(tiny: Tiny, alone: Workers, zero_stage: int) -> None:
+    stage = student_of(tiny, "lora", "ceiling", zero_stage=zero_stage)
+    run(tiny, alone, stage)
+    trained, source = weights_of(tiny, stage), source_weights(stage)
+    assert set(trained) == {*source, "score.weight"}
+    name = "model.layers.0.mlp.up_proj.weight"
+    values = torch.linalg.svdvals(trained[name] - source[name])
+    assert values[1] > 1e-4 and values[2] < 1e-6, "rank 2"
+    embeddings = "model.embed_tokens.weight"
+    torch.testing.assert_close(trained[embeddings], source[embeddings], rtol=0, atol=0)
+
+
+def test_the_stored_model_with_merged_additions_predicts_what_its_stage_predicted(tiny: Tiny, alone: Workers) -> None:
+    stage = student_of(tiny, "lora", "ceiling")
+    run(tiny, alone, stage)
+    record = tiny.store.find(stage.identity)
+    assert record is not None and stage.test_prediction is not None
+    folder = tiny.store.verify(record) / "model"
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder).eval(), load_tokenizer(folder, None)
+    texts = tiny.prepared.texts(draw(tiny.prepared, stage.test_prediction.split))
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        probs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.softmax(-1)
+    kept = tiny.store.read_predictions(stage.test_prediction.identity).probs_NC
+    np.testing.assert_allclose(probs.numpy(), kept, atol=1e-5)
+
+
+def test_additions_to_layers_that_hold_their_weights_transposed_are_merged_right(tiny: Tiny, tmp_path: Path) -> None:
+    folder, tokenizer = tmp_path / "gpt2", load_tokenizer(TOKENIZER, None)
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2)).save_pretrained(folder)
+    source = ModelSource(name=str(folder), revision="tiny")
+    spec = student_of(tiny, "lora", "ceiling").spec.model_copy(update={"starts_from": source})
+    network = load_network(spec, folder, tokenizer, Execution()).eval()
+    for name, parameter in network.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter)
+    tokens, last = torch.tensor([[5, 6, 7]]), torch.tensor([2])
+    expected = network(tokens, last)
+    weights = merged(network.hf, {name: each.detach().clone() for name, each in network.hf.state_dict().items()})
+    plain = load_network(
+        spec.model_copy(update={"trainable": tiny.chain("naive").stages[0].spec.trainable}),
+        folder,
+        tokenizer,
+        Execution(),
+    ).eval()
+    plain.hf.load_state_dict(weights)
+    torch.testing.assert_close(plain(tokens, last), expected)
+
+
+def test_targets_that_the_model_does_not_have_are_refused_with_those_it_has(tiny: Tiny) -> None:
+    stage = student_of(tiny, "lora")
+    spec = stage.spec.model_copy(update={"trainable": Lora(targets=("query",))})
+    folder = Path(spec.starts_from.name)
+    with pytest.raises(ModelError, match="q_proj"):
+        load_network(spec, folder, load_tokenizer(folder, None), Execution())
+
+
+@pytest.mark.parametrize("method", ["probe", "lora"])
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_a_stage_that_trains_a_part_goes_on_from_its_checkpoint(
+    tiny: Tiny, alone: Workers, method: str, zero_stage: int, tmp_path: Path
+) -> None:
+    stage = student_of(tiny, method, "ceiling", zero_stage=zero_stage)
+    run(tiny, alone, stage, stop_at=3)
+    assert tiny.store.find(stage.identity) is None
+    run(tiny, alone, stage)
+    other = ArtifactStore(tmp_path / "other")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "data").symlink_to(tiny.store.root / "data")
+    run_stage(stage, store=other, workers=alone, observer=Onlooker())
+    assert stage.test_prediction is not None
+    resumed, whole = (each.read_predictions(stage.test_prediction.identity) for each in (tiny.store, other))
+    np.testing.assert_allclose(np.log(resumed.probs_NC), np.log(whole.probs_NC), atol=1e-6)
+
+
+def test_a_student_that_trains_a_part_has_a_second_ceiling_that_trains_all(tiny: Tiny) -> None:
+    full = student_of(tiny, "probe", "full_ceiling").spec
+    plain = student_of(tiny, "naive", "ceiling").spec
+    assert full.identity == plain.identity, "it is the ceiling that other methods have"
+
+
+def test_a_prompt_scores_a_class_by_the_mean_log_probability_of_its_name(tiny: Tiny, alone: Workers) -> None:
+    stage = student_of(tiny, "asked", "ceiling")
+    run(tiny, alone, stage)
+    prediction = stage.test_prediction
+    assert prediction is not None and isinstance(stage.spec.trainable, Prompt)
+    kept = tiny.store.read_predictions(prediction.identity).probs_NC
+    folder = Path(stage.spec.starts_from.name)
+    from transformers import AutoModelForCausalLM
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), load_tokenizer(folder, None)
+    for text, probs in zip(tiny.prepared.texts(draw(tiny.prepared, prediction.split))[:5], kept[:5], strict=True):
+        asked = tokenizer.encode(text + stage.spec.trainable.cue, add_special_tokens=False)
+        scores = []
+        for name in ("down", "up"):
+            named = tokenizer.encode(f" {name}", add_special_tokens=False)
+            with torch.no_grad():
+                log_probs = model(torch.tensor([[*asked, *named]])).logits[0].log_softmax(-1)
+            scores.append(np.mean([float(log_probs[len(asked) - 1 + at, token]) for at, token in enumerate(named)]))
+        np.testing.assert_allclose(probs, np.exp(scores) / np.exp(scores).sum(), atol=1e-5)
+
+
+def test_a_students_shots_carry_its_supervisors_labels_and_a_ceilings_the_truth(tiny: Tiny, alone: Workers) -> None:
+    from w2s_ray.data.prepare import load_prepared
+    from w2s_ray.training import stage as stages
+    from w2s_ray.training.lessons import ClassLesson
+
+    chain = tiny.chain("shots")
+    floor, student, ceiling = chain.stages[0], chain.find("chain", "large"), chain.find("ceiling", "large")
+    assert student is not None and ceiling is not None
+    run(tiny, alone, floor)
+    told = {}
+    for each in (student, ceiling):
+        work = stages._StageRun(each, tiny.store, alone, None)
+        work.tokenizer = work._tokenizer()
+        lesson = ClassLesson(work._material())
+        told[each.arm] = lesson._shots
+    prepared = load_prepared(tiny.store, student.spec.train[0].split.task)
+    rows = draw(prepared, student.spec.train[0].split)
+    label = dict(zip(prepared.texts(rows), prepared.labels(rows), strict=True))
+    weak = tiny.store.read_predictions(student.spec.train[0].labels.predictions[0])  # type: ignore[union-attr]
+    named = dict(zip(weak.ids, weak.probs_NC.argmax(axis=1), strict=True))
+    guess = {text: named[id_] for text, id_ in zip(prepared.texts(rows), prepared.ids(rows), strict=True)}
+    for arm, truth in (("chain", guess), ("ceiling", label)):
+        lines = [block.split("\nAnswer: ") for block in told[arm].split("\n\n") if block]
+        assert len(lines) == 3
+        assert [answer for _, answer in lines] == [("down", "up")[truth[text]] for text, _ in lines]
+    assert [block.split("\n")[0] for block in told["chain"].split("\n\n")] == [
+        block.split("\n")[0] for block in told["ceiling"].split("\n\n")
+    ], "the same texts"
+
+
+def test_a_prompt_trains_nothing_keeps_no_model_and_can_be_asked_again(tiny: Tiny, alone: Workers) -> None:
+    stage = student_of(tiny, "asked", "ceiling")
+    run(tiny, alone, stage.model_copy(update={"predicts": ()}))
+    record = tiny.store.find(stage.identity)
+    assert record is not None and record.metrics["num_steps"] == 0
+    assert not (tiny.store.verify(record) / "model").exists()
+    run(tiny, alone, stage)
+    assert stage.test_prediction is not None
+    assert len(tiny.store.read_predictions(stage.test_prediction.identity).ids) == 60

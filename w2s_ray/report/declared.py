@@ -1,0 +1,119 @@
+"""The comparisons that the study declared, each one test, with Holm's correction over all of them.
+
+Both contenders are pooled over the comparison's tasks, on the same draws of the same seeds. Under a search each point
+that is reported is compared by itself, and is one more test.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from w2s_ray.report.across import pool
+from w2s_ray.report.arms import DistinctArm
+from w2s_ray.report.findings import DeclaredComparison
+from w2s_ray.report.judge import Judge, Standing
+from w2s_ray.report.scores import estimate
+from w2s_ray.science.recovery import Recovery, Sampled, compare, difference, mean_of
+from w2s_ray.science.significance import holm, p_value
+from w2s_ray.spec.reporting import ComparisonSpec, Contender
+from w2s_ray.spec.search import Point
+from w2s_ray.spec.study import Study
+
+
+def declared_comparisons(study: Study, judges: Mapping[str, Judge]) -> tuple[DeclaredComparison, ...]:
+    """Return every declared comparison as far as the study has come; judges are by task."""
+    found = [_test(study, judges, pair, point) for point in points(judges) for pair in study.report.compare]
+    adjusted = holm([each.p_value for each in found])
+    return tuple(each.model_copy(update={"p_holm": p}) for each, p in zip(found, adjusted, strict=True))
+
+
+def points(judges: Mapping[str, Judge]) -> tuple[Point | None, ...]:
+    """Return the points of a search at which there are arms; None stands for a study without a search."""
+    return tuple(
+        dict.fromkeys(place.point for judge in judges.values() for arm in judge.distinct for place in arm.places)
+    )
+
+
+def find(study: Study, judge: Judge, one: Contender, point: Point | None) -> DistinctArm | None:
+    """Return the arm that a contender is on a judge's task; None where its method does not serve the task."""
+    path, level = one.path_among(study.paths), one.level_among(study.paths)
+    for arm in judge.distinct:
+        if arm.level == level and any(
+            (place.method, place.path, place.point, place.arm) == (one.method, path, point, one.arm)
+            for place in arm.places
+        ):
+            return arm
+    return None
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Both contenders on one task."""
+
+    judge: Judge
+    arms: tuple[DistinctArm, DistinctArm]
+
+    def accuracies(self) -> tuple[Sampled, Sampled] | None:
+        """Both accuracies over the seeds for which both were judged."""
+        first, second = self.arms
+        seeds = tuple(seed for seed in self.judge.seeds(first) if seed in self.judge.seeds(second))
+        mean = self.judge.scores.mean
+        return (mean(first.identities, seeds), mean(second.identities, seeds)) if seeds else None
+
+    def standings(self) -> tuple[Standing, Standing] | None:
+        """Both between their floors and ceilings, over the seeds for which all of these were judged."""
+        first, second = self.arms
+        seeds = self.judge.seeds_between(first, first.ceilings)
+        seeds = tuple(seed for seed in seeds if seed in self.judge.seeds_between(second, second.ceilings))
+        standing = self.judge.standing
+        return (standing(first, first.ceilings, seeds), standing(second, second.ceilings, seeds)) if seeds else None
+
+
+def _pairs(
+    study: Study, judges: Mapping[str, Judge], asked: ComparisonSpec, point: Point | None
+) -> Iterator[tuple[str, _Pair]]:
+    for task in asked.tasks or tuple(judges):
+        judge = judges[task]
+        first, second = (find(study, judge, one, point) for one in (asked.first, asked.second))
+        if first is not None and second is not None:
+            yield task, _Pair(judge, (first, second))
+
+
+def _test(study: Study, judges: Mapping[str, Judge], asked: ComparisonSpec, point: Point | None) -> DeclaredComparison:
+    pairs = dict(_pairs(study, judges, asked, point))
+    accuracies = {task: found for task, pair in pairs.items() if (found := pair.accuracies()) is not None}
+    about = DeclaredComparison(
+        first=asked.first.name,
+        second=asked.second.name,
+        by=asked.by,
+        point=point.label if point is not None else None,
+        tasks=tuple(accuracies),
+    )
+    if not accuracies:
+        return about.model_copy(update={"undecided": "both are not finished for any seed of any task"})
+    apart = difference(*(mean_of(each) for each in zip(*accuracies.values(), strict=True)))
+    recoveries = _recoveries([pairs[task] for task in accuracies])
+    gained = compare(*recoveries) if recoveries is not None else None
+    tested = apart if asked.by == "accuracy" else gained
+    return about.model_copy(
+        update={
+            "accuracy": estimate(apart),
+            "pgr": estimate(gained) if gained is not None else None,
+            "p_value": p_value(tested.draws_B) if tested is not None else None,
+            "undecided": _undecided(recoveries) if tested is None else None,
+        }
+    )
+
+
+def _recoveries(pairs: list[_Pair]) -> tuple[Recovery, Recovery] | None:
+    """Both pooled PGRs; None where a floor or ceiling lacks on one of the tasks."""
+    known = [standings for pair in pairs if (standings := pair.standings()) is not None]
+    if len(known) < len(pairs):
+        return None
+    first, second = (pairs[0].judge.recovery(pool(each)) for each in zip(*known, strict=True))
+    return first, second
+
+
+def _undecided(recoveries: tuple[Recovery, Recovery] | None) -> str:
+    if recoveries is None:
+        return "floor and ceiling of both are not finished for any one seed on every task"
+    return next(found.undefined for found in recoveries if found.undefined is not None)

@@ -1,0 +1,93 @@
+"""Rows become chess puzzles, and text for pretraining.
+
+A position is on one of two *sides* by the hash of its name, whichever colour is to move and whatever the move number:
+the share `TEXT_SHARE` of all positions is for text, the others for the labelled tasks. A text is made of puzzles of its
+own side, and of their lines it holds only positions of its own side. So no text shows a position that a labelled
+example asks about, and puzzles with the same position, which are one group, are on one side.
+"""
+
+from collections.abc import Iterable
+from itertools import islice
+
+import chess
+
+from w2s_ray.spec.identity import seeded_hash
+from w2s_ray.tasks.chess import positions
+from w2s_ray.tasks.examples import Example, Skip, number_of, text_of
+from w2s_ray.tasks.rows import Row
+
+TEXT_SHARE = 0.5
+"""Share of the positions that are for text; the rest is for the labelled tasks."""
+BANDS = (1000, 1500, 2000)
+"""Where a puzzle's rating (Glicko-2) passes into the next band; results are also given by band."""
+
+
+def puzzle(row: Row) -> Iterable[Example]:
+    """Make a row of the dump the question for the move that answers the opponent's."""
+    board = _board(row)
+    moves = text_of(row, "Moves").split()
+    if len(moves) < 2:
+        raise Skip("no answer to the opponent's move")
+    try:
+        _, (board, move) = islice(positions.line(board, moves), 2)
+    except ValueError as error:
+        raise Skip("an illegal move", str(error)) from None
+    band, id_ = band_of(number_of(row, "Rating")), text_of(row, "PuzzleId")
+    yield Example(positions.question(board), _labelled(board), other=positions.answer(move), stratum=band, id=id_)
+
+
+def puzzle_after_game(row: Row) -> Iterable[Example]:
+    """Make a game's moves (`ctx`) the question for the next one (`target`), both in SAN."""
+    history, target = text_of(row, "ctx"), text_of(row, "target")
+    try:
+        board = positions.replayed(history)
+        positions.san_move(board, target)
+    except ValueError as error:
+        raise Skip("an illegal move", str(error)) from None
+    yield Example(history, _labelled(board), other=f" {target}", id=text_of(row, "id"))
+
+
+def line_as_text(row: Row) -> Iterable[Example]:
+    """Make a row of the dump a text: each position of its line that is for text, in the task's form, with its move."""
+    parts, names = [], []
+    try:
+        for board, move in positions.line(_board(row), text_of(row, "Moves").split()):
+            names.append(positions.seen(board))
+            if is_for_text(names[-1]):
+                parts.append(positions.question(board) + positions.answer(move))
+    except ValueError as error:
+        raise Skip("an illegal move", str(error)) from None
+    if len(names) < 2:
+        raise Skip("no answer to the opponent's move")
+    if not is_for_text(names[1]):
+        raise Skip("a puzzle that is for the labelled tasks", is_fault=False)
+    yield Example("\n".join(parts), names[1])
+
+
+def is_for_text(position: str) -> bool:
+    """Tell whether a position, by the name that `positions.seen` gives it, is for text."""
+    return seeded_hash("chess text", position) < TEXT_SHARE * 2**63
+
+
+def band_of(rating: int) -> str:
+    """Return the name of the band that a rating is in."""
+    above = [edge for edge in BANDS if rating >= edge]
+    below = [edge for edge in BANDS if rating < edge]
+    if not above:
+        return f"rated below {below[0]}"
+    return f"rated {above[-1]} to {below[0] - 1}" if below else f"rated {above[-1]} or more"
+
+
+def _board(row: Row) -> chess.Board:
+    try:
+        return positions.position(text_of(row, "FEN"))
+    except ValueError as error:
+        raise Skip("a FEN that is no position", str(error)) from None
+
+
+def _labelled(board: chess.Board) -> str:
+    """Return the name of a position that is for the labelled tasks."""
+    name = positions.seen(board)
+    if is_for_text(name):
+        raise Skip("a puzzle that is for chess_text", is_fault=False)
+    return name
