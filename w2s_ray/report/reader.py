@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
+from w2s_ray.data.judging import accepted
 from w2s_ray.data.labels import combined, join, join_answers, learnt
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
@@ -22,6 +23,7 @@ from w2s_ray.spec.base import Kind
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.labels import LabelledSplit, SplitSpec, WeakLabels
+from w2s_ray.store.answers import Answers
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record
 
@@ -54,6 +56,8 @@ class TestPredictions:
     """A probability per class; None for answers."""
     is_allowed_N: np.ndarray | None = None
     """Whether the task's rule allows the answer; None for classes."""
+    is_accepted_N: np.ndarray | None = None
+    """Whether the answer is as good as the true one; None for classes."""
 
     __test__ = False
 
@@ -108,13 +112,21 @@ class Reader:
         if test.kind == "answers":
             answers = self._store.read_answers(prediction.identity)
             _check_size(name, len(answers.ids), len(test.ids))
-            answers = join_answers(test.ids, answers, name)
-            numbers_N = self._numbered(prediction.split.task, answers.texts)
-            return TestPredictions(stage.task, numbers_N, is_allowed_N=answers.is_allowed_N)
+            return self._written(stage, test, prediction.split, join_answers(test.ids, answers, name))
         predictions = self._store.read_predictions(prediction.identity)
         _check_size(name, len(predictions.ids), len(test.ids))
         probs_NC = join(test.ids, predictions, stage.spec.num_classes, name)
         return TestPredictions(stage.task, hard(probs_NC), probs_NC=probs_NC)
+
+    def _written(self, stage: PlannedStage, test: TestSet, split: SplitSpec, answers: Answers) -> TestPredictions:
+        """What a stage wrote; only answers that are allowed and not the true one are left for the judge to accept."""
+        numbers_N = self._numbered(split.task, answers.texts)
+        is_accepted_N = numbers_N == test.truth_N
+        prepared = load_prepared(self._store, split.task)
+        (open_M,) = np.nonzero(~is_accepted_N & answers.is_allowed_N)
+        texts = [answers.texts[place] for place in open_M]
+        is_accepted_N[open_M] = accepted(prepared, draw(prepared, split)[open_M], texts)
+        return TestPredictions(stage.task, numbers_N, is_allowed_N=answers.is_allowed_N, is_accepted_N=is_accepted_N)
 
     def together(self, student: PlannedStage, supervisors: Sequence[PlannedStage]) -> TestPredictions | None:
         """Return what several supervisors say of the test set together, combined as for this student.
@@ -195,11 +207,11 @@ class Reader:
 
     def _answered(self, prepared: PreparedTask, stage: PlannedStage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels that were written, the true answers, and which are allowed."""
-        found = [self._written(prepared, part) for part in stage.spec.train]
+        found = [self._answers_to(prepared, part) for part in stage.spec.train]
         labels_N, truth_N, allowed_N = (np.concatenate(each) for each in zip(*found, strict=True))
         return labels_N, truth_N, allowed_N
 
-    def _written(self, prepared: PreparedTask, part: LabelledSplit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _answers_to(self, prepared: PreparedTask, part: LabelledSplit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The same of one split."""
         rows_N = draw(prepared, part.split)
         (source,) = part.labels.sources
