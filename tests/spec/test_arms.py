@@ -1,4 +1,4 @@
-"""Controls and other ways to learn, compiled: zero-shot, truth between, reading first, parts of a model, random starts."""
+"""Controls and other ways to learn, compiled: zero-shot, truth between, reading, parts of models, random starts."""
 
 import pytest
 
@@ -102,3 +102,34 @@ def test_methods_run_on_the_tasks_that_they_are_for() -> None:
     assert {(chain.task, chain.method) for chain in found} == {("a", "all"), ("b", "all"), ("b", "only")}
     objectives = {chain.task: {stage.spec.objective for stage in chain.stages} for chain in found}
     assert objectives == {"a": {"classification"}, "b": {"preference"}}
+
+
+def test_an_oracle_stops_weak_students_alone_by_the_truth() -> None:
+    ladder = {level: {"model": f"w2s:{level}", "optimisation": {"early_stopping": {}}} for level in ("s", "m", "l")}
+    (chain, *_) = (
+        each
+        for each in chains(methods={"m": {"arms": ["chain", "ceiling"], "oracle": ["l"]}}, ladder=ladder)
+        if each.path == ("s", "m", "l")
+    )
+    by = {
+        (stage.arm, stage.level): stage.spec.optimisation.early_stopping.by  # type: ignore[union-attr]
+        for stage in chain.stages
+    }
+    assert {key for key, value in by.items() if value == "oracle"} == {("chain", "l")}
+    assert len({stage.identity for stage in chain.stages}) == len(chain.stages)
+
+
+def test_an_oracle_is_asked_for_by_a_method_and_of_a_level_that_stops() -> None:
+    with pytest.raises(StudyError, match="never stops early"):
+        chain_of(oracle=["l"])
+    ladder = {level: {"model": level} for level in ("s", "m", "l")}
+    ladder["l"]["optimisation"] = {"early_stopping": {"by": "oracle"}}  # type: ignore[assignment]
+    with pytest.raises(StudyError, match=r"methods\.naive\.oracle"):
+        chains(ladder=ladder)
+
+
+def test_a_task_may_have_split_sizes_of_its_own() -> None:
+    tasks = {"t": {"builtin": "code_continuation", "train_examples": 77, "validation_examples": 11}}
+    for stage in (stage for chain in chains(tasks=tasks) for stage in chain.stages):
+        assert {part.split.num_examples for part in stage.spec.train} == {77}
+        assert stage.spec.validation is not None and stage.spec.validation.split.num_examples == 11

@@ -207,11 +207,11 @@ class Reader:
 
     def _answered(self, prepared: PreparedTask, stage: PlannedStage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels that were written, the true answers, and which are allowed."""
-        found = [self._answered_split(prepared, part) for part in stage.spec.train]
+        found = [self._answers_to(prepared, part) for part in stage.spec.train]
         labels_N, truth_N, allowed_N = (np.concatenate(each) for each in zip(*found, strict=True))
         return labels_N, truth_N, allowed_N
 
-    def _answered_split(self, prepared: PreparedTask, part: LabelledSplit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _answers_to(self, prepared: PreparedTask, part: LabelledSplit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The same of one split."""
         rows_N = draw(prepared, part.split)
         (source,) = part.labels.sources

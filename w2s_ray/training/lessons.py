@@ -336,4 +336,4 @@ def _asked(material: Material, rows_N: IntArray, prompt: Prompt, before: str) ->
 
 
 def _share_equal(written: Sequence[str], wanted: Sequence[str]) -> float:
-    return float(np.mean([one == other for one, other in zip(written, wanted, strict=True)]))
+    return float(np.mean([one == other.strip() for one, other in zip(written, wanted, strict=True)]))
