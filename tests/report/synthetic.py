@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from w2s_ray.data.labels import targets
 from w2s_ray.data.prepare import PreparedTask, prepare_task
 from w2s_ray.data.splits import draw, num_test
 from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask, distinct_stages
@@ -19,6 +20,7 @@ from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.stage import PredictionSpec
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.predictions import LABELS_NAME, write
 from w2s_ray.tasks.task import SCHEMA, Kind, TaskData
 
 Skill = Callable[[PlannedStage], float]
@@ -103,6 +105,10 @@ class SyntheticStudy:
         spec = stage.spec
         folder = self.store.begin("stage", spec.slug, spec.identity)
         (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+        if spec.keeps_labels:
+            prepared = self.prepared[stage.task]
+            rows, labels_NC = targets(self.store, prepared, spec.train[0], spec.num_classes)
+            write(folder, prepared.ids(rows), labels_NC, LABELS_NAME)
         metrics = {"train_seconds": 10.0, "train_tokens": 40000.0, "tokens_per_second": 4000.0, "num_steps": 50.0}
         self.store.commit(kind="stage", slug=spec.slug, spec=spec, identity=spec.identity, parents=(), metrics=metrics)
 
