@@ -26,7 +26,10 @@ _MOST_PANELS = 6
 
 
 def accuracy_figure(summary: Summary) -> Drawn | None:
-    """Draw the accuracy of every arm, each level's gap from floor to ceiling shaded; None where nothing is judged or tasks are many."""
+    """Draw the accuracy of every arm, each level's gap from floor to ceiling shaded.
+
+    None where nothing is judged, or tasks are many.
+    """
     judged = [arm for arm in summary.arms if arm.accuracy is not None]
     return draw(_by_task(summary, judged), _accuracies, "accuracy on the test set; shaded: from floor to ceiling")
 

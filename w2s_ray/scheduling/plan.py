@@ -146,7 +146,7 @@ def _plan_stage(
 
 
 def _chars_per_example(store: ArtifactStore, fingerprint: str) -> float:
-    if fingerprint == UNRESOLVED:
+    if fingerprint.startswith(UNRESOLVED):
         return _UNKNOWN_CHARS
     table = load_prepared(store, fingerprint).table()
     lengths = pc.add(pc.utf8_length(table["text"]), pc.coalesce(pc.utf8_length(table["other"]), 0))
