@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from w2s_ray.report.arm_findings import ArmSummary
 from w2s_ray.report.drawing import (
     COLOURS,
     DASHED,
@@ -19,7 +20,7 @@ from w2s_ray.report.drawing import (
     remark,
     rows_of,
 )
-from w2s_ray.report.findings import AcrossTasks, ArmSummary, Summary
+from w2s_ray.report.findings import AcrossTasks, Summary
 from w2s_ray.report.wording import by_level, marked_label, undefined_share, value_of
 
 _MOST_PANELS = 6
