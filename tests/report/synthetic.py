@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from w2s_ray.data.labels import targets
 from w2s_ray.data.prepare import PreparedTask, prepare_task
 from w2s_ray.data.splits import draw, num_test
 from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask, distinct_stages
@@ -19,6 +20,7 @@ from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.stage import PredictionSpec
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.predictions import LABELS_NAME, write
 from w2s_ray.tasks.task import SCHEMA, Kind, TaskData
 
 Skill = Callable[[PlannedStage], float]
@@ -27,21 +29,30 @@ Skill = Callable[[PlannedStage], float]
 
 @dataclass(frozen=True)
 class ToyTask:
-    """Numbered texts of two classes."""
+    """Numbered texts of two classes, or with one of forty answers; those of class 1 are longer, in three strata."""
 
     name: str
     num: int
     kind: Kind = "classes"
 
     def fingerprint(self) -> str:
-        return f"{self.name}-{self.num}"
+        return f"{self.name}-{self.num}-{self.kind}"
 
     def read(self) -> TaskData:
         rows = [
-            {"id": f"e{n}", "text": f"text {self.name} {n}", "label": n % 2, "group": f"g{n}", "origin": "pool"}
+            {
+                "id": f"e{n}",
+                "text": f"text {self.name} {n:06}" + " and more" * (n % 2),
+                "other": f"answer {n % 40}" if self.kind == "answers" else None,
+                "label": 0 if self.kind == "answers" else n % 2,
+                "group": f"g{n}",
+                "stratum": f"band {n % 3}",
+                "origin": "pool",
+            }
             for n in range(self.num)
         ]
-        return TaskData(pa.Table.from_pylist(rows, schema=SCHEMA), ("no", "yes"))
+        names = ("answer",) if self.kind == "answers" else ("no", "yes")
+        return TaskData(pa.Table.from_pylist(rows, schema=SCHEMA), names)
 
 
 @dataclass
@@ -63,8 +74,21 @@ class SyntheticStudy:
             if not leave_out(stage):
                 self._train(stage)
                 for prediction in stage.predicts:
-                    ids, probs_NC = self.predictions(stage, prediction, skill(stage))
-                    self.store.write_predictions(prediction, ids, probs_NC)
+                    self._predict(stage, prediction, skill(stage))
+
+    def _predict(self, stage: PlannedStage, prediction: PredictionSpec, skill: float) -> None:
+        if self.prepared[stage.task].kind == "answers":
+            self.store.write_answers(prediction, *self.answers(prediction, skill))
+        else:
+            self.store.write_predictions(prediction, *self.predictions(stage, prediction, skill))
+
+    def answers(self, spec: PredictionSpec, skill: float) -> tuple[list[str], list[str], np.ndarray]:
+        """Answers that are right on the first examples; of the others one and the same, on half of them forbidden."""
+        (prepared,) = (each for each in self.prepared.values() if each.fingerprint == spec.split.task)
+        rows = draw(prepared, spec.split)
+        num_right = round(skill * len(rows))
+        texts = [*prepared.others(rows[:num_right]), *["wrong"] * (len(rows) - num_right)]
+        return prepared.ids(rows), texts, np.arange(len(rows)) < (num_right + len(rows)) / 2
 
     def predictions(self, stage: PlannedStage, spec: PredictionSpec, skill: float) -> tuple[list[str], np.ndarray]:
         """Predictions that are right on the first examples and wrong on the others."""
@@ -81,11 +105,17 @@ class SyntheticStudy:
         spec = stage.spec
         folder = self.store.begin("stage", spec.slug, spec.identity)
         (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+        if spec.keeps_labels:
+            prepared = self.prepared[stage.task]
+            rows_N, labels_NC = targets(self.store, prepared, spec.train[0], spec.num_classes)
+            write(folder, prepared.ids(rows_N), labels_NC, LABELS_NAME)
         metrics = {"train_seconds": 10.0, "train_tokens": 40000.0, "tokens_per_second": 4000.0, "num_steps": 50.0}
         self.store.commit(kind="stage", slug=spec.slug, spec=spec, identity=spec.identity, parents=(), metrics=metrics)
 
 
-def make(folder: Path, *, num: int = 4000, tasks: tuple[str, ...] = ("code",), **keys: object) -> SyntheticStudy:
+def make(
+    folder: Path, *, num: int = 4000, tasks: tuple[str, ...] = ("code",), kind: Kind = "classes", **keys: object
+) -> SyntheticStudy:
     """A study on toy tasks in a new store; `keys` are the study file's."""
     store = ArtifactStore(folder)
     store.prepare()
@@ -98,10 +128,12 @@ def make(folder: Path, *, num: int = 4000, tasks: tuple[str, ...] = ("code",), *
         **keys,
     }
     study = parse_study(dict(raw))
-    prepared = {task: prepare_task(store, task, ToyTask(task, num), 0.25) for task in tasks}
+    prepared = {task: prepare_task(store, task, ToyTask(task, num, kind), 0.25) for task in tasks}
     resolution = Resolution(
         tasks={
-            task: ResolvedTask(fingerprint=each.fingerprint, num_classes=2, num_test=num_test(each))
+            task: ResolvedTask(
+                fingerprint=each.fingerprint, kind=kind, num_classes=each.num_classes, num_test=num_test(each)
+            )
             for task, each in prepared.items()
         },
         models={level: ResolvedModel(revision="1", num_parameters=1000) for level in study.ladder},

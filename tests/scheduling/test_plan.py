@@ -19,6 +19,7 @@ from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
+from w2s_ray.spec.trainable import Probe, Prompt, Trainable
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record, package_versions
 from w2s_ray.tasks import hub as data_hub
@@ -62,14 +63,32 @@ def planned(study: Study, store: ArtifactStore) -> Plan:
     ("zero_stage", "bytes_per_parameter"),
     [(0, 16), (1, 8 + 8 / 4), (2, 4 + 12 / 4), (3, 16 / 4)],
 )
-def test_zero_divides_what_it_shards_by_the_workers(zero_stage: Any, bytes_per_parameter: float) -> None:
+def test_zero_divides_what_it_shards_by_the_workers(
+    home: Path, store: ArtifactStore, zero_stage: Any, bytes_per_parameter: float
+) -> None:
     execution = Execution(workers=4, zero_stage=zero_stage)
-    assert estimate.state_bytes_per_worker(1000, execution) == 1000 * bytes_per_parameter
+    stage = floor_of(study_in(home), store).model_copy(update={"execution": execution})
+    assert estimate.state_bytes_per_worker(stage, 1000) == 1000 * bytes_per_parameter
 
 
-def test_an_offloaded_optimizer_leaves_the_device() -> None:
+def test_an_offloaded_optimizer_leaves_the_device(home: Path, store: ArtifactStore) -> None:
     execution = Execution(workers=2, zero_stage=2, offload_optimizer=True)
-    assert estimate.state_bytes_per_worker(1000, execution) == 1000 * (4 + 4 / 2)
+    stage = floor_of(study_in(home), store).model_copy(update={"execution": execution})
+    assert estimate.state_bytes_per_worker(stage, 1000) == 1000 * (4 + 4 / 2)
+
+
+def test_what_is_not_trained_is_not_counted(home: Path, store: ArtifactStore) -> None:
+    stage = floor_of(study_in(home), store)
+
+    def with_trained(trainable: Trainable) -> PlannedStage:
+        return stage.model_copy(update={"spec": stage.spec.model_copy(update={"trainable": trainable})})
+
+    probe, prompt = with_trained(Probe()), with_trained(Prompt())
+    assert estimate.state_bytes_per_worker(probe, 1000) == 4000 < estimate.state_bytes_per_worker(stage, 1000)
+    assert estimate.num_steps(prompt, 100.0) == 0 < estimate.num_steps(probe, 100.0)
+    assert estimate.disk_bytes(prompt, 1000) == estimate.disk_bytes(stage, 1000) - 4000
+    seconds = [estimate.seconds(each, 1000, 100.0, known_rate=10.0) for each in (prompt, probe, stage)]
+    assert seconds == sorted(seconds) and len(set(seconds)) == 3
 
 
 def test_a_plan_counts_what_sharing_saves(home: Path, store: ArtifactStore) -> None:
@@ -88,6 +107,36 @@ def test_a_plan_says_what_each_stage_needs(home: Path, store: ArtifactStore) -> 
     assert stages["l", "ceiling"].state_bytes_per_worker == 8 * 3 * NUM_PARAMETERS
     assert stages["l", "ceiling"].num_steps == 2
     assert not any(stage.in_store for stage in stages.values())
+
+
+def test_filters_shorten_the_steps_of_the_students_that_they_are_for(home: Path, store: ArtifactStore) -> None:
+    transforms = [{"kind": "keep_confident", "fraction": 0.5}]
+    methods = {"thin": {"arms": ["chain", "ceiling"], "labels": {"l": {"transforms": transforms}}}}
+    stages = {(stage.level, *stage.arms): stage for stage in planned(study_in(home, methods=methods), store).stages}
+    assert stages["l", "ceiling"].num_steps == 2 * stages["l", "chain"].num_steps == 2
+    assert "confident0.5" in stages["l", "chain"].slug
+
+
+def test_members_of_an_ensemble_are_planned_and_shared_among_chains(home: Path, store: ArtifactStore) -> None:
+    study = study_in(home, methods={"many": {"supervisors": {"num": 3}}}, chains=[["s", "m", "l"], ["s", "l"]])
+    found = planned(study, store)
+    assert [stage.num_chains for stage in found.stages if stage.level == "s"] == [2, 2, 2]
+    assert sum("member" in stage.arms for stage in found.stages) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"labels": {"l": {"transforms": [{"kind": "permute"}]}}}, "methods.naive.labels.l has transforms"),
+        ({"supervisors": {"num": 2}}, "methods.naive.supervisors.num is 2"),
+    ],
+)
+def test_what_needs_probabilities_is_refused_on_tasks_of_answers(
+    home: Path, store: ArtifactStore, method: dict[str, Any], message: str
+) -> None:
+    tasks = {"written": {"files": str(home / "rows.jsonl"), "text": "text", "answer": "label"}}
+    with pytest.raises(DataError, match=message):
+        planned(study_in(home, tasks=tasks, methods={"naive": method}), store)
 
 
 def finish(stage: PlannedStage, store: ArtifactStore, **metrics: float) -> Record:

@@ -11,7 +11,7 @@ from w2s_ray.errors import DataError
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.dataset import Recipe
 from w2s_ray.tasks.examples import Example, Format, class_of, text_of
-from w2s_ray.tasks.registry import open_task, recipes, register_task
+from w2s_ray.tasks.registry import known_tasks, open_task, register_task
 from w2s_ray.tasks.rows import Row
 from w2s_ray.tasks.task import POOL, TEST, TaskData
 
@@ -56,7 +56,7 @@ def test_a_recipe_reads_its_columns_from_local_files(tmp_path: Path) -> None:
     assert data.table["label"].to_pylist() == [0, 1, 0, 1, 0, 1]
     assert data.table["group"].to_pylist() == ["0", "0", "1", "1", "5", "5"]
     assert data.table["origin"].to_pylist() == [POOL] * 4 + [TEST] * 2
-    assert WEATHER in recipes()
+    assert WEATHER.info in known_tasks()
 
 
 def test_of_a_folder_the_files_named_after_the_splits_are_read(tmp_path: Path) -> None:

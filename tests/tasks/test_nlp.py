@@ -12,6 +12,8 @@ import pytest
 
 from w2s_ray.errors import DataError
 from w2s_ray.spec.study import TaskSpec
+from w2s_ray.tasks.dataset import Recipe
+from w2s_ray.tasks.hub import PARQUET, parse_revision
 from w2s_ray.tasks.nlp import RECIPES
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import SCHEMA, TaskData
@@ -455,3 +457,16 @@ def test_too_many_bad_rows_are_refused(name: str, change: Row, reason: str, read
     with pytest.raises(DataError) as caught:
         read(name, [*ROWS[name], ROWS[name][0] | change])
     assert reason in caught.value.value and "max_skipped" in caught.value.rule
+
+
+def test_the_page_on_tasks_names_each_of_them() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+    assert not [recipe.name for recipe in RECIPES if f"`{recipe.name}`" not in page]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_a_recipe_says_what_a_reader_has_to_know(recipe: Recipe) -> None:
+    assert recipe.hub.count("/") == 1 and recipe.branch == PARQUET
+    assert recipe.commit is None or parse_revision(recipe.commit) == (None, recipe.commit)
+    assert recipe.licence and recipe.citation and recipe.protocol.count("\n") == 0
+    assert set(recipe.format.columns) <= set(ROWS[recipe.name][0])

@@ -1,7 +1,6 @@
 import csv
 import gzip
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 
 from w2s_ray.errors import DataError
 from w2s_ray.spec.study import TaskSpec
-from w2s_ray.tasks import hub
 from w2s_ray.tasks.registry import open_task, register_task
 from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, TaskData
 
@@ -107,6 +105,18 @@ def test_equal_rows_are_one_example_and_rows_that_disagree_are_left_out(tmp_path
     assert "text 4" not in table["text"].to_pylist()
 
 
+def test_half_a_character_is_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    json_lines(path, [{"review": f"text {n}", "stars": n % 2} for n in range(40)])
+    with path.open("a") as file:
+        file.write('{"review": "cut \\ud83d here", "stars": 1}\n')
+    data = read(path)
+    assert data.table.num_rows == 40
+    assert [(each.reason, each.first_rows) for each in data.left_out] == [
+        ("half a character, which is not Unicode", (41,))
+    ]
+
+
 def test_data_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     rows = [{"review": "same", "stars": n % 2} for n in range(4)]
     with pytest.raises(DataError, match="different labels in rows 1, 2, 3, 4"):
@@ -184,42 +194,6 @@ def test_the_fingerprint_follows_content_and_columns_and_not_the_place(tmp_path:
     assert len({*prints, fingerprint(first, test_files=str(copy))}) == 5
     with pytest.raises(DataError, match="does not exist"):
         fingerprint(tmp_path / "gone.jsonl")
-
-
-def test_a_hub_that_cannot_be_reached_says_which_data_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_ask", lambda name, revision: None)
-    task = open_task(TaskSpec(hub="stanfordnlp/no-such-set", text="sentence", label="label"))
-    with pytest.raises(hub.HubUnreachable) as caught:
-        task.fingerprint()
-    assert caught.value.files == ("datasets/stanfordnlp/no-such-set@main",)
-    copy = pickle.loads(pickle.dumps(caught.value))
-    assert copy.files == caught.value.files and str(copy) == str(caught.value)
-
-
-def test_a_whole_commit_names_the_data_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_ask", lambda name, revision: None)
-    spec = TaskSpec(hub="stanfordnlp/no-such-set", revision="a" * 40, text="sentence", label="label")
-    task = open_task(spec)
-    assert task.fingerprint() != open_task(spec.model_copy(update={"revision": "b" * 40})).fingerprint()
-    with pytest.raises(hub.HubUnreachable):
-        task.read()
-
-
-def test_rows_of_the_hub_are_read_at_the_commit_that_the_hub_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, dict[str, Any]]] = []
-
-    def load_dataset(path: str, **options: Any) -> list[dict[str, Any]]:
-        asked.append((path, options))
-        return [{"sentence": f"{options['split']} {n}", "label": n % 2} for n in range(4)]
-
-    monkeypatch.setattr(hub, "_ask", lambda name, revision: "c" * 40)
-    monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    spec = TaskSpec(hub="me/mine", subset="en", test_split="validation", text="sentence", label="label")
-    table = open_task(spec).read().table
-    assert table["origin"].to_pylist() == [POOL] * 4 + [TEST] * 4
-    assert asked == [
-        ("me/mine", {"name": "en", "split": split, "revision": "c" * 40}) for split in ("train", "validation")
-    ]
 
 
 def test_a_task_of_ones_own_is_named_like_a_builtin() -> None:

@@ -7,9 +7,11 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from tests.training.conftest import Tiny, make_tiny
+from tests.training.conftest import Moods, Pairings, Replies, Tiny, make_tiny
 from tests.training.group import run_cases
+from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.losses import ConfidenceLoss, EntropyLoss, HardLoss, KLLoss, Loss, NaiveLoss, ProductLoss, WindowLoss
+from w2s_ray.spec.study import Arm
 
 ROOMY, TIGHT = 100_000, 64
 LOSSES: tuple[Loss, ...] = (
@@ -30,21 +32,47 @@ SOME_WAYS = [("1", 0, TIGHT), ("2", 3, TIGHT)]
 """For losses that differ from the first two only in what they compute, not in what they wait for."""
 ROUNDING = 1e-7
 """Of numbers near 1 in fp32: a divergence near 0 is the difference of such numbers."""
+KINDS = ("pairs", "answers", "text", "probe", "lora")
 WAYS = [(label, *way) for place, label in enumerate(LABELS) for way in (EVERY_WAY if place < 2 else SOME_WAYS)]
+WAYS += [(label, *way) for label in KINDS for way in (*SOME_WAYS, ("2", 1, TIGHT))]
 
 
-def cases(tiny: Tiny, workers: str) -> dict[str, str]:
-    """The stages to be trained on so many workers, by loss and execution."""
-    student = tiny.chain().find("chain", "large")
-    assert student is not None
+def stage_of(tiny: Tiny, arm: Arm, method: str = "naive") -> PlannedStage:
+    stage = tiny.chain(method).find(arm, "large")
+    assert stage is not None
+    return stage
+
+
+def stages_in(folder: Path) -> dict[str, PlannedStage]:
+    """A student for each loss, and a ceiling for all else that may be learnt or trained, by label; in one store."""
+    student = stage_of(make_tiny(folder), "chain")
+    found = {
+        loss.label: student.model_copy(update={"spec": student.spec.model_copy(update={"loss": loss})})
+        for loss in LOSSES
+    }
+    reading = {"examples_per_step": 4, "context_tokens": 32}
+    methods = {
+        "naive": {"arms": ["ceiling"]},
+        "text": {"arms": ["ceiling"], "generative": {"large": reading}},
+        "probe": {"arms": ["ceiling"], "trainable": {"large": {"kind": "probe"}}},
+        "lora": {"arms": ["ceiling"], "trainable": {"large": {"kind": "lora", "rank": 2}}},
+    }
+    moods, pairs, answers = (make_tiny(folder, task, methods=methods) for task in (Moods(), Pairings(), Replies()))
+    found |= {"pairs": stage_of(pairs, "ceiling"), "answers": stage_of(answers, "ceiling")}
+    found |= {"text": stage_of(moods, "generative", "text")}
+    return found | {part: stage_of(moods, "ceiling", part) for part in ("probe", "lora")}
+
+
+def cases(stages: dict[str, PlannedStage], workers: str) -> dict[str, str]:
+    """The stages to be trained on so many workers, by label and execution."""
     wanted = [(label, zero, tokens) for label, by, zero, tokens in WAYS if by == workers]
     if workers == "1":
-        wanted += [(label, 0, ROOMY) for label in LABELS]
+        wanted += [(label, 0, ROOMY) for label in stages]
     found = {}
     for label, zero_stage, tokens in wanted:
-        spec = student.spec.model_copy(update={"loss": LOSSES[LABELS.index(label)]})
-        execution = student.execution.model_copy(update={"zero_stage": zero_stage, "tokens_per_micro_batch": tokens})
-        stage = student.model_copy(update={"spec": spec, "execution": execution, "predicts": ()})
+        stage = stages[label]
+        execution = stage.execution.model_copy(update={"zero_stage": zero_stage, "tokens_per_micro_batch": tokens})
+        stage = stage.model_copy(update={"execution": execution, "predicts": ()})
         found[f"{label}-{zero_stage}-{tokens}"] = stage.model_dump_json()
     return found
 
@@ -56,8 +84,9 @@ def losses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list
     floor = tiny.chain().stages[0]
     run_cases({"floor": floor.model_dump_json()}, tiny.store.root, 1, folder, reset=False)
     (folder / "meeting1").unlink(missing_ok=True)
-    one = run_cases(cases(tiny, "1"), tiny.store.root, 1, folder, reset=True)
-    two = run_cases(cases(tiny, "2"), tiny.store.root, 2, folder, reset=True)
+    stages = stages_in(folder)
+    one = run_cases(cases(stages, "1"), tiny.store.root, 1, folder, reset=True)
+    two = run_cases(cases(stages, "2"), tiny.store.root, 2, folder, reset=True)
     return {"1": one, "2": two}
 
 

@@ -149,6 +149,14 @@ def doctor(store: StoreFolder = DEFAULT_STORE, json: AsJson = False) -> None:
     raise typer.Exit(verb.examine(store, as_json=json))
 
 
+@app.command()
+def tasks(json: AsJson = False) -> None:
+    """List the known tasks with their splits, licences, sources and test protocols."""
+    from w2s_ray.cli import tasks as verb
+
+    verb.print_tasks(as_json=json)
+
+
 bench = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 

@@ -16,7 +16,8 @@ def shrink(study: Study) -> Study:
     most = max(level.optimisation.examples_per_step for level in study.ladder.values())
     train_examples = SMOKE_STEPS * most
     splits = study.splits.model_copy(update={"train_examples": train_examples, "validation_examples": 8})
-    tasks = {name: task.model_copy(update={"test_examples": 16}) for name, task in study.tasks.items()}
+    sizes = {"test_examples": 16, "train_examples": None, "validation_examples": None}
+    tasks = {name: task.model_copy(update=sizes) for name, task in study.tasks.items()}
     ladder = {name: _shrink_level(level, train_examples) for name, level in study.ladder.items()}
     report = study.report.model_copy(update={"bootstrap_samples": 50})
     tracking = study.tracking.model_copy(update={"wandb": "disabled"})  # two steps are nobody's result

@@ -13,6 +13,7 @@ from w2s_ray.science.relabelling.apply import apply
 from w2s_ray.science.relabelling.label_set import LabelSet
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.labels import LabelledSplit, WeakLabels, Weighing
+from w2s_ray.spec.stage import StageSpec
 from w2s_ray.store.answers import Answers
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.predictions import Predictions
@@ -53,6 +54,21 @@ def targets(
         soft_NC, kept_K = apply(labels.transforms, examples)
         rows_N = rows_N[kept_K]
     return rows_N, soft_NC.astype(np.float32)
+
+
+def learnt(store: ArtifactStore, prepared: PreparedTask, stage: StageSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that a finished stage of classes learned on, and the labels that it learned; for reports.
+
+    Raises:
+        DataError: when labels lack an example, or have other classes.
+        StoreError: when labels are missing or damaged.
+    """
+    if not stage.keeps_labels:
+        found = [targets(store, prepared, part, stage.num_classes) for part in stage.train]
+        return np.concatenate([rows_N for rows_N, _ in found]), np.concatenate([labels_NC for _, labels_NC in found])
+    kept = store.read_labels(stage.identity)
+    rows_N = np.concatenate([draw(prepared, part.split) for part in stage.train])
+    return rows_N[places(prepared.ids(rows_N), kept.ids, f"splits of {stage.slug}")], kept.probs_NC
 
 
 def combined(

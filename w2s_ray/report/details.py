@@ -68,7 +68,11 @@ def _answers(arm: ArmSummary) -> Cells | None:
     if arm.answers is None:
         return None
     labels = (arm.link.label_allowed_share, arm.link.label_distinct_share) if arm.link is not None else (None, None)
-    return [number(value, 2) for value in (arm.answers.allowed_share, arm.answers.distinct_share, *labels)]
+    found = arm.answers
+    return [
+        number(found.accepted_share),
+        *(number(value, 2) for value in (found.allowed_share, found.distinct_share, *labels)),
+    ]
 
 
 def _calibration(arm: ArmSummary) -> Cells | None:
@@ -101,7 +105,7 @@ _KINDS = (
         "right, what it gets wrong; φ, the correlation of its errors with the supervisor's and with level 0's. Its "
         "ceiling has never seen the supervisor's labels: what it agrees beyond the ceiling is imitation.",
         _always(
-            *("labels right", "majority", "agrees", "inherits", "corrects", "new errors"),
+            *("labels", "majority", "agrees", "inherits", "corrects", "new"),
             *("φ", "φ, level 0", "ceiling agrees", "bits"),
         ),
         _link,
@@ -114,9 +118,9 @@ _KINDS = (
     ),
     _Kind(
         "Written answers",
-        "Those that the task's rule allows, and distinct ones per example: on the test set, and among the labels that "
-        "it learned from.",
-        _always("allowed", "distinct", "labels allowed", "labels distinct"),
+        "Those that are as good as the true one by the task's rule, such as another move that mates; those that the "
+        "rule allows, and distinct ones per example, on the test set and among the labels that it learned from.",
+        _always("as good", "allowed", "distinct", "labels allowed", "labels distinct"),
         _answers,
     ),
     _Kind(

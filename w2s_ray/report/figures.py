@@ -22,15 +22,17 @@ from w2s_ray.report.drawing import (
 from w2s_ray.report.findings import AcrossTasks, ArmSummary, Summary
 from w2s_ray.report.wording import by_level, marked_label, undefined_share, value_of
 
+_MOST_PANELS = 6
+
 
 def accuracy_figure(summary: Summary) -> Drawn | None:
-    """Draw the accuracy of every arm, each level's gap from floor to ceiling shaded; None where nothing is judged."""
+    """Draw the accuracy of every arm, each level's gap from floor to ceiling shaded; None where nothing is judged or tasks are many."""
     judged = [arm for arm in summary.arms if arm.accuracy is not None]
     return draw(_by_task(summary, judged), _accuracies, "accuracy on the test set; shaded: from floor to ceiling")
 
 
 def pgr_figure(summary: Summary) -> Drawn | None:
-    """Draw the PGR of every student, the undefined ones named as such; None where there is no student."""
+    """Draw the PGR of every student, the undefined ones named as such; None where there is none or tasks are many."""
     students = [arm for arm in summary.arms if arm.is_student and arm.accuracy is not None]
     return draw(_by_task(summary, students), _recoveries, "performance gap recovered: 0 is the floor, 1 the ceiling")
 
@@ -39,7 +41,7 @@ def across_figure(summary: Summary) -> Drawn | None:
     """Draw the pooled PGR of every student of several tasks over its PGR on each; None where there is none."""
     levels = list(dict.fromkeys(row.level for row in summary.across))
     groups = [(level, [row for row in summary.across if row.level == level]) for level in levels]
-    label = "performance gap recovered over all tasks; faint: each task with a sure gap, bar: their median"
+    label = "performance gap recovered; faint: one task each, bar: their median, large: pooled"
     return draw({"all tasks": rows_of(groups, _across_text)}, _pooled, label)
 
 

@@ -66,8 +66,10 @@ class Calibration(Spec):
 
 
 class Answers(Spec):
-    """What its written answers to the test set are, right or not: means over seeds."""
+    """What its written answers to the test set are, besides right or wrong: means over seeds."""
 
+    accepted_share: float
+    """Those that are as good as the true one by the task's rule, itself included: another move that mates."""
     allowed_share: float
     """Those that the task's rule allows."""
     distinct_share: float
@@ -279,9 +281,10 @@ class Pretrained(Spec):
     task: str
     level: str
     arm: Arm
-    seed: int
-    stage: str
+    stages: dict[int, str]
+    """Identity by seed, of those that are finished."""
     metrics: dict[str, float]
+    """Means over seeds."""
 
 
 class Summary(Spec):

@@ -112,7 +112,7 @@ class Judge:
         ceilings = {} if arm.arm == "self" else arm.ceilings
         seeds = self.seeds_between(arm, ceilings)
         if not seeds:
-            return {"pgr_undefined": _why_not(arm)}
+            return {"pgr_undefined": _why_not(arm), **self._of_full(arm)}
         standing = self.standing(arm, ceilings, seeds)
         found = self.recovery(standing)
         return {

@@ -17,8 +17,8 @@ from w2s_ray.science.relations import error_correlation, relate
 Measures = dict[str, float | None]
 
 CALIBRATION = ("ece", "brier", "auroc")
-ANSWERS = ("allowed_share", "distinct_share")
-"""Of written answers to the test set: those that the task's rule allows; distinct ones per example."""
+ANSWERS = ("accepted_share", "allowed_share", "distinct_share")
+"""Of written answers to the test set: those as good as the true one; those that the rule allows; distinct ones."""
 LABELS = ("label_accuracy", "label_majority_share", "label_entropy_bits", "label_allowed_share", "label_distinct_share")
 """Of what a student learned from."""
 RELATION = (
@@ -94,9 +94,10 @@ def _calibration(said: TestPredictions, truth_N: np.ndarray) -> Measures:
 
 
 def _answers(said: TestPredictions) -> Measures:
-    if said.is_allowed_N is None:
+    if said.is_allowed_N is None or said.is_accepted_N is None:
         return {}
     return {
+        "accepted_share": float(said.is_accepted_N.mean()),
         "allowed_share": float(said.is_allowed_N.mean()),
         "distinct_share": spread(said.predicted_N).distinct_share,
     }

@@ -4,7 +4,6 @@ Classes are numbers already. Written answers become numbers here, the same numbe
 so that whatever compares predictions serves both.
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from w2s_ray.data.labels import combined, join, join_answers, targets
+from w2s_ray.data.judging import accepted
+from w2s_ray.data.labels import combined, join, join_answers, learnt
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
@@ -23,6 +23,7 @@ from w2s_ray.spec.base import Kind
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.labels import LabelledSplit, SplitSpec, WeakLabels
+from w2s_ray.store.answers import Answers
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record
 
@@ -55,6 +56,8 @@ class TestPredictions:
     """A probability per class; None for answers."""
     is_allowed_N: np.ndarray | None = None
     """Whether the task's rule allows the answer; None for classes."""
+    is_accepted_N: np.ndarray | None = None
+    """Whether the answer is as good as the true one; None for classes."""
 
     __test__ = False
 
@@ -109,13 +112,21 @@ class Reader:
         if test.kind == "answers":
             answers = self._store.read_answers(prediction.identity)
             _check_size(name, len(answers.ids), len(test.ids))
-            answers = join_answers(test.ids, answers, name)
-            numbers_N = self._numbered(prediction.split.task, answers.texts)
-            return TestPredictions(stage.task, numbers_N, is_allowed_N=answers.is_allowed_N)
+            return self._written(stage, test, prediction.split, join_answers(test.ids, answers, name))
         predictions = self._store.read_predictions(prediction.identity)
         _check_size(name, len(predictions.ids), len(test.ids))
         probs_NC = join(test.ids, predictions, stage.spec.num_classes, name)
         return TestPredictions(stage.task, hard(probs_NC), probs_NC=probs_NC)
+
+    def _written(self, stage: PlannedStage, test: TestSet, split: SplitSpec, answers: Answers) -> TestPredictions:
+        """What a stage wrote; only answers that are allowed and not the true one are left for the judge to accept."""
+        numbers_N = self._numbered(split.task, answers.texts)
+        is_accepted_N = numbers_N == test.truth_N
+        prepared = load_prepared(self._store, split.task)
+        (open_M,) = np.nonzero(~is_accepted_N & answers.is_allowed_N)
+        texts = [answers.texts[place] for place in open_M]
+        is_accepted_N[open_M] = accepted(prepared, draw(prepared, split)[open_M], texts)
+        return TestPredictions(stage.task, numbers_N, is_allowed_N=answers.is_allowed_N, is_accepted_N=is_accepted_N)
 
     def together(self, student: PlannedStage, supervisors: Sequence[PlannedStage]) -> TestPredictions | None:
         """Return what several supervisors say of the test set together, combined as for this student.
@@ -135,14 +146,13 @@ class Reader:
 
     def labelling(self, stage: PlannedStage) -> Labelling | None:
         """Return what the weak labels that the stage learned from are worth; None where they are gone."""
-        parts = [_knowable(part) for part in stage.spec.train if isinstance(part.labels, WeakLabels)]
+        parts = [part for part in stage.spec.train if isinstance(part.labels, WeakLabels)]
         if not parts or any(self._store.find(each) is None for part in parts for each in part.labels.sources):
             return None
         prepared = load_prepared(self._store, parts[0].split.task)
         are_answers = prepared.kind == "answers"
         read = self._answered if are_answers else self._classified
-        found = [read(prepared, part, stage.spec.num_classes) for part in parts]
-        labels_N, truth_N, allowed_N = (np.concatenate(each) for each in zip(*found, strict=True))
+        labels_N, truth_N, allowed_N = read(prepared, stage)
         fallen = spread(labels_N)
         return Labelling(
             split="+".join(part.split.name for part in parts),
@@ -190,18 +200,19 @@ class Reader:
             return self._numbered(prepared.fingerprint, prepared.others(rows_N))
         return prepared.labels(rows_N)
 
-    def _classified(
-        self, prepared: PreparedTask, part: LabelledSplit, num_classes: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Hard labels of a split, the truth, and that all are allowed."""
-        rows_N, labels_NC = targets(self._store, prepared, part, num_classes)
+    def _classified(self, prepared: PreparedTask, stage: PlannedStage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Hard labels that the stage learned, the truth, and that all are allowed."""
+        rows_N, labels_NC = learnt(self._store, prepared, stage.spec)
         return hard(labels_NC), prepared.labels(rows_N), np.ones(len(rows_N), dtype=bool)
 
-    def _answered(
-        self, prepared: PreparedTask, part: LabelledSplit, num_classes: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A split's labels that were written, the true answers, and which are allowed."""
-        del num_classes  # answers have none
+    def _answered(self, prepared: PreparedTask, stage: PlannedStage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels that were written, the true answers, and which are allowed."""
+        found = [self._answers_to(prepared, part) for part in stage.spec.train]
+        labels_N, truth_N, allowed_N = (np.concatenate(each) for each in zip(*found, strict=True))
+        return labels_N, truth_N, allowed_N
+
+    def _answers_to(self, prepared: PreparedTask, part: LabelledSplit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same of one split."""
         rows_N = draw(prepared, part.split)
         (source,) = part.labels.sources
         written = join_answers(prepared.ids(rows_N), self._store.read_answers(source), f"answers {short(source)}")
@@ -212,13 +223,6 @@ class Reader:
         """The numbers of answers; white space around them says nothing."""
         numbers = self._numbers[task]
         return np.array([numbers.setdefault(text.strip(), len(numbers)) for text in texts], dtype=np.int64)
-
-
-def _knowable(part: LabelledSplit) -> LabelledSplit:
-    """The labels as far as they can be made again without the student: up to a transform that reads its features."""
-    transforms = tuple(itertools.takewhile(lambda each: not each.needs_features, part.labels.transforms))
-    labels = part.labels.model_copy(update={"transforms": transforms})
-    return part.model_copy(update={"labels": labels})
 
 
 def _lengths(prepared: PreparedTask, rows_N: np.ndarray) -> np.ndarray:

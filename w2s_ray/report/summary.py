@@ -1,6 +1,7 @@
 """Make a study's summary from what its store holds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def summary_of(study: Study, evidence: Evidence) -> Summary:
         steps=steps(arms, comparisons),
         search=search_summary(study, evidence.found),
         failures=evidence.failures,
-        pretrained=_pretrained(evidence, distinct),
+        pretrained=tuple(_pretrained(evidence, distinct)),
         num_students=len(students),
         num_undefined=sum(arm.pgr is None for arm in students),
         num_stages=len(evidence.stages),
@@ -108,21 +109,14 @@ def _task(evidence: Evidence, judge: Judge) -> TaskSummary:
     )
 
 
-def _pretrained(evidence: Evidence, arms: Sequence[DistinctArm]) -> tuple[Pretrained, ...]:
-    return tuple(
-        Pretrained(
-            task=arm.task,
-            level=arm.level,
-            arm=arm.arm,
-            seed=seed,
-            stage=stage.identity,
-            metrics=dict(evidence.records[stage.identity].metrics),
-        )
-        for arm in arms
-        if arm.arm in TEXT_ARMS
-        for seed, stage in arm.stages.items()
-        if stage.identity in evidence.records
-    )
+def _pretrained(evidence: Evidence, arms: Sequence[DistinctArm]) -> Iterator[Pretrained]:
+    for arm in arms:
+        stages = {seed: identity for seed, identity in arm.identities.items() if identity in evidence.records}
+        if arm.arm not in TEXT_ARMS or not stages:
+            continue
+        found = [evidence.records[identity].metrics for identity in stages.values()]
+        metrics = {name: fmean(each[name] for each in found) for name in found[0]}
+        yield Pretrained(task=arm.task, level=arm.level, arm=arm.arm, stages=stages, metrics=metrics)
 
 
 def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> list[str]:

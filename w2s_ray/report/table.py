@@ -46,6 +46,8 @@ from w2s_ray.report.wording import (
 
 _WIDE_DETAILS, _NARROW_DETAILS = 10, 6
 """Columns of a table behind the headline."""
+_MOST_TASKS = 3
+"""Tasks whose tables behind the headline a terminal shows."""
 
 
 def render(summary: Summary, *, width: int | None = None) -> Group:
@@ -69,7 +71,12 @@ def render(summary: Summary, *, width: int | None = None) -> Group:
 
 
 def render_details(summary: Summary, *, width: int | None = None) -> Group:
-    """Return the tables behind the headline, with as many columns as the width has room for."""
+    """Return the tables behind the headline, with as many columns as the width has room for.
+
+    Of a study of many tasks only the page has them all.
+    """
+    if len(summary.tasks) > _MOST_TASKS:
+        return Group(Text("links, calibration, strata and costs of each task: w2s report --format html", style="dim"))
     most = _WIDE_DETAILS if width is None or width >= WIDE_COLUMNS else _NARROW_DETAILS
     parts: list[RenderableType] = []
     for detail in details_of(summary):
@@ -202,7 +209,7 @@ def _candidates_table(search: SearchSummary) -> Table:
 
 
 def _pretraining_table(pretrained: tuple[Pretrained, ...]) -> Table:
-    columns = ("seed", "steps", "tokens", "held-out loss", "time", "tok/s")
+    columns = ("seeds", "steps", "tokens", "held-out loss", "time", "tok/s")
     table = grid("training on text alone", ("task", "model", "arm"), columns)
     for each in pretrained:
         metrics = each.metrics
@@ -210,7 +217,7 @@ def _pretraining_table(pretrained: tuple[Pretrained, ...]) -> Table:
             each.task,
             each.level,
             each.arm,
-            str(each.seed),
+            ", ".join(map(str, each.stages)),
             whole(metrics.get("num_steps")),
             whole(metrics.get("train_tokens")),
             number(metrics.get("held_out_loss")),

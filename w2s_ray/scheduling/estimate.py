@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from w2s_ray.data import batches
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.stage import ModelSource
+from w2s_ray.spec.trainable import AllWeights, Probe, Prompt
 from w2s_ray.store.record import Record
 
 ASSUMED_FLOPS_PER_CPU = 1e11
@@ -19,25 +19,30 @@ WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES = 4, 4, 8
 """fp32 weights and gradients, and Adam's two moments, per parameter."""
 
 
-def state_bytes_per_worker(num_parameters: int, execution: Execution) -> int:
+def state_bytes_per_worker(stage: PlannedStage, num_parameters: int) -> int:
     """Return the model-state memory of one worker: what ZeRO shards is divided by the workers.
 
-    An offloaded optimizer state lies in host memory and is not counted. Activations come on top.
+    An offloaded optimizer state lies in host memory and is not counted, nor is that of a head or of low-rank additions
+    where nothing else is trained. Activations come on top.
     """
+    execution = stage.execution
     share = 1 / execution.workers
     weights = WEIGHT_BYTES * (share if execution.zero_stage >= 3 else 1)
     gradients = GRADIENT_BYTES * (share if execution.zero_stage >= 2 else 1)
     adam = 0 if execution.offload_optimizer else ADAM_BYTES * (share if execution.zero_stage >= 1 else 1)
-    return math.ceil(num_parameters * (weights + gradients + adam))
+    trained = gradients + adam if isinstance(stage.spec.trainable, AllWeights) else 0
+    return math.ceil(num_parameters * (weights + trained))
 
 
 def num_examples(stage: PlannedStage) -> int:
-    """Return the examples (for pretraining: the documents) of one epoch."""
-    return sum(part.split.num_examples for part in stage.spec.train)
+    """Return the examples (for pretraining: the documents) of one epoch; the most that filters leave of them."""
+    return sum(max(round(part.split.num_examples * part.labels.kept_share), 1) for part in stage.spec.train)
 
 
 def num_steps(stage: PlannedStage, chars_per_example: float) -> int:
     """Return the optimizer steps of a whole training; early stopping may end it sooner."""
+    if isinstance(stage.spec.trainable, Prompt):
+        return 0
     optimisation = stage.spec.optimisation
     examples: float = num_examples(stage)
     if stage.spec.objective == "next_token":
@@ -49,6 +54,8 @@ def num_steps(stage: PlannedStage, chars_per_example: float) -> int:
 
 def train_tokens(stage: PlannedStage, chars_per_example: float) -> int:
     """Estimate the tokens of a whole training."""
+    if isinstance(stage.spec.trainable, Prompt):
+        return 0
     optimisation = stage.spec.optimisation
     tokens = chars_per_example / CHARS_PER_TOKEN
     if stage.spec.objective != "next_token":
@@ -65,14 +72,16 @@ def predicted_tokens(stage: PlannedStage, chars_per_example: float) -> int:
 def seconds(stage: PlannedStage, num_parameters: int, chars_per_example: float, known_rate: float | None) -> float:
     """Estimate the stage's seconds from the rate at which the same model trained before, or an assumed one."""
     rate = known_rate or _assumed_rate(num_parameters, stage.execution)
-    # A prediction is a forward pass alone: a third of a training token's work.
-    return (train_tokens(stage, chars_per_example) + predicted_tokens(stage, chars_per_example) / 3) / rate
+    # A forward pass alone, as predictions and probes of frozen models take, is a third of a training token's work.
+    trained = train_tokens(stage, chars_per_example) / (3 if isinstance(stage.spec.trainable, Probe) else 1)
+    return (trained + predicted_tokens(stage, chars_per_example) / 3) / rate
 
 
 def disk_bytes(stage: PlannedStage, num_parameters: int) -> int:
     """Estimate what the finished stage and its predictions keep on disk."""
     rows = sum(prediction.split.num_examples for prediction in stage.predicts)
-    return num_parameters * WEIGHT_BYTES + rows * (32 + 4 * stage.spec.num_classes)
+    model = 0 if isinstance(stage.spec.trainable, Prompt) else num_parameters * WEIGHT_BYTES
+    return model + rows * (32 + 4 * stage.spec.num_classes)
 
 
 def checkpoint_bytes(num_parameters: int) -> int:
@@ -81,27 +90,16 @@ def checkpoint_bytes(num_parameters: int) -> int:
 
 
 def rates_by_model(records: Iterable[Record]) -> dict[str, float]:
-    """Return the median tokens per second of each model that the store has trained, by `model_key`."""
+    """Return the median tokens per second of each model that the store has trained, by its name."""
     seen: dict[str, list[float]] = {}
     for record in records:
         rate = record.metrics.get("tokens_per_second", 0.0)
-        source = record.spec.get("starts_from", {})
-        if record.kind == "stage" and rate > 0 and "revision" in source:
-            seen.setdefault(_key(source["name"], source["revision"]), []).append(rate)
+        if record.kind == "stage" and rate > 0:
+            seen.setdefault(record.spec["starts_from"]["name"], []).append(rate)
     return {key: statistics.median(rates) for key, rates in seen.items()}
-
-
-def model_key(stage: PlannedStage) -> str | None:
-    """Return the key of the stage's model in `rates_by_model`."""
-    source = stage.spec.starts_from
-    return _key(source.name, source.revision) if isinstance(source, ModelSource) else None
 
 
 def _assumed_rate(num_parameters: int, execution: Execution) -> float:
     gpus, cpus = execution.gpus_per_worker, execution.cpus_per_worker
     flops = gpus * ASSUMED_FLOPS_PER_GPU if gpus else cpus * ASSUMED_FLOPS_PER_CPU
     return execution.workers * flops / (6 * max(num_parameters, 1))
-
-
-def _key(name: str, revision: str) -> str:
-    return f"{name}@{revision}"

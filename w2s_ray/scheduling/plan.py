@@ -122,7 +122,7 @@ def _plan_stage(
 ) -> StagePlan:
     record = store.find(stage.identity)
     size = resolution.models[stage.level].num_parameters
-    known_rate = rates.get(estimate.model_key(stage) or "")
+    known_rate = rates.get(stage.spec.starts_from.name)
     return StagePlan(
         identity=stage.identity,
         slug=stage.spec.slug,
@@ -136,7 +136,7 @@ def _plan_stage(
         zero_stage=stage.execution.zero_stage,
         workers=stage.execution.workers,
         num_parameters=size,
-        state_bytes_per_worker=None if size is None else estimate.state_bytes_per_worker(size, stage.execution),
+        state_bytes_per_worker=None if size is None else estimate.state_bytes_per_worker(stage, size),
         in_store=record is not None,
         missing_predictions=sum(store.find(prediction.identity) is None for prediction in stage.predicts),
         other_versions=_other_versions(record),
@@ -148,7 +148,8 @@ def _plan_stage(
 def _chars_per_example(store: ArtifactStore, fingerprint: str) -> float:
     if fingerprint == UNRESOLVED:
         return _UNKNOWN_CHARS
-    lengths = pc.utf8_length(load_prepared(store, fingerprint).table()["text"])
+    table = load_prepared(store, fingerprint).table()
+    lengths = pc.add(pc.utf8_length(table["text"]), pc.coalesce(pc.utf8_length(table["other"]), 0))
     return float(pc.mean(lengths).as_py() or _UNKNOWN_CHARS)
 
 

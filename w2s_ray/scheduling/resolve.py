@@ -118,6 +118,7 @@ def _prepared(store: ArtifactStore, name: str, task: TaskSpec, lock: Lock | None
 def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTask:
     task = study.tasks[name]
     study = largest(study)
+    sizes = study.splits_of(name)
     _check_kind(study, name, prepared)
     for method, level, loss in losses(study):
         if study.methods[method].serves(name):
@@ -137,11 +138,11 @@ def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTa
     check_sizes(
         prepared,
         num_levels=len(study.ladder),
-        train_examples=study.splits.train_examples,
-        validation_examples=study.splits.validation_examples,
+        train_examples=sizes.train_examples,
+        validation_examples=sizes.validation_examples,
         test_examples=task.test_examples,
         seeds=study.seeds,
-        balance=study.splits.balance_transfer,
+        balance=sizes.balance_transfer,
     )
     return known.model_copy(update={"num_test": num_test(prepared, task.test_examples)})
 

@@ -17,7 +17,7 @@ from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec, WeakLabels, Weighing
 from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.search import Found, Point
-from w2s_ray.spec.stage import ModelSource, Objective, PredictionSpec, StageSource, StageSpec
+from w2s_ray.spec.stage import ModelSource, Objective, Optimisation, PredictionSpec, StageSource, StageSpec
 from w2s_ray.spec.study import Arm, LevelSpec, MethodSpec, Study
 from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 from w2s_ray.spec.transforms import KeepRandom, Transform
@@ -125,6 +125,7 @@ class _Climb:
         self.method: MethodSpec = study.methods[method]
         self.order = list(study.ladder)
         self.resolved = compiler.resolution.tasks[task]
+        self.splits = study.splits_of(task)
 
     def stages(self) -> Iterator[PlannedStage]:
         if self.method.objective == "next_token":
@@ -188,7 +189,7 @@ class _Climb:
         sources = tuple(each.identity for each in supervisors)
         relabelling = self.method.relabelling_of(level) if supervisors else None
         start = (self.method.generative.get(level), level in self.method.random, self.method.trainable_of(level))
-        parts = (id(entry), id(self.study.splits), *start)
+        parts = (id(entry), *self.splits.model_dump().values(), level in self.method.oracle, *start)
         ensemble = (member, self.method.supervisors)
         key = (arm, level, sources, on, feeds, self.task, self.seed, loss, relabelling, ensemble, self.path[0], parts)
         known = self.compiler.stages.get(key)
@@ -216,7 +217,7 @@ class _Climb:
         on: tuple[str, ...],
         member: int,
     ) -> StageSpec:
-        splits, index = self.study.splits, self.order.index(level)
+        splits, index = self.splits, self.order.index(level)
         optimisation = entry.optimisation
         train: tuple[LabelledSplit, ...]
         validation: LabelledSplit | None
@@ -237,6 +238,8 @@ class _Climb:
             train = tuple(self._labelled(supervisors, self._train_split(each), level, transforms) for each in on)
             kept = tuple(each for each in transforms if each.for_validation)
             validation = self._labelled(supervisors, self._validation_split(on[-1]), level, kept)
+            if level in self.method.oracle:
+                optimisation = _by_oracle(optimisation)
         trainable = self._trainable(arm, level)
         return StageSpec(
             objective="next_token" if arm in ("pretraining", "generative") else _OBJECTIVES[self.resolved.kind],
@@ -310,7 +313,7 @@ class _Climb:
 
     def _judging_split(self) -> SplitSpec:
         """V0, whose truth says how much each of several supervisors weighs."""
-        return self._split("V0", self.study.splits.validation_examples)
+        return self._split("V0", self.splits.validation_examples)
 
     def _source(self, arm: Arm, level: str, entry: LevelSpec) -> ModelSource | StageSource:
         if level in self.method.generative and arm not in ("generative", "zero_shot"):
@@ -324,10 +327,10 @@ class _Climb:
         )
 
     def _train_split(self, level: str) -> SplitSpec:
-        return self._split(f"T{self.order.index(level)}", self.study.splits.train_examples)
+        return self._split(f"T{self.order.index(level)}", self.splits.train_examples)
 
     def _validation_split(self, level: str) -> SplitSpec:
-        return self._split(f"V{self.order.index(level)}", self.study.splits.validation_examples)
+        return self._split(f"V{self.order.index(level)}", self.splits.validation_examples)
 
     def _split(self, name: str, num_examples: int) -> SplitSpec:
         seedless = name in ("test", "text", "held_out")
@@ -337,8 +340,14 @@ class _Climb:
             num_examples=max(num_examples, 1),
             num_levels=1 if seedless else len(self.order),
             split_seed=0 if seedless else self.seed,
-            balance=name == "test" or (not seedless and self.study.splits.balance_transfer),
+            balance=name == "test" or (not seedless and self.splits.balance_transfer),
         )
+
+
+def _by_oracle(optimisation: Optimisation) -> Optimisation:
+    assert optimisation.early_stopping is not None, "the study refuses an oracle that never stops"
+    rule = optimisation.early_stopping.model_copy(update={"by": "oracle"})
+    return optimisation.model_copy(update={"early_stopping": rule})
 
 
 _OBJECTIVES: dict[Kind, Objective] = {

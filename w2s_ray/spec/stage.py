@@ -120,6 +120,11 @@ class StageSpec(Spec):
         return self.objective in ("answer", "next_token") or isinstance(self.trainable, Prompt)
 
     @property
+    def keeps_labels(self) -> bool:
+        """Whether its artifact holds what it learned, because transforms changed what its label source said."""
+        return any(part.labels.transforms for part in self.train)
+
+    @property
     def slug(self) -> str:
         """A readable name made from the spec alone: model, split, label source, loss."""
         model = self.starts_from.name.split(":")[-1].strip("/").split("/")[-1]

@@ -83,6 +83,10 @@ class TaskSpec(Spec):
     """Share of the groups kept for the test set where there is no test file or split."""
     test_examples: Positive | None = None
     """Size of the test set; all that there are, where it is not given."""
+    train_examples: Positive | None = None
+    """Size of S and of every Ti for this task; the study's where not given."""
+    validation_examples: Positive | None = None
+    """Size of every Vi for this task; the study's where not given."""
     max_skipped: Fraction = 0.05
     """Share of a file's or split's rows that may be no examples (no text, an unknown label …): they are counted,
     reported and left out. With more of them the data is refused."""
@@ -149,6 +153,9 @@ class MethodSpec(Spec):
     generative: dict[Name, Optimisation] = Field(default_factory=dict)
     """Levels whose students, and their ceilings, first learn the texts of Ti without labels, and how (Burns et al.
     2023, section 5.2.3)."""
+    oracle: tuple[Name, ...] = ()
+    """Levels whose weakly supervised students stop early by the ground truth of Vi instead of its weak labels: a bound
+    on what stopping can do, and no weak-to-strong learning."""
     random: tuple[Name, ...] = ()
     """Levels whose students, and their ceilings, begin with random weights instead of pretrained ones: a control."""
 
@@ -209,6 +216,16 @@ class Study(Spec):
     """Settings to be tried, and how the best are chosen."""
     tracking: TrackingSpec = TrackingSpec()
     report: ReportSpec = ReportSpec()
+
+    def splits_of(self, task: str) -> SplitSizes:
+        """Return the sizes of a task's splits: its own, or the study's."""
+        own = self.tasks[task]
+        return self.splits.model_copy(
+            update={
+                "train_examples": own.train_examples or self.splits.train_examples,
+                "validation_examples": own.validation_examples or self.splits.validation_examples,
+            }
+        )
 
     @property
     def paths(self) -> tuple[tuple[str, ...], ...]:
@@ -277,13 +294,20 @@ class Study(Spec):
             patient = [level for level, own in method.generative.items() if own.early_stopping is not None]
             if patient:
                 raise ValueError(f"methods.{name}.generative.{patient[0]}.early_stopping reads labels: texts have none")
-            for key in ("losses", "labels", "trainable", "generative", "random"):
+            for key in ("losses", "labels", "trainable", "generative", "random", "oracle"):
                 for level in getattr(method, key):
                     if level not in self.ladder:
                         raise ValueError(
                             f"methods.{name}.{key} names the level {level!r}; the ladder has {', '.join(order)}"
                         )
-            check_labels(name, method, {path[0] for path in self.paths if path}, self.splits.train_examples)
+            smallest = min(self.splits_of(task).train_examples for task in self.tasks)
+            check_labels(name, method, {path[0] for path in self.paths if path}, smallest)
+            for level in method.oracle:
+                if self.ladder[level].optimisation.early_stopping is None:
+                    raise ValueError(
+                        f"methods.{name}.oracle names {level}, and it never stops early; add "
+                        f"ladder.{level}.optimisation.early_stopping"
+                    )
             for level, loss in method.losses.items():
                 if isinstance(method.trainable_of(level), Prompt) and loss != NaiveLoss():
                     raise ValueError(
@@ -300,6 +324,12 @@ class Study(Spec):
                     raise ValueError(
                         f"methods.{name} names {level} under generative or random, and it is a first supervisor; these "
                         "are for students and their ceilings"
+                    )
+            for level, entry in self.ladder.items():
+                if entry.optimisation.early_stopping is not None and entry.optimisation.early_stopping.by == "oracle":
+                    raise ValueError(
+                        f"ladder.{level}.optimisation.early_stopping.by is oracle; what reads the truth is said where it "
+                        f"is asked for: name {level} under methods.{name}.oracle"
                     )
             if not method.arms:
                 raise ValueError(f"methods.{name}.arms is empty; name one of {', '.join(get_args(StudentArm))}")

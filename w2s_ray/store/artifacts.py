@@ -195,6 +195,23 @@ class ArtifactStore:
 
         return read(self._predictions_folder(identity, PREDICTIONS_NAME))
 
+    def read_labels(self, identity: str) -> "Predictions":
+        """Return what a finished stage learned, where transforms changed what its label source said; checked.
+
+        Raises:
+            StoreError: when the stage is not there, or its file fails its checksum.
+        """
+        from w2s_ray.store.predictions import LABELS_NAME, read
+
+        record = self.find(identity)
+        if record is None:
+            raise StoreError(
+                f"stage {short(identity)} has no record",
+                "a stage keeps what it learned",
+                "run the study that trains it",
+            )
+        return read(self.verify(record), LABELS_NAME)
+
     def read_answers(self, identity: str) -> "Answers":
         """Return stored answers, checked.
 

@@ -12,6 +12,8 @@ from w2s_ray.errors import TrainingError
 from w2s_ray.store.files import writing
 
 PREDICTIONS_NAME = "predictions.parquet"
+LABELS_NAME = "labels.parquet"
+"""Beside a stage's model, in the same form: what it learned, where that is not what its supervisors said."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Predictions:
     """float32, a probability per class; rows as in `ids`."""
 
 
-def write(folder: Path, ids: Sequence[str], probs_NC: np.ndarray) -> None:
+def write(folder: Path, ids: Sequence[str], probs_NC: np.ndarray, name: str = PREDICTIONS_NAME) -> None:
     """Write predictions into `folder`.
 
     Raises:
@@ -41,13 +43,13 @@ def write(folder: Path, ids: Sequence[str], probs_NC: np.ndarray) -> None:
         )
     probabilities = pa.FixedSizeListArray.from_arrays(pa.array(probs_NC.reshape(-1)), probs_NC.shape[1])
     table = pa.table({"id": pa.array(list(ids), pa.string()), "probabilities": probabilities})
-    with writing(folder / PREDICTIONS_NAME):
-        pq.write_table(table, folder / PREDICTIONS_NAME, compression="zstd")
+    with writing(folder / name):
+        pq.write_table(table, folder / name, compression="zstd")
 
 
-def read(folder: Path) -> Predictions:
+def read(folder: Path, name: str = PREDICTIONS_NAME) -> Predictions:
     """Read the predictions in `folder`, which were checked already."""
-    table = pq.read_table(folder / PREDICTIONS_NAME)
+    table = pq.read_table(folder / name)
     lists = table["probabilities"].combine_chunks()
     probs_NC = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1).astype(np.float32, copy=False)
     return Predictions(ids=tuple(table["id"].to_pylist()), probs_NC=probs_NC)

@@ -17,7 +17,7 @@ from w2s_ray.tasks.examples import Format
 from w2s_ray.tasks.gather import RECIPE, gather
 from w2s_ray.tasks.hub import PARQUET, HubRows, parse_revision
 from w2s_ray.tasks.sources import Rows, local_rows
-from w2s_ray.tasks.task import TaskData
+from w2s_ray.tasks.task import TaskData, TaskInfo
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Recipe:
         hub: its id on the Hugging Face hub.
         licence: its licence, as its authors or its page on the hub state it.
         citation: who made it.
-        protocol: how it is made a task and tested, in one phrase.
+        protocol: what is asked and how it is balanced, in one phrase.
         subset: its configuration on the hub.
         pool: the split that training, validation and (without `test`) test examples come from; `a+b` joins two.
         test: the split of the test set; without one it is drawn from the pool by group.
@@ -55,6 +55,22 @@ class Recipe:
     num_rows: int | None = None
     parts: tuple[str, ...] = ()
     version: int = 1
+
+    @property
+    def info(self) -> TaskInfo:
+        """What a reader has to know of it."""
+        return TaskInfo(
+            name=self.name,
+            kind=self.format.kind,
+            class_names=self.format.class_names or (),
+            pool=self.pool,
+            test=self.test,
+            num_rows=self.num_rows,
+            licence=self.licence,
+            source=self.hub if self.subset is None else f"{self.hub} ({self.subset})",
+            citation=self.citation,
+            protocol=self.protocol,
+        )
 
     def open(self, spec: TaskSpec) -> "DatasetTask":
         """Return the task: of the files that `spec` names, or else of the hub's rows, at `spec.revision` if given."""

@@ -30,6 +30,7 @@ MAX_CLASSES = 100
 _PLAIN_INTEGER = re.compile(r"-?\d{1,18}")
 _logger = logging.getLogger(__name__)
 
+_NOT_UNICODE = Skip("half a character, which is not Unicode")
 _CONTRADICTED = Skip("the same text has different labels")
 _REPEATED = Skip("an example that is there already", is_fault=False)
 _SURPLUS = Skip("more examples of a class than the others of its question", is_fault=False)
@@ -82,10 +83,14 @@ def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Pla
         account.num_rows = number
         try:
             made = list(format_.examples(row))
+            for example in made:
+                f"{example.text}{example.other}".encode()
         except Skip as skip:
             account.leave_out(number, skip)
-            continue
-        yield from (Placed(example, number, account) for example in made)
+        except UnicodeEncodeError:
+            account.leave_out(number, _NOT_UNICODE)
+        else:
+            yield from (Placed(example, number, account) for example in made)
     account.check(max_skipped)
 
 

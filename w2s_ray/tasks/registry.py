@@ -2,24 +2,82 @@
 
 import difflib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from w2s_ray.errors import DataError
 from w2s_ray.spec.study import TaskSpec
-from w2s_ray.tasks import nlp
+from w2s_ray.tasks import code_continuation, nlp
 from w2s_ray.tasks.chess import recipes as chess_tasks
 from w2s_ray.tasks.code_continuation import CodeContinuation
 from w2s_ray.tasks.dataset import Recipe
 from w2s_ray.tasks.hh_rlhf import HH_RLHF
 from w2s_ray.tasks.own import own_task
 from w2s_ray.tasks.python_source import PythonSource
-from w2s_ray.tasks.task import Task
+from w2s_ray.tasks.task import Kind, Task, TaskInfo
 
 TaskFactory = Callable[[TaskSpec], Task]
 
-_known: dict[str, Recipe | TaskFactory] = {
-    "code_continuation": lambda spec: CodeContinuation(),
-    "code_continuation_hard": lambda spec: CodeContinuation(hard=True),
-    "python_source": lambda spec: PythonSource(),
+
+@dataclass(frozen=True)
+class Embedded:
+    """A task made from what is installed; it reads no files."""
+
+    info: TaskInfo
+    factory: Callable[[], Task]
+
+    def open(self, spec: TaskSpec) -> Task:
+        """Return the task.
+
+        Raises:
+            DataError: when the study names files for it.
+        """
+        if spec.files is not None:
+            raise DataError(
+                f"files: {spec.files} beside builtin: {self.info.name}",
+                "an embedded task is made from installed packages and reads no files",
+                "drop `files:`, or name a known data set (`w2s tasks`)",
+            )
+        return self.factory()
+
+
+def _embedded(name: str, kind: Kind, classes: tuple[str, ...], protocol: str, factory: Callable[[], Task]) -> Embedded:
+    return Embedded(
+        TaskInfo(
+            name=name,
+            kind=kind,
+            class_names=classes,
+            pool="task files" if kind == "classes" else "pretraining files",
+            test=None if kind == "classes" else "held-out files",
+            num_rows=None,
+            licence="the packages' own",
+            source="installed Python packages",
+            citation="w2s_ray",
+            protocol=protocol,
+        ),
+        factory,
+    )
+
+
+_EMBEDDED = (
+    _embedded(
+        "code_continuation",
+        "classes",
+        code_continuation.CLASS_NAMES,
+        "does this line follow? the wrong one is from another package",
+        CodeContinuation,
+    ),
+    _embedded(
+        "code_continuation_hard",
+        "classes",
+        code_continuation.CLASS_NAMES,
+        "does this line follow? the wrong one is from the same file",
+        lambda: CodeContinuation(hard=True),
+    ),
+    _embedded("python_source", "text", ("text",), "functions as text, for pretraining", PythonSource),
+)
+
+_known: dict[str, Embedded | Recipe | TaskFactory] = {
+    **{task.info.name: task for task in _EMBEDDED},
     **{recipe.name: recipe for recipe in (*nlp.RECIPES, HH_RLHF, *chess_tasks.RECIPES)},
 }
 
@@ -37,9 +95,9 @@ def register_task(name: str, task: Recipe | TaskFactory) -> None:
         raise DataError(f"task {name!r} is registered already", "a name means one task", "choose another name")
 
 
-def recipes() -> tuple[Recipe, ...]:
-    """Return the known data sets, those of `register_task` included."""
-    return tuple(task for task in _known.values() if isinstance(task, Recipe))
+def known_tasks() -> tuple[TaskInfo, ...]:
+    """Return what is to be known of the embedded tasks and the known data sets, those of `register_task` included."""
+    return tuple(task.info for task in _known.values() if isinstance(task, Embedded | Recipe))
 
 
 def open_task(spec: TaskSpec) -> Task:
@@ -50,15 +108,9 @@ def open_task(spec: TaskSpec) -> Task:
     """
     if spec.builtin is None:
         return own_task(spec)
-    task = _known_as(spec.builtin)
-    if isinstance(task, Recipe):
-        return task.open(spec)
-    return task(spec)
-
-
-def _known_as(name: str) -> Recipe | TaskFactory:
-    if name in _known:
-        return _known[name]
-    near = difflib.get_close_matches(name, _known, n=1, cutoff=0.5)
-    remedy = f"did you mean {near[0]!r}?" if near else f"the tasks are {', '.join(sorted(_known))}"
-    raise DataError(f"builtin: {name!r} is no task", "`builtin:` names a registered task", remedy)
+    if spec.builtin not in _known:
+        near = difflib.get_close_matches(spec.builtin, _known, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]!r}?" if near else "`w2s tasks` lists them"
+        raise DataError(f"builtin: {spec.builtin!r} is no task", "`builtin:` names a registered task", remedy)
+    task = _known[spec.builtin]
+    return task.open(spec) if isinstance(task, Embedded | Recipe) else task(spec)

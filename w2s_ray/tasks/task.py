@@ -77,6 +77,27 @@ class TaskData:
     revision: str | None = None
 
 
+class TaskInfo(Spec):
+    """What a reader has to know of a known task before choosing it."""
+
+    name: str
+    """What `builtin:` calls it."""
+    kind: Kind
+    class_names: tuple[str, ...]
+    pool: str
+    """The split that training and validation examples come from."""
+    test: str | None
+    """The split of the test set; none where it is drawn from the pool by group."""
+    num_rows: int | None
+    """Rows of both splits, where known."""
+    licence: str
+    source: str
+    """Where its rows come from: an id on the Hugging Face hub, or what is installed."""
+    citation: str
+    protocol: str
+    """What is asked and how it is balanced; test sets are always balanced by class."""
+
+
 class Task(Protocol):
     """A data set."""
 

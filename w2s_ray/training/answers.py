@@ -1,6 +1,7 @@
 """What a language model writes after a text: greedily, token by token, until it ends its answer.
 
-An answer is learnt as a space, its text, and the end of text; what is written is read back to the first line end. The
+An answer is learnt as a space, its text, and the end of text; what is written is read back to the first line end, and
+white space around an answer never says anything. The
 longest answer of the task bounds how much a model may write: a length, and nothing else, is taken from the truth.
 """
 
@@ -17,7 +18,7 @@ from w2s_ray.training.predict import evaluating
 
 def answer_tokens(tokenizer: PreTrainedTokenizerFast, answers: Sequence[str]) -> list[TokenRow]:
     """Return the tokens of each answer as it follows a text, with the end of text."""
-    spaced = [f" {answer}" for answer in answers]
+    spaced = [f" {answer.strip()}" for answer in answers]
     encoded = tokenizer(spaced, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     return [np.array([*tokens, tokenizer.eos_token_id], dtype=np.int32) for tokens in encoded]
 

@@ -12,6 +12,7 @@ A stage that only prompts has the same check and predictions, and examples that 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -28,6 +29,7 @@ from w2s_ray.spec.labels import LabelledSplit, SplitSpec
 from w2s_ray.spec.stage import PredictionSpec, StageSpec
 from w2s_ray.spec.trainable import Prompt
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.predictions import LABELS_NAME, write
 from w2s_ray.tasks.judges import open_judge
 from w2s_ray.training.answers import answer_tokens, write_answers
 from w2s_ray.training.feed import Examples, Feeder, FloatArray, IntArray, Labelled, TokenRow, Written
@@ -60,6 +62,8 @@ class Material:
     workers: Workers
     sharded: bool
     """Whether weights are spread over the workers (ZeRO-3)."""
+    features: labels.Features
+    """What the model that the stage starts from makes of rows."""
 
     def feeder(self, examples: Some, tokens_per_micro_batch: int = _PREDICTION_TOKENS) -> Feeder[Some]:
         """Return what cuts these examples into micro-batches."""
@@ -86,6 +90,10 @@ class Lesson(Protocol):
         """Predict a split and put that into the store. Collective."""
         ...
 
+    def keep_labels(self, folder: Path) -> None:
+        """Write what was learnt into the stage's folder, where that is not what the label source said."""
+        ...
+
 
 def lesson_of(material: Material) -> Lesson:
     """Return the lesson that the stage's objective asks for."""
@@ -107,7 +115,7 @@ class ClassLesson:
     @cached_property
     def examples(self) -> Labelled:
         """All that the stage learns from, with its labels."""
-        return self._labelled(self._spec.train)
+        return self._labelled(*self._learnt)
 
     def objective(self) -> Objective:
         """Soft labels, and the stage's loss."""
@@ -134,13 +142,21 @@ class ClassLesson:
         ids = material.prepared.ids(rows_N)
         material.workers.led(lambda: material.store.write_predictions(prediction, ids, probs_NC))
 
+    def keep_labels(self, folder: Path) -> None:
+        """Keep a probability per class of each example that was learnt."""
+        rows_N, targets_NC = self._learnt
+        write(folder, self._material.prepared.ids(rows_N), targets_NC, LABELS_NAME)
+
+    @cached_property
+    def _learnt(self) -> tuple[IntArray, FloatArray]:
+        return self._targets(self._spec.train)
+
     @cached_property
     def _validation(self) -> Labelled:
         assert self._spec.validation is not None
-        return self._labelled((self._spec.validation,))
+        return self._labelled(*self._targets((self._spec.validation,)))
 
-    def _labelled(self, parts: Sequence[LabelledSplit]) -> Labelled:
-        rows_N, targets_NC = self._targets(parts)
+    def _labelled(self, rows_N: IntArray, targets_NC: FloatArray) -> Labelled:
         texts = self._texts(rows_N, self._spec.optimisation.context_tokens)
         return Labelled(
             tokens=texts.tokens,
@@ -151,7 +167,10 @@ class ClassLesson:
 
     def _targets(self, parts: Sequence[LabelledSplit]) -> tuple[IntArray, FloatArray]:
         material = self._material
-        joined_ = [labels.targets(material.store, material.prepared, part, self._spec.num_classes) for part in parts]
+        joined_ = [
+            labels.targets(material.store, material.prepared, part, self._spec.num_classes, material.features)
+            for part in parts
+        ]
         return np.concatenate([rows for rows, _ in joined_]), np.concatenate([targets for _, targets in joined_])
 
     def _texts(self, rows_N: IntArray, context: int) -> Examples:
@@ -175,7 +194,7 @@ class ClassLesson:
         assert isinstance(prompt, Prompt)
         if not prompt.num_shots:
             return ""
-        rows_N, targets_NC = self._targets(self._spec.train)
+        rows_N, targets_NC = self._learnt
         named = [self._spec.class_names[number] for number in targets_NC.argmax(axis=1)]
         return shots(prompt, prepared.ids(rows_N), prepared.texts(rows_N), named, self._spec.order_seed)
 
@@ -220,6 +239,10 @@ class AnswerLesson:
         pairs = zip(material.prepared.texts(rows_N), written, strict=True)
         allowed_N = np.array([judge.allows(text, answer) for text, answer in pairs], dtype=bool)
         material.workers.led(lambda: material.store.write_answers(prediction, ids, written, allowed_N))
+
+    def keep_labels(self, folder: Path) -> None:
+        """Answers are learnt as they were written."""
+        raise AssertionError("answers have no transforms")
 
     def _written(self, network: Network, rows_N: IntArray, context: int) -> list[str]:
         material, prompt = self._material, self._spec.trainable
@@ -283,6 +306,10 @@ class TextLesson:
         """Nothing is predicted of text."""
         raise AssertionError("a stage that learns text predicts nothing")
 
+    def keep_labels(self, folder: Path) -> None:
+        """Text has no labels."""
+        raise AssertionError("text has no labels")
+
     @cached_property
     def _held_out(self) -> Written:
         assert self._spec.validation is not None
@@ -309,4 +336,4 @@ def _asked(material: Material, rows_N: IntArray, prompt: Prompt, before: str) ->
 
 
 def _share_equal(written: Sequence[str], wanted: Sequence[str]) -> float:
-    return float(np.mean([one == other for one, other in zip(written, wanted, strict=True)]))
+    return float(np.mean([one == other.strip() for one, other in zip(written, wanted, strict=True)]))

@@ -26,6 +26,8 @@ from w2s_ray.spec.trainable import Prompt
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.catalogue import model_folder
 from w2s_ray.training.checkpoints import Checkpoints, Progress
+from w2s_ray.training.features import features
+from w2s_ray.training.feed import Examples, FloatArray, IntArray
 from w2s_ray.training.journal import Journal
 from w2s_ray.training.lessons import ACCURACY, Material, lesson_of
 from w2s_ray.training.loop import Loop
@@ -91,7 +93,19 @@ class _StageRun:
             tokenizer=self.tokenizer,
             workers=self.workers,
             sharded=self.stage.execution.zero_stage == 3,
+            features=self._features,
         )
+
+    def _features(self, rows_N: IntArray) -> FloatArray:
+        """What the model that the stage starts from makes of rows of the task."""
+        material, context = self.material, self.stage.spec.optimisation.context_tokens
+        texts = Examples(
+            tokens=material.tokens.rows(material.prepared.text_numbers(rows_N), context),
+            texts_per_example=material.prepared.texts_per_example,
+        )
+        with self._timed("features"):
+            pad = self.tokenizer.pad_token_id
+            return features(texts, self._source_folder(), pad, self.stage.execution, self.workers)
 
     def _start_engine(self, network: Network) -> Engine:
         network.to(self.workers.device)
@@ -183,6 +197,8 @@ class _StageRun:
             if weights is not None:
                 folder = self.store.folder(spec.slug, spec.identity)
                 save_network(self.network, weights, self.tokenizer, folder / "model", spec.optimisation.context_tokens)
+            if spec.keeps_labels:
+                self.lesson.keep_labels(self.store.folder(spec.slug, spec.identity))
             self.store.commit(
                 kind="stage",
                 slug=spec.slug,

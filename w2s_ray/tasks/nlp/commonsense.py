@@ -39,7 +39,7 @@ HELLASWAG = Recipe(
     format=Format("classes", ("ctx", "endings", "label"), hellaswag, YES_NO),
     licence="MIT",
     citation="Zellers et al. 2019",
-    protocol="is this the ending? one right and one wrong per beginning; the validation split is the test set",
+    protocol="is this how it goes on? one right and one wrong ending per beginning",
     test="validation",
     num_rows=39_905 + 10_042,
 )
@@ -49,7 +49,7 @@ PIQA = Recipe(
     format=Format("classes", ("goal", "sol1", "sol2", "label"), piqa, YES_NO),
     licence="not stated",
     citation="Bisk et al. 2020",
-    protocol="does this reach the goal? one right and one wrong per goal; the validation split is the test set",
+    protocol="does this reach the goal? one right and one wrong way per goal",
     test="validation",
     num_rows=16_113 + 1_838,
 )
@@ -59,7 +59,7 @@ SOCIAL_I_QA = Recipe(
     format=Format("classes", ("context", "question", "answerA", "answerB", "answerC", "label"), social_i_qa, YES_NO),
     licence="not stated",
     citation="Sap et al. 2019",
-    protocol="is this answer right? one right and one wrong per question; the validation split is the test set",
+    protocol="is this answer right? one right and one wrong per question",
     test="validation",
     num_rows=33_410 + 1_954,
 )

@@ -60,7 +60,7 @@ def _ethics(
         format=Format("classes", columns, examples, classes, even_bundles=even_bundles),
         licence="MIT",
         citation="Hendrycks et al. 2021",
-        protocol=f"{protocol}; the authors' ordinary test set",
+        protocol=protocol,
         test="validation",
         num_rows=num_rows,
     )
@@ -82,7 +82,7 @@ UTILITARIANISM = _ethics(
     "utilitarianism",
     ("baseline", "less_pleasant"),
     utilitarianism,
-    "which of two is more pleasant, in an order by hash?",
+    "which of two events is more pleasant? their order by hash",
     13_738 + 4_808,
     classes=PAIR_CLASSES,
 )

@@ -59,7 +59,7 @@ BOOLQ = Recipe(
     format=Format("classes", ("question", "passage", "answer"), boolq, YES_NO),
     licence="CC BY-SA 3.0",
     citation="Clark et al. 2019",
-    protocol="is the answer yes? the validation split is the test set",
+    protocol="is the answer yes?",
     test="validation",
     num_rows=9_427 + 3_270,
 )
@@ -71,7 +71,7 @@ COSMOS_QA = Recipe(
     ),
     licence="CC BY 4.0",
     citation="Huang et al. 2019",
-    protocol="is this answer right? one right and one wrong per question; the validation split is the test set",
+    protocol="is this answer right? one right and one wrong per question, none answered by none of the above",
     test="validation",
     num_rows=25_262 + 2_985,
 )
@@ -81,7 +81,7 @@ DREAM = Recipe(
     format=Format("classes", ("dialogue", "question", "choice", "answer"), dream, YES_NO),
     licence="non-commercial research",
     citation="Sun et al. 2019",
-    protocol="is this answer right? one right and one wrong per question; the official test split",
+    protocol="is this answer right? one right and one wrong per question",
     test="test",
     num_rows=6_116 + 2_041,
 )
@@ -91,8 +91,8 @@ QUAIL = Recipe(
     format=Format("classes", ("context", "question", "answers", "correct_answer_id"), quail, YES_NO),
     licence="CC BY-NC-SA 4.0",
     citation="Rogers et al. 2020",
-    protocol="is this answer right? one right and one wrong per question that has an answer; the validation split is "
-    "the test set",
+    commit="8c8b4a9b0b3b161f32afc4875c2ba7a2b0b25b3c",
+    protocol="is this answer right? one right and one wrong per question that has an answer",
     test="validation",
     num_rows=10_246 + 2_164,
 )
@@ -103,7 +103,8 @@ MULTIRC = Recipe(
     format=Format("classes", ("paragraph", "question", "answer", "label"), multirc, YES_NO, even_bundles=True),
     licence="research use",
     citation="Khashabi et al. 2018; SuperGLUE, Wang et al. 2019",
-    protocol="is this answer right? as many right as wrong per question; the validation split is the test set",
+    commit="51a0ed3b5e7269640c1a335e1f90a7ce8835eec1",
+    protocol="is this answer right? as many right as wrong per question",
     test="validation",
     num_rows=27_243 + 4_848,
 )
@@ -113,8 +114,7 @@ MC_TACO = Recipe(
     format=Format("classes", ("sentence", "question", "answer", "label"), mc_taco, YES_NO, even_bundles=True),
     licence="not stated",
     citation="Zhou et al. 2019",
-    protocol="is this answer plausible? as many right as wrong per question; the larger test split is trained on, the "
-    "validation split is the test set",
+    protocol="is this answer plausible? as many right as wrong per question; there is no train split",
     pool="test",
     test="validation",
     num_rows=9_442 + 3_783,

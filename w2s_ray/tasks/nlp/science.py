@@ -43,7 +43,7 @@ SCIQ = Recipe(
     format=Format("classes", SCIQ_COLUMNS, sciq, YES_NO),
     licence="CC BY-NC 3.0",
     citation="Welbl, Liu and Gardner 2017",
-    protocol="is this answer right? one right and one wrong per question; the official test split",
+    protocol="is this answer right? one right and one wrong per question",
     test="test",
     num_rows=11_679 + 1_000,
 )
@@ -54,7 +54,7 @@ OPENBOOKQA = Recipe(
     format=Format("classes", ("question_stem", "choices", "answerKey"), openbookqa, YES_NO),
     licence="not stated",
     citation="Mihaylov et al. 2018",
-    protocol="is this answer right? one right and one wrong per question; validation and test split are the test set",
+    protocol="is this answer right? one right and one wrong per question",
     test="validation+test",
     num_rows=4_957 + 1_000,
 )
@@ -64,7 +64,7 @@ QUARTZ = Recipe(
     format=Format("classes", ("question", "choices", "answerKey", "para"), quartz, YES_NO),
     licence="CC BY 4.0",
     citation="Tafjord et al. 2019",
-    protocol="is this answer right? one right and one wrong per question; validation and test split are the test set",
+    protocol="is this answer right? one right and one wrong per question",
     test="validation+test",
     num_rows=2_696 + 384 + 784,
 )

@@ -1,4 +1,7 @@
-"""Single sentences and pairs of sentences: related are those that share a sentence, a premise or a word."""
+"""Single sentences and pairs of sentences: related are those that share a sentence, a premise or a word.
+
+The validation splits of CoLA and WiC are too small to be balanced and tested on; they join the pool.
+"""
 
 from collections.abc import Iterable
 
@@ -43,8 +46,7 @@ COLA = Recipe(
     format=Format("classes", ("sentence", "label"), cola, YES_NO),
     licence="research use",
     citation="Warstadt, Singh and Bowman 2019; GLUE, Wang et al. 2018",
-    protocol="is this grammatical? train and validation split together, because the latter is small; the test set is "
-    "drawn from them",
+    protocol="is this sentence grammatical?",
     pool="train+validation",
     num_rows=8_551 + 1_043,
 )
@@ -54,8 +56,7 @@ ANLI_R2 = Recipe(
     format=Format("classes", ("premise", "hypothesis", "label"), anli, YES_NO),
     licence="CC BY-NC 4.0",
     citation="Nie et al. 2020",
-    protocol="does the hypothesis follow, or not (neutral, contradicted)? dev and test split of round 2 are the test "
-    "set",
+    protocol="does the hypothesis follow, or not (neutral or contradicted)?",
     pool="train_r2",
     test="dev_r2+test_r2",
     num_rows=45_460 + 2_000,
@@ -65,9 +66,9 @@ PAWS = Recipe(
     hub="google-research-datasets/paws",
     subset="labeled_final",
     format=Format("classes", ("sentence1", "sentence2", "label"), paws, YES_NO),
-    licence="free for any purpose, with acknowledgement",
+    licence="free, with acknowledgement",
     citation="Zhang, Baldridge and He 2019",
-    protocol="do two sentences mean the same? the official test split",
+    protocol="do the two sentences mean the same?",
     test="test",
     num_rows=49_401 + 8_000,
 )
@@ -78,8 +79,8 @@ WIC = Recipe(
     format=Format("classes", ("word", "sentence1", "sentence2", "label"), wic, YES_NO),
     licence="CC BY-NC 4.0",
     citation="Pilehvar and Camacho-Collados 2019; SuperGLUE, Wang et al. 2019",
-    protocol="does a word mean the same in both sentences? train and validation split together, because the latter is "
-    "small; the test set is drawn from them by word",
+    commit="b6f70d6b0f2b35242ee1e01834d053b06144dc47",
+    protocol="does the word mean the same in both sentences?",
     pool="train+validation",
     num_rows=5_428 + 638,
 )

@@ -80,7 +80,7 @@ SST2 = Recipe(
     format=Format("classes", ("idx", "sentence", "label"), sst2, SENTIMENTS, together=related_by_containment),
     licence="research use",
     citation="Socher et al. 2013; GLUE, Wang et al. 2018",
-    protocol="phrases and sentences related by containment; the test set is drawn from the train split by sentence",
+    protocol="the sentiment of phrases and sentences, related by containment",
     num_rows=67_349,
 )
 TWITTER_SENTIMENT = Recipe(
@@ -89,7 +89,7 @@ TWITTER_SENTIMENT = Recipe(
     format=Format("classes", ("text", "label"), twitter_sentiment, SENTIMENTS),
     licence="not stated",
     citation="EleutherAI",
-    protocol="the official test split",
+    protocol="the sentiment of a tweet",
     test="test",
 )
 AMAZON_POLARITY = Recipe(
@@ -98,7 +98,7 @@ AMAZON_POLARITY = Recipe(
     format=Format("classes", ("title", "content", "label"), amazon_polarity, SENTIMENTS),
     licence="Apache 2.0",
     citation="McAuley and Leskovec 2013; Zhang, Zhao and LeCun 2015",
-    protocol="of the 400,000 reviews of the test split, by group; the 3.6 million of the train split are not read",
+    protocol="the sentiment of a review; the 3.6 million of the train split are not read",
     pool="test",
     num_rows=400_000,
 )

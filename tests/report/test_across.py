@@ -1,0 +1,162 @@
+"""Over all tasks: medians, pooled PGRs, declared comparisons and references, against values worked out by hand.
+
+Three tasks with floors of .6. On `easy` the ceiling is .8 and the naive student .65, on `harder` .9 and .75; on `flat`
+there is no gap and the student loses .03. So the PGRs are .25, .5 and none, and pooled they are
+(.05 + .15 − .03) / (.2 + .3 + 0) = .34; without the flat task it would be .4.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from synthetic import SyntheticStudy
+
+from w2s_ray.report.findings import AcrossTasks, DeclaredComparison, Summary
+from w2s_ray.report.summary import summarise
+from w2s_ray.science.significance import smallest_p_value
+from w2s_ray.spec.chain import PlannedStage
+
+CEILING = {"easy": 0.8, "harder": 0.9, "flat": 0.6}
+NAIVE = {"easy": 0.65, "harder": 0.75, "flat": 0.57}
+METHODS = {"naive": {}, "confident": {"losses": {"large": {"kind": "confidence"}}}, "same": {"arms": ["chain"]}}
+
+
+def skill(stage: PlannedStage) -> float:
+    """The confident student is .03 above the naive one."""
+    match stage.arm:
+        case "floor":
+            return 0.6
+        case "ceiling":
+            return CEILING[stage.task]
+    return NAIVE[stage.task] + (0.03 if stage.spec.loss.kind == "confidence" else 0.0)
+
+
+@pytest.fixture
+def three(synthetic: Callable[..., SyntheticStudy]) -> Callable[..., Summary]:
+    """The summary of the three tasks, with keys of `report:`."""
+
+    def build(report: dict[str, Any] | None = None, **keys: Any) -> Summary:
+        study = synthetic(
+            tasks=tuple(CEILING),
+            chains=[["small", "large"]],
+            report={"bootstrap_samples": 400, **(report or {})},
+            **{"methods": METHODS, **keys},
+        )
+        study.finish(skill)
+        return summarise(study.study, study.resolution, study.store)
+
+    return build
+
+
+def row(summary: Summary, label: str) -> AcrossTasks:
+    (found,) = (each for each in summary.across if each.label == label)
+    return found
+
+
+def test_trap_15_the_median_says_how_many_it_leaves_out_and_the_pooled_pgr_leaves_none_out(
+    three: Callable[..., Summary],
+) -> None:
+    found = row(three(), "chain · naive, same")
+    assert found.pgrs["easy"] == pytest.approx(0.25, abs=0.01) and found.pgrs["harder"] == pytest.approx(0.5, abs=0.01)
+    assert found.pgrs["flat"] is None and found.num_undefined == 1
+    assert found.median == pytest.approx(0.375, abs=0.01)
+    assert found.pooled is not None and found.pooled.value == pytest.approx(0.34, abs=0.01), "not .4"
+    assert found.pooled.low < found.pooled.value < found.pooled.high
+    assert found.accuracy.value == pytest.approx((0.65 + 0.75 + 0.57) / 3, abs=2e-3)
+
+
+def test_one_task_has_no_table_over_all_tasks(finished: SyntheticStudy) -> None:
+    assert summarise(finished.study, finished.resolution, finished.store).across == ()
+
+
+def test_a_method_for_some_tasks_is_pooled_over_those(three: Callable[..., Summary]) -> None:
+    methods = {"naive": {}, "confident": {**METHODS["confident"], "tasks": ["easy", "harder"]}}
+    found = row(three(methods=methods), "chain · confident")
+    assert set(found.pgrs) == {"easy", "harder"}
+    assert found.pooled is not None and found.pooled.value == pytest.approx((0.08 + 0.18) / 0.5, abs=0.01)
+
+
+def declared(summary: Summary) -> DeclaredComparison:
+    (found,) = summary.declared
+    return found
+
+
+def test_a_declared_comparison_is_one_test_over_all_tasks(three: Callable[..., Summary]) -> None:
+    found = declared(three({"compare": [["confident", "naive"]]}))
+    assert (found.first, found.second, found.tasks) == ("confident", "naive", ("easy", "harder", "flat"))
+    assert found.accuracy is not None and found.accuracy.value == pytest.approx(0.03, abs=2e-3)
+    assert found.pgr is not None and found.pgr.value == pytest.approx(3 * 0.03 / 0.5, abs=0.01)
+    assert found.p_value == found.p_holm == smallest_p_value(400), "nested models: better on every draw"
+
+
+def test_holm_corrects_over_the_declared_ones_alone(three: Callable[..., Summary]) -> None:
+    """Two of three differ on every draw, a student and its double on none."""
+    summary = three({"compare": [["confident", "naive"], ["naive", "confident"], ["naive", "same"]]})
+    least = smallest_p_value(400)
+    assert [each.p_value for each in summary.declared] == [least, least, 1.0]
+    assert [each.p_holm for each in summary.declared] == [pytest.approx(3 * least), pytest.approx(3 * least), 1.0]
+    assert len(summary.comparisons) == 3 - 1, "one exploratory pair on each task that has a gap"
+
+
+def test_an_undefined_pgr_leaves_a_declared_comparison_undecided_and_counted(three: Callable[..., Summary]) -> None:
+    flat = {"first": "confident", "second": "naive", "tasks": ["flat"]}
+    pairs = [flat, ["confident", "naive"], {**flat, "by": "accuracy"}]
+    undecided, decided, by_accuracy = three({"compare": pairs}).declared
+    assert undecided.p_value is None and undecided.p_holm is None and undecided.pgr is None
+    assert undecided.undecided is not None and "not above 0.02" in undecided.undecided
+    assert undecided.accuracy is not None and undecided.accuracy.low > 0, "accuracy first"
+    assert decided.p_holm == pytest.approx(3 * smallest_p_value(400))
+    assert by_accuracy.p_value == smallest_p_value(400) and by_accuracy.undecided is None
+
+
+def test_a_declared_comparison_of_what_is_not_finished_says_so(synthetic: Callable[..., SyntheticStudy]) -> None:
+    report = {"compare": [["confident", "naive"]], "bootstrap_samples": 100}
+    study = synthetic(chains=[["small", "large"]], methods=METHODS, report=report)
+    study.finish(lambda stage: 0.6, leave_out=lambda stage: stage.spec.loss.kind == "confidence")
+    found = declared(summarise(study.study, study.resolution, study.store))
+    assert found.undecided == "both are not finished for any seed of any task" and found.tasks == ()
+
+
+def test_both_contenders_are_compared_over_the_seeds_that_both_have(synthetic: Callable[..., SyntheticStudy]) -> None:
+    report = {"compare": [["confident", "naive"]], "bootstrap_samples": 100}
+    study = synthetic(chains=[["small", "large"]], methods=METHODS, report=report, seeds=[0, 1])
+
+    def by_seed(stage: PlannedStage) -> float:
+        seed = stage.spec.train[0].split.split_seed
+        known = {"floor": 0.6, "ceiling": 0.8, "naive": 0.65 + 0.1 * seed, "confidence": 0.7}
+        return known.get(stage.arm, known[stage.spec.loss.kind])
+
+    def second_confident(stage: PlannedStage) -> bool:
+        return stage.spec.loss.kind == "confidence" and stage.spec.train[0].split.split_seed == 1
+
+    study.finish(by_seed, leave_out=second_confident)
+    found = declared(summarise(study.study, study.resolution, study.store))
+    assert found.accuracy is not None and found.accuracy.value == pytest.approx(0.05, abs=2e-3), "seed 0 alone"
+    assert found.pgr is not None and found.pgr.value == pytest.approx(0.25, abs=0.01)
+
+
+def test_references_stand_beside_the_median_here(three: Callable[..., Summary]) -> None:
+    reference = {"source": "Burns et al. 2023", "setting": "22 tasks", "values": {"naive": 0.25, "confident": "~0.8"}}
+    one = {"source": "openai", "setting": "SciQ", "values": {"naive": 0.33}, "tasks": ["easy"]}
+    by_accuracy = {**one, "figure": "accuracy", "tasks": ["easy", "flat"]}
+    first, second, third, last = three({"references": [reference, one, by_accuracy]}).references
+    assert (first.contender, first.theirs, first.num_tasks, first.num_undefined) == ("naive", 0.25, 3, 1)
+    assert first.ours == pytest.approx(0.375, abs=0.01)
+    assert second.theirs == "~0.8" and second.ours == pytest.approx((0.4 + 0.6) / 2, abs=0.01)
+    assert third.ours == pytest.approx(0.25, abs=0.01) and third.num_tasks == 1
+    assert last.ours == pytest.approx((0.65 + 0.57) / 2, abs=2e-3) and last.num_undefined == 0
+
+
+def test_the_ceilings_learning_curve_is_by_number_of_examples(synthetic: Callable[..., SyntheticStudy]) -> None:
+    search = {"space": {"splits.train_examples": [50, 100, 200]}}
+    study = synthetic(chains=[["small", "large"]], methods={"naive": {}}, search=search)
+    sizes = {50: 0.7, 100: 0.75, 200: 0.8}
+    study.finish(lambda stage: sizes[stage.spec.train[0].split.num_examples] if stage.arm == "ceiling" else 0.6)
+    (curve,) = summarise(study.study, study.resolution, study.store).curves
+    assert (curve.task, curve.level) == ("code", "large")
+    assert [size for size, _ in curve.points] == [50, 100, 200]
+    assert [found.value for _, found in curve.points] == pytest.approx([0.7, 0.75, 0.8], abs=2e-3)
+
+
+def test_one_size_makes_no_learning_curve(finished: SyntheticStudy) -> None:
+    assert summarise(finished.study, finished.resolution, finished.store).curves == ()

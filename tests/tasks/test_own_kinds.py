@@ -1,0 +1,113 @@
+"""Own data of every kind: classes, pairs, answers, text."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from w2s_ray.errors import DataError
+from w2s_ray.spec.study import TaskSpec
+from w2s_ray.tasks.registry import open_task
+from w2s_ray.tasks.task import TaskData
+
+ROWS = [{"review": f"review {number}", "stars": number % 2} for number in range(3)]
+
+
+def json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read(path: Path, **spec: Any) -> TaskData:
+    return open_task(TaskSpec(**{"files": str(path), "text": "review", "label": "stars", **spec})).read()
+
+
+def test_own_pairs_stand_in_an_order_that_says_nothing_of_the_better_one(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Say {n}!", "good": f"{n}, gladly", "bad": f"no {n}"} for n in range(200)]
+    path = json_lines(tmp_path / "a.jsonl", rows)
+    spec = TaskSpec(files=str(path), text="prompt", chosen="good", rejected="bad")
+    task = open_task(spec)
+    data = task.read()
+    assert (task.kind, data.class_names) == ("pairs", ("first", "second"))
+    for row in data.table.to_pylist():
+        better = (row["text"], row["other"])[row["label"]]
+        assert better.endswith("gladly") and better.startswith("Say ")
+    assert 70 < sum(data.table["label"].to_pylist()) < 130
+    again = open_task(spec.model_copy(update={"files": str(json_lines(tmp_path / "b.jsonl", rows[::-1]))})).read()
+    assert {tuple(row.values()) for row in again.table.to_pylist()} == {
+        tuple(row.values()) for row in data.table.to_pylist()
+    }
+
+
+def test_own_pairs_that_are_equal_or_contradict_each_other_are_left_out(tmp_path: Path) -> None:
+    rows = [{"good": f"a{n}", "bad": f"b{n}"} for n in range(100)]
+    bad = [{"good": "same", "bad": "same"}, {"good": "b7", "bad": "a7"}]
+    path = json_lines(tmp_path / "a.jsonl", [*rows, *bad])
+    data = open_task(TaskSpec(files=str(path), chosen="good", rejected="bad")).read()
+    assert data.table.num_rows == 99
+    assert [(each.reason, each.first_rows) for each in data.left_out] == [
+        ("two equal answers", (101,)),
+        ("the same text has different labels", (8, 102)),
+    ]
+
+
+def test_own_answers_are_written_after_their_text(tmp_path: Path) -> None:
+    rows = [{"q": "2 + 2 =", "a": 4}, {"q": "1 + 1 =", "a": 2}, {"q": "1 + 1 =", "a": "two"}]
+    task = open_task(TaskSpec(files=str(json_lines(tmp_path / "a.jsonl", rows)), text="q", answer="a"))
+    data = task.read()
+    assert (task.kind, data.class_names) == ("answers", ("answer",))
+    table = data.table.to_pydict()
+    assert list(zip(table["text"], table["other"], strict=True)) == [
+        ("2 + 2 =", "4"),
+        ("1 + 1 =", "2"),
+        ("1 + 1 =", "two"),
+    ]
+    assert table["label"] == [0, 0, 0]
+    assert table["group"][1] == table["group"][2] != table["group"][0]
+
+
+def test_own_text_alone_is_for_pretraining(tmp_path: Path) -> None:
+    task = open_task(TaskSpec(files=str(json_lines(tmp_path / "a.jsonl", ROWS)), text="review"))
+    data = task.read()
+    assert (task.kind, data.class_names, data.table.num_rows) == ("text", ("text",), 3)
+    assert data.table["label"].to_pylist() == [0, 0, 0]
+
+
+def test_own_classes_may_be_more_than_two(tmp_path: Path) -> None:
+    rows = [{"review": f"text {n}", "stars": ("bad", "fair", "good")[n % 3]} for n in range(9)]
+    data = read(json_lines(tmp_path / "a.jsonl", rows), classes=("good", "fair", "bad"))
+    assert data.class_names == ("good", "fair", "bad")
+    assert data.table["label"].to_pylist() == [2, 1, 0] * 3
+
+
+def test_a_folder_of_own_files_is_read_whole(tmp_path: Path) -> None:
+    for at, row in enumerate(ROWS):
+        json_lines(tmp_path / f"part{at}.jsonl", [row])
+    (tmp_path / "README.md").write_text("not data")
+    assert read(tmp_path).table.num_rows == 3
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no data files"):
+        read(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"text": "q", "label": "y", "answer": "a"}, "one of label, answer, chosen"),
+        ({"chosen": "good"}, "give both"),
+        ({"label": "y"}, "own data needs `text:`"),
+        ({"text": "q", "answer": "a", "classes": ("x", "y")}, "which is not given"),
+        ({"builtin": "sst2", "text": "q"}, "exactly one of builtin, hub, files"),
+    ],
+)
+def test_columns_that_make_no_task_are_refused_when_the_study_is_read(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TaskSpec(files="rows.jsonl", **spec)
+
+
+def test_an_embedded_task_reads_no_files() -> None:
+    with pytest.raises(DataError, match="reads no files"):
+        open_task(TaskSpec(builtin="code_continuation", files="rows.jsonl"))

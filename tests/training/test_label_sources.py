@@ -1,0 +1,212 @@
+"""Label sources in real stages: transforms by family, features, ensembles."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.training.conftest import Onlooker, Tiny, make_tiny
+from tests.training.group import run_cases
+from w2s_ray.data.labels import learnt
+from w2s_ray.data.splits import draw
+from w2s_ray.errors import W2SError
+from w2s_ray.report.evidence import gather_chains
+from w2s_ray.science.metrics import accuracy
+from w2s_ray.spec.chain import Chain, PlannedStage
+from w2s_ray.spec.labels import WeakLabels
+from w2s_ray.spec.study import MethodSpec
+from w2s_ray.training import stage as stage_module
+from w2s_ray.training.features import features
+from w2s_ray.training.feed import Examples, FloatArray
+from w2s_ray.training.stage import run_stage
+from w2s_ray.training.workers import Workers
+
+KNN = {"kind": "knn", "k": 5, "mode": "filter", "fraction": 0.6}
+
+
+def chain_of(tiny: Tiny, *transforms: Mapping[str, Any], **method: object) -> Chain:
+    """The tiny study's chain with these transforms of the large student's labels."""
+    labels = {"large": {"transforms": transforms}} if transforms else {}
+    asked = MethodSpec.model_validate({"labels": labels, **method})
+    study = tiny.study.model_copy(update={"methods": {"asked": asked}})
+    return Tiny(tiny.store, study, tiny.prepared).chain("asked")
+
+
+def run(tiny: Tiny, alone: Workers, stages: tuple[PlannedStage, ...]) -> None:
+    for stage in stages:
+        run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+
+
+def student_of(chain: Chain) -> PlannedStage:
+    student = chain.find("chain", "large")
+    assert student is not None
+    return student
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory, alone: Workers) -> Tiny:
+    """A tiny study whose floor is trained already."""
+    tiny = make_tiny(tmp_path_factory.mktemp("taught"))
+    run(tiny, alone, tiny.chain("naive").stages[:1])
+    return tiny
+
+
+def weak_labels(tiny: Tiny, student: PlannedStage) -> dict[str, np.ndarray]:
+    """What the supervisor said of the student's examples, by id."""
+    labels = student.spec.train[0].labels
+    assert isinstance(labels, WeakLabels)
+    said = tiny.store.read_predictions(labels.predictions[0])
+    return dict(zip(said.ids, said.probs_NC, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("transforms", "num_learnt", "num_steps"),
+    [
+        ([{"kind": "keep_confident", "fraction": 0.5}], 50, 4),
+        ([{"kind": "keep_random", "fraction": 0.5}], 50, 4),
+        ([KNN], 60, 4),
+        ([{"kind": "logistic", "mode": "filter", "fraction": 0.3}, {"kind": "harden"}], 30, 2),
+        ([{"kind": "logistic", "mode": "relabel", "fraction": 0.3}], 100, 7),
+        ([{"kind": "topological", "k": 15, "mode": "relabel"}], 100, 7),
+        ([{"kind": "mix_ground_truth", "fraction": 0.5}], 100, 7),
+        ([{"kind": "synthetic_errors"}], 100, 7),
+        ([{"kind": "permute"}], 100, 7),
+    ],
+    ids=lambda value: value[0]["kind"] if isinstance(value, list) else "",
+)
+def test_a_stage_learns_on_what_its_transforms_leave_and_keeps_that_beside_its_model(
+    taught: Tiny, alone: Workers, transforms: list[dict[str, Any]], num_learnt: int, num_steps: int
+) -> None:
+    chain = chain_of(taught, *transforms)
+    run(taught, alone, (student_of(chain),))
+    student = student_of(chain)
+    record = taught.store.find(student.identity)
+    assert record is not None and record.metrics["num_steps"] == num_steps
+    lines = (taught.store.verify(record) / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, num_steps + 1))
+    rows_N, labels_NC = learnt(taught.store, taught.prepared, student.spec)
+    assert len(rows_N) == num_learnt
+    assert set(rows_N) <= set(draw(taught.prepared, student.spec.train[0].split))
+    said = weak_labels(taught, student)
+    same = [np.array_equal(said[id_], row) for id_, row in zip(taught.prepared.ids(rows_N), labels_NC, strict=True)]
+    if all(each["kind"] in ("keep_confident", "keep_random", "knn") for each in transforms):
+        assert all(same), "a filter changes no label"
+    else:
+        assert not all(same)
+
+
+def test_filters_and_their_random_control_are_of_one_size_and_hold_other_examples(taught: Tiny, alone: Workers) -> None:
+    sizes = []
+    for transforms in (
+        [{"kind": "topological", "k": 15, "mode": "filter"}],
+        [{"kind": "keep_random", "as_many_as": {"kind": "topological", "k": 15, "mode": "filter"}}],
+    ):
+        chain = chain_of(taught, *transforms)
+        run(taught, alone, (student_of(chain),))
+        sizes.append(set(learnt(taught.store, taught.prepared, student_of(chain).spec)[0].tolist()))
+    assert len(sizes[0]) == len(sizes[1]) < 100 and sizes[0] != sizes[1]
+
+
+def test_features_are_those_of_the_students_own_model_before_it_is_trained(
+    taught: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, Path]] = []
+
+    def watched(examples: Examples, folder: Path, *others: Any) -> FloatArray:
+        seen.append((len(examples), folder))
+        return features(examples, folder, *others)
+
+    monkeypatch.setattr(stage_module, "features", watched)
+    student = student_of(chain_of(taught, {**KNN, "k": 6}))
+    run(taught, alone, (student,))
+    assert seen == [(100, Path(student.spec.starts_from.name))]
+
+
+def test_no_features_are_computed_where_no_transform_asks(
+    taught: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("nobody asked")
+
+    monkeypatch.setattr(stage_module, "features", refuse)
+    run(taught, alone, (student_of(chain_of(taught, {"kind": "keep_confident", "fraction": 0.2})),))
+    with pytest.raises(AssertionError, match="nobody asked"):
+        run(taught, alone, (student_of(chain_of(taught, {**KNN, "k": 7})),))
+
+
+def test_workers_and_zero_stages_do_not_change_what_is_kept(taught: Tiny, alone: Workers, tmp_path: Path) -> None:
+    chain = chain_of(taught, KNN)
+    run(taught, alone, (student_of(chain),))
+    student = student_of(chain)
+    kept = taught.store.read_labels(student.identity)
+    record = taught.store.find(student.identity)
+    assert record is not None
+    folder = taught.store.verify(record)
+    losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    (folder / "record.json").unlink()
+    execution = student.execution.model_copy(update={"zero_stage": 3, "tokens_per_micro_batch": 64})
+    sharded = student.model_copy(update={"execution": execution, "predicts": ()})
+    found = run_cases({"knn": sharded.model_dump_json()}, taught.store.root, 2, tmp_path, reset=False)
+    np.testing.assert_allclose(found["knn"], losses, rtol=1e-5)
+    assert taught.store.read_labels(student.identity).ids == kept.ids
+
+
+@pytest.mark.parametrize("combine", ["mean", "vote", "weighted"])
+def test_a_whole_study_of_an_ensemble(taught: Tiny, alone: Workers, combine: str) -> None:
+    chain = chain_of(taught, arms=["chain", "ceiling"], supervisors={"num": 3, "bagging": True, "combine": combine})
+    run(taught, alone, chain.stages)
+    floor, *members = (stage for stage in chain.stages if stage.arm in ("floor", "member"))
+    assert len(members) == 2
+    student = student_of(chain)
+    said = []
+    for stage, predictions in zip((floor, *members), student.spec.train[0].labels.sources, strict=False):
+        assert predictions in {each.identity for each in stage.predicts}
+        kept = taught.store.read_predictions(predictions)
+        said.append(kept.probs_NC)
+    assert not np.allclose(said[0], said[1]) and not np.allclose(said[1], said[2])
+    for member in members:
+        record = taught.store.find(member.identity)
+        assert record is not None and record.metrics["num_steps"] == 4, "63 of 100 examples, 16 a step"
+    _, labels_NC = learnt(taught.store, taught.prepared, student.spec)
+    if combine == "mean":
+        np.testing.assert_allclose(labels_NC, np.mean(said, axis=0), rtol=1e-5)
+    else:
+        votes = {round(float(p), 4) for p in labels_NC[:, 1]}
+        assert len(votes) <= (4 if combine == "vote" else 8)
+    assert student.test_prediction is not None
+    test = taught.store.read_predictions(student.test_prediction.identity)
+    assert np.isfinite(test.probs_NC).all()
+
+
+def test_synthetic_errors_have_the_accuracy_of_the_labels_that_they_stand_for(taught: Tiny, alone: Workers) -> None:
+    chain = chain_of(taught, {"kind": "harden"}, {"kind": "synthetic_errors"})
+    run(taught, alone, (student_of(chain),))
+    student = student_of(chain)
+    rows_N, labels_NC = learnt(taught.store, taught.prepared, student.spec)
+    truth_N = taught.prepared.labels(rows_N)
+    said = weak_labels(taught, student)
+    weak_NC = np.stack([said[id_] for id_ in taught.prepared.ids(rows_N)])
+    assert accuracy(labels_NC, truth_N) == accuracy(weak_NC, truth_N) < 1
+
+
+def test_too_few_examples_for_a_transform_is_an_error_of_the_users(taught: Tiny, alone: Workers) -> None:
+    chain = chain_of(
+        taught, {"kind": "keep_random", "fraction": 0.03}, {"kind": "logistic", "mode": "filter", "fraction": 1}
+    )
+    with pytest.raises(W2SError, match="a logistic regression on 3 examples"):
+        run(taught, alone, (student_of(chain),))
+
+
+def test_a_report_judges_the_labels_that_were_learned_and_not_those_that_the_supervisor_gave(
+    taught: Tiny, alone: Workers
+) -> None:
+    chain = chain_of(taught, {"kind": "logistic", "mode": "relabel", "fraction": 0.1}, {"kind": "harden"})
+    run(taught, alone, (student_of(chain),))
+    student = student_of(chain)
+    found = gather_chains((chain,), taught.store).labellings[student.identity]
+    rows_N, labels_NC = learnt(taught.store, taught.prepared, student.spec)
+    assert found.num_examples == 100
+    assert found.accuracy == accuracy(labels_NC, taught.prepared.labels(rows_N))
