@@ -39,7 +39,7 @@ SPREAD_KEYS = ("optimisation", "execution")
 """Keys that may stand at the top of a study for every level of its ladder."""
 
 
-_OWN_KEYS = ("text", "label", "classes", "answer", "chosen", "rejected", "group")
+_OWN_KEYS = ("text", "label", "classes", "answer", "chosen", "rejected", "group", "subset", "test_split")
 """What says how own data is read; a known data set has its own way."""
 
 
@@ -94,14 +94,18 @@ class TaskSpec(Spec):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         given = [key for key in ("builtin", "hub", "files") if getattr(self, key) is not None]
-        own = [key for key in _OWN_KEYS if getattr(self, key) is not None]
-        reads_files = given == ["builtin", "files"] and not own
+        reads_files = given == ["builtin", "files"] and not self.own_keys
         if len(given) != 1 and not reads_files:
-            found = ", ".join(given + own * (len(given) > 1)) or "none"
+            found = ", ".join((*given, *self.own_keys)) or "none"
             raise ValueError(f"name exactly one of builtin, hub, files (or builtin and its files); found {found}")
         if self.builtin is None:
             self._check_columns()
         return self
+
+    @property
+    def own_keys(self) -> tuple[str, ...]:
+        """The keys that say how own data is read, as far as they are given."""
+        return tuple(key for key in _OWN_KEYS if getattr(self, key) is not None)
 
     def _check_columns(self) -> None:
         """Refuse own data whose columns make no kind of task."""
