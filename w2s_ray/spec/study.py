@@ -332,8 +332,8 @@ class Study(Spec):
             for level, entry in self.ladder.items():
                 if entry.optimisation.early_stopping is not None and entry.optimisation.early_stopping.by == "oracle":
                     raise ValueError(
-                        f"ladder.{level}.optimisation.early_stopping.by is oracle; who reads the truth is said by method: "
-                        f"name {level} under methods.{name}.oracle"
+                        f"ladder.{level}.optimisation.early_stopping.by is oracle; a method says who reads the truth: name "
+                        f"{level} under methods.{name}.oracle"
                     )
             if not method.arms:
                 raise ValueError(f"methods.{name}.arms is empty; name one of {', '.join(get_args(StudentArm))}")
