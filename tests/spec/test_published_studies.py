@@ -17,6 +17,8 @@ NUM_STAGES = {
     "pretrain_ladder": 3,
     "pretrain_reviews": 3,
     "pretrain_chess": 3,
+    "ladder_reviews": 3,
+    "ladder_mixed": 3,
     "sst2_local": 6,
     "sst2_gpt2": 7,
     # Per seed: S; M chain and ceiling; L chain by two ways and ceiling.
