@@ -36,7 +36,10 @@ def accuracy_figure(summary: Summary) -> Drawn | None:
 
 
 def pgr_figure(summary: Summary) -> Drawn | None:
-    """Draw the PGR of every student, the undefined ones named as such; None where there is none or tasks are many."""
+    """Draw the PGR of every student, the undefined ones named as such.
+
+    None where there is no student, or where the tasks are too many for one figure.
+    """
     students = [arm for arm in summary.arms if arm.is_student and arm.accuracy is not None]
     return draw(_by_task(summary, students), _recoveries, "performance gap recovered: 0 is the floor, 1 the ceiling")
 
