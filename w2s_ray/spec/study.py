@@ -156,7 +156,7 @@ class MethodSpec(Spec):
     that does not train all its weights is also held against the ceiling that does."""
     generative: dict[Name, Optimisation] = Field(default_factory=dict)
     """Levels whose students, and their ceilings, first learn the texts of Ti without labels, and how (Burns et al.
-    2023, section 5.2.3)."""
+    2023, generative supervision)."""
     oracle: tuple[Name, ...] = ()
     """Levels whose weakly supervised students stop early by the ground truth of Vi instead of its weak labels: a bound
     on what stopping can do, and no weak-to-strong learning."""
@@ -332,8 +332,8 @@ class Study(Spec):
             for level, entry in self.ladder.items():
                 if entry.optimisation.early_stopping is not None and entry.optimisation.early_stopping.by == "oracle":
                     raise ValueError(
-                        f"ladder.{level}.optimisation.early_stopping.by is oracle; methods say who reads the truth: name "
-                        f"{level} under methods.{name}.oracle"
+                        f"ladder.{level}.optimisation.early_stopping.by is oracle; the methods say who reads the truth: "
+                        f"name {level} under methods.{name}.oracle"
                     )
             if not method.arms:
                 raise ValueError(f"methods.{name}.arms is empty; name one of {', '.join(get_args(StudentArm))}")
