@@ -332,7 +332,7 @@ class Study(Spec):
             for level, entry in self.ladder.items():
                 if entry.optimisation.early_stopping is not None and entry.optimisation.early_stopping.by == "oracle":
                     raise ValueError(
-                        f"ladder.{level}.optimisation.early_stopping.by is oracle; the methods say who reads the truth: "
+                        f"ladder.{level}.optimisation.early_stopping.by is oracle; methods say who reads the truth: "
                         f"name {level} under methods.{name}.oracle"
                     )
             if not method.arms:
