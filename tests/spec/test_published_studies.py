@@ -19,6 +19,8 @@ NUM_STAGES = {
     "pretrain_chess": 3,
     "ladder_reviews": 3,
     "ladder_mixed": 3,
+    # By seed, of 61 in all: the pairs have no zero-shot level, the puzzles no confidence loss.
+    "results": 3 * 61,
     "sst2_local": 6,
     "sst2_gpt2": 7,
     # Per seed: S; M chain and ceiling; L chain by two ways and ceiling.
