@@ -16,6 +16,12 @@ def test_every_kind_of_loss_has_its_row() -> None:
     assert kinds <= rows
 
 
+def test_each_of_the_21_traps_of_public_code_has_a_test_that_names_it() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    named = {int(number) for text in texts for number in re.findall(r"def test_\w*trap_(\d+)", text)}
+    assert named == set(range(1, 22))
+
+
 def test_every_test_that_the_methods_page_names_is_there() -> None:
     files = list((ROOT / "tests").rglob("test_*.py"))
     known = {path.stem for path in files}

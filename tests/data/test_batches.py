@@ -11,14 +11,14 @@ def plan(**changes: float) -> list[np.ndarray]:
     return plan_steps(LENGTHS_N, **(known | changes))  # type: ignore[arg-type]
 
 
-def test_every_epoch_visits_every_example_once_and_drops_no_tail() -> None:
+def test_trap_16_every_epoch_visits_every_example_once_and_drops_no_tail() -> None:
     steps = plan()
     assert [len(step) for step in steps[:32]] == [32] * 31 + [8]
     for epoch in (steps[:32], steps[32:]):
         assert sorted(np.concatenate(epoch)) == list(range(1000))
 
 
-def test_every_epoch_has_another_order_and_so_has_every_seed() -> None:
+def test_trap_16_every_epoch_has_another_order_and_so_has_every_seed() -> None:
     steps, others = plan(), plan(order_seed=6)
     assert {tuple(sorted(step)) for step in steps[:31]}.isdisjoint(tuple(sorted(step)) for step in steps[32:63])
     assert {tuple(sorted(step)) for step in steps[:31]}.isdisjoint(tuple(sorted(step)) for step in others[:31])

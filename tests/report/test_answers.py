@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from synthetic import SyntheticStudy
 
-from w2s_ray.report.findings import ArmSummary, Summary
+from w2s_ray.report.arm_findings import ArmSummary
+from w2s_ray.report.findings import Summary
 from w2s_ray.report.results import read_results
 from w2s_ray.report.summary import summarise
 from w2s_ray.spec.chain import PlannedStage

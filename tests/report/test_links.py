@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from synthetic import SyntheticStudy
 
-from w2s_ray.report.findings import ArmSummary, Link
+from w2s_ray.report.arm_findings import ArmSummary, Link
 from w2s_ray.report.results import read_results
 from w2s_ray.report.summary import summarise
 from w2s_ray.spec.chain import PlannedStage

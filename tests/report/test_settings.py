@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from synthetic import SyntheticStudy
 
-from w2s_ray.report.findings import ArmSummary
+from w2s_ray.report.arm_findings import ArmSummary
 from w2s_ray.report.summary import summarise
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import StageSource

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 from synthetic import SyntheticStudy
 
-from w2s_ray.report.findings import ArmSummary, Summary
+from w2s_ray.report.arm_findings import ArmSummary
+from w2s_ray.report.findings import Summary
 from w2s_ray.report.summary import chain_figures, summarise
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.compile import compile_study

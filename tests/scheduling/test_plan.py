@@ -17,7 +17,7 @@ from w2s_ray.scheduling.resolve import LOCK_NAME, locked, resolve, resolve_whole
 from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.load import parse_study
+from w2s_ray.spec.load import load_study, parse_study
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.trainable import Probe, Prompt, Trainable
 from w2s_ray.store.artifacts import ArtifactStore
@@ -114,7 +114,7 @@ def test_filters_shorten_the_steps_of_the_students_that_they_are_for(home: Path,
     methods = {"thin": {"arms": ["chain", "ceiling"], "labels": {"l": {"transforms": transforms}}}}
     stages = {(stage.level, *stage.arms): stage for stage in planned(study_in(home, methods=methods), store).stages}
     assert stages["l", "ceiling"].num_steps == 2 * stages["l", "chain"].num_steps == 2
-    assert "confident0.5" in stages["l", "chain"].slug
+    assert stages["l", "chain"].labels == "weak-confident0.5" and stages["l", "ceiling"].labels == "gt"
 
 
 def test_members_of_an_ensemble_are_planned_and_shared_among_chains(home: Path, store: ArtifactStore) -> None:
@@ -386,3 +386,24 @@ def test_a_loss_for_two_classes_is_refused_on_a_task_of_three_before_anything_is
     with pytest.raises(StudyError, match=r"confidence0.5-weak, and the task rows has 3 classes"):
         resolve(study_in(home, methods=argmax, **space), store)
     assert resolve(study_in(home, methods=argmax), store).tasks["rows"].num_classes == 3
+
+
+def test_the_papers_study_is_planned_without_a_hub_and_names_all_that_it_would_fetch(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    study = load_study(Path(__file__).parents[2] / "tune_configs" / "paper_nlp.yaml")
+    found = planned(study, store)
+    assert len(found.chains) == len(study.tasks) * len(study.seeds) * len(study.methods)
+    assert {stage.task for stage in found.stages} == set(study.tasks)
+    assert {arm for stage in found.stages for arm in stage.arms} >= {
+        "generative",
+        "truth_chain",
+        "full_ceiling",
+        "self",
+    }
+    for level in study.ladder.values():
+        assert any(level.model in file for file in found.unresolved)
+    assert any("super_glue" in file or "superglue" in file for file in found.unresolved), found.unresolved

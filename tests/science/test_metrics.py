@@ -30,6 +30,19 @@ def test_trap_17_tied_scores_count_half_in_the_auroc_whatever_their_order() -> N
     assert auroc(binary(0.7, 0.5, 0.5, 0.2), labels_N) == pytest.approx(3.5 / 4)
 
 
+def test_trap_17_an_area_that_takes_equal_scores_as_they_come_depends_on_their_order() -> None:
+    """What EleutherAI/w2s does: one step of the curve per example, equal scores one after another."""
+
+    def stepwise(scores_N: np.ndarray, labels_N: np.ndarray) -> float:
+        order = np.argsort(-scores_N, kind="stable")
+        hits, misses = np.cumsum(labels_N[order]), np.cumsum(1 - labels_N[order])
+        return float((hits[:-1] * np.diff(misses)).sum() / (hits[-1] * misses[-1]))
+
+    scores_N, labels_N = np.full(4, 0.5), np.array([0, 1, 1, 0])
+    assert stepwise(scores_N, labels_N) != stepwise(scores_N, labels_N[[1, 2, 0, 3]])
+    assert auroc(binary(*scores_N), labels_N) == auroc(binary(*scores_N), labels_N[[1, 2, 0, 3]]) == 0.5
+
+
 def test_trap_17_the_auroc_with_many_ties_is_the_share_of_pairs_ranked_right() -> None:
     random = np.random.default_rng(0)
     p_N = random.integers(0, 6, 500) / 5

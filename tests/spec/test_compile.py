@@ -39,7 +39,7 @@ def stages(**changes: object) -> list[tuple[Chain, PlannedStage]]:
     return [(chain, stage) for chain in chains(**changes) for stage in chain.stages]
 
 
-def test_a_ceiling_learns_the_students_examples_by_ground_truth_and_names_no_supervisor() -> None:
+def test_trap_8_a_ceiling_learns_the_students_examples_by_ground_truth_and_names_no_supervisor() -> None:
     for chain, level in itertools.product(chains(), ("m", "l")):
         student, ceiling = chain.find("chain", level), chain.find("ceiling", level)
         if student is None or ceiling is None:
@@ -52,7 +52,7 @@ def test_a_ceiling_learns_the_students_examples_by_ground_truth_and_names_no_sup
         assert ceiling.spec.loss.kind == "naive" and not ceiling.supervisors
 
 
-def test_whoever_labels_a_split_was_not_trained_on_it() -> None:
+def test_trap_9_whoever_labels_a_split_was_not_trained_on_it() -> None:
     for chain in chains():
         trained_on = {stage.identity: {part.split.name for part in stage.spec.train} for stage in chain.stages}
         for stage in chain.stages:
@@ -60,7 +60,7 @@ def test_whoever_labels_a_split_was_not_trained_on_it() -> None:
             assert not labelled & trained_on[stage.identity]
 
 
-def test_students_validate_on_labels_of_the_supervisor_that_they_learn_from() -> None:
+def test_trap_14_students_validate_on_labels_of_the_supervisor_that_they_learn_from() -> None:
     for chain in chains():
         made_by = {p.identity: stage.identity for stage in chain.stages for p in stage.predicts}
         for stage in chain.stages:
@@ -107,7 +107,7 @@ def test_each_optimisation_key_is_part_of_the_identity(change: dict[str, float])
     assert type(spec).model_validate(changed).identity != spec.identity
 
 
-def test_a_students_identity_hangs_on_its_supervisors() -> None:
+def test_trap_7_a_students_identity_hangs_on_its_supervisors() -> None:
     def student_and_ceiling(rate: float) -> tuple[str, str]:
         ladder = {level: {"model": f"w2s:{level}"} for level in LEVELS}
         ladder["s"] |= {"optimisation": {"learning_rate": rate}}  # type: ignore[dict-item]

@@ -7,6 +7,7 @@ import pytest
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask, distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
 from w2s_ray.spec.load import load_study
+from w2s_ray.tasks import nlp
 
 FOLDER = Path(__file__).parents[2] / "tune_configs"
 NUM_STAGES = {
@@ -16,10 +17,19 @@ NUM_STAGES = {
     "pretrain_ladder": 3,
     "pretrain_reviews": 3,
     "pretrain_chess": 3,
+    "ladder_reviews": 3,
+    "ladder_mixed": 3,
     "sst2_local": 6,
     "sst2_gpt2": 7,
     # Per seed: S; M chain and ceiling; L chain by two ways and ceiling.
     "bootstrapping": 3 * 6,
+    # By task and seed: S; M and L by each method, what they read first, controls, ceilings of each kind.
+    "paper_nlp": 22 * 3 * 33,
+    "paper_nlp_pythia": 22 * 3 * 11,
+    "paper_chess": 3 * 11,
+    "paper_reward_model": 3 * 16,
+    "openai_repo": 4 * 3 * 32,
+    "eleuther": 5 * 3 * 18,
 }
 NUM_CANDIDATES = {"sweep_random": 4, "sweep_asha": 6, "sweep_optuna": 5, "sweep_pbt": 4, "sweep_gpt2": 32}
 """Searches that choose: nothing is judged on the test set before they are through."""
@@ -32,9 +42,9 @@ def test_every_published_study_is_known_to_this_test() -> None:
 @pytest.mark.parametrize("name", NUM_STAGES)
 def test_a_published_study_compiles_to_its_stages(name: str) -> None:
     study = load_study(FOLDER / f"{name}.yaml")
-    task = ResolvedTask(fingerprint="f" * 64, num_classes=2, num_test=10, num_documents=10, num_held_out=10)
+    task = ResolvedTask(fingerprint="", num_classes=2, num_test=10, num_documents=10, num_held_out=10)
     resolution = Resolution(
-        tasks=dict.fromkeys(study.tasks, task),
+        tasks={name: task.model_copy(update={"fingerprint": name}) for name in study.tasks},
         models={level: ResolvedModel(revision=level, num_parameters=1) for level in study.ladder},
     )
     assert study.name == name
@@ -68,3 +78,12 @@ def test_the_demo_asks_for_what_it_is_to_prove() -> None:
     assert {entry.execution.crew_shape.workers for entry in study.ladder.values()} == {2}
     assert all((task.test_examples or 0) >= 2000 for task in study.tasks.values())
     assert (load_study(FOLDER / "continuation.yaml").tasks["continuation"].test_examples or 0) >= 4000
+
+
+def test_the_papers_language_study_has_its_22_tasks_and_their_references() -> None:
+    for name in ("paper_nlp", "paper_nlp_pythia"):
+        study = load_study(FOLDER / f"{name}.yaml")
+        recipes = {recipe.name for recipe in nlp.RECIPES}
+        assert set(study.tasks) == recipes - {"amazon_polarity"} and len(study.tasks) == 22
+        assert {entry.builtin for entry in study.tasks.values()} == set(study.tasks)
+        assert study.report.references and study.report.compare

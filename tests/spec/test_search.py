@@ -72,7 +72,7 @@ def test_chain_shapes_can_be_searched_and_train_the_last_student_on_the_same_exa
     assert every.paths == (("s", "l"), ("s", "m", "l"), ("s", "k", "l"), ("s", "m", "k", "l"))
 
 
-def test_candidates_never_see_the_test_set_and_use_seeds_of_their_own() -> None:
+def test_trap_14_candidates_never_see_the_test_set_and_use_seeds_of_their_own() -> None:
     study = searching({RATE: [1e-4, 2e-4]}, {"seeds": [0, 1]}, choose_by="agreement", seeds=[7])
     resolution = resolution_of(study)
     assert compile_study(study, resolution) == (), "nothing is judged on the test set before the search is through"

@@ -108,6 +108,11 @@ def test_columns_that_make_no_task_are_refused_when_the_study_is_read(spec: dict
         TaskSpec(files="rows.jsonl", **spec)
 
 
+def test_a_known_task_takes_no_columns() -> None:
+    with pytest.raises(DataError, match="label, classes beside builtin: sst2"):
+        open_task(TaskSpec(builtin="sst2", label="label", classes=("0", "1")))
+
+
 def test_an_embedded_task_reads_no_files() -> None:
     with pytest.raises(DataError, match="reads no files"):
         open_task(TaskSpec(builtin="code_continuation", files="rows.jsonl"))

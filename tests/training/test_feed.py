@@ -20,7 +20,7 @@ def feeder_of(
     return Feeder(examples, Workers(rank, size, torch.device("cpu")), tokens_per_micro_batch, PAD)
 
 
-def test_a_text_that_holds_or_ends_in_the_padding_token_is_pooled_at_its_end() -> None:
+def test_trap_1_a_text_that_holds_or_ends_in_the_padding_token_is_pooled_at_its_end() -> None:
     rows = [[5, PAD, 7, PAD], [PAD, PAD], [5, 6, 7, 8, 9, PAD]]
     (batch,) = feeder_of(rows).group(np.arange(3))
     last = {int(position): int(at) for position, at in zip(batch.positions, batch.last_R, strict=True)}

@@ -84,6 +84,31 @@ def test_a_chain_learns_which_of_two_texts_is_better(pairs: Tiny, alone: Workers
         assert (kept.probs_NC.argmax(axis=1) == truth).mean() > 0.9
 
 
+def test_texts_longer_than_the_context_are_counted_and_the_first_are_named(
+    replies: Tiny, pairs: Tiny, alone: Workers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for tiny in (replies, pairs):
+        stage = tiny.chain().stages[0].model_copy(update={"predicts": ()})
+        shorter = stage.spec.optimisation.model_copy(update={"context_tokens": 12, "epochs": 1.0})
+        stage = stage.model_copy(update={"spec": stage.spec.model_copy(update={"optimisation": shorter})})
+        run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+        rows = draw(tiny.prepared, stage.spec.train[0].split)
+        tokenizer = load_tokenizer(Path(stage.spec.starts_from.name), None)
+        texts = [tokenizer.encode(text, add_special_tokens=False) for text in tiny.prepared.texts(rows)]
+        others = tiny.prepared.others(rows)
+        if tiny.prepared.kind == "pairs":
+            seconds = [tokenizer.encode(text, add_special_tokens=False) for text in others]
+            longest = [max(len(one), len(two)) for one, two in zip(texts, seconds, strict=True)]
+        else:
+            longest = [len(one) + len(end) for one, end in zip(texts, answer_tokens(tokenizer, others), strict=True)]
+        cut = [id_ for id_, length in zip(tiny.prepared.ids(rows), longest, strict=True) if length > 12]
+        record = tiny.store.find(stage.identity)
+        assert record is not None and 0 < len(cut) < len(rows)
+        assert record.metrics["cut_examples"] == len(cut)
+        said = capsys.readouterr().out
+        assert f"{len(cut)} of {len(rows)} texts are longer" in said and cut[0] in said
+
+
 def test_a_chain_of_answers_writes_what_its_supervisor_wrote(replies: Tiny, alone: Workers) -> None:
     chain = run_chain(replies, alone)
     for stage in chain.stages:

@@ -52,7 +52,9 @@ def padded(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]
     )
 
 
-def test_exclamation_marks_are_text_and_a_batch_of_one_equals_a_batch_of_many(tiny: Tiny, gpt2_like: Path) -> None:
+def test_trap_1_exclamation_marks_are_text_and_a_batch_of_one_equals_a_batch_of_many(
+    tiny: Tiny, gpt2_like: Path
+) -> None:
     tokenizer = load_tokenizer(gpt2_like, "<|endoftext|>")
     network = network_of(tiny, gpt2_like, tokenizer)
     texts = ["wow!", "!!!!", "a longer text that ends!!", "b"]
@@ -64,7 +66,7 @@ def test_exclamation_marks_are_text_and_a_batch_of_one_equals_a_batch_of_many(ti
     assert not torch.allclose(many[0], network(*padded([rows[0][:-1]], 0))[0]), "the last ! must count"
 
 
-def test_a_text_that_spells_the_padding_token_keeps_its_last_token(tiny: Tiny, gpt2_like: Path) -> None:
+def test_trap_1_a_text_that_spells_the_padding_token_keeps_its_last_token(tiny: Tiny, gpt2_like: Path) -> None:
     tokenizer = load_tokenizer(gpt2_like, "<|endoftext|>")
     row = tokenizer.encode("the end <|endoftext|>", add_special_tokens=False)
     assert tokenizer.pad_token_id not in row, "a text never yields the padding token"
@@ -95,7 +97,7 @@ def test_the_head_of_an_untied_model_starts_from_its_unembedding(tiny: Tiny, tmp
     assert not torch.equal(model.lm_head.weight[rows], model.get_input_embeddings().weight[rows])
 
 
-def test_weights_are_fp32_masters_whatever_the_checkpoint_held(tiny: Tiny, tmp_path: Path) -> None:
+def test_trap_18_weights_are_fp32_masters_whatever_the_checkpoint_held(tiny: Tiny, tmp_path: Path) -> None:
     folder = Path(tiny.study.ladder["small"].model)
     config = json.loads((folder / "config.json").read_text())
     assert config["num_hidden_layers"] == 2

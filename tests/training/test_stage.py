@@ -62,7 +62,9 @@ def test_a_second_run_trains_nothing(tiny: Tiny, alone: Workers) -> None:
     assert tiny.store.num_attempts(stage.identity) == 1
 
 
-def test_predictions_asked_for_later_are_those_of_the_trained_model(tiny: Tiny, alone: Workers, tmp_path: Path) -> None:
+def test_trap_6_predictions_asked_for_later_are_those_of_the_trained_model(
+    tiny: Tiny, alone: Workers, tmp_path: Path
+) -> None:
     stage = floor_of(tiny)
     run_stage(stage.model_copy(update={"predicts": ()}), store=tiny.store, workers=alone, observer=Onlooker())
     run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
@@ -116,7 +118,7 @@ def test_another_zero_stage_starts_the_stage_from_its_beginning_and_says_so(
     assert "starts from its beginning" in capsys.readouterr().out
 
 
-def test_the_exported_folder_predicts_what_the_stage_predicted(tiny: Tiny, alone: Workers) -> None:
+def test_trap_6_the_exported_folder_predicts_what_the_stage_predicted(tiny: Tiny, alone: Workers) -> None:
     stage = floor_of(tiny)
     run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
     record = tiny.store.find(stage.identity)
@@ -227,7 +229,7 @@ def test_reports_come_evenly_over_the_steps_judge_by_labels_and_truth_and_change
     assert losses[0] == losses[1]
 
 
-def test_steps_are_taken_in_training_mode_one_graph_at_a_time(
+def test_trap_5_steps_are_taken_in_training_mode_one_graph_at_a_time(
     tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graphs: list[weakref.ref[torch.Tensor]] = []

@@ -55,6 +55,10 @@ class Tokens:
         spans = zip(starts.tolist(), ends.tolist(), strict=True)
         return [self.token_ids[start:end].astype(np.int32) for start, end in spans]
 
+    def are_longer(self, row_numbers: np.ndarray, context: int | np.ndarray) -> np.ndarray:
+        """Tell of each text whether it has more than `context` tokens, so that `rows` cuts it."""
+        return np.asarray(self.offsets[row_numbers + 1] - self.offsets[row_numbers] > context)
+
     def blocks(self, row_numbers: np.ndarray, context: int, end_token: int) -> np.ndarray:
         """Return full blocks (N, context) of the documents in this order, each followed by `end_token`.
 

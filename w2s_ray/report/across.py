@@ -61,7 +61,7 @@ def _summary(row: _Row, judges: Mapping[str, Judge]) -> AcrossTasks | None:
     standings = {}
     for task, arm in row.by_task.items():
         judge = judges[task]
-        seeds = judge.seeds_between(arm, arm.ceilings) if arm.arm != "self" else ()
+        seeds = judge.seeds_between(arm, arm.ceilings)
         if seeds:
             standings[task] = judge.standing(arm, arm.ceilings, seeds)
     if len(standings) < 2:

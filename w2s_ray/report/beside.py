@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
+from w2s_ray.report.arm_findings import ArmSummary, Estimate
 from w2s_ray.report.declared import find, points
-from w2s_ray.report.findings import ArmSummary, Estimate, LearningCurve, ReferenceRow
+from w2s_ray.report.findings import LearningCurve, ReferenceRow
 from w2s_ray.report.judge import Judge
 from w2s_ray.report.means import mean
 from w2s_ray.spec.chain import PlannedStage

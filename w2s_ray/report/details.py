@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from w2s_ray.report.findings import ArmSummary, Summary, TaskSummary
+from w2s_ray.report.arm_findings import ArmSummary
+from w2s_ray.report.findings import Summary, TaskSummary
 from w2s_ray.report.wording import duration, number, whole, with_bounds
 
 Cells = Sequence[str]

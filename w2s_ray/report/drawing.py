@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from w2s_ray.report.findings import Estimate
+from w2s_ray.report.arm_findings import Estimate
 from w2s_ray.report.wording import with_bounds
 from w2s_ray.spec.study import Arm
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from w2s_ray.report.arm_findings import ArmSummary
 from w2s_ray.report.drawing import (
     COLOURS,
     DASHED,
@@ -19,20 +20,26 @@ from w2s_ray.report.drawing import (
     remark,
     rows_of,
 )
-from w2s_ray.report.findings import AcrossTasks, ArmSummary, Summary
+from w2s_ray.report.findings import AcrossTasks, Summary
 from w2s_ray.report.wording import by_level, marked_label, undefined_share, value_of
 
 _MOST_PANELS = 6
 
 
 def accuracy_figure(summary: Summary) -> Drawn | None:
-    """Draw the accuracy of every arm, each level's gap from floor to ceiling shaded; None where nothing is judged or tasks are many."""
+    """Draw the accuracy of every arm, each level's gap from floor to ceiling shaded.
+
+    None where nothing is judged, or tasks are many.
+    """
     judged = [arm for arm in summary.arms if arm.accuracy is not None]
     return draw(_by_task(summary, judged), _accuracies, "accuracy on the test set; shaded: from floor to ceiling")
 
 
 def pgr_figure(summary: Summary) -> Drawn | None:
-    """Draw the PGR of every student, the undefined ones named as such; None where there is none or tasks are many."""
+    """Draw the PGR of every student, the undefined ones named as such.
+
+    None where there is no student, or where the tasks are too many for one figure.
+    """
     students = [arm for arm in summary.arms if arm.is_student and arm.accuracy is not None]
     return draw(_by_task(summary, students), _recoveries, "performance gap recovered: 0 is the floor, 1 the ceiling")
 

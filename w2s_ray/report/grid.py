@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from rich import box
 from rich.table import Table
 
-from w2s_ray.report.findings import ArmSummary
+from w2s_ray.report.arm_findings import ArmSummary
 from w2s_ray.report.wording import by_level, marked_label
 
 WIDE_COLUMNS = 125

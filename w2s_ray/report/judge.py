@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from w2s_ray.report.arm_findings import ArmSummary
 from w2s_ray.report.arms import TEXT_ARMS, DistinctArm
 from w2s_ray.report.evidence import Evidence
-from w2s_ray.report.findings import ArmSummary, Comparison
+from w2s_ray.report.findings import Comparison
 from w2s_ray.report.means import measured
 from w2s_ray.report.results import is_oracle
 from w2s_ray.report.scores import Scores, estimate, pgr_estimate
@@ -78,7 +79,7 @@ class Judge:
 
     def _own(self, arm: DistinctArm) -> tuple[tuple[int, ...], Recovery] | None:
         """An arm's headline PGR and its seeds."""
-        seeds = self.seeds_between(arm, arm.ceilings) if arm.arm != "self" else ()
+        seeds = self.seeds_between(arm, arm.ceilings)
         return (seeds, self.recovery(self.standing(arm, arm.ceilings, seeds))) if seeds else None
 
     def _arm(self, arm: DistinctArm) -> ArmSummary:
@@ -109,11 +110,10 @@ class Judge:
 
     def _recovered(self, arm: DistinctArm) -> dict[str, object]:
         """Floor, ceiling, gap and every PGR of a student."""
-        ceilings = {} if arm.arm == "self" else arm.ceilings
-        seeds = self.seeds_between(arm, ceilings)
+        seeds = self.seeds_between(arm, arm.ceilings)
         if not seeds:
             return {"pgr_undefined": _why_not(arm), **self._of_full(arm)}
-        standing = self.standing(arm, ceilings, seeds)
+        standing = self.standing(arm, arm.ceilings, seeds)
         found = self.recovery(standing)
         return {
             "floor": estimate(standing.floor),
@@ -126,7 +126,7 @@ class Judge:
         }
 
     def _of_link(self, arm: DistinctArm, standing: Standing, seeds: Sequence[int]) -> dict[str, object]:
-        """The PGR with the immediate supervisor as the floor, where that is not level 0."""
+        """The PGR with the immediate supervisor as the floor."""
         supervisors = {seed: self._evidence.supervisor(arm.identities[seed]) for seed in seeds}
         if arm.arm not in ("chain", "truth_chain") or not all(each in self.scores for each in supervisors.values()):
             return {}

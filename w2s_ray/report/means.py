@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
+from w2s_ray.report.arm_findings import Answers, Calibration, Cost, Link
 from w2s_ray.report.arms import DistinctArm
 from w2s_ray.report.evidence import Evidence
-from w2s_ray.report.findings import Answers, Calibration, Cost, Link
 from w2s_ray.report.measures import ANSWERS, CALIBRATION, COST, LABELS, RELATION, Beside, Measures, cost, measure
 
 

@@ -17,11 +17,12 @@ from markupsafe import Markup
 
 from w2s_ray.errors import W2SError
 from w2s_ray.report import wording
+from w2s_ray.report.arm_findings import ArmSummary
 from w2s_ray.report.details import details_of
 from w2s_ray.report.drawing import COLOURS, Drawn
 from w2s_ray.report.evidence import gather
 from w2s_ray.report.figures import accuracy_figure, across_figure, pgr_figure
-from w2s_ray.report.findings import ArmSummary, Summary
+from w2s_ray.report.findings import Summary
 from w2s_ray.report.results import to_frame
 from w2s_ray.report.summary import summary_of
 from w2s_ray.report.table import to_json

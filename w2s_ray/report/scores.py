@@ -9,8 +9,8 @@ from statistics import fmean
 
 import numpy as np
 
+from w2s_ray.report.arm_findings import Estimate
 from w2s_ray.report.evidence import Evidence
-from w2s_ray.report.findings import Estimate
 from w2s_ray.science.bootstrap import Draws
 from w2s_ray.science.recovery import Recovery, Sampled
 

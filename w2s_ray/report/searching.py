@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from w2s_ray.report.findings import ArmSummary, CandidateSummary, Comparison, Estimate, SearchSummary, Step
+from w2s_ray.report.arm_findings import ArmSummary, Estimate
+from w2s_ray.report.findings import CandidateSummary, Comparison, SearchSummary, Step
 from w2s_ray.spec.search import Candidate, Found
 from w2s_ray.spec.study import Study
 

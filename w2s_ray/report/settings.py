@@ -45,7 +45,12 @@ class Ceilings:
                     self._known[_place(chain, stage, stage.spec.trainable)] = stage.identity
 
     def of(self, chain: Chain, stage: PlannedStage) -> str | None:
-        """Return the identity of the ceiling of a chain's student; None where the study has none."""
+        """Return the identity of the ceiling of a chain's student; None where the study has none.
+
+        A `self` student has none: its model is the floor's.
+        """
+        if stage.arm == "self":
+            return None
         return self._known.get(_place(chain, stage, stage.spec.trainable))
 
     def full(self, chain: Chain, stage: PlannedStage) -> str | None:

@@ -6,11 +6,12 @@ from statistics import fmean
 import numpy as np
 
 from w2s_ray.report.across import across_tasks
+from w2s_ray.report.arm_findings import ArmSummary
 from w2s_ray.report.arms import TEXT_ARMS, DistinctArm, distinct_arms
 from w2s_ray.report.beside import learning_curves, reference_rows
 from w2s_ray.report.declared import declared_comparisons
 from w2s_ray.report.evidence import Evidence, gather, gather_chains
-from w2s_ray.report.findings import ArmSummary, Pretrained, Summary, TaskSummary
+from w2s_ray.report.findings import Pretrained, Summary, TaskSummary
 from w2s_ray.report.judge import Judge
 from w2s_ray.report.scores import estimate
 from w2s_ray.report.searching import search_summary, steps

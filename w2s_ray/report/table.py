@@ -6,10 +6,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from w2s_ray.report.arm_findings import ArmSummary
 from w2s_ray.report.details import details_of
 from w2s_ray.report.findings import (
     AcrossTasks,
-    ArmSummary,
     DeclaredComparison,
     LearningCurve,
     Pretrained,

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+from w2s_ray.report.arm_findings import ArmSummary, Estimate
 from w2s_ray.report.findings import (
     AcrossTasks,
-    ArmSummary,
     CandidateSummary,
     Comparison,
     DeclaredComparison,
-    Estimate,
     ReferenceRow,
     SearchSummary,
     Summary,

@@ -31,6 +31,8 @@ class StagePlan(Spec):
     model: str
     arms: tuple[str, ...]
     loss: str
+    labels: str
+    """Whose labels it learns, `gt` or `weak`, and what is done to them."""
     num_chains: int
     num_steps: int
     zero_stage: ZeroStage
@@ -131,6 +133,7 @@ def _plan_stage(
         model=stage.spec.starts_from.name,
         arms=tuple(dict.fromkeys(own.arm for _, own in users)),
         loss=stage.spec.loss.label,
+        labels=stage.spec.train[0].labels.label,
         num_chains=len({chain.name for chain, _ in users}),
         num_steps=estimate.num_steps(stage, chars[stage.task]),
         zero_stage=stage.execution.zero_stage,
@@ -146,7 +149,7 @@ def _plan_stage(
 
 
 def _chars_per_example(store: ArtifactStore, fingerprint: str) -> float:
-    if fingerprint == UNRESOLVED:
+    if fingerprint.startswith(UNRESOLVED):
         return _UNKNOWN_CHARS
     table = load_prepared(store, fingerprint).table()
     lengths = pc.add(pc.utf8_length(table["text"]), pc.coalesce(pc.utf8_length(table["other"]), 0))

@@ -69,7 +69,7 @@ def resolve(study: Study, store: ArtifactStore, *, relock: bool = True) -> Resol
             tasks[name] = _resolve_task(study, name, _prepared(store, name, task, lock))
         except HubUnreachable as error:
             unresolved += error.files
-            tasks[name] = _unresolved_task(task)
+            tasks[name] = _unresolved_task(name, task)
     resolution = Resolution(tasks=tasks, models=models, unresolved=tuple(dict.fromkeys(unresolved)))
     if not unresolved and (relock or lock is None):
         _write_lock(study, resolution, store)
@@ -147,12 +147,12 @@ def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTa
     return known.model_copy(update={"num_test": num_test(prepared, task.test_examples)})
 
 
-def _unresolved_task(task: TaskSpec) -> ResolvedTask:
+def _unresolved_task(name: str, task: TaskSpec) -> ResolvedTask:
     """Stand in for a task whose rows could not be fetched, so that the rest of the study can be planned."""
     kind = open_task(task).kind
     num_classes = 2 if kind in ("classes", "pairs") else 1
     num_test = 0 if kind == "text" else task.test_examples or 1
-    return ResolvedTask(fingerprint=UNRESOLVED, kind=kind, num_classes=num_classes, num_test=num_test)
+    return ResolvedTask(fingerprint=f"{UNRESOLVED} {name}", kind=kind, num_classes=num_classes, num_test=num_test)
 
 
 def _check_kind(study: Study, name: str, prepared: PreparedTask) -> None:

@@ -39,7 +39,7 @@ SPREAD_KEYS = ("optimisation", "execution")
 """Keys that may stand at the top of a study for every level of its ladder."""
 
 
-_OWN_KEYS = ("text", "label", "classes", "answer", "chosen", "rejected", "group")
+_OWN_KEYS = ("text", "label", "classes", "answer", "chosen", "rejected", "group", "subset", "test_split")
 """What says how own data is read; a known data set has its own way."""
 
 
@@ -94,14 +94,18 @@ class TaskSpec(Spec):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         given = [key for key in ("builtin", "hub", "files") if getattr(self, key) is not None]
-        own = [key for key in _OWN_KEYS if getattr(self, key) is not None]
-        reads_files = given == ["builtin", "files"] and not own
+        reads_files = given == ["builtin", "files"] and not self.own_keys
         if len(given) != 1 and not reads_files:
-            found = ", ".join(given + own * (len(given) > 1)) or "none"
+            found = ", ".join((*given, *self.own_keys)) or "none"
             raise ValueError(f"name exactly one of builtin, hub, files (or builtin and its files); found {found}")
         if self.builtin is None:
             self._check_columns()
         return self
+
+    @property
+    def own_keys(self) -> tuple[str, ...]:
+        """The keys that say how own data is read, as far as they are given."""
+        return tuple(key for key in _OWN_KEYS if getattr(self, key) is not None)
 
     def _check_columns(self) -> None:
         """Refuse own data whose columns make no kind of task."""
@@ -152,7 +156,7 @@ class MethodSpec(Spec):
     that does not train all its weights is also held against the ceiling that does."""
     generative: dict[Name, Optimisation] = Field(default_factory=dict)
     """Levels whose students, and their ceilings, first learn the texts of Ti without labels, and how (Burns et al.
-    2023, section 5.2.3)."""
+    2023, generative supervision)."""
     oracle: tuple[Name, ...] = ()
     """Levels whose weakly supervised students stop early by the ground truth of Vi instead of its weak labels: a bound
     on what stopping can do, and no weak-to-strong learning."""
@@ -328,8 +332,8 @@ class Study(Spec):
             for level, entry in self.ladder.items():
                 if entry.optimisation.early_stopping is not None and entry.optimisation.early_stopping.by == "oracle":
                     raise ValueError(
-                        f"ladder.{level}.optimisation.early_stopping.by is oracle; what reads the truth is said where it "
-                        f"is asked for: name {level} under methods.{name}.oracle"
+                        f"ladder.{level}.optimisation.early_stopping.by is oracle; methods say who reads the truth: "
+                        f"name {level} under methods.{name}.oracle"
                     )
             if not method.arms:
                 raise ValueError(f"methods.{name}.arms is empty; name one of {', '.join(get_args(StudentArm))}")

@@ -1,7 +1,7 @@
 """Which of a model's weights a stage trains: all of them, a head alone, low-rank additions, or none.
 
 A student and its ceiling train alike, so a probe's PGR is measured against the probe's own ceiling; a second one,
-against the ceiling that trains all weights, stands beside it (Burns et al. 2023, appendix D.2).
+against the ceiling that trains all weights, stands beside it (Burns et al. 2023, linear probing).
 """
 
 from typing import Annotated, Literal
@@ -53,7 +53,7 @@ class Lora(Spec):
 class Prompt(Spec):
     """Nothing is trained: the pretrained language model reads the text, after some labelled ones, and names a class.
 
-    Each class is scored by the mean log-probability of its name's tokens (Burns et al. 2023, section 5.2.2 prompts with
+    Each class is scored by the mean log-probability of its name's tokens (Burns et al. 2023 prompts with
     weak-labelled shots from Ti; a ceiling's shots carry the true label).
     """
 

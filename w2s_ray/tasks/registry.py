@@ -104,7 +104,7 @@ def open_task(spec: TaskSpec) -> Task:
     """Return the task that `spec` describes; nothing is read yet.
 
     Raises:
-        DataError: when `builtin` names no registered task, or one that reads no files.
+        DataError: when `builtin` names no registered task, or keys stand beside it that it does not read.
     """
     if spec.builtin is None:
         return own_task(spec)
@@ -113,4 +113,12 @@ def open_task(spec: TaskSpec) -> Task:
         remedy = f"did you mean {near[0]!r}?" if near else "`w2s tasks` lists them"
         raise DataError(f"builtin: {spec.builtin!r} is no task", "`builtin:` names a registered task", remedy)
     task = _known[spec.builtin]
-    return task.open(spec) if isinstance(task, Embedded | Recipe) else task(spec)
+    if not isinstance(task, Embedded | Recipe):
+        return task(spec)
+    if spec.own_keys:
+        raise DataError(
+            f"{', '.join(spec.own_keys)} beside builtin: {spec.builtin}",
+            "a known task knows how its rows are read",
+            "drop those keys, or name the data with `hub:` or `files:` alone",
+        )
+    return task.open(spec)

@@ -78,6 +78,10 @@ class Lesson(Protocol):
         """What is learnt."""
         ...
 
+    def cut(self) -> list[str]:
+        """Return the ids of the learnt examples that are longer than the context and keep their last tokens."""
+        ...
+
     def objective(self) -> Objective:
         """Return how it is learnt."""
         ...
@@ -116,6 +120,12 @@ class ClassLesson:
     def examples(self) -> Labelled:
         """All that the stage learns from, with its labels."""
         return self._labelled(*self._learnt)
+
+    def cut(self) -> list[str]:
+        """Any of an example's texts may be the long one."""
+        prepared, (rows_N, _) = self._material.prepared, self._learnt
+        longer = self._material.tokens.are_longer(prepared.text_numbers(rows_N), self._spec.optimisation.context_tokens)
+        return prepared.ids(rows_N[longer.reshape(-1, len(rows_N)).any(axis=0)])
 
     def objective(self) -> Objective:
         """Soft labels, and the stage's loss."""
@@ -217,6 +227,13 @@ class AnswerLesson:
         starts = [max(len(row) - len(end), 1) for row, end in zip(rows, ends, strict=True)]
         return Written(tokens=rows, learnt_from_N=np.array(starts, dtype=np.int64))
 
+    def cut(self) -> list[str]:
+        """A text is cut where it and its answer do not fit together."""
+        prepared, context = self._material.prepared, self._spec.optimisation.context_tokens
+        rows_N, answers = self._answers(self._spec.train)
+        room_N = context - np.array([len(end) for end in answer_tokens(self._material.tokenizer, answers)])
+        return prepared.ids(rows_N[self._material.tokens.are_longer(rows_N, room_N)])
+
     def objective(self) -> Objective:
         """Cross-entropy of the answers' tokens."""
         return Writing(self.examples)
@@ -293,6 +310,10 @@ class TextLesson:
     def examples(self) -> Written:
         """The documents end to end, in full blocks."""
         return self._blocks(self._spec.train[0].split)
+
+    def cut(self) -> list[str]:
+        """Blocks are full; nothing is cut."""
+        return []
 
     def objective(self) -> Objective:
         """Cross-entropy of every token."""

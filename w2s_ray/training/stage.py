@@ -36,6 +36,9 @@ from w2s_ray.training.progress import Observer, StageResult
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
 
+_SHOWN = 3
+"""Ids that a line names."""
+
 
 def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: Workers, observer: Observer) -> StageResult:
     """Bring the store up to `stage`: its trained model and its predictions. Collective over `workers`.
@@ -142,14 +145,21 @@ class _StageRun:
             order_seed=spec.order_seed,
             bucketing_window=settings.bucketing_window,
         )
+        cut = self.lesson.cut()
+        if cut:
+            shown = ", ".join(cut[:_SHOWN])
+            self._say(
+                f"{len(cut)} of {len(examples)} texts are longer than optimisation.context_tokens "
+                f"({settings.context_tokens}) and keep their last tokens; the first are {shown}"
+            )
         journal = Journal(spec.identity, folder / "metrics.jsonl", self.observer, len(steps))
         journal.activity("loading")
         network = load_network(spec, self._source_folder(), self.tokenizer, execution)
         engine = self._start_engine(network)
         checkpoints = Checkpoints(folder / "checkpoints", execution, self.workers)
         progress, said = checkpoints.restore(engine)
-        if said and self.workers.leads:
-            print(f"{spec.slug}: {said}", flush=True)
+        if said:
+            self._say(said)
         self.workers.led(lambda: journal.resume_at(progress.step))
         loop = Loop(
             spec=spec,
@@ -165,11 +175,15 @@ class _StageRun:
         )
         with self._timed("training"):
             progress, stopped = loop.run(progress)
-        metrics = self._metrics(progress, len(steps))
+        metrics = self._metrics(progress, len(steps)) | {"cut_examples": float(len(cut))}
         if not stopped:
             metrics |= self._validate()
             self._commit(metrics)
         return metrics, stopped
+
+    def _say(self, words: str) -> None:
+        if self.workers.leads:
+            print(f"{self.stage.spec.slug}: {words}", flush=True)
 
     def _metrics(self, progress: Progress, num_steps: int) -> dict[str, float]:
         seconds = max(progress.train_seconds, 1e-9)

@@ -1,9 +1,6 @@
 """A label is trusted where a linear reading of the features, fitted to the labels of other examples, agrees."""
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from w2s_ray.errors import DataError
 from w2s_ray.science.relabelling.label_set import FloatArray, LabelSet
@@ -43,6 +40,10 @@ def logistic(transform: Logistic, examples: LabelSet) -> LabelSet:
 
 def _fitted(features_ND: FloatArray, targets_NC: FloatArray, asked_MD: FloatArray, l2_penalty: float) -> FloatArray:
     """Fit on soft labels: an example stands there once for each class, weighted by that class's probability."""
+    from sklearn.linear_model import LogisticRegression  # slow to load, as in trust.py
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     count, num_classes = targets_NC.shape
     proposed_MC = np.zeros((len(asked_MD), num_classes))
     present = np.flatnonzero(targets_NC.sum(axis=0) > 0)

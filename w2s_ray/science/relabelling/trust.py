@@ -1,7 +1,6 @@
 """Labels held against what the student's own features propose: drop those that differ, or put the proposal there."""
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 from w2s_ray.errors import DataError
 from w2s_ray.science.relabelling.label_set import BoolArray, FloatArray, IntArray, LabelSet
@@ -45,6 +44,8 @@ def nearest(features_ND: FloatArray, k: int, queries_MD: FloatArray | None = Non
     Raises:
         DataError: when there are fewer than k others.
     """
+    from sklearn.neighbors import NearestNeighbors  # slow to load, and whoever judges trials has no use for it
+
     num_others = len(features_ND) - (queries_MD is None)
     if k > num_others:
         raise DataError(
