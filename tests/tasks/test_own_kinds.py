@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from w2s_ray.errors import DataError
-from w2s_ray.spec.study import TaskSpec
+from w2s_ray.spec.task import TaskSpec
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import TaskData
 

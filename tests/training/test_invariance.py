@@ -11,7 +11,7 @@ from tests.training.conftest import Moods, Pairings, Replies, Tiny, make_tiny
 from tests.training.group import run_cases
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.losses import ConfidenceLoss, EntropyLoss, HardLoss, KLLoss, Loss, NaiveLoss, ProductLoss, WindowLoss
-from w2s_ray.spec.study import Arm
+from w2s_ray.spec.method import Arm
 
 ROOMY, TIGHT = 100_000, 64
 LOSSES: tuple[Loss, ...] = (

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from w2s_ray.report.arm_findings import ArmSummary, Estimate
 from w2s_ray.spec.base import Kind, Spec
+from w2s_ray.spec.method import Arm
 from w2s_ray.spec.reporting import Figure
-from w2s_ray.spec.study import Arm
 
 SCHEMA = 2
 """Version of the summary's keys."""

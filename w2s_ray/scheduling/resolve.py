@@ -18,7 +18,9 @@ from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.load import STUDY_NAME
 from w2s_ray.spec.losses import check_classes
-from w2s_ray.spec.study import LevelSpec, MethodSpec, Study, TaskSpec
+from w2s_ray.spec.method import MethodSpec
+from w2s_ray.spec.study import LevelSpec, Study
+from w2s_ray.spec.task import TaskSpec
 from w2s_ray.spec.trainable import Probe, Prompt
 from w2s_ray.spec.variants import largest, losses
 from w2s_ray.store.artifacts import ArtifactStore

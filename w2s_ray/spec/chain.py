@@ -5,9 +5,9 @@ from functools import cached_property
 
 from w2s_ray.spec.base import Kind, Spec
 from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.method import Arm
 from w2s_ray.spec.search import Point
 from w2s_ray.spec.stage import PredictionSpec, StageSource, StageSpec
-from w2s_ray.spec.study import Arm
 
 
 class ResolvedTask(Spec):

@@ -16,9 +16,10 @@ from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec, WeakLabels, Weighing
 from w2s_ray.spec.losses import Loss, NaiveLoss
+from w2s_ray.spec.method import Arm, MethodSpec
 from w2s_ray.spec.search import Found, Point
 from w2s_ray.spec.stage import ModelSource, Objective, Optimisation, PredictionSpec, StageSource, StageSpec
-from w2s_ray.spec.study import Arm, LevelSpec, MethodSpec, Study
+from w2s_ray.spec.study import LevelSpec, Study
 from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 from w2s_ray.spec.transforms import KeepRandom, Transform
 from w2s_ray.spec.variants import Variants, candidates, final, optimisation_levels

@@ -8,7 +8,7 @@ from w2s_ray.spec.trainable import Prompt
 from w2s_ray.spec.transforms import KeepRandom, Knn, Topological, Transform
 
 if TYPE_CHECKING:
-    from w2s_ray.spec.study import MethodSpec
+    from w2s_ray.spec.method import MethodSpec
 
 _FROM_LEVEL_0 = ("chain", "direct", "pooled", "self")
 """Arms of students that learn from the first supervisors."""

@@ -10,9 +10,10 @@ from w2s_ray.errors import StudyError
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.explain import explained
 from w2s_ray.spec.losses import Loss
+from w2s_ray.spec.method import MethodSpec
 from w2s_ray.spec.nearest import nearest
 from w2s_ray.spec.search import Point, Range, SearchSpec
-from w2s_ray.spec.study import SPREAD_KEYS, LevelSpec, MethodSpec, Study
+from w2s_ray.spec.study import SPREAD_KEYS, LevelSpec, Study
 
 _FIXED_KEYS = ("name", "search", "tracking", "report", "max_concurrent")
 """Keys of a study that change no chain."""
