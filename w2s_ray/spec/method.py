@@ -58,13 +58,14 @@ class MethodSpec(Spec):
     @property
     def levels_named(self) -> dict[str, tuple[str, ...]]:
         """The levels that each of its keys names, by key."""
-        by_level = {
-            "losses": self.losses,
-            "labels": self.labels,
-            "trainable": self.trainable,
-            "generative": self.generative,
+        return {
+            "losses": tuple(self.losses),
+            "labels": tuple(self.labels),
+            "trainable": tuple(self.trainable),
+            "generative": tuple(self.generative),
+            "random": self.random,
+            "oracle": self.oracle,
         }
-        return {**{key: tuple(named) for key, named in by_level.items()}, "random": self.random, "oracle": self.oracle}
 
     def serves(self, task: str) -> bool:
         """Say whether the method is for `task`."""

@@ -43,8 +43,8 @@ def check_ladder(study: "Study") -> None:
         stopping = entry.optimisation.early_stopping
         if stopping is not None and stopping.by == "oracle":
             raise ValueError(
-                f"ladder.{level}.optimisation.early_stopping.by is oracle; methods say who reads the truth: name {level} "
-                "under methods.<name>.oracle"
+                f"ladder.{level}.optimisation.early_stopping.by is oracle; methods say who reads the truth: name "
+                f"{level} under methods.<name>.oracle"
             )
 
 
@@ -93,8 +93,8 @@ def _check_names(study: "Study", key: str, method: MethodSpec) -> None:
 def _check_loss(study: "Study", name: str, method: MethodSpec, level: str, loss: Loss) -> None:
     if isinstance(method.trainable_of(level), Prompt) and loss != NaiveLoss():
         raise ValueError(
-            f"methods.{name}.losses.{level} is {loss.kind}, and a prompt trains nothing; drop the loss, or choose another "
-            f"trainable.{level}"
+            f"methods.{name}.losses.{level} is {loss.kind}, and a prompt trains nothing; drop the loss, or choose "
+            f"another trainable.{level}"
         )
     if loss.least_batch > study.ladder[level].optimisation.examples_per_step:
         raise ValueError(
@@ -108,11 +108,11 @@ def _check_objective(study: "Study", name: str, method: MethodSpec) -> None:
     for level, entry in study.ladder.items():
         if method.objective == "next_token" and entry.optimisation.early_stopping is not None:
             raise ValueError(
-                f"ladder.{level}.optimisation.early_stopping reads labels of Vi, and methods.{name} has none (objective: "
-                "next_token)"
+                f"ladder.{level}.optimisation.early_stopping reads labels of Vi, and methods.{name} has none "
+                "(objective: next_token)"
             )
         if method.objective == "labels" and entry.architecture is not None:
             raise ValueError(
-                f"ladder.{level}.architecture trains from scratch, and methods.{name} learns labels; a model from scratch "
-                "learns next tokens (objective: next_token)"
+                f"ladder.{level}.architecture trains from scratch, and methods.{name} learns labels; a model from "
+                "scratch learns next tokens (objective: next_token)"
             )
