@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from w2s_ray.errors import Interrupted
+from w2s_ray.scheduling import tune_state
 from w2s_ray.scheduling.candidates import COST, FIGURE, REPORT, CandidateJudge, CandidateTrial
 from w2s_ray.scheduling.study import RunSettings
 from w2s_ray.scheduling.trials import Tuning
@@ -37,7 +39,7 @@ _TUNE_NAME = "search"
 _RETRY_NAME = "search-again"
 _MARKER_NAME = "search.digest"
 """Says of which search Tune's state is."""
-_SNAPSHOT_SECONDS = "5"
+_SNAPSHOT_SECONDS = 5
 """Between two snapshots of Tune's state; what is lost with one is asked again, and found in the store."""
 _INTERRUPTS: dict[str, threading.Event] = {}
 """What ends the searches of this process, by Tune's folder."""
@@ -74,7 +76,7 @@ class Search(Tuning):
 
     def tuner(self) -> tune.Tuner:
         """Return the search as it was when it was left, or a new one."""
-        os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", _SNAPSHOT_SECONDS)
+        os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(_SNAPSHOT_SECONDS))
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a candidate has no figure before its first report
         random.seed(self._judge.search.seed)  # population-based training draws from the process's generator
         path, marker = self._folder / (_RETRY_NAME if self._before else _TUNE_NAME), self._folder / _MARKER_NAME
@@ -82,9 +84,10 @@ class Search(Tuning):
         digest = search_digest(self._judge.study)
         trainable = tune.with_parameters(CandidateTrial, judge=self._judge, foreman=self._foreman)
         known = not self._before and marker.is_file() and marker.read_text() == digest
-        if known and tune.Tuner.can_restore(str(path)):
+        if known and tune_state.mend(path) and tune.Tuner.can_restore(str(path)):
             return tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=True)
         shutil.rmtree(path, ignore_errors=True)
+        tune_state.forget(path)
         write_file(marker, digest.encode())
         return self._new_tuner(trainable, path)
 
@@ -205,12 +208,19 @@ def _dirname(trial: "Trial") -> str:
 
 
 class _Leaving(tune.Callback):
-    """Ends Tune where the run is interrupted, with its trials as they are: a restored search goes on with them."""
+    """Ends Tune where the run is interrupted, with its trials as they are: a restored search goes on with them.
+
+    Meanwhile it puts Tune's state aside.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._kept_at = 0.0
 
     def on_step_begin(self, iteration: int, trials: "list[Trial]", **info: Any) -> None:
         """Look at the event of this process; the callback itself may come out of a restored snapshot."""
         if self._path in _INTERRUPTS and _INTERRUPTS[self._path].is_set():
             raise Interrupted("the search was stopped on request", "it keeps its state", "run the study again")
+        if time.time() - self._kept_at > _SNAPSHOT_SECONDS:
+            self._kept_at = time.time()
+            tune_state.keep(Path(self._path))
