@@ -6,7 +6,8 @@ import pytest
 
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedModel, ResolvedTask
-from w2s_ray.spec.compile import BAG, compile_study
+from w2s_ray.spec.climb import BAG
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.labels import GroundTruth, WeakLabels
 from w2s_ray.spec.load import parse_study

@@ -1,8 +1,8 @@
 """Tune's state of a search, kept whole.
 
 Tune copies its state into the study's folder file by file. A run that is killed meanwhile leaves torn files there, and
-Tune, which cannot read them, says so in its log and begins anew without the search's settings. So the state is also kept
-in one archive that is replaced at a stroke, and put back where the folder's own is torn.
+Tune, which cannot read them, says so in its log and begins anew without the search's settings. So the state is also
+kept in one archive that is replaced at a stroke, and put back where the folder's own is torn.
 """
 
 import io
