@@ -26,7 +26,8 @@ from w2s_ray.spec.stage import EarlyStopping
 from w2s_ray.store import files
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.checkpoints import Checkpoints
-from w2s_ray.training.lessons import AGREEMENT, ClassLesson
+from w2s_ray.training.lessons import AGREEMENT
+from w2s_ray.training.lessons.classes import ClassLesson
 from w2s_ray.training.losses import naive, soft_cross_entropy
 from w2s_ray.training.models import load_network, load_tokenizer
 from w2s_ray.training.stage import run_stage

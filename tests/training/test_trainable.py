@@ -178,7 +178,7 @@ def test_a_prompt_scores_a_class_by_the_mean_log_probability_of_its_name(tiny: T
 def test_a_students_shots_carry_its_supervisors_labels_and_a_ceilings_the_truth(tiny: Tiny, alone: Workers) -> None:
     from w2s_ray.data.prepare import load_prepared
     from w2s_ray.training import stage as stages
-    from w2s_ray.training.lessons import ClassLesson
+    from w2s_ray.training.lessons.classes import ClassLesson
 
     chain = tiny.chain("shots")
     floor, student, ceiling = chain.stages[0], chain.find("chain", "large"), chain.find("ceiling", "large")

@@ -1,0 +1,118 @@
+"""Lessons of answers."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from w2s_ray.data import labels
+from w2s_ray.data.splits import draw
+from w2s_ray.errors import DataError
+from w2s_ray.spec.labels import LabelledSplit
+from w2s_ray.spec.stage import PredictionSpec
+from w2s_ray.spec.trainable import Prompt
+from w2s_ray.tasks.judges import open_judge
+from w2s_ray.training.answers import answer_tokens, write_answers
+from w2s_ray.training.feed import Examples, IntArray, Written
+from w2s_ray.training.lessons.protocol import ACCURACY, AGREEMENT, Material
+from w2s_ray.training.models import Network
+from w2s_ray.training.objectives import Objective, Writing
+from w2s_ray.training.prompts import asked, joined, shots
+
+
+class AnswerLesson:
+    """Texts and what is to be written after them; only that is learnt."""
+
+    def __init__(self, material: Material) -> None:
+        self._material, self._spec = material, material.spec
+
+    @cached_property
+    def examples(self) -> Written:
+        """Each text, and after it the answer of the stage's label source."""
+        context = self._spec.optimisation.context_tokens
+        assert self._max_tokens < context
+        rows_N, answers = self._answers(self._spec.train)
+        ends = answer_tokens(self._material.tokenizer, answers)
+        texts = self._material.tokens.rows(rows_N, context)
+        rows = [joined(text, end, context) for text, end in zip(texts, ends, strict=True)]
+        starts = [max(len(row) - len(end), 1) for row, end in zip(rows, ends, strict=True)]
+        return Written(tokens=rows, learnt_from_N=np.array(starts, dtype=np.int64))
+
+    def cut(self) -> list[str]:
+        """A text is cut where it and its answer do not fit together."""
+        prepared, context = self._material.prepared, self._spec.optimisation.context_tokens
+        rows_N, answers = self._answers(self._spec.train)
+        room_N = context - np.array([len(end) for end in answer_tokens(self._material.tokenizer, answers)])
+        return prepared.ids(rows_N[self._material.tokens.are_longer(rows_N, room_N)])
+
+    def objective(self) -> Objective:
+        """Cross-entropy of the answers' tokens."""
+        return Writing(self.examples)
+
+    def check(self, network: Network) -> dict[str, float]:
+        """Compare what the network writes with the labels and with the truth, letter by letter."""
+        validation = self._spec.validation
+        assert validation is not None
+        rows_N, wanted = self._answers((validation,))
+        written = self._written(network, rows_N, self._spec.optimisation.context_tokens)
+        truth = self._material.prepared.others(rows_N)
+        return {AGREEMENT: _share_equal(written, wanted), ACCURACY: _share_equal(written, truth)}
+
+    def predict(self, network: Network, prediction: PredictionSpec) -> None:
+        """Keep the answers, and whether the task's rule allows each; forbidden ones stay."""
+        material = self._material
+        rows_N = draw(material.prepared, prediction.split)
+        written = self._written(network, rows_N, prediction.context_tokens)
+        ids, judge = material.prepared.ids(rows_N), open_judge(material.prepared.judge)
+        pairs = zip(material.prepared.texts(rows_N), written, strict=True)
+        allowed_N = np.array([judge.allows(text, answer) for text, answer in pairs], dtype=bool)
+        material.workers.led(lambda: material.store.write_answers(prediction, ids, written, allowed_N))
+
+    def keep_labels(self, folder: Path) -> None:
+        """Answers are learnt as they were written."""
+        raise AssertionError("answers have no transforms")
+
+    def _written(self, network: Network, rows_N: IntArray, context: int) -> list[str]:
+        material, prompt = self._material, self._spec.trainable
+        room = context - self._max_tokens
+        if isinstance(prompt, Prompt):
+            rows = [
+                row[-room:] for row in asked(material.tokenizer, prompt, self._shots, material.prepared.texts(rows_N))
+            ]
+        else:
+            rows = material.tokens.rows(rows_N, room)
+        feeder = material.feeder(Examples(tokens=rows))
+        return write_answers(network, feeder, material.tokenizer, self._max_tokens, sharded=material.sharded)
+
+    @cached_property
+    def _max_tokens(self) -> int:
+        """Of the task's longest answer."""
+        prepared = self._material.prepared
+        every = prepared.others(np.arange(prepared.table().num_rows))
+        longest = max(len(tokens) for tokens in answer_tokens(self._material.tokenizer, every))
+        context = self._spec.optimisation.context_tokens
+        if longest >= context:
+            raise DataError(
+                f"the longest answer has {longest} tokens, optimisation.context_tokens is {context}",
+                "a text and its answer stand in one context",
+                "raise optimisation.context_tokens",
+            )
+        return longest
+
+    @cached_property
+    def _shots(self) -> str:
+        prompt, prepared = self._spec.trainable, self._material.prepared
+        assert isinstance(prompt, Prompt)
+        if not prompt.num_shots:
+            return ""
+        rows_N, answers = self._answers(self._spec.train)
+        return shots(prompt, prepared.ids(rows_N), prepared.texts(rows_N), answers, self._spec.order_seed)
+
+    def _answers(self, parts: Sequence[LabelledSplit]) -> tuple[IntArray, list[str]]:
+        found = [labels.answers(self._material.store, self._material.prepared, part) for part in parts]
+        return np.concatenate([rows for rows, _ in found]), [answer for _, each in found for answer in each]
+
+
+def _share_equal(written: Sequence[str], wanted: Sequence[str]) -> float:
+    return float(np.mean([one == other.strip() for one, other in zip(written, wanted, strict=True)]))

@@ -1,0 +1,73 @@
+"""What every lesson is, and the material that it is made from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from transformers import PreTrainedTokenizerFast
+
+from w2s_ray.data import labels
+from w2s_ray.data.prepare import PreparedTask
+from w2s_ray.data.tokens import Tokens
+from w2s_ray.spec.stage import PredictionSpec, StageSpec
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training.feed import Examples, Feeder
+from w2s_ray.training.models import Network
+from w2s_ray.training.objectives import Objective
+from w2s_ray.training.workers import Workers
+
+Some = TypeVar("Some", bound=Examples)
+
+AGREEMENT, ACCURACY, HELD_OUT = "validation_agreement", "validation_accuracy", "held_out_loss"
+"""With the labels of Vi; with its truth, which only reports and oracles look at; of language."""
+_PREDICTION_TOKENS = 8192
+"""Padded tokens of one forward pass without gradients."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a stage's data lies in."""
+
+    spec: StageSpec
+    store: ArtifactStore
+    prepared: PreparedTask
+    tokens: Tokens
+    tokenizer: PreTrainedTokenizerFast
+    workers: Workers
+    sharded: bool
+    """Whether weights are spread over the workers (ZeRO-3)."""
+    features: labels.Features
+    """What the model that the stage starts from makes of rows."""
+
+    def feeder(self, examples: Some, tokens_per_micro_batch: int = _PREDICTION_TOKENS) -> Feeder[Some]:
+        """Return what cuts these examples into micro-batches."""
+        return Feeder(examples, self.workers, tokens_per_micro_batch, self.tokenizer.pad_token_id)
+
+
+class Lesson(Protocol):
+    """A stage's data as its objective reads it."""
+
+    @property
+    def examples(self) -> Examples:
+        """What is learnt."""
+        ...
+
+    def cut(self) -> list[str]:
+        """Return the ids of the learnt examples that are longer than the context and keep their last tokens."""
+        ...
+
+    def objective(self) -> Objective:
+        """Return how it is learnt."""
+        ...
+
+    def check(self, network: Network) -> dict[str, float]:
+        """Return the network's figures on Vi: `AGREEMENT` and `ACCURACY`, or `HELD_OUT`. Collective."""
+        ...
+
+    def predict(self, network: Network, prediction: PredictionSpec) -> None:
+        """Predict a split and put that into the store. Collective."""
+        ...
+
+    def keep_labels(self, folder: Path) -> None:
+        """Write what was learnt into the stage's folder, where that is not what the label source said."""
+        ...
