@@ -18,12 +18,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from w2s_ray.data.labels import join, targets
+from w2s_ray.data.labels import answers, join, join_answers, targets
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.scheduling.messages import TrialReport
 from w2s_ray.scheduling.trial import Asking
-from w2s_ray.science.metrics import accuracy
+from w2s_ray.science.metrics import accuracy, share_equal
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler
 from w2s_ray.spec.search import Asha, Pbt, Point, SearchSpec, chosen
@@ -108,15 +108,17 @@ class CandidateJudge:
         assert validation is not None
         prediction = next(each for each in stage.predicts if each.split == validation.split)
         prepared = self._task(validation.split.task)
-        rows_N = draw(prepared, validation.split)
-        predictions = self.store.read_predictions(prediction.identity)
-        probs_NC = join(prepared.ids(rows_N), predictions, stage.spec.num_classes, f"predictions of {stage.spec.slug}")
-        if self.search.choose_by == "agreement":
-            _, labels_NC = targets(self.store, prepared, validation, stage.spec.num_classes)
-            wanted_N = labels_NC.argmax(axis=1)
-        else:
-            wanted_N = prepared.labels(rows_N)
-        return accuracy(probs_NC, wanted_N)
+        rows_N, name = draw(prepared, validation.split), f"predictions of {stage.spec.slug}"
+        by_labels = self.search.choose_by == "agreement"
+        if prepared.kind == "answers":
+            written = join_answers(prepared.ids(rows_N), self.store.read_answers(prediction.identity), name)
+            wanted = answers(self.store, prepared, validation)[1] if by_labels else prepared.others(rows_N)
+            return share_equal(written.texts, wanted)
+        num_classes = stage.spec.num_classes
+        probs_NC = join(prepared.ids(rows_N), self.store.read_predictions(prediction.identity), num_classes, name)
+        if by_labels:
+            return accuracy(probs_NC, targets(self.store, prepared, validation, num_classes)[1].argmax(axis=1))
+        return accuracy(probs_NC, prepared.labels(rows_N))
 
     def _task(self, fingerprint: str) -> PreparedTask:
         if fingerprint not in self._prepared:

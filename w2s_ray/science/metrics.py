@@ -3,6 +3,8 @@
 Accuracies are fractions. Arrays carry their shape: N examples, C classes.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -20,6 +22,11 @@ def correct(probs_NC: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
 def accuracy(probs_NC: np.ndarray, labels_N: np.ndarray) -> float:
     """Return the share of examples whose most probable class is the true one."""
     return float(correct(probs_NC, labels_N).mean())
+
+
+def share_equal(written: Sequence[str], wanted: Sequence[str]) -> float:
+    """Return the share of answers that are the wanted ones, letter for letter but for white space around them."""
+    return float(np.mean([one.strip() == other.strip() for one, other in zip(written, wanted, strict=True)]))
 
 
 def auroc(probs_NC: np.ndarray, labels_N: np.ndarray) -> float | None:

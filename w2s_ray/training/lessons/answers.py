@@ -9,6 +9,7 @@ import numpy as np
 from w2s_ray.data import labels
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
+from w2s_ray.science.metrics import share_equal
 from w2s_ray.spec.labels import LabelledSplit
 from w2s_ray.spec.stage import PredictionSpec
 from w2s_ray.spec.trainable import Prompt
@@ -57,7 +58,7 @@ class AnswerLesson:
         rows_N, wanted = self._answers((validation,))
         written = self._written(network, rows_N, self._spec.optimisation.context_tokens)
         truth = self._material.prepared.others(rows_N)
-        return {AGREEMENT: _share_equal(written, wanted), ACCURACY: _share_equal(written, truth)}
+        return {AGREEMENT: share_equal(written, wanted), ACCURACY: share_equal(written, truth)}
 
     def predict(self, network: Network, prediction: PredictionSpec) -> None:
         """Keep the answers, and whether the task's rule allows each; forbidden ones stay."""
@@ -112,7 +113,3 @@ class AnswerLesson:
     def _answers(self, parts: Sequence[LabelledSplit]) -> tuple[IntArray, list[str]]:
         found = [labels.answers(self._material.store, self._material.prepared, part) for part in parts]
         return np.concatenate([rows for rows, _ in found]), [answer for _, each in found for answer in each]
-
-
-def _share_equal(written: Sequence[str], wanted: Sequence[str]) -> float:
-    return float(np.mean([one == other.strip() for one, other in zip(written, wanted, strict=True)]))
