@@ -8,6 +8,7 @@ from w2s_ray.cli.opening import open_for_reading
 from w2s_ray.cli.stage_names import describe, find_stage
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StoreError
+from w2s_ray.spec.trainable import Prompt
 from w2s_ray.store.files import writing
 from w2s_ray.store.found import every_chain
 
@@ -30,6 +31,12 @@ def export(path: Path, store_folder: Path, overrides: Sequence[str], name: str, 
     if record is None:
         raise StoreError(
             f"{describe(chains, stage)} is not finished", "only a finished stage can be exported", "run the study"
+        )
+    if isinstance(stage.spec.trainable, Prompt):
+        raise StoreError(
+            f"{describe(chains, stage)} is a prompt",
+            "what trains nothing has no model of its own",
+            f"take {stage.spec.starts_from.name} itself",
         )
     source = store.verify(record) / MODEL
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
