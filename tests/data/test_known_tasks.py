@@ -46,7 +46,7 @@ def real_store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
 @pytest.fixture(scope="module")
 def real(real_store: ArtifactStore) -> Prepare:
     """Prepare a data set of the folder that W2S_DATA names."""
-    folder = Path(os.environ.get("W2S_DATA", "no folder"))
+    folder = Path(os.environ.get("W2S_DATA") or "no folder")
     if not folder.is_dir():
         pytest.skip("W2S_DATA names no folder of real data sets")
 

@@ -28,7 +28,7 @@ def hard_continuation(functions: tuple[corpus.Function, ...]) -> TaskData:
 @pytest.fixture
 def real_data() -> Path:
     """The folder of real data sets that W2S_DATA names."""
-    folder = Path(os.environ.get("W2S_DATA", "no folder"))
+    folder = Path(os.environ.get("W2S_DATA") or "no folder")
     if not folder.is_dir():
         pytest.skip("W2S_DATA names no folder of real data sets (sst2, sciq, boolq)")
     return folder
