@@ -18,7 +18,7 @@ STUDY = """
 name: tiny
 tasks:
   moods: {files: moods.jsonl, text: sentence, label: mood, test_examples: 60}
-optimisation: {context_tokens: 32, examples_per_step: 16, learning_rate: 0.01}
+optimisation: {context_tokens: 32, examples_per_step: 16, learning_rate: 0.01, keep_at: [0.5]}
 ladder:
   small: models/small
   large: {model: models/large, execution: {zero_stage: 1}}

@@ -139,6 +139,16 @@ def test_an_exported_model_loads_and_predicts_what_the_stage_did(ran: Ran, tmp_p
     np.testing.assert_allclose(probs_NC, kept.probs_NC, atol=1e-5)
 
 
+def test_a_model_that_was_kept_on_the_way_is_exported_by_its_age(ran: Ran, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    assert ran.w2s("export", "floor:small", tmp_path / "last").code == 0
+    assert ran.w2s("export", "floor:small", tmp_path / "half", "--at", "0.5").code == 0
+    last, half = (load_file(tmp_path / name / "model.safetensors") for name in ("last", "half"))
+    assert last.keys() == half.keys() and not all((last[name] == half[name]).all() for name in last)
+    fails(ran.w2s("export", "floor:small", tmp_path / "x", "--at", "0.3"), 2, "it kept 0.5", "keep_at: [0.3]")
+
+
 def test_an_export_overwrites_nothing(ran: Ran, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
     fails(ran.w2s("export", "floor:small", tmp_path), 2, "is not empty")

@@ -18,7 +18,7 @@ from w2s_ray.ladder import publish as publishing
 from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import load_study
-from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.artifacts import AGES, ArtifactStore
 from w2s_ray.tasks.task import SCHEMA, Kind, TaskData
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
@@ -114,6 +114,33 @@ def test_pretraining_learns_resumes_and_says_its_loss_on_held_out_text(
     assert record.metrics["held_out_loss"] == pytest.approx(losses[-1], rel=0.25)
     model = AutoModelForCausalLM.from_pretrained(tiny.store.verify(record) / "model", dtype=torch.float32)
     assert model.config.tie_word_embeddings and model.config.hidden_size == 32
+
+
+def test_a_model_is_kept_at_the_ages_that_are_asked_for_also_when_training_was_stopped_between(
+    tiny: Tiny, alone: Workers, tmp_path: Path
+) -> None:
+    stage = tiny.stages[1]
+    settings = stage.spec.optimisation.model_copy(update={"keep_at": (0.1, 0.6)})
+    stage = stage.model_copy(update={"spec": stage.spec.model_copy(update={"optimisation": settings})})
+    assert run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker(stop_at=8)).stopped
+    run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    (tmp_path / "other").mkdir()
+    other = Tiny(tmp_path / "other")
+    run_stage(stage, store=other.store, workers=alone, observer=Onlooker())
+    name, weights = "model.layers.0.mlp.up_proj.weight", {}
+    for store in (tiny.store, other.store):
+        record = store.find(stage.identity)
+        assert record is not None
+        folder = store.verify(record)
+        assert sorted(path.name for path in (folder / AGES).iterdir()) == ["0.1", "0.6"]
+        weights[store] = [
+            AutoModelForCausalLM.from_pretrained(folder / age).state_dict()[name]
+            for age in ("ages/0.1", "ages/0.6", "model")
+        ]
+    for resumed, whole in zip(*weights.values(), strict=True):
+        torch.testing.assert_close(resumed, whole)
+    first, second, last = weights[tiny.store]
+    assert not torch.allclose(first, second) and not torch.allclose(second, last)
 
 
 def test_a_ladder_is_published_whole_in_bf16_with_a_card(

@@ -140,6 +140,7 @@ def _ours(case: _Case, folder: Path) -> Callable[[], None]:
             checkpoints=Checkpoints(folder / "checkpoints", _EXECUTION, workers),
             checkpoint_every_seconds=_EXECUTION.checkpoint_every_seconds,
             journal=Journal("bench", path, NullObserver(), len(case.steps)),
+            keep=lambda share: None,
         ).run(Progress())
 
     return run

@@ -9,6 +9,7 @@ from w2s_ray.cli.stage_names import describe, find_stage
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StoreError
 from w2s_ray.spec.trainable import Prompt
+from w2s_ray.store.artifacts import AGES
 from w2s_ray.store.files import writing
 from w2s_ray.store.found import every_chain
 
@@ -16,11 +17,15 @@ MODEL = "model"
 """Where a stage's artifact keeps its model."""
 
 
-def export(path: Path, store_folder: Path, overrides: Sequence[str], name: str, target: Path) -> None:
+def export(
+    path: Path, store_folder: Path, overrides: Sequence[str], name: str, target: Path, at: float | None = None
+) -> None:
     """Copy the model of the stage that `name` names to `target`, checked against its record.
 
+    `at` takes the model as it was after that share of training.
+
     Raises:
-        StoreError: when the stage is not finished, fails its checksums, or `target` is in use.
+        StoreError: when the stage is not finished, kept no such model, fails its checksums, or `target` is in use.
     """
     study, store = open_for_reading(path, store_folder, overrides, "export")
     from w2s_ray.scheduling.resolve import locked
@@ -38,7 +43,15 @@ def export(path: Path, store_folder: Path, overrides: Sequence[str], name: str, 
             "what trains nothing has no model of its own",
             f"take {stage.spec.starts_from.name} itself",
         )
-    source = store.verify(record) / MODEL
+    kept = stage.spec.optimisation.keep_at
+    if at is not None and at not in kept:
+        ages = ", ".join(f"{share:g}" for share in kept) or "none"
+        raise StoreError(
+            f"{describe(chains, stage)} kept no model at {at:g}; it kept {ages}",
+            "models are kept at the shares of training that the level names",
+            f"add `keep_at: [{at:g}]` to its optimisation and run the study again",
+        )
+    source = store.verify(record) / (MODEL if at is None else f"{AGES}/{at:g}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{target} is not empty", "an export never overwrites", "choose a new or empty folder")
     with writing(target):

@@ -91,11 +91,14 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     store: StoreFolder = DEFAULT_STORE,
     set_: Overrides = None,
+    at: Annotated[
+        float | None, typer.Option(help="The model as it was after this share of training (optimisation.keep_at).")
+    ] = None,
 ) -> None:
     """Copy a stage's model and tokenizer to a folder that transformers loads."""
     from w2s_ray.cli import export as verb
 
-    verb.export(study, store, set_ or [], stage, folder)
+    verb.export(study, store, set_ or [], stage, folder, at)
 
 
 @app.command()

@@ -7,7 +7,7 @@ and as the raw material of every metric, so a new metric trains nothing.
 """
 
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -88,6 +88,8 @@ class Optimisation(Spec):
     dropout: Fraction = 0.0
     precision: Precision = "fp32"
     early_stopping: EarlyStopping | None = None
+    keep_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Shares of training after which the model is kept too: one model at several ages, for the levels of a ladder."""
 
 
 class StageSpec(Spec):

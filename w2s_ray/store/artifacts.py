@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from w2s_ray.store.predictions import Predictions
 
 CHECKPOINTS = "checkpoints"
+AGES = "ages"
+"""Where a stage keeps its model as it was during training, by the share of it that was done."""
 ATTEMPTS_NAME = "attempts.jsonl"
 MIN_FREE_BYTES = 256 * 2**20
 """A store with less room than this is refused before anything starts."""
@@ -124,7 +126,7 @@ class ArtifactStore:
     def begin(self, kind: Kind, slug: str, identity: str) -> Path:
         """Open the folder of an artifact that is to be made; each start of a stage is put down as an attempt.
 
-        What an attempt before left half-written goes; checkpoints and `*.jsonl` stay.
+        What an attempt before left half-written goes; checkpoints, models kept on the way and `*.jsonl` stay.
 
         Raises:
             StoreError: when the artifact is finished already: an artifact is written once.
@@ -316,7 +318,7 @@ def _plain_slug(slug: str) -> str:
 
 def _clear_leftovers(folder: Path) -> None:
     for entry in folder.iterdir():
-        if entry.name in _BESIDE or entry.suffix == ".jsonl":
+        if entry.name in (*_BESIDE, AGES) or entry.suffix == ".jsonl":
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -35,6 +35,8 @@ class Loop:
     checkpoints: Checkpoints
     checkpoint_every_seconds: float
     journal: Journal
+    keep: Callable[[float], None]
+    """Keeps the model as it is now, under the share of training that is done."""
     num_reports: int = 0
     """Reports on the validation examples, evenly over the steps; they change nothing."""
 
@@ -70,6 +72,7 @@ class Loop:
             self.journal.step(progress, {"loss": mean_loss, "learning_rate": learning_rate, "grad_norm": norm})
             progress = self._evaluate(progress)
             self._report(progress)
+            self._keep(progress.step)
             if stop or due:
                 self.checkpoints.save(self.engine, progress)
                 last_checkpoint = time.monotonic()
@@ -108,6 +111,11 @@ class Loop:
         before, now = ((step * self.num_reports) // len(self.steps) for step in (progress.step - 1, progress.step))
         if now != before:
             self.journal.judged(progress, now, self.check())
+
+    def _keep(self, step: int) -> None:
+        for share in self.spec.optimisation.keep_at:
+            if step == max(1, round(share * len(self.steps))):
+                self.keep(share)
 
     def _gave_up(self, progress: Progress) -> bool:
         rule = self.spec.optimisation.early_stopping

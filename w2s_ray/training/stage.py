@@ -23,7 +23,7 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.stage import ModelSource, PredictionSpec
 from w2s_ray.spec.trainable import Prompt
-from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.artifacts import AGES, ArtifactStore
 from w2s_ray.training.catalogue import model_folder
 from w2s_ray.training.checkpoints import Checkpoints, Progress
 from w2s_ray.training.features import features
@@ -171,6 +171,7 @@ class _StageRun:
             checkpoints=checkpoints,
             checkpoint_every_seconds=execution.checkpoint_every_seconds,
             journal=journal,
+            keep=self._keep,
             num_reports=self.stage.num_reports,
         )
         with self._timed("training"):
@@ -202,6 +203,18 @@ class _StageRun:
         with self._timed("evaluation"):
             figures = self.lesson.check(self.network)
         return {name: value for name, value in figures.items() if name != ACCURACY}
+
+    def _keep(self, share: float) -> None:
+        """Keep the model as it is now beside the one to come."""
+        assert self.engine is not None
+        weights, spec = self.engine.state_dict(), self.stage.spec
+        folder = self.store.folder(spec.slug, spec.identity) / AGES / f"{share:g}"
+
+        def save() -> None:
+            assert weights is not None
+            save_network(self.network, weights, self.tokenizer, folder, spec.optimisation.context_tokens)
+
+        self.workers.led(save)
 
     def _commit(self, metrics: dict[str, float]) -> None:
         spec = self.stage.spec
