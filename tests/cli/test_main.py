@@ -132,3 +132,14 @@ def test_an_unexpected_error_is_one_line_and_a_log(home: Path) -> None:
     log = Path(second.split()[-1])
     assert "Traceback" in log.read_text()
     log.unlink()
+
+
+def test_what_ray_leaves_running_does_not_change_the_exit_code() -> None:
+    code = (
+        "import atexit, os, sys, types; sys.modules['ray'] = types.ModuleType('ray'); atexit.register(os.abort)\n"
+        "from w2s_ray.cli.main import main; sys.argv = ['w2s', 'plan', sys.argv[1]]; main()"
+    )
+    for file, expected in (("no-such.yaml", 2), ("--help", 0)):
+        ended = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True)
+        assert ended.returncode == expected, ended.stderr
+        assert ended.stdout or ended.stderr

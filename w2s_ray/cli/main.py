@@ -1,5 +1,6 @@
 """The verbs of `w2s`. Each one parses its arguments and calls a module of its own, loaded then."""
 
+import logging
 import os
 import sys
 import tempfile
@@ -229,16 +230,37 @@ def schedule(
 
 def main() -> None:
     """Run the command; errors come out as value, rule and remedy, never as a traceback."""
+    _leave(_exit_code())
+
+
+def _exit_code() -> int:
     try:
         app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
     except W2SError as error:
         terminal.explain(error)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
     except Exception as error:
         _unexpected(error)
-        sys.exit(1)
+        return 1
+    return 0
+
+
+def _leave(code: int) -> None:
+    """End the process.
+
+    Where Ray was loaded the interpreter is not taken down piece by piece: a thread of Ray's may still write to its log
+    when the logger is gone, and the process of a study that went well would end with a segmentation fault.
+    """
+    if "ray" not in sys.modules:
+        sys.exit(code)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _unexpected(error: Exception) -> None:
