@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from tests.training.conftest import Onlooker, Pairings, Replies, Tiny, make_tiny
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.data.splits import draw
 from w2s_ray.spec.chain import Chain
 from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.training.answers import answer_tokens
 from w2s_ray.training.models import PairNetwork, load_network, load_tokenizer
 from w2s_ray.training.stage import run_stage
@@ -152,3 +154,35 @@ def test_only_the_answers_tokens_are_trained_on(replies: Tiny, alone: Workers) -
                 -float(log_probs[place - 1, whole[at][place]]) for place in range(len(texts[at]), len(whole[at]))
             ]
     assert json.loads(lines[0])["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_a_prompt_of_answers_is_its_shots_and_the_text_and_what_comes_first_is_its_answer(
+    tmp_path: Path, alone: Workers
+) -> None:
+    methods = {"shots": {"arms": ["ceiling", "zero_shot"], "trainable": {"large": {"kind": "prompt", "num_shots": 2}}}}
+    tiny = make_tiny(tmp_path, Replies(), optimisation={"context_tokens": 64}, methods=methods)
+    chain = tiny.chain("shots")
+    for arm, num_shots in (("zero_shot", 0), ("ceiling", 2)):
+        stage = chain.find(arm, "large")  # type: ignore[arg-type]
+        assert stage is not None and stage.test_prediction is not None
+        run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+        kept = tiny.store.read_answers(stage.test_prediction.identity)
+        folder = Path(stage.spec.starts_from.name)
+        tokenizer, model = load_tokenizer(folder, None), AutoModelForCausalLM.from_pretrained(folder).eval()
+        rows = draw(tiny.prepared, stage.spec.train[0].split)
+        by_coin = sorted(
+            zip(tiny.prepared.ids(rows), tiny.prepared.texts(rows), tiny.prepared.others(rows), strict=True),
+            key=lambda row: seeded_hash(stage.spec.order_seed, "shot", row[0]),
+        )
+        before = "".join(f"{text} {answer}\n\n" for _, text, answer in by_coin[:num_shots])
+        longest = max(len(tokens) for tokens in answer_tokens(tokenizer, ["down", "up"]))
+        texts = tiny.prepared.texts(draw(tiny.prepared, stage.test_prediction.split))
+        for text, written in list(zip(texts, kept.texts, strict=True))[:5]:
+            tokens = tokenizer.encode(before + text, add_special_tokens=False)[-(64 - longest) :]
+            for _ in range(longest):
+                with torch.no_grad():
+                    tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+            expected = tokens[-longest:]
+            if tokenizer.eos_token_id in expected:
+                expected = expected[: expected.index(tokenizer.eos_token_id)]
+            assert written == tokenizer.decode(expected).lstrip().split("\n", 1)[0].rstrip()

@@ -96,6 +96,10 @@ class PreparedTask:
         """Return the second texts, or the answers, of these rows."""
         return list(self.table()["other"].take(pa.array(row_numbers)).to_pylist())
 
+    def distinct_others(self) -> list[str]:
+        """Return every answer that there is, once."""
+        return list(pc.unique(self.table()["other"]).to_pylist())
+
     def ids(self, row_numbers: np.ndarray) -> list[str]:
         """Return the example ids of these rows."""
         return list(self.table()["id"].take(pa.array(row_numbers)).to_pylist())

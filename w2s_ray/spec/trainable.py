@@ -61,7 +61,7 @@ class Prompt(Spec):
     num_shots: int = Field(default=0, ge=0)
     """Labelled examples that stand before each text: hard labels of the stage's own label source."""
     cue: str = "\nAnswer:"
-    """Stands between a text and the class's name."""
+    """Stands between a text and the class's name; a task of answers asks in its texts already, and none is added."""
 
     @property
     def label(self) -> str:

@@ -20,7 +20,7 @@ _BETWEEN = "\n\n"
 def shots(prompt: Prompt, ids: Sequence[str], texts: Sequence[str], answers: Sequence[str], seed: int) -> str:
     """Return what stands before every text: `prompt.num_shots` of these examples, as many as there are at most."""
     order = sorted(range(len(ids)), key=lambda at: seeded_hash(seed, "shot", ids[at]))[: prompt.num_shots]
-    return "".join(f"{texts[at]}{prompt.cue} {answers[at]}{_BETWEEN}" for at in order)
+    return "".join(f"{texts[at]}{prompt.cue} {answers[at].strip()}{_BETWEEN}" for at in order)
 
 
 def asked(tokenizer: PreTrainedTokenizerFast, prompt: Prompt, before: str, texts: Sequence[str]) -> list[TokenRow]:

@@ -75,22 +75,19 @@ class AnswerLesson:
         raise AssertionError("answers have no transforms")
 
     def _written(self, network: Network, rows_N: IntArray, context: int) -> list[str]:
-        material, prompt = self._material, self._spec.trainable
-        room = context - self._max_tokens
-        if isinstance(prompt, Prompt):
-            rows = [
-                row[-room:] for row in asked(material.tokenizer, prompt, self._shots, material.prepared.texts(rows_N))
-            ]
-        else:
+        material, room = self._material, context - self._max_tokens
+        if self._prompt is None:
             rows = material.tokens.rows(rows_N, room)
+        else:
+            texts = material.prepared.texts(rows_N)
+            rows = [row[-room:] for row in asked(material.tokenizer, self._prompt, self._shots, texts)]
         feeder = material.feeder(Examples(tokens=rows))
         return write_answers(network, feeder, material.tokenizer, self._max_tokens, sharded=material.sharded)
 
     @cached_property
     def _max_tokens(self) -> int:
         """Of the task's longest answer."""
-        prepared = self._material.prepared
-        every = prepared.others(np.arange(prepared.table().num_rows))
+        every = self._material.prepared.distinct_others()
         longest = max(len(tokens) for tokens in answer_tokens(self._material.tokenizer, every))
         context = self._spec.optimisation.context_tokens
         if longest >= context:
@@ -102,10 +99,15 @@ class AnswerLesson:
         return longest
 
     @cached_property
+    def _prompt(self) -> Prompt | None:
+        """How nothing is trained, if nothing is; the texts themselves ask, so no cue is added."""
+        trainable = self._spec.trainable
+        return trainable.model_copy(update={"cue": ""}) if isinstance(trainable, Prompt) else None
+
+    @cached_property
     def _shots(self) -> str:
-        prompt, prepared = self._spec.trainable, self._material.prepared
-        assert isinstance(prompt, Prompt)
-        if not prompt.num_shots:
+        prompt, prepared = self._prompt, self._material.prepared
+        if prompt is None or not prompt.num_shots:
             return ""
         rows_N, answers = self._answers(self._spec.train)
         return shots(prompt, prepared.ids(rows_N), prepared.texts(rows_N), answers, self._spec.order_seed)
