@@ -78,6 +78,8 @@ def test_a_random_start_is_that_of_student_and_ceiling_alike() -> None:
         ({"generative": {"l": {"early_stopping": {}}}}, "reads labels"),
         ({"trainable": {"l": {"kind": "prompt"}}, "losses": {"l": {"kind": "kl"}}}, "trains nothing"),
         ({"tasks": ["other"]}, "names 'other'"),
+        ({"losses": {"s": {"kind": "hard"}}}, "never a student"),
+        ({"trainable": {"l": {"kind": "prompt", "num_shots": 5000}}}, "num_shots is 5000, and a level has 2000"),
     ],
 )
 def test_what_does_not_go_together_is_refused(method: dict[str, object], said: str) -> None:
@@ -133,3 +135,8 @@ def test_a_task_may_have_split_sizes_of_its_own() -> None:
     for stage in (stage for chain in chains(tasks=tasks) for stage in chain.stages):
         assert {part.split.num_examples for part in stage.spec.train} == {77}
         assert stage.spec.validation is not None and stage.spec.validation.split.num_examples == 11
+
+
+def test_a_truth_chain_needs_a_level_between() -> None:
+    with pytest.raises(StudyError, match="no chain has a level between"):
+        chains(chains=[["s", "l"]], methods={"m": {"arms": ["chain", "truth_chain"]}})

@@ -25,7 +25,7 @@ def chains(**changes: object) -> tuple[Chain, ...]:
             "chains": [["s", "m", "l"], ["s", "l"]],
             "methods": {
                 "naive": {"arms": ["chain", "direct", "ceiling", "self", "pooled"]},
-                "sure": {"losses": {level: {"kind": "confidence"} for level in LEVELS}},
+                "sure": {"losses": {level: {"kind": "confidence"} for level in LEVELS[1:]}},
             },
             "seeds": [0, 1],
             **changes,

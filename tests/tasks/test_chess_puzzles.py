@@ -225,7 +225,7 @@ def test_a_column_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_bands_hold_every_rating_once() -> None:
     names = {rating: band_of(rating) for rating in (399, 999, 1000, 1499, 1500, 1999, 2000, 3165)}
     assert list(dict.fromkeys(names.values())) == [
-        "rated below 1000",
+        "rated 0 to 999",
         "rated 1000 to 1499",
         "rated 1500 to 1999",
         "rated 2000 or more",

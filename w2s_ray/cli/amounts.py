@@ -26,5 +26,6 @@ def seconds_text(seconds: float | None) -> str:
 
 
 def count_text(count: int, word: str) -> str:
-    """Return `1 stage` or `3 stages`."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+    """Return `1 stage` or `3 stages`, `1 entry` or `3 entries`."""
+    several = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+    return f"{count} {word if count == 1 else several}"

@@ -1,6 +1,6 @@
-"""How a person names a stage: by the first digits of its identity, or as `arm:level[:method][:seed]`."""
+"""How a person names a stage: by the first digits of its identity, or as `arm:level[:method][:seed][:task]`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
@@ -27,7 +27,7 @@ def find_stage(chains: Sequence[Chain], text: str) -> PlannedStage:
     )
 
 
-def describe(chains: Iterable[Chain], stage: PlannedStage) -> str:
+def describe(chains: Sequence[Chain], stage: PlannedStage) -> str:
     """Return a name that `find_stage` understands, with the identity's first digits."""
     users = [chain for chain in chains if any(own.identity == stage.identity for own in chain.stages)]
     methods = {chain.method for chain in users}
@@ -35,6 +35,7 @@ def describe(chains: Iterable[Chain], stage: PlannedStage) -> str:
     parts = [stage.arm, stage.level]
     parts += methods if len(methods) == 1 else []
     parts += map(str, seeds) if len(seeds) == 1 else []
+    parts += [stage.task] if len({chain.task for chain in chains}) > 1 else []
     return f"{short(stage.identity)} ({':'.join(parts)})"
 
 

@@ -115,9 +115,12 @@ def prepare(store: ArtifactStore, name: str, spec: TaskSpec) -> PreparedTask:
     Raises:
         DataError: when its source is missing or its examples break a rule.
     """
+    from w2s_ray.tasks.accounting import check_left_out
     from w2s_ray.tasks.registry import open_task
 
-    return prepare_task(store, name, open_task(spec), spec.test_fraction)
+    prepared = prepare_task(store, name, open_task(spec), spec.test_fraction)
+    check_left_out(prepared.left_out, spec.max_skipped)  # the store may have them from a study that allowed more
+    return prepared
 
 
 def prepare_task(store: ArtifactStore, name: str, task: Task, test_fraction: float) -> PreparedTask:

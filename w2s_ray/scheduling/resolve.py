@@ -60,7 +60,7 @@ def resolve(study: Study, store: ArtifactStore, *, relock: bool = True) -> Resol
     unresolved: list[str] = []
     models: dict[str, ResolvedModel] = {}
     for name, level in study.ladder.items():
-        found = resolve_model(level, pinned=_pinned(lock, name, level))
+        found = resolve_model(level, pinned=_pinned(lock, name, level), reading=_reading(study, name))
         if isinstance(found, Unresolved):
             unresolved += found.files
             found = ResolvedModel(revision=UNRESOLVED, num_parameters=None)
@@ -137,15 +137,18 @@ def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTa
     if prepared.kind == "text":
         documents, held_out = num_documents(prepared)
         return known.model_copy(update={"num_documents": documents, "num_held_out": held_out})
-    check_sizes(
-        prepared,
-        num_levels=len(study.ladder),
-        train_examples=sizes.train_examples,
-        validation_examples=sizes.validation_examples,
-        test_examples=task.test_examples,
-        seeds=study.seeds,
-        balance=sizes.balance_transfer,
-    )
+    try:
+        check_sizes(
+            prepared,
+            num_levels=len(study.ladder),
+            train_examples=sizes.train_examples,
+            validation_examples=sizes.validation_examples,
+            test_examples=task.test_examples,
+            seeds=study.seeds,
+            balance=sizes.balance_transfer,
+        )
+    except DataError as error:
+        raise DataError(f"task {name}: {error.value}", error.rule, error.remedy) from None
     return known.model_copy(update={"num_test": num_test(prepared, task.test_examples)})
 
 
@@ -205,6 +208,13 @@ def _pinned(lock: Lock | None, name: str, level: LevelSpec) -> str | None:
     if lock is None or lock.models.get(name) != level.model:
         return None
     return lock.resolution.models[name].revision
+
+
+def _reading(study: Study, level: str) -> tuple[int, ...]:
+    """Return the contexts in which methods let a level read texts first."""
+    return tuple(
+        method.generative[level].context_tokens for method in study.methods.values() if level in method.generative
+    )
 
 
 def _sources(study: Study) -> str:

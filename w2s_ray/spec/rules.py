@@ -69,12 +69,32 @@ def check_method(study: "Study", name: str) -> None:
                 f"methods.{name}.oracle names {level}, and it never stops early; add "
                 f"ladder.{level}.optimisation.early_stopping"
             )
-    for level in (*method.generative, *method.random):
-        if level in first:
+    for key in ("generative", "random"):
+        for level in method.levels_named[key]:
+            if level in first:
+                raise ValueError(
+                    f"methods.{name}.{key} names {level}, and it is a first supervisor; this key is for students "
+                    "and their ceilings"
+                )
+    students = {level for path in study.paths for level in path[0 if "self" in method.arms else 1 :]}
+    for key in ("losses", "oracle"):
+        for level in method.levels_named[key]:
+            if level not in students:
+                raise ValueError(
+                    f"methods.{name}.{key} names {level}, and it is never a student: a first supervisor learns the truth "
+                    "by cross-entropy"
+                )
+    for level, trainable in method.trainable.items():
+        if isinstance(trainable, Prompt) and trainable.num_shots > smallest:
             raise ValueError(
-                f"methods.{name} names {level} under generative or random, and it is a first supervisor; these are for "
-                "students and their ceilings"
+                f"methods.{name}.trainable.{level}.num_shots is {trainable.num_shots}, and a level has {smallest} "
+                "examples (train_examples)"
             )
+    if "truth_chain" in method.arms and all(len(path) < 3 for path in study.paths):
+        raise ValueError(
+            f"methods.{name}.arms holds truth_chain, and no chain has a level between its first and its last; name a "
+            "longer chain, or drop the arm"
+        )
     _check_objective(study, name, method)
 
 

@@ -1,6 +1,7 @@
 """Which rows became no example, and why: counted, named, and refused where there are too many."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from w2s_ray.errors import DataError
@@ -32,6 +33,7 @@ class Account:
                 reason=" ".join((reason, ", ".join(sorted(set(filter(None, rows.values())))[:SHOWN]))).strip(),
                 num_rows=len(rows),
                 first_rows=tuple(sorted(rows)[:SHOWN]),
+                num_source_rows=self.num_rows,
                 is_fault=is_fault,
             )
             for (reason, is_fault), rows in sorted(self._rows.items(), key=lambda each: not each[0][1])
@@ -43,11 +45,22 @@ class Account:
         Raises:
             DataError: with the reasons and the first rows.
         """
-        num_faults = len({row for (_, is_fault), rows in self._rows.items() if is_fault for row in rows})
-        if num_faults > max_skipped * self.num_rows:
-            faults = "; ".join(f"{each.reason} in {each.where}" for each in self.left_out() if each.is_fault)
+        check_left_out(self.left_out(), max_skipped)
+
+
+def check_left_out(left_out: Sequence[LeftOut], max_skipped: float) -> None:
+    """Refuse a source when more than the share `max_skipped` of its rows are not as they should be.
+
+    Raises:
+        DataError: with the reasons and the first rows.
+    """
+    for name in dict.fromkeys(each.source for each in left_out):
+        faults = [each for each in left_out if each.source == name and each.is_fault]
+        num_faults = sum(each.num_rows for each in faults)
+        if faults and num_faults > max_skipped * faults[0].num_source_rows:
+            reasons = "; ".join(f"{each.reason} in {each.where}" for each in faults)
             raise DataError(
-                f"{self.source.name}: {num_faults} of {self.num_rows} rows are no examples: {faults}",
+                f"{name}: {num_faults} of {faults[0].num_source_rows} rows are no examples: {reasons}",
                 f"at most {max_skipped:.1%} of the rows may be left out (max_skipped)",
                 "mend or remove those rows, correct the task's columns and classes, or raise `max_skipped:`",
             )

@@ -54,8 +54,8 @@ def own_format(spec: TaskSpec) -> Format:
     classes = {"classes": spec.classes, "pairs": PAIR_CLASSES, "answers": ("answer",), "text": ("text",)}[kind]
 
     def examples(row: Row) -> Iterable[Example]:
-        text = "" if spec.text is None else _filled(pieces, [as_text(row.get(field)) for field in fields])
-        group = None if spec.group is None else as_text(row.get(spec.group))
+        text = "" if spec.text is None else _filled(pieces, [_written(row, field) for field in fields])
+        group = None if spec.group is None else _written(row, spec.group)
         if kind == "pairs":
             assert spec.chosen is not None and spec.rejected is not None
             chosen, rejected = (_value(row, column) for column in (spec.chosen, spec.rejected))
@@ -75,10 +75,17 @@ def group_of(text: str) -> str:
     return identity("text", " ".join(text.lower().split()))[:24]
 
 
-def as_text(value: object) -> str:
-    """Write a value as text; truth values as JSON does, nothing as nothing, whole floats without their point."""
+def _written(row: Row, column: str) -> str:
+    """Return a value as text; truth values as JSON does, nothing as nothing, whole floats without their point.
+
+    Raises:
+        Skip: when it is a list or an object, which would be learnt as Python writes it.
+    """
+    value = row.get(column)
     if value is None:
         return ""
+    if isinstance(value, list | dict):
+        raise Skip(f"{column} is a {'list' if isinstance(value, list) else 'mapping'} and not text")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
@@ -117,7 +124,7 @@ def _value(row: Row, column: str, called: str | None = None) -> str:
     Raises:
         Skip: when it is.
     """
-    value = as_text(row.get(column))
+    value = _written(row, column)
     if not value.strip():
         raise Skip(f"no {called or column}")
     return value

@@ -42,6 +42,8 @@ class LeftOut(Spec):
     num_rows: int
     first_rows: tuple[int, ...]
     """The first of them, counted from 1."""
+    num_source_rows: int
+    """Rows that the source has in all."""
     is_fault: bool = True
     """False where the rows are sound, and the task has no use for them."""
 

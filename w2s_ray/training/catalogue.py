@@ -6,6 +6,7 @@ transformers is needed for any of it.
 """
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,21 +28,27 @@ class Unresolved:
     files: tuple[str, ...]
 
 
-def resolve_model(level: LevelSpec, pinned: str | None = None) -> ResolvedModel | Unresolved:
-    """Return the revision and size of a level's model; `pinned` is the hub commit that a study has locked.
+def resolve_model(
+    level: LevelSpec, pinned: str | None = None, reading: Sequence[int] = ()
+) -> ResolvedModel | Unresolved:
+    """Return the revision and size of a level's model.
+
+    `pinned` is the hub commit that a study has locked; `reading` are other contexts than the level's own in which it
+    learns.
 
     Raises:
         ModelError: when the model does not exist, is incomplete, or has no padding token.
     """
     name = level.model
     if _is_builtin(name) or _is_local(name):
-        return _resolve_folders(level)
+        return _resolve_folders(level, reading)
     found = hub.look_up(name, level.revision or pinned, weights=level.architecture is None)
     if isinstance(found, tuple):
         return Unresolved(found)
     model_files.check_pad_token(found.folder, name, level.pad_token)
     if level.architecture is None:
-        model_files.check_context(found.folder, name, level.optimisation.context_tokens)
+        for context in (level.optimisation.context_tokens, *reading):
+            model_files.check_context(found.folder, name, context)
         return ResolvedModel(revision=found.commit, num_parameters=found.num_parameters)
     size = model_files.num_parameters_of(level.architecture, model_files.vocabulary_size(found.folder))
     return ResolvedModel(revision=found.commit, num_parameters=size)
@@ -60,7 +67,7 @@ def model_folder(name: str, revision: str, *, tokenizer: bool = False) -> Path:
     return hub.fetch(name, revision, weights=not tokenizer)
 
 
-def _resolve_folders(level: LevelSpec) -> ResolvedModel:
+def _resolve_folders(level: LevelSpec, reading: Sequence[int]) -> ResolvedModel:
     tokenizer = model_folder(level.model, "", tokenizer=True)
     tokenizer_files = model_files.tokenizer_files(tokenizer)
     model_files.check_pad_token(tokenizer, level.model, level.pad_token)
@@ -69,7 +76,8 @@ def _resolve_folders(level: LevelSpec) -> ResolvedModel:
         return ResolvedModel(revision=model_files.digest(tokenizer_files), num_parameters=size)
     folder = model_folder(level.model, "")
     weights = model_files.weight_files(folder)
-    model_files.check_context(folder, level.model, level.optimisation.context_tokens)
+    for context in (level.optimisation.context_tokens, *reading):
+        model_files.check_context(folder, level.model, context)
     revision = model_files.digest((*weights, *tokenizer_files))
     return ResolvedModel(revision=revision, num_parameters=model_files.num_parameters(weights))
 

@@ -117,9 +117,9 @@ def check_context(folder: Path, model: str, context_tokens: int) -> None:
     known = [config[key] for key in _POSITIONS if isinstance(config.get(key), int)]
     if known and context_tokens > known[0]:
         raise ModelError(
-            f"optimisation.context_tokens is {context_tokens}, and {model} has {known[0]} positions",
+            f"context_tokens is {context_tokens}, and {model} has {known[0]} positions",
             "a text is no longer than the model's positions",
-            f"lower optimisation.context_tokens of the level to {known[0]}, or choose another model",
+            f"lower context_tokens of the level, or of what it reads first, to {known[0]}, or choose another model",
         )
 
 

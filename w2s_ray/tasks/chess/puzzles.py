@@ -74,7 +74,7 @@ def band_of(rating: int) -> str:
     above = [edge for edge in BANDS if rating >= edge]
     below = [edge for edge in BANDS if rating < edge]
     if not above:
-        return f"rated below {below[0]}"
+        return f"rated 0 to {below[0] - 1}"
     return f"rated {above[-1]} to {below[0] - 1}" if below else f"rated {above[-1]} or more"
 
 
