@@ -55,7 +55,7 @@ def test_every_verb_explains_itself(verb: str) -> None:
     ("override", "says"),
     [
         ("laddr.small=2", "did you mean 'ladder'?"),
-        ("seeds=zero", "change seeds"),
+        ("seeds=zero", "write seeds as"),
         ("ladder={small: models/small}", "weak-to-strong needs a supervisor and a student"),
         ("ladder.small.model=./none", "does not exist"),
         ("ladder.small.model=w2s:smal", "did you mean w2s:small?"),

@@ -140,7 +140,7 @@ def test_a_packed_study_takes_its_relative_files_along(home: Path, tmp_path: Pat
     raw["tasks"]["moods"]["files"] = "../moods.jsonl"
     raw["ladder"]["small"] = "../models/small"
     raw["ladder"]["large"]["model"] = "w2s:large"
-    (home / "elsewhere" / "moved.yaml").write_text(yaml.safe_dump(raw))
+    (home / "elsewhere" / "moved.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     pack(home / "elsewhere" / "moved.yaml", tmp_path)
     study = load_study(tmp_path / STUDY_NAME)
     assert study.tasks["moods"].files == str(tmp_path / "data" / "moods" / "moods.jsonl")
@@ -153,7 +153,7 @@ def test_absolute_files_are_the_clusters_own(home: Path, tmp_path: Path) -> None
     raw = yaml.safe_load((home / "tiny.yaml").read_text())
     raw["tasks"]["moods"]["files"] = str(home / "moods.jsonl")
     raw["ladder"] = {"small": "w2s:small", "large": "w2s:large"}
-    (home / "absolute.yaml").write_text(yaml.safe_dump(raw))
+    (home / "absolute.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     pack(home / "absolute.yaml", tmp_path)
     assert [file.name for file in tmp_path.rglob("*")] == [STUDY_NAME]
 

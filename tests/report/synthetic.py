@@ -63,6 +63,8 @@ class SyntheticStudy:
     resolution: Resolution
     store: ArtifactStore
     prepared: dict[str, PreparedTask]
+    cut_examples: float = 0.0
+    """Texts that each stage found longer than its context."""
 
     @property
     def stages(self) -> dict[str, PlannedStage]:
@@ -110,6 +112,7 @@ class SyntheticStudy:
             rows_N, labels_NC = targets(self.store, prepared, spec.train[0], spec.num_classes)
             write(folder, prepared.ids(rows_N), labels_NC, LABELS_NAME)
         metrics = {"train_seconds": 10.0, "train_tokens": 40000.0, "tokens_per_second": 4000.0, "num_steps": 50.0}
+        metrics["cut_examples"] = self.cut_examples
         self.store.commit(kind="stage", slug=spec.slug, spec=spec, identity=spec.identity, parents=(), metrics=metrics)
 
 

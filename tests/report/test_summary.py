@@ -181,6 +181,18 @@ def test_a_floor_at_chance_is_warned_of(synthetic: Callable[..., SyntheticStudy]
     assert any("chance" in warning for warning in read(study).warnings)
 
 
+def test_texts_that_did_not_fit_into_the_context_are_told(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill
+) -> None:
+    study = synthetic(chains=[["small", "large"]])
+    study.cut_examples = 0.25 * study.study.splits.train_examples
+    study.finish(skill)
+    assert [line for line in read(study).warnings if "context" in line] == [
+        f"code: 25% of the texts that {level} learned are longer than its context; it saw the ends"
+        for level in ("small", "large")
+    ]
+
+
 def test_reading_twice_gives_the_same(finished: SyntheticStudy) -> None:
     assert read(finished) == read(finished)
 

@@ -407,3 +407,15 @@ def test_the_papers_study_is_planned_without_a_hub_and_names_all_that_it_would_f
     for level in study.ladder.values():
         assert any(level.model in file for file in found.unresolved)
     assert any("super_glue" in file or "superglue" in file for file in found.unresolved), found.unresolved
+
+
+def test_texts_are_not_read_in_more_tokens_than_the_model_has_positions(store: ArtifactStore) -> None:
+    reading = {"large": {"context_tokens": 512}}
+    raw = {
+        "name": "reading",
+        "tasks": {"c": {"builtin": "code_continuation"}},
+        "ladder": {"small": "w2s:small", "large": "w2s:large"},
+        "methods": {"m": {"arms": ["chain", "ceiling"], "generative": reading}},
+    }
+    with pytest.raises(ModelError, match="context_tokens is 512, and w2s:large has 256 positions"):
+        resolve(parse_study(raw), store)

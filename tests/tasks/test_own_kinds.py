@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from w2s_ray.data.prepare import prepare
 from w2s_ray.errors import DataError
 from w2s_ray.spec.task import TaskSpec
+from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import TaskData
 
@@ -116,3 +118,27 @@ def test_a_known_task_takes_no_columns() -> None:
 def test_an_embedded_task_reads_no_files() -> None:
     with pytest.raises(DataError, match="reads no files"):
         open_task(TaskSpec(builtin="code_continuation", files="rows.jsonl"))
+
+
+def test_lists_and_mappings_are_no_text_and_are_counted(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": f"q{n}", "good": f"yes {n}", "bad": f"no {n}"} for n in range(20)]
+    rows[3]["good"] = [{"role": "assistant", "content": "yes"}]
+    rows[7]["prompt"] = {"a": 1}
+    rows[9]["bad"] = 9
+    path = json_lines(tmp_path / "chat.jsonl", rows)
+    data = open_task(TaskSpec(files=str(path), text="prompt", chosen="good", rejected="bad", max_skipped=0.2)).read()
+    assert {(each.reason, each.first_rows) for each in data.left_out} == {
+        ("good is a list and not text", (4,)),
+        ("prompt is a mapping and not text", (8,)),
+    }
+    assert data.table.num_rows == 18, "a number is text as it is written"
+
+
+def test_rows_that_one_study_allowed_are_refused_to_another_that_does_not(tmp_path: Path) -> None:
+    rows = [{"review": f"review {number}" if number else "", "stars": number % 2} for number in range(40)]
+    spec = TaskSpec(files=str(json_lines(tmp_path / "rows.jsonl", rows)), text="review", label="stars")
+    store = ArtifactStore(tmp_path / "store")
+    store.prepare()
+    prepare(store, "reviews", spec)
+    with pytest.raises(DataError, match="1 of 40 rows"):
+        prepare(store, "reviews", spec.model_copy(update={"max_skipped": 0.0}))

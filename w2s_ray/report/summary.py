@@ -20,6 +20,8 @@ from w2s_ray.spec.chain import Chain, Resolution
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 
+_MUCH_IS_CUT = 0.01
+"""Share of texts that are longer than the context from which on a report says so."""
 _CHAIN_DRAWS = 200
 """Enough to tell whether one chain's PGR is defined; many chains may end at once, and their tracker waits."""
 
@@ -142,4 +144,17 @@ def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> list[str]:
         for num_classes in (len(evidence.tests[arm.task].class_names),)
         if evidence.tests[arm.task].kind != "answers" and arm.accuracy.low <= 1 / num_classes
     ]
-    return list(dict.fromkeys([*degenerate, *oracles, *floors]))
+    return list(dict.fromkeys([*degenerate, *oracles, *_cut(evidence), *floors]))
+
+
+def _cut(evidence: Evidence) -> Iterator[str]:
+    """Which models learned texts that did not fit into their context."""
+    shares: dict[tuple[str, str], float] = {}
+    for identity, record in evidence.records.items():
+        stage = evidence.stages[identity]
+        num_learnt = sum(part.split.num_examples * part.labels.kept_share for part in stage.spec.train)
+        share = record.metrics.get("cut_examples", 0.0) / num_learnt
+        shares[stage.task, stage.level] = max(share, shares.get((stage.task, stage.level), 0.0))
+    for (task, level), share in shares.items():
+        if share > _MUCH_IS_CUT:
+            yield f"{task}: {share:.0%} of the texts that {level} learned are longer than its context; it saw the ends"

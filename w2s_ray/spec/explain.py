@@ -42,12 +42,50 @@ def _explain(item: Any, root: Sequence[str]) -> tuple[str, str, str]:
         case "union_tag_not_found":
             tags = [_tag(member) for member in _members(kind)]
             return f"{where}.kind is missing", "this key is required", f"add `kind:`, one of {', '.join(tags)}"
+    if item["type"] in _PLAIN:
+        wanted, remedy = _PLAIN[item["type"]]
+        return f"{where} = {_shown(item['input'])}", f"here stands {wanted}", remedy.format(where=where)
+    if item["type"] in _BOUNDS:
+        bound = f"{_BOUNDS[item['type']]} {next(iter(item['ctx'].values())):g}"
+        return f"{where} = {_shown(item['input'])}", f"it is {bound}", f"set {where} to {bound}"
+    if item["type"] == "literal_error":
+        values = [str(value) for member in _members(kind) for value in get_args(member)]
+        values = values or [str(item["ctx"]["expected"])]
+        return (
+            f"{where} = {_shown(item['input'])}",
+            f"the values are {', '.join(values)}",
+            nearest(str(item["input"]), values, "values"),
+        )
     message = str(item["msg"]).removeprefix("Value error, ")
     if not location:  # two keys that do not go together: the message names them, and the whole study tells nothing
         return message, "the parts of a study must go together", "change one of the keys that are named"
-    shown = repr(item["input"])
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return f"{where} = {shown}", message, f"change {where}"
+    return f"{where} = {_shown(item['input'])}", message, f"change {where}"
+
+
+_PLAIN = {
+    "string_type": ("text", "write {where} in quotation marks"),
+    "tuple_type": ("a list", "write {where} as [a, b], also where there is one"),
+    "dict_type": ("a mapping", "write {where} as {{key: value}}"),
+    "model_type": ("a mapping of its keys", "write {where} as {{key: value}}"),
+    "model_attributes_type": ("a mapping of its keys", "write {where} as {{key: value}}"),
+    "bool_type": ("true or false", "write {where} as true or false"),
+    "bool_parsing": ("true or false", "write {where} as true or false"),
+    "too_short": ("one entry or more", "name one under {where}, or leave the key out"),
+}
+"""What pydantic calls a value of another type, in the words of YAML."""
+
+
+_BOUNDS = {
+    "less_than_equal": "at most",
+    "less_than": "less than",
+    "greater_than_equal": "at least",
+    "greater_than": "more than",
+}
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _walk(location: Sequence[object]) -> tuple[list[str], Any]:

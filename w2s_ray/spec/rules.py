@@ -79,10 +79,10 @@ def check_method(study: "Study", name: str) -> None:
     students = {level for path in study.paths for level in path[0 if "self" in method.arms else 1 :]}
     for key in ("losses", "oracle"):
         for level in method.levels_named[key]:
-            if level not in students:
+            if level in first - students:
                 raise ValueError(
-                    f"methods.{name}.{key} names {level}, and it is never a student: a first supervisor learns the truth "
-                    "by cross-entropy"
+                    f"methods.{name}.{key} names {level}, and it is never a student: a first supervisor learns "
+                    "the truth by cross-entropy"
                 )
     for level, trainable in method.trainable.items():
         if isinstance(trainable, Prompt) and trainable.num_shots > smallest:
