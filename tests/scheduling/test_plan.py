@@ -419,3 +419,17 @@ def test_texts_are_not_read_in_more_tokens_than_the_model_has_positions(store: A
     }
     with pytest.raises(ModelError, match="context_tokens is 512, and w2s:large has 256 positions"):
         resolve(parse_study(raw), store)
+
+
+def test_low_rank_additions_to_modules_that_a_model_lacks_are_refused_before_anything_is_trained(
+    store: ArtifactStore,
+) -> None:
+    raw = {
+        "name": "targets",
+        "tasks": {"c": {"builtin": "code_continuation"}},
+        "ladder": {"small": "w2s:small", "large": "w2s:large"},
+        "methods": {"m": {"trainable": {"large": {"kind": "lora", "targets": ["q_proj", "c_attn"]}}}},
+    }
+    with pytest.raises(ModelError, match="'c_attn'") as caught:
+        resolve(parse_study(raw), store)
+    assert "q_proj" in caught.value.remedy

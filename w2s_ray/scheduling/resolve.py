@@ -21,7 +21,7 @@ from w2s_ray.spec.losses import check_classes
 from w2s_ray.spec.method import MethodSpec
 from w2s_ray.spec.study import LevelSpec, Study
 from w2s_ray.spec.task import TaskSpec
-from w2s_ray.spec.trainable import Probe, Prompt
+from w2s_ray.spec.trainable import Lora, Probe, Prompt
 from w2s_ray.spec.variants import largest, losses
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
@@ -60,7 +60,8 @@ def resolve(study: Study, store: ArtifactStore, *, relock: bool = True) -> Resol
     unresolved: list[str] = []
     models: dict[str, ResolvedModel] = {}
     for name, level in study.ladder.items():
-        found = resolve_model(level, pinned=_pinned(lock, name, level), reading=_reading(study, name))
+        pinned, reading, targets = _pinned(lock, name, level), _reading(study, name), _targets(study, name)
+        found = resolve_model(level, pinned, reading, targets)
         if isinstance(found, Unresolved):
             unresolved += found.files
             found = ResolvedModel(revision=UNRESOLVED, num_parameters=None)
@@ -215,6 +216,12 @@ def _reading(study: Study, level: str) -> tuple[int, ...]:
     return tuple(
         method.generative[level].context_tokens for method in study.methods.values() if level in method.generative
     )
+
+
+def _targets(study: Study, level: str) -> tuple[str, ...]:
+    """Return the modules of a level that methods make low-rank additions to, where they name any."""
+    found = (method.trainable_of(level) for method in study.methods.values())
+    return tuple(name for each in found if isinstance(each, Lora) for name in each.targets or ())
 
 
 def _sources(study: Study) -> str:

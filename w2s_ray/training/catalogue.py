@@ -29,19 +29,20 @@ class Unresolved:
 
 
 def resolve_model(
-    level: LevelSpec, pinned: str | None = None, reading: Sequence[int] = ()
+    level: LevelSpec, pinned: str | None = None, reading: Sequence[int] = (), targets: Sequence[str] = ()
 ) -> ResolvedModel | Unresolved:
     """Return the revision and size of a level's model.
 
     `pinned` is the hub commit that a study has locked; `reading` are other contexts than the level's own in which it
-    learns.
+    learns, `targets` the modules that low-rank additions are made to (on the hub they are looked for when they are
+    trained).
 
     Raises:
         ModelError: when the model does not exist, is incomplete, or has no padding token.
     """
     name = level.model
     if _is_builtin(name) or _is_local(name):
-        return _resolve_folders(level, reading)
+        return _resolve_folders(level, reading, targets)
     found = hub.look_up(name, level.revision or pinned, weights=level.architecture is None)
     if isinstance(found, tuple):
         return Unresolved(found)
@@ -67,7 +68,7 @@ def model_folder(name: str, revision: str, *, tokenizer: bool = False) -> Path:
     return hub.fetch(name, revision, weights=not tokenizer)
 
 
-def _resolve_folders(level: LevelSpec, reading: Sequence[int]) -> ResolvedModel:
+def _resolve_folders(level: LevelSpec, reading: Sequence[int], targets: Sequence[str]) -> ResolvedModel:
     tokenizer = model_folder(level.model, "", tokenizer=True)
     tokenizer_files = model_files.tokenizer_files(tokenizer)
     model_files.check_pad_token(tokenizer, level.model, level.pad_token)
@@ -78,6 +79,7 @@ def _resolve_folders(level: LevelSpec, reading: Sequence[int]) -> ResolvedModel:
     weights = model_files.weight_files(folder)
     for context in (level.optimisation.context_tokens, *reading):
         model_files.check_context(folder, level.model, context)
+    model_files.check_modules(weights, level.model, targets)
     revision = model_files.digest((*weights, *tokenizer_files))
     return ResolvedModel(revision=revision, num_parameters=model_files.num_parameters(weights))
 

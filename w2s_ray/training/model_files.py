@@ -123,6 +123,25 @@ def check_context(folder: Path, model: str, context_tokens: int) -> None:
         )
 
 
+def check_modules(weights: Iterable[Path], model: str, names: Iterable[str]) -> None:
+    """Check that the model has modules of these names, as far as its safetensors files tell.
+
+    Raises:
+        ModelError: when one names none.
+    """
+    known = {
+        name.removesuffix(".weight") for file in weights if file.suffix == ".safetensors" for name in _header(file)
+    }
+    for wanted in names:
+        if not any(name == wanted or name.endswith(f".{wanted}") for name in known):
+            linear = sorted({name.rpartition(".")[2] for name in known})
+            raise ModelError(
+                f"trainable.targets names {wanted!r}, and {model} has no such module",
+                "targets are names of the model's linear layers",
+                f"name some of {', '.join(linear)}",
+            )
+
+
 def _existing(folder: Path, name: str, rule: str) -> Path:
     path = folder / name
     if not path.is_file():
@@ -145,6 +164,12 @@ def _sha256(path: Path, _changed_ns: int) -> str:
 
 def _tensor_sizes(path: Path) -> int:
     """Sum the sizes in one safetensors header; GPT-2's stored attention masks are not parameters."""
+    masks = (".attn.bias", ".attn.masked_bias")
+    return sum(math.prod(entry["shape"]) for name, entry in _header(path).items() if not name.endswith(masks))
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Return what a safetensors file says of its tensors, by name."""
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 0 < length < 100_000_000:
@@ -155,12 +180,8 @@ def _tensor_sizes(path: Path) -> int:
             raise ModelError(
                 f"{path} has a damaged header", "a safetensors file begins with JSON", "write the model again"
             ) from None
-    masks = (".attn.bias", ".attn.masked_bias")
-    return sum(
-        math.prod(entry["shape"])
-        for name, entry in header.items()
-        if name != "__metadata__" and not name.endswith(masks)
-    )
+    header.pop("__metadata__", None)
+    return header
 
 
 def _token_ids(folder: Path) -> dict[str, int]:
