@@ -114,7 +114,7 @@ def test_filters_shorten_the_steps_of_the_students_that_they_are_for(home: Path,
     methods = {"thin": {"arms": ["chain", "ceiling"], "labels": {"l": {"transforms": transforms}}}}
     stages = {(stage.level, *stage.arms): stage for stage in planned(study_in(home, methods=methods), store).stages}
     assert stages["l", "ceiling"].num_steps == 2 * stages["l", "chain"].num_steps == 2
-    assert stages["l", "chain"].labels == "weak-confident0.5" and stages["l", "ceiling"].labels == "gt"
+    assert stages["l", "chain"].loss == "naive on weak-confident0.5" and stages["l", "ceiling"].loss == "naive"
 
 
 def test_members_of_an_ensemble_are_planned_and_shared_among_chains(home: Path, store: ArtifactStore) -> None:

@@ -140,3 +140,18 @@ def test_a_task_may_have_split_sizes_of_its_own() -> None:
 def test_a_truth_chain_needs_a_level_between() -> None:
     with pytest.raises(StudyError, match="no chain has a level between"):
         chains(chains=[["s", "l"]], methods={"m": {"arms": ["chain", "truth_chain"]}})
+
+
+def test_how_a_stage_learns_is_said_where_it_is_not_the_rule() -> None:
+    chain = chain_of(
+        arms=["chain", "ceiling"],
+        generative={"m": {}},
+        random=["l"],
+        trainable={"m": {"kind": "lora", "rank": 4}},
+        labels={"l": {"transforms": [{"kind": "keep_random", "fraction": 0.5}]}},
+        losses={"l": {"kind": "hard"}},
+    )
+    ways = {(stage.arm, stage.level): stage.spec.way for stage in chain.stages}
+    assert ways["floor", "s"] == "naive"
+    assert ways["chain", "m"] == "naive lora4 after reading" == ways["ceiling", "m"]
+    assert ways["chain", "l"] == "hard on weak-random0.5 random" and ways["ceiling", "l"] == "naive random"

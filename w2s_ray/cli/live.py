@@ -41,4 +41,4 @@ class PlainView:
 
 
 def _named(stage: PlannedStage) -> str:
-    return f"{stage.task} {stage.level} {stage.arm} {stage.spec.loss.label} {short(stage.identity)}"
+    return f"{stage.task} {stage.level} {stage.arm} {stage.spec.way} {short(stage.identity)}"

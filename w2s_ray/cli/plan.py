@@ -60,7 +60,7 @@ def _row(stage: "StagePlan", *, provisional: bool) -> tuple[str, ...]:
         stage.task,
         stage.level,
         ", ".join(stage.arms),
-        stage.loss if stage.labels in ("gt", "weak") else f"{stage.loss} on {stage.labels}",
+        stage.loss,
         str(stage.num_chains),
         str(stage.num_steps),
         f"{stage.zero_stage} × {stage.workers}",

@@ -31,8 +31,7 @@ class StagePlan(Spec):
     model: str
     arms: tuple[str, ...]
     loss: str
-    labels: str
-    """Whose labels it learns, `gt` or `weak`, and what is done to them."""
+    """How it learns: its loss, and what is not the rule."""
     num_chains: int
     num_steps: int
     zero_stage: ZeroStage
@@ -132,8 +131,7 @@ def _plan_stage(
         level=stage.level,
         model=stage.spec.starts_from.name,
         arms=tuple(dict.fromkeys(own.arm for _, own in users)),
-        loss=stage.spec.loss.label,
-        labels=stage.spec.train[0].labels.label,
+        loss=stage.spec.way,
         num_chains=len({chain.name for chain, _ in users}),
         num_steps=estimate.num_steps(stage, chars[stage.task]),
         zero_stage=stage.execution.zero_stage,

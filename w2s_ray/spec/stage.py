@@ -127,6 +127,21 @@ class StageSpec(Spec):
         return any(part.labels.transforms for part in self.train)
 
     @property
+    def way(self) -> str:
+        """How it learns, for people: its loss, and where they are not the rule, its labels, weights, start and stop."""
+        labels, stopping = self.train[0].labels.label, self.optimisation.early_stopping
+        is_random = isinstance(self.starts_from, ModelSource) and self.starts_from.random
+        begun = "after reading" if isinstance(self.starts_from, StageSource) else "random" if is_random else ""
+        parts = (
+            self.loss.label,
+            f"on {labels}" if labels not in ("gt", "weak") else "",
+            self.trainable.label,
+            begun,
+            "oracle" if stopping is not None and stopping.by == "oracle" else "",
+        )
+        return " ".join(part for part in parts if part)
+
+    @property
     def slug(self) -> str:
         """A readable name made from the spec alone: model, split, label source, loss."""
         model = self.starts_from.name.split(":")[-1].strip("/").split("/")[-1]
