@@ -223,3 +223,9 @@ def test_the_catalogue_needs_neither_torch_nor_transformers() -> None:
         "assert not {'torch', 'transformers', 'ray'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("builtin", [True, False])
+def test_a_revision_of_a_model_that_is_not_on_the_hub_is_refused(folder: Path, builtin: bool) -> None:
+    with pytest.raises(ModelError, match="drop `revision:`"):
+        resolved(model="w2s:small" if builtin else str(folder), revision="main")

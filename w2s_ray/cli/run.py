@@ -115,6 +115,8 @@ def _say_what_was_trained(outcome: "StudyOutcome", chains: Sequence[Chain]) -> N
         line = f"nothing to train: all {num_stages} stages of {count_text(len(chains), 'chain')} are in the store"
     else:
         line = f"finished {len(outcome.trained)} of {num_stages} stages; sharing saved {outcome.num_shared} trainings"
+        if len(outcome.trained) < num_stages and not outcome.failed:
+            line += f"; {num_stages - len(outcome.trained)} were there already"
     terminal.out.print(line, markup=False, soft_wrap=True)
 
 

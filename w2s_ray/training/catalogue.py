@@ -69,6 +69,12 @@ def model_folder(name: str, revision: str, *, tokenizer: bool = False) -> Path:
 
 
 def _resolve_folders(level: LevelSpec, reading: Sequence[int], targets: Sequence[str]) -> ResolvedModel:
+    if level.revision is not None:
+        raise ModelError(
+            f"revision {level.revision!r} of {level.model}",
+            "a revision is a commit or branch of a model on the hub; local and built-in models have none",
+            "drop `revision:`, or name a hub id",
+        )
     tokenizer = model_folder(level.model, "", tokenizer=True)
     tokenizer_files = model_files.tokenizer_files(tokenizer)
     model_files.check_pad_token(tokenizer, level.model, level.pad_token)
