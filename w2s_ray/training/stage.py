@@ -27,7 +27,7 @@ from w2s_ray.store.artifacts import AGES, ArtifactStore
 from w2s_ray.training.catalogue import model_folder
 from w2s_ray.training.checkpoints import Checkpoints, Progress
 from w2s_ray.training.features import features
-from w2s_ray.training.feed import Examples, FloatArray, IntArray
+from w2s_ray.training.feed import FloatArray, IntArray
 from w2s_ray.training.journal import Journal
 from w2s_ray.training.lessons import ACCURACY, Material, lesson_of
 from w2s_ray.training.loop import Loop
@@ -58,6 +58,11 @@ class _StageRun:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     engine: Engine | None = None
     """The one that is in memory now."""
+
+    @property
+    def folder(self) -> Path:
+        """The stage's own, in the store."""
+        return self.store.folder(self.stage.spec.slug, self.stage.identity)
 
     def run(self) -> StageResult:
         """Do what lacks, and give the engine's memory back however it ends."""
@@ -101,11 +106,7 @@ class _StageRun:
 
     def _features(self, rows_N: IntArray) -> FloatArray:
         """What the model that the stage starts from makes of rows of the task."""
-        material, context = self.material, self.stage.spec.optimisation.context_tokens
-        texts = Examples(
-            tokens=material.tokens.rows(material.prepared.text_numbers(rows_N), context),
-            texts_per_example=material.prepared.texts_per_example,
-        )
+        texts = self.material.texts(rows_N, self.stage.spec.optimisation.context_tokens)
         with self._timed("features"):
             pad = self.tokenizer.pad_token_id
             return features(texts, self._source_folder(), pad, self.stage.execution, self.workers)
@@ -125,16 +126,15 @@ class _StageRun:
 
     def _train(self) -> tuple[dict[str, float], bool]:
         spec = self.stage.spec
-        folder = self.store.folder(spec.slug, spec.identity)
         self.workers.led(lambda: self.store.begin("stage", spec.slug, spec.identity))
         if isinstance(spec.trainable, Prompt):
             self._start_engine(self._trained())
             metrics = self._metrics(Progress(), 0) | self._validate()
             self._commit(metrics)
             return metrics, False
-        return self._learn(folder)
+        return self._learn()
 
-    def _learn(self, folder: Path) -> tuple[dict[str, float], bool]:
+    def _learn(self) -> tuple[dict[str, float], bool]:
         spec, execution = self.stage.spec, self.stage.execution
         examples = self.lesson.examples
         settings = spec.optimisation
@@ -152,11 +152,11 @@ class _StageRun:
                 f"{len(cut)} of {len(examples)} texts are longer than optimisation.context_tokens "
                 f"({settings.context_tokens}) and keep their last tokens; the first are {shown}"
             )
-        journal = Journal(spec.identity, folder / "metrics.jsonl", self.observer, len(steps))
+        journal = Journal(spec.identity, self.folder / "metrics.jsonl", self.observer, len(steps))
         journal.activity("loading")
         network = load_network(spec, self._source_folder(), self.tokenizer, execution)
         engine = self._start_engine(network)
-        checkpoints = Checkpoints(folder / "checkpoints", execution, self.workers)
+        checkpoints = Checkpoints(self.folder / "checkpoints", execution, self.workers)
         progress, said = checkpoints.restore(engine)
         if said:
             self._say(said)
@@ -207,14 +207,14 @@ class _StageRun:
     def _keep(self, share: float) -> None:
         """Keep the model as it is now beside the one to come."""
         assert self.engine is not None
-        weights, spec = self.engine.state_dict(), self.stage.spec
-        folder = self.store.folder(spec.slug, spec.identity) / AGES / f"{share:g}"
+        weights = self.engine.state_dict()
+        self.workers.led(lambda: self._save(weights, f"{AGES}/{share:g}"))
 
-        def save() -> None:
-            assert weights is not None
-            save_network(self.network, weights, self.tokenizer, folder, spec.optimisation.context_tokens)
-
-        self.workers.led(save)
+    def _save(self, weights: dict[str, torch.Tensor] | None, name: str) -> None:
+        """Write the model into the stage's folder; on rank 0, which has the weights."""
+        assert weights is not None
+        context = self.stage.spec.optimisation.context_tokens
+        save_network(self.network, weights, self.tokenizer, self.folder / name, context)
 
     def _commit(self, metrics: dict[str, float]) -> None:
         spec = self.stage.spec
@@ -222,10 +222,9 @@ class _StageRun:
 
         def commit() -> None:
             if weights is not None:
-                folder = self.store.folder(spec.slug, spec.identity)
-                save_network(self.network, weights, self.tokenizer, folder / "model", spec.optimisation.context_tokens)
+                self._save(weights, "model")
             if spec.keeps_labels:
-                self.lesson.keep_labels(self.store.folder(spec.slug, spec.identity))
+                self.lesson.keep_labels(self.folder)
             self.store.commit(
                 kind="stage",
                 slug=spec.slug,
@@ -243,12 +242,7 @@ class _StageRun:
         return None if isinstance(self.stage.spec.trainable, Prompt) else self.engine.state_dict()
 
     def _predict(self, missing: tuple[PredictionSpec, ...]) -> None:
-        journal = Journal(
-            self.stage.identity,
-            self.store.folder(self.stage.spec.slug, self.stage.identity) / "metrics.jsonl",
-            self.observer,
-            0,
-        )
+        journal = Journal(self.stage.identity, self.folder / "metrics.jsonl", self.observer, 0)
         for prediction in missing:
             journal.activity("predicting")
             with self._timed("evaluation" if prediction.split.is_test else "labelling"):

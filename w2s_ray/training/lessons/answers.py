@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from w2s_ray.data import labels
+from w2s_ray.data.judging import allowed
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
 from w2s_ray.science.metrics import share_equal
 from w2s_ray.spec.labels import LabelledSplit
 from w2s_ray.spec.stage import PredictionSpec
 from w2s_ray.spec.trainable import Prompt
-from w2s_ray.tasks.judges import open_judge
 from w2s_ray.training.answers import answer_tokens, write_answers
-from w2s_ray.training.feed import Examples, IntArray, Written
+from w2s_ray.training.feed import Examples, IntArray, TokenRow, Written
 from w2s_ray.training.lessons.protocol import ACCURACY, AGREEMENT, Material
 from w2s_ray.training.models import Network
 from w2s_ray.training.objectives import Objective, Writing
@@ -33,8 +33,7 @@ class AnswerLesson:
         """Each text, and after it the answer of the stage's label source."""
         context = self._spec.optimisation.context_tokens
         assert self._max_tokens < context
-        rows_N, answers = self._answers(self._spec.train)
-        ends = answer_tokens(self._material.tokenizer, answers)
+        rows_N, ends = self._learnt
         texts = self._material.tokens.rows(rows_N, context)
         rows = [joined(text, end, context) for text, end in zip(texts, ends, strict=True)]
         starts = [max(len(row) - len(end), 1) for row, end in zip(rows, ends, strict=True)]
@@ -43,8 +42,8 @@ class AnswerLesson:
     def cut(self) -> list[str]:
         """A text is cut where it and its answer do not fit together."""
         prepared, context = self._material.prepared, self._spec.optimisation.context_tokens
-        rows_N, answers = self._answers(self._spec.train)
-        room_N = context - np.array([len(end) for end in answer_tokens(self._material.tokenizer, answers)])
+        rows_N, ends = self._learnt
+        room_N = context - np.array([len(end) for end in ends])
         return prepared.ids(rows_N[self._material.tokens.are_longer(rows_N, room_N)])
 
     def objective(self) -> Objective:
@@ -53,9 +52,7 @@ class AnswerLesson:
 
     def check(self, network: Network) -> dict[str, float]:
         """Compare what the network writes with the labels and with the truth, letter by letter."""
-        validation = self._spec.validation
-        assert validation is not None
-        rows_N, wanted = self._answers((validation,))
+        rows_N, wanted = self._wanted
         written = self._written(network, rows_N, self._spec.optimisation.context_tokens)
         truth = self._material.prepared.others(rows_N)
         return {AGREEMENT: share_equal(written, wanted), ACCURACY: share_equal(written, truth)}
@@ -65,14 +62,28 @@ class AnswerLesson:
         material = self._material
         rows_N = draw(material.prepared, prediction.split)
         written = self._written(network, rows_N, prediction.context_tokens)
-        ids, judge = material.prepared.ids(rows_N), open_judge(material.prepared.judge)
-        pairs = zip(material.prepared.texts(rows_N), written, strict=True)
-        allowed_N = np.array([judge.allows(text, answer) for text, answer in pairs], dtype=bool)
-        material.workers.led(lambda: material.store.write_answers(prediction, ids, written, allowed_N))
+
+        def keep() -> None:
+            allowed_N = allowed(material.prepared, rows_N, written)
+            material.store.write_answers(prediction, material.prepared.ids(rows_N), written, allowed_N)
+
+        material.workers.led(keep)
 
     def keep_labels(self, folder: Path) -> None:
         """Answers are learnt as they were written."""
         raise AssertionError("answers have no transforms")
+
+    @cached_property
+    def _learnt(self) -> tuple[IntArray, list[TokenRow]]:
+        """The rows that are learnt, and the tokens of their answers."""
+        rows_N, answers = self._answers(self._spec.train)
+        return rows_N, answer_tokens(self._material.tokenizer, answers)
+
+    @cached_property
+    def _wanted(self) -> tuple[IntArray, list[str]]:
+        """The rows of Vi, and the answers of its labels."""
+        assert self._spec.validation is not None
+        return self._answers((self._spec.validation,))
 
     def _written(self, network: Network, rows_N: IntArray, context: int) -> list[str]:
         material, room = self._material, context - self._max_tokens

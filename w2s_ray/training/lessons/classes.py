@@ -105,10 +105,7 @@ class ClassLesson:
                 tokens=[joined(before, name, context) for name in names for before in before_each],
                 texts_per_example=len(names),
             )
-        return Examples(
-            tokens=self._material.tokens.rows(prepared.text_numbers(rows_N), context),
-            texts_per_example=prepared.texts_per_example,
-        )
+        return self._material.texts(rows_N, context)
 
     @cached_property
     def _shots(self) -> str:

@@ -11,7 +11,7 @@ from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.data.tokens import Tokens
 from w2s_ray.spec.stage import PredictionSpec, StageSpec
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training.feed import Examples, Feeder
+from w2s_ray.training.feed import Examples, Feeder, IntArray
 from w2s_ray.training.models import Network
 from w2s_ray.training.objectives import Objective
 from w2s_ray.training.workers import Workers
@@ -38,6 +38,13 @@ class Material:
     """Whether weights are spread over the workers (ZeRO-3)."""
     features: labels.Features
     """What the model that the stage starts from makes of rows."""
+
+    def texts(self, rows_N: IntArray, context: int) -> Examples:
+        """Return the rows' texts, each cut to its last `context` tokens."""
+        return Examples(
+            tokens=self.tokens.rows(self.prepared.text_numbers(rows_N), context),
+            texts_per_example=self.prepared.texts_per_example,
+        )
 
     def feeder(self, examples: Some, tokens_per_micro_batch: int = _PREDICTION_TOKENS) -> Feeder[Some]:
         """Return what cuts these examples into micro-batches."""
