@@ -65,6 +65,8 @@ class SyntheticStudy:
     prepared: dict[str, PreparedTask]
     cut_examples: float = 0.0
     """Texts that each stage found longer than its context."""
+    lack_bf16: tuple[str, ...] = ()
+    """Levels whose stages were computed on devices without bf16."""
 
     @property
     def stages(self) -> dict[str, PlannedStage]:
@@ -113,6 +115,7 @@ class SyntheticStudy:
             write(folder, prepared.ids(rows_N), labels_NC, LABELS_NAME)
         metrics = {"train_seconds": 10.0, "train_tokens": 40000.0, "tokens_per_second": 4000.0, "num_steps": 50.0}
         metrics["cut_examples"] = self.cut_examples
+        metrics["fell_back_to_fp32"] = float(stage.level in self.lack_bf16)
         self.store.commit(kind="stage", slug=spec.slug, spec=spec, identity=spec.identity, parents=(), metrics=metrics)
 
 

@@ -193,6 +193,23 @@ def test_texts_that_did_not_fit_into_the_context_are_told(
     ]
 
 
+@pytest.mark.parametrize(
+    ("lack_bf16", "said"),
+    [
+        ((), []),
+        (("small",), ["1 of 3 stages computed in fp32, on devices without bf16: they differ by rounding"]),
+        (("small", "large"), []),
+    ],
+)
+def test_stages_of_one_study_that_were_computed_in_unlike_precisions_are_told(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill, lack_bf16: tuple[str, ...], said: list[str]
+) -> None:
+    study = synthetic(chains=[["small", "large"]], optimisation={"precision": "bf16"})
+    study.lack_bf16 = lack_bf16
+    study.finish(skill)
+    assert [line for line in read(study).warnings if "bf16" in line] == said
+
+
 def test_reading_twice_gives_the_same(finished: SyntheticStudy) -> None:
     assert read(finished) == read(finished)
 

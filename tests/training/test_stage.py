@@ -29,7 +29,7 @@ from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.lessons import AGREEMENT
 from w2s_ray.training.lessons.classes import ClassLesson
 from w2s_ray.training.losses import naive, soft_cross_entropy
-from w2s_ray.training.models import load_network, load_tokenizer
+from w2s_ray.training.models import Network, load_network, load_tokenizer
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
@@ -253,6 +253,35 @@ def test_trap_5_steps_are_taken_in_training_mode_one_graph_at_a_time(
     run_stage(floor_of(tiny, tokens_per_micro_batch=64), store=tiny.store, workers=alone, observer=Onlooker())
     assert len(modes) > 20 and all(modes)
     assert max(alive) <= 1, "the loss before may still be on its way out, none before that"
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_a_device_without_bf16_computes_in_fp32_and_the_record_says_so(
+    tiny: Tiny,
+    alone: Workers,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    has_bf16: bool,
+) -> None:
+    precisions: set[str] = set()
+    forward = Network.forward
+
+    def watched(network: Network, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
+        if network.training:
+            precisions.add(network.precision)
+        return forward(network, tokens_RT, last_R)
+
+    monkeypatch.setattr(Network, "forward", watched)
+    monkeypatch.setattr("w2s_ray.training.workers.computes_bf16", lambda device: has_bf16)
+    floor = floor_of(tiny)
+    asked = floor.spec.optimisation.model_copy(update={"precision": "bf16", "epochs": 0.25})
+    stage = floor.model_copy(update={"spec": floor.spec.model_copy(update={"optimisation": asked})})
+    run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    record = tiny.store.find(stage.identity)
+    assert record is not None
+    assert precisions == {"bf16" if has_bf16 else "fp32"}
+    assert record.metrics["fell_back_to_fp32"] == float(not has_bf16)
+    assert ("no instructions for bf16" in capsys.readouterr().out) == (not has_bf16)
 
 
 def test_a_checkpoint_in_bf16_is_trained_in_fp32(tiny: Tiny, alone: Workers) -> None:

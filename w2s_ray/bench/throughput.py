@@ -21,7 +21,7 @@ from w2s_ray.data.batches import plan_steps
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
-from w2s_ray.spec.stage import ModelSource, Optimisation, StageSpec
+from w2s_ray.spec.stage import ModelSource, Optimisation, Precision, StageSpec
 from w2s_ray.training.catalogue import model_folder
 from w2s_ray.training.checkpoints import Checkpoints, Progress
 from w2s_ray.training.feed import Feeder, IntArray, Labelled, MicroBatch
@@ -41,6 +41,8 @@ class Throughput(Spec):
     """The result for one model."""
 
     model: str
+    precision: Precision
+    """bf16 where this machine has instructions for it."""
     pairs: int
     threads: int
     ours_tokens_per_second: float
@@ -71,6 +73,7 @@ def _measure(model: str, workers: Workers, folder: Path, pairs: int, steps: int,
     ratios = [our / their for our, their in speeds]
     return Throughput(
         model=model,
+        precision=case.spec.optimisation.precision,
         pairs=pairs,
         threads=threads,
         ours_tokens_per_second=statistics.median(our for our, _ in speeds),
@@ -106,7 +109,7 @@ def _case(model: str, workers: Workers, num_steps: int) -> _Case:
     spec = StageSpec(
         starts_from=ModelSource(name=model, revision=""),
         train=(LabelledSplit(split=split, labels=GroundTruth()),),
-        optimisation=_SETTINGS,
+        optimisation=_SETTINGS if workers.compute_bf16() else _SETTINGS.model_copy(update={"precision": "fp32"}),
         init_seed=0,
         order_seed=0,
     )

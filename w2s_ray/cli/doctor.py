@@ -83,6 +83,11 @@ def _accelerators(_store: Path) -> Iterator[Finding]:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
     yield Finding("accelerators", "ok", names or "none; studies run on the CPU")
+    from w2s_ray.training.workers import computes_bf16
+
+    has_bf16 = computes_bf16(torch.device("cuda" if count else "cpu"))
+    lack = "no instructions for it: `precision: bf16` computes in fp32, with other rounding and more slowly"
+    yield Finding("bf16", "ok" if has_bf16 else "note", "has instructions for it" if has_bf16 else lack)
 
 
 def _store(folder: Path) -> Iterator[Finding]:

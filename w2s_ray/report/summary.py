@@ -144,7 +144,19 @@ def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> list[str]:
         for num_classes in (len(evidence.tests[arm.task].class_names),)
         if evidence.tests[arm.task].kind != "answers" and arm.accuracy.low <= 1 / num_classes
     ]
-    return list(dict.fromkeys([*degenerate, *oracles, *_cut(evidence), *floors]))
+    return list(dict.fromkeys([*degenerate, *oracles, *_cut(evidence), *_precision(evidence), *floors]))
+
+
+def _precision(evidence: Evidence) -> Iterator[str]:
+    """Whether the stages that asked for bf16 were computed alike."""
+    asked = [
+        record
+        for identity, record in evidence.records.items()
+        if evidence.stages[identity].spec.optimisation.precision == "bf16"
+    ]
+    fell_back = sum(record.metrics.get("fell_back_to_fp32", 0.0) > 0 for record in asked)
+    if 0 < fell_back < len(asked):
+        yield f"{fell_back} of {len(asked)} stages computed in fp32, on devices without bf16: they differ by rounding"
 
 
 def _cut(evidence: Evidence) -> Iterator[str]:

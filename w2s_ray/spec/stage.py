@@ -87,6 +87,7 @@ class Optimisation(Spec):
     """Optimizer batches that are shuffled, sorted by length and cut together."""
     dropout: Fraction = 0.0
     precision: Precision = "fp32"
+    """`bf16` autocasts the forward pass of training, where the workers' devices have instructions for it."""
     early_stopping: EarlyStopping | None = None
     keep_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Shares of training after which the model is kept too: one model at several ages, for the levels of a ladder."""

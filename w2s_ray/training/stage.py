@@ -155,6 +155,10 @@ class _StageRun:
         journal = Journal(spec.identity, self.folder / "metrics.jsonl", self.observer, len(steps))
         journal.activity("loading")
         network = load_network(spec, self._source_folder(), self.tokenizer, execution)
+        fell_back = settings.precision == "bf16" and not self.workers.compute_bf16()
+        if fell_back:
+            network.precision = "fp32"
+            self._say("a device here has no instructions for bf16; the stage computes in fp32")
         engine = self._start_engine(network)
         checkpoints = Checkpoints(self.folder / "checkpoints", execution, self.workers)
         progress, said = checkpoints.restore(engine)
@@ -176,7 +180,10 @@ class _StageRun:
         )
         with self._timed("training"):
             progress, stopped = loop.run(progress)
-        metrics = self._metrics(progress, len(steps)) | {"cut_examples": float(len(cut))}
+        metrics = self._metrics(progress, len(steps)) | {
+            "cut_examples": float(len(cut)),
+            "fell_back_to_fp32": float(fell_back),
+        }
         if not stopped:
             metrics |= self._validate()
             self._commit(metrics)

@@ -12,6 +12,13 @@ from w2s_ray.errors import W2SError
 T = TypeVar("T")
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Return whether `device` has instructions for bf16; imitated, a product takes tens of times as long."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 @dataclass(frozen=True)
 class Workers:
     """This process's place in the group; the group itself is torch's default one and is initialised already."""
@@ -58,6 +65,11 @@ class Workers:
         if error is not None:
             raise error
         return value  # type: ignore[return-value]
+
+    def compute_bf16(self) -> bool:
+        """Return whether every worker's device has instructions for bf16. Collective."""
+        (imitates,) = self.any(not computes_bf16(self.device))
+        return not imitates
 
     def barrier(self) -> None:
         """Wait for all ranks."""
