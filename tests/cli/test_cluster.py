@@ -107,6 +107,7 @@ def test_a_submitted_job_trains_on_both_nodes_and_prints_its_table_here(two_node
     assert (store / "studies" / "tiny" / "report" / "report.html").is_file()
 
 
+@pytest.mark.soak
 def test_a_job_that_cannot_run_ends_with_its_reason(two_nodes: TwoNodes, shared: Path) -> None:
     too_many = ("--set", "execution.workers=3", "--set", "execution.cpus_per_worker=1")
     store = shared / "store-of-jobs-too-large"

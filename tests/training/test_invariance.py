@@ -29,11 +29,11 @@ ONE_WORKER = [(0, ROOMY), (0, TIGHT)]
 TWO_WORKERS = [(0, ROOMY), (1, ROOMY), (2, ROOMY), (3, ROOMY), (1, TIGHT), (2, TIGHT), (3, TIGHT)]
 EVERY_WAY = [("1", *shape) for shape in ONE_WORKER[1:]] + [("2", *shape) for shape in TWO_WORKERS]
 SOME_WAYS = [("1", 0, TIGHT), ("2", 3, TIGHT)]
-"""For losses that differ from the first two only in what they compute, not in what they wait for."""
+"""For losses that differ from the first only in what they compute."""
 ROUNDING = 1e-7
 """Of numbers near 1 in fp32: a divergence near 0 is the difference of such numbers."""
 KINDS = ("pairs", "answers", "text", "probe", "lora")
-WAYS = [(label, *way) for place, label in enumerate(LABELS) for way in (EVERY_WAY if place < 2 else SOME_WAYS)]
+WAYS = [(label, *way) for place, label in enumerate(LABELS) for way in (EVERY_WAY if place < 1 else SOME_WAYS)]
 WAYS += [(label, *way) for label in KINDS for way in (*SOME_WAYS, ("2", 1, TIGHT))]
 
 
