@@ -107,3 +107,12 @@ def test_a_local_file_becomes_a_prepared_task(store: ArtifactStore, tmp_path: Pa
     assert prepared.num_classes == 2
     assert prepared.table().num_rows == 40
     assert prepare(store, "reviews", spec) == load_prepared(store, prepared.fingerprint) == prepared
+
+
+@pytest.mark.parametrize(("kind", "column"), [("classes", "text"), ("pairs", "text"), ("pairs", "other")])
+def test_equal_texts_are_kept_together(kind: str, column: str, toy: Toy, rows_of: RowsOf) -> None:
+    rows = [row | {"other": f"other {number}"} for number, row in enumerate(rows_of(6))]
+    rows[5][column] = str(rows[0]["text"]).upper()
+    groups = toy(rows, kind=kind).table()["group"].to_pylist()
+    assert groups[5] == groups[0]
+    assert len(set(groups)) == 5

@@ -75,9 +75,13 @@ def test_the_seed_moves_training_and_validation_and_never_the_test_set(prepared:
         assert set(first[name]) != set(second[name])
 
 
-def test_neither_ladder_nor_seed_nor_balance_moves_the_test_set(prepared: PreparedTask, split: Split) -> None:
+def test_neither_ladder_nor_seed_nor_balance_moves_the_test_set(toy: Toy, rows_of: RowsOf, split: Split) -> None:
+    prepared = toy([row | {"label": int(number % 3 == 0)} for number, row in enumerate(rows_of(2000))])
     variants = [
-        split(prepared, "test", 100, num_levels=levels, split_seed=seed) for levels in (1, 2, 5) for seed in (0, 9)
+        split(prepared, "test", 100, num_levels=levels, split_seed=seed, balance=balance)
+        for levels in (1, 2, 5)
+        for seed in (0, 9)
+        for balance in (True, False)
     ]
     assert len({tuple(draw(prepared, variant)) for variant in variants}) == 1
 

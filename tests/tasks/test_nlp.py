@@ -309,6 +309,15 @@ def test_the_right_answer_is_the_one_that_the_row_names(name: str, right: list[s
     assert len(set(texts(data))) == len(judged)
 
 
+def test_two_events_that_are_ranked_both_ways_are_left_out(read: Read) -> None:
+    rows = [{"baseline": f"good {number}", "less_pleasant": f"bad {number}"} for number in range(40)]
+    data = read("ethics_utilitarianism", [*rows, {"baseline": "bad 3", "less_pleasant": "good 3"}])
+    assert len(texts(data)) == 39
+    assert [(each.reason, each.first_rows) for each in data.left_out] == [
+        ("the same text has different labels", (4, 41))
+    ]
+
+
 def test_the_more_pleasant_event_is_named_by_its_place(read: Read) -> None:
     rows = [{"baseline": f"good {number}", "less_pleasant": f"bad {number}"} for number in range(200)]
     data = read("ethics_utilitarianism", rows)
@@ -389,6 +398,21 @@ def test_trap_21_choices_hang_on_the_content_and_not_on_the_order_of_the_rows(na
         return {tuple(row.values()) for row in data.table.to_pylist()}
 
     assert content(read(name)) == content(read(name, ROWS[name][::-1]))
+
+
+def test_trap_10_a_question_that_recurs_with_another_passage_stays_with_itself(read: Read) -> None:
+    first, second = ROWS["sciq"][0], ROWS["sciq"][2]
+    data = read("sciq", [first, second | {"question": first["question"].upper(), "support": "Of ice and salt."}])
+    assert len(set(data.table["group"].to_pylist())) == 1
+
+
+def test_trap_12_a_question_that_recurs_with_other_wrong_answers_is_as_often_right_as_wrong(read: Read) -> None:
+    row = ROWS["sciq"][0]
+    wrongs = ["sand", "wood", "cork", "iron", "foam"]
+    rows = [row | {f"distractor{place}": wrong for place in (1, 2, 3)} for wrong in wrongs]
+    data = read("sciq", rows)
+    assert sorted(labels(data)) == ["no", "yes"]
+    assert sum(each.num_rows for each in data.left_out) == 4 + 4
 
 
 def test_trap_21_wrong_answers_are_drawn_from_all_places(read: Read) -> None:

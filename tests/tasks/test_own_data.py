@@ -72,6 +72,15 @@ def test_numbers_are_ordered_as_numbers_and_truth_values_read_as_in_json(tmp_pat
     assert read(json_lines(tmp_path / "t.jsonl", truths)).class_names == ("false", "true")
 
 
+def test_braces_that_a_template_doubles_are_braces(tmp_path: Path) -> None:
+    path = json_lines(tmp_path / "a.jsonl", [{"q": f"q{n}", "y": n % 2} for n in range(2)])
+    texts = open_task(TaskSpec(files=str(path), text='{{"ask": "{q}"}} yes?', label="y")).read().table["text"]
+    assert texts.to_pylist() == ['{"ask": "q0"} yes?', '{"ask": "q1"} yes?']
+    for text in ("{q!r}", "{q:>9}"):
+        with pytest.raises(DataError, match="nothing else in the braces"):
+            open_task(TaskSpec(files=str(path), text=text, label="y"))
+
+
 def test_a_template_joins_columns_and_takes_braces_in_the_data_as_they_are(tmp_path: Path) -> None:
     rows = [{"q": "is {x} it?", "p": "Yes.", "y": 1}, {"q": "Why?", "p": "{0.__class__}", "y": 0}]
     path = json_lines(tmp_path / "a.jsonl", rows)
@@ -91,8 +100,8 @@ def test_a_group_column_keeps_rows_together_and_without_one_equal_texts_are_rela
 
 
 def test_rows_of_a_test_file_are_marked_and_have_ids_of_their_own(tmp_path: Path) -> None:
-    path = json_lines(tmp_path / "a.jsonl", ROWS)
-    table = read(path, test_files=str(path)).table
+    others = [row | {"review": f"Another: {row['review']}"} for row in ROWS]
+    table = read(json_lines(tmp_path / "a.jsonl", ROWS), test_files=str(json_lines(tmp_path / "t.jsonl", others))).table
     assert table["origin"].to_pylist() == [POOL] * 3 + [TEST] * 3
     assert len(set(table["id"].to_pylist())) == 6
 
@@ -103,6 +112,64 @@ def test_equal_rows_are_one_example_and_rows_that_disagree_are_left_out(tmp_path
     table = read(json_lines(tmp_path / "a.jsonl", doubled)).table
     assert table.num_rows == 99
     assert "text 4" not in table["text"].to_pylist()
+
+
+def test_equal_rows_of_two_groups_are_one_example_that_ties_the_groups(tmp_path: Path) -> None:
+    rows = [{"review": text, "stars": n % 2, "film": film} for n, (text, film) in enumerate(["xa", "ya", "zb", "wc"])]
+    doubled = [*rows, rows[0] | {"film": "b"}, rows[3] | {"film": "d", "stars": 0}]
+    table = read(json_lines(tmp_path / "a.jsonl", doubled), group="film", max_skipped=0.5).table
+    assert table["text"].to_pylist() == ["x", "y", "z"], "those that disagree are both left out"
+    assert len(set(table["group"].to_pylist())) == 1, "film a and film b share a text"
+
+
+def test_documents_are_distinct_whatever_their_groups(tmp_path: Path) -> None:
+    path = json_lines(tmp_path / "a.jsonl", [{"text": f"text {n % 3}", "of": str(n)} for n in range(9)])
+    table = open_task(TaskSpec(files=str(path), text="text", group="of")).read().table
+    assert sorted(table["text"].to_pylist()) == ["text 0", "text 1", "text 2"]
+
+
+def test_pool_rows_that_are_related_to_a_test_row_are_counted_and_left_out(tmp_path: Path) -> None:
+    pool = json_lines(tmp_path / "a.jsonl", [{"review": f"text {n}", "stars": n % 2} for n in range(40)])
+    test = json_lines(tmp_path / "t.jsonl", [{"review": f"Text {n}!", "stars": n % 2} for n in range(36, 44)])
+    data = read(pool, test_files=str(test))
+    assert [(each.source, each.reason, each.first_rows, each.is_fault) for each in data.left_out] == [
+        (str(pool), "an example that is related to one of the test set", (37, 38, 39, 40), False)
+    ]
+    assert data.table.num_rows == 36 + 8
+    with pytest.raises(DataError, match="is related to one of the test set"):
+        read(test, test_files=str(test))
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"review": float("nan")}, "no text"),
+        ({"stars": float("nan")}, "no label"),
+        ({"film": None}, "no film"),
+        ({"film": "\ud83d"}, "half a character, which is not Unicode"),
+        ({"stars": "\ud83d"}, "half a character, which is not Unicode"),
+    ],
+)
+def test_a_value_that_is_not_there_or_no_text_is_counted_and_becomes_no_example(
+    tmp_path: Path, row: dict[str, Any], reason: str
+) -> None:
+    rows = [{"review": f"text {n}", "stars": n % 2, "film": str(n)} for n in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in [*rows, rows[0] | row]))
+    data = read(tmp_path / "a.jsonl", group="film")
+    assert (data.table.num_rows, data.class_names) == (40, ("0", "1"))
+    assert [(each.reason, each.first_rows) for each in data.left_out] == [(reason, (41,))]
+
+
+def test_bytes_are_no_text(tmp_path: Path) -> None:
+    rows = [{"review": f"text {n}".encode(), "stars": n % 2} for n in range(4)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="review is bytes and not text"):
+        read(tmp_path / "a.parquet")
+
+
+def test_labels_that_are_one_number_written_in_two_ways_have_one_order(tmp_path: Path) -> None:
+    rows = [{"review": f"text {n}", "stars": label} for n, label in enumerate(["01", "1", "001", "0"])]
+    assert read(json_lines(tmp_path / "a.jsonl", rows)).class_names == ("0", "001", "01", "1")
 
 
 def test_half_a_character_is_a_bad_row(tmp_path: Path) -> None:

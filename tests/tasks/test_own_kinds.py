@@ -110,6 +110,22 @@ def test_columns_that_make_no_task_are_refused_when_the_study_is_read(spec: dict
         TaskSpec(files="rows.jsonl", **spec)
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"builtin": "sst2", "test_files": "t.jsonl"}, "test_files belongs to `files:`"),
+        ({"hub": "me/x", "text": "t", "label": "y", "test_files": "t.jsonl"}, "test_files belongs to `files:`"),
+        ({"builtin": "cola", "split": "validation"}, "split belongs to `hub:`"),
+        ({"files": "a.csv", "text": "t", "label": "y", "test_split": "test"}, "test_split belongs to `hub:`"),
+        ({"files": "a.csv", "text": "t", "label": "y", "subset": "en"}, "subset belongs to `hub:`"),
+        ({"files": "a.csv", "text": "t", "label": "y", "revision": "main"}, "revision belongs to data on the hub"),
+    ],
+)
+def test_keys_of_another_source_are_refused(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TaskSpec(**spec)
+
+
 def test_a_known_task_takes_no_columns() -> None:
     with pytest.raises(DataError, match="label, classes beside builtin: sst2"):
         open_task(TaskSpec(builtin="sst2", label="label", classes=("0", "1")))

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from w2s_ray.data.related import merged_groups
 from w2s_ray.errors import DataError, StoreError
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.identity import identity, short
@@ -21,9 +20,10 @@ from w2s_ray.spec.task import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import RECORD_NAME, check_files, digest_files, publish_folder, write_file
 from w2s_ray.store.record import utc_now
+from w2s_ray.tasks.related import merged_groups
 from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, LeftOut, Task, TaskData
 
-RECIPE = 2
+RECIPE = 3
 """Version of preparation and of the way splits are drawn; raised when the same task would give other splits."""
 EXAMPLES_NAME = "examples.arrow"
 
@@ -227,7 +227,8 @@ def _checked(name: str, data: TaskData, kind: Kind) -> pa.Table:
         return table
     if kind != "answers":
         _check_labels(where, table["label"], data.class_names)
-    groups = merged_groups(table["group"].to_pylist(), table["text"].to_pylist())
+    others = table["other"].to_pylist() if kind == "pairs" else ()
+    groups = merged_groups(table["group"].to_pylist(), table["text"].to_pylist(), others)
     return table.set_column(SCHEMA.get_field_index("group"), SCHEMA.field("group"), pa.array(groups, pa.string()))
 
 

@@ -32,16 +32,18 @@ def slot_names(num_levels: int) -> tuple[str, ...]:
 def draw(prepared: PreparedTask, split: SplitSpec) -> np.ndarray:
     """Return the rows of a split (int64), in an order that is a prefix of every larger draw's.
 
-    Balanced splits take turns between the classes, so N examples hold N / C of each, the first classes one more.
+    Balanced splits, and every test set, take turns between the classes, so N examples hold N / C of each, the first
+    classes one more.
 
     Raises:
         DataError: when there are too few examples.
     """
     rows = _candidates(prepared, split)
-    if split.balance and prepared.is_classified:
+    balance = split.balance or split.is_test
+    if balance and prepared.is_classified:
         rows = _taking_turns(rows, prepared.labels(rows), prepared.num_classes)
     if len(rows) < split.num_examples:
-        kind = "balanced " if split.balance and prepared.is_classified else ""
+        kind = "balanced " if balance and prepared.is_classified else ""
         raise DataError(
             f"{split.name} asks for {split.num_examples} {kind}examples, there are {len(rows)}",
             "no example serves twice",

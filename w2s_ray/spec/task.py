@@ -65,6 +65,12 @@ class TaskSpec(Spec):
         if len(given) != 1 and not reads_files:
             found = ", ".join((*given, *self.own_keys)) or "none"
             raise ValueError(f"name exactly one of builtin, hub, files (or builtin and its files); found {found}")
+        for source, keys in (("files", ("test_files",)), ("hub", ("subset", "split", "test_split"))):
+            idle = [key for key in keys if getattr(self, key) not in (None, type(self).model_fields[key].default)]
+            if idle and getattr(self, source) is None:
+                raise ValueError(f"{idle[0]} belongs to `{source}:`, which is not given")
+        if self.revision is not None and self.files is not None:
+            raise ValueError("revision belongs to data on the hub; `files:` are read as they are")
         if self.builtin is None:
             self._check_columns()
         return self

@@ -5,6 +5,7 @@ raises `Skip` with a reason; `gather.py` counts such rows, reports them and leav
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from w2s_ray.tasks.task import Kind
 
 PAIR_CLASSES = ("first", "second")
 """Which text of a pair is the better one."""
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 class Example(NamedTuple):
@@ -26,7 +28,8 @@ class Example(NamedTuple):
         label: the name of its class; nothing for answers and texts.
         other: the second text of a pair, or the answer.
         ties: further keys that related examples share; who shares any of them belongs to one group.
-        bundle: what it shares with the examples that are drawn side by side with it, all of one group.
+        bundle: what it shares with the examples that are drawn side by side with it, all of one group; as many of one
+            class are kept as of every other.
         stratum: what it is also judged by itself with: a topic, a rating band.
         id: the data set's own id; without one it is a digest of the content.
     """
@@ -64,7 +67,6 @@ class Format:
         columns: the columns that every source has.
         examples: one row → its examples; raises `Skip`.
         class_names: the classes in label order; without them, the distinct labels of the pool, sorted.
-        even_bundles: whether each bundle keeps as many examples of one class as of every other.
         together: all examples → what becomes of each, where a row by itself cannot tell what it is related to.
         judge: name of the judge of its answers; None for an exact match.
     """
@@ -73,7 +75,6 @@ class Format:
     columns: tuple[str, ...]
     examples: Callable[[Row], Iterable[Example]]
     class_names: tuple[str, ...] | None = None
-    even_bundles: bool = False
     together: Callable[[Sequence[Example]], Sequence[Example | Skip]] | None = None
     judge: str | None = None
 
@@ -123,7 +124,7 @@ def number_of(row: Row, column: str) -> int:
     value = row.get(column)
     if value is None or value == "":
         raise Skip(f"no {column}")
-    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).lstrip("-").isdecimal():
+    if isinstance(value, bool) or not isinstance(value, int | str) or not _WHOLE.fullmatch(str(value)):
         raise Skip(f"unknown {column}", value)
     return int(value)
 

@@ -1,7 +1,8 @@
 """Rows become a task's table, and every row that does not is accounted for.
 
-A text that occurs twice in a group is one example. Where such rows disagree on the label, none of them is kept, because
-nobody knows which is right.
+A text that occurs twice is one example, related to all that its rows were related to. Where such rows disagree on the
+label, none of them is kept, because nobody knows which is right. Of a bundle as many examples of one class are kept as
+of every other.
 """
 
 import difflib
@@ -18,11 +19,12 @@ from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import identity, seeded_hash
 from w2s_ray.tasks.accounting import Account
 from w2s_ray.tasks.examples import Example, Format, Skip
+from w2s_ray.tasks.related import merged_groups
 from w2s_ray.tasks.sources import Source
-from w2s_ray.tasks.task import POOL, SCHEMA, TaskData
+from w2s_ray.tasks.task import POOL, SCHEMA, TEST, TaskData
 from w2s_ray.tasks.ties import tied
 
-RECIPE = 2
+RECIPE = 3
 """Raised whenever this module would make other examples from the same rows."""
 
 MAX_CLASSES = 100
@@ -33,6 +35,7 @@ _logger = logging.getLogger(__name__)
 _NOT_UNICODE = Skip("half a character, which is not Unicode")
 _CONTRADICTED = Skip("the same text has different labels")
 _REPEATED = Skip("an example that is there already", is_fault=False)
+_RELATED = Skip("an example that is related to one of the test set", is_fault=False)
 _SURPLUS = Skip("more examples of a class than the others of its question", is_fault=False)
 
 
@@ -65,16 +68,16 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
     if format_.kind in ("classes", "pairs"):
         placed = _known(placed, classes)
     placed = _single(placed)
-    if format_.even_bundles:
-        placed = _evened(placed, len(classes))
+    placed = _evened(placed, len(classes))
     if format_.together is not None:
         placed = _together(placed, format_)
+    placed, groups = _apart(placed, format_)
     for account in accounts:
         account.check(max_skipped)
     left_out = tuple(each for account in accounts for each in account.left_out())
     for each in left_out:
         _logger.warning("%s", each)
-    return TaskData(_table(placed, classes), classes, left_out, judge=format_.judge)
+    return TaskData(_table(placed, groups, classes), classes, left_out, judge=format_.judge)
 
 
 def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Placed]:
@@ -84,7 +87,7 @@ def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Pla
         try:
             made = list(format_.examples(row))
             for example in made:
-                f"{example.text}{example.other}".encode()
+                "".join(filter(None, (example.text, example.other, example.group, example.label, example.id))).encode()
         except Skip as skip:
             account.leave_out(number, skip)
         except UnicodeEncodeError:
@@ -123,7 +126,7 @@ def _class_names(placed: Sequence[Placed]) -> tuple[str, ...]:
             "check `label:` and `classes:`",
         )
     if all(_PLAIN_INTEGER.fullmatch(label) for label in distinct):
-        return tuple(sorted(distinct, key=int))
+        return tuple(sorted(distinct, key=lambda label: (int(label), label)))
     return tuple(sorted(distinct))
 
 
@@ -138,15 +141,16 @@ def _known(placed: Sequence[Placed], classes: Sequence[str]) -> list[Placed]:
 
 def _single(placed: Sequence[Placed]) -> list[Placed]:
     """Keep the first example of each content, and none where its rows disagree on the label."""
-    same: dict[tuple[str, str, str, str | None], list[Placed]] = {}
+    same: dict[tuple[str, str, str | None], list[Placed]] = {}
     for each in placed:
-        key = (each.origin, each.example.group, each.example.text, each.example.other)
-        same.setdefault(key, []).append(each)
+        same.setdefault((each.origin, each.example.text, each.example.other), []).append(each)
     kept = []
     for first, *repeats in same.values():
         contradicted = any(each.example.label != first.example.label for each in repeats)
         if not contradicted:
-            kept.append(first)
+            further = (key for each in repeats for key in (each.example.group, *each.example.ties))
+            ties = tuple(dict.fromkeys((*first.example.ties, *further)))
+            kept.append(first._replace(example=first.example._replace(ties=ties)))
         for each in (first, *repeats) if contradicted else repeats:
             each.leave_out(_CONTRADICTED if contradicted else _REPEATED)
     return kept
@@ -154,10 +158,11 @@ def _single(placed: Sequence[Placed]) -> list[Placed]:
 
 def _evened(placed: Sequence[Placed], num_classes: int) -> list[Placed]:
     """Keep of each bundle as many examples of a class as the rarest has, chosen by hash of their content."""
-    bundles: dict[tuple[str, str | None], list[Placed]] = defaultdict(list)
+    bundles: dict[tuple[str, str], list[Placed]] = defaultdict(list)
     for each in placed:
-        bundles[each.origin, each.example.bundle].append(each)
-    kept = []
+        if each.example.bundle is not None:
+            bundles[each.origin, each.example.bundle].append(each)
+    kept = [each for each in placed if each.example.bundle is None]
     for members in bundles.values():
         counts = Counter(each.example.label for each in members)
         left = dict.fromkeys(counts, min(counts.values()) if len(counts) == num_classes else 0)
@@ -183,7 +188,30 @@ def _together(placed: Sequence[Placed], format_: Format) -> list[Placed]:
     return kept
 
 
-def _table(placed: Sequence[Placed], classes: Sequence[str]) -> pa.Table:
+def _apart(placed: Sequence[Placed], format_: Format) -> tuple[list[Placed], list[str]]:
+    """Keep of the pool what is not related to an example of the test source; return what is kept, and its groups."""
+    examples = [each.example for each in placed]
+    groups = tied([(example.group, *example.ties) for example in examples])
+    if format_.kind != "text":
+        others = [example.other or "" for example in examples] if format_.kind == "pairs" else ()
+        groups = merged_groups(groups, [example.text for example in examples], others)
+    in_test = {group for each, group in zip(placed, groups, strict=True) if each.origin == TEST}
+    kept = []
+    for each, group in zip(placed, groups, strict=True):
+        if each.origin == POOL and group in in_test:
+            each.leave_out(_RELATED)
+        else:
+            kept.append((each, group))
+    if in_test and all(each.origin == TEST for each, _ in kept):
+        raise DataError(
+            f"every example of {placed[0].account.source.name} is related to one of the test set",
+            "who learns and who judges never share a text, a question or a `group`",
+            "check `group:`, or name another test set",
+        )
+    return [each for each, _ in kept], [group for _, group in kept]
+
+
+def _table(placed: Sequence[Placed], groups: Sequence[str], classes: Sequence[str]) -> pa.Table:
     examples = [each.example for each in placed]
     number_of = {name: number for number, name in enumerate(classes)}
     columns = {
@@ -191,7 +219,7 @@ def _table(placed: Sequence[Placed], classes: Sequence[str]) -> pa.Table:
         "text": [example.text for example in examples],
         "other": [example.other for example in examples],
         "label": [0 if example.label is None else number_of[example.label] for example in examples],
-        "group": tied([(example.group, *example.ties) for example in examples]),
+        "group": groups,
         "bundle": [example.bundle for example in examples],
         "stratum": [each.example.stratum or each.account.source.part for each in placed],
         "origin": [each.origin for each in placed],

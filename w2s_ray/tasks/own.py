@@ -46,7 +46,8 @@ def own_format(spec: TaskSpec) -> Format:
         DataError: when the template's braces do not match, or a class stands twice.
     """
     kind = _kind(spec)
-    pieces, fields = _template(spec.text or "")
+    parts = _template(spec.text or "")
+    fields = [field for _, field in parts if field is not None]
     named = (spec.label, spec.answer, spec.chosen, spec.rejected, spec.group)
     columns = (*fields, *(column for column in named if column is not None))
     if spec.classes is not None and len(set(spec.classes)) != len(spec.classes):
@@ -54,8 +55,8 @@ def own_format(spec: TaskSpec) -> Format:
     classes = {"classes": spec.classes, "pairs": PAIR_CLASSES, "answers": ("answer",), "text": ("text",)}[kind]
 
     def examples(row: Row) -> Iterable[Example]:
-        text = "" if spec.text is None else _filled(pieces, [_written(row, field) for field in fields])
-        group = None if spec.group is None else _written(row, spec.group)
+        text = "" if spec.text is None else _filled(parts, row)
+        group = None if spec.group is None else _value(row, spec.group)
         if kind == "pairs":
             assert spec.chosen is not None and spec.rejected is not None
             chosen, rejected = (_value(row, column) for column in (spec.chosen, spec.rejected))
@@ -79,13 +80,14 @@ def _written(row: Row, column: str) -> str:
     """Return a value as text; truth values as JSON does, nothing as nothing, whole floats without their point.
 
     Raises:
-        Skip: when it is a list or an object, which would be learnt as Python writes it.
+        Skip: when it is a list, an object or bytes, which would be learnt as Python writes it.
     """
     value = row.get(column)
-    if value is None:
+    if value is None or value != value:  # NaN is how tables write nothing into a column of numbers
         return ""
-    if isinstance(value, list | dict):
-        raise Skip(f"{column} is a {'list' if isinstance(value, list) else 'mapping'} and not text")
+    for shape, called in ((list, "a list"), (dict, "a mapping"), (bytes, "bytes")):
+        if isinstance(value, shape):
+            raise Skip(f"{column} is {called} and not text")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
@@ -93,29 +95,32 @@ def _written(row: Row, column: str) -> str:
     return str(value)
 
 
-def _template(text: str) -> tuple[list[str], list[str]]:
-    """Return the pieces and the columns of `text:`, which is one column or a template of several."""
+def _template(text: str) -> list[tuple[str, str | None]]:
+    """Return what `text:`, one column or a template of several, is made of: words, and the column that follows them."""
+    rule, remedy = "a template holds {column} fields", 'write for example "{question} {passage}"'
     try:
         parts = list(string.Formatter().parse(text))
     except ValueError as error:
-        remedy = 'write for example "{question} {passage}"'
-        raise DataError(f"text: {text!r}: {error}", "a template holds {column} fields", remedy) from None
-    fields = [field for _, field, _, _ in parts if field is not None]
-    if not fields:
-        return [""], [text] if text else []
-    return [piece for piece, _, _, _ in parts], fields
+        raise DataError(f"text: {text!r}: {error}", rule, remedy) from None
+    if all(field is None for _, field, _, _ in parts):
+        return [("", text)] if text else []
+    for _, field, format_, conversion in parts:
+        if format_ or conversion:
+            found = f"text: {text!r}: {field!r} with {'!' + conversion if conversion else ':' + str(format_)}"
+            raise DataError(found, f"{rule} and nothing else in the braces", remedy)
+    return [(words, field) for words, field, _, _ in parts]
 
 
-def _filled(pieces: Sequence[str], values: Sequence[str]) -> str:
-    """Put values between the template's pieces; not `str.format`, which would look into them.
+def _filled(parts: Sequence[tuple[str, str | None]], row: Row) -> str:
+    """Put the row's values between the template's words; not `str.format`, which would look into them.
 
     Raises:
         Skip: when every value is empty: the row says nothing then, whatever the template adds.
     """
-    if not any(value.strip() for value in values):
+    values = [None if field is None else _written(row, field).strip() for _, field in parts]
+    if not any(values):
         raise Skip("no text")
-    ends = [*(value.strip() for value in values), *[""] * (len(pieces) - len(values))]
-    return "".join(piece + end for piece, end in zip(pieces, ends, strict=True)).strip()
+    return "".join(words + (value or "") for (words, _), value in zip(parts, values, strict=True)).strip()
 
 
 def _value(row: Row, column: str, called: str | None = None) -> str:

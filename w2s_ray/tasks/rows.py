@@ -80,9 +80,9 @@ def _text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1  # what was decoded begins after a byte-order mark
         raise DataError(
-            f"{path}: byte 0x{data[error.start]:02x} on line {line} is not UTF-8",
+            f"{path}: byte 0x{error.object[error.start]:02x} on line {line} is not UTF-8",
             "data files are UTF-8",
             f"convert it: iconv -f latin1 -t utf-8 {path.name} > converted",
         ) from None

@@ -51,13 +51,12 @@ def _ethics(
     num_rows: int,
     *,
     classes: tuple[str, ...] = YES_NO,
-    even_bundles: bool = False,
 ) -> Recipe:
     return Recipe(
         name=f"ethics_{subset}",
         hub="hendrycks/ethics",
         subset=subset,
-        format=Format("classes", columns, examples, classes, even_bundles=even_bundles),
+        format=Format("classes", columns, examples, classes),
         licence="MIT",
         citation="Hendrycks et al. 2021",
         protocol=protocol,
@@ -76,7 +75,6 @@ VIRTUE = _ethics(
     virtue,
     "does the person show this trait? as many right as wrong per scenario",
     28_245 + 4_975,
-    even_bundles=True,
 )
 UTILITARIANISM = _ethics(
     "utilitarianism",

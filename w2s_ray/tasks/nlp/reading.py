@@ -100,7 +100,7 @@ MULTIRC = Recipe(
     name="multirc",
     hub="aps/super_glue",
     subset="multirc",
-    format=Format("classes", ("paragraph", "question", "answer", "label"), multirc, YES_NO, even_bundles=True),
+    format=Format("classes", ("paragraph", "question", "answer", "label"), multirc, YES_NO),
     licence="research use",
     citation="Khashabi et al. 2018; SuperGLUE, Wang et al. 2019",
     commit="51a0ed3b5e7269640c1a335e1f90a7ce8835eec1",
@@ -111,7 +111,7 @@ MULTIRC = Recipe(
 MC_TACO = Recipe(
     name="mc_taco",
     hub="CogComp/mc_taco",
-    format=Format("classes", ("sentence", "question", "answer", "label"), mc_taco, YES_NO, even_bundles=True),
+    format=Format("classes", ("sentence", "question", "answer", "label"), mc_taco, YES_NO),
     licence="not stated",
     citation="Zhou et al. 2019",
     protocol="is this answer plausible? as many right as wrong per question; there is no train split",

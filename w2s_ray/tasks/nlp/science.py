@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from w2s_ray.tasks.dataset import Recipe
-from w2s_ray.tasks.examples import Example, Format, Skip, optional_text, text_of, texts_of
+from w2s_ray.tasks.examples import Example, Format, Skip, digest, optional_text, text_of, texts_of
 from w2s_ray.tasks.nlp.choices import YES_NO, question
 from w2s_ray.tasks.rows import Row
 
@@ -11,9 +11,14 @@ SCIQ_COLUMNS = ("question", "distractor1", "distractor2", "distractor3", "correc
 
 
 def sciq(row: Row) -> Iterable[Example]:
-    """Four answers; the passage that supports the right one stands before the question where there is one."""
+    """Four answers; the passage that supports the right one stands before the question where there is one.
+
+    The questions say by themselves what they ask, and some recur with another passage.
+    """
     answers = [text_of(row, column) for column in ("correct_answer", "distractor1", "distractor2", "distractor3")]
-    return question(text_of(row, "question"), 0, answers, passage=optional_text(row, "support"))
+    asked = text_of(row, "question")
+    for example in question(asked, 0, answers, passage=optional_text(row, "support")):
+        yield example._replace(ties=(digest("question", asked.casefold()),))
 
 
 def openbookqa(row: Row) -> Iterable[Example]:

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 _NOT_WORDS = re.compile(r"\W+")
 
 
-def merged_groups(groups: Sequence[str], texts: Sequence[str]) -> list[str]:
+def merged_groups(groups: Sequence[str], texts: Sequence[str], others: Sequence[str] = ()) -> list[str]:
     """Return each example's group, with groups that share a text made one, named by the first in sorted order.
 
-    So a text that occurs twice never stands on two sides of a split, whatever the task said of its groups.
+    So a text that occurs twice never stands on two sides of a split, whatever the task said of its groups. `others` are
+    the second texts of pairs.
     """
     parents = {group: group for group in groups}
     group_of_text: dict[str, str] = {}
-    for group, text in zip(groups, texts, strict=True):
+    members = [*zip(groups, texts, strict=True), *(zip(groups, others, strict=True) if others else ())]
+    for group, text in members:
         first = group_of_text.setdefault(normalised(text), group)
         if first != group:
             low, high = sorted((_root(parents, first), _root(parents, group)))

@@ -1,7 +1,4 @@
-from collections.abc import Callable
-
-from w2s_ray.data.prepare import PreparedTask
-from w2s_ray.data.related import merged_groups, normalised
+from w2s_ray.tasks.related import merged_groups, normalised
 
 
 def test_groups_that_share_a_text_become_one() -> None:
@@ -21,11 +18,5 @@ def test_texts_without_words_are_compared_as_they_are() -> None:
     assert merged_groups(["a", "b", "c"], ["!!", "??", "!!"]) == ["a", "b", "a"]
 
 
-def test_a_prepared_task_keeps_equal_texts_together(
-    toy: Callable[..., PreparedTask], rows_of: Callable[..., list[dict[str, object]]]
-) -> None:
-    rows = rows_of(6)
-    rows[5]["text"] = str(rows[0]["text"]).upper()
-    groups = toy(rows).table()["group"].to_pylist()
-    assert groups[5] == groups[0]
-    assert len(set(groups)) == 5
+def test_pairs_are_related_by_either_text() -> None:
+    assert merged_groups(["a", "b", "c"], ["1", "2", "3"], ["4", "1!", "5"]) == ["a", "a", "c"]
