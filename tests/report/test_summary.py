@@ -6,8 +6,9 @@ import pytest
 from synthetic import SyntheticStudy
 
 from w2s_ray.report.arm_findings import ArmSummary
+from w2s_ray.report.evidence import gather
 from w2s_ray.report.findings import Summary
-from w2s_ray.report.summary import chain_figures, summarise
+from w2s_ray.report.summary import chain_figures, summarise, summary_of
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.compile import compile_study
 
@@ -208,6 +209,20 @@ def test_stages_of_one_study_that_were_computed_in_unlike_precisions_are_told(
     study.lack_bf16 = lack_bf16
     study.finish(skill)
     assert [line for line in read(study).warnings if "bf16" in line] == said
+
+
+def test_text_stages_of_package_versions_that_record_other_figures_are_averaged_over_those_that_have_them(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill
+) -> None:
+    study = synthetic(seeds=[0, 1, 2], methods={"pretrain": {"objective": "next_token"}})
+    study.finish(skill)
+    evidence = gather(study.study, study.resolution, study.store)
+    large = [identity for identity, stage in evidence.stages.items() if stage.level == "large"]
+    recorded = ({"num_steps": 50.0, "of_old": 1.0}, {"num_steps": 50.0}, {"num_steps": 80.0, "of_new": 4.0})
+    for identity, metrics in zip(large, recorded, strict=True):
+        evidence.records[identity] = evidence.records[identity].model_copy(update={"metrics": metrics})
+    (found,) = (each for each in summary_of(study.study, evidence).pretrained if each.level == "large")
+    assert found.metrics == {"num_steps": 60.0, "of_old": 1.0, "of_new": 4.0}
 
 
 def test_reading_twice_gives_the_same(finished: SyntheticStudy) -> None:

@@ -118,7 +118,9 @@ def _pretrained(evidence: Evidence, arms: Sequence[DistinctArm]) -> Iterator[Pre
         if arm.arm not in TEXT_ARMS or not stages:
             continue
         found = [evidence.records[identity].metrics for identity in stages.values()]
-        metrics = {name: fmean(each[name] for each in found) for name in found[0]}
+        # Versions of the package differ in what they record.
+        names = dict.fromkeys(name for each in found for name in each)
+        metrics = {name: fmean(each[name] for each in found if name in each) for name in names}
         yield Pretrained(task=arm.task, level=arm.level, arm=arm.arm, stages=stages, metrics=metrics)
 
 
