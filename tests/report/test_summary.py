@@ -241,7 +241,7 @@ def test_an_unfinished_study_shows_what_is_planned(synthetic: Callable[..., Synt
 
 def test_an_oracle_is_marked(finished: SyntheticStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "w2s_ray.report.judge.is_oracle", lambda _, stage: stage.arm == "direct" and stage.level == "large"
+        "w2s_ray.report.judge.is_oracle", lambda *given: given[-1].arm == "direct" and given[-1].level == "large"
     )
     summary = read(finished)
     assert [a.label for a in summary.arms if a.oracle] == ["direct"]

@@ -101,7 +101,7 @@ class ArmSummary(Spec):
     setting: str
     """What else sets its training apart: trainable weights, start. Its ceiling has the same."""
     oracle: bool
-    """Chosen by ground truth."""
+    """It, or a student that its labels come from, learned from, was stopped by or was chosen by ground truth."""
     stages: dict[int, str]
     """Identity by seed, finished or not."""
     seeds: tuple[int, ...]

@@ -95,7 +95,7 @@ class Judge:
             paths=tuple(arm.via),
             loss=spec.loss.label,
             setting=setting_of(spec),
-            oracle=any(is_oracle(self._study, stage) for stage in arm.stages.values()),
+            oracle=any(is_oracle(self._study, self._evidence.stages, stage) for stage in arm.stages.values()),
             stages=arm.identities,
             seeds=seeds,
             seed_conditional=len(seeds) < FEW_SEEDS,

@@ -134,7 +134,7 @@ def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> list[str]:
         for seed, found in arm.link.degenerate.items()
     ]
     oracles = [
-        f"{arm.task}: {arm.level} {arm.label} is an oracle: it was chosen by ground truth, or learned some"
+        f"{arm.task}: {arm.level} {arm.label} is an oracle: ground truth chose or taught it, or its supervisor"
         for arm in arms
         if arm.oracle
     ]
