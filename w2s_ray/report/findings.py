@@ -180,7 +180,7 @@ class Summary(Spec):
     """Why a chain failed when the study last ran, by the chain's name."""
     pretrained: tuple[Pretrained, ...]
     num_students: int
-    """Distinct students that are finished."""
+    """Distinct students that are finished; one that stands above several floors counts with each."""
     num_undefined: int
     """Those of them that have no PGR."""
     num_stages: int
