@@ -135,8 +135,15 @@ def test_test_sets_of_different_tasks_are_drawn_independently_and_seeds_together
     assert np.array_equal(one.seed_weights(3), other.seed_weights(3))
 
 
-def test_the_minimum_detectable_difference_is_2_8_standard_deviations() -> None:
+def test_the_minimum_detectable_difference_is_2_8_standard_errors() -> None:
     difference_B = np.random.default_rng(0).normal(0.1, 0.05, 4000)
+    assert minimum_detectable(difference_B) == pytest.approx(2.8 * 0.05, rel=0.05)
+
+
+def test_single_draws_with_a_gap_near_zero_do_not_decide_over_the_minimum_detectable_difference() -> None:
+    difference_B = np.random.default_rng(0).normal(0.1, 0.05, 4000)
+    difference_B[:4] = [90, -40, 200, -60]
+    assert difference_B.std() > 3
     assert minimum_detectable(difference_B) == pytest.approx(2.8 * 0.05, rel=0.05)
 
 

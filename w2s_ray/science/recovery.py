@@ -19,6 +19,8 @@ FEW_SEEDS = 5
 """With fewer seeds an interval is marked seed-conditional: it says little about other seeds."""
 _POWER = 1.96 + 0.84
 """Standard errors between nothing and a difference that a two-sided 5 % test finds four times in five."""
+_WIDTH = 2 * 1.96
+"""Standard errors between the ends of a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ def compare(first: Recovery, second: Recovery) -> Sampled | None:
 def minimum_detectable(difference_B: np.ndarray) -> float:
     """Return the smallest true difference in PGR that this study would find with a power of 80 %.
 
-    (1.96 + 0.84) × SD, with SD the standard deviation of the paired PGR difference over the bootstrap draws: 1.96
-    standard errors for a two-sided test at 5 %, 0.84 more for finding it four times in five.
+    (1.96 + 0.84) × SE: 1.96 standard errors for a two-sided test at 5 %, 0.84 more for finding it four times in five.
+    SE is the width of the paired PGR difference's 95 % interval over 3.92. A standard deviation of the draws would not
+    do: the PGR is a ratio, and one draw whose gap is near 0 may decide over it.
     """
-    return float(_POWER * np.nanstd(difference_B, ddof=1))
+    found = interval(difference_B)
+    return _POWER * (found.high - found.low) / _WIDTH
