@@ -6,13 +6,17 @@ there is no gap and the student loses .03. So the PGRs are .25, .5 and none, and
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from synthetic import SyntheticStudy
 
+from w2s_ray.report.evidence import gather
 from w2s_ray.report.findings import AcrossTasks, DeclaredComparison, Summary
-from w2s_ray.report.summary import summarise
+from w2s_ray.report.summary import summarise, summary_of
+from w2s_ray.report.wording import scope, whole
 from w2s_ray.science.significance import smallest_p_value
 from w2s_ray.spec.chain import PlannedStage
 
@@ -133,6 +137,35 @@ def test_both_contenders_are_compared_over_the_seeds_that_both_have(synthetic: C
     found = declared(summarise(study.study, study.resolution, study.store))
     assert found.accuracy is not None and found.accuracy.value == pytest.approx(0.05, abs=2e-3), "seed 0 alone"
     assert found.pgr is not None and found.pgr.value == pytest.approx(0.25, abs=0.01)
+
+
+def test_one_group_of_related_test_examples_decides_nothing_and_few_are_warned_of(
+    synthetic: Callable[..., SyntheticStudy],
+) -> None:
+    by_accuracy = {"first": "confident", "second": "naive", "by": "accuracy"}
+    pairs = [["confident", "naive"], by_accuracy, {**by_accuracy, "tasks": ["harder"]}]
+    report = {"compare": pairs, "bootstrap_samples": 200}
+    study = synthetic(tasks=("easy", "harder"), chains=[["small", "large"]], methods=METHODS, report=report)
+    study.finish(skill)
+    evidence = gather(study.study, study.resolution, study.store)
+    for task, num_groups in (("easy", 1), ("harder", 12)):
+        test = evidence.tests[task]
+        evidence.tests[task] = replace(test, groups_N=np.arange(len(test.ids)) % num_groups)
+    summary = summary_of(study.study, evidence)
+    one, two, alone = summary.declared
+    assert one.p_value is None and two.p_value is None and alone.p_value is not None
+    assert one.undecided == two.undecided and two.undecided is not None and "1 group" in two.undecided
+    found = row(summary, "chain · naive, same")
+    assert found.pgrs["easy"] is None and found.pgrs["harder"] is not None
+    assert found.pooled_undefined is not None and "1 group" in found.pooled_undefined, "it rests on both tasks"
+    strata = {arm.task: list(arm.strata) for arm in summary.arms}
+    assert strata == {"easy": [], "harder": ["band 0", "band 1", "band 2"]}, "one group of a stratum is no more"
+    easy, harder = (whole(task.num_test) for task in summary.tasks.values())
+    assert [line.partition(" of related")[0] for line in summary.warnings if "groups" in line] == [
+        f"easy: its {easy} test examples are 1 group",
+        f"harder: its {harder} test examples are 12 groups",
+    ]
+    assert scope(summary).startswith(f"test examples: easy {easy} in 1 group, harder {harder} in 12 groups; 1 seed;")
 
 
 def test_references_stand_beside_the_median_here(three: Callable[..., Summary]) -> None:

@@ -14,7 +14,7 @@ def scored(draws: Draws, *correct_SN: np.ndarray) -> list[Sampled]:
     found = []
     for each_SN in correct_SN:
         accuracy_BS = draws.accuracies(each_SN)
-        found.append(Sampled(float(each_SN.mean()), draws.over_seeds(accuracy_BS)))
+        found.append(Sampled(float(each_SN.mean()), draws.over_seeds(accuracy_BS), draws.num_groups))
     return found
 
 
@@ -104,6 +104,17 @@ def test_trap_15_a_tiny_gap_leaves_the_pgr_undefined_and_says_why() -> None:
     assert found.pgr is None and found.interval is None
     assert found.undefined is not None and "0.015" in found.undefined and "0.02" in found.undefined
     assert recover(student, floor, ceiling, min_gap=0.0).pgr == pytest.approx(4.0), "the bound decides, not the student"
+
+
+def test_one_group_of_related_examples_has_no_pgr_and_says_why() -> None:
+    draws = Draws(np.zeros(100), num_draws=400)
+    floor, student, ceiling = scored(draws, right(60, 100), right(70, 100), right(80, 100))
+    found = recover(student, floor, ceiling, min_gap=0.02)
+    assert found.pgr is None and found.interval is None
+    assert found.undefined is not None and "1 group" in found.undefined and "at least 2" in found.undefined
+    two = scored(Draws(np.arange(100) % 2, num_draws=400), right(60, 100), right(80, 100))
+    other = scored(draws, right(60, 100), right(80, 100))
+    assert gap(*two).num_groups == 2 and mean_of([two[0], other[0]]).num_groups == 1, "the task with the fewest decides"
 
 
 def test_a_ceiling_below_its_floor_leaves_the_pgr_undefined() -> None:

@@ -12,7 +12,7 @@ from w2s_ray.report.arms import DistinctArm
 from w2s_ray.report.findings import DeclaredComparison
 from w2s_ray.report.judge import Judge, Standing
 from w2s_ray.report.scores import estimate
-from w2s_ray.science.recovery import Recovery, Sampled, compare, difference, mean_of
+from w2s_ray.science.recovery import Recovery, Sampled, compare, difference, mean_of, too_few_groups
 from w2s_ray.science.significance import holm, p_value
 from w2s_ray.spec.reporting import ComparisonSpec, Contender
 from w2s_ray.spec.search import Point
@@ -94,12 +94,13 @@ def _test(study: Study, judges: Mapping[str, Judge], asked: ComparisonSpec, poin
     recoveries = _recoveries([pairs[task] for task in accuracies])
     gained = compare(*recoveries) if recoveries is not None else None
     tested = apart if asked.by == "accuracy" else gained
+    few = too_few_groups(apart.num_groups)
     return about.model_copy(
         update={
             "accuracy": estimate(apart),
             "pgr": estimate(gained) if gained is not None else None,
-            "p_value": p_value(tested.draws_B) if tested is not None else None,
-            "undecided": _undecided(recoveries) if tested is None else None,
+            "p_value": p_value(tested.draws_B) if tested is not None and few is None else None,
+            "undecided": few or (_undecided(recoveries) if tested is None else None),
         }
     )
 

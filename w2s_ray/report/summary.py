@@ -15,7 +15,8 @@ from w2s_ray.report.findings import Pretrained, Summary, TaskSummary
 from w2s_ray.report.judge import Judge
 from w2s_ray.report.scores import estimate
 from w2s_ray.report.searching import search_summary, steps
-from w2s_ray.report.wording import value_of
+from w2s_ray.report.wording import count, value_of
+from w2s_ray.science.bootstrap import FEW_GROUPS
 from w2s_ray.spec.chain import Chain, Resolution
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
@@ -146,7 +147,19 @@ def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> list[str]:
         for num_classes in (len(evidence.tests[arm.task].class_names),)
         if evidence.tests[arm.task].kind != "answers" and arm.accuracy.low <= 1 / num_classes
     ]
-    return list(dict.fromkeys([*degenerate, *oracles, *_cut(evidence), *_precision(evidence), *floors]))
+    told = [*degenerate, *oracles, *_cut(evidence), *_precision(evidence), *_few_groups(evidence), *floors]
+    return list(dict.fromkeys(told))
+
+
+def _few_groups(evidence: Evidence) -> Iterator[str]:
+    """Which test sets are too few groups of related examples for their intervals to be believed."""
+    for task, test in evidence.tests.items():
+        num_groups = len(np.unique(test.groups_N))
+        if num_groups < FEW_GROUPS:
+            yield (
+                f"{task}: its {count(len(test.ids), 'test example')} are {count(num_groups, 'group')} of related ones; "
+                f"below {FEW_GROUPS} groups intervals are too narrow, and one group has none"
+            )
 
 
 def _precision(evidence: Evidence) -> Iterator[str]:

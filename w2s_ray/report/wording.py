@@ -11,6 +11,7 @@ from w2s_ray.report.findings import (
     ReferenceRow,
     SearchSummary,
     Summary,
+    TaskSummary,
 )
 
 ABSENT = "–"
@@ -49,6 +50,11 @@ def whole(value: float | None) -> str:
     return f"{value:,.0f}" if value is not None else ABSENT
 
 
+def count(num: int, noun: str) -> str:
+    """Return a number of things with their name."""
+    return f"{whole(num)} {noun}{'' if num == 1 else 's'}"
+
+
 def duration(seconds: float | None) -> str:
     """Return a time span with its unit."""
     if seconds is None:
@@ -66,7 +72,7 @@ def marked_label(arm: ArmSummary) -> str:
 
 def scope(summary: Summary) -> str:
     """Say on what the figures rest, in one line."""
-    tests = ", ".join(f"{name} {whole(task.num_test)}" for name, task in summary.tasks.items())
+    tests = ", ".join(f"{name} {_size(task)}" for name, task in summary.tasks.items())
     seeds = f"{len(summary.seeds)} seed{'s' if len(summary.seeds) > 1 else ''}"
     done = f"{summary.num_stages_finished} of {summary.num_stages} stages finished"
     draws = f"95 % intervals from {whole(summary.bootstrap_samples)} paired bootstrap draws"
@@ -198,6 +204,12 @@ def by_level(arms: Iterable[ArmSummary]) -> list[tuple[str, list[ArmSummary]]]:
     for arm in arms:
         groups.setdefault(arm.level, []).append(arm)
     return list(groups.items())
+
+
+def _size(task: TaskSummary) -> str:
+    """How many test examples there are, and how many groups where examples are related."""
+    size = whole(task.num_test)
+    return size if task.num_groups == task.num_test else f"{size} in {count(task.num_groups, 'group')}"
 
 
 def _range(values: Sequence[float]) -> str:
