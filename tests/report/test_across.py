@@ -16,7 +16,7 @@ from synthetic import SyntheticStudy
 from w2s_ray.report.evidence import gather
 from w2s_ray.report.findings import AcrossTasks, DeclaredComparison, Summary
 from w2s_ray.report.summary import summarise, summary_of
-from w2s_ray.report.wording import scope, whole
+from w2s_ray.report.wording import num_seeds, scope, whole
 from w2s_ray.science.significance import smallest_p_value
 from w2s_ray.spec.chain import PlannedStage
 
@@ -136,6 +136,7 @@ def test_both_contenders_are_compared_over_the_seeds_that_both_have(synthetic: C
     study.finish(by_seed, leave_out=second_confident)
     found = declared(summarise(study.study, study.resolution, study.store))
     assert found.accuracy is not None and found.accuracy.value == pytest.approx(0.05, abs=2e-3), "seed 0 alone"
+    assert found.seeds == {"code": (0,)} and num_seeds(found) == "1†"
     assert found.pgr is not None and found.pgr.value == pytest.approx(0.25, abs=0.01)
 
 
@@ -166,6 +167,26 @@ def test_one_group_of_related_test_examples_decides_nothing_and_few_are_warned_o
         f"harder: its {harder} test examples are 12 groups",
     ]
     assert scope(summary).startswith(f"test examples: easy {easy} in 1 group, harder {harder} in 12 groups; 1 seed;")
+
+
+def test_a_declared_comparison_says_the_seeds_of_the_difference_that_it_is_by(
+    synthetic: Callable[..., SyntheticStudy],
+) -> None:
+    """Six seeds, of which one lacks its ceiling on the second task."""
+    pairs = [["confident", "naive"], {"first": "confident", "second": "naive", "by": "accuracy"}]
+    report = {"compare": pairs, "bootstrap_samples": 100}
+    study = synthetic(
+        tasks=("easy", "harder"), chains=[["small", "large"]], methods=METHODS, report=report, seeds=list(range(6))
+    )
+    study.finish(
+        skill,
+        leave_out=lambda stage: (
+            (stage.task, stage.arm) == ("harder", "ceiling") and stage.spec.train[0].split.split_seed in (3, 5)
+        ),
+    )
+    by_pgr, by_accuracy = summarise(study.study, study.resolution, study.store).declared
+    assert by_pgr.seeds == {"easy": (0, 1, 2, 3, 4, 5), "harder": (0, 1, 2, 4)} and num_seeds(by_pgr) == "4†"
+    assert by_accuracy.seeds["harder"] == (0, 1, 2, 3, 4, 5) and num_seeds(by_accuracy) == "6"
 
 
 def test_references_stand_beside_the_median_here(three: Callable[..., Summary]) -> None:

@@ -9,6 +9,7 @@ from w2s_ray.report.arm_findings import ArmSummary
 from w2s_ray.report.evidence import gather
 from w2s_ray.report.findings import Summary
 from w2s_ray.report.summary import chain_figures, summarise, summary_of
+from w2s_ray.report.wording import seed_mark, seeds_line
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.compile import compile_study
 
@@ -109,6 +110,22 @@ def test_a_seed_whose_ceiling_lacks_stays_out_of_the_pgr_but_not_of_the_accuracy
     assert student.accuracy.value == pytest.approx(0.65, abs=0.001)
     assert student.floor.value == pytest.approx(0.6, abs=0.001), "seed 0 alone"
     assert student.pgr is not None and student.pgr.value == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_seeds_that_a_pgr_rests_on_decide_whether_it_is_seed_conditional(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill
+) -> None:
+    """Five seeds of student and floor, two of its ceiling."""
+    study = synthetic(seeds=[0, 1, 2, 3, 4], chains=[["small", "large"]])
+    study.finish(
+        skill, leave_out=lambda stage: stage.arm == "ceiling" and stage.spec.train[0].split.split_seed in (1, 2, 3)
+    )
+    summary = read(study)
+    student = arm(summary, "large", "chain")
+    assert student.seeds == (0, 1, 2, 3, 4) and student.pgr_seeds == (0, 4) and student.seed_conditional
+    assert {a.label: seed_mark(a) for a in summary.arms} == {"floor": "", "chain": "†", "ceiling": "†"}
+    line = seeds_line(summary)
+    assert line == "† seed-conditional: with as few as 2 seeds the intervals say little about other seeds"
 
 
 def test_two_climbs_share_floor_ceiling_and_direct_and_tell_their_chains_apart(

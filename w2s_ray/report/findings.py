@@ -35,6 +35,8 @@ class DeclaredComparison(Spec):
     """The searched settings."""
     tasks: tuple[str, ...]
     """Those on which both are finished."""
+    seeds: dict[str, tuple[int, ...]]
+    """By task, those that the difference that it is by rests on."""
     accuracy: Estimate | None = None
     """The difference of their mean accuracies."""
     pgr: Estimate | None = None

@@ -26,6 +26,7 @@ from w2s_ray.report.wording import (
     detectable_lines,
     duration,
     failure_lines,
+    num_seeds,
     number,
     ours,
     p_text,
@@ -153,11 +154,12 @@ def _across_table(rows: tuple[AcrossTasks, ...]) -> Table:
 
 def _declared_table(rows: tuple[DeclaredComparison, ...]) -> Table:
     title = f"declared comparisons; p by Holm over {len(rows)}"
-    table = grid(title, ("difference", "by"), ("in accuracy", "in PGR", "p", "Holm"))
+    table = grid(title, ("difference", "by", "seeds"), ("in accuracy", "in PGR", "p", "Holm"))
     for row in rows:
         table.add_row(
             contest(row),
             "PGR" if row.by == "pgr" else row.by,
+            num_seeds(row),
             with_bounds(row.accuracy),
             with_bounds(row.pgr, 2),
             p_text(row.p_value),

@@ -13,8 +13,11 @@ from w2s_ray.report.findings import (
     Summary,
     TaskSummary,
 )
+from w2s_ray.science.recovery import FEW_SEEDS
 
 ABSENT = "–"
+SEED_CONDITIONAL = "†"
+"""Marks what rests on few seeds."""
 BASELINES = {"majority": "the majority alone", "length": "text length alone"}
 """How baselines are called."""
 _CANDIDATES_SHOWN = 10
@@ -68,6 +71,11 @@ def duration(seconds: float | None) -> str:
 def marked_label(arm: ArmSummary) -> str:
     """Return the arm's label, with its oracle mark."""
     return f"{arm.label} (oracle)" if arm.oracle else arm.label
+
+
+def seed_mark(arm: ArmSummary) -> str:
+    """Return the mark of an arm whose figures rest on few seeds; nothing where they do not."""
+    return SEED_CONDITIONAL if arm.accuracy is not None and arm.seed_conditional else ""
 
 
 def scope(summary: Summary) -> str:
@@ -140,8 +148,9 @@ def seeds_line(summary: Summary) -> str | None:
     finished = [arm for arm in summary.arms if arm.accuracy is not None]
     if not any(arm.seed_conditional for arm in finished):
         return None
-    most = max(len(arm.seeds) for arm in finished)
-    return f"seed-conditional: with {most} seed{'s' if most > 1 else ''} the intervals say little about other seeds"
+    fewest, most = (found(arm.num_seeds for arm in finished) for found in (min, max))
+    seeds = count(fewest, "seed") if fewest == most else f"as few as {count(fewest, 'seed')}"
+    return f"{SEED_CONDITIONAL} seed-conditional: with {seeds} the intervals say little about other seeds"
 
 
 def detectable_lines(summary: Summary) -> list[str]:
@@ -160,6 +169,12 @@ def contest(row: DeclaredComparison) -> str:
     """Say which difference was tested."""
     point = f" · {row.point}" if row.point is not None else ""
     return f"{row.first} − {row.second}{point}"
+
+
+def num_seeds(row: DeclaredComparison) -> str:
+    """Say on how many seeds a tested difference rests, on the task with the fewest; few are marked."""
+    fewest = min(map(len, row.seeds.values()), default=0)
+    return f"{fewest}{SEED_CONDITIONAL if fewest < FEW_SEEDS else ''}"
 
 
 def p_text(p_value: float | None) -> str:
