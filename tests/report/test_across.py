@@ -16,7 +16,7 @@ from synthetic import SyntheticStudy
 from w2s_ray.report.evidence import gather
 from w2s_ray.report.findings import AcrossTasks, DeclaredComparison, Summary
 from w2s_ray.report.summary import summarise, summary_of
-from w2s_ray.report.wording import num_seeds, scope, whole
+from w2s_ray.report.wording import num_seeds, pooled_share, scope, whole
 from w2s_ray.science.significance import smallest_p_value
 from w2s_ray.spec.chain import PlannedStage
 
@@ -78,6 +78,20 @@ def test_a_method_for_some_tasks_is_pooled_over_those(three: Callable[..., Summa
     found = row(three(methods=methods), "chain · confident")
     assert set(found.pgrs) == {"easy", "harder"}
     assert found.pooled is not None and found.pooled.value == pytest.approx((0.08 + 0.18) / 0.5, abs=0.01)
+
+
+def test_tasks_without_a_ceiling_count_in_the_mean_accuracy_and_as_undefined(three: Callable[..., Summary]) -> None:
+    """The naive student's ceilings are another method's, which serves two of the three tasks."""
+    confident = {**METHODS["confident"], "arms": ["chain", "ceiling"], "tasks": ["easy", "harder"]}
+    summary = three(methods={"naive": {"arms": ["chain", "self"]}, "confident": confident})
+    found = row(summary, "chain · naive")
+    assert found.accuracy.value == pytest.approx((0.65 + 0.75 + 0.57) / 3, abs=2e-3)
+    assert set(found.pgrs) == set(CEILING) and found.pgrs["flat"] is None and found.num_undefined == 1
+    assert found.pooled is not None and found.pooled.value == pytest.approx(0.4, abs=0.01), "of the two"
+    assert found.num_pooled == 2 and pooled_share(found) == "2 of 3 tasks"
+    own = row(summary, "self")
+    assert own.pooled is None and own.pooled_undefined is not None and own.num_undefined == 3, "it has no ceiling"
+    assert pooled_share(row(summary, "chain · confident")) == "", "all of its own tasks"
 
 
 def declared(summary: Summary) -> DeclaredComparison:

@@ -56,16 +56,18 @@ class AcrossTasks(Spec):
     arm: Arm
     label: str
     accuracy: Estimate
-    """Mean over tasks."""
+    """Mean over the tasks on which it was judged."""
     pgrs: dict[str, float | None]
-    """By task; None where it is undefined."""
+    """By task on which it was judged; None where it is undefined."""
     median: float | None
     """Of the PGRs that are defined."""
     num_undefined: int
-    """Tasks whose gap is not surely above `min_gap`."""
+    """Tasks without a ceiling, or whose gap is not surely above `min_gap`."""
     pooled: Estimate | None
-    """Σ(student − floor) / Σ(ceiling − floor) over all tasks, the undefined ones too."""
+    """Σ(student − floor) / Σ(ceiling − floor) over all tasks that have both, however small their gap."""
     pooled_undefined: str | None
+    num_pooled: int
+    """Tasks that it covers."""
 
 
 class LearningCurve(Spec):

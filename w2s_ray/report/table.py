@@ -30,6 +30,7 @@ from w2s_ray.report.wording import (
     number,
     ours,
     p_text,
+    pooled_share,
     reasons,
     scope,
     search_line,
@@ -146,6 +147,8 @@ def _across_table(rows: tuple[AcrossTasks, ...]) -> Table:
     table = grid("over all tasks", ("model", "arm"), ("mean accuracy", "median PGR", "undefined", "pooled PGR"))
     for row in rows:
         pooled = with_bounds(row.pooled, 2) if row.pooled is not None else "undefined"
+        if share := pooled_share(row):
+            pooled += f" ({share})"
         table.add_row(
             row.level, row.label, with_bounds(row.accuracy), number(row.median, 2), undefined_share(row), pooled
         )

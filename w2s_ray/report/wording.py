@@ -194,6 +194,11 @@ def undefined_share(row: AcrossTasks) -> str:
     return f"{row.num_undefined} of {len(row.pgrs)}"
 
 
+def pooled_share(row: AcrossTasks) -> str:
+    """Say how many tasks a pooled PGR covers; nothing where it covers all."""
+    return "" if row.num_pooled == len(row.pgrs) else f"{row.num_pooled} of {len(row.pgrs)} tasks"
+
+
 def theirs(row: ReferenceRow) -> str:
     """Return a result of the literature as its source gives it."""
     return row.theirs if isinstance(row.theirs, str) else number(row.theirs, 2)
