@@ -6,13 +6,17 @@ there is no gap and the student loses .03. So the PGRs are .25, .5 and none, and
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from synthetic import SyntheticStudy
 
+from w2s_ray.report.evidence import gather
 from w2s_ray.report.findings import AcrossTasks, DeclaredComparison, Summary
-from w2s_ray.report.summary import summarise
+from w2s_ray.report.summary import summarise, summary_of
+from w2s_ray.report.wording import num_seeds, pooled_share, scope, whole
 from w2s_ray.science.significance import smallest_p_value
 from w2s_ray.spec.chain import PlannedStage
 
@@ -76,6 +80,20 @@ def test_a_method_for_some_tasks_is_pooled_over_those(three: Callable[..., Summa
     assert found.pooled is not None and found.pooled.value == pytest.approx((0.08 + 0.18) / 0.5, abs=0.01)
 
 
+def test_tasks_without_a_ceiling_count_in_the_mean_accuracy_and_as_undefined(three: Callable[..., Summary]) -> None:
+    """The naive student's ceilings are another method's, which serves two of the three tasks."""
+    confident = {**METHODS["confident"], "arms": ["chain", "ceiling"], "tasks": ["easy", "harder"]}
+    summary = three(methods={"naive": {"arms": ["chain", "self"]}, "confident": confident})
+    found = row(summary, "chain · naive")
+    assert found.accuracy.value == pytest.approx((0.65 + 0.75 + 0.57) / 3, abs=2e-3)
+    assert set(found.pgrs) == set(CEILING) and found.pgrs["flat"] is None and found.num_undefined == 1
+    assert found.pooled is not None and found.pooled.value == pytest.approx(0.4, abs=0.01), "of the two"
+    assert found.num_pooled == 2 and pooled_share(found) == "2 of 3 tasks"
+    own = row(summary, "self")
+    assert own.pooled is None and own.pooled_undefined is not None and own.num_undefined == 3, "it has no ceiling"
+    assert pooled_share(row(summary, "chain · confident")) == "", "all of its own tasks"
+
+
 def declared(summary: Summary) -> DeclaredComparison:
     (found,) = summary.declared
     return found
@@ -132,7 +150,57 @@ def test_both_contenders_are_compared_over_the_seeds_that_both_have(synthetic: C
     study.finish(by_seed, leave_out=second_confident)
     found = declared(summarise(study.study, study.resolution, study.store))
     assert found.accuracy is not None and found.accuracy.value == pytest.approx(0.05, abs=2e-3), "seed 0 alone"
+    assert found.seeds == {"code": (0,)} and num_seeds(found) == "1†"
     assert found.pgr is not None and found.pgr.value == pytest.approx(0.25, abs=0.01)
+
+
+def test_one_group_of_related_test_examples_decides_nothing_and_few_are_warned_of(
+    synthetic: Callable[..., SyntheticStudy],
+) -> None:
+    by_accuracy = {"first": "confident", "second": "naive", "by": "accuracy"}
+    pairs = [["confident", "naive"], by_accuracy, {**by_accuracy, "tasks": ["harder"]}]
+    report = {"compare": pairs, "bootstrap_samples": 200}
+    study = synthetic(tasks=("easy", "harder"), chains=[["small", "large"]], methods=METHODS, report=report)
+    study.finish(skill)
+    evidence = gather(study.study, study.resolution, study.store)
+    for task, num_groups in (("easy", 1), ("harder", 12)):
+        test = evidence.tests[task]
+        evidence.tests[task] = replace(test, groups_N=np.arange(len(test.ids)) % num_groups)
+    summary = summary_of(study.study, evidence)
+    one, two, alone = summary.declared
+    assert one.p_value is None and two.p_value is None and alone.p_value is not None
+    assert one.undecided == two.undecided and two.undecided is not None and "1 group" in two.undecided
+    found = row(summary, "chain · naive, same")
+    assert found.pgrs["easy"] is None and found.pgrs["harder"] is not None
+    assert found.pooled_undefined is not None and "1 group" in found.pooled_undefined, "it rests on both tasks"
+    strata = {arm.task: list(arm.strata) for arm in summary.arms}
+    assert strata == {"easy": [], "harder": ["band 0", "band 1", "band 2"]}, "one group of a stratum is no more"
+    easy, harder = (whole(task.num_test) for task in summary.tasks.values())
+    assert [line.partition(" of related")[0] for line in summary.warnings if "groups" in line] == [
+        f"easy: its {easy} test examples are 1 group",
+        f"harder: its {harder} test examples are 12 groups",
+    ]
+    assert scope(summary).startswith(f"test examples: easy {easy} in 1 group, harder {harder} in 12 groups; 1 seed;")
+
+
+def test_a_declared_comparison_says_the_seeds_of_the_difference_that_it_is_by(
+    synthetic: Callable[..., SyntheticStudy],
+) -> None:
+    """Six seeds, of which one lacks its ceiling on the second task."""
+    pairs = [["confident", "naive"], {"first": "confident", "second": "naive", "by": "accuracy"}]
+    report = {"compare": pairs, "bootstrap_samples": 100}
+    study = synthetic(
+        tasks=("easy", "harder"), chains=[["small", "large"]], methods=METHODS, report=report, seeds=list(range(6))
+    )
+    study.finish(
+        skill,
+        leave_out=lambda stage: (
+            (stage.task, stage.arm) == ("harder", "ceiling") and stage.spec.train[0].split.split_seed in (3, 5)
+        ),
+    )
+    by_pgr, by_accuracy = summarise(study.study, study.resolution, study.store).declared
+    assert by_pgr.seeds == {"easy": (0, 1, 2, 3, 4, 5), "harder": (0, 1, 2, 4)} and num_seeds(by_pgr) == "4†"
+    assert by_accuracy.seeds["harder"] == (0, 1, 2, 3, 4, 5) and num_seeds(by_accuracy) == "6"
 
 
 def test_references_stand_beside_the_median_here(three: Callable[..., Summary]) -> None:

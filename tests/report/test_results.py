@@ -1,12 +1,14 @@
 """The data frame: a row per stage of a chain, from real records, with figures that are known beforehand."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from synthetic import SyntheticStudy
 
 from w2s_ray.errors import DataError
 from w2s_ray.report.results import COLUMNS, is_oracle, read_results
+from w2s_ray.report.summary import summarise
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.labels import GroundTruth
 from w2s_ray.spec.search import SearchSpec
@@ -91,9 +93,48 @@ def test_a_student_stopped_by_ground_truth_is_an_oracle(finished: SyntheticStudy
     spec = student.spec.model_copy(update={"validation": truth, "optimisation": stopping})
     oracle = student.model_copy(update={"spec": spec})
     study = finished.study
-    assert is_oracle(study, oracle) and not is_oracle(study, student)
+    stages = finished.stages
+    assert is_oracle(study, stages, oracle) and not is_oracle(study, stages, student)
     ceiling = next(stage for stage in finished.stages.values() if stage.arm == "ceiling")
     spec = ceiling.spec.model_copy(update={"optimisation": stopping})
-    assert not is_oracle(study, ceiling.model_copy(update={"spec": spec})), "ground truth is the ceiling's own"
+    stopped = ceiling.model_copy(update={"spec": spec})
+    assert not is_oracle(study, stages, stopped), "ground truth is the ceiling's own"
     search = SearchSpec.model_validate({"space": {"splits.train_examples": [1, 2]}, "choose_by": "oracle"})
-    assert is_oracle(study.model_copy(update={"search": search}), student), "its settings were chosen by ground truth"
+    chosen = study.model_copy(update={"search": search})
+    assert is_oracle(chosen, stages, student), "its settings were chosen by ground truth"
+
+
+STOPPED: dict[str, Any] = {
+    "optimisation": {"early_stopping": {}},
+    "methods": {"naive": {"arms": ["chain", "direct", "ceiling"], "oracle": ["medium"]}},
+}
+MIXED: dict[str, Any] = {
+    "methods": {
+        "naive": {
+            "arms": ["chain", "direct", "ceiling"],
+            "labels": {"medium": {"transforms": [{"kind": "mix_ground_truth", "fraction": 0.5}]}},
+        }
+    }
+}
+
+
+@pytest.mark.parametrize("keys", [STOPPED, MIXED])
+def test_trap_14_whoever_learns_from_an_oracle_is_one(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill, keys: dict[str, Any]
+) -> None:
+    study = synthetic(**keys)
+    study.finish(skill)
+    frame = read_results(study.study, study.resolution, study.store)
+    marked = {(row.arm, row.level) for row in frame[frame.oracle].itertuples()}
+    assert marked == {("chain", "medium"), ("direct", "medium"), ("chain", "large")}, "large learns from medium"
+    arms = summarise(study.study, study.resolution, study.store).arms
+    assert [(arm.arm, arm.level) for arm in arms if arm.oracle] == [("chain", "medium"), ("chain", "large")]
+
+
+def test_a_truth_chain_is_an_oracle_and_a_chain_beside_it_is_none(synthetic: Callable[..., SyntheticStudy]) -> None:
+    """A probe's full ceiling comes first and is the same stage as the intermediate that learned the truth."""
+    probe = {"trainable": {"medium": {"kind": "probe"}}}
+    study = synthetic(methods={"probe": probe, "plain": {"arms": ["chain", "truth_chain", "ceiling"]}})
+    study.finish(lambda stage: 0.7)
+    frame = read_results(study.study, study.resolution, study.store)
+    assert set(frame[frame.oracle].arm) == {"truth_chain"}

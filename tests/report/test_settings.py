@@ -120,6 +120,28 @@ def test_a_student_of_an_intermediate_that_had_ground_truth_is_held_against_its_
     assert found.link is not None and found.link.supervisors == ("medium (ceiling)",)
 
 
+def test_a_truth_chain_is_held_against_the_floor_of_each_path(synthetic: Callable[..., SyntheticStudy]) -> None:
+    """It is one stage on both paths, because whoever stands below its intermediate taught neither of them."""
+    study = synthetic(
+        ladder={"tiny": "w2s:small", "small": "w2s:small", "medium": "w2s:medium", "large": "w2s:large"},
+        chains=[["tiny", "medium", "large"], ["small", "medium", "large"]],
+        methods={"plain": {"arms": ["chain", "truth_chain", "ceiling"]}},
+    )
+    floors = {"tiny": 0.5, "small": 0.6}
+    skills = {"chain": 0.65, "truth_chain": 0.7, "ceiling": 0.8}
+    study.finish(lambda stage: floors[stage.level] if stage.arm == "floor" else skills[stage.arm])
+    summary = summarise(study.study, study.resolution, study.store)
+    found = {arm.label: arm for arm in summary.arms if arm.arm == "truth_chain"}
+    assert list(found) == ["truth_chain · tiny→medium→large", "truth_chain · small→medium→large"]
+    first, second = found.values()
+    assert first.stages == second.stages
+    assert first.floor is not None and first.floor.value == pytest.approx(0.5, abs=1e-3)
+    assert second.floor is not None and second.floor.value == pytest.approx(0.6, abs=1e-3)
+    assert first.pgr is not None and first.pgr.value == pytest.approx(0.2 / 0.3, abs=0.02)
+    assert second.pgr is not None and second.pgr.value == pytest.approx(0.1 / 0.2, abs=0.02)
+    assert [arm.label for arm in summary.arms if (arm.level, arm.arm) == ("large", "ceiling")] == ["ceiling"]
+
+
 def test_relabelled_students_share_the_ceiling_and_say_what_was_done(synthetic: Callable[..., SyntheticStudy]) -> None:
     methods = {
         "plain": {},

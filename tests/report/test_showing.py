@@ -77,8 +77,8 @@ def test_json_keys_are_stable(finished: SyntheticStudy) -> None:
         "steps search failures declared across curves references".split()
     )
     assert sorted(found["arms"][0]) == sorted(
-        "task level arm also label methods paths loss setting oracle stages seeds seed_conditional accuracy floor "
-        "ceiling gap pgr pgr_undefined pgr_link pgr_link_undefined full_ceiling pgr_full pgr_full_undefined link "
+        "task level arm also label methods paths loss setting oracle stages seeds pgr_seeds seed_conditional accuracy "
+        "floor ceiling gap pgr pgr_undefined pgr_link pgr_link_undefined full_ceiling pgr_full pgr_full_undefined link "
         "calibration answers cost strata".split()
     )
     assert sorted(found["arms"][1]["link"]) == sorted(

@@ -6,8 +6,10 @@ import pytest
 from synthetic import SyntheticStudy
 
 from w2s_ray.report.arm_findings import ArmSummary
+from w2s_ray.report.evidence import gather
 from w2s_ray.report.findings import Summary
-from w2s_ray.report.summary import chain_figures, summarise
+from w2s_ray.report.summary import chain_figures, summarise, summary_of
+from w2s_ray.report.wording import seed_mark, seeds_line
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.compile import compile_study
 
@@ -110,6 +112,22 @@ def test_a_seed_whose_ceiling_lacks_stays_out_of_the_pgr_but_not_of_the_accuracy
     assert student.pgr is not None and student.pgr.value == pytest.approx(0.5, abs=0.01)
 
 
+def test_the_seeds_that_a_pgr_rests_on_decide_whether_it_is_seed_conditional(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill
+) -> None:
+    """Five seeds of student and floor, two of its ceiling."""
+    study = synthetic(seeds=[0, 1, 2, 3, 4], chains=[["small", "large"]])
+    study.finish(
+        skill, leave_out=lambda stage: stage.arm == "ceiling" and stage.spec.train[0].split.split_seed in (1, 2, 3)
+    )
+    summary = read(study)
+    student = arm(summary, "large", "chain")
+    assert student.seeds == (0, 1, 2, 3, 4) and student.pgr_seeds == (0, 4) and student.seed_conditional
+    assert {a.label: seed_mark(a) for a in summary.arms} == {"floor": "", "chain": "†", "ceiling": "†"}
+    line = seeds_line(summary)
+    assert line == "† seed-conditional: with as few as 2 seeds the intervals say little about other seeds"
+
+
 def test_two_climbs_share_floor_ceiling_and_direct_and_tell_their_chains_apart(
     synthetic: Callable[..., SyntheticStudy], skill: Skill
 ) -> None:
@@ -210,6 +228,20 @@ def test_stages_of_one_study_that_were_computed_in_unlike_precisions_are_told(
     assert [line for line in read(study).warnings if "bf16" in line] == said
 
 
+def test_text_stages_of_package_versions_that_record_other_figures_are_averaged_over_those_that_have_them(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill
+) -> None:
+    study = synthetic(seeds=[0, 1, 2], methods={"pretrain": {"objective": "next_token"}})
+    study.finish(skill)
+    evidence = gather(study.study, study.resolution, study.store)
+    large = [identity for identity, stage in evidence.stages.items() if stage.level == "large"]
+    recorded = ({"num_steps": 50.0, "of_old": 1.0}, {"num_steps": 50.0}, {"num_steps": 80.0, "of_new": 4.0})
+    for identity, metrics in zip(large, recorded, strict=True):
+        evidence.records[identity] = evidence.records[identity].model_copy(update={"metrics": metrics})
+    (found,) = (each for each in summary_of(study.study, evidence).pretrained if each.level == "large")
+    assert found.metrics == {"num_steps": 60.0, "of_old": 1.0, "of_new": 4.0}
+
+
 def test_reading_twice_gives_the_same(finished: SyntheticStudy) -> None:
     assert read(finished) == read(finished)
 
@@ -226,7 +258,7 @@ def test_an_unfinished_study_shows_what_is_planned(synthetic: Callable[..., Synt
 
 def test_an_oracle_is_marked(finished: SyntheticStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "w2s_ray.report.judge.is_oracle", lambda _, stage: stage.arm == "direct" and stage.level == "large"
+        "w2s_ray.report.judge.is_oracle", lambda *given: given[-1].arm == "direct" and given[-1].level == "large"
     )
     summary = read(finished)
     assert [a.label for a in summary.arms if a.oracle] == ["direct"]

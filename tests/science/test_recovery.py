@@ -14,7 +14,7 @@ def scored(draws: Draws, *correct_SN: np.ndarray) -> list[Sampled]:
     found = []
     for each_SN in correct_SN:
         accuracy_BS = draws.accuracies(each_SN)
-        found.append(Sampled(float(each_SN.mean()), draws.over_seeds(accuracy_BS)))
+        found.append(Sampled(float(each_SN.mean()), draws.over_seeds(accuracy_BS), draws.num_groups))
     return found
 
 
@@ -106,6 +106,17 @@ def test_trap_15_a_tiny_gap_leaves_the_pgr_undefined_and_says_why() -> None:
     assert recover(student, floor, ceiling, min_gap=0.0).pgr == pytest.approx(4.0), "the bound decides, not the student"
 
 
+def test_one_group_of_related_examples_has_no_pgr_and_says_why() -> None:
+    draws = Draws(np.zeros(100), num_draws=400)
+    floor, student, ceiling = scored(draws, right(60, 100), right(70, 100), right(80, 100))
+    found = recover(student, floor, ceiling, min_gap=0.02)
+    assert found.pgr is None and found.interval is None
+    assert found.undefined is not None and "1 group" in found.undefined and "at least 2" in found.undefined
+    two = scored(Draws(np.arange(100) % 2, num_draws=400), right(60, 100), right(80, 100))
+    other = scored(draws, right(60, 100), right(80, 100))
+    assert gap(*two).num_groups == 2 and mean_of([two[0], other[0]]).num_groups == 1, "the task with the fewest decides"
+
+
 def test_a_ceiling_below_its_floor_leaves_the_pgr_undefined() -> None:
     draws = Draws(np.arange(1000), num_draws=400)
     floor, student, ceiling = scored(draws, right(600), right(650), right(500))
@@ -135,8 +146,15 @@ def test_test_sets_of_different_tasks_are_drawn_independently_and_seeds_together
     assert np.array_equal(one.seed_weights(3), other.seed_weights(3))
 
 
-def test_the_minimum_detectable_difference_is_2_8_standard_deviations() -> None:
+def test_the_minimum_detectable_difference_is_2_8_standard_errors() -> None:
     difference_B = np.random.default_rng(0).normal(0.1, 0.05, 4000)
+    assert minimum_detectable(difference_B) == pytest.approx(2.8 * 0.05, rel=0.05)
+
+
+def test_single_draws_with_a_gap_near_zero_do_not_decide_over_the_minimum_detectable_difference() -> None:
+    difference_B = np.random.default_rng(0).normal(0.1, 0.05, 4000)
+    difference_B[:4] = [90, -40, 200, -60]
+    assert difference_B.std() > 3
     assert minimum_detectable(difference_B) == pytest.approx(2.8 * 0.05, rel=0.05)
 
 

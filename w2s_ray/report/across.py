@@ -1,7 +1,7 @@
 """Students over all tasks: the median PGR, how many have none, and the PGR of all tasks pooled.
 
 A median of the PGRs that are defined leaves out the tasks where little is to be gained, so it never stands alone: how
-many are undefined stands beside it, and the pooled PGR, which leaves no task out.
+many are undefined stands beside it, and the pooled PGR, which leaves no task out that has a floor and a ceiling.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from w2s_ray.report.arms import DistinctArm, NamedArm, Place, label
 from w2s_ray.report.findings import AcrossTasks
 from w2s_ray.report.judge import Judge, Standing
 from w2s_ray.report.scores import estimate, pgr_estimate
-from w2s_ray.science.recovery import mean_of
+from w2s_ray.science.recovery import Sampled, mean_of
 
 
 def across_tasks(judges: Mapping[str, Judge]) -> tuple[AcrossTasks, ...]:
@@ -58,25 +58,28 @@ def _rows(judges: Mapping[str, Judge]) -> list[_Row]:
 
 
 def _summary(row: _Row, judges: Mapping[str, Judge]) -> AcrossTasks | None:
-    standings = {}
+    accuracies: dict[str, Sampled] = {}
+    standings: dict[str, Standing] = {}
     for task, arm in row.by_task.items():
         judge = judges[task]
-        seeds = judge.seeds_between(arm, arm.ceilings)
-        if seeds:
-            standings[task] = judge.standing(arm, arm.ceilings, seeds)
-    if len(standings) < 2:
+        if seeds := judge.seeds(arm):
+            accuracies[task] = judge.scores.mean(arm.identities, seeds)
+        if between := judge.seeds_between(arm, arm.ceilings):
+            standings[task] = judge.standing(arm, arm.ceilings, between)
+    if len(accuracies) < 2:
         return None
-    recoveries = {task: judges[task].recovery(standing) for task, standing in standings.items()}
-    known = [found.pgr for found in recoveries.values() if found.pgr is not None]
-    pooled = next(iter(judges.values())).recovery(pool(list(standings.values())))
+    pgrs = {task: judges[task].recovery(standings[task]).pgr if task in standings else None for task in accuracies}
+    known = [pgr for pgr in pgrs.values() if pgr is not None]
+    pooled = next(iter(judges.values())).recovery(pool(list(standings.values()))) if standings else None
     return AcrossTasks(
         level=row.level,
         arm=row.arm,
         label=row.label,
-        accuracy=estimate(mean_of([each.student for each in standings.values()])),
-        pgrs={task: found.pgr for task, found in recoveries.items()},
+        accuracy=estimate(mean_of(list(accuracies.values()))),
+        pgrs=pgrs,
         median=median(known) if known else None,
-        num_undefined=len(recoveries) - len(known),
-        pooled=pgr_estimate(pooled),
-        pooled_undefined=pooled.undefined,
+        num_undefined=len(pgrs) - len(known),
+        pooled=pgr_estimate(pooled) if pooled is not None else None,
+        pooled_undefined=pooled.undefined if pooled is not None else "no task has a floor and a ceiling of it",
+        num_pooled=len(standings),
     )

@@ -101,13 +101,15 @@ class ArmSummary(Spec):
     setting: str
     """What else sets its training apart: trainable weights, start. Its ceiling has the same."""
     oracle: bool
-    """Chosen by ground truth."""
+    """It, or a student that its labels come from, learned from, was stopped by or was chosen by ground truth."""
     stages: dict[int, str]
     """Identity by seed, finished or not."""
     seeds: tuple[int, ...]
     """The seeds that are finished."""
+    pgr_seeds: tuple[int, ...] = ()
+    """Of them, those whose floor and ceiling are finished too: on these floor, ceiling, gap and PGR rest."""
     seed_conditional: bool
-    """Fewer than five seeds: the intervals say little about other seeds."""
+    """Fewer than five seeds, of a PGR where there may be one: the intervals say little about other seeds."""
     accuracy: Estimate | None = None
     """On the test set; of written answers the share that is the true one, letter for letter."""
     floor: Estimate | None = None
@@ -136,3 +138,8 @@ class ArmSummary(Spec):
     def is_student(self) -> bool:
         """Whether it learned from a supervisor's labels."""
         return self.arm in STUDENTS
+
+    @property
+    def num_seeds(self) -> int:
+        """On how many seeds its PGR rests, or where it can have none its accuracy."""
+        return len(self.pgr_seeds or self.seeds)

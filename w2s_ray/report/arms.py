@@ -2,7 +2,8 @@
 
 A study's chains name the same stage again and again: a floor serves every chain of its seed, and the medium model's
 student is the same under each loss that only the large one uses; the first student of a chain learns from level 0, so
-its `chain` and its `direct` arm are one. An arm here is what is distinct: per seed one stage.
+its `chain` and its `direct` arm are one. An arm here is what is distinct: per seed one stage, and of a student its
+floor, because a `truth_chain` owes nothing to level 0 and may stand above several.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -156,15 +157,17 @@ def _add_climb(arms: dict[object, DistinctArm], by_seed: Mapping[int, Chain], ce
     slots = {seed: _slots(chain) for seed, chain in by_seed.items()}
     for arm, level, number in _slots(first):
         stages = {seed: own[arm, level, number] for seed, own in slots.items() if (arm, level, number) in own}
-        key = (first.task, level, tuple((seed, stage.identity) for seed, stage in stages.items()))
+        found = {seed: by_seed[seed] for seed in stages}
+        floors = _known({seed: floor_of(chain) for seed, chain in found.items()})
+        own = tuple((seed, stage.identity) for seed, stage in stages.items())
+        key = (first.task, level, own, tuple(floors.items()) if arm in STUDENTS else ())
         if key not in arms:
-            found = {seed: by_seed[seed] for seed in stages}
             arms[key] = DistinctArm(
                 level=level,
                 places=[],
                 task=first.task,
                 stages=stages,
-                floors=_known({seed: floor_of(chain) for seed, chain in found.items()}),
+                floors=floors,
                 ceilings=_known({seed: ceilings.of(chain, stages[seed]) for seed, chain in found.items()}),
                 full_ceilings=_known({seed: ceilings.full(chain, stages[seed]) for seed, chain in found.items()}),
             )

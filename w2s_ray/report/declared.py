@@ -12,7 +12,7 @@ from w2s_ray.report.arms import DistinctArm
 from w2s_ray.report.findings import DeclaredComparison
 from w2s_ray.report.judge import Judge, Standing
 from w2s_ray.report.scores import estimate
-from w2s_ray.science.recovery import Recovery, Sampled, compare, difference, mean_of
+from w2s_ray.science.recovery import Recovery, Sampled, compare, difference, mean_of, too_few_groups
 from w2s_ray.science.significance import holm, p_value
 from w2s_ray.spec.reporting import ComparisonSpec, Contender
 from w2s_ray.spec.search import Point
@@ -52,18 +52,27 @@ class _Pair:
     judge: Judge
     arms: tuple[DistinctArm, DistinctArm]
 
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds for which both were judged."""
+        first, second = (self.judge.seeds(arm) for arm in self.arms)
+        return tuple(seed for seed in first if seed in second)
+
+    def seeds_between(self) -> tuple[int, ...]:
+        """The seeds for which both, their floors and their ceilings were judged."""
+        first, second = (self.judge.seeds_between(arm, arm.ceilings) for arm in self.arms)
+        return tuple(seed for seed in first if seed in second)
+
     def accuracies(self) -> tuple[Sampled, Sampled] | None:
-        """Both accuracies over the seeds for which both were judged."""
+        """Both accuracies over the seeds that both have."""
         first, second = self.arms
-        seeds = tuple(seed for seed in self.judge.seeds(first) if seed in self.judge.seeds(second))
+        seeds = self.seeds()
         mean = self.judge.scores.mean
         return (mean(first.identities, seeds), mean(second.identities, seeds)) if seeds else None
 
     def standings(self) -> tuple[Standing, Standing] | None:
-        """Both between their floors and ceilings, over the seeds for which all of these were judged."""
+        """Both between their floors and ceilings, over the seeds that all of these have."""
         first, second = self.arms
-        seeds = self.judge.seeds_between(first, first.ceilings)
-        seeds = tuple(seed for seed in seeds if seed in self.judge.seeds_between(second, second.ceilings))
+        seeds = self.seeds_between()
         standing = self.judge.standing
         return (standing(first, first.ceilings, seeds), standing(second, second.ceilings, seeds)) if seeds else None
 
@@ -87,6 +96,9 @@ def _test(study: Study, judges: Mapping[str, Judge], asked: ComparisonSpec, poin
         by=asked.by,
         point=point.label if point is not None else None,
         tasks=tuple(accuracies),
+        seeds={
+            task: pairs[task].seeds() if asked.by == "accuracy" else pairs[task].seeds_between() for task in accuracies
+        },
     )
     if not accuracies:
         return about.model_copy(update={"undecided": "both are not finished for any seed of any task"})
@@ -94,12 +106,13 @@ def _test(study: Study, judges: Mapping[str, Judge], asked: ComparisonSpec, poin
     recoveries = _recoveries([pairs[task] for task in accuracies])
     gained = compare(*recoveries) if recoveries is not None else None
     tested = apart if asked.by == "accuracy" else gained
+    few = too_few_groups(apart.num_groups)
     return about.model_copy(
         update={
             "accuracy": estimate(apart),
             "pgr": estimate(gained) if gained is not None else None,
-            "p_value": p_value(tested.draws_B) if tested is not None else None,
-            "undecided": _undecided(recoveries) if tested is None else None,
+            "p_value": p_value(tested.draws_B) if tested is not None and few is None else None,
+            "undecided": few or (_undecided(recoveries) if tested is None else None),
         }
     )
 

@@ -109,4 +109,4 @@ def _pooled(ax: Axes, rows: Sequence[Row[AcrossTasks]]) -> None:
         if each.pooled is not None:
             dot(ax, row.place, each.arm, each.pooled, digits=2)
         else:
-            remark(ax, row.place, "pooled: no sure gap")
+            remark(ax, row.place, f"pooled: no {'sure gap' if each.num_pooled else 'ceiling to compare with'}")

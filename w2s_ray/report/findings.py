@@ -35,6 +35,8 @@ class DeclaredComparison(Spec):
     """The searched settings."""
     tasks: tuple[str, ...]
     """Those on which both are finished."""
+    seeds: dict[str, tuple[int, ...]]
+    """By task, those that the difference that it is by rests on."""
     accuracy: Estimate | None = None
     """The difference of their mean accuracies."""
     pgr: Estimate | None = None
@@ -54,16 +56,18 @@ class AcrossTasks(Spec):
     arm: Arm
     label: str
     accuracy: Estimate
-    """Mean over tasks."""
+    """Mean over the tasks on which it was judged."""
     pgrs: dict[str, float | None]
-    """By task; None where it is undefined."""
+    """By task on which it was judged; None where it is undefined."""
     median: float | None
     """Of the PGRs that are defined."""
     num_undefined: int
-    """Tasks whose gap is not surely above `min_gap`."""
+    """Tasks without a ceiling, or whose gap is not surely above `min_gap`."""
     pooled: Estimate | None
-    """Σ(student − floor) / Σ(ceiling − floor) over all tasks, the undefined ones too."""
+    """Σ(student − floor) / Σ(ceiling − floor) over all tasks that have both, however small their gap."""
     pooled_undefined: str | None
+    num_pooled: int
+    """Tasks that it covers."""
 
 
 class LearningCurve(Spec):
@@ -180,7 +184,7 @@ class Summary(Spec):
     """Why a chain failed when the study last ran, by the chain's name."""
     pretrained: tuple[Pretrained, ...]
     num_students: int
-    """Distinct students that are finished."""
+    """Distinct students that are finished; one that stands above several floors counts with each."""
     num_undefined: int
     """Those of them that have no PGR."""
     num_stages: int

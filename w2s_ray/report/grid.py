@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from w2s_ray.report.arm_findings import ArmSummary
-from w2s_ray.report.wording import by_level, marked_label
+from w2s_ray.report.wording import by_level, marked_label, seed_mark
 
 WIDE_COLUMNS = 125
 """From this width on every column is shown."""
@@ -36,4 +36,4 @@ def add_arms(table: Table, rows: Iterable[tuple[ArmSummary, Sequence[str]]]) -> 
     for level, arms in by_level(arm for arm, _ in cells):
         for arm in arms:
             name = level if arm is arms[0] else ""
-            table.add_row(name, marked_label(arm), *by_arm[id(arm)], end_section=arm is arms[-1])
+            table.add_row(name, marked_label(arm) + seed_mark(arm), *by_arm[id(arm)], end_section=arm is arms[-1])

@@ -84,6 +84,7 @@ class Judge:
 
     def _arm(self, arm: DistinctArm) -> ArmSummary:
         seeds = self.seeds(arm)
+        between = self.seeds_between(arm, arm.ceilings) if arm.is_student else ()
         spec = next(iter(arm.stages.values())).spec
         about = ArmSummary(
             task=arm.task,
@@ -95,22 +96,22 @@ class Judge:
             paths=tuple(arm.via),
             loss=spec.loss.label,
             setting=setting_of(spec),
-            oracle=any(is_oracle(self._study, stage) for stage in arm.stages.values()),
+            oracle=any(is_oracle(self._study, self._evidence.stages, stage) for stage in arm.stages.values()),
             stages=arm.identities,
             seeds=seeds,
-            seed_conditional=len(seeds) < FEW_SEEDS,
+            pgr_seeds=between,
+            seed_conditional=len(between or seeds) < FEW_SEEDS,
         )
         if not seeds:
             return about
         found = about.model_dump() | {"accuracy": estimate(self.scores.mean(arm.identities, seeds))}
         found |= measured(self._evidence, arm, seeds)
         if arm.is_student:
-            found |= self._recovered(arm)
+            found |= self._recovered(arm, between)
         return ArmSummary.model_validate(found)
 
-    def _recovered(self, arm: DistinctArm) -> dict[str, object]:
-        """Floor, ceiling, gap and every PGR of a student."""
-        seeds = self.seeds_between(arm, arm.ceilings)
+    def _recovered(self, arm: DistinctArm, seeds: Sequence[int]) -> dict[str, object]:
+        """Floor, ceiling, gap and every PGR of a student, over the seeds for which all of these were judged."""
         if not seeds:
             return {"pgr_undefined": _why_not(arm), **self._of_full(arm)}
         standing = self.standing(arm, arm.ceilings, seeds)

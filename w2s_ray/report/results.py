@@ -1,5 +1,6 @@
 """Results as a data frame: one row for each stage of each chain that has been judged on the test set."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -51,8 +52,12 @@ def to_frame(study: Study, evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*COLUMNS, *extra])
 
 
-def is_oracle(study: Study, stage: PlannedStage) -> bool:
-    """Say whether a weakly supervised student had ground truth: for its settings, its early stopping or its labels."""
+def is_oracle(study: Study, stages: Mapping[str, PlannedStage], stage: PlannedStage) -> bool:
+    """Say whether a weakly supervised student had ground truth: for its settings, its early stopping or its labels.
+
+    A student that learns from one that had ground truth has it second-hand. So has a `truth_chain`, whose supervisor
+    learned the truth of its own examples. `stages` are all of the study's, by identity.
+    """
     labels = [part.labels for part in stage.spec.train if isinstance(part.labels, WeakLabels)]
     if not labels:
         return False
@@ -60,7 +65,15 @@ def is_oracle(study: Study, stage: PlannedStage) -> bool:
     stopping, validation = stage.spec.optimisation.early_stopping, stage.spec.validation
     by_truth = validation is not None and isinstance(validation.labels, GroundTruth)
     stopped = stopping is not None and (stopping.by == "oracle" or by_truth)
-    return chosen or stopped or any(each.reads_truth for each in labels)
+    learned = any(each.reads_truth for each in labels)
+    supervisors = [stages[each] for each in stage.supervisors]
+    second_hand = any(_learned_truth_beyond_s(each) or is_oracle(study, stages, each) for each in supervisors)
+    return chosen or stopped or learned or second_hand
+
+
+def _learned_truth_beyond_s(stage: PlannedStage) -> bool:
+    """Whether a stage learned more truth than level 0, on whose S every student rests."""
+    return any(isinstance(part.labels, GroundTruth) and part.split.name != "S" for part in stage.spec.train)
 
 
 def _place(study: Study, evidence: Evidence, chain: Chain, stage: PlannedStage) -> dict[str, Any]:
@@ -76,7 +89,7 @@ def _place(study: Study, evidence: Evidence, chain: Chain, stage: PlannedStage) 
         "arm": stage.arm,
         "loss": stage.spec.loss.label,
         "setting": setting_of(stage.spec),
-        "oracle": is_oracle(study, stage),
+        "oracle": is_oracle(study, evidence.stages, stage),
         "stage": stage.identity,
         "supervisor": evidence.supervisor(stage.identity) or None,
         "num_parameters": evidence.num_parameters.get(stage.level),

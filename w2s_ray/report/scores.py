@@ -11,10 +11,8 @@ import numpy as np
 
 from w2s_ray.report.arm_findings import Estimate
 from w2s_ray.report.evidence import Evidence
-from w2s_ray.science.bootstrap import Draws
+from w2s_ray.science.bootstrap import FEWEST_GROUPS, Draws
 from w2s_ray.science.recovery import Recovery, Sampled
-
-_FEWEST_OF_A_STRATUM = 2
 
 
 class Scores:
@@ -60,14 +58,14 @@ class Scores:
         return {str(name): int(count) for name, count in zip(names, counts, strict=True) if name}
 
     def by_stratum(self, arms: Sequence[Mapping[int, str]]) -> list[dict[str, Estimate]]:
-        """Return the mean accuracy on each stratum, of each arm by the names of its seeds."""
+        """Return the mean accuracy on each stratum that has groups to draw, of each arm by the names of its seeds."""
         found: list[dict[str, Estimate]] = [{} for _ in arms]
-        for stratum, size in self.strata().items():
-            if size < _FEWEST_OF_A_STRATUM:
-                continue
+        for stratum in self.strata():
             is_in_N = self._test.strata_N == stratum
-            correct = {name: correct_N[is_in_N] for name, correct_N in self._correct.items()}
             draws = Draws(self._test.groups_N[is_in_N], num_draws=self._num_draws, test_set=f"{self._task} {stratum}")
+            if draws.num_groups < FEWEST_GROUPS:
+                continue
+            correct = {name: correct_N[is_in_N] for name, correct_N in self._correct.items()}
             accuracies_BK = draws.accuracies(np.stack(list(correct.values())))
             draws_B = dict(zip(correct, accuracies_BK.T, strict=True))
             for place, names in enumerate(arms):
@@ -78,7 +76,8 @@ class Scores:
         self, draws: Draws, draws_B: Mapping[str, np.ndarray], correct: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> Sampled:
         accuracy_BS = np.stack([draws_B[name] for name in names], axis=1)
-        return Sampled(fmean(float(correct[name].mean()) for name in names), draws.over_seeds(accuracy_BS))
+        value = fmean(float(correct[name].mean()) for name in names)
+        return Sampled(value, draws.over_seeds(accuracy_BS), draws.num_groups)
 
 
 def estimate(sampled: Sampled) -> Estimate:

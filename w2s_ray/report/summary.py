@@ -15,7 +15,8 @@ from w2s_ray.report.findings import Pretrained, Summary, TaskSummary
 from w2s_ray.report.judge import Judge
 from w2s_ray.report.scores import estimate
 from w2s_ray.report.searching import search_summary, steps
-from w2s_ray.report.wording import value_of
+from w2s_ray.report.wording import count, value_of
+from w2s_ray.science.bootstrap import FEW_GROUPS
 from w2s_ray.spec.chain import Chain, Resolution
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
@@ -118,7 +119,9 @@ def _pretrained(evidence: Evidence, arms: Sequence[DistinctArm]) -> Iterator[Pre
         if arm.arm not in TEXT_ARMS or not stages:
             continue
         found = [evidence.records[identity].metrics for identity in stages.values()]
-        metrics = {name: fmean(each[name] for each in found) for name in found[0]}
+        # Versions of the package differ in what they record.
+        names = dict.fromkeys(name for each in found for name in each)
+        metrics = {name: fmean(each[name] for each in found if name in each) for name in names}
         yield Pretrained(task=arm.task, level=arm.level, arm=arm.arm, stages=stages, metrics=metrics)
 
 
@@ -132,7 +135,7 @@ def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> list[str]:
         for seed, found in arm.link.degenerate.items()
     ]
     oracles = [
-        f"{arm.task}: {arm.level} {arm.label} is an oracle: it was chosen by ground truth, or learned some"
+        f"{arm.task}: {arm.level} {arm.label} is an oracle: ground truth chose or taught it, or its supervisor"
         for arm in arms
         if arm.oracle
     ]
@@ -144,7 +147,19 @@ def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> list[str]:
         for num_classes in (len(evidence.tests[arm.task].class_names),)
         if evidence.tests[arm.task].kind != "answers" and arm.accuracy.low <= 1 / num_classes
     ]
-    return list(dict.fromkeys([*degenerate, *oracles, *_cut(evidence), *_precision(evidence), *floors]))
+    told = [*degenerate, *oracles, *_cut(evidence), *_precision(evidence), *_few_groups(evidence), *floors]
+    return list(dict.fromkeys(told))
+
+
+def _few_groups(evidence: Evidence) -> Iterator[str]:
+    """Which test sets are too few groups of related examples for their intervals to be believed."""
+    for task, test in evidence.tests.items():
+        num_groups = len(np.unique(test.groups_N))
+        if num_groups < FEW_GROUPS:
+            yield (
+                f"{task}: its {count(len(test.ids), 'test example')} are {count(num_groups, 'group')} of related ones; "
+                f"below {FEW_GROUPS} groups intervals are too narrow, and one group has none"
+            )
 
 
 def _precision(evidence: Evidence) -> Iterator[str]:

@@ -26,9 +26,11 @@ from w2s_ray.report.wording import (
     detectable_lines,
     duration,
     failure_lines,
+    num_seeds,
     number,
     ours,
     p_text,
+    pooled_share,
     reasons,
     scope,
     search_line,
@@ -145,6 +147,8 @@ def _across_table(rows: tuple[AcrossTasks, ...]) -> Table:
     table = grid("over all tasks", ("model", "arm"), ("mean accuracy", "median PGR", "undefined", "pooled PGR"))
     for row in rows:
         pooled = with_bounds(row.pooled, 2) if row.pooled is not None else "undefined"
+        if share := pooled_share(row):
+            pooled += f" ({share})"
         table.add_row(
             row.level, row.label, with_bounds(row.accuracy), number(row.median, 2), undefined_share(row), pooled
         )
@@ -153,11 +157,12 @@ def _across_table(rows: tuple[AcrossTasks, ...]) -> Table:
 
 def _declared_table(rows: tuple[DeclaredComparison, ...]) -> Table:
     title = f"declared comparisons; p by Holm over {len(rows)}"
-    table = grid(title, ("difference", "by"), ("in accuracy", "in PGR", "p", "Holm"))
+    table = grid(title, ("difference", "by", "seeds"), ("in accuracy", "in PGR", "p", "Holm"))
     for row in rows:
         table.add_row(
             contest(row),
             "PGR" if row.by == "pgr" else row.by,
+            num_seeds(row),
             with_bounds(row.accuracy),
             with_bounds(row.pgr, 2),
             p_text(row.p_value),

@@ -11,9 +11,13 @@ from w2s_ray.report.findings import (
     ReferenceRow,
     SearchSummary,
     Summary,
+    TaskSummary,
 )
+from w2s_ray.science.recovery import FEW_SEEDS
 
 ABSENT = "–"
+SEED_CONDITIONAL = "†"
+"""Marks what rests on few seeds."""
 BASELINES = {"majority": "the majority alone", "length": "text length alone"}
 """How baselines are called."""
 _CANDIDATES_SHOWN = 10
@@ -49,6 +53,11 @@ def whole(value: float | None) -> str:
     return f"{value:,.0f}" if value is not None else ABSENT
 
 
+def count(num: int, noun: str) -> str:
+    """Return a number of things with their name."""
+    return f"{whole(num)} {noun}{'' if num == 1 else 's'}"
+
+
 def duration(seconds: float | None) -> str:
     """Return a time span with its unit."""
     if seconds is None:
@@ -64,9 +73,14 @@ def marked_label(arm: ArmSummary) -> str:
     return f"{arm.label} (oracle)" if arm.oracle else arm.label
 
 
+def seed_mark(arm: ArmSummary) -> str:
+    """Return the mark of an arm whose figures rest on few seeds; nothing where they do not."""
+    return SEED_CONDITIONAL if arm.accuracy is not None and arm.seed_conditional else ""
+
+
 def scope(summary: Summary) -> str:
     """Say on what the figures rest, in one line."""
-    tests = ", ".join(f"{name} {whole(task.num_test)}" for name, task in summary.tasks.items())
+    tests = ", ".join(f"{name} {_size(task)}" for name, task in summary.tasks.items())
     seeds = f"{len(summary.seeds)} seed{'s' if len(summary.seeds) > 1 else ''}"
     done = f"{summary.num_stages_finished} of {summary.num_stages} stages finished"
     draws = f"95 % intervals from {whole(summary.bootstrap_samples)} paired bootstrap draws"
@@ -134,8 +148,9 @@ def seeds_line(summary: Summary) -> str | None:
     finished = [arm for arm in summary.arms if arm.accuracy is not None]
     if not any(arm.seed_conditional for arm in finished):
         return None
-    most = max(len(arm.seeds) for arm in finished)
-    return f"seed-conditional: with {most} seed{'s' if most > 1 else ''} the intervals say little about other seeds"
+    fewest, most = (found(arm.num_seeds for arm in finished) for found in (min, max))
+    seeds = count(fewest, "seed") if fewest == most else f"as few as {count(fewest, 'seed')}"
+    return f"{SEED_CONDITIONAL} seed-conditional: with {seeds} the intervals say little about other seeds"
 
 
 def detectable_lines(summary: Summary) -> list[str]:
@@ -156,6 +171,12 @@ def contest(row: DeclaredComparison) -> str:
     return f"{row.first} − {row.second}{point}"
 
 
+def num_seeds(row: DeclaredComparison) -> str:
+    """Say on how many seeds a tested difference rests, on the task with the fewest; few are marked."""
+    fewest = min(map(len, row.seeds.values()), default=0)
+    return f"{fewest}{SEED_CONDITIONAL if fewest < FEW_SEEDS else ''}"
+
+
 def p_text(p_value: float | None) -> str:
     """Return a p-value; very small ones as a bound."""
     if p_value is None:
@@ -171,6 +192,11 @@ def undecided_lines(summary: Summary) -> list[str]:
 def undefined_share(row: AcrossTasks) -> str:
     """Say on how many tasks a student has no PGR."""
     return f"{row.num_undefined} of {len(row.pgrs)}"
+
+
+def pooled_share(row: AcrossTasks) -> str:
+    """Say how many tasks a pooled PGR covers; nothing where it covers all."""
+    return "" if row.num_pooled == len(row.pgrs) else f"{row.num_pooled} of {len(row.pgrs)} tasks"
 
 
 def theirs(row: ReferenceRow) -> str:
@@ -198,6 +224,12 @@ def by_level(arms: Iterable[ArmSummary]) -> list[tuple[str, list[ArmSummary]]]:
     for arm in arms:
         groups.setdefault(arm.level, []).append(arm)
     return list(groups.items())
+
+
+def _size(task: TaskSummary) -> str:
+    """How many test examples there are, and how many groups where examples are related."""
+    size = whole(task.num_test)
+    return size if task.num_groups == task.num_test else f"{size} in {count(task.num_groups, 'group')}"
 
 
 def _range(values: Sequence[float]) -> str:

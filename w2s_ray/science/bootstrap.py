@@ -15,6 +15,10 @@ import numpy as np
 from w2s_ray.spec.identity import seeded_hash
 
 CONFIDENCE = 0.95
+FEWEST_GROUPS = 2
+"""One group is drawn again and again: every draw is the estimate itself, however unsure that is."""
+FEW_GROUPS = 30
+"""With fewer groups intervals come out too narrow, and a reader is warned."""
 _DRAWS_AT_ONCE = 256
 _SEED_STREAM, _GROUP_STREAM = 1, 2
 
@@ -44,11 +48,15 @@ class Draws:
         self._sizes_G = np.bincount(self._group_of_N).astype(np.float32)
         self.num_draws, self._seed, self._test_set = num_draws, seed, test_set
 
+    @property
+    def num_groups(self) -> int:
+        """How many groups there are to draw."""
+        return len(self._groups)
+
     def accuracies(self, correct_KN: np.ndarray) -> np.ndarray:
         """Return the accuracy of each of K models on each draw of groups (B × K)."""
         assert correct_KN.shape[1] == len(self._group_of_N), "every model is scored on the same examples"
-        num_groups = len(self._groups)
-        columns = [np.bincount(self._group_of_N, weights=row_N, minlength=num_groups) for row_N in correct_KN]
+        columns = [np.bincount(self._group_of_N, weights=row_N, minlength=self.num_groups) for row_N in correct_KN]
         sums_GK = np.stack([*columns, self._sizes_G], axis=1).astype(np.float32)
         random = np.random.default_rng([self._seed, _GROUP_STREAM, seeded_hash(self._test_set)])
         parts = []
@@ -71,7 +79,7 @@ class Draws:
 
     def _counts(self, random: np.random.Generator, size: int) -> np.ndarray:
         """How often each group stands in each of `size` draws (B × G)."""
-        num_groups = len(self._groups)
+        num_groups = self.num_groups
         drawn_BG = random.integers(num_groups, size=(size, num_groups), dtype=np.int32)
         drawn_BG += np.arange(size, dtype=np.int32)[:, None] * num_groups
         return np.bincount(drawn_BG.ravel(), minlength=size * num_groups).reshape(size, num_groups).astype(np.float32)
