@@ -87,6 +87,22 @@ def test_what_does_not_go_together_is_refused(method: dict[str, object], said: s
         chain_of(**method)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("arms", ["chain"]),
+        ("losses", {"l": {"kind": "kl"}}),
+        ("labels", {"l": {"transforms": [{"kind": "harden"}]}}),
+        ("trainable", {"l": {"kind": "lora"}}),
+        ("generative", {"m": {}}),
+        ("oracle", ["l"]),
+    ],
+)
+def test_what_says_how_labels_are_learned_is_refused_of_a_method_that_learns_text(key: str, value: object) -> None:
+    with pytest.raises(StudyError, match=f"methods.m.{key} is for those who learn labels.*; drop {key}"):
+        chain_of(objective="next_token", **{key: value})
+
+
 def test_methods_run_on_the_tasks_that_they_are_for() -> None:
     raw = {
         "name": "served",

@@ -243,7 +243,7 @@ KNN = {"kind": "knn", "mode": "filter", "fraction": 0.9}
         ({"supervisors": {"num": 1, "bagging": True}}, "are for several supervisors; raise `num:`"),
         ({"supervisors": {"num": 2}, "arms": ["ceiling"]}, "supervisors serve nobody"),
         ({"supervisors": {"num": 2}, "trainable": {"s": {"kind": "prompt"}}}, "without shots are all alike"),
-        ({"supervisors": {"num": 2}, "objective": "next_token"}, "which has no labels or supervisors"),
+        ({"supervisors": {"num": 2}, "objective": "next_token"}, "methods.m.supervisors is for those who learn labels"),
     ],
 )
 def test_what_a_method_cannot_do_to_labels_is_refused_before_anything_is_trained(

@@ -26,8 +26,6 @@ def check_labels(name: str, method: "MethodSpec", first_levels: Collection[str],
     Raises:
         ValueError: naming the key.
     """
-    if method.objective == "next_token" and (method.labels or method.supervisors.num > 1):
-        raise ValueError(f"methods.{name} learns text (objective: next_token), which has no labels or supervisors")
     for level, relabelling in method.labels.items():
         key = f"methods.{name}.labels.{level}"
         if level in first_levels and "self" not in method.arms:

@@ -10,6 +10,9 @@ from w2s_ray.spec.trainable import Prompt
 if TYPE_CHECKING:
     from w2s_ray.spec.study import Study
 
+_FOR_LABELS = ("arms", "losses", "labels", "supervisors", "trainable", "generative", "oracle")
+"""Keys of a method that pretraining does not read."""
+
 
 def check_chains(study: "Study") -> None:
     """Refuse climbs that are none.
@@ -56,6 +59,7 @@ def check_method(study: "Study", name: str) -> None:
     """
     method, first = study.methods[name], {path[0] for path in study.paths}
     _check_names(study, f"methods.{name}", method)
+    _check_objective(study, name, method)
     smallest = min(study.splits_of(task).train_examples for task in study.tasks)
     check_labels(name, method, first, smallest)
     for level, loss in method.losses.items():
@@ -95,7 +99,6 @@ def check_method(study: "Study", name: str) -> None:
             f"methods.{name}.arms holds truth_chain, and no chain has a level between its first and its last; name a "
             "longer chain, or drop the arm"
         )
-    _check_objective(study, name, method)
 
 
 def _check_names(study: "Study", key: str, method: MethodSpec) -> None:
@@ -124,7 +127,13 @@ def _check_loss(study: "Study", name: str, method: MethodSpec, level: str, loss:
 
 
 def _check_objective(study: "Study", name: str, method: MethodSpec) -> None:
-    """Labels are needed to stop early by them, and a model from scratch learns none."""
+    """Whoever learns text has no labels to learn from or to stop by, and a model from scratch learns nothing else."""
+    for key in _FOR_LABELS if method.objective == "next_token" else ():
+        if getattr(method, key) != MethodSpec.model_fields[key].get_default(call_default_factory=True):
+            raise ValueError(
+                f"methods.{name}.{key} is for those who learn labels, and methods.{name} trains all weights of every "
+                f"level on text (objective: next_token); drop {key}"
+            )
     for level, entry in study.ladder.items():
         if method.objective == "next_token" and entry.optimisation.early_stopping is not None:
             raise ValueError(
