@@ -80,6 +80,7 @@ def test_a_random_start_is_that_of_student_and_ceiling_alike() -> None:
         ({"tasks": ["other"]}, "names 'other'"),
         ({"losses": {"s": {"kind": "hard"}}}, "never a student"),
         ({"trainable": {"l": {"kind": "prompt", "num_shots": 5000}}}, "num_shots is 5000, and a level has 2000"),
+        ({"tasks": []}, "methods.m.tasks is empty"),
     ],
 )
 def test_what_does_not_go_together_is_refused(method: dict[str, object], said: str) -> None:
@@ -120,6 +121,26 @@ def test_methods_run_on_the_tasks_that_they_are_for() -> None:
     assert {(chain.task, chain.method) for chain in found} == {("a", "all"), ("b", "all"), ("b", "only")}
     objectives = {chain.task: {stage.spec.objective for stage in chain.stages} for chain in found}
     assert objectives == {"a": {"classification"}, "b": {"preference"}}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"labels": {"l": {"transforms": [{"kind": "knn", "mode": "filter", "fraction": 0.9}]}}},
+        {"trainable": {"l": {"kind": "prompt", "num_shots": 20}}},
+    ],
+)
+def test_a_method_needs_as_many_examples_as_the_tasks_that_it_is_for_have(method: dict[str, object]) -> None:
+    small = {"builtin": "code_continuation", "train_examples": 16}
+    raw = {
+        "name": "sized",
+        "tasks": {"big": {"builtin": "code_continuation"}, "little": small},
+        "ladder": {"s": "w2s:small", "l": "w2s:large"},
+        "methods": {"m": {**method, "tasks": ["big"]}, "plain": {}},
+    }
+    assert parse_study(raw).methods["m"].tasks == ("big",)
+    with pytest.raises(StudyError, match="16 examples of the task little"):
+        parse_study({**raw, "methods": {"m": method}})
 
 
 def test_an_oracle_stops_weak_students_alone_by_the_truth() -> None:

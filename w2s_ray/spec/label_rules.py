@@ -14,14 +14,15 @@ _FROM_LEVEL_0 = ("chain", "direct", "pooled", "self")
 """Arms of students that learn from the first supervisors."""
 
 
-def check_labels(name: str, method: "MethodSpec", first_levels: Collection[str], num_examples: int) -> None:
+def check_labels(name: str, method: "MethodSpec", first_levels: Collection[str], task: str, num_examples: int) -> None:
     """Refuse what a method does to labels where it could not be done, or would change nothing.
 
     Args:
         name: the method's.
         method: what is asked for.
         first_levels: the levels of first supervisors.
-        num_examples: the size of every Ti.
+        task: the one with the fewest examples of those that the method is for.
+        num_examples: the size of its every Ti.
 
     Raises:
         ValueError: naming the key.
@@ -35,11 +36,11 @@ def check_labels(name: str, method: "MethodSpec", first_levels: Collection[str],
             raise ValueError(f"{key} changes nothing: a prompt without shots reads no labels; give it `num_shots:`")
         if level in method.random and any(each.needs_features for each in relabelling.transforms):
             raise ValueError(f"{key} looks at features, and those of random weights say nothing; drop it or `random`")
-        _check_neighbours(key, relabelling, num_examples)
+        _check_neighbours(key, relabelling, task, num_examples)
     _check_supervisors(name, method, first_levels)
 
 
-def _check_neighbours(key: str, relabelling: Relabelling, num_examples: int) -> None:
+def _check_neighbours(key: str, relabelling: Relabelling, task: str, num_examples: int) -> None:
     """An example needs k others, after all that filters before may drop."""
     left: float = num_examples
     for place, transform in enumerate(relabelling.transforms):
@@ -47,7 +48,7 @@ def _check_neighbours(key: str, relabelling: Relabelling, num_examples: int) -> 
         if k >= round(left):
             raise ValueError(
                 f"{key}.transforms.{place}.k = {k}: each example has k neighbours among at most {round(left)} examples "
-                "(splits.train_examples, less what filters before it drop)"
+                f"of the task {task} (train_examples, less what filters before it drop)"
             )
         left *= transform.kept_share
 

@@ -60,8 +60,9 @@ def check_method(study: "Study", name: str) -> None:
     method, first = study.methods[name], {path[0] for path in study.paths}
     _check_names(study, f"methods.{name}", method)
     _check_objective(study, name, method)
-    smallest = min(study.splits_of(task).train_examples for task in study.tasks)
-    check_labels(name, method, first, smallest)
+    served = {task: study.splits_of(task).train_examples for task in study.tasks if method.serves(task)}
+    smallest = min(served, key=served.__getitem__)
+    check_labels(name, method, first, smallest, served[smallest])
     for level, loss in method.losses.items():
         _check_loss(study, name, method, level, loss)
     for level, own in method.generative.items():
@@ -89,10 +90,10 @@ def check_method(study: "Study", name: str) -> None:
                     "the truth by cross-entropy"
                 )
     for level, trainable in method.trainable.items():
-        if isinstance(trainable, Prompt) and trainable.num_shots > smallest:
+        if isinstance(trainable, Prompt) and trainable.num_shots > served[smallest]:
             raise ValueError(
-                f"methods.{name}.trainable.{level}.num_shots is {trainable.num_shots}, and a level has {smallest} "
-                "examples (train_examples)"
+                f"methods.{name}.trainable.{level}.num_shots is {trainable.num_shots}, and a level has "
+                f"{served[smallest]} examples of the task {smallest} (train_examples)"
             )
     if "truth_chain" in method.arms and all(len(path) < 3 for path in study.paths):
         raise ValueError(
@@ -102,6 +103,8 @@ def check_method(study: "Study", name: str) -> None:
 
 
 def _check_names(study: "Study", key: str, method: MethodSpec) -> None:
+    if method.tasks == ():
+        raise ValueError(f"{key}.tasks is empty; name one of {', '.join(study.tasks)}, or leave it out for all of them")
     for task in method.tasks or ():
         if task not in study.tasks:
             raise ValueError(f"{key}.tasks names {task!r}; the tasks are {', '.join(study.tasks)}")
