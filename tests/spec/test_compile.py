@@ -141,6 +141,15 @@ def test_transforms_change_the_labels_of_weakly_supervised_students_and_of_nobod
             assert not transformed, (chain.name, stage.arm, stage.level)
 
 
+def test_labels_of_a_level_that_is_first_in_one_chain_and_a_student_in_another_are_changed_where_it_is_one() -> None:
+    method = {"labels": {"m": {"transforms": [{"kind": "harden"}]}}}
+    climb, short = chains(chains=[["s", "m", "l"], ["m", "l"]], methods={"hard": method}, seeds=[0])
+    student, floor = climb.find("chain", "m"), short.find("floor", "m")
+    assert student is not None and floor is not None
+    assert [part.labels.label for part in student.spec.train] == ["weak-hard"]
+    assert [part.labels.label for part in floor.spec.train] == ["gt"]
+
+
 def test_validation_labels_are_hardened_and_never_filtered() -> None:
     chain = chains(methods={"thin": {"labels": {"l": {"transforms": CONFIDENT}}}})[0]
     student = chain.find("chain", "l")
@@ -226,7 +235,7 @@ KNN = {"kind": "knn", "mode": "filter", "fraction": 0.9}
     ("method", "message"),
     [
         ({"labels": {"x": {}}}, "methods.m.labels names the level 'x'"),
-        ({"labels": {"s": {}}}, "labels.s is for students, and s is a first supervisor"),
+        ({"labels": {"s": {}}}, "methods.m.labels names s, and it is never a student"),
         ({"labels": {"l": {"transforms": [KNN]}}, "random": ["l"]}, "those of random weights say nothing"),
         ({"labels": {"l": {}}, "trainable": {"l": {"kind": "prompt"}}}, "a prompt without shots reads no labels"),
         ({"labels": {"l": {"transforms": [{**KNN, "k": 64}]}}}, r"transforms.0.k = 64: .* at most 64 examples"),

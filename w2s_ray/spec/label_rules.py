@@ -29,8 +29,6 @@ def check_labels(name: str, method: "MethodSpec", first_levels: Collection[str],
     """
     for level, relabelling in method.labels.items():
         key = f"methods.{name}.labels.{level}"
-        if level in first_levels and "self" not in method.arms:
-            raise ValueError(f"{key} is for students, and {level} is a first supervisor, which learns the truth")
         own = method.trainable_of(level)
         if isinstance(own, Prompt) and own.num_shots == 0:
             raise ValueError(f"{key} changes nothing: a prompt without shots reads no labels; give it `num_shots:`")

@@ -82,7 +82,7 @@ def check_method(study: "Study", name: str) -> None:
                     "and their ceilings"
                 )
     students = {level for path in study.paths for level in path[0 if "self" in method.arms else 1 :]}
-    for key in ("losses", "oracle"):
+    for key in ("losses", "labels", "oracle"):
         for level in method.levels_named[key]:
             if level in first - students:
                 raise ValueError(
