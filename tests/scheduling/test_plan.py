@@ -187,9 +187,40 @@ def test_artifacts_of_other_library_versions_are_flagged(
     assert stage.other_versions[0].endswith("→ 9.9")
 
 
-def test_dropout_is_said(home: Path, store: ArtifactStore) -> None:
-    assert not planned(study_in(home), store).dropout
-    assert planned(study_in(home, optimisation={"dropout": 0.1}), store).dropout
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimisation": {"dropout": 0.1}},
+        {"methods": {"m": {"trainable": {"l": {"kind": "lora", "dropout": 0.1}}}}},
+        {"methods": {"m": {"generative": {"l": {"dropout": 0.1}}}}},
+        {"search": {"space": {"ladder.l.optimisation.dropout": [0.0, 0.1]}}},
+        {"search": {"space": {"methods.naive.trainable.l": [{"kind": "all"}, {"kind": "lora", "dropout": 0.1}]}}},
+        {
+            "search": {
+                "space": {"ladder.l.optimisation.dropout": {"low": 0.0, "high": 0.1}},
+                "sampler": "tpe",
+                "num_samples": 2,
+                "choose_by": "agreement",
+            }
+        },
+    ],
+)
+def test_dropout_is_said_wherever_it_is_asked_for(home: Path, store: ArtifactStore, changes: dict[str, Any]) -> None:
+    assert planned(study_in(home, **changes), store).dropout
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"methods": {"m": {"trainable": {"l": {"kind": "lora"}}, "generative": {"l": {}}}}},
+        {"search": {"space": {"ladder.l.optimisation.learning_rate": [1e-4, 2e-4]}}},
+    ],
+)
+def test_dropout_is_not_said_where_nobody_asks_for_it(
+    home: Path, store: ArtifactStore, changes: dict[str, Any]
+) -> None:
+    assert not planned(study_in(home, **changes), store).dropout
 
 
 def test_a_search_that_chooses_says_that_its_winners_come_on_top(home: Path, store: ArtifactStore) -> None:

@@ -14,6 +14,7 @@ from w2s_ray.spec.method import MethodSpec
 from w2s_ray.spec.nearest import nearest
 from w2s_ray.spec.search import Point, Range, SearchSpec
 from w2s_ray.spec.study import SPREAD_KEYS, LevelSpec, Study
+from w2s_ray.spec.trainable import Lora
 
 _FIXED_KEYS = ("name", "search", "tracking", "report", "max_concurrent")
 """Keys of a study that change no chain."""
@@ -121,9 +122,22 @@ def largest(study: Study) -> Study:
     return grown.model_copy(update={"seeds": seeds, "search": search})
 
 
+def one_changed(study: Study) -> Iterator[Study]:
+    """Yield the study, and what each listed value, or end of a range, of its search alone makes of it.
+
+    Raises:
+        StudyError: when a value breaks a rule, or does not go together with the study.
+    """
+    yield study
+    variants = Variants(study)
+    for key, domain in (study.search.space if study.search is not None else {}).items():
+        for value in _ends(domain):
+            yield variants.at(Point.of({key: value}))
+
+
 def executions(study: Study) -> dict[tuple[str, Execution], None]:
     """Return every way in which a level of the study's chains may be run, its search's included, with the level."""
-    variants = list(_one_changed(study, _execution_keys(study.search)))
+    variants = list(one_changed(study))
     levels = {level for variant in variants for path in variant.paths for level in path}
     return {
         (name, level.execution): None
@@ -135,14 +149,23 @@ def executions(study: Study) -> dict[tuple[str, Execution], None]:
 
 def losses(study: Study) -> dict[tuple[str, str, Loss], None]:
     """Return every loss that a study asks for, its search's included, with the method and the level."""
-    search = study.search
-    keys = [key for key in (search.space if search is not None else ()) if key.split(".")[2:3] == ["losses"]]
     return {
         (name, level, loss): None
-        for variant in _one_changed(study, keys)
+        for variant in one_changed(study)
         for name, method in variant.methods.items()
         for level, loss in method.losses.items()
     }
+
+
+def uses_dropout(study: Study) -> bool:
+    """Say whether a model of the study's chains may be trained with dropout, by its search too."""
+    return any(
+        variant.ladder[level].optimisation.dropout > 0
+        or any(_drops_out(method, level) for method in variant.methods.values())
+        for variant in one_changed(study)
+        for path in variant.paths
+        for level in path
+    )
 
 
 def count_chains(study: Study) -> int:
@@ -202,10 +225,8 @@ def check_search(study: Study) -> None:
         _check_students(study, search)
     for key in search.space:
         _check_key(study, search, key)
-    variants = Variants(study)
-    for key, domain in search.space.items():
-        for value in _ends(domain):
-            variants.at(Point.of({key: value}))
+    for _ in one_changed(study):
+        pass  # whatever is found wrong is raised
 
 
 def _check_students(study: Study, search: SearchSpec) -> None:
@@ -278,17 +299,13 @@ def _search(study: Study) -> SearchSpec:
     return study.search
 
 
-def _execution_keys(search: SearchSpec | None) -> list[str]:
-    return [key for key in (search.space if search is not None else ()) if "execution" in key.split(".")]
+def _execution_keys(search: SearchSpec) -> list[str]:
+    return [key for key in search.space if "execution" in key.split(".")]
 
 
-def _one_changed(study: Study, keys: Sequence[str]) -> Iterator[Study]:
-    """Yield the study, and what each value of each of these searched keys makes of it."""
-    yield study
-    variants = Variants(study)
-    for key in keys:
-        for value in _ends(_search(study).space[key]):
-            yield variants.at(Point.of({key: value}))
+def _drops_out(method: MethodSpec, level: str) -> bool:
+    reading, own = method.generative.get(level), method.trainable_of(level)
+    return (reading is not None and reading.dropout > 0) or (isinstance(own, Lora) and own.dropout > 0)
 
 
 def _ends(domain: Any) -> tuple[Any, ...]:
