@@ -124,19 +124,41 @@ def test_members_of_an_ensemble_are_planned_and_shared_among_chains(home: Path, 
     assert sum("member" in stage.arms for stage in found.stages) == 2
 
 
-@pytest.mark.parametrize(
-    ("method", "message"),
-    [
-        ({"labels": {"l": {"transforms": [{"kind": "permute"}]}}}, "methods.naive.labels.l has transforms"),
-        ({"supervisors": {"num": 2}}, "methods.naive.supervisors.num is 2"),
-    ],
-)
+ON_ANSWERS: list[tuple[str, Any, str]] = [
+    ("labels", {"l": {"transforms": [{"kind": "permute"}]}}, "methods.naive.labels.l has transforms"),
+    ("supervisors", {"num": 2}, "methods.naive.supervisors.num is 2"),
+    ("losses", {"l": {"kind": "kl"}}, "methods.naive.losses.l is kl"),
+    ("trainable", {"l": {"kind": "probe"}}, "methods.naive.trainable.l is probe"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), ON_ANSWERS)
 def test_what_needs_probabilities_is_refused_on_tasks_of_answers(
-    home: Path, store: ArtifactStore, method: dict[str, Any], message: str
+    home: Path, store: ArtifactStore, key: str, value: Any, message: str
 ) -> None:
     tasks = {"written": {"files": str(home / "rows.jsonl"), "text": "text", "answer": "label"}}
     with pytest.raises(DataError, match=message):
-        planned(study_in(home, tasks=tasks, methods={"naive": method}), store)
+        planned(study_in(home, tasks=tasks, methods={"naive": {key: value}}), store)
+
+
+@pytest.mark.parametrize(("key", "value", "message"), ON_ANSWERS)
+def test_a_search_asks_no_more_of_a_task_than_a_method_may(
+    home: Path, store: ArtifactStore, key: str, value: Any, message: str
+) -> None:
+    tasks = {"written": {"files": str(home / "rows.jsonl"), "text": "text", "answer": "label"}}
+    search = {"space": {f"methods.naive.{key}": [{}, value]}}
+    with pytest.raises(DataError, match=message) as caught:
+        planned(study_in(home, tasks=tasks, methods={"naive": {}}, search=search), store)
+    assert "search.space" in caught.value.remedy
+
+
+def test_a_searched_prompt_is_refused_on_pairs(home: Path, store: ArtifactStore) -> None:
+    rows = [{"good": f"good number {n}", "bad": f"bad number {n}"} for n in range(600)]
+    (home / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = {"two": {"files": str(home / "pairs.jsonl"), "chosen": "good", "rejected": "bad"}}
+    search = {"space": {"methods.naive.trainable.l": [{"kind": "all"}, {"kind": "prompt"}]}}
+    with pytest.raises(DataError, match=r"methods\.naive\.trainable\.l is prompt"):
+        planned(study_in(home, tasks=tasks, methods={"naive": {}}, search=search), store)
 
 
 def finish(stage: PlannedStage, store: ArtifactStore, **metrics: float) -> Record:
@@ -449,6 +471,36 @@ def test_texts_are_not_read_in_more_tokens_than_the_model_has_positions(store: A
         "methods": {"m": {"arms": ["chain", "ceiling"], "generative": reading}},
     }
     with pytest.raises(ModelError, match="context_tokens is 512, and w2s:large has 256 positions"):
+        resolve(parse_study(raw), store)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"ladder.large.optimisation.context_tokens": [128, 100_000]}}, "context_tokens is 100000"),
+        (
+            {
+                "space": {"optimisation.context_tokens": {"low": 64, "high": 512, "integer": True}},
+                "sampler": "random",
+                "num_samples": 2,
+            },
+            "context_tokens is 512",
+        ),
+        ({"space": {"methods.m.generative.large": [{"context_tokens": 300}]}}, "context_tokens is 300"),
+        ({"space": {"methods.m.trainable.large": [{"kind": "lora", "targets": ["c_attn"]}]}}, "'c_attn'"),
+    ],
+)
+def test_a_search_asks_no_more_of_a_model_than_it_has(
+    store: ArtifactStore, changes: dict[str, Any], message: str
+) -> None:
+    raw = {
+        "name": "searched",
+        "tasks": {"c": {"builtin": "code_continuation"}},
+        "ladder": {"small": "w2s:small", "large": "w2s:large"},
+        "methods": {"m": {}},
+        "search": changes,
+    }
+    with pytest.raises(ModelError, match=message):
         resolve(parse_study(raw), store)
 
 

@@ -9,7 +9,6 @@ from pydantic import TypeAdapter, ValidationError
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.explain import explained
-from w2s_ray.spec.losses import Loss
 from w2s_ray.spec.method import MethodSpec
 from w2s_ray.spec.nearest import nearest
 from w2s_ray.spec.search import Point, Range, SearchSpec
@@ -144,16 +143,6 @@ def executions(study: Study) -> dict[tuple[str, Execution], None]:
         for variant in variants
         for name, level in variant.ladder.items()
         if name in levels
-    }
-
-
-def losses(study: Study) -> dict[tuple[str, str, Loss], None]:
-    """Return every loss that a study asks for, its search's included, with the method and the level."""
-    return {
-        (name, level, loss): None
-        for variant in one_changed(study)
-        for name, method in variant.methods.items()
-        for level, loss in method.losses.items()
     }
 
 
