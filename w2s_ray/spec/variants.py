@@ -89,19 +89,17 @@ def at(study: Study, point: Point) -> Study:
     return Variants(study).at(point)
 
 
-def candidates(study: Study) -> Study:
-    """Return the study as its candidates are judged: on the development tasks, if there are any, and `search.seeds`."""
-    search = _search(study)
-    names = search.development_tasks or tuple(study.tasks)
-    tasks = {name: task for name, task in study.tasks.items() if name in names}
-    return study.model_copy(update={"tasks": tasks, "seeds": search.seeds})
+def candidates(variant: Study, search: SearchSpec) -> Study:
+    """Return a variant as it is judged: on the development tasks, if there are any, and `search.seeds`."""
+    names = search.development_tasks or tuple(variant.tasks)
+    tasks = {name: task for name, task in variant.tasks.items() if name in names}
+    return variant.model_copy(update={"tasks": tasks, "seeds": search.seeds})
 
 
-def final(study: Study) -> Study:
-    """Return the study as its winners are run: on its own seeds and the tasks that judged nobody."""
-    names = _search(study).development_tasks
-    tasks = {name: task for name, task in study.tasks.items() if name not in names}
-    return study.model_copy(update={"tasks": tasks})
+def final(variant: Study, search: SearchSpec) -> Study:
+    """Return a variant as a winner is run: on its own seeds and the tasks that judged nobody."""
+    tasks = {name: task for name, task in variant.tasks.items() if name not in search.development_tasks}
+    return variant.model_copy(update={"tasks": tasks})
 
 
 def optimisation_levels(study: Study) -> dict[str, str]:
@@ -204,6 +202,13 @@ def check_search(study: Study) -> None:
             "search.development_tasks names every task",
             "winners are run on tasks that judged nobody",
             "leave at least one task out",
+        )
+    judging = [task for task in search.development_tasks if any(each.serves(task) for each in study.methods.values())]
+    if search.development_tasks and not judging:
+        raise StudyError(
+            f"search.development_tasks is {', '.join(search.development_tasks)}, and no method is for any of them",
+            "candidates are judged on the development tasks that their methods are for",
+            "name one of them under methods.<name>.tasks, or other development tasks",
         )
     both = [seed for seed in search.seeds if seed in study.seeds] if search.choose_by else []
     if both:
