@@ -52,8 +52,9 @@ class Variants:
         variant = self._study.model_copy(update=changed)
         try:
             variant.check_together()
-        except ValueError as error:
-            raise StudyError(f"search at {point.label}", str(error), "change search.space") from None
+        except StudyError as error:
+            value, remedy = f"search at {point.label}: {error.value}", f"change search.space, or {error.remedy}"
+            raise StudyError(value, error.rule, remedy) from None
         return variant
 
     def _part(self, root: tuple[str, ...], values: tuple[tuple[tuple[str, ...], str], ...]) -> Any:
