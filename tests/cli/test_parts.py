@@ -8,7 +8,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from tests.cli.conftest import ROOT, fails, w2s
+from tests.cli.conftest import ROOT, Done, fails, w2s
 from tests.scheduling.studies import chains_of, small_study
 from w2s_ray.cli.amounts import bytes_text, count_text, seconds_text
 from w2s_ray.cli.live import PlainView
@@ -17,9 +17,12 @@ from w2s_ray.cli.stage_names import describe, find_stage
 from w2s_ray.cli.submit import STUDY_NAME, entrypoint, pack
 from w2s_ray.errors import DataError, StudyError
 from w2s_ray.scheduling.estimate import num_steps
+from w2s_ray.scheduling.resolve import resolve
 from w2s_ray.scheduling.view import StudyStatus, Turn
 from w2s_ray.spec.chain import distinct_stages
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import load_study
+from w2s_ray.store.artifacts import ArtifactStore
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,28 @@ def test_every_description_finds_its_stage_again() -> None:
     for stage in distinct_stages(chains).values():
         digits, place = describe(chains, stage).rstrip(")").split(" (")
         assert find_stage(chains, digits) == find_stage(chains, place) == stage
+
+
+def test_an_age_that_training_stopped_before_is_not_exported_and_the_step_is_said(home: Path, tmp_path: Path) -> None:
+    study, store = load_study(home / "tiny.yaml", ["optimisation.keep_at=[0.1,0.5]"]), ArtifactStore(tmp_path / "store")
+    floor = compile_study(study, resolve(study, store))[0].stages[0]
+    folder = store.begin("stage", floor.spec.slug, floor.identity)
+    for name in ("model", "ages/0.1"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text(name)
+    metrics = {"num_steps": 40.0, "planned_steps": 100.0}
+    store.commit(
+        kind="stage", slug=floor.spec.slug, spec=floor.spec, identity=floor.identity, parents=(), metrics=metrics
+    )
+
+    def exported(share: str) -> Done:
+        arguments = ("floor:small", tmp_path / share, "--at", share, "--set", "optimisation.keep_at=[0.1,0.5]")
+        return w2s("export", "tiny.yaml", *arguments, "--store", store.root, cwd=home)
+
+    fails(exported("0.5"), 2, "stopped early, at step 40 of 100, before 0.5; it kept 0.1")
+    fails(exported("0.3"), 2, "kept no model at 0.3; it kept 0.1")
+    assert exported("0.1").code == 0
+    assert (tmp_path / "0.1" / "config.json").read_text() == "ages/0.1"
 
 
 def test_a_smoke_study_has_two_steps_to_a_stage_whatever_its_batch() -> None:

@@ -124,19 +124,41 @@ def test_members_of_an_ensemble_are_planned_and_shared_among_chains(home: Path, 
     assert sum("member" in stage.arms for stage in found.stages) == 2
 
 
-@pytest.mark.parametrize(
-    ("method", "message"),
-    [
-        ({"labels": {"l": {"transforms": [{"kind": "permute"}]}}}, "methods.naive.labels.l has transforms"),
-        ({"supervisors": {"num": 2}}, "methods.naive.supervisors.num is 2"),
-    ],
-)
+ON_ANSWERS: list[tuple[str, Any, str]] = [
+    ("labels", {"l": {"transforms": [{"kind": "permute"}]}}, "methods.naive.labels.l has transforms"),
+    ("supervisors", {"num": 2}, "methods.naive.supervisors.num is 2"),
+    ("losses", {"l": {"kind": "kl"}}, "methods.naive.losses.l is kl"),
+    ("trainable", {"l": {"kind": "probe"}}, "methods.naive.trainable.l is probe"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), ON_ANSWERS)
 def test_what_needs_probabilities_is_refused_on_tasks_of_answers(
-    home: Path, store: ArtifactStore, method: dict[str, Any], message: str
+    home: Path, store: ArtifactStore, key: str, value: Any, message: str
 ) -> None:
     tasks = {"written": {"files": str(home / "rows.jsonl"), "text": "text", "answer": "label"}}
     with pytest.raises(DataError, match=message):
-        planned(study_in(home, tasks=tasks, methods={"naive": method}), store)
+        planned(study_in(home, tasks=tasks, methods={"naive": {key: value}}), store)
+
+
+@pytest.mark.parametrize(("key", "value", "message"), ON_ANSWERS)
+def test_a_search_asks_no_more_of_a_task_than_a_method_may(
+    home: Path, store: ArtifactStore, key: str, value: Any, message: str
+) -> None:
+    tasks = {"written": {"files": str(home / "rows.jsonl"), "text": "text", "answer": "label"}}
+    search = {"space": {f"methods.naive.{key}": [{}, value]}}
+    with pytest.raises(DataError, match=message) as caught:
+        planned(study_in(home, tasks=tasks, methods={"naive": {}}, search=search), store)
+    assert "search.space" in caught.value.remedy
+
+
+def test_a_searched_prompt_is_refused_on_pairs(home: Path, store: ArtifactStore) -> None:
+    rows = [{"good": f"good number {n}", "bad": f"bad number {n}"} for n in range(600)]
+    (home / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = {"two": {"files": str(home / "pairs.jsonl"), "chosen": "good", "rejected": "bad"}}
+    search = {"space": {"methods.naive.trainable.l": [{"kind": "all"}, {"kind": "prompt"}]}}
+    with pytest.raises(DataError, match=r"methods\.naive\.trainable\.l is prompt"):
+        planned(study_in(home, tasks=tasks, methods={"naive": {}}, search=search), store)
 
 
 def finish(stage: PlannedStage, store: ArtifactStore, **metrics: float) -> Record:
@@ -187,9 +209,40 @@ def test_artifacts_of_other_library_versions_are_flagged(
     assert stage.other_versions[0].endswith("→ 9.9")
 
 
-def test_dropout_is_said(home: Path, store: ArtifactStore) -> None:
-    assert not planned(study_in(home), store).dropout
-    assert planned(study_in(home, optimisation={"dropout": 0.1}), store).dropout
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimisation": {"dropout": 0.1}},
+        {"methods": {"m": {"trainable": {"l": {"kind": "lora", "dropout": 0.1}}}}},
+        {"methods": {"m": {"generative": {"l": {"dropout": 0.1}}}}},
+        {"search": {"space": {"ladder.l.optimisation.dropout": [0.0, 0.1]}}},
+        {"search": {"space": {"methods.naive.trainable.l": [{"kind": "all"}, {"kind": "lora", "dropout": 0.1}]}}},
+        {
+            "search": {
+                "space": {"ladder.l.optimisation.dropout": {"low": 0.0, "high": 0.1}},
+                "sampler": "tpe",
+                "num_samples": 2,
+                "choose_by": "agreement",
+            }
+        },
+    ],
+)
+def test_dropout_is_said_wherever_it_is_asked_for(home: Path, store: ArtifactStore, changes: dict[str, Any]) -> None:
+    assert planned(study_in(home, **changes), store).dropout
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"methods": {"m": {"trainable": {"l": {"kind": "lora"}}, "generative": {"l": {}}}}},
+        {"search": {"space": {"ladder.l.optimisation.learning_rate": [1e-4, 2e-4]}}},
+    ],
+)
+def test_dropout_is_not_said_where_nobody_asks_for_it(
+    home: Path, store: ArtifactStore, changes: dict[str, Any]
+) -> None:
+    assert not planned(study_in(home, **changes), store).dropout
 
 
 def test_a_search_that_chooses_says_that_its_winners_come_on_top(home: Path, store: ArtifactStore) -> None:
@@ -418,6 +471,36 @@ def test_texts_are_not_read_in_more_tokens_than_the_model_has_positions(store: A
         "methods": {"m": {"arms": ["chain", "ceiling"], "generative": reading}},
     }
     with pytest.raises(ModelError, match="context_tokens is 512, and w2s:large has 256 positions"):
+        resolve(parse_study(raw), store)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"ladder.large.optimisation.context_tokens": [128, 100_000]}}, "context_tokens is 100000"),
+        (
+            {
+                "space": {"optimisation.context_tokens": {"low": 64, "high": 512, "integer": True}},
+                "sampler": "random",
+                "num_samples": 2,
+            },
+            "context_tokens is 512",
+        ),
+        ({"space": {"methods.m.generative.large": [{"context_tokens": 300}]}}, "context_tokens is 300"),
+        ({"space": {"methods.m.trainable.large": [{"kind": "lora", "targets": ["c_attn"]}]}}, "'c_attn'"),
+    ],
+)
+def test_a_search_asks_no_more_of_a_model_than_it_has(
+    store: ArtifactStore, changes: dict[str, Any], message: str
+) -> None:
+    raw = {
+        "name": "searched",
+        "tasks": {"c": {"builtin": "code_continuation"}},
+        "ladder": {"small": "w2s:small", "large": "w2s:large"},
+        "methods": {"m": {}},
+        "search": changes,
+    }
+    with pytest.raises(ModelError, match=message):
         resolve(parse_study(raw), store)
 
 

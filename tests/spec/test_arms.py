@@ -79,12 +79,29 @@ def test_a_random_start_is_that_of_student_and_ceiling_alike() -> None:
         ({"trainable": {"l": {"kind": "prompt"}}, "losses": {"l": {"kind": "kl"}}}, "trains nothing"),
         ({"tasks": ["other"]}, "names 'other'"),
         ({"losses": {"s": {"kind": "hard"}}}, "never a student"),
-        ({"trainable": {"l": {"kind": "prompt", "num_shots": 5000}}}, "num_shots is 5000, and a level has 2000"),
+        ({"trainable": {"l": {"kind": "prompt", "num_shots": 5000}}}, r"num_shots is 5000\n.*a level has 2000"),
+        ({"tasks": []}, "methods.m.tasks is empty"),
     ],
 )
 def test_what_does_not_go_together_is_refused(method: dict[str, object], said: str) -> None:
     with pytest.raises(StudyError, match=said):
         chain_of(**method)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("arms", ["chain"]),
+        ("losses", {"l": {"kind": "kl"}}),
+        ("labels", {"l": {"transforms": [{"kind": "harden"}]}}),
+        ("trainable", {"l": {"kind": "lora"}}),
+        ("generative", {"m": {}}),
+        ("oracle", ["l"]),
+    ],
+)
+def test_what_says_how_labels_are_learned_is_refused_of_a_method_that_learns_text(key: str, value: object) -> None:
+    with pytest.raises(StudyError, match=f"(?s)methods.m.{key} is for those who learn labels.*drop {key}"):
+        chain_of(objective="next_token", **{key: value})
 
 
 def test_methods_run_on_the_tasks_that_they_are_for() -> None:
@@ -104,6 +121,26 @@ def test_methods_run_on_the_tasks_that_they_are_for() -> None:
     assert {(chain.task, chain.method) for chain in found} == {("a", "all"), ("b", "all"), ("b", "only")}
     objectives = {chain.task: {stage.spec.objective for stage in chain.stages} for chain in found}
     assert objectives == {"a": {"classification"}, "b": {"preference"}}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"labels": {"l": {"transforms": [{"kind": "knn", "mode": "filter", "fraction": 0.9}]}}},
+        {"trainable": {"l": {"kind": "prompt", "num_shots": 20}}},
+    ],
+)
+def test_a_method_needs_as_many_examples_as_the_tasks_that_it_is_for_have(method: dict[str, object]) -> None:
+    small = {"builtin": "code_continuation", "train_examples": 16}
+    raw = {
+        "name": "sized",
+        "tasks": {"big": {"builtin": "code_continuation"}, "little": small},
+        "ladder": {"s": "w2s:small", "l": "w2s:large"},
+        "methods": {"m": {**method, "tasks": ["big"]}, "plain": {}},
+    }
+    assert parse_study(raw).methods["m"].tasks == ("big",)
+    with pytest.raises(StudyError, match="16 examples of the task little"):
+        parse_study({**raw, "methods": {"m": method}})
 
 
 def test_an_oracle_stops_weak_students_alone_by_the_truth() -> None:

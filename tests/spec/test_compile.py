@@ -141,6 +141,15 @@ def test_transforms_change_the_labels_of_weakly_supervised_students_and_of_nobod
             assert not transformed, (chain.name, stage.arm, stage.level)
 
 
+def test_labels_of_a_level_that_is_first_in_one_chain_and_a_student_in_another_are_changed_where_it_is_one() -> None:
+    method = {"labels": {"m": {"transforms": [{"kind": "harden"}]}}}
+    climb, short = chains(chains=[["s", "m", "l"], ["m", "l"]], methods={"hard": method}, seeds=[0])
+    student, floor = climb.find("chain", "m"), short.find("floor", "m")
+    assert student is not None and floor is not None
+    assert [part.labels.label for part in student.spec.train] == ["weak-hard"]
+    assert [part.labels.label for part in floor.spec.train] == ["gt"]
+
+
 def test_validation_labels_are_hardened_and_never_filtered() -> None:
     chain = chains(methods={"thin": {"labels": {"l": {"transforms": CONFIDENT}}}})[0]
     student = chain.find("chain", "l")
@@ -226,13 +235,13 @@ KNN = {"kind": "knn", "mode": "filter", "fraction": 0.9}
     ("method", "message"),
     [
         ({"labels": {"x": {}}}, "methods.m.labels names the level 'x'"),
-        ({"labels": {"s": {}}}, "labels.s is for students, and s is a first supervisor"),
-        ({"labels": {"l": {"transforms": [KNN]}}, "random": ["l"]}, "those of random weights say nothing"),
+        ({"labels": {"s": {}}}, "methods.m.labels names s, and it is never a student"),
+        ({"labels": {"l": {"transforms": [KNN]}}, "random": ["l"]}, "features of random weights say nothing"),
         ({"labels": {"l": {}}, "trainable": {"l": {"kind": "prompt"}}}, "a prompt without shots reads no labels"),
-        ({"labels": {"l": {"transforms": [{**KNN, "k": 64}]}}}, r"transforms.0.k = 64: .* at most 64 examples"),
+        ({"labels": {"l": {"transforms": [{**KNN, "k": 64}]}}}, r"transforms.0.k = 64\n.* at most 64 examples"),
         (
             {"labels": {"l": {"transforms": [{"kind": "keep_random", "fraction": 0.25}, KNN]}}},
-            r"transforms.1.k = 20: .* at most 16 examples",
+            r"transforms.1.k = 20\n.* at most 16 examples",
         ),
         ({"labels": {"l": {"transforms": [{**KNN, "fraction": 0}]}}}, "a filter with fraction 0 keeps no example"),
         ({"labels": {"l": {"transforms": [{"kind": "keep_random"}]}}}, "either `fraction:` or `as_many_as:`"),
@@ -243,7 +252,7 @@ KNN = {"kind": "knn", "mode": "filter", "fraction": 0.9}
         ({"supervisors": {"num": 1, "bagging": True}}, "are for several supervisors; raise `num:`"),
         ({"supervisors": {"num": 2}, "arms": ["ceiling"]}, "supervisors serve nobody"),
         ({"supervisors": {"num": 2}, "trainable": {"s": {"kind": "prompt"}}}, "without shots are all alike"),
-        ({"supervisors": {"num": 2}, "objective": "next_token"}, "which has no labels or supervisors"),
+        ({"supervisors": {"num": 2}, "objective": "next_token"}, "methods.m.supervisors is for those who learn labels"),
     ],
 )
 def test_what_a_method_cannot_do_to_labels_is_refused_before_anything_is_trained(

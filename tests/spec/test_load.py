@@ -46,6 +46,17 @@ def test_what_cannot_run_is_refused_when_it_is_read(changes: dict[str, Any], say
     assert says in str(refused.value)
 
 
+def test_keys_that_do_not_go_together_are_told_by_value_rule_and_remedy() -> None:
+    with pytest.raises(StudyError) as refused:
+        parse_study(study(chains=[["s", "x"]]), source="mine.yaml")
+    assert refused.value.value == "mine.yaml: chains names the level 'x'"
+    assert (refused.value.rule, refused.value.remedy) == ("the ladder has s, l", "known levels here: s, l")
+    with pytest.raises(StudyError) as refused:
+        parse_study(study(search={"space": {"chains": [[["l", "s"]]]}}))
+    assert refused.value.value.startswith("search at ")
+    assert "must climb" in refused.value.rule and "order its levels as the ladder does: s, l" in refused.value.remedy
+
+
 @pytest.mark.parametrize("value", [float("nan"), {1: "a key that is no text"}, {1, 2}, b"bytes"])
 def test_canonical_json_refuses_what_it_cannot_encode(value: object) -> None:
     with pytest.raises((TypeError, ValueError)):

@@ -122,6 +122,28 @@ def test_development_tasks_judge_and_the_other_tasks_are_judged() -> None:
     assert {chain.task for chain in compile_study(study, resolution, found)} == {"code"}
 
 
+def test_a_method_may_be_for_some_of_the_tasks_that_judge_or_are_judged() -> None:
+    tasks = {"code": {"builtin": "code_continuation"}, "hard": {"builtin": "code_continuation_hard"}}
+    study = searching(
+        {RATE: [1e-4]},
+        {"tasks": tasks, "methods": {"naive": {}, "only": {"tasks": ["code"]}, "other": {"tasks": ["hard"]}}},
+        choose_by="development_tasks",
+        development_tasks=["hard"],
+    )
+    resolution, point = resolution_of(study), Point.of({RATE: 1e-4})
+    judged = CandidateCompiler(study, resolution).chains(point)
+    assert {(chain.task, chain.method) for chain in judged} == {("hard", "naive"), ("hard", "other")}
+    run = compile_study(study, resolution, Found(candidates=(), winners=(point,)))
+    assert {(chain.task, chain.method) for chain in run} == {("code", "naive"), ("code", "only")}
+
+
+def test_development_tasks_that_no_method_is_for_are_refused() -> None:
+    tasks = {"code": {"builtin": "code_continuation"}, "hard": {"builtin": "code_continuation_hard"}}
+    changes = {"tasks": tasks, "methods": {"only": {"tasks": ["code"]}}}
+    with pytest.raises(StudyError, match="hard, and no method is for any of them"):
+        searching({RATE: [1e-4]}, changes, choose_by="development_tasks", development_tasks=["hard"])
+
+
 def test_of_two_objectives_the_pareto_front_wins() -> None:
     search = SearchSpec.model_validate(
         {

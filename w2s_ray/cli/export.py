@@ -43,15 +43,24 @@ def export(
             "what trains nothing has no model of its own",
             f"take {stage.spec.starts_from.name} itself",
         )
-    kept = stage.spec.optimisation.keep_at
-    if at is not None and at not in kept:
-        ages = ", ".join(f"{share:g}" for share in kept) or "none"
+    folder = store.verify(record)
+    asked = stage.spec.optimisation.keep_at
+    kept = [share for share in asked if (folder / AGES / f"{share:g}").is_dir()]
+    ages = ", ".join(f"{share:g}" for share in kept) or "none"
+    if at is not None and at not in asked:
         raise StoreError(
             f"{describe(chains, stage)} kept no model at {at:g}; it kept {ages}",
             "models are kept at the shares of training that the level names",
             f"add `keep_at: [{at:g}]` to its optimisation and run the study again",
         )
-    source = store.verify(record) / (MODEL if at is None else f"{AGES}/{at:g}")
+    if at is not None and at not in kept:
+        steps, planned = (record.metrics[name] for name in ("num_steps", "planned_steps"))
+        raise StoreError(
+            f"{describe(chains, stage)} stopped early, at step {steps:g} of {planned:g}, before {at:g}; it kept {ages}",
+            "models are kept at the shares that training came to",
+            "name one that was kept, or leave --at out for the model at its end",
+        )
+    source = folder / (MODEL if at is None else f"{AGES}/{at:g}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{target} is not empty", "an export never overwrites", "choose a new or empty folder")
     with writing(target):

@@ -11,7 +11,7 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.execution import ZeroStage
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import count_chains, notices
+from w2s_ray.spec.variants import count_chains, notices, uses_dropout
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.found import every_chain, read_found
 from w2s_ray.store.record import Record, package_versions
@@ -76,7 +76,7 @@ class Plan(Spec):
     disk_bytes: int | None
     """Estimated bytes that those will add, with the largest one's checkpoint."""
     dropout: bool
-    """Whether a level uses dropout, so that results depend on workers and micro-batches."""
+    """Whether a model may be trained with dropout, so that results depend on workers and micro-batches."""
     unresolved: tuple[str, ...]
     """Files that could not be found; the study cannot run without them."""
 
@@ -108,7 +108,7 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore) -> Plan:
         num_to_train=len(waiting),
         seconds=_total(stage.seconds for stage in waiting),
         disk_bytes=_disk_bytes(waiting),
-        dropout=any(level.optimisation.dropout > 0 for level in study.ladder.values()),
+        dropout=uses_dropout(study),
         unresolved=resolution.unresolved,
     )
 

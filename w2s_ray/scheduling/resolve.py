@@ -4,7 +4,7 @@ Data is prepared and its sizes checked, models get their revisions, and all of i
 study's folder. Hub revisions are read back from there, so that a study that began with one commit ends with it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -22,7 +22,7 @@ from w2s_ray.spec.method import MethodSpec
 from w2s_ray.spec.study import LevelSpec, Study
 from w2s_ray.spec.task import TaskSpec
 from w2s_ray.spec.trainable import Lora, Probe, Prompt
-from w2s_ray.spec.variants import largest, losses
+from w2s_ray.spec.variants import largest, one_changed
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 from w2s_ray.tasks.hub import HubUnreachable
@@ -57,11 +57,12 @@ def resolve(study: Study, store: ArtifactStore, *, relock: bool = True) -> Resol
     """
     store.prepare()
     lock = _read_lock(study, store)
+    variants = tuple(one_changed(study))
     unresolved: list[str] = []
     models: dict[str, ResolvedModel] = {}
     for name, level in study.ladder.items():
-        pinned, reading, targets = _pinned(lock, name, level), _reading(study, name), _targets(study, name)
-        found = resolve_model(level, pinned, reading, targets)
+        pinned, contexts, targets = _pinned(lock, name, level), _contexts(variants, name), _targets(variants, name)
+        found = resolve_model(level, pinned, contexts, targets)
         if isinstance(found, Unresolved):
             unresolved += found.files
             found = ResolvedModel(revision=UNRESOLVED, num_parameters=None)
@@ -69,7 +70,7 @@ def resolve(study: Study, store: ArtifactStore, *, relock: bool = True) -> Resol
     tasks: dict[str, ResolvedTask] = {}
     for name, task in study.tasks.items():
         try:
-            tasks[name] = _resolve_task(study, name, _prepared(store, name, task, lock))
+            tasks[name] = _resolve_task(study, variants, name, _prepared(store, name, task, lock))
         except HubUnreachable as error:
             unresolved += error.files
             tasks[name] = _unresolved_task(name, task)
@@ -118,14 +119,13 @@ def _prepared(store: ArtifactStore, name: str, task: TaskSpec, lock: Lock | None
     return prepare(store, name, task)
 
 
-def _resolve_task(study: Study, name: str, prepared: PreparedTask) -> ResolvedTask:
+def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: PreparedTask) -> ResolvedTask:
+    """Check a task against the study and all that its search changes, and say what it came to."""
     task = study.tasks[name]
+    for variant in variants:
+        _check_methods(variant, name, prepared)
     study = largest(study)
     sizes = study.splits_of(name)
-    _check_kind(study, name, prepared)
-    for method, level, loss in losses(study):
-        if study.methods[method].serves(name):
-            check_classes(loss, prepared.num_classes, key=f"methods.{method}.losses.{level}", task=name)
     known = ResolvedTask(
         fingerprint=prepared.fingerprint,
         kind=prepared.kind,
@@ -161,8 +161,8 @@ def _unresolved_task(name: str, task: TaskSpec) -> ResolvedTask:
     return ResolvedTask(fingerprint=f"{UNRESOLVED} {name}", kind=kind, num_classes=num_classes, num_test=num_test)
 
 
-def _check_kind(study: Study, name: str, prepared: PreparedTask) -> None:
-    """Refuse methods that ask of a task what its kind does not have."""
+def _check_methods(study: Study, name: str, prepared: PreparedTask) -> None:
+    """Refuse methods that ask of a task what its kind, or its number of classes, does not have."""
     for method_name, method in study.methods.items():
         if not method.serves(name):
             continue
@@ -178,8 +178,11 @@ def _check_kind(study: Study, name: str, prepared: PreparedTask) -> None:
             raise DataError(
                 f"methods.{method_name}.{key}, and the examples of the task {name} are {prepared.kind}",
                 _KIND_RULES[prepared.kind],
-                f"drop it, or name the tasks that the method is for (methods.{method_name}.tasks)",
+                "drop it, or the value of search.space that asks for it, or name the tasks that the method is for "
+                f"(methods.{method_name}.tasks)",
             )
+        for level, loss in method.losses.items():
+            check_classes(loss, prepared.num_classes, key=f"methods.{method_name}.losses.{level}", task=name)
 
 
 _KIND_RULES = {
@@ -211,17 +214,18 @@ def _pinned(lock: Lock | None, name: str, level: LevelSpec) -> str | None:
     return lock.resolution.models[name].revision
 
 
-def _reading(study: Study, level: str) -> tuple[int, ...]:
-    """Return the contexts in which methods let a level read texts first."""
-    return tuple(
-        method.generative[level].context_tokens for method in study.methods.values() if level in method.generative
-    )
+def _contexts(variants: Sequence[Study], level: str) -> tuple[int, ...]:
+    """Return the contexts in which a level learns, and in which methods let it read texts first."""
+    own = [variant.ladder[level].optimisation.context_tokens for variant in variants]
+    methods = (method for variant in variants for method in variant.methods.values())
+    reading = [method.generative[level].context_tokens for method in methods if level in method.generative]
+    return tuple(dict.fromkeys(own + reading))
 
 
-def _targets(study: Study, level: str) -> tuple[str, ...]:
+def _targets(variants: Sequence[Study], level: str) -> tuple[str, ...]:
     """Return the modules of a level that methods make low-rank additions to, where they name any."""
-    found = (method.trainable_of(level) for method in study.methods.values())
-    return tuple(name for each in found if isinstance(each, Lora) for name in each.targets or ())
+    found = (method.trainable_of(level) for variant in variants for method in variant.methods.values())
+    return tuple(dict.fromkeys(name for each in found if isinstance(each, Lora) for name in each.targets or ()))
 
 
 def _sources(study: Study) -> str:

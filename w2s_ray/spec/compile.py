@@ -28,12 +28,12 @@ def compile_study(study: Study, resolution: Resolution, found: Found | None = No
         return tuple(chain for point in search.points() for chain in compiler.chains(variants.at(point), point))
     if found is None:
         return ()
-    variants, compiler, levels = Variants(final(study)), _Compiler(resolution), optimisation_levels(study)
+    variants, compiler, levels = Variants(study), _Compiler(resolution), optimisation_levels(study)
     return tuple(
         chain
         for winner in found.winners
         for ceilings in (variants.at(found.ceiling_point(winner, levels)),)
-        for chain in compiler.chains(variants.at(winner), winner, ceilings=ceilings)
+        for chain in compiler.chains(final(variants.at(winner), search), winner, ceilings=ceilings)
     )
 
 
@@ -42,7 +42,9 @@ class CandidateCompiler:
 
     def __init__(self, study: Study, resolution: Resolution) -> None:
         """What several points share is compiled once."""
-        self._variants, self._compiler = Variants(candidates(study)), _Compiler(resolution, judged=True)
+        assert study.search is not None
+        self._search = study.search
+        self._variants, self._compiler = Variants(study), _Compiler(resolution, judged=True)
 
     def chains(self, point: Point) -> tuple[Chain, ...]:
         """Return the point's chains.
@@ -50,7 +52,7 @@ class CandidateCompiler:
         Raises:
             StudyError: when the point's values do not go together.
         """
-        return tuple(self._compiler.chains(self._variants.at(point), point))
+        return tuple(self._compiler.chains(candidates(self._variants.at(point), self._search), point))
 
 
 class _Compiler:

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from w2s_ray.errors import StudyError
 from w2s_ray.spec.labels import Relabelling
 from w2s_ray.spec.trainable import Prompt
 from w2s_ray.spec.transforms import KeepRandom, Knn, Topological, Transform
@@ -14,42 +15,43 @@ _FROM_LEVEL_0 = ("chain", "direct", "pooled", "self")
 """Arms of students that learn from the first supervisors."""
 
 
-def check_labels(name: str, method: "MethodSpec", first_levels: Collection[str], num_examples: int) -> None:
+def check_labels(name: str, method: "MethodSpec", first_levels: Collection[str], task: str, num_examples: int) -> None:
     """Refuse what a method does to labels where it could not be done, or would change nothing.
 
     Args:
         name: the method's.
         method: what is asked for.
         first_levels: the levels of first supervisors.
-        num_examples: the size of every Ti.
+        task: the one with the fewest examples of those that the method is for.
+        num_examples: the size of its every Ti.
 
     Raises:
-        ValueError: naming the key.
+        StudyError: naming the key.
     """
-    if method.objective == "next_token" and (method.labels or method.supervisors.num > 1):
-        raise ValueError(f"methods.{name} learns text (objective: next_token), which has no labels or supervisors")
     for level, relabelling in method.labels.items():
         key = f"methods.{name}.labels.{level}"
-        if level in first_levels and "self" not in method.arms:
-            raise ValueError(f"{key} is for students, and {level} is a first supervisor, which learns the truth")
         own = method.trainable_of(level)
         if isinstance(own, Prompt) and own.num_shots == 0:
-            raise ValueError(f"{key} changes nothing: a prompt without shots reads no labels; give it `num_shots:`")
+            rule = "a prompt without shots reads no labels"
+            raise StudyError(f"{key} changes nothing", rule, f"give methods.{name}.trainable.{level} `num_shots:`")
         if level in method.random and any(each.needs_features for each in relabelling.transforms):
-            raise ValueError(f"{key} looks at features, and those of random weights say nothing; drop it or `random`")
-        _check_neighbours(key, relabelling, num_examples)
+            rule = "features of random weights say nothing"
+            raise StudyError(f"{key} looks at features", rule, f"drop it, or {level} from methods.{name}.random")
+        _check_neighbours(key, relabelling, task, num_examples)
     _check_supervisors(name, method, first_levels)
 
 
-def _check_neighbours(key: str, relabelling: Relabelling, num_examples: int) -> None:
+def _check_neighbours(key: str, relabelling: Relabelling, task: str, num_examples: int) -> None:
     """An example needs k others, after all that filters before may drop."""
     left: float = num_examples
     for place, transform in enumerate(relabelling.transforms):
         k = _neighbours(transform)
         if k >= round(left):
-            raise ValueError(
-                f"{key}.transforms.{place}.k = {k}: each example has k neighbours among at most {round(left)} examples "
-                "(splits.train_examples, less what filters before it drop)"
+            raise StudyError(
+                f"{key}.transforms.{place}.k = {k}",
+                f"each example has k neighbours among at most {round(left)} examples of the task {task} "
+                "(train_examples, less what filters before it drop)",
+                f"lower k, raise train_examples, or leave {task} out of the method's `tasks:`",
             )
         left *= transform.kept_share
 
@@ -68,8 +70,10 @@ def _check_supervisors(name: str, method: "MethodSpec", first_levels: Collection
         return
     key = f"methods.{name}.supervisors"
     if not set(_FROM_LEVEL_0) & set(method.arms):
-        raise ValueError(f"{key} serve nobody: add one of {', '.join(_FROM_LEVEL_0)} to methods.{name}.arms")
+        rule = "supervisors are of those who learn from level 0"
+        raise StudyError(f"{key} serve nobody", rule, f"add one of {', '.join(_FROM_LEVEL_0)} to methods.{name}.arms")
     for level in first_levels:
         own = method.trainable_of(level)
         if isinstance(own, Prompt) and own.num_shots == 0:
-            raise ValueError(f"{key}.num = {method.supervisors.num}: prompts of {level} without shots are all alike")
+            rule = f"prompts of {level} without shots are all alike"
+            raise StudyError(f"{key}.num = {method.supervisors.num}", rule, "drop it, or give the prompts `num_shots:`")

@@ -50,6 +50,8 @@ def parse_study(raw: dict[str, Any], source: str = "the study") -> Study:
         study = Study.model_validate(raw)
     except ValidationError as error:
         raise explained(error, source) from None
+    except StudyError as error:
+        raise StudyError(f"{source}: {error.value}", error.rule, error.remedy) from None
     check_search(study)
     return study
 

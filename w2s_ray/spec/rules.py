@@ -2,49 +2,60 @@
 
 from typing import TYPE_CHECKING, get_args
 
+from w2s_ray.errors import StudyError
 from w2s_ray.spec.label_rules import check_labels
 from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.method import MethodSpec, StudentArm
+from w2s_ray.spec.nearest import nearest
 from w2s_ray.spec.trainable import Prompt
 
 if TYPE_CHECKING:
     from w2s_ray.spec.study import Study
+
+_FOR_LABELS = ("arms", "losses", "labels", "supervisors", "trainable", "generative", "oracle")
+"""Keys of a method that pretraining does not read."""
 
 
 def check_chains(study: "Study") -> None:
     """Refuse climbs that are none.
 
     Raises:
-        ValueError: naming the chain.
+        StudyError: naming the chain.
     """
     order = list(study.ladder)
     if not study.paths:
-        raise ValueError("chains is empty; leave it out for the whole ladder, or name a chain")
+        raise StudyError(
+            "chains is empty", "a study has one chain or more", "name one, or leave it out for the whole ladder"
+        )
     if len(set(study.paths)) != len(study.paths):
-        raise ValueError("chains holds one twice")
+        raise StudyError("chains holds one twice", "each chain is another one", "drop one of the two")
     pretraining = all(method.objective == "next_token" for method in study.methods.values())
     for path in study.paths:
         for level in path:
             if level not in order:
-                raise ValueError(f"chains names the level {level!r}; the ladder has {', '.join(order)}")
+                rule = f"the ladder has {', '.join(order)}"
+                raise StudyError(f"chains names the level {level!r}", rule, nearest(level, order, "levels"))
         if [order.index(level) for level in path] != sorted({order.index(level) for level in path}):
-            raise ValueError(f"chain {list(path)} must climb: weak to strong, no level twice")
+            rule = "a chain must climb: weak to strong, no level twice"
+            raise StudyError(f"chain {list(path)}", rule, f"order its levels as the ladder does: {', '.join(order)}")
         if len(path) < 2 and not pretraining:
-            raise ValueError(f"chain {list(path)} has one level; weak-to-strong needs a supervisor and a student")
+            rule = "weak-to-strong needs a supervisor and a student"
+            raise StudyError(f"chain {list(path)} has one level", rule, "name two levels or more")
 
 
 def check_ladder(study: "Study") -> None:
     """Refuse levels that ask for what only a method may ask for.
 
     Raises:
-        ValueError: naming the key.
+        StudyError: naming the key.
     """
     for level, entry in study.ladder.items():
         stopping = entry.optimisation.early_stopping
         if stopping is not None and stopping.by == "oracle":
-            raise ValueError(
-                f"ladder.{level}.optimisation.early_stopping.by is oracle; methods say who reads the truth: name "
-                f"{level} under methods.<name>.oracle"
+            raise StudyError(
+                f"ladder.{level}.optimisation.early_stopping.by is oracle",
+                "methods say who reads the truth",
+                f"name {level} under methods.<name>.oracle",
             )
 
 
@@ -52,87 +63,113 @@ def check_method(study: "Study", name: str) -> None:
     """Refuse a method whose keys do not go together, or not with the study's tasks and ladder.
 
     Raises:
-        ValueError: naming the key.
+        StudyError: naming the key.
     """
     method, first = study.methods[name], {path[0] for path in study.paths}
     _check_names(study, f"methods.{name}", method)
-    smallest = min(study.splits_of(task).train_examples for task in study.tasks)
-    check_labels(name, method, first, smallest)
+    _check_objective(study, name, method)
+    served = {task: study.splits_of(task).train_examples for task in study.tasks if method.serves(task)}
+    smallest = min(served, key=served.__getitem__)
+    check_labels(name, method, first, smallest, served[smallest])
     for level, loss in method.losses.items():
         _check_loss(study, name, method, level, loss)
     for level, own in method.generative.items():
         if own.early_stopping is not None:
-            raise ValueError(f"methods.{name}.generative.{level}.early_stopping reads labels: texts have none")
+            key = f"methods.{name}.generative.{level}.early_stopping"
+            raise StudyError(f"{key} reads labels", "texts have none", f"drop {key}")
     for level in method.oracle:
         if study.ladder[level].optimisation.early_stopping is None:
-            raise ValueError(
-                f"methods.{name}.oracle names {level}, and it never stops early; add "
-                f"ladder.{level}.optimisation.early_stopping"
+            raise StudyError(
+                f"methods.{name}.oracle names {level}, and it never stops early",
+                "an oracle says when training stops",
+                f"add ladder.{level}.optimisation.early_stopping",
             )
     for key in ("generative", "random"):
         for level in method.levels_named[key]:
             if level in first:
-                raise ValueError(
-                    f"methods.{name}.{key} names {level}, and it is a first supervisor; this key is for students "
-                    "and their ceilings"
+                raise StudyError(
+                    f"methods.{name}.{key} names {level}, and it is a first supervisor",
+                    "this key is for students and their ceilings",
+                    f"drop {level} from it, or the chains that begin with {level}",
                 )
     students = {level for path in study.paths for level in path[0 if "self" in method.arms else 1 :]}
-    for key in ("losses", "oracle"):
+    for key in ("losses", "labels", "oracle"):
         for level in method.levels_named[key]:
             if level in first - students:
-                raise ValueError(
-                    f"methods.{name}.{key} names {level}, and it is never a student: a first supervisor learns "
-                    "the truth by cross-entropy"
+                raise StudyError(
+                    f"methods.{name}.{key} names {level}, and it is never a student",
+                    "a first supervisor learns the truth by cross-entropy",
+                    f"drop {level} from it, or add a chain or an arm in which it is a student",
                 )
     for level, trainable in method.trainable.items():
-        if isinstance(trainable, Prompt) and trainable.num_shots > smallest:
-            raise ValueError(
-                f"methods.{name}.trainable.{level}.num_shots is {trainable.num_shots}, and a level has {smallest} "
-                "examples (train_examples)"
+        if isinstance(trainable, Prompt) and trainable.num_shots > served[smallest]:
+            raise StudyError(
+                f"methods.{name}.trainable.{level}.num_shots is {trainable.num_shots}",
+                f"a level has {served[smallest]} examples of the task {smallest} (train_examples)",
+                f"lower it, raise train_examples, or leave {smallest} out of methods.{name}.tasks",
             )
     if "truth_chain" in method.arms and all(len(path) < 3 for path in study.paths):
-        raise ValueError(
-            f"methods.{name}.arms holds truth_chain, and no chain has a level between its first and its last; name a "
-            "longer chain, or drop the arm"
+        raise StudyError(
+            f"methods.{name}.arms holds truth_chain, and no chain has a level between its first and its last",
+            "a truth chain has levels between that learn the truth",
+            "name a longer chain, or drop the arm",
         )
-    _check_objective(study, name, method)
 
 
 def _check_names(study: "Study", key: str, method: MethodSpec) -> None:
+    if method.tasks == ():
+        rule = "a method is for one task or more"
+        raise StudyError(f"{key}.tasks is empty", rule, "name one, or leave it out for all of them")
     for task in method.tasks or ():
         if task not in study.tasks:
-            raise ValueError(f"{key}.tasks names {task!r}; the tasks are {', '.join(study.tasks)}")
+            rule = f"the tasks are {', '.join(study.tasks)}"
+            raise StudyError(f"{key}.tasks names {task!r}", rule, nearest(task, study.tasks, "tasks"))
     for part, levels in method.levels_named.items():
         for level in levels:
             if level not in study.ladder:
-                raise ValueError(f"{key}.{part} names the level {level!r}; the ladder has {', '.join(study.ladder)}")
+                rule = f"the ladder has {', '.join(study.ladder)}"
+                raise StudyError(
+                    f"{key}.{part} names the level {level!r}", rule, nearest(level, study.ladder, "levels")
+                )
     if not method.arms:
-        raise ValueError(f"{key}.arms is empty; name one of {', '.join(get_args(StudentArm))}")
+        rule = f"the arms are {', '.join(get_args(StudentArm))}"
+        raise StudyError(f"{key}.arms is empty", rule, "name one, or leave it out for chain and ceiling")
 
 
 def _check_loss(study: "Study", name: str, method: MethodSpec, level: str, loss: Loss) -> None:
     if isinstance(method.trainable_of(level), Prompt) and loss != NaiveLoss():
-        raise ValueError(
-            f"methods.{name}.losses.{level} is {loss.kind}, and a prompt trains nothing; drop the loss, or choose "
-            f"another trainable.{level}"
+        raise StudyError(
+            f"methods.{name}.losses.{level} is {loss.kind}, and methods.{name}.trainable.{level} is a prompt",
+            "a prompt trains nothing",
+            f"drop the loss, or choose another trainable.{level}",
         )
     if loss.least_batch > study.ladder[level].optimisation.examples_per_step:
-        raise ValueError(
-            f"methods.{name}.losses.{level} ({loss.label}) splits an optimizer batch by a threshold, and "
-            f"ladder.{level}.optimisation.examples_per_step is 1; raise it, or choose prior: argmax"
+        raise StudyError(
+            f"ladder.{level}.optimisation.examples_per_step is 1",
+            f"methods.{name}.losses.{level} ({loss.label}) splits an optimizer batch by a threshold",
+            "raise it, or choose prior: argmax",
         )
 
 
 def _check_objective(study: "Study", name: str, method: MethodSpec) -> None:
-    """Labels are needed to stop early by them, and a model from scratch learns none."""
+    """Whoever learns text has no labels to learn from or to stop by, and a model from scratch learns nothing else."""
+    for key in _FOR_LABELS if method.objective == "next_token" else ():
+        if getattr(method, key) != MethodSpec.model_fields[key].get_default(call_default_factory=True):
+            raise StudyError(
+                f"methods.{name}.{key} is for those who learn labels, and methods.{name} learns text",
+                "objective: next_token trains all weights of every level on its text, and nothing else",
+                f"drop {key}",
+            )
     for level, entry in study.ladder.items():
         if method.objective == "next_token" and entry.optimisation.early_stopping is not None:
-            raise ValueError(
-                f"ladder.{level}.optimisation.early_stopping reads labels of Vi, and methods.{name} has none "
-                "(objective: next_token)"
+            raise StudyError(
+                f"ladder.{level}.optimisation.early_stopping reads labels of Vi, and methods.{name} has none",
+                "text (objective: next_token) has no labels",
+                "drop early_stopping",
             )
         if method.objective == "labels" and entry.architecture is not None:
-            raise ValueError(
-                f"ladder.{level}.architecture trains from scratch, and methods.{name} learns labels; a model from "
-                "scratch learns next tokens (objective: next_token)"
+            raise StudyError(
+                f"ladder.{level}.architecture trains from scratch, and methods.{name} learns labels",
+                "a model from scratch learns next tokens",
+                f"drop the architecture, or set methods.{name}.objective to next_token",
             )

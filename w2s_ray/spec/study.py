@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from w2s_ray.errors import StudyError
 from w2s_ray.spec.base import Name, Positive, Spec
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.method import MethodSpec
@@ -136,11 +137,13 @@ class Study(Spec):
         """Refuse parts that do not go together.
 
         Raises:
-            ValueError: naming the key.
+            StudyError: naming the key.
         """
         check_chains(self)
         check_ladder(self)
         for name in self.methods:
             check_method(self, name)
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds {list(self.seeds)} holds one twice")
+            raise StudyError(
+                f"seeds {list(self.seeds)} holds one twice", "each seed is another one", "drop one of the two"
+            )

@@ -9,11 +9,11 @@ from pydantic import TypeAdapter, ValidationError
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.explain import explained
-from w2s_ray.spec.losses import Loss
 from w2s_ray.spec.method import MethodSpec
 from w2s_ray.spec.nearest import nearest
 from w2s_ray.spec.search import Point, Range, SearchSpec
 from w2s_ray.spec.study import SPREAD_KEYS, LevelSpec, Study
+from w2s_ray.spec.trainable import Lora
 
 _FIXED_KEYS = ("name", "search", "tracking", "report", "max_concurrent")
 """Keys of a study that change no chain."""
@@ -52,8 +52,9 @@ class Variants:
         variant = self._study.model_copy(update=changed)
         try:
             variant.check_together()
-        except ValueError as error:
-            raise StudyError(f"search at {point.label}", str(error), "change search.space") from None
+        except StudyError as error:
+            value, remedy = f"search at {point.label}: {error.value}", f"change search.space, or {error.remedy}"
+            raise StudyError(value, error.rule, remedy) from None
         return variant
 
     def _part(self, root: tuple[str, ...], values: tuple[tuple[tuple[str, ...], str], ...]) -> Any:
@@ -89,19 +90,17 @@ def at(study: Study, point: Point) -> Study:
     return Variants(study).at(point)
 
 
-def candidates(study: Study) -> Study:
-    """Return the study as its candidates are judged: on the development tasks, if there are any, and `search.seeds`."""
-    search = _search(study)
-    names = search.development_tasks or tuple(study.tasks)
-    tasks = {name: task for name, task in study.tasks.items() if name in names}
-    return study.model_copy(update={"tasks": tasks, "seeds": search.seeds})
+def candidates(variant: Study, search: SearchSpec) -> Study:
+    """Return a variant as it is judged: on the development tasks, if there are any, and `search.seeds`."""
+    names = search.development_tasks or tuple(variant.tasks)
+    tasks = {name: task for name, task in variant.tasks.items() if name in names}
+    return variant.model_copy(update={"tasks": tasks, "seeds": search.seeds})
 
 
-def final(study: Study) -> Study:
-    """Return the study as its winners are run: on its own seeds and the tasks that judged nobody."""
-    names = _search(study).development_tasks
-    tasks = {name: task for name, task in study.tasks.items() if name not in names}
-    return study.model_copy(update={"tasks": tasks})
+def final(variant: Study, search: SearchSpec) -> Study:
+    """Return a variant as a winner is run: on its own seeds and the tasks that judged nobody."""
+    tasks = {name: task for name, task in variant.tasks.items() if name not in search.development_tasks}
+    return variant.model_copy(update={"tasks": tasks})
 
 
 def optimisation_levels(study: Study) -> dict[str, str]:
@@ -121,9 +120,22 @@ def largest(study: Study) -> Study:
     return grown.model_copy(update={"seeds": seeds, "search": search})
 
 
+def one_changed(study: Study) -> Iterator[Study]:
+    """Yield the study, and what each listed value, or end of a range, of its search alone makes of it.
+
+    Raises:
+        StudyError: when a value breaks a rule, or does not go together with the study.
+    """
+    yield study
+    variants = Variants(study)
+    for key, domain in (study.search.space if study.search is not None else {}).items():
+        for value in _ends(domain):
+            yield variants.at(Point.of({key: value}))
+
+
 def executions(study: Study) -> dict[tuple[str, Execution], None]:
     """Return every way in which a level of the study's chains may be run, its search's included, with the level."""
-    variants = list(_one_changed(study, _execution_keys(study.search)))
+    variants = list(one_changed(study))
     levels = {level for variant in variants for path in variant.paths for level in path}
     return {
         (name, level.execution): None
@@ -133,16 +145,15 @@ def executions(study: Study) -> dict[tuple[str, Execution], None]:
     }
 
 
-def losses(study: Study) -> dict[tuple[str, str, Loss], None]:
-    """Return every loss that a study asks for, its search's included, with the method and the level."""
-    search = study.search
-    keys = [key for key in (search.space if search is not None else ()) if key.split(".")[2:3] == ["losses"]]
-    return {
-        (name, level, loss): None
-        for variant in _one_changed(study, keys)
-        for name, method in variant.methods.items()
-        for level, loss in method.losses.items()
-    }
+def uses_dropout(study: Study) -> bool:
+    """Say whether a model of the study's chains may be trained with dropout, by its search too."""
+    return any(
+        variant.ladder[level].optimisation.dropout > 0
+        or any(_drops_out(method, level) for method in variant.methods.values())
+        for variant in one_changed(study)
+        for path in variant.paths
+        for level in path
+    )
 
 
 def count_chains(study: Study) -> int:
@@ -193,6 +204,13 @@ def check_search(study: Study) -> None:
             "winners are run on tasks that judged nobody",
             "leave at least one task out",
         )
+    judging = [task for task in search.development_tasks if any(each.serves(task) for each in study.methods.values())]
+    if search.development_tasks and not judging:
+        raise StudyError(
+            f"search.development_tasks is {', '.join(search.development_tasks)}, and no method is for any of them",
+            "candidates are judged on the development tasks that their methods are for",
+            "name one of them under methods.<name>.tasks, or other development tasks",
+        )
     both = [seed for seed in search.seeds if seed in study.seeds] if search.choose_by else []
     if both:
         raise StudyError(
@@ -202,10 +220,8 @@ def check_search(study: Study) -> None:
         _check_students(study, search)
     for key in search.space:
         _check_key(study, search, key)
-    variants = Variants(study)
-    for key, domain in search.space.items():
-        for value in _ends(domain):
-            variants.at(Point.of({key: value}))
+    for _ in one_changed(study):
+        pass  # whatever is found wrong is raised
 
 
 def _check_students(study: Study, search: SearchSpec) -> None:
@@ -278,17 +294,13 @@ def _search(study: Study) -> SearchSpec:
     return study.search
 
 
-def _execution_keys(search: SearchSpec | None) -> list[str]:
-    return [key for key in (search.space if search is not None else ()) if "execution" in key.split(".")]
+def _execution_keys(search: SearchSpec) -> list[str]:
+    return [key for key in search.space if "execution" in key.split(".")]
 
 
-def _one_changed(study: Study, keys: Sequence[str]) -> Iterator[Study]:
-    """Yield the study, and what each value of each of these searched keys makes of it."""
-    yield study
-    variants = Variants(study)
-    for key in keys:
-        for value in _ends(_search(study).space[key]):
-            yield variants.at(Point.of({key: value}))
+def _drops_out(method: MethodSpec, level: str) -> bool:
+    reading, own = method.generative.get(level), method.trainable_of(level)
+    return (reading is not None and reading.dropout > 0) or (isinstance(own, Lora) and own.dropout > 0)
 
 
 def _ends(domain: Any) -> tuple[Any, ...]:
