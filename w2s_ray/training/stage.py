@@ -139,7 +139,7 @@ class _StageRun:
         examples = self.lesson.examples
         settings = spec.optimisation
         steps = plan_steps(
-            examples.lengths_N,
+            self.lesson.planned_lengths_N,
             epochs=settings.epochs,
             examples_per_step=settings.examples_per_step,
             order_seed=spec.order_seed,

@@ -39,6 +39,12 @@ class AnswerLesson:
         starts = [max(len(row) - len(end), 1) for row, end in zip(rows, ends, strict=True)]
         return Written(tokens=rows, learnt_from_N=np.array(starts, dtype=np.int64))
 
+    @property
+    def planned_lengths_N(self) -> IntArray:
+        """Tokens of the texts alone: answers are as long as their source made them, and arms share their batches."""
+        rows_N, _ = self._learnt
+        return self._material.texts(rows_N, self._spec.optimisation.context_tokens).lengths_N
+
     def cut(self) -> list[str]:
         """A text is cut where it and its answer do not fit together."""
         prepared, context = self._material.prepared, self._spec.optimisation.context_tokens

@@ -33,6 +33,11 @@ class ClassLesson:
         """All that the stage learns from, with its labels."""
         return self._labelled(*self._learnt)
 
+    @property
+    def planned_lengths_N(self) -> IntArray:
+        """Tokens of the texts; labels have none."""
+        return self.examples.lengths_N
+
     def cut(self) -> list[str]:
         """Any of an example's texts may be the long one."""
         prepared, (rows_N, _) = self._material.prepared, self._learnt

@@ -59,6 +59,11 @@ class Lesson(Protocol):
         """What is learnt."""
         ...
 
+    @property
+    def planned_lengths_N(self) -> IntArray:
+        """The lengths that optimizer batches are planned by: the same ones whoever labelled the examples."""
+        ...
+
     def cut(self) -> list[str]:
         """Return the ids of the learnt examples that are longer than the context and keep their last tokens."""
         ...
