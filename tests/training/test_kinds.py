@@ -110,7 +110,7 @@ def test_texts_longer_than_the_context_are_counted_and_the_first_are_named(
         assert record is not None and 0 < len(cut) < len(rows)
         assert record.metrics["cut_examples"] == len(cut)
         said = capsys.readouterr().out
-        assert f"{len(cut)} of {len(rows)} texts are longer" in said and cut[0] in said
+        assert f"{len(cut)} of {len(rows)} texts do not fit" in said and cut[0] in said
 
 
 def test_a_chain_of_answers_writes_what_its_supervisor_wrote(replies: Tiny, alone: Workers) -> None:

@@ -65,7 +65,10 @@ class Lesson(Protocol):
         ...
 
     def cut(self) -> list[str]:
-        """Return the ids of the learnt examples that are longer than the context and keep their last tokens."""
+        """Return the ids of the stage's own examples that do not fit into the context and keep their last tokens.
+
+        A prompt learns none; those that its shots are drawn from say how many it cuts.
+        """
         ...
 
     def objective(self) -> Objective:
