@@ -421,15 +421,16 @@ def test_texts_are_not_read_in_more_tokens_than_the_model_has_positions(store: A
         resolve(parse_study(raw), store)
 
 
-def test_low_rank_additions_to_modules_that_a_model_lacks_are_refused_before_anything_is_trained(
-    store: ArtifactStore,
+@pytest.mark.parametrize("target", ["c_attn", "embed_tokens", "input_layernorm"])
+def test_low_rank_additions_to_what_is_no_linear_layer_of_a_model_are_refused_before_anything_is_trained(
+    store: ArtifactStore, target: str
 ) -> None:
     raw = {
         "name": "targets",
         "tasks": {"c": {"builtin": "code_continuation"}},
         "ladder": {"small": "w2s:small", "large": "w2s:large"},
-        "methods": {"m": {"trainable": {"large": {"kind": "lora", "targets": ["q_proj", "c_attn"]}}}},
+        "methods": {"m": {"trainable": {"large": {"kind": "lora", "targets": ["q_proj", target]}}}},
     }
-    with pytest.raises(ModelError, match="'c_attn'") as caught:
+    with pytest.raises(ModelError, match=f"'{target}'") as caught:
         resolve(parse_study(raw), store)
-    assert "q_proj" in caught.value.remedy
+    assert "q_proj" in caught.value.remedy and target not in caught.value.remedy

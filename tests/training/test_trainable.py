@@ -123,9 +123,12 @@ def test_additions_to_layers_that_hold_their_weights_transposed_are_merged_right
     torch.testing.assert_close(plain(tokens, last), expected)
 
 
-def test_targets_that_the_model_does_not_have_are_refused_with_those_it_has(tiny: Tiny) -> None:
+@pytest.mark.parametrize("target", ["query", "embed_tokens"])
+def test_targets_that_are_no_linear_layers_of_the_model_are_refused_with_those_that_are(
+    tiny: Tiny, target: str
+) -> None:
     stage = student_of(tiny, "lora")
-    spec = stage.spec.model_copy(update={"trainable": Lora(targets=("query",))})
+    spec = stage.spec.model_copy(update={"trainable": Lora(targets=("q_proj", target))})
     folder = Path(spec.starts_from.name)
     with pytest.raises(ModelError, match="q_proj"):
         load_network(spec, folder, load_tokenizer(folder, None), Execution())
