@@ -17,6 +17,7 @@ from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.stage import ModelSource
 from w2s_ray.spec.trainable import Lora, Prompt
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training import checkpoints
 from w2s_ray.training.adapters import merged
 from w2s_ray.training.models import load_network, load_tokenizer
 from w2s_ray.training.prompts import asked
@@ -150,6 +151,20 @@ def test_a_stage_that_trains_a_part_goes_on_from_its_checkpoint(
     assert stage.test_prediction is not None
     resumed, whole = (each.read_predictions(stage.test_prediction.identity) for each in (tiny.store, other))
     np.testing.assert_allclose(np.log(resumed.probs_NC), np.log(whole.probs_NC), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["naive", "probe", "lora"])
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_a_checkpoint_asks_for_the_room_that_it_takes(
+    tiny: Tiny, alone: Workers, method: str, zero_stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for: list[int] = []
+    monkeypatch.setattr(checkpoints, "require_space", lambda _, num_bytes: asked_for.append(num_bytes))
+    stage = student_of(tiny, method, "ceiling", zero_stage=zero_stage)
+    run(tiny, alone, stage, stop_at=1)
+    files = tiny.store.folder(stage.spec.slug, stage.identity).glob("checkpoints/step*/*")
+    taken = sum(file.stat().st_size for file in files)
+    assert asked_for == [pytest.approx(taken, rel=0.1)]
 
 
 def test_a_student_that_trains_a_part_has_a_second_ceiling_that_trains_all(tiny: Tiny) -> None:
