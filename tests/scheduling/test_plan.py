@@ -87,8 +87,17 @@ def test_what_is_not_trained_is_not_counted(home: Path, store: ArtifactStore) ->
     assert estimate.state_bytes_per_worker(probe, 1000) == 4000 < estimate.state_bytes_per_worker(stage, 1000)
     assert estimate.num_steps(prompt, 100.0) == 0 < estimate.num_steps(probe, 100.0)
     assert estimate.disk_bytes(prompt, 1000) == estimate.disk_bytes(stage, 1000) - 4000
+    assert estimate.checkpoint_bytes(prompt, 1000) == 0 and estimate.checkpoint_bytes(probe, 1000) == 4000
     seconds = [estimate.seconds(each, 1000, 100.0, known_rate=10.0) for each in (prompt, probe, stage)]
     assert seconds == sorted(seconds) and len(set(seconds)) == 3
+
+
+@pytest.mark.parametrize(("zero_stage", "bytes_per_parameter"), [(0, 12), (1, 16), (2, 16), (3, 12)])
+def test_a_checkpoint_holds_masters_where_zero_writes_them_apart(
+    home: Path, store: ArtifactStore, zero_stage: Any, bytes_per_parameter: int
+) -> None:
+    stage = floor_of(study_in(home), store).model_copy(update={"execution": Execution(zero_stage=zero_stage)})
+    assert estimate.checkpoint_bytes(stage, 1000) == 1000 * bytes_per_parameter
 
 
 def test_a_plan_counts_what_sharing_saves(home: Path, store: ArtifactStore) -> None:
@@ -504,15 +513,16 @@ def test_a_search_asks_no_more_of_a_model_than_it_has(
         resolve(parse_study(raw), store)
 
 
-def test_low_rank_additions_to_modules_that_a_model_lacks_are_refused_before_anything_is_trained(
-    store: ArtifactStore,
+@pytest.mark.parametrize("target", ["c_attn", "embed_tokens", "input_layernorm"])
+def test_low_rank_additions_to_what_is_no_linear_layer_of_a_model_are_refused_before_anything_is_trained(
+    store: ArtifactStore, target: str
 ) -> None:
     raw = {
         "name": "targets",
         "tasks": {"c": {"builtin": "code_continuation"}},
         "ladder": {"small": "w2s:small", "large": "w2s:large"},
-        "methods": {"m": {"trainable": {"large": {"kind": "lora", "targets": ["q_proj", "c_attn"]}}}},
+        "methods": {"m": {"trainable": {"large": {"kind": "lora", "targets": ["q_proj", target]}}}},
     }
-    with pytest.raises(ModelError, match="'c_attn'") as caught:
+    with pytest.raises(ModelError, match=f"'{target}'") as caught:
         resolve(parse_study(raw), store)
-    assert "q_proj" in caught.value.remedy
+    assert "q_proj" in caught.value.remedy and target not in caught.value.remedy

@@ -15,6 +15,8 @@ from w2s_ray.spec.chain import Chain
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.training.answers import answer_tokens
+from w2s_ray.training.checkpoints import Progress
+from w2s_ray.training.loop import Loop
 from w2s_ray.training.models import PairNetwork, load_network, load_tokenizer
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
@@ -108,7 +110,7 @@ def test_texts_longer_than_the_context_are_counted_and_the_first_are_named(
         assert record is not None and 0 < len(cut) < len(rows)
         assert record.metrics["cut_examples"] == len(cut)
         said = capsys.readouterr().out
-        assert f"{len(cut)} of {len(rows)} texts are longer" in said and cut[0] in said
+        assert f"{len(cut)} of {len(rows)} texts do not fit" in said and cut[0] in said
 
 
 def test_a_chain_of_answers_writes_what_its_supervisor_wrote(replies: Tiny, alone: Workers) -> None:
@@ -126,6 +128,32 @@ def test_a_chain_of_answers_writes_what_its_supervisor_wrote(replies: Tiny, alon
     assert "validation_accuracy" not in record.metrics, "the truth of Vi is for reports and oracles"
 
 
+def test_answers_of_other_lengths_leave_student_and_ceiling_the_same_batches(
+    replies: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = replies.chain()
+    student, ceiling = chain.find("chain", "large"), chain.find("ceiling", "large")
+    assert student is not None and ceiling is not None and student.spec.validation is not None
+    for part in (student.spec.train[0], student.spec.validation):
+        rows = draw(replies.prepared, part.split)
+        written = ["down down down down" if at % 3 else "up" for at in range(len(rows))]
+        prediction = next(each for each in chain.stages[0].predicts if each.split == part.split)
+        replies.store.write_answers(prediction, replies.prepared.ids(rows), written, np.ones(len(rows), dtype=bool))
+    planned = []
+    run = Loop.run
+
+    def watched(loop: Loop, progress: Progress) -> tuple[Progress, bool]:
+        planned.append((loop.steps, loop.feeder.examples.lengths_N))
+        return run(loop, progress)
+
+    monkeypatch.setattr(Loop, "run", watched)
+    for stage in (student, ceiling):
+        run_stage(stage.model_copy(update={"predicts": ()}), store=replies.store, workers=alone, observer=Onlooker())
+    (steps, lengths_N), (ceilings, ceilings_lengths_N) = planned
+    assert not np.array_equal(lengths_N, ceilings_lengths_N)
+    assert [step.tolist() for step in steps] == [step.tolist() for step in ceilings]
+
+
 def test_only_the_answers_tokens_are_trained_on(replies: Tiny, alone: Workers) -> None:
     stage = replies.chain().stages[0].model_copy(update={"predicts": ()})
     spec, settings = stage.spec, stage.spec.optimisation
@@ -140,7 +168,7 @@ def test_only_the_answers_tokens_are_trained_on(replies: Tiny, alone: Workers) -
     assert all(end[-1] == tokenizer.eos_token_id for end in ends)
     whole = [[*text, *end.tolist()] for text, end in zip(texts, ends, strict=True)]
     first = plan_steps(
-        np.array([len(row) for row in whole]),
+        np.array([len(row) for row in texts]),
         epochs=settings.epochs,
         examples_per_step=settings.examples_per_step,
         order_seed=spec.order_seed,

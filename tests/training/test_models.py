@@ -1,10 +1,10 @@
 """Pooling, heads, seeds: what a network computes from its tokens (traps 1 and 18 of the field)."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     GPT2Config,
@@ -38,9 +38,11 @@ def gpt2_like(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def network_of(tiny: Tiny, folder: Path, tokenizer: PreTrainedTokenizerFast, init_seed: int = 0) -> Network:
+def network_of(
+    tiny: Tiny, folder: Path, tokenizer: PreTrainedTokenizerFast, init_seed: int = 0, *, random: bool = False
+) -> Network:
     spec = tiny.chain().stages[0].spec
-    source = ModelSource(name=str(folder), revision="tiny", pad_token=tokenizer.pad_token)
+    source = ModelSource(name=str(folder), revision="tiny", pad_token=tokenizer.pad_token, random=random)
     spec = spec.model_copy(update={"starts_from": source, "init_seed": init_seed})
     return load_network(spec, folder, tokenizer, Execution()).eval()
 
@@ -97,9 +99,24 @@ def test_the_head_of_an_untied_model_starts_from_its_unembedding(tiny: Tiny, tmp
     assert not torch.equal(model.lm_head.weight[rows], model.get_input_embeddings().weight[rows])
 
 
-def test_trap_18_weights_are_fp32_masters_whatever_the_checkpoint_held(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_head_of_an_untied_model_with_random_weights_is_drawn_too(tiny: Tiny, tmp_path: Path) -> None:
+    tied = Path(tiny.study.ladder["small"].model)
+    config = LlamaConfig.from_pretrained(tied)
+    config.tie_word_embeddings = False
+    heads = []
+    for _ in range(2):  # two checkpoints
+        LlamaForCausalLM(config).save_pretrained(tmp_path)
+        network = network_of(tiny, tmp_path, load_tokenizer(tied, None), random=True)
+        heads.append(network.hf.score.weight.detach().clone())
+    torch.testing.assert_close(*heads, rtol=0, atol=0)
+    other = network_of(tiny, tmp_path, load_tokenizer(tied, None), init_seed=1, random=True)
+    assert not torch.allclose(other.hf.score.weight, heads[0])
+
+
+def test_trap_18_weights_are_fp32_masters_whatever_the_checkpoint_held(tiny: Tiny) -> None:
     folder = Path(tiny.study.ladder["small"].model)
-    config = json.loads((folder / "config.json").read_text())
-    assert config["num_hidden_layers"] == 2
+    LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    stored = load_file(folder / "model.safetensors").values()
+    assert {tensor.dtype for tensor in stored} == {torch.bfloat16}
     network = network_of(tiny, folder, load_tokenizer(folder, None))
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}

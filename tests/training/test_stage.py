@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
-    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     RobertaConfig,
@@ -282,14 +281,6 @@ def test_a_device_without_bf16_computes_in_fp32_and_the_record_says_so(
     assert precisions == {"bf16" if has_bf16 else "fp32"}
     assert record.metrics["fell_back_to_fp32"] == float(not has_bf16)
     assert ("no instructions for bf16" in capsys.readouterr().out) == (not has_bf16)
-
-
-def test_a_checkpoint_in_bf16_is_trained_in_fp32(tiny: Tiny, alone: Workers) -> None:
-    stage = floor_of(tiny)
-    folder = Path(stage.spec.starts_from.name)
-    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
-    network = load_network(stage.spec, folder, load_tokenizer(folder, None), stage.execution)
-    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 
 def test_a_head_block_of_its_own_is_drawn_from_the_stages_seed(tiny: Tiny, tmp_path: Path) -> None:

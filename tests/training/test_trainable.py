@@ -10,15 +10,17 @@ from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMH
 
 from tests.training.conftest import Onlooker, Tiny, make_tiny
 from w2s_ray.data.splits import draw
-from w2s_ray.errors import ModelError
+from w2s_ray.errors import DataError, ModelError
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.stage import ModelSource
 from w2s_ray.spec.trainable import Lora, Prompt
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training import checkpoints
 from w2s_ray.training.adapters import merged
 from w2s_ray.training.models import load_network, load_tokenizer
+from w2s_ray.training.prompts import asked
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 
@@ -122,9 +124,12 @@ def test_additions_to_layers_that_hold_their_weights_transposed_are_merged_right
     torch.testing.assert_close(plain(tokens, last), expected)
 
 
-def test_targets_that_the_model_does_not_have_are_refused_with_those_it_has(tiny: Tiny) -> None:
+@pytest.mark.parametrize("target", ["query", "embed_tokens"])
+def test_targets_that_are_no_linear_layers_of_the_model_are_refused_with_those_that_are(
+    tiny: Tiny, target: str
+) -> None:
     stage = student_of(tiny, "lora")
-    spec = stage.spec.model_copy(update={"trainable": Lora(targets=("query",))})
+    spec = stage.spec.model_copy(update={"trainable": Lora(targets=("q_proj", target))})
     folder = Path(spec.starts_from.name)
     with pytest.raises(ModelError, match="q_proj"):
         load_network(spec, folder, load_tokenizer(folder, None), Execution())
@@ -146,6 +151,20 @@ def test_a_stage_that_trains_a_part_goes_on_from_its_checkpoint(
     assert stage.test_prediction is not None
     resumed, whole = (each.read_predictions(stage.test_prediction.identity) for each in (tiny.store, other))
     np.testing.assert_allclose(np.log(resumed.probs_NC), np.log(whole.probs_NC), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["naive", "probe", "lora"])
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_a_checkpoint_asks_for_the_room_that_it_takes(
+    tiny: Tiny, alone: Workers, method: str, zero_stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for: list[int] = []
+    monkeypatch.setattr(checkpoints, "require_space", lambda _, num_bytes: asked_for.append(num_bytes))
+    stage = student_of(tiny, method, "ceiling", zero_stage=zero_stage)
+    run(tiny, alone, stage, stop_at=1)
+    files = tiny.store.folder(stage.spec.slug, stage.identity).glob("checkpoints/step*/*")
+    taken = sum(file.stat().st_size for file in files)
+    assert asked_for == [pytest.approx(taken, rel=0.1)]
 
 
 def test_a_student_that_trains_a_part_has_a_second_ceiling_that_trains_all(tiny: Tiny) -> None:
@@ -214,3 +233,49 @@ def test_a_prompt_trains_nothing_keeps_no_model_and_can_be_asked_again(tiny: Tin
     run(tiny, alone, stage)
     assert stage.test_prediction is not None
     assert len(tiny.store.read_predictions(stage.test_prediction.identity).ids) == 60
+
+
+def with_context(stage: PlannedStage, context_tokens: int) -> PlannedStage:
+    settings = stage.spec.optimisation.model_copy(update={"context_tokens": context_tokens})
+    predicts = tuple(each.model_copy(update={"context_tokens": context_tokens}) for each in stage.predicts)
+    spec = stage.spec.model_copy(update={"optimisation": settings})
+    return stage.model_copy(update={"spec": spec, "predicts": predicts})
+
+
+def test_a_prompt_that_is_too_long_loses_the_beginning_of_its_text_and_none_of_its_shots_or_cue() -> None:
+    tokenizer, prompt = load_tokenizer(TOKENIZER, None), Prompt(num_shots=1)
+    before, texts = "a shot that stays\nAnswer: up\n\n", ["short", "one two three four five six seven eight — nine!"]
+    lengths = [len(tokenizer.encode(before + text + prompt.cue)) for text in texts]
+    rows, is_cut = asked(tokenizer, prompt, before, texts, lengths[1] - 3)
+    assert is_cut.tolist() == [False, True]
+    assert [len(row) for row in rows] == [lengths[0], lengths[1] - 3]
+    assert tokenizer.decode(rows[0]) == before + texts[0] + prompt.cue
+    said = tokenizer.decode(rows[1])
+    assert said.startswith(before) and said.endswith(prompt.cue)
+    assert texts[1].endswith(said.removeprefix(before).removesuffix(prompt.cue))
+
+
+def test_cut_prompts_are_counted_and_the_first_are_named(
+    tiny: Tiny, alone: Workers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = with_context(student_of(tiny, "asked", "ceiling").model_copy(update={"predicts": ()}), 24)
+    run(tiny, alone, stage)
+    tokenizer = load_tokenizer(Path(stage.spec.starts_from.name), None)
+    rows = draw(tiny.prepared, stage.spec.train[0].split)
+    longest = max(len(tokenizer.encode(f" {name}")) for name in ("down", "up"))
+    cut = [
+        id_
+        for id_, text in zip(tiny.prepared.ids(rows), tiny.prepared.texts(rows), strict=True)
+        if len(tokenizer.encode(f"{text}\nAnswer:")) + longest > 24
+    ]
+    record = tiny.store.find(stage.identity)
+    assert record is not None and 0 < len(cut) < len(rows)
+    assert record.metrics["cut_examples"] == len(cut)
+    said = capsys.readouterr().out
+    assert f"{len(cut)} of {len(rows)} texts do not fit" in said and cut[0] in said
+
+
+def test_shots_that_leave_no_room_for_a_text_are_an_error(tiny: Tiny, alone: Workers) -> None:
+    stage = with_context(student_of(tiny, "shots", "ceiling"), 24)
+    with pytest.raises(DataError, match=r"a prompt of 3 shots has \d+ tokens without its text"):
+        run(tiny, alone, stage)

@@ -84,9 +84,19 @@ def disk_bytes(stage: PlannedStage, num_parameters: int) -> int:
     return model + rows * (32 + 4 * stage.spec.num_classes)
 
 
-def checkpoint_bytes(num_parameters: int) -> int:
-    """Return the size of a running stage's resume checkpoint."""
-    return num_parameters * (WEIGHT_BYTES + ADAM_BYTES)
+def checkpoint_bytes(stage: PlannedStage, num_parameters: int) -> int:
+    """Return the size of the running stage's resume checkpoint; a head or low-rank additions are not counted.
+
+    ZeRO-1 and 2 write every weight that is trained twice: whole, and as the master of its shards.
+    """
+    masters = WEIGHT_BYTES if stage.execution.zero_stage in (1, 2) else 0
+    match stage.spec.trainable:
+        case Prompt():
+            return 0
+        case AllWeights():
+            return num_parameters * (WEIGHT_BYTES + masters + ADAM_BYTES)
+        case _:
+            return num_parameters * WEIGHT_BYTES
 
 
 def rates_by_model(records: Iterable[Record]) -> dict[str, float]:

@@ -47,6 +47,8 @@ class StagePlan(Spec):
     """An estimate."""
     disk_bytes: int | None
     """An estimate."""
+    checkpoint_bytes: int | None
+    """An estimate of what it takes on disk until it is done."""
 
 
 class ChainPlan(Spec):
@@ -143,6 +145,7 @@ def _plan_stage(
         other_versions=_other_versions(record),
         seconds=None if size is None else estimate.seconds(stage, size, chars[stage.task], known_rate),
         disk_bytes=None if size is None else estimate.disk_bytes(stage, size),
+        checkpoint_bytes=None if size is None else estimate.checkpoint_bytes(stage, size),
     )
 
 
@@ -171,8 +174,7 @@ def _total(values: Iterable[float | None]) -> float | None:
 
 
 def _disk_bytes(waiting: Sequence[StagePlan]) -> int | None:
-    if any(stage.disk_bytes is None or stage.num_parameters is None for stage in waiting):
+    if any(stage.disk_bytes is None for stage in waiting):
         return None
     kept = sum(stage.disk_bytes or 0 for stage in waiting)
-    largest = max((stage.num_parameters or 0 for stage in waiting), default=0)
-    return kept + estimate.checkpoint_bytes(largest)
+    return kept + max((stage.checkpoint_bytes or 0 for stage in waiting), default=0)

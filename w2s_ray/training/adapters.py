@@ -23,7 +23,8 @@ def restrict(hf: PreTrainedModel, spec: StageSpec) -> None:
     """Let only those weights of `hf` be trained that the stage trains.
 
     Raises:
-        ModelError: when low-rank additions are asked for at modules that the model does not have.
+        ModelError: when low-rank additions are asked for at modules that the model does not have, or that are no
+            linear layers.
     """
     match spec.trainable:
         case Probe():
@@ -46,6 +47,14 @@ def merged(hf: PreTrainedModel, weights: dict[str, torch.Tensor]) -> dict[str, t
 def _add_low_rank(hf: PreTrainedModel, lora: Lora, spec: StageSpec) -> None:
     body = f"{hf.base_model_prefix}."
     linear = [name for name, each in hf.named_modules() if isinstance(each, nn.Linear | Conv1D)]
+    for target in lora.targets or ():
+        named = [name for name, _ in hf.named_modules() if name == target or name.endswith(f".{target}")]
+        if not named or not set(named).issubset(linear):
+            raise ModelError(
+                f"trainable.targets names {target!r}, and {spec.starts_from.name} has no linear layer of that name",
+                "targets name linear layers of the model",
+                f"name some of {', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear}))}",
+            )
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type] # peft divides it by the rank, whole or not
@@ -54,14 +63,7 @@ def _add_low_rank(hf: PreTrainedModel, lora: Lora, spec: StageSpec) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.init_seed)
-        try:
-            inject_adapter_in_model(config, hf, adapter_name=_ADAPTER)
-        except ValueError as error:
-            raise ModelError(
-                f"trainable.targets {list(lora.targets or ())} of {spec.starts_from.name}: {error}",
-                "targets name linear layers of the model",
-                f"name some of {', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear}))}",
-            ) from None
+        inject_adapter_in_model(config, hf, adapter_name=_ADAPTER)
     if not spec.speaks:
         for name, parameter in hf.named_parameters():
             if not name.startswith(body):

@@ -19,8 +19,10 @@ from w2s_ray.training.zero import Engine
 
 _MARKER = "latest.json"
 _BEST = "best"
-_BYTES_PER_PARAMETER = 16
-"""fp32 weights, their masters and AdamW's two moments."""
+_WEIGHT_BYTES, _MOMENTS_BYTES = 4, 8
+"""Of one parameter, in fp32; AdamW has moments of those that are trained."""
+_WITH_MASTERS = (1, 2)
+"""ZeRO stages that write every weight that is trained twice: whole, and as the master of its shards."""
 
 
 class Progress(Spec):
@@ -66,7 +68,9 @@ class Checkpoints:
 
     def _write(self, engine: Engine, tag: str) -> None:
         """Let every rank write its shard; collective."""
-        self._workers.led(lambda: require_space(self.folder, _BYTES_PER_PARAMETER * engine.num_parameters))
+        trained_bytes = _MOMENTS_BYTES + (_WEIGHT_BYTES if self._execution.zero_stage in _WITH_MASTERS else 0)
+        num_bytes = _WEIGHT_BYTES * engine.num_parameters + trained_bytes * engine.num_trained
+        self._workers.led(lambda: require_space(self.folder, num_bytes))
         engine.save(self.folder, tag)
         self._workers.barrier()
 

@@ -6,6 +6,7 @@ Only JSON and the header of safetensors files are read, so that planning needs n
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +34,8 @@ TOKENIZER_FILES = (
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 """One of these is what makes a tokenizer."""
 
+_EMBEDDINGS = re.compile(r"(embeddings?|_embed|embed_(tokens|positions|in)|wte|wpe|shared)\.weight$")
+"""What matrices are called in which tokens and positions are looked up."""
 _POSITIONS = ("max_position_embeddings", "n_positions")
 
 
@@ -124,19 +127,23 @@ def check_context(folder: Path, model: str, context_tokens: int) -> None:
 
 
 def check_modules(weights: Iterable[Path], model: str, names: Iterable[str]) -> None:
-    """Check that the model has modules of these names, as far as its safetensors files tell.
+    """Check that the model has linear layers of these names, as far as its safetensors files tell.
 
     Raises:
         ModelError: when one names none.
     """
     known = {
-        name.removesuffix(".weight") for file in weights if file.suffix == ".safetensors" for name in _header(file)
+        name.removesuffix(".weight")
+        for file in weights
+        if file.suffix == ".safetensors"
+        for name, entry in _header(file).items()
+        if name.endswith(".weight") and len(entry["shape"]) == 2 and not _EMBEDDINGS.search(name)
     }
     for wanted in names:
         if not any(name == wanted or name.endswith(f".{wanted}") for name in known):
             linear = sorted({name.rpartition(".")[2] for name in known})
             raise ModelError(
-                f"trainable.targets names {wanted!r}, and {model} has no such module",
+                f"trainable.targets names {wanted!r}, and {model} has no linear layer of that name",
                 "targets are names of the model's linear layers",
                 f"name some of {', '.join(linear)}",
             )

@@ -263,7 +263,8 @@ def _initialise_head(hf: PreTrainedModel, folder: Path, tokenizer: PreTrainedTok
     generator = torch.Generator().manual_seed(spec.init_seed)
     rows_CD = torch.randn((len(digits), head.in_features), generator=generator) * _HEAD_STD
     if all(len(tokens) == 1 for tokens in digits):
-        found_CD = _unembedding_rows(hf, folder, [tokens[0] for tokens in digits])
+        is_random = isinstance(spec.starts_from, ModelSource) and spec.starts_from.random
+        found_CD = _unembedding_rows(hf, None if is_random else folder, [tokens[0] for tokens in digits])
         if found_CD.shape == rows_CD.shape:
             rows_CD = found_CD
     with whole([head.weight]), torch.no_grad():
@@ -273,9 +274,9 @@ def _initialise_head(hf: PreTrainedModel, folder: Path, tokenizer: PreTrainedTok
             head.bias.zero_()
 
 
-def _unembedding_rows(hf: PreTrainedModel, folder: Path, tokens: list[int]) -> torch.Tensor:
-    """The unembedding's rows: the checkpoint's own, or the embedding's where the two are tied."""
-    files = [] if hf.config.tie_word_embeddings else weight_files(folder)
+def _unembedding_rows(hf: PreTrainedModel, folder: Path | None, tokens: list[int]) -> torch.Tensor:
+    """The unembedding's rows: the checkpoint's own, or the embedding's where the two are tied or there is none."""
+    files = [] if folder is None or hf.config.tie_word_embeddings else weight_files(folder)
     for file in (file for file in files if file.suffix == ".safetensors"):
         with safe_open(file, framework="pt") as weights:
             for name in (name for name in _UNEMBEDDINGS if name in weights.keys()):  # noqa: SIM118 (no mapping)

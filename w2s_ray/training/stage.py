@@ -128,8 +128,9 @@ class _StageRun:
         spec = self.stage.spec
         self.workers.led(lambda: self.store.begin("stage", spec.slug, spec.identity))
         if isinstance(spec.trainable, Prompt):
+            cut = self._cut()
             self._start_engine(self._trained())
-            metrics = self._metrics(Progress(), 0) | self._validate()
+            metrics = self._metrics(Progress(), 0) | cut | self._validate()
             self._commit(metrics)
             return metrics, False
         return self._learn()
@@ -139,19 +140,13 @@ class _StageRun:
         examples = self.lesson.examples
         settings = spec.optimisation
         steps = plan_steps(
-            examples.lengths_N,
+            self.lesson.planned_lengths_N,
             epochs=settings.epochs,
             examples_per_step=settings.examples_per_step,
             order_seed=spec.order_seed,
             bucketing_window=settings.bucketing_window,
         )
-        cut = self.lesson.cut()
-        if cut:
-            shown = ", ".join(cut[:_SHOWN])
-            self._say(
-                f"{len(cut)} of {len(examples)} texts are longer than optimisation.context_tokens "
-                f"({settings.context_tokens}) and keep their last tokens; the first are {shown}"
-            )
+        cut = self._cut()
         journal = Journal(spec.identity, self.folder / "metrics.jsonl", self.observer, len(steps))
         journal.activity("loading")
         network = load_network(spec, self._source_folder(), self.tokenizer, execution)
@@ -180,14 +175,22 @@ class _StageRun:
         )
         with self._timed("training"):
             progress, stopped = loop.run(progress)
-        metrics = self._metrics(progress, len(steps)) | {
-            "cut_examples": float(len(cut)),
-            "fell_back_to_fp32": float(fell_back),
-        }
+        metrics = self._metrics(progress, len(steps)) | cut | {"fell_back_to_fp32": float(fell_back)}
         if not stopped:
             metrics |= self._validate()
             self._commit(metrics)
         return metrics, stopped
+
+    def _cut(self) -> dict[str, float]:
+        """Count the stage's examples that do not fit into the context, and name the first."""
+        cut = self.lesson.cut()
+        if cut:
+            self._say(
+                f"{len(cut)} of {len(self.lesson.examples)} texts do not fit into optimisation.context_tokens "
+                f"({self.stage.spec.optimisation.context_tokens}) and keep their last tokens; the first are "
+                f"{', '.join(cut[:_SHOWN])}"
+            )
+        return {"cut_examples": float(len(cut))}
 
     def _say(self, words: str) -> None:
         if self.workers.leads:

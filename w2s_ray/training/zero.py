@@ -8,7 +8,7 @@ falls below the resolution of the weights, and one path serves ZeRO 0 to 3. Grad
 import gc
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,16 +77,17 @@ def whole(parameters: Sequence[torch.Tensor]) -> Iterator[None]:
         yield
 
 
-def count_parameters(model: nn.Module) -> int:
+def count_parameters(parameters: Iterable[torch.Tensor]) -> int:
     """Return the number of weights, sharded or not."""
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
 
 
 class Engine:
     """A model under DeepSpeed: forward, backward, step, save, restore, and its weights in one piece."""
 
     def __init__(self, model: nn.Module, execution: Execution, optimisation: Optimisation) -> None:
-        self.num_parameters = count_parameters(model)
+        self.num_parameters = count_parameters(model.parameters())
+        self.num_trained = count_parameters(each for each in model.parameters() if each.requires_grad)
         config = engine_config(execution, optimisation.max_grad_norm, self.num_parameters)
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, optimisation.weight_decay),

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from w2s_ray.data import labels
 from w2s_ray.data.judging import allowed
@@ -39,10 +40,18 @@ class AnswerLesson:
         starts = [max(len(row) - len(end), 1) for row, end in zip(rows, ends, strict=True)]
         return Written(tokens=rows, learnt_from_N=np.array(starts, dtype=np.int64))
 
+    @property
+    def planned_lengths_N(self) -> IntArray:
+        """Tokens of the texts alone: answers are as long as their source made them, and arms share their batches."""
+        rows_N, _ = self._learnt
+        return self._material.texts(rows_N, self._spec.optimisation.context_tokens).lengths_N
+
     def cut(self) -> list[str]:
         """A text is cut where it and its answer do not fit together."""
         prepared, context = self._material.prepared, self._spec.optimisation.context_tokens
         rows_N, ends = self._learnt
+        if self._prompt is not None:
+            return prepared.ids(rows_N[self._asked(self._prompt, rows_N, context - self._max_tokens)[1]])
         room_N = context - np.array([len(end) for end in ends])
         return prepared.ids(rows_N[self._material.tokens.are_longer(rows_N, room_N)])
 
@@ -90,10 +99,13 @@ class AnswerLesson:
         if self._prompt is None:
             rows = material.tokens.rows(rows_N, room)
         else:
-            texts = material.prepared.texts(rows_N)
-            rows = [row[-room:] for row in asked(material.tokenizer, self._prompt, self._shots, texts)]
+            rows, _ = self._asked(self._prompt, rows_N, room)
         feeder = material.feeder(Examples(tokens=rows))
         return write_answers(network, feeder, material.tokenizer, self._max_tokens, sharded=material.sharded)
+
+    def _asked(self, prompt: Prompt, rows_N: IntArray, room: int) -> tuple[list[TokenRow], npt.NDArray[np.bool_]]:
+        """The rows' prompts, and which texts were cut for them."""
+        return asked(self._material.tokenizer, prompt, self._shots, self._material.prepared.texts(rows_N), room)
 
     @cached_property
     def _max_tokens(self) -> int:

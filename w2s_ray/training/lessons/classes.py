@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from w2s_ray.data import labels
 from w2s_ray.data.splits import draw
@@ -14,12 +15,12 @@ from w2s_ray.spec.labels import LabelledSplit
 from w2s_ray.spec.stage import PredictionSpec
 from w2s_ray.spec.trainable import Prompt
 from w2s_ray.store.predictions import LABELS_NAME, write
-from w2s_ray.training.feed import Examples, FloatArray, IntArray, Labelled
+from w2s_ray.training.feed import Examples, FloatArray, IntArray, Labelled, TokenRow
 from w2s_ray.training.lessons.protocol import ACCURACY, AGREEMENT, Material
 from w2s_ray.training.models import Network, name_tokens
 from w2s_ray.training.objectives import Classification, Objective
 from w2s_ray.training.predict import predict
-from w2s_ray.training.prompts import asked, joined, shots
+from w2s_ray.training.prompts import asked, shots
 
 
 class ClassLesson:
@@ -33,10 +34,18 @@ class ClassLesson:
         """All that the stage learns from, with its labels."""
         return self._labelled(*self._learnt)
 
+    @property
+    def planned_lengths_N(self) -> IntArray:
+        """Tokens of the texts; labels have none."""
+        return self.examples.lengths_N
+
     def cut(self) -> list[str]:
         """Any of an example's texts may be the long one."""
         prepared, (rows_N, _) = self._material.prepared, self._learnt
-        longer = self._material.tokens.are_longer(prepared.text_numbers(rows_N), self._spec.optimisation.context_tokens)
+        context = self._spec.optimisation.context_tokens
+        if isinstance(self._spec.trainable, Prompt):
+            return prepared.ids(rows_N[self._asked(self._spec.trainable, rows_N, context)[1]])
+        longer = self._material.tokens.are_longer(prepared.text_numbers(rows_N), context)
         return prepared.ids(rows_N[longer.reshape(-1, len(rows_N)).any(axis=0)])
 
     def objective(self) -> Objective:
@@ -97,15 +106,24 @@ class ClassLesson:
 
     def _texts(self, rows_N: IntArray, context: int) -> Examples:
         """The rows' texts; for a prompt, once with the name of each class."""
-        prepared, prompt = self._material.prepared, self._spec.trainable
+        prompt = self._spec.trainable
         if isinstance(prompt, Prompt):
-            before_each = asked(self._material.tokenizer, prompt, self._shots, prepared.texts(rows_N))
-            names = name_tokens(self._spec, self._material.tokenizer)
+            before_each, _ = self._asked(prompt, rows_N, context)
             return Examples(
-                tokens=[joined(before, name, context) for name in names for before in before_each],
-                texts_per_example=len(names),
+                tokens=[np.concatenate([before, name]) for name in self._names for before in before_each],
+                texts_per_example=len(self._names),
             )
         return self._material.texts(rows_N, context)
+
+    def _asked(self, prompt: Prompt, rows_N: IntArray, context: int) -> tuple[list[TokenRow], npt.NDArray[np.bool_]]:
+        """The rows' prompts, with room for any class's name, and which texts were cut for it."""
+        room = context - max(len(name) for name in self._names)
+        texts = self._material.prepared.texts(rows_N)
+        return asked(self._material.tokenizer, prompt, self._shots, texts, room)
+
+    @cached_property
+    def _names(self) -> list[TokenRow]:
+        return name_tokens(self._spec, self._material.tokenizer)
 
     @cached_property
     def _shots(self) -> str:

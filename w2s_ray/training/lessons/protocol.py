@@ -59,8 +59,16 @@ class Lesson(Protocol):
         """What is learnt."""
         ...
 
+    @property
+    def planned_lengths_N(self) -> IntArray:
+        """The lengths that optimizer batches are planned by: the same ones whoever labelled the examples."""
+        ...
+
     def cut(self) -> list[str]:
-        """Return the ids of the learnt examples that are longer than the context and keep their last tokens."""
+        """Return the ids of the stage's own examples that do not fit into the context and keep their last tokens.
+
+        A prompt learns none; those that its shots are drawn from say how many it cuts.
+        """
         ...
 
     def objective(self) -> Objective:

@@ -9,7 +9,7 @@ from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
 from w2s_ray.spec.labels import SplitSpec
 from w2s_ray.spec.stage import PredictionSpec
-from w2s_ray.training.feed import Written
+from w2s_ray.training.feed import IntArray, Written
 from w2s_ray.training.language import held_out_loss
 from w2s_ray.training.lessons.protocol import HELD_OUT, Material
 from w2s_ray.training.models import Network
@@ -29,6 +29,11 @@ class TextLesson:
     def examples(self) -> Written:
         """The documents end to end, in full blocks."""
         return self._blocks(self._spec.train[0].split)
+
+    @property
+    def planned_lengths_N(self) -> IntArray:
+        """Of full blocks."""
+        return self.examples.lengths_N
 
     def cut(self) -> list[str]:
         """Blocks are full; nothing is cut."""
