@@ -60,7 +60,7 @@ class Scores:
         return {str(name): int(count) for name, count in zip(names, counts, strict=True) if name}
 
     def by_stratum(self, arms: Sequence[Mapping[int, str]]) -> list[dict[str, Estimate]]:
-        """Return the mean accuracy on each stratum, of each arm by the names of its seeds."""
+        """Return the mean accuracy on each stratum of two examples or more, of each arm by the names of its seeds."""
         found: list[dict[str, Estimate]] = [{} for _ in arms]
         for stratum, size in self.strata().items():
             if size < _FEWEST_OF_A_STRATUM:
