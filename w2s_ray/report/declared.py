@@ -82,8 +82,8 @@ def _test(study: Study, judges: Mapping[str, Judge], asked: ComparisonSpec, poin
     pairs = dict(_pairs(study, judges, asked, point))
     accuracies = {task: found for task, pair in pairs.items() if (found := pair.accuracies()) is not None}
     about = DeclaredComparison(
-        first=asked.first.name,
-        second=asked.second.name,
+        first=asked.first.among(study.paths).name,
+        second=asked.second.among(study.paths).name,
         by=asked.by,
         point=point.label if point is not None else None,
         tasks=tuple(accuracies),

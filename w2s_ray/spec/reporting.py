@@ -5,6 +5,7 @@ over the declared ones, and every other difference in the report is exploratory.
 literature that stand beside the study's own.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
@@ -20,33 +21,40 @@ _DRAWS_PER_COMPARISON = 40
 
 
 class Contender(Spec):
-    """One arm of one method: a text `method`, `method/arm` or `method/arm/level`, or these keys."""
+    """One arm of one method, by these keys or as a text.
+
+    The text is `method`, `method/arm` or `method/arm/level`, and its chain may stand behind it: `naive (small>large)`.
+    """
 
     method: Name
     arm: Name = "chain"
     level: Name | None = None
     """Of the student; the last one of its chain where not given (for `self` the first)."""
     path: tuple[Name, ...] | None = None
-    """The chain's levels; the study's longest chain where not given."""
+    """The chain's levels; the study's longest chain where not given. Of several longest it must be given."""
 
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, raw: Any) -> Any:
         if not isinstance(raw, str):
             return raw
-        parts = raw.split("/")
-        if len(parts) > 3:
-            raise ValueError("reads method, method/arm or method/arm/level")
-        return dict(zip(("method", "arm", "level"), parts, strict=False))
+        names, opened, path = raw.partition(" (")
+        parts = names.split("/")
+        if len(parts) > 3 or (opened and not path.endswith(")")):
+            raise ValueError("reads method, method/arm or method/arm/level, and a chain behind it as (small>large)")
+        given: dict[str, Any] = dict(zip(("method", "arm", "level"), parts, strict=False))
+        return given | {"path": re.split(r"\s*[>→]\s*", path[:-1].strip())} if opened else given
 
     @property
     def name(self) -> str:
-        """The shortest text that says it."""
-        parts = [self.method, self.arm, self.level or ""]
-        if self.level is None:
-            parts = [self.method] if self.arm == "chain" else parts[:2]
+        """The text that says it, with its arm."""
+        parts = [self.method, self.arm, *([self.level] if self.level is not None else [])]
         through = f" ({'→'.join(self.path)})" if self.path is not None else ""
         return "/".join(parts) + through
+
+    def among(self, paths: Sequence[tuple[str, ...]]) -> Self:
+        """Return it with its chain named, among a study's chains."""
+        return self.model_copy(update={"path": self.path_among(paths)})
 
     def path_among(self, paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         """Return its chain's levels among a study's chains."""
@@ -92,7 +100,7 @@ class ReferenceSpec(Spec):
     """Models and data, for people."""
     figure: Figure = "pgr"
     values: dict[str, float | str] = Field(min_length=1)
-    """By contender, as text; a text such as "0.2–0.7" where the source gives no single number."""
+    """By contender, as text, its chain behind it where needed; "0.2–0.7" or the like where there is no one number."""
     tasks: tuple[Name, ...] | None = Field(default=None, min_length=1)
     """The study's tasks beside which it stands (of several the median PGR, the mean accuracy); all where not given."""
 
@@ -163,6 +171,10 @@ def _check_contender(
         known = ["-".join(path) for path in paths]
         raise ValueError(f"{key} names the chain {list(one.path)}; {nearest('-'.join(one.path), known)}")
     path = one.path_among(paths)
+    longest = [each for each in paths if len(each) == len(path)]
+    if one.path is None and len(longest) > 1:
+        told = ", ".join(f"({'>'.join(each)})" for each in longest)
+        raise ValueError(f"{key} does not say of which chain {one.name} is; write one of the longest behind it: {told}")
     if one.level is not None and one.level not in path:
         raise ValueError(f"{key} names the level {one.level!r}; {nearest(one.level, path)}")
 
