@@ -13,6 +13,7 @@ from synthetic import SyntheticStudy
 
 from w2s_ray.report.findings import AcrossTasks, DeclaredComparison, Summary
 from w2s_ray.report.summary import summarise
+from w2s_ray.report.wording import contest
 from w2s_ray.science.significance import smallest_p_value
 from w2s_ray.spec.chain import PlannedStage
 
@@ -123,6 +124,48 @@ def test_a_declared_comparison_of_what_is_not_finished_says_so(synthetic: Callab
     study.finish(lambda stage: 0.6, leave_out=lambda stage: stage.spec.loss.kind == "confidence")
     found = declared(summarise(study.study, study.resolution, study.store))
     assert found.undecided == "both are not finished for any seed of any task" and found.tasks == ()
+
+
+def test_a_declared_comparison_that_lacks_a_task_is_not_decided_and_says_on_how_many_it_rests(
+    synthetic: Callable[..., SyntheticStudy],
+) -> None:
+    pair = ["confident", "naive"]
+    named = [{"first": "confident", "second": "naive", "tasks": tasks} for tasks in (["easy"], ["harder", "flat"])]
+    methods = {**METHODS, "same": {"arms": ["chain"], "tasks": ["easy"]}}
+    study = synthetic(
+        tasks=tuple(CEILING),
+        chains=[["small", "large"]],
+        methods=methods,
+        report={"compare": [pair, *named, ["confident", "same"]], "bootstrap_samples": 200},
+    )
+    study.finish(skill, leave_out=lambda stage: stage.spec.loss.kind == "confidence" and stage.task == "flat")
+    summary = summarise(study.study, study.resolution, study.store)
+    everywhere, easy, rest, served = summary.declared
+    assert everywhere.undecided == "both are finished on 2 of 3 tasks" and everywhere.tasks == ("easy", "harder")
+    assert everywhere.p_value is None and everywhere.p_holm is None and everywhere.accuracy is not None
+    assert easy.p_holm is not None and easy.num_tasks == 1
+    assert served.p_holm is not None and served.num_tasks == 1, "a task that a method is not for does not lack"
+    assert rest.undecided == "both are finished on 1 of 2 tasks"
+    said = [contest(each).removeprefix(f"{each.first} − {each.second}") for each in summary.declared]
+    assert said == [" · 2 of 3 tasks", " · easy", " · harder, flat · 1 of 2 tasks", ""]
+
+
+def test_points_that_change_neither_side_are_one_comparison_and_count_once(
+    synthetic: Callable[..., SyntheticStudy],
+) -> None:
+    key = "methods.confident.losses.large.alpha_max"
+    study = synthetic(
+        chains=[["small", "large"]],
+        methods={"naive": {}, "hard": {"losses": {"large": {"kind": "hard"}}}, "confident": METHODS["confident"]},
+        search={"space": {key: [0.25, 0.5, 0.75]}},
+        report={"compare": [["hard", "naive"], ["confident", "naive"]], "bootstrap_samples": 400},
+    )
+    known = {"floor": 0.6, "ceiling": 0.8, "naive": 0.65, "hard": 0.68, "confidence": 0.71}
+    study.finish(lambda stage: known.get(stage.arm, known[stage.spec.loss.kind]))
+    untouched, *touched = summarise(study.study, study.resolution, study.store).declared
+    assert untouched.point is None and untouched.first == "hard/chain (small→large)"
+    assert [each.point for each in touched] == ["alpha_max 0.25", "alpha_max 0.5", "alpha_max 0.75"]
+    assert [each.p_holm for each in (untouched, *touched)] == [pytest.approx(4 * smallest_p_value(400))] * 4
 
 
 def test_both_contenders_are_compared_over_the_seeds_that_both_have(synthetic: Callable[..., SyntheticStudy]) -> None:

@@ -20,6 +20,8 @@ def study(report: dict[str, Any], **changes: Any) -> Study:
             "methods": {
                 "naive": {"arms": ["chain", "direct", "ceiling", "self"]},
                 "confidence": {"losses": {"large": {"kind": "confidence"}}},
+                "reading": {"tasks": ["sciq"], "losses": {"large": {"kind": "hard"}}},
+                "speaking": {"tasks": ["sst2"], "losses": {"large": {"kind": "hard"}}},
             },
             "report": report,
             **changes,
@@ -91,6 +93,11 @@ def test_a_contender_that_could_be_of_several_chains_has_to_name_one(report: dic
         ({"references": [{"source": "s", "setting": "t", "values": {"naive (small": 0.2}}]}, "method/arm/level"),
         ({"compare": [["naive (medium>large)", "naive/direct"]]}, "did you mean 'small-medium-large'"),
         ({"compare": [["naive", "naive"]]}, "with itself"),
+        (
+            {"compare": [{"first": "naive", "second": "reading", "tasks": ["sst2", "sciq"]}]},
+            r"tasks names 'sst2', and not both methods are for it; both are for \['sciq'\]",
+        ),
+        ({"compare": [["speaking", "reading"]]}, "no task has both speaking and reading"),
         ({"compare": [["naive", "confidence"], ["naive", "confidence"]]}, "one comparison twice"),
         ({"compare": [["naive/self", "naive"]]}, "naive/self has no PGR of its own; compare `by: accuracy`"),
     ],

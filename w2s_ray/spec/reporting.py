@@ -126,7 +126,7 @@ class ReportSpec(Spec):
         *,
         arms: Mapping[str, Iterable[str]],
         paths: Sequence[tuple[str, ...]],
-        tasks: Sequence[str],
+        tasks: Mapping[str, Sequence[str]],
         num_points: int,
     ) -> None:
         """Refuse what the study does not have, and comparisons that its draws cannot tell.
@@ -134,7 +134,7 @@ class ReportSpec(Spec):
         Args:
             arms: the arms of each method.
             paths: the study's chains.
-            tasks: its tasks.
+            tasks: its tasks, each with the methods that are for it.
             num_points: how many points of a search are reported, each with all comparisons; 1 without a search.
 
         Raises:
@@ -145,6 +145,7 @@ class ReportSpec(Spec):
             _check_tasks(key, pair.tasks, tasks)
             for one in (pair.first, pair.second):
                 _check_contender(key, one, arms, paths)
+            _check_served(key, pair, tasks)
         for place, reference in enumerate(self.references):
             key = f"report.references.{place}"
             _check_tasks(key, reference.tasks, tasks)
@@ -179,7 +180,17 @@ def _check_contender(
         raise ValueError(f"{key} names the level {one.level!r}; {nearest(one.level, path)}")
 
 
-def _check_tasks(key: str, named: tuple[str, ...] | None, tasks: Sequence[str]) -> None:
+def _check_served(key: str, pair: ComparisonSpec, tasks: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a comparison that could never be decided: its methods are not for its tasks."""
+    both = [task for task, methods in tasks.items() if {pair.first.method, pair.second.method} <= set(methods)]
+    for name in pair.tasks or ():
+        if name not in both:
+            raise ValueError(f"{key}.tasks names {name!r}, and not both methods are for it; both are for {both}")
+    if not both:
+        raise ValueError(f"{key}: no task has both {pair.first.method} and {pair.second.method}; compare others")
+
+
+def _check_tasks(key: str, named: tuple[str, ...] | None, tasks: Iterable[str]) -> None:
     for name in named or ():
         if name not in tasks:
             raise ValueError(f"{key}.tasks names {name!r}; {nearest(name, tasks)}")
