@@ -29,7 +29,7 @@ def learning_curves(arms: Sequence[ArmSummary], stages: Mapping[str, PlannedStag
     """Return the accuracy of ceilings by number of training examples, where the study has them at several."""
     curves: dict[tuple[str, str, str], dict[int, Estimate]] = {}
     for arm in arms:
-        if arm.arm == "ceiling" and arm.accuracy is not None:
+        if "ceiling" in arm.kinds and arm.accuracy is not None:
             size = sum(part.split.num_examples for part in stages[arm.stages[arm.seeds[0]]].spec.train)
             curves.setdefault((arm.task, arm.level, arm.setting), {}).setdefault(size, arm.accuracy)
     return tuple(
