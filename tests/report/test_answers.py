@@ -7,9 +7,12 @@ import pytest
 from synthetic import SyntheticStudy
 
 from w2s_ray.report.arm_findings import ArmSummary
+from w2s_ray.report.details import details_of
+from w2s_ray.report.evidence import gather
 from w2s_ray.report.findings import Summary
 from w2s_ray.report.results import read_results
-from w2s_ray.report.summary import summarise
+from w2s_ray.report.summary import summarise, summary_of
+from w2s_ray.report.wording import with_bounds
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store.answers import Answers
 
@@ -112,3 +115,14 @@ def test_accuracy_by_stratum_is_counted_within_it(finished: SyntheticStudy) -> N
     ceiling = arm(summary, "large", "ceiling")
     assert ceiling.strata["band 1"].low < ceiling.strata["band 1"].value < ceiling.strata["band 1"].high
     assert np.ptp([each.value for each in ceiling.strata.values()]) > 0
+
+
+def test_a_stratum_of_one_example_has_no_figure_and_the_others_keep_theirs(finished: SyntheticStudy) -> None:
+    evidence = gather(finished.study, finished.resolution, finished.store)
+    strata_N = evidence.tests["code"].strata_N
+    strata_N[np.flatnonzero(strata_N == "band 0")[1:]] = "band 2"
+    summary = summary_of(finished.study, evidence)
+    (rows,) = (each.tasks["code"] for each in details_of(summary) if each.title == "Accuracy by stratum")
+    assert rows.columns[0] == "band 0 (1)" and len(rows.columns) == 3
+    for found, cells in rows.arms:
+        assert list(cells) == ["–", *(with_bounds(found.strata[name], 2) for name in ("band 1", "band 2"))]

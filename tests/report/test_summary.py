@@ -8,6 +8,7 @@ from synthetic import SyntheticStudy
 from w2s_ray.report.arm_findings import ArmSummary
 from w2s_ray.report.evidence import gather
 from w2s_ray.report.findings import Summary
+from w2s_ray.report.page import climb
 from w2s_ray.report.summary import chain_figures, summarise, summary_of
 from w2s_ray.report.wording import seed_mark, seeds_line
 from w2s_ray.spec.chain import PlannedStage
@@ -160,6 +161,31 @@ def test_a_study_without_ceilings_says_so(synthetic: Callable[..., SyntheticStud
     study = synthetic(methods={"naive": {"arms": ["chain"]}})
     study.finish(skill)
     assert arm(read(study), "large", "chain").pgr_undefined == "the study asks for no ceiling of its setting"
+
+
+def test_the_order_of_methods_does_not_decide_what_is_shown(synthetic: Callable[..., SyntheticStudy]) -> None:
+    """`direct` and `full_ceiling` are the first names here of a chain's student and of a ceiling."""
+    study = synthetic(
+        chains=[["small", "large"], ["small", "medium", "large"]],
+        methods={
+            "probe": {"arms": ["direct", "ceiling"], "trainable": {"large": {"kind": "probe"}}},
+            "one": {"arms": ["direct"]},
+            "two": {"arms": ["chain", "ceiling"]},
+        },
+        search={"space": {"splits.train_examples": [50, 100]}},
+    )
+    study.finish(lambda stage: {"floor": 0.6, "ceiling": 0.8, "full_ceiling": 0.8}.get(stage.arm, 0.7))
+    summary = summarise(study.study, study.resolution, study.store)
+    firsts = {arm.kinds for arm in summary.arms}
+    assert ("direct", "chain") in firsts and ("full_ceiling", "ceiling") in firsts
+    assert {step.num_intermediates for step in summary.steps} == {0, 1}
+    curves = [curve for curve in summary.curves if "probe" not in curve.setting]
+    assert {curve.level: [size for size, _ in curve.points] for curve in curves} == dict.fromkeys(
+        ("medium", "large"), [50, 100]
+    )
+    last = climb(summary, ("small", "large"))[-1]
+    assert last.level == "large" and last.accuracies
+    assert all(arm.pgr_link == arm.pgr for arm in summary.arms if arm.kinds == ("direct", "chain"))
 
 
 def test_arms_of_a_level_are_compared_in_pairs_with_what_could_be_detected(finished: SyntheticStudy) -> None:

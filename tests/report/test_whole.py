@@ -73,7 +73,7 @@ def test_the_headline_has_baselines_all_tasks_declared_tests_and_references(summ
         "PGR of full",
         "over all tasks",
         "declared comparisons; p by Holm over 2",
-        "confidence − naive",
+        "confidence/chain",
         "beside the literature",
         "nearly 0.80",
         "training on text alone",
@@ -186,5 +186,6 @@ def test_an_undecided_comparison_says_why(synthetic: Callable[..., SyntheticStud
     study = synthetic(tasks=("flat",), methods=methods, report=report, num=800)
     study.finish(skill)
     found = summarise(study.study, study.resolution, study.store)
-    assert "not decided: confidence − naive: ceiling − floor" in printed(render(found), 200)
+    line = "not decided: confidence/chain (small→medium→large) − naive/chain (small→medium→large): ceiling − floor"
+    assert line in printed(render(found), 200)
     assert "not decided" in write_report(study.study, study.resolution, study.store).read_text()

@@ -20,6 +20,8 @@ def study(report: dict[str, Any], **changes: Any) -> Study:
             "methods": {
                 "naive": {"arms": ["chain", "direct", "ceiling", "self"]},
                 "confidence": {"losses": {"large": {"kind": "confidence"}}},
+                "reading": {"tasks": ["sciq"], "losses": {"large": {"kind": "hard"}}},
+                "speaking": {"tasks": ["sst2"], "losses": {"large": {"kind": "hard"}}},
             },
             "report": report,
             **changes,
@@ -31,7 +33,7 @@ def test_a_comparison_is_two_texts() -> None:
     (pair,) = study({"compare": [["confidence", "naive/direct/medium"]]}).report.compare
     assert pair.first == Contender(method="confidence") and pair.by == "pgr"
     assert pair.second == Contender(method="naive", arm="direct", level="medium")
-    assert (pair.first.name, pair.second.name) == ("confidence", "naive/direct/medium")
+    assert (pair.first.name, pair.second.name) == ("confidence/chain", "naive/direct/medium")
 
 
 def test_a_contender_is_the_last_student_of_the_longest_chain_unless_it_says_otherwise() -> None:
@@ -39,8 +41,35 @@ def test_a_contender_is_the_last_student_of_the_longest_chain_unless_it_says_oth
     plain = Contender(method="naive")
     assert (plain.path_among(paths), plain.level_among(paths)) == (paths[1], "large")
     short = Contender(method="naive", path=paths[0])
-    assert short.path_among(paths) == paths[0] and short.name == "naive (small→large)"
+    assert short.path_among(paths) == paths[0] and short.name == "naive/chain (small→large)"
+    assert plain.among(paths).name == "naive/chain (small→medium→large)"
     assert Contender(method="naive", arm="self").level_among(paths) == "small"
+
+
+@pytest.mark.parametrize("text", ["naive/direct (small>large)", "naive/direct (small → large)"])
+def test_the_text_of_a_contender_may_name_its_chain(text: str) -> None:
+    reference = {"source": "s", "setting": "t", "values": {text: 0.25}}
+    ((one,),) = (each.contenders.values() for each in study({"references": [reference]}).report.references)
+    assert one == Contender(method="naive", arm="direct", path=("small", "large"))
+    assert Contender.model_validate(one.name) == one, "what a report prints can be written into a study"
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"compare": [["confidence", "naive (small>large)"]]},
+        {"compare": [["naive (small>large)", "confidence"]]},
+        {"references": [{"source": "s", "setting": "t", "values": {"confidence": 0.8}}]},
+    ],
+)
+def test_a_contender_that_could_be_of_several_chains_has_to_name_one(report: dict[str, Any]) -> None:
+    chains = [["small", "large"], ["medium", "large"]]
+    with pytest.raises(
+        StudyError, match=r"of which chain confidence/chain is; write .*: \(small>large\), \(medium>large\)"
+    ):
+        study(report, chains=chains)
+    one = {"compare": [["confidence (medium>large)", "naive (small>large)"]]}
+    assert study(one, chains=chains).report.compare[0].first.path == ("medium", "large")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +90,14 @@ def test_a_contender_is_the_last_student_of_the_longest_chain_unless_it_says_oth
         ({"references": [{"source": "s", "setting": "t", "values": {"naiv": 0.2}}]}, "did you mean 'naive'"),
         ({"references": [{"source": "s", "setting": "t", "values": {"naive": 0.2}, "tasks": ["x"]}]}, "names 'x'"),
         ({"references": [{"source": "s", "setting": "t", "values": {"a/b/c/d": 0.2}}]}, "method/arm/level"),
+        ({"references": [{"source": "s", "setting": "t", "values": {"naive (small": 0.2}}]}, "method/arm/level"),
+        ({"compare": [["naive (medium>large)", "naive/direct"]]}, "did you mean 'small-medium-large'"),
         ({"compare": [["naive", "naive"]]}, "with itself"),
+        (
+            {"compare": [{"first": "naive", "second": "reading", "tasks": ["sst2", "sciq"]}]},
+            r"tasks names 'sst2', and not both methods are for it; both are for \['sciq'\]",
+        ),
+        ({"compare": [["speaking", "reading"]]}, "no task has both speaking and reading"),
         ({"compare": [["naive", "confidence"], ["naive", "confidence"]]}, "one comparison twice"),
         ({"compare": [["naive/self", "naive"]]}, "naive/self has no PGR of its own; compare `by: accuracy`"),
     ],

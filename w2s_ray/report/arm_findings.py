@@ -135,6 +135,11 @@ class ArmSummary(Spec):
     """Accuracy on each stratum of the test set."""
 
     @property
+    def kinds(self) -> tuple[Arm, ...]:
+        """What the study calls it, the first name first; which name that is depends on the order of methods alone."""
+        return (self.arm, *self.also)
+
+    @property
     def is_student(self) -> bool:
         """Whether it learned from a supervisor's labels."""
         return self.arm in STUDENTS

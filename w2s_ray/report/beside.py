@@ -18,7 +18,7 @@ def reference_rows(study: Study, judges: Mapping[str, Judge], arms: Sequence[Arm
     """Return every reference with what this study found for the same contender; judges are by task."""
     by_name = {(arm.task, arm.level, arm.label): arm for arm in arms}
     return tuple(
-        _row(reference, text, one, _ours(study, judges, by_name, reference, one, point), point)
+        _row(reference, text, one.among(study.paths).name, _ours(study, judges, by_name, reference, one, point), point)
         for reference in study.report.references
         for text, one in reference.contenders.items()
         for point in points(judges) or (None,)
@@ -29,7 +29,7 @@ def learning_curves(arms: Sequence[ArmSummary], stages: Mapping[str, PlannedStag
     """Return the accuracy of ceilings by number of training examples, where the study has them at several."""
     curves: dict[tuple[str, str, str], dict[int, Estimate]] = {}
     for arm in arms:
-        if arm.arm == "ceiling" and arm.accuracy is not None:
+        if "ceiling" in arm.kinds and arm.accuracy is not None:
             size = sum(part.split.num_examples for part in stages[arm.stages[arm.seeds[0]]].spec.train)
             curves.setdefault((arm.task, arm.level, arm.setting), {}).setdefault(size, arm.accuracy)
     return tuple(
@@ -55,7 +55,7 @@ def _ours(
 
 
 def _row(
-    reference: ReferenceSpec, text: str, one: Contender, ours: Iterator[ArmSummary], point: Point | None
+    reference: ReferenceSpec, text: str, name: str, ours: Iterator[ArmSummary], point: Point | None
 ) -> ReferenceRow:
     found = list(ours)
     pgrs = [arm.pgr.value for arm in found if arm.pgr is not None]
@@ -65,7 +65,7 @@ def _row(
         source=reference.source,
         setting=reference.setting,
         figure=reference.figure,
-        contender=one.name if point is None else f"{one.name} · {point.label}",
+        contender=name if point is None else f"{name} · {point.label}",
         theirs=reference.values[text],
         ours=(median(pgrs) if pgrs else None) if by_pgr else accuracy,
         num_tasks=len(found),

@@ -1,7 +1,8 @@
 """The comparisons that the study declared, each one test, with Holm's correction over all of them.
 
 Both contenders are pooled over the comparison's tasks, on the same draws of the same seeds. Under a search each point
-that is reported is compared by itself, and is one more test.
+that is reported is compared by itself, and is one more test; points between which no stage of either contender
+differs are one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,11 @@ from w2s_ray.spec.study import Study
 
 def declared_comparisons(study: Study, judges: Mapping[str, Judge]) -> tuple[DeclaredComparison, ...]:
     """Return every declared comparison as far as the study has come; judges are by task."""
-    found = [_test(study, judges, pair, point) for point in points(judges) for pair in study.report.compare]
+    found = [
+        _test(study, asked, pairs, point)
+        for asked in study.report.compare
+        for point, pairs in _distinct(study, judges, asked)
+    ]
     adjusted = holm([each.p_value for each in found])
     return tuple(each.model_copy(update={"p_holm": p}) for each, p in zip(found, adjusted, strict=True))
 
@@ -87,14 +92,30 @@ def _pairs(
             yield task, _Pair(judge, (first, second))
 
 
-def _test(study: Study, judges: Mapping[str, Judge], asked: ComparisonSpec, point: Point | None) -> DeclaredComparison:
-    pairs = dict(_pairs(study, judges, asked, point))
+def _distinct(
+    study: Study, judges: Mapping[str, Judge], asked: ComparisonSpec
+) -> Iterator[tuple[str | None, dict[str, _Pair]]]:
+    """Both contenders by task, once for all points at which they are the same arms, and which points these are."""
+    every = points(judges)
+    found: dict[object, tuple[dict[str, _Pair], list[str]]] = {}
+    for point in every:
+        pairs = dict(_pairs(study, judges, asked, point))
+        key = tuple((task, *map(id, pair.arms)) for task, pair in pairs.items())
+        _, labels = found.setdefault(key, (pairs, []))
+        labels += [point.label] if point is not None else []
+    for pairs, labels in found.values():
+        yield " / ".join(labels) if 0 < len(labels) < len(every) else None, pairs
+
+
+def _test(study: Study, asked: ComparisonSpec, pairs: Mapping[str, _Pair], point: str | None) -> DeclaredComparison:
     accuracies = {task: found for task, pair in pairs.items() if (found := pair.accuracies()) is not None}
     about = DeclaredComparison(
-        first=asked.first.name,
-        second=asked.second.name,
+        first=asked.first.among(study.paths).name,
+        second=asked.second.among(study.paths).name,
         by=asked.by,
-        point=point.label if point is not None else None,
+        point=point,
+        asked=asked.tasks or (),
+        num_tasks=len(asked.tasks or pairs),
         tasks=tuple(accuracies),
         seeds={
             task: pairs[task].seeds() if asked.by == "accuracy" else pairs[task].seeds_between() for task in accuracies
@@ -106,13 +127,18 @@ def _test(study: Study, judges: Mapping[str, Judge], asked: ComparisonSpec, poin
     recoveries = _recoveries([pairs[task] for task in accuracies])
     gained = compare(*recoveries) if recoveries is not None else None
     tested = apart if asked.by == "accuracy" else gained
+    undecided = _undecided(recoveries) if tested is None else None
+    if len(about.tasks) < about.num_tasks:
+        tested, undecided = None, f"both are finished on {len(about.tasks)} of {about.num_tasks} tasks"
     few = too_few_groups(apart.num_groups)
+    if few is not None:
+        tested, undecided = None, few
     return about.model_copy(
         update={
             "accuracy": estimate(apart),
             "pgr": estimate(gained) if gained is not None else None,
-            "p_value": p_value(tested.draws_B) if tested is not None and few is None else None,
-            "undecided": few or (_undecided(recoveries) if tested is None else None),
+            "p_value": p_value(tested.draws_B) if tested is not None else None,
+            "undecided": undecided,
         }
     )
 

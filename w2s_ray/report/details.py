@@ -36,7 +36,7 @@ class _Kind:
     title: str
     about: str
     columns: Callable[[TaskSummary], tuple[str, ...]]
-    cells: Callable[[ArmSummary], Cells | None]
+    cells: Callable[[ArmSummary, TaskSummary], Cells | None]
     """None where the table has nothing to say of an arm."""
 
 
@@ -47,7 +47,7 @@ def details_of(summary: Summary) -> list[Detail]:
         tasks = {}
         for name, task in summary.tasks.items():
             arms = [arm for arm in summary.arms if arm.task == name and arm.accuracy is not None]
-            rows = [(arm, cells) for arm in arms if (cells := kind.cells(arm)) is not None]
+            rows = [(arm, cells) for arm in arms if (cells := kind.cells(arm, task)) is not None]
             if rows:
                 tasks[name] = Rows(kind.columns(task), rows)
         if tasks:
@@ -81,8 +81,8 @@ def _calibration(arm: ArmSummary) -> Cells | None:
     return [number(value) for value in (found.ece, found.brier, found.auroc)] if found is not None else None
 
 
-def _strata(arm: ArmSummary) -> Cells | None:
-    return [with_bounds(found, 2) for found in arm.strata.values()] or None
+def _strata(arm: ArmSummary, task: TaskSummary) -> Cells | None:
+    return [with_bounds(arm.strata.get(name), 2) for name in task.strata] if arm.strata else None
 
 
 def _cost(arm: ArmSummary) -> Cells | None:
@@ -97,6 +97,10 @@ def _always(*columns: str) -> Callable[[TaskSummary], tuple[str, ...]]:
     return lambda task: columns
 
 
+def _alone(cells: Callable[[ArmSummary], Cells | None]) -> Callable[[ArmSummary, TaskSummary], Cells | None]:
+    return lambda arm, task: cells(arm)
+
+
 _KINDS = (
     _Kind(
         "Links: what is taken over",
@@ -109,24 +113,24 @@ _KINDS = (
             *("labels", "majority", "agrees", "inherits", "corrects", "new"),
             *("φ", "φ, level 0", "ceiling agrees", "bits"),
         ),
-        _link,
+        _alone(_link),
     ),
     _Kind(
         "Calibration",
         "Expected calibration error (15 bins), Brier score, area under the ROC curve (ties count half).",
         _always("ECE", "Brier", "AUROC"),
-        _calibration,
+        _alone(_calibration),
     ),
     _Kind(
         "Written answers",
         "Those that are as good as the true one by the task's rule, such as another move that mates; those that the "
         "rule allows, and distinct ones per example, on the test set and among the labels that it learned from.",
         _always("as good", "allowed", "distinct", "labels allowed", "labels distinct"),
-        _answers,
+        _alone(_answers),
     ),
     _Kind(
         "Accuracy by stratum",
-        "With 95 % intervals of the same bootstrap.",
+        "With 95 % intervals of the same bootstrap; a stratum of one group of related examples has no figure.",
         lambda task: tuple(f"{name} ({whole(size)})" for name, size in task.strata.items()),
         _strata,
     ),
@@ -135,6 +139,6 @@ _KINDS = (
         "Of training alone. In all: with the trainings of its supervisors and theirs, and of what it started from. "
         "Parameters are its model's, whichever of them are trained.",
         _always("tokens", "time", "tok/s", "parameters", "time in all", "tokens in all"),
-        _cost,
+        _alone(_cost),
     ),
 )

@@ -32,9 +32,13 @@ class DeclaredComparison(Spec):
     second: str
     by: Figure
     point: str | None
-    """The searched settings."""
+    """The searched settings; None where it is the same at all of them."""
+    asked: tuple[str, ...]
+    """The tasks that it was declared for; none named where it is for all."""
+    num_tasks: int
+    """How many it is to be decided on."""
     tasks: tuple[str, ...]
-    """Those on which both are finished."""
+    """Those on which both are finished; the figures are of these."""
     seeds: dict[str, tuple[int, ...]]
     """By task, those that the difference that it is by rests on."""
     accuracy: Estimate | None = None

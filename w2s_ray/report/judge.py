@@ -129,7 +129,8 @@ class Judge:
     def _of_link(self, arm: DistinctArm, standing: Standing, seeds: Sequence[int]) -> dict[str, object]:
         """The PGR with the immediate supervisor as the floor."""
         supervisors = {seed: self._evidence.supervisor(arm.identities[seed]) for seed in seeds}
-        if arm.arm not in ("chain", "truth_chain") or not all(each in self.scores for each in supervisors.values()):
+        climbs = not {"chain", "truth_chain"}.isdisjoint(arm.kinds)
+        if not climbs or not all(each in self.scores for each in supervisors.values()):
             return {}
         floor = self.scores.mean(supervisors, seeds)
         found = self.recovery(Standing(standing.student, floor, standing.ceiling))

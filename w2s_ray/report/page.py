@@ -35,6 +35,8 @@ from w2s_ray.store.files import write_file
 
 REPORT = "report"
 PAGE_NAME = "report.html"
+_CLIMBING = ("floor", "chain")
+"""The arms that a climb is made of."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,9 @@ def study_text(study: Study, store: ArtifactStore) -> str:
 
 
 def _on_climb(arm: ArmSummary, part: tuple[str, ...]) -> bool:
-    return arm.arm in ("floor", "chain") and part in arm.paths
+    return any(kind in _CLIMBING for kind in arm.kinds) and part in arm.paths
 
 
 def _name(arm: ArmSummary, beside: list[ArmSummary]) -> str:
     """How an arm is called inside its rung: by its methods, where several stand there."""
-    return ", ".join(arm.methods) if len(beside) > 1 else arm.arm
+    return ", ".join(arm.methods) if len(beside) > 1 else next(kind for kind in arm.kinds if kind in _CLIMBING)

@@ -40,7 +40,7 @@ def steps(arms: Sequence[ArmSummary], comparisons: Sequence[Comparison]) -> tupl
     They learn from the same examples and are judged on the same ones: what differs is who labelled those examples.
     """
     found: list[Step] = []
-    students = [arm for arm in arms if arm.arm == "chain" and arm.accuracy is not None]
+    students = [arm for arm in arms if "chain" in arm.kinds and arm.accuracy is not None]
     for place in dict.fromkeys((arm.task, arm.level, arm.loss, arm.setting) for arm in students):
         alike = [arm for arm in students if (arm.task, arm.level, arm.loss, arm.setting) == place]
         if len({len(arm.paths[0]) for arm in alike}) < 2:

@@ -166,9 +166,11 @@ def detectable_lines(summary: Summary) -> list[str]:
 
 
 def contest(row: DeclaredComparison) -> str:
-    """Say which difference was tested."""
-    point = f" · {row.point}" if row.point is not None else ""
-    return f"{row.first} − {row.second}{point}"
+    """Say which difference was tested, and how many of its tasks it rests on where some lack."""
+    parts = [f"{row.first} − {row.second}", row.point or "", ", ".join(row.asked)]
+    if len(row.tasks) < row.num_tasks and row.num_tasks > 1:
+        parts.append(f"{len(row.tasks)} of {row.num_tasks} tasks")
+    return " · ".join(part for part in parts if part)
 
 
 def num_seeds(row: DeclaredComparison) -> str:

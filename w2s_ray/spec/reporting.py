@@ -5,6 +5,7 @@ over the declared ones, and every other difference in the report is exploratory.
 literature that stand beside the study's own.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
@@ -20,33 +21,40 @@ _DRAWS_PER_COMPARISON = 40
 
 
 class Contender(Spec):
-    """One arm of one method: a text `method`, `method/arm` or `method/arm/level`, or these keys."""
+    """One arm of one method, by these keys or as a text.
+
+    The text is `method`, `method/arm` or `method/arm/level`, and its chain may stand behind it: `naive (small>large)`.
+    """
 
     method: Name
     arm: Name = "chain"
     level: Name | None = None
     """Of the student; the last one of its chain where not given (for `self` the first)."""
     path: tuple[Name, ...] | None = None
-    """The chain's levels; the study's longest chain where not given."""
+    """The chain's levels; the study's longest chain where not given. Of several longest it must be given."""
 
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, raw: Any) -> Any:
         if not isinstance(raw, str):
             return raw
-        parts = raw.split("/")
-        if len(parts) > 3:
-            raise ValueError("reads method, method/arm or method/arm/level")
-        return dict(zip(("method", "arm", "level"), parts, strict=False))
+        names, opened, path = raw.partition(" (")
+        parts = names.split("/")
+        if len(parts) > 3 or (opened and not path.endswith(")")):
+            raise ValueError("reads method, method/arm or method/arm/level, and a chain behind it as (small>large)")
+        given: dict[str, Any] = dict(zip(("method", "arm", "level"), parts, strict=False))
+        return given | {"path": re.split(r"\s*[>→]\s*", path[:-1].strip())} if opened else given
 
     @property
     def name(self) -> str:
-        """The shortest text that says it."""
-        parts = [self.method, self.arm, self.level or ""]
-        if self.level is None:
-            parts = [self.method] if self.arm == "chain" else parts[:2]
+        """The text that says it, with its arm."""
+        parts = [self.method, self.arm, *([self.level] if self.level is not None else [])]
         through = f" ({'→'.join(self.path)})" if self.path is not None else ""
         return "/".join(parts) + through
+
+    def among(self, paths: Sequence[tuple[str, ...]]) -> Self:
+        """Return it with its chain named, among a study's chains."""
+        return self.model_copy(update={"path": self.path_among(paths)})
 
     def path_among(self, paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         """Return its chain's levels among a study's chains."""
@@ -92,7 +100,7 @@ class ReferenceSpec(Spec):
     """Models and data, for people."""
     figure: Figure = "pgr"
     values: dict[str, float | str] = Field(min_length=1)
-    """By contender, as text; a text such as "0.2–0.7" where the source gives no single number."""
+    """By contender, as text, its chain behind it where needed; "0.2–0.7" or the like where there is no one number."""
     tasks: tuple[Name, ...] | None = Field(default=None, min_length=1)
     """The study's tasks beside which it stands (of several the median PGR, the mean accuracy); all where not given."""
 
@@ -118,7 +126,7 @@ class ReportSpec(Spec):
         *,
         arms: Mapping[str, Iterable[str]],
         paths: Sequence[tuple[str, ...]],
-        tasks: Sequence[str],
+        tasks: Mapping[str, Sequence[str]],
         num_points: int,
     ) -> None:
         """Refuse what the study does not have, and comparisons that its draws cannot tell.
@@ -126,7 +134,7 @@ class ReportSpec(Spec):
         Args:
             arms: the arms of each method.
             paths: the study's chains.
-            tasks: its tasks.
+            tasks: its tasks, each with the methods that are for it.
             num_points: how many points of a search are reported, each with all comparisons; 1 without a search.
 
         Raises:
@@ -137,6 +145,7 @@ class ReportSpec(Spec):
             _check_tasks(key, pair.tasks, tasks)
             for one in (pair.first, pair.second):
                 _check_contender(key, one, arms, paths)
+            _check_served(key, pair, tasks)
         for place, reference in enumerate(self.references):
             key = f"report.references.{place}"
             _check_tasks(key, reference.tasks, tasks)
@@ -163,11 +172,25 @@ def _check_contender(
         known = ["-".join(path) for path in paths]
         raise ValueError(f"{key} names the chain {list(one.path)}; {nearest('-'.join(one.path), known)}")
     path = one.path_among(paths)
+    longest = [each for each in paths if len(each) == len(path)]
+    if one.path is None and len(longest) > 1:
+        told = ", ".join(f"({'>'.join(each)})" for each in longest)
+        raise ValueError(f"{key} does not say of which chain {one.name} is; write one of the longest behind it: {told}")
     if one.level is not None and one.level not in path:
         raise ValueError(f"{key} names the level {one.level!r}; {nearest(one.level, path)}")
 
 
-def _check_tasks(key: str, named: tuple[str, ...] | None, tasks: Sequence[str]) -> None:
+def _check_served(key: str, pair: ComparisonSpec, tasks: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a comparison that could never be decided: its methods are not for its tasks."""
+    both = [task for task, methods in tasks.items() if {pair.first.method, pair.second.method} <= set(methods)]
+    for name in pair.tasks or ():
+        if name not in both:
+            raise ValueError(f"{key}.tasks names {name!r}, and not both methods are for it; both are for {both}")
+    if not both:
+        raise ValueError(f"{key}: no task has both {pair.first.method} and {pair.second.method}; compare others")
+
+
+def _check_tasks(key: str, named: tuple[str, ...] | None, tasks: Iterable[str]) -> None:
     for name in named or ():
         if name not in tasks:
             raise ValueError(f"{key}.tasks names {name!r}; {nearest(name, tasks)}")

@@ -122,7 +122,7 @@ class Study(Spec):
         self.report.check_names(
             arms={name: method.arms for name, method in self.methods.items()},
             paths=self.paths,
-            tasks=tuple(self.tasks),
+            tasks={task: [name for name, one in self.methods.items() if one.serves(task)] for task in self.tasks},
             num_points=self._num_points(),
         )
         return self
