@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 from synthetic import SyntheticStudy
 
+from w2s_ray.report import judge
 from w2s_ray.report.findings import Summary
 from w2s_ray.report.page import write_report
 from w2s_ray.report.summary import summarise
@@ -71,12 +72,50 @@ def test_chains_of_several_lengths_are_compared_at_their_last_student(two_length
     assert [step.accuracy.value for step in summary.steps] == pytest.approx([0.7, 0.65], abs=1e-3)
     assert longer.difference.value == pytest.approx(longer.pgr.value - direct.pgr.value)
     for view in (text, page):
-        assert "small → medium → large" in view and "small → large" in view
+        assert "chain · small→medium→large" in view and "chain · small→large" in view
+    assert "small → medium → large" in page
+
+
+def test_lengths_of_chains_are_compared_within_one_method_and_one_point_of_a_search(
+    synthetic: Callable[..., SyntheticStudy],
+) -> None:
+    """The confidence loss is the large student's alone, so both methods have one medium student."""
+    study = synthetic(
+        tasks=("code", "prose"),
+        chains=[["small", "large"], ["small", "medium", "large"]],
+        methods={"naive": {}, "confident": {"losses": {"large": {"kind": "confidence"}}}, "same": {"arms": ["chain"]}},
+        search={"space": {"splits.train_examples": [50, 100]}},
+    )
+
+    def by_length_and_size(stage: PlannedStage) -> float:
+        if stage.arm != "chain":
+            return {"floor": 0.6, "ceiling": 0.8}[stage.arm]
+        (part,) = stage.spec.train
+        longer = study.stages[stage.supervisors[0]].arm == "chain"
+        return 0.64 + 0.04 * longer + 0.02 * (part.split.num_examples == 100) + 0.01 * (stage.spec.loss.kind != "naive")
+
+    study.finish(by_length_and_size)
+    summary, text, page = shown(study)
+    assert [step.task for step in summary.steps] == ["code"] * 8 + ["prose"] * 8, "two methods at two points"
+    for direct, longer in zip(summary.steps[::2], summary.steps[1::2], strict=True):
+        assert (direct.num_intermediates, longer.num_intermediates) == (0, 1) and direct.difference is None
+        assert longer.difference is not None and longer.difference.value == pytest.approx(0.2, abs=0.01)
+    labels = {step.label for step in summary.steps}
+    assert len(labels) == 8 and all(label in page for label in labels)
+    assert "prose · large" in text and "prose · large" in page
+
+
+def test_many_students_leave_the_differences_between_lengths_there(two_lengths: SyntheticStudy) -> None:
+    """Above a number of students their pairs are not told, and those of the table of lengths are no part of them."""
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr(judge, "_MOST_COMPARED", 1)
+        summary, _, _ = shown(two_lengths)
+    assert summary.comparisons == () and summary.steps[-1].difference is not None
 
 
 def test_one_length_makes_no_table_of_lengths(finished: SyntheticStudy) -> None:
     summary, text, page = shown(finished)
-    assert summary.steps == () and "by way of" not in text and "by way of" not in page
+    assert summary.steps == () and "bootstrapping" not in text and "by way of" not in page
 
 
 def test_a_search_says_out_of_how_many_its_winner_was_picked(searched: SyntheticStudy) -> None:

@@ -110,7 +110,7 @@ class Step(Spec):
     accuracy: Estimate
     pgr: Estimate | None
     difference: Estimate | None
-    """In PGR, to the one with the fewest intermediates; on the same examples, draws and seeds."""
+    """In PGR, to the one with the fewest intermediates of its method and point; on the same draws and seeds."""
 
 
 class CandidateSummary(Spec):
@@ -182,7 +182,7 @@ class Summary(Spec):
     curves: tuple[LearningCurve, ...] = ()
     references: tuple[ReferenceRow, ...] = ()
     steps: tuple[Step, ...] = ()
-    """Last students over chains of 0, 1, 2 … intermediates, where the study has several."""
+    """Last students over chains of 0, 1, 2 … intermediates, where the study has several; by method and point."""
     search: SearchSummary | None = None
     failures: dict[str, str] = Field(default_factory=dict)
     """Why a chain failed when the study last ran, by the chain's name."""

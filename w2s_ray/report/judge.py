@@ -77,6 +77,11 @@ class Judge:
         found = (self._compare(a, b, own[id(a)], own[id(b)]) for a, b in pairs)
         return [pair for pair in found if pair is not None]
 
+    def difference(self, first: DistinctArm, second: DistinctArm) -> Sampled | None:
+        """Return the difference of two PGRs; None where one is undefined or they are not over the same seeds."""
+        one, other = self._own(first), self._own(second)
+        return compare(one[1], other[1]) if one and other and one[0] == other[0] else None
+
     def _own(self, arm: DistinctArm) -> tuple[tuple[int, ...], Recovery] | None:
         """An arm's headline PGR and its seeds."""
         seeds = self.seeds_between(arm, arm.ceilings)

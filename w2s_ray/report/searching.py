@@ -1,10 +1,14 @@
 """What a search and a ladder of chains came to, as plain values: candidates, and chains by their intermediates."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from w2s_ray.report.arm_findings import ArmSummary, Estimate
-from w2s_ray.report.findings import CandidateSummary, Comparison, SearchSummary, Step
-from w2s_ray.spec.search import Candidate, Found
+from w2s_ray.report.arm_findings import ArmSummary
+from w2s_ray.report.arms import DistinctArm
+from w2s_ray.report.findings import CandidateSummary, SearchSummary, Step
+from w2s_ray.report.judge import Judge
+from w2s_ray.report.scores import estimate
+from w2s_ray.science.recovery import Sampled
+from w2s_ray.spec.search import Candidate, Found, Point
 from w2s_ray.spec.study import Study
 
 
@@ -34,46 +38,49 @@ def search_summary(study: Study, found: Found | None) -> SearchSummary | None:
     )
 
 
-def steps(arms: Sequence[ArmSummary], comparisons: Sequence[Comparison]) -> tuple[Step, ...]:
+def steps(judges: Mapping[str, Judge], arms: Sequence[ArmSummary]) -> tuple[Step, ...]:
     """Return the chain students of each level that is reached by chains of several lengths, the shortest first.
 
+    Those of one method at one point of a search stand together; methods and points that share all of them are one.
     They learn from the same examples and are judged on the same ones: what differs is who labelled those examples.
     """
-    found: list[Step] = []
-    students = [arm for arm in arms if "chain" in arm.kinds and arm.accuracy is not None]
-    for place in dict.fromkeys((arm.task, arm.level, arm.loss, arm.setting) for arm in students):
-        alike = [arm for arm in students if (arm.task, arm.level, arm.loss, arm.setting) == place]
-        if len({len(arm.paths[0]) for arm in alike}) < 2:
-            continue
-        alike.sort(key=lambda arm: (len(arm.paths[0]), arm.label))
-        found += [_step(arm, alike[0], comparisons) for arm in alike]
-    return tuple(found)
-
-
-def _step(arm: ArmSummary, shortest: ArmSummary, comparisons: Sequence[Comparison]) -> Step:
-    assert arm.accuracy is not None
-    return Step(
-        task=arm.task,
-        level=arm.level,
-        label=arm.label,
-        path=arm.paths[0],
-        num_intermediates=len(arm.paths[0]) - 2,
-        accuracy=arm.accuracy,
-        pgr=arm.pgr,
-        difference=_difference(arm, shortest, comparisons),
+    by_name = {(arm.task, arm.level, arm.label): arm for arm in arms}
+    return tuple(
+        _step(by_name[arm.task, arm.level, arm.label], path, judge.difference(arm, alike[0][1]) if place else None)
+        for judge in judges.values()
+        for alike in _alike(judge)
+        for place, (path, arm) in enumerate(alike)
     )
 
 
-def _difference(arm: ArmSummary, shortest: ArmSummary, comparisons: Sequence[Comparison]) -> Estimate | None:
-    for pair in comparisons:
-        if (pair.task, pair.level) != (arm.task, arm.level):
-            continue
-        if (pair.first, pair.second) == (arm.label, shortest.label):
-            return pair.difference
-        if (pair.first, pair.second) == (shortest.label, arm.label):
-            value = pair.difference
-            return Estimate(value=-value.value, low=-value.high, high=-value.low)
-    return None
+def _alike(judge: Judge) -> Iterable[list[tuple[tuple[str, ...], DistinctArm]]]:
+    """The students that were judged, with the levels up to their own: those of one level, method and point together."""
+    groups: dict[tuple[str, str, Point | None], dict[tuple[str, ...], DistinctArm]] = {}
+    for arm in judge.distinct:
+        for place in arm.places if judge.seeds(arm) else ():
+            if place.arm == "chain":
+                path = place.path[: place.path.index(arm.level) + 1]
+                groups.setdefault((arm.level, place.method, place.point), {})[path] = arm
+    ordered = [
+        sorted(alike.items(), key=lambda each: (len(each[0]), each[0]))
+        for alike in groups.values()
+        if len({len(path) for path in alike}) > 1
+    ]
+    return {tuple(id(arm) for _, arm in alike): alike for alike in ordered}.values()
+
+
+def _step(about: ArmSummary, path: tuple[str, ...], difference: Sampled | None) -> Step:
+    assert about.accuracy is not None
+    return Step(
+        task=about.task,
+        level=about.level,
+        label=about.label,
+        path=path,
+        num_intermediates=len(path) - 2,
+        accuracy=about.accuracy,
+        pgr=about.pgr,
+        difference=estimate(difference) if difference is not None else None,
+    )
 
 
 def _rank(candidate: Candidate) -> tuple[bool, bool, float]:

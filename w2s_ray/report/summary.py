@@ -57,7 +57,7 @@ def summary_of(study: Study, evidence: Evidence) -> Summary:
         across=across_tasks(judges),
         curves=learning_curves(arms, evidence.stages),
         references=reference_rows(study, judges, arms),
-        steps=steps(arms, comparisons),
+        steps=steps(judges, arms),
         search=search_summary(study, evidence.found),
         failures=evidence.failures,
         pretrained=tuple(_pretrained(evidence, distinct)),

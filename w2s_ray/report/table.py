@@ -15,7 +15,6 @@ from w2s_ray.report.findings import (
     Pretrained,
     ReferenceRow,
     SearchSummary,
-    Step,
     Summary,
 )
 from w2s_ray.report.grid import WIDE_COLUMNS, add_arms, grid
@@ -63,7 +62,7 @@ def render(summary: Summary, *, width: int | None = None) -> Group:
     if summary.references:
         parts.append(_references_table(summary.references))
     if summary.steps:
-        parts.append(_steps_table(summary.steps))
+        parts.append(_steps_table(summary))
     if summary.search is not None:
         parts.append(_candidates_table(summary.search))
         parts.append(Text(search_line(summary.search), style="dim"))
@@ -190,14 +189,15 @@ def _curves_table(curves: tuple[LearningCurve, ...]) -> Table:
     return table
 
 
-def _steps_table(steps: tuple[Step, ...]) -> Table:
+def _steps_table(summary: Summary) -> Table:
     columns = ("between", "accuracy", "PGR", "difference in PGR")
-    table = grid("bootstrapping: one last student, on the same examples", ("model", "by way of"), columns)
-    for step in steps:
-        way = " → ".join(step.path)
+    table = grid("bootstrapping: one last student, on the same examples", ("model", "arm"), columns)
+    many = len(summary.tasks) > 1
+    for step in summary.steps:
+        level = f"{step.task} · {step.level}" if many else step.level
         pgr = with_bounds(step.pgr, 2) if step.pgr is not None else "undefined"
         difference = with_bounds(step.difference, 2) if step.difference is not None else ""
-        table.add_row(step.level, way, str(step.num_intermediates), with_bounds(step.accuracy), pgr, difference)
+        table.add_row(level, step.label, str(step.num_intermediates), with_bounds(step.accuracy), pgr, difference)
     return table
 
 
