@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.data.prepare import PreparedTask
-from w2s_ray.data.tokens import Tokens, tokenise
+from w2s_ray.data.tokens import Tokens, special_tokens, tokenise
 from w2s_ray.errors import DataError, StoreError
 from w2s_ray.store.artifacts import ArtifactStore
 
@@ -111,3 +112,31 @@ def test_blocks_hold_the_documents_in_order_each_with_its_end() -> None:
 def test_fewer_tokens_than_a_block_give_none() -> None:
     tokens = Tokens(token_ids=np.arange(3, dtype=np.uint16), offsets=np.array([0, 3]))
     assert tokens.blocks(np.array([0]), 8, end_token=1).shape == (0, 8)
+
+
+def test_special_tokens_stand_around_every_text_within_the_context_and_before_every_document() -> None:
+    tokens = Tokens(
+        token_ids=np.arange(10, 20, dtype=np.uint16),
+        offsets=np.array([0, 3, 3, 10]),
+        before=np.array([1], dtype=np.int32),
+        after=np.array([2, 3], dtype=np.int32),
+    )
+    short, long = tokens.rows(np.array([0, 2]), 6)
+    assert short.dtype == np.int32
+    assert (short.tolist(), long.tolist()) == ([1, 10, 11, 12, 2, 3], [1, 17, 18, 19, 2, 3])
+    assert tokens.are_longer(np.array([0, 2]), 6).tolist() == [False, True]
+    assert tokens.blocks(np.array([0, 1]), 7, end_token=4).tolist() == [[1, 10, 11, 12, 4, 1, 4]]
+
+
+@pytest.mark.parametrize(
+    ("template", "before", "after"),
+    [("$A", 0, 0), ("</s> $A", 1, 0), ("$A </s>", 0, 1), ("<pad> $A </s>", 1, 1)],
+)
+def test_special_tokens_are_those_that_the_tokenizer_adds(
+    tokenizer: PreTrainedTokenizerFast, template: str, before: int, after: int
+) -> None:
+    known = [(sign, tokenizer.convert_tokens_to_ids(sign)) for sign in ("</s>", "<pad>")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=known)
+    found = special_tokens(tokenizer)
+    assert [len(each) for each in found] == [before, after]
+    assert np.concatenate(found).tolist() == tokenizer("")["input_ids"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM
 
 from tests.training.conftest import Onlooker, Pairings, Replies, Tiny, make_tiny
@@ -14,10 +15,14 @@ from w2s_ray.data.splits import draw
 from w2s_ray.spec.chain import Chain
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.identity import seeded_hash
+from w2s_ray.spec.trainable import Prompt
+from w2s_ray.training import stage as stages
 from w2s_ray.training.answers import answer_tokens
 from w2s_ray.training.checkpoints import Progress
+from w2s_ray.training.lessons.answers import AnswerLesson
 from w2s_ray.training.loop import Loop
 from w2s_ray.training.models import PairNetwork, load_network, load_tokenizer
+from w2s_ray.training.prompts import asked
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 
@@ -214,3 +219,27 @@ def test_a_prompt_of_answers_is_its_shots_and_the_text_and_what_comes_first_is_i
             if tokenizer.eos_token_id in expected:
                 expected = expected[: expected.index(tokenizer.eos_token_id)]
             assert written == tokenizer.decode(expected).lstrip().split("\n", 1)[0].rstrip()
+
+
+def test_a_beginning_of_text_stands_before_texts_with_answers_and_before_prompts(replies: Tiny, alone: Workers) -> None:
+    stage = replies.chain().stages[0]
+    settings = stage.spec.optimisation.model_copy(update={"context_tokens": 12})
+    stage = stage.model_copy(update={"spec": stage.spec.model_copy(update={"optimisation": settings})})
+    folder = Path(stage.spec.starts_from.name)
+    tokenizer = load_tokenizer(folder, None)
+    begin = tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|end|> $A", special_tokens=[("<|end|>", begin)]
+    )
+    tokenizer.save_pretrained(folder)
+    work = stages._StageRun(stage, replies.store, alone, None)
+    work.tokenizer = work._tokenizer()
+    examples = AnswerLesson(work._material()).examples
+    rows = draw(replies.prepared, stage.spec.train[0].split)
+    ends = answer_tokens(tokenizer, replies.prepared.others(rows))
+    texts = [tokenizer.encode(text, add_special_tokens=False) for text in replies.prepared.texts(rows)]
+    for row, start, text, end in zip(examples.tokens, examples.learnt_from_N, texts, ends, strict=True):
+        assert row.tolist() == [begin, *text[-(11 - len(end)) :], *end.tolist()]
+        assert row[start:].tolist() == end.tolist()
+    (prompt,), (is_cut,) = asked(tokenizer, Prompt(cue=""), "", ["a text of some words and more of them"], 4)
+    assert is_cut and len(prompt) == 4 and prompt[0] == begin and begin not in prompt[1:]

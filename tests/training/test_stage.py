@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
     RobertaConfig,
     RobertaForMaskedLM,
 )
@@ -352,3 +355,45 @@ def test_a_disk_without_room_is_an_error_before_anything_is_half_written(
     monkeypatch.undo()
     run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
     assert tiny.store.find(stage.identity) is not None
+
+
+@pytest.mark.parametrize("is_encoder", [False, True])
+def test_a_model_reads_texts_between_the_special_tokens_that_its_tokenizer_adds(
+    tiny: Tiny, alone: Workers, is_encoder: bool
+) -> None:
+    stage = floor_of(tiny)
+    folder = Path(stage.spec.starts_from.name)
+    tokenizer = load_tokenizer(folder, None)
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<|end|>", "<|pad|>")]
+    template = "<|end|> $A <|end|>" if is_encoder else "<|end|> $A"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=special)
+    if is_encoder:
+        tokenizer.cls_token = "<|end|>"
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        BertForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    context = 12  # some texts are longer
+    settings = stage.spec.optimisation.model_copy(update={"context_tokens": context})
+    stage = stage.model_copy(update={"spec": stage.spec.model_copy(update={"optimisation": settings})})
+    prediction = floor_of(tiny).test_prediction
+    assert prediction is not None
+    prediction = prediction.model_copy(update={"stage": stage.identity, "context_tokens": context})
+    stage = stage.model_copy(update={"predicts": (prediction,)})
+    run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    record = tiny.store.find(stage.identity)
+    assert record is not None and record.metrics["cut_examples"] > 0
+    kept = tiny.store.verify(record) / "model"
+    model, read = AutoModelForSequenceClassification.from_pretrained(kept).eval(), AutoTokenizer.from_pretrained(kept)
+    texts = tiny.prepared.texts(draw(tiny.prepared, prediction.split))
+    batch = read(texts, padding=True, truncation=True, return_tensors="pt")
+    assert (batch["input_ids"][:, 0] == tokenizer.eos_token_id).all()
+    with torch.no_grad():
+        probs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.softmax(-1)
+    np.testing.assert_allclose(probs.numpy(), tiny.store.read_predictions(prediction.identity).probs_NC, atol=1e-6)

@@ -2,13 +2,14 @@
 
 Special tokens that stand in a text are split like any other characters, so no text can smuggle in padding or an end
 of text. Truncation happens on reading and keeps the last tokens: no text is dropped for its length, so every model
-sees the same examples.
+sees the same examples. Those that a tokenizer puts around a text (a beginning of text; a class token and a separator)
+are added then, within the context: a model reads texts as it read them when it was pretrained.
 """
 
 import functools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,29 +48,40 @@ class Tokens:
     token_ids: np.ndarray
     offsets: np.ndarray
     """int64; text i has the tokens from offsets[i] up to offsets[i + 1]."""
+    before: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    """Special tokens that stand before each text that is read, …"""
+    after: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    """… and after it."""
 
-    def rows(self, row_numbers: np.ndarray, context: int) -> list[np.ndarray]:
-        """Return the tokens of each text (int32); longer ones keep their last `context` tokens."""
+    def rows(self, row_numbers: np.ndarray, context: int | np.ndarray) -> list[np.ndarray]:
+        """Return the tokens of each text (int32), `context` at most; longer texts keep their last ones."""
         ends = self.offsets[row_numbers + 1]
-        starts = np.maximum(self.offsets[row_numbers], ends - context)
+        starts = np.maximum(self.offsets[row_numbers], ends - np.maximum(self._room(context), 0))
         spans = zip(starts.tolist(), ends.tolist(), strict=True)
-        return [self.token_ids[start:end].astype(np.int32) for start, end in spans]
+        return [
+            np.concatenate([self.before, self.token_ids[start:end], self.after]).astype(np.int32)
+            for start, end in spans
+        ]
 
     def are_longer(self, row_numbers: np.ndarray, context: int | np.ndarray) -> np.ndarray:
         """Tell of each text whether it has more than `context` tokens, so that `rows` cuts it."""
-        return np.asarray(self.offsets[row_numbers + 1] - self.offsets[row_numbers] > context)
+        return np.asarray(self.offsets[row_numbers + 1] - self.offsets[row_numbers] > self._room(context))
+
+    def _room(self, context: int | np.ndarray) -> int | np.ndarray:
+        """What special tokens leave of the context."""
+        return context - len(self.before) - len(self.after)
 
     def blocks(self, row_numbers: np.ndarray, context: int, end_token: int) -> np.ndarray:
         """Return full blocks (N, context) of the documents in this order, each followed by `end_token`.
 
         What does not fill a block at the very end is left out.
         """
-        lengths = self.offsets[row_numbers + 1] - self.offsets[row_numbers] + 1
+        lengths = self.offsets[row_numbers + 1] - self.offsets[row_numbers] + len(self.before) + 1
         flat = np.empty(int(lengths.sum()), dtype=np.int32)
         begin = 0
         for row, length in zip(np.asarray(row_numbers).tolist(), lengths.tolist(), strict=True):
-            flat[begin : begin + length - 1] = self.token_ids[self.offsets[row] : self.offsets[row + 1]]
-            flat[begin + length - 1] = end_token
+            text = self.token_ids[self.offsets[row] : self.offsets[row + 1]]
+            flat[begin : begin + length] = np.concatenate([self.before, text, [end_token]])
             begin += length
         num_blocks = len(flat) // context
         return flat[: num_blocks * context].reshape(num_blocks, context)
@@ -98,6 +110,15 @@ def tokenise(
 
         publish_folder(folder, fill)
     return _open(folder, (folder / RECORD_NAME).stat().st_mtime_ns)
+
+
+def special_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens (int32) that the tokenizer itself puts before a text and after it; many put none."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids = np.array(encoded["input_ids"], dtype=np.int32)
+    own = np.flatnonzero(np.array(encoded["special_tokens_mask"]) == 0)
+    first, last = (own[0], own[-1]) if len(own) else (len(ids), len(ids))
+    return ids[:first], ids[last + 1 :]
 
 
 @functools.lru_cache(maxsize=8)

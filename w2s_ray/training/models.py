@@ -112,7 +112,9 @@ def load_tokenizer(folder: Path, pad_token: str | None) -> PreTrainedTokenizerFa
     Raises:
         ModelError: when it has no padding token and none is given.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
+    tokenizer = AutoTokenizer.from_pretrained(  # what is given here is saved with it
+        folder, split_special_tokens=True, padding_side="right", truncation_side="left"
+    )
     if pad_token is not None:
         tokenizer.pad_token = pad_token
     if tokenizer.pad_token_id is None:
@@ -121,7 +123,6 @@ def load_tokenizer(folder: Path, pad_token: str | None) -> PreTrainedTokenizerFa
             "batches are padded to one length",
             f"name one in the level, for example `pad_token: {tokenizer.eos_token!r}`",
         )
-    tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
     return tokenizer
 
 

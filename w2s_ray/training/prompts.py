@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
+from w2s_ray.data.tokens import special_tokens
 from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.trainable import Prompt
@@ -41,6 +42,8 @@ def asked(
     Raises:
         DataError: when shots and cue leave no room for any of a text.
     """
+    special, _ = special_tokens(tokenizer)
+    room -= len(special)
     whole = [f"{before}{text}{prompt.cue}" for text in texts]
     encoded = tokenizer(
         whole, add_special_tokens=False, return_attention_mask=False, return_offsets_mapping=True, verbose=False
@@ -59,7 +62,7 @@ def asked(
                     "raise optimisation.context_tokens, or lower num_shots",
                 )
             tokens = [*tokens[:first], *tokens[first + excess :]]
-        rows.append(np.array(tokens, dtype=np.int32))
+        rows.append(np.array([*special, *tokens], dtype=np.int32))
     return rows, np.array([len(tokens) > room for tokens in encoded["input_ids"]], dtype=bool)
 
 

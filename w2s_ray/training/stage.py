@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.data.prepare import PreparedTask, load_prepared
-from w2s_ray.data.tokens import Tokens, tokenise
+from w2s_ray.data.tokens import Tokens, special_tokens, tokenise
 from w2s_ray.errors import StoreError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import identity, short
@@ -283,12 +283,19 @@ class _StageRun:
         return self.store.verify(record) / "model"
 
     def _tokens(self, prepared: PreparedTask) -> Tokens:
-        """The task's tokens; rank 0 makes them where they lack."""
+        """The task's tokens; rank 0 makes them where they lack.
+
+        What a tokenizer puts behind a text is for encoders, which have a class token: a decoder's head reads the text's
+        own last token, and a language model goes on from there.
+        """
+        before, after = special_tokens(self.tokenizer)
+        is_encoder = not self.stage.spec.speaks and self.tokenizer.cls_token_id is not None
         backend = self.tokenizer.backend_tokenizer.to_str()
         digest = identity("tokenizer", backend)
 
         def opened() -> Tokens:
-            return tokenise(self.store, prepared, self.tokenizer, digest)
+            tokens = tokenise(self.store, prepared, self.tokenizer, digest)
+            return replace(tokens, before=before, after=after if is_encoder else tokens.after)
 
         def make() -> None:
             opened()  # every rank maps the files itself: tokens are too many to be sent

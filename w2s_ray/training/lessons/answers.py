@@ -35,7 +35,7 @@ class AnswerLesson:
         context = self._spec.optimisation.context_tokens
         assert self._max_tokens < context
         rows_N, ends = self._learnt
-        texts = self._material.tokens.rows(rows_N, context)
+        texts = self._material.tokens.rows(rows_N, self._room_N)
         rows = [joined(text, end, context) for text, end in zip(texts, ends, strict=True)]
         starts = [max(len(row) - len(end), 1) for row, end in zip(rows, ends, strict=True)]
         return Written(tokens=rows, learnt_from_N=np.array(starts, dtype=np.int64))
@@ -49,11 +49,10 @@ class AnswerLesson:
     def cut(self) -> list[str]:
         """A text is cut where it and its answer do not fit together."""
         prepared, context = self._material.prepared, self._spec.optimisation.context_tokens
-        rows_N, ends = self._learnt
+        rows_N, _ = self._learnt
         if self._prompt is not None:
             return prepared.ids(rows_N[self._asked(self._prompt, rows_N, context - self._max_tokens)[1]])
-        room_N = context - np.array([len(end) for end in ends])
-        return prepared.ids(rows_N[self._material.tokens.are_longer(rows_N, room_N)])
+        return prepared.ids(rows_N[self._material.tokens.are_longer(rows_N, self._room_N)])
 
     def objective(self) -> Objective:
         """Cross-entropy of the answers' tokens."""
@@ -89,6 +88,12 @@ class AnswerLesson:
         return rows_N, answer_tokens(self._material.tokenizer, answers)
 
     @cached_property
+    def _room_N(self) -> IntArray:
+        """Tokens that each answer leaves to its text."""
+        _, ends = self._learnt
+        return self._spec.optimisation.context_tokens - np.array([len(end) for end in ends], dtype=np.int64)
+
+    @cached_property
     def _wanted(self) -> tuple[IntArray, list[str]]:
         """The rows of Vi, and the answers of its labels."""
         assert self._spec.validation is not None
@@ -113,7 +118,7 @@ class AnswerLesson:
         every = self._material.prepared.distinct_others()
         longest = max(len(tokens) for tokens in answer_tokens(self._material.tokenizer, every))
         context = self._spec.optimisation.context_tokens
-        if longest >= context:
+        if longest + len(self._material.tokens.before) >= context:
             raise DataError(
                 f"the longest answer has {longest} tokens, optimisation.context_tokens is {context}",
                 "a text and its answer stand in one context",
