@@ -14,7 +14,7 @@ from w2s_ray.spec.stage import RECIPE
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 
-PINNED_RECIPE = 1
+PINNED_RECIPE = 2
 PINNED: dict[tuple[str, str], list[float]] = {
     ("naive", "floor"): [0.678358, 0.663712, 0.619035, 0.600753, 0.546831, 0.534162, 0.486456],
     ("naive", "chain"): [0.689326, 0.676824, 0.675429, 0.675941, 0.67754, 0.67336, 0.673293],

@@ -17,7 +17,7 @@ from w2s_ray.spec.labels import LabelledSplit, SplitSpec
 from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 
-RECIPE = 1
+RECIPE = 2
 """Version of the numerics. Raised when the same spec would no longer give the same weights."""
 
 Precision = Literal["fp32", "bf16"]
