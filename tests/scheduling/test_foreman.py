@@ -1,6 +1,8 @@
 """The foreman, called directly: an actor is only a process around it."""
 
 import asyncio
+import multiprocessing
+import subprocess
 from collections.abc import Coroutine
 from typing import Any
 
@@ -16,6 +18,7 @@ from w2s_ray.scheduling.messages import CrewCard
 from w2s_ray.scheduling.room import Node
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.lease import Process
 from w2s_ray.training.progress import Point, StageResult
 
 
@@ -183,6 +186,26 @@ def test_a_stage_that_kills_three_crews_fails_with_the_cause(store: ArtifactStor
         assert "out of luck" in (report.error or "")
 
     run(work())
+
+
+def test_a_foremans_leases_live_and_die_with_its_run_and_not_with_its_own_process(store: ArtifactStore) -> None:
+    driver = subprocess.Popen(["sleep", "60"])
+
+    async def hand_out() -> None:
+        foreman = Foreman(store, "small", "this run", [Node(2)], process=Process.of(driver.pid))
+        await stage_for(foreman, await crew_for(foreman, one_chain()))
+
+    try:
+        foreman = multiprocessing.get_context("fork").Process(target=lambda: run(hand_out()))
+        foreman.start()
+        foreman.join(30)
+        floor = stage_of(one_chain(), "floor", "s")
+        with pytest.raises(StoreError, match="this run"):
+            store.lease(floor.identity, floor.spec.slug, "another run")
+    finally:
+        driver.kill()
+        driver.wait()
+    store.lease(floor.identity, floor.spec.slug, "another run")
 
 
 def test_a_stage_that_another_run_has_in_hand_is_waited_for(store: ArtifactStore) -> None:

@@ -19,6 +19,7 @@ from w2s_ray.scheduling.study import RunSettings, StudyOutcome, is_finished, run
 from w2s_ray.scheduling.view import StageStatus, StudyStatus
 from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.study import Study
+from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tracking.null import NullTracker
 
@@ -143,6 +144,10 @@ def test_a_killed_worker_a_killed_foreman_and_a_bad_stage_harm_nobody_else(store
     def kill_the_foreman(_: StageStatus) -> None:
         (foreman,) = processes("ray::Foreman")
         foreman.kill()
+        foreman.wait(10)
+        ceiling = stages["ceiling naive"]
+        held = lease.holder(store.folder(ceiling.spec.slug, ceiling.identity))
+        assert held is not None and held.process.pid == os.getpid(), "no other run takes what the crew trains on"
 
     view = Watching().when(is_at("floor", 5), kill_a_worker).when(is_at("ceiling", 5), kill_the_foreman)
     outcome = run(study, store, view)

@@ -31,6 +31,7 @@ from w2s_ray.scheduling.writer import ActorName, find_writer
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 from w2s_ray.spec.execution import CrewShape
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.lease import Process
 from w2s_ray.tracking.tracker import chain_run, stage_run, stage_run_id
 from w2s_ray.training.progress import Point, StageResult
 
@@ -59,6 +60,7 @@ class Foreman:
         writer: ActorName | None = None,
         weights: Mapping[str, float] | None = None,
         serves: Mapping[str, Sequence[str]] | None = None,
+        process: Process | None = None,
     ) -> None:
         """Begin with nothing; Ray repeats this with the same arguments when it starts the foreman anew.
 
@@ -70,12 +72,13 @@ class Foreman:
             writer: the actor that owns the tracker.
             weights: the levels' parameters by name, which make costs comparable.
             serves: the names of the chains that a stage serves, by its identity, those that Tune holds back included.
+            process: the run's own, with which its leases end; the foreman's may be killed while its crews work on.
         """
         self._serves = serves or {}
         self._id = uuid.uuid4().hex
         self._study, self._writer = study, find_writer(writer)
         self._state = State(Queue(_cost_by(weights or {})), Roster(tuple(nodes)))
-        self._store = Ownership(store, owner)
+        self._store = Ownership(store, owner, process)
         self._mail = Mail()
         self._chains: dict[str, tuple[Chain, ...]] = {}
         """By trial."""

@@ -42,6 +42,7 @@ from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import executions
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.lease import Process
 from w2s_ray.store.waiting import say_over, say_under_way
 
 if TYPE_CHECKING:
@@ -259,6 +260,7 @@ class Run:
                 writer=writer,
                 weights=weights if all(weights.values()) else None,
                 serves=_serves(self._chains),
+                process=Process.of(os.getpid()),
             )
         )
         try:
