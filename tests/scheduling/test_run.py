@@ -102,13 +102,14 @@ def test_three_chains_share_their_stages_and_leave_nothing_behind(store: Artifac
     study = small_study()
     looked_at: dict[str, bool] = {}
 
-    def look_for_torch() -> None:
+    def look_around() -> None:
+        assert lease.holder(store.study_folder("small")) is not None, "no other run may begin it meanwhile"
         for name in {"ChainTrial", "Foreman", "TrainController", "run_crew", "Writer"} - looked_at.keys():
             for process in processes(f"ray::{name}"):
                 with suppress(psutil.Error):  # it has just ended
                     looked_at[name] = any("libtorch" in part.path for part in process.memory_maps())
 
-    view = Watching(each_time=look_for_torch)
+    view = Watching(each_time=look_around)
     outcome = run(study, store, view)
     stages = distinct_stages(chains_of(study))
     assert outcome.failed == {}
@@ -127,6 +128,7 @@ def test_three_chains_share_their_stages_and_leave_nothing_behind(store: Artifac
     assert list((store.study_folder("small") / "crews").iterdir()) == []
     logs = store.study_folder("small") / "logs"
     assert len(list(logs.iterdir())) == 5
+    assert lease.holder(store.study_folder("small")) is None
     again = run(study, store, Watching())
     assert again.trained == ()
     assert again.failed == {}
