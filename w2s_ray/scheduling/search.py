@@ -210,8 +210,8 @@ def _dirname(trial: "Trial") -> str:
 class _Leaving(tune.Callback):
     """Ends Tune where the run is interrupted, with its trials as they are: a restored search goes on with them.
 
-    Meanwhile it puts Tune's state aside. It may come out of a snapshot that was made under another path, so it knows its
-    search by the digest alone.
+    Meanwhile it puts Tune's state aside. It may come out of a snapshot that was made under another path, so it knows
+    its search by the digest alone.
     """
 
     def __init__(self, digest: str) -> None:
