@@ -97,9 +97,8 @@ def test_a_checkpoint_holds_masters_where_zero_writes_them_apart(
     home: Path, store: ArtifactStore, zero_stage: Any, bytes_per_parameter: int
 ) -> None:
     stage = floor_of(study_in(home), store).model_copy(update={"execution": Execution(zero_stage=zero_stage)})
-    assert estimate.checkpoint_bytes(stage, 1000) == 2 * 1000 * bytes_per_parameter, (
-        "the old one goes after the new one"
-    )
+    two = 2 * 1000 * bytes_per_parameter
+    assert estimate.checkpoint_bytes(stage, 1000) == two, "the one before goes when the new one is whole"
 
 
 def test_best_weights_and_models_kept_on_the_way_take_disk_too(home: Path, store: ArtifactStore) -> None:
