@@ -316,7 +316,15 @@ class Foreman:
 
     def _keep_leases(self) -> None:
         if not any(task.get_name() == "leases" for task in self._background):
-            self._in_background(self._store.renew_for_ever(self._in_hand), "leases")
+            self._in_background(self._store.renew_for_ever(self._kept_in_hand), "leases")
+
+    def _kept_in_hand(self) -> Iterator[PlannedStage]:
+        """The stages in hand; the writer, which knows of no run once it was started anew, hears of each again."""
+        for stage in self._in_hand():
+            if self._writer is not None:
+                chains = self._chains_of(self._state.queue.entries[stage.identity])
+                self._writer.begin.remote(stage_run(self._study, stage, chains))
+            yield stage
 
     def _in_hand(self) -> Iterator[PlannedStage]:
         entries = self._state.queue.entries
