@@ -1,6 +1,7 @@
 """The scheduler's simulator: its bound, its policies, and the committed workloads."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from w2s_ray.bench.schedule import Schedule, bench_schedule, lower_bound, own_st
 from w2s_ray.bench.workload import Workload, committed_workloads, load_workload
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.chain import distinct_stages
+from w2s_ray.spec.load import parse_study
 
 WORKLOADS = committed_workloads()
 
@@ -49,13 +51,44 @@ def test_the_bound_is_the_longest_chain_or_all_work_over_all_devices() -> None:
     assert bound == path, "one seed does not fill the cluster"
 
 
-def test_chains_on_their_own_share_nothing() -> None:
-    chains = load_workload(WORKLOADS["sweep_64"], num_seeds=1).chains()
+def a_workload_of(method: dict[str, Any]) -> Workload:
+    """The smallest one that is committed, its study with this method and the plain one."""
+    workload = load_workload(WORKLOADS["sweep_64"], num_seeds=1)
+    raw = workload.study.model_dump(mode="json", exclude_defaults=True)
+    return workload.model_copy(update={"study": parse_study({**raw, "methods": {"plain": {}, "other": method}})})
+
+
+METHODS: list[dict[str, Any]] = [
+    {"arms": ["chain", "direct", "ceiling"]},
+    {"generative": {"large": {}}},
+    {"supervisors": {"num": 3, "combine": "weighted"}},
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_chains_on_their_own_share_nothing(method: dict[str, Any]) -> None:
+    chains = a_workload_of(method).chains()
     own = own_stages(chains)
     assert len(distinct_stages(own)) == sum(len(distinct_stages([chain])) for chain in chains)
     for chain in own:
-        made = {prediction.identity for stage in chain.stages for prediction in stage.predicts}
+        made = frozenset[str]().union(*(stage.products for stage in chain.stages))
         assert all(stage.requires <= made for stage in chain.stages)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_whatever_a_method_asks_for_ends_under_each_policy(method: dict[str, Any]) -> None:
+    found = schedules(a_workload_of(method))
+    assert all(schedule.ratio >= 1 for schedule in found.values())
+    assert found["every trial its own"].num_stages > found["w2s"].num_stages
+
+
+def test_a_student_that_reads_first_is_on_the_longest_path_with_what_it_reads() -> None:
+    workload = a_workload_of({"arms": ["chain"], "generative": {"huge": {"epochs": 1000}}})
+    path, _ = lower_bound(workload, workload.chains())
+    stages = distinct_stages(workload.chains()).values()
+    reader = next(stage for stage in stages if stage.arm == "generative")
+    student = next(stage for stage in stages if reader.identity in stage.requires)
+    assert path == workload.seconds(reader) + workload.seconds(student)
 
 
 def test_a_workload_that_is_no_workload_says_what_is_wrong(tmp_path: Path) -> None:

@@ -135,6 +135,14 @@ def test_without_a_terminal_a_stage_has_two_lines_however_long_or_short_it_is() 
     assert "2/3 done" in lines[-1]
 
 
+def test_without_a_terminal_why_the_run_waits_is_said_once() -> None:
+    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
+    view = PlainView(console)
+    for notice in ("waiting for another run", "waiting for another run", ""):
+        view.update(StudyStatus(notice=notice))
+    assert console.export_text().splitlines() == ["waiting for another run"]
+
+
 def test_what_libraries_print_goes_to_the_log_and_our_lines_to_the_terminal(tmp_path: Path) -> None:
     code = (
         "import os, sys, subprocess; from pathlib import Path\n"

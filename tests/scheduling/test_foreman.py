@@ -1,7 +1,12 @@
 """The foreman, called directly: an actor is only a process around it."""
 
 import asyncio
+import json
+import multiprocessing
+import subprocess
 from collections.abc import Coroutine
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +16,16 @@ from tests.scheduling.studies import chains_of, small_study
 from tests.scheduling.test_queue import stage_of
 from w2s_ray.errors import StoreError, TrainingError
 from w2s_ray.scheduling import foreman as foreman_module
+from w2s_ray.scheduling import ownership
 from w2s_ray.scheduling.foreman import Foreman
 from w2s_ray.scheduling.messages import CrewCard
 from w2s_ray.scheduling.room import Node
+from w2s_ray.scheduling.writer import Writer
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.lease import Process
+from w2s_ray.tracking.jsonl import JsonLinesTracker
+from w2s_ray.tracking.tracker import stage_run_id
 from w2s_ray.training.progress import Point, StageResult
 
 
@@ -181,6 +191,59 @@ def test_a_stage_that_kills_three_crews_fails_with_the_cause(store: ArtifactStor
         assert report is not None
         assert "3 crews died" in (report.error or "")
         assert "out of luck" in (report.error or "")
+
+    run(work())
+
+
+def test_a_foremans_leases_live_and_die_with_its_run_and_not_with_its_own_process(store: ArtifactStore) -> None:
+    driver = subprocess.Popen(["sleep", "60"])
+
+    async def hand_out() -> None:
+        foreman = Foreman(store, "small", "this run", [Node(2)], process=Process.of(driver.pid))
+        await stage_for(foreman, await crew_for(foreman, one_chain()))
+
+    try:
+        foreman = multiprocessing.get_context("fork").Process(target=lambda: run(hand_out()))
+        foreman.start()
+        foreman.join(30)
+        floor = stage_of(one_chain(), "floor", "s")
+        with pytest.raises(StoreError, match="this run"):
+            store.lease(floor.identity, floor.spec.slug, "another run")
+    finally:
+        driver.kill()
+        driver.wait()
+    store.lease(floor.identity, floor.spec.slug, "another run")
+
+
+class InThisProcess:
+    """An actor's handle, without the actor."""
+
+    def __init__(self, actor: object) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self._actor, name))
+
+
+def test_a_writer_that_was_started_anew_hears_of_the_stages_in_hand(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "LEASE_SECONDS", 0.1)
+
+    def new_writer() -> Any:
+        return InThisProcess(Writer(lambda: JsonLinesTracker(tmp_path / "points")))
+
+    async def work() -> None:
+        foreman = foreman_of(store)
+        foreman._writer = new_writer()
+        card = await crew_for(foreman, one_chain())
+        stage = await stage_for(foreman, card)
+        foreman._writer = new_writer()
+        await asyncio.sleep(0.5)
+        await foreman.beat(card, stage.identity, [Point(stage.identity, "training", 5, 9, {"loss": 0.5})])
+        await finish(foreman, card, store, stage)
+        lines = (tmp_path / "points" / f"{stage_run_id(stage.identity)}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["kind"] for line in lines] == ["run", "run", "point", "summary"]
 
     run(work())
 

@@ -87,8 +87,8 @@ def test_what_is_not_trained_is_not_counted(home: Path, store: ArtifactStore) ->
     assert estimate.state_bytes_per_worker(probe, 1000) == 4000 < estimate.state_bytes_per_worker(stage, 1000)
     assert estimate.num_steps(prompt, 100.0) == 0 < estimate.num_steps(probe, 100.0)
     assert estimate.disk_bytes(prompt, 1000) == estimate.disk_bytes(stage, 1000) - 4000
-    assert estimate.checkpoint_bytes(prompt, 1000) == 0 and estimate.checkpoint_bytes(probe, 1000) == 4000
-    seconds = [estimate.seconds(each, 1000, 100.0, known_rate=10.0) for each in (prompt, probe, stage)]
+    assert estimate.checkpoint_bytes(prompt, 1000) == 0 and estimate.checkpoint_bytes(probe, 1000) == 2 * 4000
+    seconds = [estimate.seconds(each, 1000, 100.0, known_rate=None) for each in (prompt, probe, stage)]
     assert seconds == sorted(seconds) and len(set(seconds)) == 3
 
 
@@ -97,7 +97,17 @@ def test_a_checkpoint_holds_masters_where_zero_writes_them_apart(
     home: Path, store: ArtifactStore, zero_stage: Any, bytes_per_parameter: int
 ) -> None:
     stage = floor_of(study_in(home), store).model_copy(update={"execution": Execution(zero_stage=zero_stage)})
-    assert estimate.checkpoint_bytes(stage, 1000) == 1000 * bytes_per_parameter
+    two = 2 * 1000 * bytes_per_parameter
+    assert estimate.checkpoint_bytes(stage, 1000) == two, "the one before goes when the new one is whole"
+
+
+def test_best_weights_and_models_kept_on_the_way_take_disk_too(home: Path, store: ArtifactStore) -> None:
+    def floor(**optimisation: Any) -> PlannedStage:
+        return floor_of(study_in(home, optimisation=optimisation), store)
+
+    plain, stopping, kept = floor(), floor(early_stopping={}), floor(keep_at=[0.1, 0.5])
+    assert estimate.checkpoint_bytes(stopping, 1000) == 2 * estimate.checkpoint_bytes(plain, 1000)
+    assert estimate.disk_bytes(kept, 1000) == estimate.disk_bytes(plain, 1000) + 2 * 4000
 
 
 def test_a_plan_counts_what_sharing_saves(home: Path, store: ArtifactStore) -> None:
@@ -204,6 +214,20 @@ def test_the_estimate_uses_the_speed_at_which_a_model_was_trained_before(home: P
     assert stage.seconds == pytest.approx(
         estimate.seconds(floor_of(another_seed, store), 1, _chars(home), known_rate=0.5)
     )
+
+
+def test_a_probes_speed_tells_nothing_of_a_training_of_all_weights_and_is_not_tripled(
+    home: Path, store: ArtifactStore
+) -> None:
+    floor = floor_of(study_in(home), store)
+    probe = floor.model_copy(update={"spec": floor.spec.model_copy(update={"trainable": Probe()}), "predicts": ()})
+    finish(probe, store, tokens_per_second=0.5)
+    finish(floor, store, tokens_per_second=0.25)
+    rates = estimate.rates_by_model(store.records())
+    assert [estimate.rate_of(stage, rates) for stage in (probe, floor)] == [0.5, 0.25]
+    assert estimate.seconds(probe, 1, 100.0, known_rate=0.5) == estimate.train_tokens(probe, 100.0) / 0.5
+    prompt = floor.model_copy(update={"spec": floor.spec.model_copy(update={"trainable": Prompt()})})
+    assert estimate.rate_of(prompt, rates) == 0.25
 
 
 def test_artifacts_of_other_library_versions_are_flagged(

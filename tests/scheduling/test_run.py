@@ -19,6 +19,7 @@ from w2s_ray.scheduling.study import RunSettings, StudyOutcome, is_finished, run
 from w2s_ray.scheduling.view import StageStatus, StudyStatus
 from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.study import Study
+from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tracking.null import NullTracker
 
@@ -101,13 +102,14 @@ def test_three_chains_share_their_stages_and_leave_nothing_behind(store: Artifac
     study = small_study()
     looked_at: dict[str, bool] = {}
 
-    def look_for_torch() -> None:
+    def look_around() -> None:
+        assert lease.holder(store.study_folder("small")) is not None, "no other run may begin it meanwhile"
         for name in {"ChainTrial", "Foreman", "TrainController", "run_crew", "Writer"} - looked_at.keys():
             for process in processes(f"ray::{name}"):
                 with suppress(psutil.Error):  # it has just ended
                     looked_at[name] = any("libtorch" in part.path for part in process.memory_maps())
 
-    view = Watching(each_time=look_for_torch)
+    view = Watching(each_time=look_around)
     outcome = run(study, store, view)
     stages = distinct_stages(chains_of(study))
     assert outcome.failed == {}
@@ -126,6 +128,7 @@ def test_three_chains_share_their_stages_and_leave_nothing_behind(store: Artifac
     assert list((store.study_folder("small") / "crews").iterdir()) == []
     logs = store.study_folder("small") / "logs"
     assert len(list(logs.iterdir())) == 5
+    assert lease.holder(store.study_folder("small")) is None
     again = run(study, store, Watching())
     assert again.trained == ()
     assert again.failed == {}
@@ -143,6 +146,10 @@ def test_a_killed_worker_a_killed_foreman_and_a_bad_stage_harm_nobody_else(store
     def kill_the_foreman(_: StageStatus) -> None:
         (foreman,) = processes("ray::Foreman")
         foreman.kill()
+        foreman.wait(10)
+        ceiling = stages["ceiling naive"]
+        held = lease.holder(store.folder(ceiling.spec.slug, ceiling.identity))
+        assert held is not None and held.process.pid == os.getpid(), "no other run takes what the crew trains on"
 
     view = Watching().when(is_at("floor", 5), kill_a_worker).when(is_at("ceiling", 5), kill_the_foreman)
     outcome = run(study, store, view)

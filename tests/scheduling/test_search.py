@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+from ray import tune
 
 from tests.scheduling.judged import FORGIVEN, STEPS, judged_study, others, resolved
 from tests.scheduling.test_run import Watching, starts
 from w2s_ray.errors import Interrupted
 from w2s_ray.scheduling.candidates import CandidateJudge
+from w2s_ray.scheduling.search import Search
 from w2s_ray.scheduling.study import RunSettings, StudyOutcome, run_study
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.search import Found
@@ -194,6 +197,28 @@ def test_pbt_shares_the_stages_so_far_and_varies_those_to_come(store: ArtifactSt
     }
     extra = [folder for folder in trained if folder.name.rpartition("-")[2] not in final]
     assert len(extra) <= 1, "besides, the medium student that was given up"
+
+
+def test_a_search_whose_store_was_moved_is_restored_there_and_ends_when_it_is_interrupted(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    study, interrupt = judged_study(tmp_path, **search()), threading.Event()
+
+    def tuner(store: ArtifactStore, interrupt: threading.Event) -> tune.Tuner:
+        judge = CandidateJudge(study, resolved(study, store), store)
+        return Search(judge, None, ray.put("no foreman"), SETTINGS, interrupt).tuner()
+
+    tuner(store, threading.Event())
+    (store.study_folder(study.name) / "search" / "experiment_state-1.json").write_text("{}")
+    moved = ArtifactStore(store.root.rename(tmp_path / "elsewhere"))
+    restored = tuner(moved, interrupt)._local_tuner
+    assert restored is not None and restored._is_restored
+    (leaving,) = restored.get_run_config().callbacks or ()
+    leaving.on_step_begin(0, [])
+    assert (moved.study_folder(study.name) / "search-state.zip").is_file() and not store.root.exists()
+    interrupt.set()
+    with pytest.raises(Interrupted):
+        leaving.on_step_begin(1, [])
 
 
 @pytest.mark.soak

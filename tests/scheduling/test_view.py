@@ -46,6 +46,10 @@ def test_before_the_first_stage_the_crew_is_what_there_is_to_see() -> None:
     assert "crew-1 of 2: opening" in shown(StudyStatus(crews=("crew-1 of 2: opening",)))
 
 
+def test_why_a_run_waits_before_its_first_stage_is_there_to_see() -> None:
+    assert "another run" in shown(StudyStatus(notice="waiting for another run"))
+
+
 def test_the_live_view_takes_updates(capsys: object) -> None:
     with LiveView(Console(force_terminal=True, width=100)) as view:
         view.update(StudyStatus(running=(RUNNING,)))

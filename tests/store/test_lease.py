@@ -113,7 +113,7 @@ def test_the_owner_renews_and_gives_back(store: ArtifactStore) -> None:
 @pytest.mark.parametrize(("seconds", "free"), [(55, False), (61, True)])
 def test_an_owner_elsewhere_is_dead_after_a_minute_of_silence(seconds: float, free: bool, store: ArtifactStore) -> None:
     store.lease(IDENTITY, "stage", "elsewhere")
-    age(store, seconds, machine="another machine", pid=1)
+    age(store, seconds, process=lease.Process(machine="another machine", pid=1, started=""))
     if free:
         store.lease(IDENTITY, "stage", "here")
         return
@@ -123,7 +123,7 @@ def test_an_owner_elsewhere_is_dead_after_a_minute_of_silence(seconds: float, fr
 
 def test_a_process_number_that_was_given_out_again_is_not_the_owner(store: ArtifactStore) -> None:
     store.lease(IDENTITY, "stage", "before")
-    age(store, 0, pid=os.getpid(), started="1")
+    age(store, 0, process=lease.Process.of(os.getpid()).model_copy(update={"started": "1"}))
     store.lease(IDENTITY, "stage", "now")
 
 

@@ -303,9 +303,9 @@ def test_a_head_block_of_its_own_is_drawn_from_the_stages_seed(tiny: Tiny, tmp_p
     assert not torch.equal(drawn(1), drawn(2))
 
 
-@pytest.mark.parametrize("zero_stage", [1, 3])
-def test_early_stopping_goes_back_to_the_best_weights_when_they_are_not_the_last(
-    tiny: Tiny, alone: Workers, zero_stage: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("zero_stage", "checkpoint_seconds"), [(1, 3600), (3, 0)])
+def test_early_stopping_goes_back_to_the_best_weights_when_they_are_not_the_last_and_keeps_no_more_than_it_may_need(
+    tiny: Tiny, alone: Workers, zero_stage: int, checkpoint_seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agreements = iter([0.5, 0.9, 0.4, 0.3, 0.9])
     monkeypatch.setattr(ClassLesson, "check", lambda *_: {AGREEMENT: next(agreements)})
@@ -315,9 +315,11 @@ def test_early_stopping_goes_back_to_the_best_weights_when_they_are_not_the_last
     def remember(checkpoints: Checkpoints, engine: Engine, step: int) -> None:
         save_best(checkpoints, engine, step)
         best.update(engine.state_dict() or {})
+        promised = {f"best{step - 1}"} if checkpoint_seconds == 0 and step > 1 else set()
+        assert {folder.name for folder in checkpoints.folder.glob("best*")} == {f"best{step}"} | promised
 
     monkeypatch.setattr(Checkpoints, "save_best", remember)
-    stage = floor_of(tiny, zero_stage=zero_stage)
+    stage = floor_of(tiny, zero_stage=zero_stage, checkpoint_every_seconds=checkpoint_seconds)
     rule = EarlyStopping(every_steps=1, patience=2)
     settings = stage.spec.optimisation.model_copy(update={"early_stopping": rule})
     stage = stage.model_copy(update={"spec": stage.spec.model_copy(update={"optimisation": settings})})

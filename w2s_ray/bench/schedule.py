@@ -22,6 +22,7 @@ from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 from w2s_ray.spec.execution import CrewShape
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.labels import LabelledSplit, WeakLabels
+from w2s_ray.spec.stage import StageSource
 
 _SEED = 0
 
@@ -80,7 +81,8 @@ def lower_bound(workload: Workload, chains: Sequence[Chain]) -> tuple[float, flo
     seconds = {identity: workload.seconds(stage) for identity, stage in stages.items()}
     ends: dict[str, float] = {}
     for identity, stage in stages.items():  # suppliers come first
-        ends[identity] = max((ends.get(each, 0.0) for each in stage.supervisors), default=0.0) + seconds[identity]
+        end = max((ends[each] for each in stage.requires), default=0.0) + seconds[identity]
+        ends |= dict.fromkeys(stage.products, end)
     work = sum(seconds[identity] * stage.execution.workers for identity, stage in stages.items())
     path = max(ends.values())
     return path, max(path, work / workload.cluster.num_gpus)
@@ -102,10 +104,14 @@ def _own(chain: Chain, number: int) -> Chain:
     renamed: dict[str, str] = {}
     stages = []
     for stage in chain.stages:
-        train = tuple(_relabelled(part, renamed) for part in stage.spec.train)
+        train, start = tuple(_relabelled(part, renamed) for part in stage.spec.train), stage.spec.starts_from
+        if isinstance(start, StageSource):
+            start = start.model_copy(update={"stage": renamed[start.stage]})
         seed = seeded_hash(stage.spec.order_seed, number)
-        spec = stage.spec.model_copy(update={"order_seed": seed, "train": train, "validation": None})
+        own = {"order_seed": seed, "train": train, "starts_from": start, "validation": None}
+        spec = stage.spec.model_copy(update=own)
         predicts = tuple(each.model_copy(update={"stage": spec.identity}) for each in stage.predicts)
+        renamed[stage.identity] = spec.identity
         renamed |= {old.identity: new.identity for old, new in zip(stage.predicts, predicts, strict=True)}
         stages.append(stage.model_copy(update={"spec": spec, "predicts": predicts}))
     return chain.model_copy(update={"stages": tuple(stages)})
@@ -114,8 +120,12 @@ def _own(chain: Chain, number: int) -> Chain:
 def _relabelled(part: LabelledSplit, renamed: dict[str, str]) -> LabelledSplit:
     if not isinstance(part.labels, WeakLabels):
         return part
-    predictions = tuple(renamed[each] for each in part.labels.predictions)
-    return part.model_copy(update={"labels": part.labels.model_copy(update={"predictions": predictions})})
+    own: dict[str, object] = {"predictions": tuple(renamed[each] for each in part.labels.predictions)}
+    weighing = part.labels.weighing
+    if weighing is not None:
+        predictions = tuple(renamed[each] for each in weighing.predictions)
+        own["weighing"] = weighing.model_copy(update={"predictions": predictions})
+    return part.model_copy(update={"labels": part.labels.model_copy(update=own)})
 
 
 def simulate(name: str, workload: Workload, chains: Sequence[Chain], queue: Queue, bound: float) -> Schedule:

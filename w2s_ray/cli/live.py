@@ -23,10 +23,14 @@ class PlainView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._running: set[str] = set()
+        self._noticed = ""
 
     def update(self, status: StudyStatus) -> None:
         """Print what has turned since the update before."""
         counts = f"{status.num_done}/{status.num_stages} done, {status.num_waiting} waiting, {status.num_shared} shared"
+        if status.notice and not self._noticed:
+            self._line(status.notice)
+        self._noticed = status.notice
         for turn in status.turns:
             identity, named = turn.stage.identity, _named(turn.stage)
             if turn.began and identity not in self._running:

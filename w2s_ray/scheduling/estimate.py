@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from w2s_ray.data import batches
 from w2s_ray.spec.chain import PlannedStage
@@ -70,43 +70,58 @@ def predicted_tokens(stage: PlannedStage, chars_per_example: float) -> int:
 
 
 def seconds(stage: PlannedStage, num_parameters: int, chars_per_example: float, known_rate: float | None) -> float:
-    """Estimate the stage's seconds from the rate at which the same model trained before, or an assumed one."""
-    rate = known_rate or _assumed_rate(num_parameters, stage.execution)
+    """Estimate the stage's seconds from the rate at which the same model trained so before, or an assumed one."""
     # A forward pass alone, as predictions and probes of frozen models take, is a third of a training token's work.
-    trained = train_tokens(stage, chars_per_example) / (3 if isinstance(stage.spec.trainable, Probe) else 1)
-    return (trained + predicted_tokens(stage, chars_per_example) / 3) / rate
+    is_forward = isinstance(stage.spec.trainable, Probe)
+    rate = known_rate or _assumed_rate(num_parameters, stage.execution) * (3 if is_forward else 1)
+    predicted = predicted_tokens(stage, chars_per_example) / (1 if is_forward else 3)
+    return (train_tokens(stage, chars_per_example) + predicted) / rate
 
 
 def disk_bytes(stage: PlannedStage, num_parameters: int) -> int:
     """Estimate what the finished stage and its predictions keep on disk."""
     rows = sum(prediction.split.num_examples for prediction in stage.predicts)
-    model = 0 if isinstance(stage.spec.trainable, Prompt) else num_parameters * WEIGHT_BYTES
-    return model + rows * (32 + 4 * stage.spec.num_classes)
+    models = 0 if isinstance(stage.spec.trainable, Prompt) else 1 + len(stage.spec.optimisation.keep_at)
+    return models * num_parameters * WEIGHT_BYTES + rows * (32 + 4 * stage.spec.num_classes)
 
 
 def checkpoint_bytes(stage: PlannedStage, num_parameters: int) -> int:
-    """Return the size of the running stage's resume checkpoint; a head or low-rank additions are not counted.
+    """Return the most that the running stage's checkpoints take; a head or low-rank additions are not counted.
 
-    ZeRO-1 and 2 write every weight that is trained twice: whole, and as the master of its shards.
+    A checkpoint goes when the next one is whole, and so do the best weights under early stopping. ZeRO-1 and 2 write
+    every weight that is trained twice: whole, and as the master of its shards.
     """
+    copies = 2 if stage.spec.optimisation.early_stopping is None else 4
     masters = WEIGHT_BYTES if stage.execution.zero_stage in (1, 2) else 0
     match stage.spec.trainable:
         case Prompt():
             return 0
         case AllWeights():
-            return num_parameters * (WEIGHT_BYTES + masters + ADAM_BYTES)
+            return copies * num_parameters * (WEIGHT_BYTES + masters + ADAM_BYTES)
         case _:
-            return num_parameters * WEIGHT_BYTES
+            return copies * num_parameters * WEIGHT_BYTES
 
 
-def rates_by_model(records: Iterable[Record]) -> dict[str, float]:
-    """Return the median tokens per second of each model that the store has trained, by its name."""
-    seen: dict[str, list[float]] = {}
+def rates_by_model(records: Iterable[Record]) -> dict[tuple[str, str], float]:
+    """Return the median tokens per second of each model that the store has trained, by its name and what was trained.
+
+    A probe takes a forward pass alone, and low-rank additions compute fewer gradients.
+    """
+    seen: dict[tuple[str, str], list[float]] = {}
     for record in records:
         rate = record.metrics.get("tokens_per_second", 0.0)
         if record.kind == "stage" and rate > 0:
-            seen.setdefault(record.spec["starts_from"]["name"], []).append(rate)
+            seen.setdefault((record.spec["starts_from"]["name"], record.spec["trainable"]["kind"]), []).append(rate)
     return {key: statistics.median(rates) for key, rates in seen.items()}
+
+
+def rate_of(stage: PlannedStage, rates: Mapping[tuple[str, str], float]) -> float | None:
+    """Return the rate of `rates_by_model` that tells how fast the stage will be; None where there is none.
+
+    A prompt trains nothing, and its predictions are as fast as those of the model when all of it was trained.
+    """
+    trainable = stage.spec.trainable
+    return rates.get((stage.spec.starts_from.name, "all" if isinstance(trainable, Prompt) else trainable.kind))
 
 
 def _assumed_rate(num_parameters: int, execution: Execution) -> float:

@@ -31,6 +31,7 @@ from w2s_ray.scheduling.writer import ActorName, find_writer
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 from w2s_ray.spec.execution import CrewShape
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.lease import Process
 from w2s_ray.tracking.tracker import chain_run, stage_run, stage_run_id
 from w2s_ray.training.progress import Point, StageResult
 
@@ -59,6 +60,7 @@ class Foreman:
         writer: ActorName | None = None,
         weights: Mapping[str, float] | None = None,
         serves: Mapping[str, Sequence[str]] | None = None,
+        process: Process | None = None,
     ) -> None:
         """Begin with nothing; Ray repeats this with the same arguments when it starts the foreman anew.
 
@@ -70,12 +72,13 @@ class Foreman:
             writer: the actor that owns the tracker.
             weights: the levels' parameters by name, which make costs comparable.
             serves: the names of the chains that a stage serves, by its identity, those that Tune holds back included.
+            process: the run's own, with which its leases end; the foreman's may be killed while its crews work on.
         """
         self._serves = serves or {}
         self._id = uuid.uuid4().hex
         self._study, self._writer = study, find_writer(writer)
         self._state = State(Queue(_cost_by(weights or {})), Roster(tuple(nodes)))
-        self._store = Ownership(store, owner)
+        self._store = Ownership(store, owner, process)
         self._mail = Mail()
         self._chains: dict[str, tuple[Chain, ...]] = {}
         """By trial."""
@@ -313,7 +316,15 @@ class Foreman:
 
     def _keep_leases(self) -> None:
         if not any(task.get_name() == "leases" for task in self._background):
-            self._in_background(self._store.renew_for_ever(self._in_hand), "leases")
+            self._in_background(self._store.renew_for_ever(self._kept_in_hand), "leases")
+
+    def _kept_in_hand(self) -> Iterator[PlannedStage]:
+        """The stages in hand; the writer, which knows of no run once it was started anew, hears of each again."""
+        for stage in self._in_hand():
+            if self._writer is not None:
+                chains = self._chains_of(self._state.queue.entries[stage.identity])
+                self._writer.begin.remote(stage_run(self._study, stage, chains))
+            yield stage
 
     def _in_hand(self) -> Iterator[PlannedStage]:
         entries = self._state.queue.entries

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from w2s_ray.errors import W2SError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.lease import Process
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +22,9 @@ LEASE_SECONDS = 15.0
 class Ownership:
     """Looks stages up in a store, and holds leases there in one owner's name."""
 
-    def __init__(self, store: ArtifactStore, owner: str) -> None:
-        """`owner` names the run to others."""
-        self._store, self._owner = store, owner
+    def __init__(self, store: ArtifactStore, owner: str, process: Process | None = None) -> None:
+        """`owner` names the run to others; it lives and dies with `process`, or with this one."""
+        self._store, self._owner, self._process = store, owner, process
         self.metrics: dict[str, dict[str, float]] = {}
         """Of every finished stage that was looked up."""
 
@@ -38,7 +39,7 @@ class Ownership:
             LeaseHeld: when another run has it in hand.
             StoreError: when the store cannot be read or written.
         """
-        await asyncio.to_thread(self._store.lease, stage.identity, stage.spec.slug, self._owner)
+        await asyncio.to_thread(self._store.lease, stage.identity, stage.spec.slug, self._owner, self._process)
         return await self.look_up((stage,))
 
     async def release(self, stage: PlannedStage) -> None:
@@ -50,7 +51,9 @@ class Ownership:
         while True:
             for stage in tuple(stages_in_hand()):
                 try:
-                    await asyncio.to_thread(self._store.lease, stage.identity, stage.spec.slug, self._owner)
+                    await asyncio.to_thread(
+                        self._store.lease, stage.identity, stage.spec.slug, self._owner, self._process
+                    )
                 except W2SError:
                     logger.exception("the lease on %s is lost", stage.spec.slug)
             await asyncio.sleep(LEASE_SECONDS)

@@ -76,7 +76,7 @@ class Plan(Spec):
     seconds: float | None
     """Estimated seconds of all stages that are still to be trained, one after another."""
     disk_bytes: int | None
-    """Estimated bytes that those will add, with the largest one's checkpoint."""
+    """Estimated bytes that those will add, with the largest one's checkpoints."""
     dropout: bool
     """Whether a model may be trained with dropout, so that results depend on workers and micro-batches."""
     unresolved: tuple[str, ...]
@@ -121,11 +121,11 @@ def _plan_stage(
     resolution: Resolution,
     store: ArtifactStore,
     chars: Mapping[str, float],
-    rates: Mapping[str, float],
+    rates: Mapping[tuple[str, str], float],
 ) -> StagePlan:
     record = store.find(stage.identity)
     size = resolution.models[stage.level].num_parameters
-    known_rate = rates.get(stage.spec.starts_from.name)
+    known_rate = estimate.rate_of(stage, rates)
     return StagePlan(
         identity=stage.identity,
         slug=stage.spec.slug,

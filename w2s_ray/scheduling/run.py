@@ -10,8 +10,6 @@ ends in order, whether the work is done, has failed or was interrupted: trials, 
 if it is our own.
 """
 
-import os
-import socket
 import threading
 import time
 import uuid
@@ -23,10 +21,11 @@ from typing import TYPE_CHECKING
 import ray
 from ray.exceptions import RayError
 
-from w2s_ray.errors import Interrupted
+from w2s_ray.errors import Interrupted, LeaseHeld
 from w2s_ray.scheduling.candidates import CandidateJudge
 from w2s_ray.scheduling.crews import Crews
 from w2s_ray.scheduling.foreman import Foreman, foreman_name
+from w2s_ray.scheduling.hold import Hold
 from w2s_ray.scheduling.messages import Bulletin, CrewRequest
 from w2s_ray.scheduling.room import Node
 from w2s_ray.scheduling.search import Search
@@ -90,6 +89,7 @@ class Run:
         self._study, self._resolution = study, resolution
         self._store, self._view, self._interrupt, self._settings = store, view, interrupt, settings
         self._chains: tuple[Chain, ...] = ()
+        self._hold = Hold(study, store)
         self._unfinished: dict[str, PlannedStage] = {}
         self._judge: CandidateJudge | None = None
         if chains is None:
@@ -106,7 +106,7 @@ class Run:
 
     def go(self, address: str | None) -> StudyOutcome:
         """Run the study; see `run_study`."""
-        with ray_session(address):
+        with self._study_in_hand(), ray_session(address):
             nodes = cluster_nodes()
             check_room(executions(self._study), nodes)
             with self._writer() as writer, self._foreman(nodes, writer) as foreman:
@@ -191,6 +191,7 @@ class Run:
         self._view.update(self._whole(bulletin.status, turns))
         if time.monotonic() - self._said_at > _SAID_SECONDS:
             self._said_at = time.monotonic()
+            self._hold.renew()
             say_under_way(bulletin.status.crews, bulletin.status.waiting, self._study, self._store)
         return bulletin
 
@@ -208,7 +209,7 @@ class Run:
     def _farewell(self, foreman: "ActorHandle[Foreman]", crews: Crews) -> None:
         """See the crews off; those that do not leave are ended."""
         deadline = time.monotonic() + self._settings.farewell_seconds
-        with suppress(RayError):
+        with suppress(RayError, LeaseHeld):
             self._visit(foreman, crews, closing=True)
             while crews.shapes and time.monotonic() < deadline:
                 time.sleep(TICK_SECONDS)
@@ -245,6 +246,14 @@ class Run:
         )
 
     @contextmanager
+    def _study_in_hand(self) -> Iterator[None]:
+        self._hold.take(self._view, self._interrupt)
+        try:
+            yield
+        finally:
+            self._hold.release()
+
+    @contextmanager
     def _foreman(self, nodes: Sequence[Node], writer: ActorName) -> "Iterator[ActorHandle[Foreman]]":
         weights = {name: float(model.num_parameters or 0) for name, model in self._resolution.models.items()}
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
@@ -254,11 +263,12 @@ class Run:
             .remote(
                 store=self._store,
                 study=self._study.name,
-                owner=f"{self._study.name} on {socket.gethostname()}, process {os.getpid()}",
+                owner=self._hold.owner,
                 nodes=nodes,
                 writer=writer,
                 weights=weights if all(weights.values()) else None,
                 serves=_serves(self._chains),
+                process=self._hold.process,
             )
         )
         try:

@@ -41,8 +41,8 @@ _MARKER_NAME = "search.digest"
 """Says of which search Tune's state is."""
 _SNAPSHOT_SECONDS = 5
 """Between two snapshots of Tune's state; what is lost with one is asked again, and found in the store."""
-_INTERRUPTS: dict[str, threading.Event] = {}
-"""What ends the searches of this process, by Tune's folder."""
+_SEARCHES: dict[str, tuple[threading.Event, Path]] = {}
+"""What ends the searches of this process, and where Tune's state of them lies, by their digests."""
 
 
 class Search(Tuning):
@@ -80,8 +80,8 @@ class Search(Tuning):
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a candidate has no figure before its first report
         random.seed(self._judge.search.seed)  # population-based training draws from the process's generator
         path, marker = self._folder / (_RETRY_NAME if self._before else _TUNE_NAME), self._folder / _MARKER_NAME
-        _INTERRUPTS[str(path)] = self._interrupt
         digest = search_digest(self._judge.study)
+        _SEARCHES[digest] = (self._interrupt, path)
         trainable = tune.with_parameters(CandidateTrial, judge=self._judge, foreman=self._foreman)
         known = not self._before and marker.is_file() and marker.read_text() == digest
         if known and tune_state.mend(path) and tune.Tuner.can_restore(str(path)):
@@ -89,9 +89,9 @@ class Search(Tuning):
         shutil.rmtree(path, ignore_errors=True)
         tune_state.forget(path)
         write_file(marker, digest.encode())
-        return self._new_tuner(trainable, path)
+        return self._new_tuner(trainable, path, digest)
 
-    def _new_tuner(self, trainable: Any, path: Path) -> tune.Tuner:
+    def _new_tuner(self, trainable: Any, path: Path, digest: str) -> tune.Tuner:
         search, num_at_once = self._judge.search, self._judge.study.max_concurrent
         listed = search.points() if search.is_listed else None
         if self._before:
@@ -113,7 +113,7 @@ class Search(Tuning):
                 storage_path=str(path.parent),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=self._settings.max_trial_failures),
-                callbacks=[_Leaving(str(path))],
+                callbacks=[_Leaving(digest)],
             ),
         )
 
@@ -210,17 +210,19 @@ def _dirname(trial: "Trial") -> str:
 class _Leaving(tune.Callback):
     """Ends Tune where the run is interrupted, with its trials as they are: a restored search goes on with them.
 
-    Meanwhile it puts Tune's state aside.
+    Meanwhile it puts Tune's state aside. It may come out of a snapshot that was made under another path, so it knows
+    its search by the digest alone.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, digest: str) -> None:
+        self._digest = digest
         self._kept_at = 0.0
 
     def on_step_begin(self, iteration: int, trials: "list[Trial]", **info: Any) -> None:
-        """Look at the event of this process; the callback itself may come out of a restored snapshot."""
-        if self._path in _INTERRUPTS and _INTERRUPTS[self._path].is_set():
+        """Look at the event of this process."""
+        interrupt, path = _SEARCHES[self._digest]
+        if interrupt.is_set():
             raise Interrupted("the search was stopped on request", "it keeps its state", "run the study again")
         if time.time() - self._kept_at > _SNAPSHOT_SECONDS:
             self._kept_at = time.time()
-            tune_state.keep(Path(self._path))
+            tune_state.keep(path)

@@ -101,6 +101,7 @@ def run_study(
     Raises:
         ResourceError: before anything is trained, when the cluster cannot hold a stage's workers.
         StoreError: when the store holds something that cannot be read.
+        LeaseHeld: when another run of the study on this store does not end.
         Interrupted: when `interrupt` was set; each stage under way has a checkpoint.
     """
     found = read_found(study, store)

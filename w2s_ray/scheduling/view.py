@@ -64,6 +64,8 @@ class StudyStatus:
     """One line per crew: its shape and what it does."""
     waiting: dict[str, str] = field(default_factory=dict)
     """Why the next few stages wait, by name."""
+    notice: str = ""
+    """Why the run itself waits."""
 
 
 class StudyView(Protocol):
@@ -126,6 +128,8 @@ def counts_line(status: StudyStatus) -> str:
         parts.append(f"{status.num_failed} failed")
     if not status.running and status.crews:
         parts.append(status.crews[0])
+    if status.notice:
+        parts.append(status.notice)
     return " · ".join(parts)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from w2s_ray.spec.chain import Chain
-from w2s_ray.tracking.tracker import RunInfo, Tracker, chain_run_id, stage_run_id
+from w2s_ray.tracking.tracker import RunInfo, Tracker, chain_run, chain_run_id, stage_run_id
 from w2s_ray.training.progress import Point
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Writer:
     def finish_chain(self, chain: Chain, metrics: Mapping[str, float]) -> None:
         """Close a chain's summary run with its stages' metrics and what came of it."""
         summary = dict(metrics)
+        self.begin(chain_run(chain))  # once more: a writer that was started anew does not know of it
         with _undisturbed():
             summary |= self._judge(chain) if self._judge is not None else {}
         self.finish(chain_run_id(chain), summary)

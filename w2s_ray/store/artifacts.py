@@ -250,14 +250,16 @@ class ArtifactStore:
             )
         return self.verify(record)
 
-    def lease(self, identity: str, slug: str, owner: str) -> None:
+    def lease(self, identity: str, slug: str, owner: str, process: lease.Process | None = None) -> None:
         """Take the lease on an identity, or renew it: call it again well within 60 s.
+
+        The owner lives and dies with `process`; with the caller's where it is not given.
 
         Raises:
             LeaseHeld: when another owner that is alive holds it.
             StoreError: when it cannot be written.
         """
-        lease.take(self.folder(slug, identity), owner)
+        lease.take(self.folder(slug, identity), owner, process)
 
     def release(self, identity: str, slug: str, owner: str) -> None:
         """Give the lease on an identity back."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from w2s_ray.errors import LeaseHeld
 from w2s_ray.spec.base import Spec
@@ -21,28 +22,46 @@ ALIVE_SECONDS = 60.0
 """A heartbeat older than this is a dead owner's."""
 
 
-class Lease(Spec):
-    """Who works on an identity, and when it last said so."""
+class Process(Spec):
+    """One process, told from all others."""
 
-    owner: str
-    heartbeat_at: float
-    """Seconds since the epoch."""
     machine: str
     """Where `pid` and `started` can be looked up: boot and process namespace; empty where that is unknown."""
     pid: int
     started: str
     """When the process began, in ticks since boot: tells it from a later one with the same number."""
 
+    @classmethod
+    def of(cls, pid: int) -> Self:
+        """Return the process that has this number here and now."""
+        return cls(machine=_machine(), pid=pid, started=_process_start(pid))
+
+
+class Lease(Spec):
+    """Who works on an identity, and when it last said so."""
+
+    owner: str
+    heartbeat_at: float
+    """Seconds since the epoch."""
+    process: Process
+    """The one that the owner lives and dies with."""
+
     @property
     def alive(self) -> bool:
         """Whether the owner still works, as far as can be known from here."""
         if time.time() - self.heartbeat_at >= ALIVE_SECONDS:
             return False
-        return not self.machine or self.machine != _machine() or _process_start(self.pid) == self.started
+        process = self.process
+        return not process.machine or process.machine != _machine() or _process_start(process.pid) == process.started
 
 
-def take(folder: Path, owner: str) -> None:
+def take(folder: Path, owner: str, process: Process | None = None) -> None:
     """Take the lease on `folder`, or renew it.
+
+    Args:
+        folder: what is to be worked on.
+        owner: names who works on it.
+        process: the one that the owner lives and dies with; the caller's where it is not given.
 
     Raises:
         LeaseHeld: when another owner that is alive holds it.
@@ -55,17 +74,11 @@ def take(folder: Path, owner: str) -> None:
             if held is not None and held.owner != owner and held.alive:
                 age = time.time() - held.heartbeat_at
                 raise LeaseHeld(
-                    f"{folder.name} is being made by {held.owner} (process {held.pid}, heard of {age:.0f} s ago)",
+                    f"{folder.name} is being made by {held.owner} (heard of {age:.0f} s ago)",
                     "one owner at a time works on an identity",
                     f"wait for it, or end it; {ALIVE_SECONDS:.0f} s after its last heartbeat the lease is free",
                 )
-            lease = Lease(
-                owner=owner,
-                heartbeat_at=time.time(),
-                machine=_machine(),
-                pid=os.getpid(),
-                started=_process_start(os.getpid()),
-            )
+            lease = Lease(owner=owner, heartbeat_at=time.time(), process=process or Process.of(os.getpid()))
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, lease.model_dump_json().encode(), 0)
 

@@ -6,7 +6,7 @@ says so. The finished stage keeps none.
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -89,7 +89,10 @@ class Checkpoints:
             sizes=_sizes(self.folder, kept),
         )
         write_file(self.folder / _MARKER, marker.model_dump_json().encode())
-        for old in (*self.folder.glob("step*"), *self.folder.glob(f"{_BEST}*")):
+        self._forget(("step*", f"{_BEST}*"), kept)
+
+    def _forget(self, patterns: Iterable[str], kept: Collection[str]) -> None:
+        for old in (folder for pattern in patterns for folder in self.folder.glob(pattern)):
             if old.name not in kept:
                 shutil.rmtree(old, ignore_errors=True)
 
@@ -112,7 +115,7 @@ class Checkpoints:
                 f"ZeRO-{marker.zero_stage}; this run has {self._workers.size} under ZeRO-{self._execution.zero_stage}, "
                 "so the stage starts from its beginning"
             )
-        kept = {name.partition("/")[0] for name in marker.sizes}
+        kept = _names(marker)
         (is_damaged,) = self._workers.any(_sizes(self.folder, kept) != marker.sizes)
         if is_damaged:
             return Progress(), (
@@ -125,9 +128,12 @@ class Checkpoints:
     def save_best(self, engine: Engine, step: int) -> None:
         """Keep the weights after `step` as the best so far; collective.
 
-        The best before them stays until the next checkpoint, which may still have to go back to it.
+        Of those before them the one stays that the last checkpoint may still have to go back to.
         """
         self._write(engine, f"{_BEST}{step}")
+        marker = self._marker()
+        kept = {f"{_BEST}{step}", *(_names(marker) if marker is not None else ())}
+        self._workers.led(lambda: self._forget((f"{_BEST}*",), kept))
 
     def restore_best(self, engine: Engine, step: int) -> None:
         """Go back to the best weights, those after `step`; collective."""
@@ -141,6 +147,11 @@ class Checkpoints:
             return _Marker.model_validate_json(text) if text is not None else None
         except ValidationError:
             return None  # written by another version: start anew
+
+
+def _names(marker: _Marker) -> set[str]:
+    """The checkpoint and the best weights that a marker names."""
+    return {name.partition("/")[0] for name in marker.sizes}
 
 
 def _sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:

@@ -1,0 +1,130 @@
+"""One run at a time has a study of a store in hand; none of this needs Ray."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.scheduling.studies import resolution_of, small_study
+from tests.scheduling.test_run import Watching
+from w2s_ray.errors import Interrupted, LeaseHeld
+from w2s_ray.scheduling.hold import Hold
+from w2s_ray.scheduling.study import run_study
+from w2s_ray.store import lease
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.waste import abandoned
+
+HOLD = """
+import sys, threading
+from tests.scheduling.studies import small_study
+from w2s_ray.scheduling.hold import Hold
+from w2s_ray.scheduling.view import NullView
+from w2s_ray.store.artifacts import ArtifactStore
+Hold(small_study(), ArtifactStore(sys.argv[1])).take(NullView(), threading.Event())
+print("taken", flush=True)
+sys.stdin.read()
+"""
+
+
+def folder_of(store: ArtifactStore) -> Path:
+    return store.study_folder("small")
+
+
+@contextmanager
+def another_run(store: ArtifactStore) -> Iterator[None]:
+    """A run of the same study that lives and says so."""
+    over = threading.Event()
+
+    def live() -> None:
+        while not over.wait(0.1):
+            lease.take(folder_of(store), "another run")
+
+    lease.take(folder_of(store), "another run")
+    thread = threading.Thread(target=live)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        lease.release(folder_of(store), "another run")
+
+
+def run(store: ArtifactStore, view: Watching) -> None:
+    study = small_study()
+    run_study(study, resolution=resolution_of(study), store=store, address=None, view=view, interrupt=threading.Event())
+
+
+def test_a_second_run_of_a_study_waits_says_so_and_is_refused_before_it_harms_the_first(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "ALIVE_SECONDS", 1.5)
+    state = folder_of(store) / "chains" / "tuner.pkl"
+    state.parent.mkdir()
+    state.touch()
+    view = Watching()
+    with another_run(store):
+        with pytest.raises(LeaseHeld, match="another run") as refused:
+            run(store, view)
+        assert lease.holder(folder_of(store)), "what it did not get it does not give back"
+    assert refused.value.exit_code == 2 and "another name" in refused.value.remedy
+    assert state.exists()
+    assert "another run" in view.shown[0].notice
+
+
+def test_a_run_that_ends_meanwhile_lets_the_next_one_go_on(store: ArtifactStore) -> None:
+    hold, view = Hold(small_study(), store), Watching()
+    lease.take(folder_of(store), "another run")
+    threading.Timer(1, lease.release, (folder_of(store), "another run")).start()
+    began = time.monotonic()
+    hold.take(view, threading.Event())
+    assert view.shown and time.monotonic() - began < lease.ALIVE_SECONDS / 2
+    hold.release()
+    assert list(folder_of(store).iterdir()) == []
+
+
+def test_a_run_that_was_killed_here_is_followed_at_once(store: ArtifactStore) -> None:
+    killed = subprocess.Popen(
+        [sys.executable, "-c", HOLD, store.root],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    assert killed.stdout is not None and killed.stdout.readline() == b"taken\n"
+    hold, view = Hold(small_study(), store), Watching()
+    with pytest.raises(LeaseHeld):
+        hold.renew()
+    killed.kill()
+    killed.communicate()
+    hold.take(view, threading.Event())
+    assert view.shown == []
+
+
+def test_a_run_that_was_killed_on_another_machine_is_waited_for(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "ALIVE_SECONDS", 1.5)
+    elsewhere = lease.Process(machine="another machine", pid=1, started="1")
+    lease.take(folder_of(store), "a pod that was evicted", elsewhere)
+    view = Watching()
+    Hold(small_study(), store).take(view, threading.Event())
+    assert "evicted" in view.shown[-1].notice
+
+
+def test_an_interrupt_ends_the_waiting(store: ArtifactStore) -> None:
+    interrupt = threading.Event()
+    with another_run(store), pytest.raises(Interrupted):
+        Hold(small_study(), store).take(Watching(each_time=interrupt.set), interrupt)
+
+
+def test_runs_of_other_studies_and_what_can_go_are_not_disturbed(store: ArtifactStore) -> None:
+    with another_run(store):
+        other = Hold(small_study(name="other"), store)
+        other.take(Watching(), threading.Event())
+        assert abandoned(store) == []
+        other.release()
