@@ -93,3 +93,19 @@ def test_nothing_that_is_finished_goes_while_a_run_is_under_way(
     say_over(first, store)
     collect(store.root, yes=True)
     assert kept(store) == of_last
+
+
+def test_what_a_run_has_taken_up_while_the_question_stood_stays(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, last = judged_study(tmp_path, seeds=[0]), judged_study(tmp_path, seeds=[1])
+    of_first = commit(store, *compile_study(first, resolved(first, store)))
+    resolved(last, store)
+
+    def yes() -> str:
+        resolved(first, store)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", yes)
+    collect(store.root, yes=False)
+    assert kept(store) == of_first

@@ -20,7 +20,7 @@ from w2s_ray.store.waste import Waste, abandoned, remove, unreferenced
 def collect(store_folder: Path, *, yes: bool) -> None:
     """List what could go, ask, and remove it."""
     store = existing_store(store_folder)
-    waste = _distinct([*abandoned(store), *_unreferenced(store)])
+    waste = _waste(store)
     if not waste:
         terminal.out.print("nothing to remove: everything belongs to a study in the store")
         return
@@ -31,9 +31,12 @@ def collect(store_folder: Path, *, yes: bool) -> None:
         table.add_row(str(item.path.relative_to(store.root)), item.reason, bytes_text(item.num_bytes))
     terminal.out.print(table)
     total = bytes_text(sum(item.num_bytes for item in waste))
-    if not yes and not _confirmed(f"remove {count_text(len(waste), 'entry')}, {total}? [y/N] "):
-        terminal.out.print("nothing was removed")
-        return
+    if not yes:
+        if not _confirmed(f"remove {count_text(len(waste), 'entry')}, {total}? [y/N] "):
+            terminal.out.print("nothing was removed")
+            return
+        still = {item.path for item in _waste(store)}  # runs may have begun or ended while the question stood
+        waste = [item for item in waste if item.path in still]
     terminal.out.print(f"removed {bytes_text(remove(store, waste))}")
 
 
@@ -89,8 +92,8 @@ def _named(store: ArtifactStore, folder: Path) -> Iterator[str]:
         yield from (prediction.identity for prediction in stage.predicts)
 
 
-def _distinct(waste: list[Waste]) -> list[Waste]:
-    return list({item.path: item for item in waste}.values())
+def _waste(store: ArtifactStore) -> list[Waste]:
+    return list({item.path: item for item in (*abandoned(store), *_unreferenced(store))}.values())
 
 
 def _confirmed(question: str) -> bool:

@@ -20,6 +20,8 @@ from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 RECIPE = 1
 """Version of the numerics. Raised when the same spec would no longer give the same weights."""
 
+ON = "-on-"
+"""Stands in the name of predictions between their stage's short identity and their split."""
 Precision = Literal["fp32", "bf16"]
 Objective = Literal["classification", "preference", "answer", "next_token"]
 """What a stage learns: a text's class, which of two texts is better, what to write after a text, or text itself."""
@@ -168,4 +170,4 @@ class PredictionSpec(Spec):
     @property
     def slug(self) -> str:
         """A readable name: the predicting stage and the split."""
-        return f"{short(self.stage)}-on-{self.split.name}"
+        return f"{short(self.stage)}{ON}{self.split.name}"

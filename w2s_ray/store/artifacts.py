@@ -298,9 +298,9 @@ class ArtifactStore:
         lease.release(self.folder(slug, identity), owner)
 
 
-def artifact_folders(root: Path) -> list[Path]:
-    """Return every artifact's folder below `root`, finished or not, by name."""
-    return _ending_in(root / "artifacts", "")
+def artifact_folders(root: Path, digest: str = "") -> list[Path]:
+    """Return every artifact's folder below `root`, finished or not, by name; or those of one short identity."""
+    return _ending_in(root / "artifacts", digest)
 
 
 def _ending_in(folder: Path, digest: str) -> list[Path]:

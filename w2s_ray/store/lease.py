@@ -66,8 +66,10 @@ def take(folder: Path, owner: str) -> None:
                 pid=os.getpid(),
                 started=_process_start(os.getpid()),
             )
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, lease.model_dump_json().encode(), 0)
+            content = lease.model_dump_json().encode()
+            size = os.fstat(descriptor).st_size
+            os.pwrite(descriptor, content.ljust(size), 0)  # at once, because `holder` reads without the lock
+            os.ftruncate(descriptor, len(content))
 
 
 def release(folder: Path, owner: str) -> None:
