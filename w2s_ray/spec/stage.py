@@ -37,12 +37,17 @@ class Architecture(Spec):
     context_tokens: Positive = 256
 
 
+def is_path(model: str) -> bool:
+    """Say whether a model's name is written as the path of a folder; a hub id has one slash at most."""
+    return model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
+
+
 class ModelSource(Spec):
     """Where a model's weights come from.
 
     `name` is `w2s:<size>` for the ladder inside the package, a local folder, or a hub id; `revision` is the commit or
-    content digest that it resolved to. With `architecture` the weights are drawn from the stage's seed and only the
-    tokenizer is taken from `name`.
+    content digest that it resolved to. Where a local folder lies is no part of an identity. With `architecture` the
+    weights are drawn from the stage's seed and only the tokenizer is taken from `name`.
     """
 
     name: str
@@ -116,8 +121,11 @@ class StageSpec(Spec):
 
     @cached_property
     def identity(self) -> str:
-        """Digest of the whole spec."""
-        return identity("stage", self)
+        """Digest of the whole spec, but for the place of a local model: its content's digest stands in it."""
+        if not is_path(self.starts_from.name):
+            return identity("stage", self)
+        anywhere = self.starts_from.model_copy(update={"name": ""})
+        return identity("stage", self.model_copy(update={"starts_from": anywhere}))
 
     @property
     def speaks(self) -> bool:
