@@ -23,7 +23,7 @@ from w2s_ray.scheduling.room import Node
 from w2s_ray.scheduling.writer import Writer
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.lease import Process
+from w2s_ray.store.lease import LEASE_NAME, Lease, Process, _locked
 from w2s_ray.tracking.jsonl import JsonLinesTracker
 from w2s_ray.tracking.tracker import stage_run_id
 from w2s_ray.training.progress import Point, StageResult
@@ -254,6 +254,33 @@ def test_a_stage_that_another_run_has_in_hand_is_waited_for(store: ArtifactStore
         floor = stage_of(chain, "floor", "s")
         store.lease(floor.identity, floor.spec.slug, "another run")
         card = await crew_for(foreman, chain)
+        order = await foreman.next_stage(card)
+        while order.stage is None:
+            order = await foreman.next_stage(card)
+        assert order.stage.arm == "ceiling"
+        commit(store, floor)
+        store.release(floor.identity, floor.spec.slug, "another run")
+        await finish(foreman, card, store, order.stage)
+        order = await foreman.next_stage(card)
+        while order.stage is None:
+            order = await foreman.next_stage(card)
+        assert order.stage.arm == "chain", "the other run's floor was found"
+
+    run(work())
+
+
+def test_a_stage_that_was_lost_to_another_run_is_waited_for(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        floor = await stage_for(foreman, card)
+        assert floor.arm == "floor"
+        path = store.folder(floor.spec.slug, floor.identity) / LEASE_NAME
+        with _locked(path):  # a heartbeat of this run is on its way
+            held = Lease.model_validate_json(path.read_bytes())
+            path.write_text(held.model_copy(update={"owner": "another run"}).model_dump_json())
+        lost = StageResult(floor.identity, stopped=True, attempts_trained=True)
+        await foreman.stage_finished(card, floor.identity, lost, False)
         order = await foreman.next_stage(card)
         while order.stage is None:
             order = await foreman.next_stage(card)

@@ -9,6 +9,7 @@ from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedModel, R
 from w2s_ray.spec.climb import BAG
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.identity import identity
 from w2s_ray.spec.labels import GroundTruth, WeakLabels
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.stage import Optimisation
@@ -16,7 +17,7 @@ from w2s_ray.spec.stage import Optimisation
 LEVELS = ("s", "m", "l")
 
 
-def chains(**changes: object) -> tuple[Chain, ...]:
+def chains(revision: str = "", **changes: object) -> tuple[Chain, ...]:
     study = parse_study(
         {
             "name": "compiled",
@@ -31,7 +32,7 @@ def chains(**changes: object) -> tuple[Chain, ...]:
             **changes,
         }
     )
-    models = {level: ResolvedModel(revision=level, num_parameters=1) for level in LEVELS}
+    models = {level: ResolvedModel(revision=revision + level, num_parameters=1) for level in LEVELS}
     task = ResolvedTask(fingerprint="f" * 64, num_classes=2, num_test=100)
     return compile_study(study, Resolution(tasks={"t": task}, models=models))
 
@@ -260,3 +261,23 @@ def test_what_a_method_cannot_do_to_labels_is_refused_before_anything_is_trained
 ) -> None:
     with pytest.raises(StudyError, match=f"(?s){message}"):
         chains(methods={"m": method}, splits={"train_examples": 64, "validation_examples": 16})
+
+
+def test_a_local_model_is_the_same_wherever_its_folder_lies_and_another_one_where_its_content_is() -> None:
+    generative = {"arms": ["chain"], "generative": {"m": {}, "l": {}}}
+
+    def compiled(folder: str, revision: str = "digest") -> list[str]:
+        ladder = {level: {"model": f"{folder}/{level}"} for level in LEVELS}
+        found = chains(ladder=ladder, methods={"naive": {}, "generative": generative}, revision=revision)
+        return [stage.identity for chain in found for stage in chain.stages]
+
+    here = compiled("/home/somebody/models")
+    assert here == compiled("/tmp/job/models") == compiled("~/models")
+    assert not set(here) & set(compiled("/home/somebody/models", revision="another"))
+
+
+@pytest.mark.parametrize("model", ["w2s:s", "owner/model", "gpt2"])
+def test_any_other_models_name_is_part_of_the_identity(model: str) -> None:
+    ladder = {level: {"model": model} for level in LEVELS}
+    for _, stage in stages(ladder=ladder):
+        assert stage.identity == identity("stage", stage.spec)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from w2s_ray.errors import StoreError, TrainingError
+from w2s_ray.errors import LeaseHeld, StoreError, TrainingError
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.stage import PredictionSpec, StageSpec
 from w2s_ray.store import artifacts
@@ -98,6 +98,30 @@ def test_half_an_attempt_line_does_not_count_and_does_not_spoil_the_next(
     first, broken, last = (folder / "attempts.jsonl").read_text().splitlines()
     assert json.loads(first).keys() == json.loads(last).keys()
     assert broken == '{"started_'
+
+
+def test_only_the_last_start_of_a_stage_finishes_it(store: ArtifactStore, stage: StageSpec) -> None:
+    def finish(attempt: int) -> None:
+        store.commit(
+            kind="stage",
+            slug=stage.slug,
+            spec=stage,
+            identity=stage.identity,
+            parents=(),
+            metrics={},
+            attempt=attempt,
+        )
+
+    attempts = []
+    for _ in range(2):
+        store.begin("stage", stage.slug, stage.identity)
+        attempts.append(store.last_attempt(stage.slug, stage.identity))
+    assert attempts == [1, 2]
+    with pytest.raises(LeaseHeld, match="start 2 after start 1"):
+        finish(1)
+    assert store.find(stage.identity) is None
+    finish(2)
+    assert store.find(stage.identity) is not None
 
 
 def test_a_finished_artifact_is_not_begun_again(store: ArtifactStore, stage: StageSpec, commit_stage: Commit) -> None:

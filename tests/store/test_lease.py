@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -135,3 +136,13 @@ def test_half_a_lease_is_nobodys(store: ArtifactStore) -> None:
 
 def test_giving_back_what_was_never_taken_does_nothing(store: ArtifactStore) -> None:
     store.release(IDENTITY, "stage", "one")
+
+
+def test_a_lease_that_is_being_renewed_is_held_all_the_time(store: ArtifactStore) -> None:
+    store.lease(IDENTITY, "stage", "one")
+    renewer = threading.Thread(target=lambda: [store.lease(IDENTITY, "stage", "one") for _ in range(300)])
+    renewer.start()
+    looks = []
+    while renewer.is_alive():
+        looks.append(lease.holder(store.folder("stage", IDENTITY)) is not None)
+    assert looks and all(looks)

@@ -52,6 +52,42 @@ def test_checkpoints_that_outlived_their_stage_are_listed_alone(
     store.verify(record)
 
 
+def test_work_that_was_finished_after_it_was_listed_stays(
+    store: ArtifactStore, stage: StageSpec, commit_stage: Commit
+) -> None:
+    store.begin("stage", stage.slug, stage.identity)
+    listed = abandoned(store)
+    record = commit_stage(stage)
+    assert len(listed) == 1 and remove(store, listed) == 0
+    store.verify(record)
+
+
+def test_checkpoints_of_a_stage_that_was_taken_up_after_they_were_listed_stay(
+    store: ArtifactStore, stage: StageSpec, commit_stage: Commit
+) -> None:
+    commit_stage(stage)
+    checkpoints = store.folder(stage.slug, stage.identity) / "checkpoints"
+    checkpoints.mkdir()
+    listed = abandoned(store)
+    store.lease(stage.identity, stage.slug, "a run")
+    assert len(listed) == 1 and remove(store, listed) == 0
+    assert checkpoints.exists()
+
+
+def test_predictions_are_under_way_as_long_as_their_stage_is_leased(
+    store: ArtifactStore, stage: StageSpec, prediction: PredictionSpec, commit_stage: Commit
+) -> None:
+    commit_stage(stage)
+    folder = store.begin("predictions", prediction.slug, prediction.identity)
+    store.lease(stage.identity, stage.slug, "a run")
+    assert abandoned(store) == []
+    store.release(stage.identity, stage.slug, "a run")
+    listed = abandoned(store)
+    assert [item.path for item in listed] == [folder]
+    store.lease(stage.identity, stage.slug, "another run")
+    assert remove(store, listed) == 0 and folder.exists()
+
+
 def test_old_temporary_names_are_listed_and_fresh_ones_are_not(store: ArtifactStore) -> None:
     old, fresh = (store.root / "data" / f".toy.tmp-1-{name}" for name in ("old", "fresh"))
     for path in (old, fresh):
@@ -77,6 +113,8 @@ def test_what_no_study_names_is_listed_and_what_a_kept_artifact_came_from_is_not
 
 
 def test_prepared_tasks_are_kept_by_their_fingerprint(store: ArtifactStore) -> None:
-    for fingerprint in ("1" * 64, "2" * 64):
+    for fingerprint in ("1" * 64, "2" * 64, "3" * 64):
         store.data_folder("toy", fingerprint).mkdir()
+    for fingerprint in ("1" * 64, "2" * 64):  # the third may be that of a study that is being resolved
+        os.utime(store.data_folder("toy", fingerprint), (time.time() - 7200,) * 2)
     assert [item.path for item in unreferenced(store, {"1" * 64})] == [store.data_folder("toy", "2" * 64)]

@@ -138,7 +138,7 @@ class Tiny:
             class_names=self.prepared.class_names,
             num_test=60,
         )
-        models = {name: ResolvedModel(revision="tiny", num_parameters=1) for name in study.ladder}
+        models = {name: ResolvedModel(revision=f"the tiny {name}", num_parameters=1) for name in study.ladder}
         chains = compile_study(study, Resolution(tasks={"moods": task}, models=models))
         return next(chain for chain in chains if chain.method == method)
 

@@ -111,6 +111,64 @@ def test_a_stopped_stage_goes_on_from_its_checkpoint_and_ends_as_if_undisturbed(
     assert steps == list(range(1, 8))
 
 
+def by_another_run(tiny: Tiny, stage: PlannedStage) -> None:
+    """Take the stage up and finish it, as a run does that finds its lease free."""
+    folder = tiny.store.begin("stage", stage.spec.slug, stage.identity)
+    (folder / "model").mkdir()
+    (folder / "model" / "weights").write_text("the other run's")
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    tiny.store.commit(
+        kind="stage",
+        slug=stage.spec.slug,
+        spec=stage.spec,
+        identity=stage.identity,
+        parents=(),
+        metrics={},
+        attempt=tiny.store.last_attempt(stage.spec.slug, stage.identity),
+    )
+
+
+def test_a_stage_that_another_run_has_taken_up_stops_at_its_next_step_and_writes_nothing_more(
+    tiny: Tiny, alone: Workers
+) -> None:
+    stage = floor_of(tiny)
+
+    class Suspended(Onlooker):
+        def should_stop(self) -> bool:
+            stop = super().should_stop()
+            if self._polls == 3:
+                by_another_run(tiny, stage)
+            return stop
+
+    onlooker = Suspended(stop_at=3)
+    result = run_stage(stage, store=tiny.store, workers=alone, observer=onlooker)
+    assert result.stopped, "so the foreman looks for the other run's stage"
+    assert [point.step for point in onlooker.points if point.activity == "training"] == [1]
+    record = tiny.store.find(stage.identity)
+    assert record is not None and "model/weights" in record.files
+    folder = tiny.store.verify(record)
+    assert not (folder / "checkpoints").exists()
+    assert all(tiny.store.find(prediction.identity) is None for prediction in stage.predicts)
+
+
+def test_a_stage_that_another_run_has_finished_is_not_written_over(
+    tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, check = floor_of(tiny), ClassLesson.check
+
+    def slow(lesson: ClassLesson, network: Network) -> dict[str, float]:
+        by_another_run(tiny, stage)
+        return check(lesson, network)
+
+    monkeypatch.setattr(ClassLesson, "check", slow)
+    assert run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker()).stopped
+    record = tiny.store.find(stage.identity)
+    assert record is not None and record.metrics == {}
+    folder = tiny.store.verify(record)
+    assert (folder / "model" / "weights").read_text() == "the other run's"
+    assert not (folder / "model" / "model.safetensors").exists()
+
+
 def test_another_zero_stage_starts_the_stage_from_its_beginning_and_says_so(
     tiny: Tiny, alone: Workers, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,26 @@ def model_of(tiny: Tiny, stage: PlannedStage) -> Path:
     return tiny.store.verify(record) / "model"
 
 
+def test_local_models_may_lie_elsewhere_when_the_study_is_run_again(tiny: Tiny, alone: Workers, tmp_path: Path) -> None:
+    before = tiny.chain("generative")
+    floor, reading = before.stages[0], next(stage for stage in before.stages if stage.arm == "generative")
+    for stage in (floor, reading):
+        run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    (tmp_path / "elsewhere").mkdir()
+    ladder = {}
+    for name, level in tiny.study.ladder.items():
+        moved = Path(level.model).rename(tmp_path / "elsewhere" / name)
+        ladder[name] = level.model_copy(update={"model": str(moved)})
+    there = Tiny(tiny.store, tiny.study.model_copy(update={"ladder": ladder}), tiny.prepared)
+    after = there.chain("generative")
+    assert [stage.identity for stage in after.stages] == [stage.identity for stage in before.stages]
+    for stage in after.stages:
+        result = run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+        assert result.attempts_trained == (stage.identity not in (floor.identity, reading.identity))
+    student = stage_of(there, "naive")
+    assert run_stage(student, store=tiny.store, workers=alone, observer=Onlooker()).attempts_trained
+
+
 def test_random_weights_are_those_of_the_stages_seed_for_students_and_ceilings_alike(tiny: Tiny) -> None:
     student, ceiling = stage_of(tiny, "random"), stage_of(tiny, "random", "ceiling")
     name = "hf.model.layers.0.mlp.up_proj.weight"

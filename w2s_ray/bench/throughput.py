@@ -144,6 +144,7 @@ def _ours(case: _Case, folder: Path) -> Callable[[], None]:
             checkpoint_every_seconds=_EXECUTION.checkpoint_every_seconds,
             journal=Journal("bench", path, NullObserver(), len(case.steps)),
             keep=lambda share: None,
+            taken_up=lambda: False,
         ).run(Progress())
 
     return run

@@ -12,14 +12,15 @@ from w2s_ray.errors import StoreError, W2SError
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.found import every_chain
+from w2s_ray.store.found import every_chain, read_found
+from w2s_ray.store.waiting import read_under_way
 from w2s_ray.store.waste import Waste, abandoned, remove, unreferenced
 
 
 def collect(store_folder: Path, *, yes: bool) -> None:
     """List what could go, ask, and remove it."""
     store = existing_store(store_folder)
-    waste = _distinct([*abandoned(store), *_unreferenced(store)])
+    waste = _waste(store)
     if not waste:
         terminal.out.print("nothing to remove: everything belongs to a study in the store")
         return
@@ -30,14 +31,17 @@ def collect(store_folder: Path, *, yes: bool) -> None:
         table.add_row(str(item.path.relative_to(store.root)), item.reason, bytes_text(item.num_bytes))
     terminal.out.print(table)
     total = bytes_text(sum(item.num_bytes for item in waste))
-    if not yes and not _confirmed(f"remove {count_text(len(waste), 'entry')}, {total}? [y/N] "):
-        terminal.out.print("nothing was removed")
-        return
+    if not yes:
+        if not _confirmed(f"remove {count_text(len(waste), 'entry')}, {total}? [y/N] "):
+            terminal.out.print("nothing was removed")
+            return
+        still = {item.path for item in _waste(store)}  # runs may have begun or ended while the question stood
+        waste = [item for item in waste if item.path in still]
     terminal.out.print(f"removed {bytes_text(remove(store, waste))}")
 
 
 def _unreferenced(store: ArtifactStore) -> list[Waste]:
-    """Artifacts that no study in the store names; none where a study cannot be read, since it may name them."""
+    """Artifacts that no study in the store names; none where it is not known what a study names."""
     keep: set[str] = set()
     for folder in sorted((store.root / "studies").glob("*")):
         if not folder.is_dir():
@@ -45,18 +49,36 @@ def _unreferenced(store: ArtifactStore) -> list[Waste]:
         try:
             keep.update(_named(store, folder))
         except W2SError as error:
-            terminal.err.print(f"study {folder.name} cannot be read, so only abandoned work is listed: {error.value}")
+            line = f"only abandoned work is listed, because of study {folder.name}: {error.value}; {error.remedy}"
+            terminal.err.print(line, markup=False, soft_wrap=True)
             return []
     return unreferenced(store, keep)
 
 
 def _named(store: ArtifactStore, folder: Path) -> Iterator[str]:
-    """Identities and fingerprints that one study needs."""
+    """Identities and fingerprints that one study needs.
+
+    Raises:
+        W2SError: when the study cannot be read, or when that cannot be known yet.
+    """
     from w2s_ray.scheduling.resolve import locked
 
     if not (folder / STUDY_NAME).is_file():
         return
     study = load_study(folder / STUDY_NAME)
+    if read_under_way(study, store) is not None:
+        raise StoreError(
+            "a run of it is under way",
+            "a run may want more than the study's file, which is that of its last start",
+            "wait for its end",
+        )
+    searches = study.search is not None and study.search.choose_by is not None
+    if searches and read_found(study, store) is None:
+        raise StoreError(
+            "its search is not through",
+            "what a search has drawn is known when it is through",
+            f"run the study again, or remove {folder} and with it the claim to what it has done",
+        )
     resolution = locked(study, store)
     if resolution.unresolved:
         raise StoreError(
@@ -70,8 +92,8 @@ def _named(store: ArtifactStore, folder: Path) -> Iterator[str]:
         yield from (prediction.identity for prediction in stage.predicts)
 
 
-def _distinct(waste: list[Waste]) -> list[Waste]:
-    return list({item.path: item for item in waste}.values())
+def _waste(store: ArtifactStore) -> list[Waste]:
+    return list({item.path: item for item in (*abandoned(store), *_unreferenced(store))}.values())
 
 
 def _confirmed(question: str) -> bool:

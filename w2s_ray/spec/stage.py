@@ -20,6 +20,8 @@ from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 RECIPE = 2
 """Version of the numerics. Raised when the same spec would no longer give the same weights."""
 
+ON = "-on-"
+"""Stands in the name of predictions between their stage's short identity and their split."""
 Precision = Literal["fp32", "bf16"]
 Objective = Literal["classification", "preference", "answer", "next_token"]
 """What a stage learns: a text's class, which of two texts is better, what to write after a text, or text itself."""
@@ -35,12 +37,17 @@ class Architecture(Spec):
     context_tokens: Positive = 256
 
 
+def is_path(model: str) -> bool:
+    """Say whether a model's name is written as the path of a folder; a hub id has one slash at most."""
+    return model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
+
+
 class ModelSource(Spec):
     """Where a model's weights come from.
 
     `name` is `w2s:<size>` for the ladder inside the package, a local folder, or a hub id; `revision` is the commit or
-    content digest that it resolved to. With `architecture` the weights are drawn from the stage's seed and only the
-    tokenizer is taken from `name`.
+    content digest that it resolved to. Where a local folder lies is no part of an identity. With `architecture` the
+    weights are drawn from the stage's seed and only the tokenizer is taken from `name`.
     """
 
     name: str
@@ -114,8 +121,11 @@ class StageSpec(Spec):
 
     @cached_property
     def identity(self) -> str:
-        """Digest of the whole spec."""
-        return identity("stage", self)
+        """Digest of the whole spec, but for the place of a local model: its content's digest stands in it."""
+        if not is_path(self.starts_from.name):
+            return identity("stage", self)
+        anywhere = self.starts_from.model_copy(update={"name": ""})
+        return identity("stage", self.model_copy(update={"starts_from": anywhere}))
 
     @property
     def speaks(self) -> bool:
@@ -168,4 +178,4 @@ class PredictionSpec(Spec):
     @property
     def slug(self) -> str:
         """A readable name: the predicting stage and the split."""
-        return f"{short(self.stage)}-on-{self.split.name}"
+        return f"{short(self.stage)}{ON}{self.split.name}"

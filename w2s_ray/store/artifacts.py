@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from w2s_ray.errors import StoreError
+from w2s_ray.errors import LeaseHeld, StoreError
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.stage import PredictionSpec
@@ -147,10 +147,42 @@ class ArtifactStore:
         folders = _ending_in(self.root / "artifacts", short(identity))
         return sum(_num_lines(folder / ATTEMPTS_NAME) for folder in folders)
 
+    def last_attempt(self, slug: str, identity: str) -> int:
+        """Return the number of the last start in a stage's folder; whoever made an earlier one has lost the stage."""
+        return _num_lines(self.folder(slug, identity) / ATTEMPTS_NAME)
+
+    def check_attempt(self, slug: str, identity: str, attempt: int) -> None:
+        """See to it that a stage's folder is still that of the start numbered `attempt`.
+
+        A lease alone does not: an owner that was suspended for longer than a lease lives does not know it.
+
+        Raises:
+            LeaseHeld: when the stage was started again since, or its folder is gone.
+        """
+        last = self.last_attempt(slug, identity)
+        if last != attempt:
+            raise LeaseHeld(
+                f"{self.folder(slug, identity).name} was taken up by another run (start {last} after start {attempt})",
+                "one owner at a time works on an identity",
+                "none is needed: what the other run makes of it is used",
+            )
+
     def commit(
-        self, *, kind: Kind, slug: str, spec: Spec, identity: str, parents: tuple[str, ...], metrics: dict[str, float]
+        self,
+        *,
+        kind: Kind,
+        slug: str,
+        spec: Spec,
+        identity: str,
+        parents: tuple[str, ...],
+        metrics: dict[str, float],
+        attempt: int | None = None,
     ) -> Record:
-        """Finish an artifact: every file on the disk and checksummed, then the record, and the checkpoints go."""
+        """Finish an artifact: every file on the disk and checksummed, then the record, and the checkpoints go.
+
+        Raises:
+            LeaseHeld: when `attempt`, the start that finishes it, is no longer the last one.
+        """
         folder = self.folder(slug, identity)
         with writing(folder):
             files = digest_files(folder, leave_out=_BESIDE)
@@ -169,6 +201,8 @@ class ArtifactStore:
             finished_at=utc_now(),
             files=files,
         )
+        if attempt is not None:
+            self.check_attempt(slug, identity, attempt)
         write_file(folder / RECORD_NAME, record.to_json())
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return record
@@ -266,9 +300,9 @@ class ArtifactStore:
         lease.release(self.folder(slug, identity), owner)
 
 
-def artifact_folders(root: Path) -> list[Path]:
-    """Return every artifact's folder below `root`, finished or not, by name."""
-    return _ending_in(root / "artifacts", "")
+def artifact_folders(root: Path, digest: str = "") -> list[Path]:
+    """Return every artifact's folder below `root`, finished or not, by name; or those of one short identity."""
+    return _ending_in(root / "artifacts", digest)
 
 
 def _ending_in(folder: Path, digest: str) -> list[Path]:

@@ -1,10 +1,13 @@
 """What a study's search came to, in the study's folder."""
 
+from pathlib import Path
+
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, Resolution
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.search import Found
+from w2s_ray.spec.stage import is_path
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
@@ -39,8 +42,12 @@ def write_found(found: Found, study: Study, store: ArtifactStore) -> None:
 
 
 def search_digest(study: Study) -> str:
-    """Return a digest of all that decides what a search comes to."""
+    """Return a digest of all that decides what a search comes to; where its files lie does not."""
     asked = study.model_dump(mode="json", exclude={"tracking", "report", "max_concurrent"})
+    for level in asked["ladder"].values():
+        level["model"] = Path(level["model"]).name if is_path(level["model"]) else level["model"]
+    for task in asked["tasks"].values():
+        task |= {key: Path(task[key]).name for key in ("files", "test_files") if task[key]}
     if study.search is not None and study.search.choose_by is not None:
         asked.pop("seeds")
     return identity("search", asked)

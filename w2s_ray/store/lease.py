@@ -79,8 +79,10 @@ def take(folder: Path, owner: str, process: Process | None = None) -> None:
                     f"wait for it, or end it; {ALIVE_SECONDS:.0f} s after its last heartbeat the lease is free",
                 )
             lease = Lease(owner=owner, heartbeat_at=time.time(), process=process or Process.of(os.getpid()))
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, lease.model_dump_json().encode(), 0)
+            content = lease.model_dump_json().encode()
+            size = os.fstat(descriptor).st_size
+            os.pwrite(descriptor, content.ljust(size), 0)  # at once, because `holder` reads without the lock
+            os.ftruncate(descriptor, len(content))
 
 
 def release(folder: Path, owner: str) -> None:

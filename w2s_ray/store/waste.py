@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from w2s_ray.spec.identity import short
+from w2s_ray.spec.stage import ON
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import CHECKPOINTS, ArtifactStore, artifact_folders
 from w2s_ray.store.files import RECORD_NAME, TEMPORARY_MARK, folder_bytes, writing
 
 LEFTOVER_SECONDS = 3600.0
-"""A temporary name that was not written to for so long is a dead writer's."""
+"""A temporary name that was not written to for so long is a dead writer's, and prepared data then has its study."""
+_UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,10 @@ def abandoned(store: ArtifactStore) -> list[Waste]:
     """Return what was begun and not finished and has no owner alive: its checkpoints could still be resumed from."""
     found = []
     for folder in artifact_folders(store.root):
-        if not folder.is_dir() or lease.holder(folder) is not None:
+        if not folder.is_dir() or _is_leased(store, folder):
             continue
         if not (folder / RECORD_NAME).exists():
-            found.append(_waste(folder, "unfinished"))
+            found.append(_waste(folder, _UNFINISHED))
         elif (folder / CHECKPOINTS).exists():
             found.append(_waste(folder / CHECKPOINTS, "checkpoints of a finished stage"))
     return found + [_waste(path, "left by a writer that died") for path in _leftovers(store.root)]
@@ -42,7 +44,8 @@ def abandoned(store: ArtifactStore) -> list[Waste]:
 def unreferenced(store: ArtifactStore, keep: Collection[str]) -> list[Waste]:
     """Return finished artifacts and prepared tasks that nothing in `keep` needs.
 
-    `keep` holds identities and fingerprints; whatever an artifact in it was made from is kept too.
+    `keep` holds identities and fingerprints; whatever an artifact in it was made from is kept too. A task that was
+    prepared a moment ago is kept: a study that is being resolved has no file yet.
     """
     records = {record.identity: record for record in store.records()}
     needed: set[str] = set()
@@ -58,9 +61,10 @@ def unreferenced(store: ArtifactStore, keep: Collection[str]) -> list[Waste]:
         if identity not in needed
     ]
     digests = {short(identity) for identity in needed}
-    data = store.root / "data"
+    data, limit = store.root / "data", time.time() - LEFTOVER_SECONDS
     for folder in sorted(data.iterdir()) if data.is_dir() else []:
-        if not folder.name.startswith(".") and folder.name.rpartition("-")[2] not in digests:
+        is_needed = folder.name.startswith(".") or folder.name.rpartition("-")[2] in digests
+        if not is_needed and folder.lstat().st_mtime < limit:
             found.append(_waste(folder, "no study reads it"))
     return found
 
@@ -73,7 +77,9 @@ def remove(store: ArtifactStore, waste: Iterable[Waste]) -> int:
     freed = 0
     for item in waste:
         assert store.root in item.path.parents, f"{item.path} lies outside {store.root}"
-        if lease.holder(item.path) is not None or not item.path.exists():
+        if _is_leased(store, item.path) or not item.path.exists():
+            continue
+        if item.reason == _UNFINISHED and (item.path / RECORD_NAME).exists():
             continue
         doomed = item.path.with_name(f".removed{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}")
         with writing(item.path):
@@ -84,6 +90,16 @@ def remove(store: ArtifactStore, waste: Iterable[Waste]) -> int:
                 doomed.unlink()
         freed += item.num_bytes
     return freed
+
+
+def _is_leased(store: ArtifactStore, path: Path) -> bool:
+    """Say whether somebody alive works on an artifact's folder, or on the one that `path` lies in.
+
+    Predictions are made under the lease of their stage, whose short identity their names begin with.
+    """
+    stage, on, _ = path.name.partition(ON)
+    owners = [path.parent if path.name == CHECKPOINTS else path, *(artifact_folders(store.root, stage) if on else ())]
+    return any(lease.holder(folder) is not None for folder in owners)
 
 
 def _leftovers(root: Path) -> Iterator[Path]:

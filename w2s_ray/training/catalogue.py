@@ -12,6 +12,7 @@ from pathlib import Path
 
 from w2s_ray.errors import ModelError
 from w2s_ray.spec.chain import ResolvedModel
+from w2s_ray.spec.stage import is_path
 from w2s_ray.spec.study import LevelSpec
 from w2s_ray.training import hub, model_files
 
@@ -96,7 +97,7 @@ def _is_builtin(name: str) -> bool:
 
 def _is_local(name: str) -> bool:
     """A path, rather than a hub id: it exists, or is written as one."""
-    return Path(name).is_dir() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+    return Path(name).is_dir() or is_path(name)
 
 
 def _builtin_folder(name: str) -> Path:

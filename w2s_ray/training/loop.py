@@ -37,11 +37,16 @@ class Loop:
     journal: Journal
     keep: Callable[[float], None]
     """Keeps the model as it is now, under the share of training that is done."""
+    taken_up: Callable[[], bool]
+    """Whether another run has begun the stage meanwhile; rank 0 asks it at every step."""
     num_reports: int = 0
     """Reports on the validation examples, evenly over the steps; they change nothing."""
 
     def run(self, progress: Progress) -> tuple[Progress, bool]:
-        """Take the steps that remain; return the progress made and whether the stage was asked to stop."""
+        """Take the steps that remain; return the progress made and whether the stage stopped before the last one.
+
+        Asked to, it leaves a checkpoint; where another run has taken it up, it leaves that run's files alone.
+        """
         workers, num_steps = self.feeder.workers, len(self.steps)
         last_checkpoint = time.monotonic()
         for step in range(progress.step, num_steps):
@@ -58,7 +63,9 @@ class Loop:
                 self.engine.backward(loss * scale, is_last=index == len(group) - 1)
                 loss_sum += loss.detach()
             due = time.monotonic() - last_checkpoint >= self.checkpoint_every_seconds
-            mean_loss, stop, due = self._agree(loss_sum, scale, due)
+            mean_loss, stop, due, lost = self._agree(loss_sum, scale, due)
+            if lost:
+                return progress, True
             learning_rate = learning_rate_at(self.spec.optimisation, step, num_steps)
             norm = self.engine.step(learning_rate)
             self._check_finite("gradient norm", norm)
@@ -82,18 +89,18 @@ class Loop:
             self.checkpoints.restore_best(self.engine, progress.best_step)
         return progress, False
 
-    def _agree(self, loss_sum: torch.Tensor, scale: float, due: bool) -> tuple[float, bool, bool]:
-        """Share the loss and rank 0's wishes.
+    def _agree(self, loss_sum: torch.Tensor, scale: float, due: bool) -> tuple[float, bool, bool, bool]:
+        """Share the loss, and rank 0's wishes and whether it lost the stage.
 
         Raises:
             TrainingError: on every rank, before the step is taken, when the loss is not finite.
         """
         workers = self.feeder.workers
-        wishes = [self.journal.should_stop(), due] if workers.leads else [False, False]
+        wishes = [self.journal.should_stop(), due, self.taken_up()] if workers.leads else [False, False, False]
         told = torch.tensor([float(loss_sum) * scale / workers.size, *wishes], dtype=torch.float64)
-        loss, stop, due_ = workers.sum(told.to(workers.device)).tolist()
+        loss, stop, due_, lost = workers.sum(told.to(workers.device)).tolist()
         self._check_finite("loss", loss)
-        return loss, stop > 0, due_ > 0
+        return loss, stop > 0, due_ > 0, lost > 0
 
     def _check_finite(self, name: str, value: float) -> None:
         """Refuse a value, the same on every rank, that says that training has come apart."""

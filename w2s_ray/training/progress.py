@@ -25,7 +25,10 @@ class Point:
 
 @dataclass(frozen=True)
 class StageResult:
-    """How a stage ended on its workers: finished, or stopped with a checkpoint because that was asked."""
+    """How a stage ended on its workers: finished, or stopped.
+
+    It stops with a checkpoint because that was asked, or with nothing because another run has taken it up.
+    """
 
     identity: str
     stopped: bool

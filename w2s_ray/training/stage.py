@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.tokens import Tokens, special_tokens, tokenise
-from w2s_ray.errors import StoreError
+from w2s_ray.errors import LeaseHeld, StoreError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.stage import ModelSource, PredictionSpec
@@ -58,6 +58,8 @@ class _StageRun:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     engine: Engine | None = None
     """The one that is in memory now."""
+    attempt: int = 0
+    """The number of this start of the stage."""
 
     @property
     def folder(self) -> Path:
@@ -126,14 +128,18 @@ class _StageRun:
 
     def _train(self) -> tuple[dict[str, float], bool]:
         spec = self.stage.spec
-        self.workers.led(lambda: self.store.begin("stage", spec.slug, spec.identity))
+        self.attempt = self.workers.led(self._begin)
         if isinstance(spec.trainable, Prompt):
             cut = self._cut()
             self._start_engine(self._trained())
             metrics = self._metrics(Progress(), 0) | cut | self._validate()
-            self._commit(metrics)
-            return metrics, False
+            return metrics, not self._commit(metrics)
         return self._learn()
+
+    def _begin(self) -> int:
+        spec = self.stage.spec
+        self.store.begin("stage", spec.slug, spec.identity)
+        return self.store.last_attempt(spec.slug, spec.identity)
 
     def _learn(self) -> tuple[dict[str, float], bool]:
         spec, execution = self.stage.spec, self.stage.execution
@@ -171,6 +177,7 @@ class _StageRun:
             checkpoint_every_seconds=execution.checkpoint_every_seconds,
             journal=journal,
             keep=self._keep,
+            taken_up=lambda: self.store.last_attempt(spec.slug, spec.identity) != self.attempt,
             num_reports=self.stage.num_reports,
         )
         with self._timed("training"):
@@ -178,7 +185,7 @@ class _StageRun:
         metrics = self._metrics(progress, len(steps)) | cut | {"fell_back_to_fp32": float(fell_back)}
         if not stopped:
             metrics |= self._validate()
-            self._commit(metrics)
+            stopped = not self._commit(metrics)
         return metrics, stopped
 
     def _cut(self) -> dict[str, float]:
@@ -226,11 +233,13 @@ class _StageRun:
         context = self.stage.spec.optimisation.context_tokens
         save_network(self.network, weights, self.tokenizer, self.folder / name, context)
 
-    def _commit(self, metrics: dict[str, float]) -> None:
+    def _commit(self, metrics: dict[str, float]) -> bool:
+        """Finish the stage's artifact; say whether it was still this run's to finish."""
         spec = self.stage.spec
         weights = self._weights()
 
         def commit() -> None:
+            self.store.check_attempt(spec.slug, spec.identity, self.attempt)
             if weights is not None:
                 self._save(weights, "model")
             if spec.keeps_labels:
@@ -242,9 +251,15 @@ class _StageRun:
                 identity=spec.identity,
                 parents=tuple(sorted(self.stage.requires)),
                 metrics=metrics,
+                attempt=self.attempt,
             )
 
-        self.workers.led(commit)
+        try:
+            self.workers.led(commit)
+        except LeaseHeld as lost:
+            self._say(lost.value)
+            return False
+        return True
 
     def _weights(self) -> dict[str, torch.Tensor] | None:
         """The trained weights on rank 0; None on the others, and where nothing was trained."""

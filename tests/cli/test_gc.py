@@ -1,0 +1,111 @@
+"""What `w2s gc` removes, and what it keeps though no study's file names it."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.scheduling.judged import judged_study, resolved
+from w2s_ray.cli.gc import collect
+from w2s_ray.cli.terminal import terminal
+from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
+from w2s_ray.spec.compile import CandidateCompiler, compile_study
+from w2s_ray.spec.search import Candidate, Found, Point
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.found import write_found
+from w2s_ray.store.waiting import say_over, say_under_way
+
+RATE = "ladder.l.optimisation.learning_rate"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    store = ArtifactStore(tmp_path / "store")
+    store.prepare()
+    return store
+
+
+@pytest.fixture
+def errors(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What is printed beside what was asked for."""
+    text = io.StringIO()
+    monkeypatch.setattr(terminal, "err", Console(file=text))
+    return text
+
+
+def commit(store: ArtifactStore, *chains: Chain) -> set[str]:
+    """Finish every stage of the chains."""
+
+    def train(stage: PlannedStage) -> None:
+        spec = stage.spec
+        if store.find(spec.identity) is None:
+            store.begin("stage", spec.slug, spec.identity)
+            store.commit(kind="stage", slug=spec.slug, spec=spec, identity=spec.identity, parents=(), metrics={})
+
+    stages = distinct_stages(chains)
+    for stage in stages.values():
+        train(stage)
+    return set(stages)
+
+
+def kept(store: ArtifactStore) -> set[str]:
+    return {record.identity for record in store.records()}
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"sampler": "tpe", "num_samples": 4, "choose_by": "agreement"},
+        {"sampler": "nsga2", "num_samples": 4, "choose_by": "agreement", "minimise": "train_tokens"},
+        {"sampler": "random", "num_samples": 4, "choose_by": "oracle", "scheduler": {"kind": "pbt"}},
+    ],
+)
+def test_the_work_of_a_search_that_is_not_through_is_kept(
+    store: ArtifactStore, tmp_path: Path, search: dict[str, object], errors: io.StringIO
+) -> None:
+    study = judged_study(tmp_path, search={"space": {RATE: {"low": 1e-4, "high": 1e-2, "log": True}}, **search})
+    resolution = resolved(study, store)
+    compiler = CandidateCompiler(study, resolution)
+    point, never = Point.of({RATE: 1e-3}), Point.of({RATE: 2e-3})
+    drawn = commit(store, *compiler.chains(point))
+    collect(store.root, yes=True)
+    assert kept(store) == drawn
+    assert "its search is not through" in errors.getvalue()
+
+    others = commit(store, *compiler.chains(never)) - drawn
+    found = Found(candidates=(Candidate(point=point, status="done", figure=0.5),), winners=(point,))
+    write_found(found, study, store)
+    collect(store.root, yes=True)
+    assert kept(store) == drawn and others, "a candidate that the search does not name is no work of it"
+
+
+def test_nothing_that_is_finished_goes_while_a_run_is_under_way(
+    store: ArtifactStore, tmp_path: Path, errors: io.StringIO
+) -> None:
+    first, last = judged_study(tmp_path, seeds=[0]), judged_study(tmp_path, seeds=[1])
+    of_first = commit(store, *compile_study(first, resolved(first, store)))
+    of_last = commit(store, *compile_study(last, resolved(last, store)))
+    say_under_way((), {}, first, store)
+    collect(store.root, yes=True)
+    assert kept(store) == of_first | of_last, "the run may be that of the first, whose study file is gone"
+    assert "a run of it is under way" in errors.getvalue()
+    say_over(first, store)
+    collect(store.root, yes=True)
+    assert kept(store) == of_last
+
+
+def test_what_a_run_has_taken_up_while_the_question_stood_stays(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, last = judged_study(tmp_path, seeds=[0]), judged_study(tmp_path, seeds=[1])
+    of_first = commit(store, *compile_study(first, resolved(first, store)))
+    resolved(last, store)
+
+    def yes() -> str:
+        resolved(first, store)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", yes)
+    collect(store.root, yes=False)
+    assert kept(store) == of_first
