@@ -203,6 +203,29 @@ def test_crews_that_never_begin_fail_the_stages_of_their_shape() -> None:
     assert decide(state) == []
 
 
+def test_crews_that_never_begin_fail_nothing_while_others_are_on_their_way() -> None:
+    state = state_with(chains_of(small_study(seeds=list(range(8)))), cpus=16)
+    assert [type(one) for one in decide(state)] == [OpenCrew] * 8
+    for number in range(8):
+        state.roster.opening(f"crew{number}", PAIR)
+    for number in range(7):
+        state.crew_ended(f"crew{number}", "a slow disk")
+    assert not any(entry.status is Status.FAILED for entry in state.queue.entries.values())
+    assert decide(state) == [], "the last one will show whether it is worth trying"
+    state.crew_ended("crew7", "a slow disk")
+    assert {entry.status for entry in state.queue.entries.values()} == {Status.FAILED}
+
+
+def test_a_crew_that_speaks_after_others_would_not_start_takes_the_work() -> None:
+    state = state_with(chains_of(small_study()), cpus=8)
+    for crew in ("a", "b", "c", "d"):
+        state.roster.opening(crew, PAIR)
+    for crew in ("a", "b", "c"):
+        state.crew_ended(crew, "a slow disk")
+    state.crew_spoke("d", PAIR, "start of d", None, "")
+    assert {type(one) for one in decide(state)} == {Assign, OpenCrew}
+
+
 def test_extra_crews_that_never_begin_leave_the_one_that_works_in_peace() -> None:
     chains = chains_of(small_study())
     state = state_with(chains, cpus=4)

@@ -5,8 +5,8 @@ and tells the state so, and a simulation can do the same on a virtual clock. The
 
 1. A running stage that nobody wants is stopped; it keeps its checkpoint and frees its crew.
 2. An idle crew takes the most urgent ready stage of its shape: longest remaining path first, shared before private.
-3. A shape with more ready stages than crews gets another crew, where there is room; not beside one that works when the
-   last ones would not start.
+3. A shape with more ready stages than crews gets another crew, where there is room; when the last ones would not start,
+   not beside one that works or is on its way.
 4. Where there is none and less urgent crews stand on it, room is kept: the idle ones among them leave, those that have
    work too if what waits is clearly more urgent and fills what they free; and no less urgent shape gets a new crew,
    unless its stages are so short that they fill the gap while the room is being made.
@@ -142,9 +142,9 @@ class State:
             self._fail_shape(known.shape, error)
 
     def may_open(self, shape: CrewShape) -> bool:
-        """Say whether another crew is worth trying: not beside one that works, when the last ones would not start."""
-        working = self.roster.of(shape, CrewStatus.IDLE, CrewStatus.BUSY, CrewStatus.UNHEARD)
-        return not (working and self._starts_fail(shape))
+        """Say whether another crew is worth trying: when the last ones would not start, not beside one that may work."""
+        may_work = (CrewStatus.OPENING, CrewStatus.UNHEARD, CrewStatus.IDLE, CrewStatus.BUSY)
+        return not (self._starts_fail(shape) and self.roster.of(shape, *may_work))
 
     def _starts_fail(self, shape: CrewShape) -> bool:
         """Whether the last crews of a shape all ended before they spoke."""
