@@ -12,7 +12,7 @@ from tests.scheduling.test_queue import stage_of
 from w2s_ray.errors import StoreError, TrainingError
 from w2s_ray.scheduling import foreman as foreman_module
 from w2s_ray.scheduling.foreman import Foreman
-from w2s_ray.scheduling.messages import CrewCard
+from w2s_ray.scheduling.messages import CrewCard, CrewEnd
 from w2s_ray.scheduling.room import Node
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
@@ -241,7 +241,7 @@ def test_a_crew_that_leaves_after_a_stage_is_replaced(store: ArtifactStore) -> N
         assert bulletin.requests == (), "there is no room before it is gone"
         assert [turn.began for turn in bulletin.turns] == [True, False], "both, though it was over between two visits"
         assert [turn.result for turn in bulletin.turns] == [None, result]
-        bulletin = await foreman.visit({}, {card.crew: None}, closing=False, num_heard=2)
+        bulletin = await foreman.visit({}, {card.crew: CrewEnd()}, closing=False, num_heard=2)
         assert bulletin.turns == ()
         (request,) = bulletin.requests
         assert request.crew != card.crew
@@ -303,7 +303,7 @@ def test_a_worker_of_a_crew_that_has_ended_is_not_listened_to(store: ArtifactSto
         card = await crew_for(foreman, chain)
         stage = await stage_for(foreman, card)
         await foreman.beat(card, stage.identity, [])
-        bulletin = await foreman.visit({}, {card.crew: "killed"}, closing=False, num_heard=0)
+        bulletin = await foreman.visit({}, {card.crew: CrewEnd("killed")}, closing=False, num_heard=0)
         assert [(turn.began, turn.result) for turn in bulletin.turns] == [(True, None), (False, None)]
         assert await foreman.beat(card, stage.identity, []), "it is told to stop"
         assert (await foreman.next_stage(card)).leave

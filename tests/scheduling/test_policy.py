@@ -6,6 +6,7 @@ from w2s_ray.scheduling.policy import Assign, OpenCrew, RetireCrew, State, StopS
 from w2s_ray.scheduling.queue import Queue, Status
 from w2s_ray.scheduling.room import Node, Room
 from w2s_ray.scheduling.roster import CrewStatus, Roster
+from w2s_ray.scheduling.snapshot import study_status
 from w2s_ray.spec.chain import Chain
 from w2s_ray.spec.execution import CrewShape
 
@@ -226,6 +227,20 @@ def test_a_crew_that_speaks_after_others_would_not_start_takes_the_work() -> Non
     assert {type(one) for one in decide(state)} == {Assign, OpenCrew}
 
 
+def test_crews_that_find_no_room_fail_nothing_and_are_opened_again() -> None:
+    (chain,) = chains_of(small_study(methods={"naive": {}}))
+    state = state_with((chain,))
+    for number in range(5):
+        assert [type(one) for one in decide(state)] == [OpenCrew]
+        state.roster.opening(f"crew{number}", PAIR)
+        state.crew_ended(f"crew{number}", "another run has the GPUs", found_room=False)
+    state.roster.opening("patient", PAIR)
+    assert study_status(state, {}).crews == ("patient of 2: waits for room on the cluster",)
+    state.crew_spoke("patient", PAIR, "start", None, "")
+    assert [type(one) for one in decide(state)] == [Assign]
+    assert study_status(state, {}).crews == ("patient of 2: idle",)
+
+
 def test_extra_crews_that_never_begin_leave_the_one_that_works_in_peace() -> None:
     chains = chains_of(small_study())
     state = state_with(chains, cpus=4)
@@ -234,13 +249,13 @@ def test_extra_crews_that_never_begin_leave_the_one_that_works_in_peace() -> Non
     for number in range(3):
         assert [type(one) for one in decide(state)] == [OpenCrew]
         state.roster.opening(f"extra{number}", PAIR)
-        state.crew_ended(f"extra{number}", "no room after all")
+        state.crew_ended(f"extra{number}", "a slow disk")
     assert decide(state) == [], "enough of trying"
     assert not any(entry.status is Status.FAILED for entry in state.queue.entries.values())
     state.crew_ended("a", "killed")
     assert OpenCrew in [type(one) for one in decide(state)], "without it, another is tried"
     state.roster.opening("last", PAIR)
-    state.crew_ended("last", "no room after all")
+    state.crew_ended("last", "a slow disk")
     assert any(entry.status is Status.FAILED for entry in state.queue.entries.values())
 
 

@@ -19,7 +19,7 @@ from w2s_ray.errors import LeaseHeld, W2SError
 from w2s_ray.scheduling.askers import Askers
 from w2s_ray.scheduling.clock import Clock
 from w2s_ray.scheduling.mail import Mail
-from w2s_ray.scheduling.messages import LEAVE, Bulletin, CrewCard, CrewRequest, Order, TrialReport
+from w2s_ray.scheduling.messages import LEAVE, Bulletin, CrewCard, CrewEnd, CrewRequest, Order, TrialReport
 from w2s_ray.scheduling.ownership import Ownership
 from w2s_ray.scheduling.policy import Assign, Decision, OpenCrew, RetireCrew, State, StopStage, decide
 from w2s_ray.scheduling.queue import Entry, Queue, work_of
@@ -187,14 +187,14 @@ class Foreman:
     # What the run says.
 
     async def visit(
-        self, crews: Mapping[str, CrewShape], ended: Mapping[str, str | None], closing: bool, num_heard: int
+        self, crews: Mapping[str, CrewShape], ended: Mapping[str, CrewEnd], closing: bool, num_heard: int
     ) -> Bulletin:
-        """The run tells which crews it has, which ended (with what error) and whether it ends; it hears the news."""
+        """The run tells which crews it has, which ended (and how) and whether it ends; it hears the news."""
         for crew, shape in crews.items():
             self._state.roster.told_of(crew, shape)
-        for crew, error in ended.items():
+        for crew, end in ended.items():
             self._ended.add(crew)
-            self._state.crew_ended(crew, self._cause(crew, error))
+            self._state.crew_ended(crew, self._cause(crew, end.error), end.found_room)
         if closing and not self._state.closing:
             self._state.closing = True
             self._state.queue.all_changed()

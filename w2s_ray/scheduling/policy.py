@@ -130,19 +130,19 @@ class State:
         if entry is not None and entry.status is Status.WAITING and identity in self.roster.in_hand:
             self.queue.started(identity)
 
-    def crew_ended(self, crew: str, error: str) -> None:
-        """A crew is gone, with the error that ended it or of itself."""
+    def crew_ended(self, crew: str, error: str, found_room: bool = True) -> None:
+        """A crew is gone, with the error that ended it or of itself; one without room may find some another time."""
         known = self.roster.crews.get(crew)
-        lost = self.roster.ended(crew)
+        lost = self.roster.ended(crew, found_room)
         if lost is not None:
             self._lose(lost, error)
-        if known is None or known.incarnation is not None:
+        if known is None or known.incarnation is not None or not found_room:
             return
         if self._starts_fail(known.shape) and self.may_open(known.shape):
             self._fail_shape(known.shape, error)
 
     def may_open(self, shape: CrewShape) -> bool:
-        """Say whether another crew is worth trying: when the last ones would not start, not beside one that may work."""
+        """Say whether another crew is worth trying: not beside one that may work, when the last ones would not start."""
         may_work = (CrewStatus.OPENING, CrewStatus.UNHEARD, CrewStatus.IDLE, CrewStatus.BUSY)
         return not (self._starts_fail(shape) and self.roster.of(shape, *may_work))
 

@@ -46,7 +46,9 @@ class Roster:
         """Begin without crews."""
         self.crews: dict[str, Crew] = {}
         self.num_failed_starts: dict[CrewShape, int] = {}
-        """How many crews of a shape ended one after another before they spoke."""
+        """How many crews of a shape ended one after another before they spoke, though they had found room."""
+        self.crowded_out: set[CrewShape] = set()
+        """Shapes whose last crew found no room on the cluster, which others use too."""
         self.shapes: dict[CrewShape, int] = {}
         """How many crews there are of each shape."""
         self.in_hand: dict[str, str] = {}
@@ -69,6 +71,7 @@ class Roster:
         self.told_of(crew, shape)
         known = self.crews[crew]
         self.num_failed_starts[shape] = 0
+        self.crowded_out.discard(shape)
         lost = known.identity if known.incarnation not in (None, incarnation) else None
         if lost is not None:
             self._holds(known, None)
@@ -95,8 +98,8 @@ class Roster:
         """A crew will end of itself."""
         self._turn(self.crews[crew], CrewStatus.LEAVING)
 
-    def ended(self, crew: str) -> str | None:
-        """A crew is gone; return the stage that it leaves behind, if any."""
+    def ended(self, crew: str, found_room: bool = True) -> str | None:
+        """A crew is gone, perhaps for want of room; return the stage that it leaves behind, if any."""
         known = self.crews.pop(crew, None)
         if known is None:
             return None
@@ -106,7 +109,9 @@ class Roster:
         self.shapes[known.shape] -= 1
         if known.place is not None:
             self._room.free(known.shape, known.place)
-        if known.incarnation is None and known.status is not CrewStatus.LEAVING:
+        if not found_room:
+            self.crowded_out.add(known.shape)
+        elif known.incarnation is None and known.status is not CrewStatus.LEAVING:
             self.num_failed_starts[known.shape] = self.num_failed_starts.get(known.shape, 0) + 1
         return identity
 
