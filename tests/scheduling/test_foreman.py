@@ -269,6 +269,40 @@ def test_at_the_end_every_crew_is_sent_away(store: ArtifactStore) -> None:
     run(work())
 
 
+def test_a_crew_whose_word_that_it_is_through_was_lost_gets_its_next_stage(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        first = await stage_for(foreman, card)
+        assert (await stage_for(foreman, card)).identity == first.identity, "it has not begun: its order stands"
+        await foreman.beat(card, first.identity, [])
+        commit(store, first)
+        order = await foreman.next_stage(card)
+        while order.stage is None:
+            order = await foreman.next_stage(card)
+        assert order.stage.identity != first.identity, "what it came to was found in the store"
+        report = await foreman.trial_report("trial")
+        assert report is not None and report.stages_done == 1
+
+    run(work())
+
+
+def test_a_beat_that_comes_after_the_result_keeps_no_crew_waiting(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        await foreman.visit({card.crew: card.shape}, {}, closing=False, num_heard=0)
+        first = await stage_for(foreman, card)
+        foreman._visited = False  # a foreman that was restarted and hears the crew before the run has visited it
+        await finish(foreman, card, store, first)
+        await foreman.beat(card, first.identity, [])
+        assert (await foreman.next_stage(card)).stage is None
+        await foreman.visit({card.crew: card.shape}, {}, closing=False, num_heard=0)
+        assert (await stage_for(foreman, card)).identity != first.identity
+
+    run(work())
+
+
 def test_a_late_word_about_a_finished_stage_leaves_the_next_order_in_the_box(store: ArtifactStore) -> None:
     async def work() -> None:
         foreman, chain = foreman_of(store), one_chain()

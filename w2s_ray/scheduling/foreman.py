@@ -220,14 +220,24 @@ class Foreman:
     def _hear(self, card: CrewCard, identity: str | None) -> None:
         """A crew speaks: perhaps for the first time, perhaps after its workers died."""
         known = self._state.roster.crews.get(card.crew)
-        if known is not None and known.incarnation == card.incarnation and identity in (known.identity, None):
-            return  # nothing that was not known
+        if known is not None and known.incarnation == card.incarnation:
+            if identity is None and known.identity is not None and known.begun:
+                self._ask_again_for(known.identity, card.crew)
+            if identity is None or (identity == known.identity and known.begun):
+                return  # nothing else that was not known
         if known is not None and known.incarnation not in (None, card.incarnation):
             self._mail.forget(card.crew)
         self._state.crew_spoke(card.crew, card.shape, card.incarnation, identity, self._cause(card.crew, None))
         if identity is not None:
             self._keep_leases()  # a foreman that was started anew did not hand this stage out itself
         self._carry_out()
+
+    def _ask_again_for(self, identity: str, crew: str) -> None:
+        """A crew asks for work though it had begun a stage: its word that it is through is lost; the store knows."""
+        self._state.taken_back(crew, identity)
+        self._over(identity)
+        self._carry_out()
+        self._release(identity)  # unless it was handed out again just now
 
     def _cause(self, crew: str, error: str | None) -> str:
         known = self._state.roster.crews.get(crew)

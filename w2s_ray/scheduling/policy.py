@@ -109,7 +109,7 @@ class State:
             self.queue.finished(identity)
 
     def taken_back(self, crew: str, identity: str) -> None:
-        """A stage that was given to a crew never reached it."""
+        """A stage that was given to a crew never reached it, or what became of it was never heard."""
         self.ended(crew, identity, error=None, stopped=True)
 
     def has_in_hand(self, crew: str, identity: str) -> bool:
@@ -142,7 +142,7 @@ class State:
             self._fail_shape(known.shape, error)
 
     def may_open(self, shape: CrewShape) -> bool:
-        """Say whether another crew is worth trying: not beside one that may work, when the last ones would not start."""
+        """Say whether another crew is worth trying: if the last ones would not start, not beside one that may work."""
         may_work = (CrewStatus.OPENING, CrewStatus.UNHEARD, CrewStatus.IDLE, CrewStatus.BUSY)
         return not (self._starts_fail(shape) and self.roster.of(shape, *may_work))
 

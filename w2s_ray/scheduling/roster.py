@@ -32,7 +32,9 @@ class Crew:
     shape: CrewShape
     status: CrewStatus
     identity: str | None = None
-    """The stage that it runs."""
+    """The stage that it runs, or that is on its way to it."""
+    begun: bool = False
+    """Whether it has said that it runs the stage."""
     incarnation: str | None = None
     """Which start of its workers spoke last."""
     place: Place | None = None
@@ -78,6 +80,8 @@ class Roster:
         known.incarnation = incarnation
         if known.identity is None:
             self._holds(known, identity)
+        if identity is not None and identity == known.identity:
+            known.begun = True
         if known.status is not CrewStatus.LEAVING:
             self._turn(known, CrewStatus.IDLE if known.identity is None else CrewStatus.BUSY)
         return lost
@@ -143,7 +147,7 @@ class Roster:
     def _holds(self, crew: Crew, identity: str | None) -> None:
         if crew.identity is not None and self.in_hand.get(crew.identity) == crew.id:
             del self.in_hand[crew.identity]
-        crew.identity = identity
+        crew.identity, crew.begun = identity, False
         if identity is not None:
             self.in_hand[identity] = crew.id
 
