@@ -174,13 +174,14 @@ def test_a_stage_that_kills_three_crews_fails_with_the_cause(store: ArtifactStor
             card = CrewCard(card.crew, card.shape, f"start {start}")
             stage = await stage_for(foreman, card)
             assert stage.identity == floor
-            await foreman.stage_crashed(floor, "rank 1: RuntimeError: out of luck")
+            await foreman.stage_crashed(floor, f"rank 1: RuntimeError: out of luck at start {start}")
+            await foreman.stage_crashed(floor, "rank 0: RuntimeError: connection closed by peer")
         stage = await stage_for(foreman, CrewCard(card.crew, card.shape, "last start"))
         assert stage.arm == "ceiling", "the study goes on"
         report = await foreman.trial_report("trial")
         assert report is not None
         assert "3 crews died" in (report.error or "")
-        assert "out of luck" in (report.error or "")
+        assert "rank 1: RuntimeError: out of luck at start 2" in (report.error or ""), "what the last death began with"
 
     run(work())
 

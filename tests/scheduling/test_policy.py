@@ -186,11 +186,46 @@ def test_a_crew_whose_workers_were_started_again_lost_its_stage() -> None:
     floor = stage_of(chain, "floor", "s").identity
     open_idle(state, "a")
     state.started("a", floor)
+    state.crew_spoke("a", PAIR, "start of a", floor, "")
     state.crew_spoke("a", PAIR, "its second start", None, "rank 1: out of memory")
     assert state.take_lost() == [floor]
     assert state.queue.entries[floor].num_deaths == 1
     (decision,) = decide(state)
     assert isinstance(decision, Assign), "and goes on with it"
+
+
+def lose_before_its_first_beat(state: State, floor: str, num: int) -> None:
+    """A crew is given the floor and ends, `num` times."""
+    for number in range(num):
+        open_idle(state, f"lost{number}")
+        state.started(f"lost{number}", floor)
+        state.crew_ended(f"lost{number}", "killed")
+
+
+def test_an_order_that_never_reached_its_crew_is_no_death_and_is_not_repeated_for_ever() -> None:
+    (chain,) = chains_of(small_study(methods={"naive": {}}))
+    state = state_with((chain,))
+    floor = stage_of(chain, "floor", "s").identity
+    lose_before_its_first_beat(state, floor, 9)
+    assert state.queue.entries[floor].status is Status.WAITING
+    assert state.queue.entries[floor].num_deaths == 0
+    lose_before_its_first_beat(state, floor, 1)
+    assert state.queue.entries[floor].status is Status.FAILED, "it may be the stage that kills them so early"
+    assert "10 crews ended before they began it; the last one: killed" in str(state.queue.entries[floor].error)
+
+
+def test_a_crew_that_is_ended_as_the_run_ends_is_no_death() -> None:
+    (chain,) = chains_of(small_study(methods={"naive": {}}))
+    state = state_with((chain,))
+    floor = stage_of(chain, "floor", "s").identity
+    for number in range(3):
+        open_idle(state, f"crew{number}")
+        state.started(f"crew{number}", floor)
+        state.crew_spoke(f"crew{number}", PAIR, f"start of crew{number}", floor, "")
+        state.closing = number == 2
+        state.crew_ended(f"crew{number}", "killed")
+    assert state.queue.entries[floor].status is Status.WAITING
+    assert state.queue.entries[floor].num_deaths == 2
 
 
 def test_crews_that_never_begin_fail_the_stages_of_their_shape() -> None:

@@ -86,6 +86,7 @@ class Foreman:
         self._turns: list[Turn] = []
         self._clock = Clock()
         self._crashes: dict[str, str] = {}
+        """What the first rank to say so died of, by the stage that was handed out last."""
         self._ended: set[str] = set()
         """Crews that the run has seen the end of: a worker of theirs that is still about is not listened to."""
         self._visited = False
@@ -181,8 +182,9 @@ class Foreman:
         self._carry_out()
 
     async def stage_crashed(self, identity: str, cause: str) -> None:
-        """One rank is about to die of an error of its own: the cause of its crew's death."""
-        self._crashes[identity] = cause
+        """One rank is about to die of an error of its own: the cause of its crew's death, unless another was first."""
+        self._crashes.setdefault(identity, cause)
+        self._state.roster.began(identity)
 
     # What the run says.
 
@@ -257,6 +259,7 @@ class Foreman:
     def _do(self, decision: Decision) -> None:
         match decision:
             case Assign(crew=crew, identity=identity):
+                self._crashes.pop(identity, None)
                 self._state.started(crew, identity)
                 self._clock.handed_out(identity)
                 self._in_background(self._hand_out(crew, identity))

@@ -25,6 +25,8 @@ from w2s_ray.spec.execution import CrewShape
 
 MAX_DEATHS = 3
 """Crew deaths that one stage is given before it fails."""
+MAX_NOT_BEGUN = 10
+"""Crews that may end with a stage that they never said they had begun; more than enough for what is lost on its way."""
 MAX_FAILED_STARTS = 3
 """Crews of one shape that may end before they speak; then its stages fail, unless they have another crew."""
 MORE_URGENT = 1.1
@@ -118,9 +120,10 @@ class State:
 
     def crew_spoke(self, crew: str, shape: CrewShape, incarnation: str, identity: str | None, cause: str) -> None:
         """A crew's workers speak and say what they run; another incarnation means that the one before died."""
+        begun = self._has_begun(crew)
         lost = self.roster.spoke(crew, shape, incarnation, identity)
         if lost is not None:
-            self._lose(lost, cause)
+            self._lose(lost, begun, cause)
         if identity is not None:
             self._recognise(identity)
 
@@ -132,10 +135,10 @@ class State:
 
     def crew_ended(self, crew: str, error: str, found_room: bool = True) -> None:
         """A crew is gone, with the error that ended it or of itself; one without room may find some another time."""
-        known = self.roster.crews.get(crew)
+        known, begun = self.roster.crews.get(crew), self._has_begun(crew)
         lost = self.roster.ended(crew, found_room)
         if lost is not None:
-            self._lose(lost, error)
+            self._lose(lost, begun, error)
         if known is None or known.incarnation is not None or not found_room:
             return
         if self._starts_fail(known.shape) and self.may_open(known.shape):
@@ -155,11 +158,20 @@ class State:
         lost, self._lost = self._lost, []
         return lost
 
-    def _lose(self, identity: str, cause: str) -> None:
+    def _has_begun(self, crew: str) -> bool:
+        return crew in self.roster.crews and self.roster.crews[crew].begun
+
+    def _lose(self, identity: str, begun: bool, cause: str) -> None:
         self._lost.append(identity)
         entry = self.queue.entries.get(identity)
-        if entry is not None and entry.status is Status.RUNNING:
+        if entry is None or entry.status is not Status.RUNNING:
+            return
+        if self.closing:
+            self.queue.stopped(identity)
+        elif begun:
             self.queue.crew_died(identity, MAX_DEATHS, cause)
+        else:
+            self.queue.not_begun(identity, MAX_NOT_BEGUN, cause)
 
     def _fail_shape(self, shape: CrewShape, cause: str) -> None:
         for entry in self.queue.best(shape, len(self.queue.entries)):

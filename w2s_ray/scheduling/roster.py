@@ -91,6 +91,11 @@ class Roster:
         self._holds(self.crews[crew], identity)
         self._turn(self.crews[crew], CrewStatus.BUSY)
 
+    def began(self, identity: str) -> None:
+        """Whoever has a stage in hand runs it, as somebody says."""
+        if identity in self.in_hand:
+            self.crews[self.in_hand[identity]].begun = True
+
     def idle(self, crew: str) -> None:
         """A crew is through with its stage."""
         known = self.crews[crew]
