@@ -10,6 +10,7 @@ import pytest
 from tests.scheduling.studies import chains_of, small_study
 from tests.scheduling.test_queue import stage_of
 from w2s_ray.errors import StoreError, TrainingError
+from w2s_ray.scheduling import askers as askers_module
 from w2s_ray.scheduling import foreman as foreman_module
 from w2s_ray.scheduling.foreman import Foreman
 from w2s_ray.scheduling.messages import CrewCard, CrewEnd
@@ -328,6 +329,66 @@ def test_a_process_that_was_started_for_nothing_takes_no_trial_with_it(store: Ar
         assert not await foreman.beat(card, stage.identity, []), "somebody still wants it"
         await foreman.withdraw("trial", "the idle one that took over")
         assert await foreman.beat(card, stage.identity, []), "nobody does"
+
+    run(work())
+
+
+def test_a_trial_that_leaves_after_another_process_of_it_was_killed_is_forgotten_in_the_end(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreman_module, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(askers_module, "SILENT_SECONDS", 0.3)
+
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        stage = await stage_for(foreman, card)
+        await foreman.submit((chain,), "trial", "the one that was killed")
+        await foreman.submit((chain,), "trial", "the one started for it")
+        await foreman.withdraw("trial", "the one started for it")
+        assert not await foreman.beat(card, stage.identity, []), "the other was heard a moment ago"
+        await asyncio.sleep(0.5)
+        assert await foreman.beat(card, stage.identity, []), "and never again"
+
+    run(work())
+
+
+def test_a_trial_that_is_asked_for_anew_is_not_forgotten_with_its_dead_process(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreman_module, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(askers_module, "SILENT_SECONDS", 0.5)
+
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        stage = await stage_for(foreman, card)
+        await foreman.submit((chain,), "trial", "the one that was killed")
+        await foreman.withdraw("trial", "the one started for it")
+        for _ in range(8):
+            await foreman.submit((chain,), "trial", "a third")
+            await asyncio.sleep(0.1)
+        assert not await foreman.beat(card, stage.identity, [])
+
+    run(work())
+
+
+def test_after_a_restart_a_stage_that_no_trial_asks_for_again_is_stopped(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreman_module, "UNKNOWN_SECONDS", 0.2)
+
+    async def work() -> None:
+        old, chain = foreman_of(store), one_chain()
+        card = await crew_for(old, chain)
+        stage = await stage_for(old, card)
+        new = foreman_of(store)
+        assert not await new.beat(card, stage.identity, []), "its trial may only be late"
+        await new.visit({card.crew: card.shape}, {}, closing=False, num_heard=0)
+        await asyncio.sleep(0.3)
+        assert await new.beat(card, stage.identity, [])
+        await new.submit((chain,), "trial")
+        assert not await new.beat(card, stage.identity, []), "somebody wants it after all"
 
     run(work())
 

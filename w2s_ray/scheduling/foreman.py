@@ -11,12 +11,13 @@ Every method is idempotent, because Ray repeats the calls that were under way wh
 import asyncio
 import hashlib
 import logging
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from w2s_ray.errors import LeaseHeld, W2SError
-from w2s_ray.scheduling.askers import Askers
+from w2s_ray.scheduling.askers import SILENT_SECONDS, Askers
 from w2s_ray.scheduling.clock import Clock
 from w2s_ray.scheduling.mail import Mail
 from w2s_ray.scheduling.messages import LEAVE, Bulletin, CrewCard, CrewEnd, CrewRequest, Order, TrialReport
@@ -40,6 +41,8 @@ LONG_POLL_SECONDS = 5.0
 """How long a crew or a trial is kept waiting for news before it hears that there are none."""
 HELD_SECONDS = 3.0
 """Between two looks at a stage that another run has in hand."""
+UNKNOWN_SECONDS = 30.0
+"""How long a crew may run a stage that nobody has asked for: after a restart trials ask again, if they are still there."""
 
 
 def foreman_name(store: ArtifactStore) -> str:
@@ -87,6 +90,8 @@ class Foreman:
         self._clock = Clock()
         self._crashes: dict[str, str] = {}
         """What the first rank to say so died of, by the stage that was handed out last."""
+        self._unknown: dict[str, float] = {}
+        """Since when crews have been heard to run a stage that nobody has asked for, by its identity."""
         self._ended: set[str] = set()
         """Crews that the run has seen the end of: a worker of theirs that is still about is not listened to."""
         self._visited = False
@@ -120,7 +125,9 @@ class Foreman:
 
     async def withdraw(self, trial: str, asker: str | None = None) -> None:
         """Forget what `trial` asked for, unless another process than `asker` was heard asking for it of late."""
-        if self._askers.left(trial, asker) and self._forget(trial):
+        if not self._askers.left(trial, asker):
+            self._in_background(self._look_for_askers(trial))
+        elif self._forget(trial):
             self._carry_out()
 
     async def trial_report(self, trial: str, seen: int = -1, asker: str | None = None) -> TrialReport | None:
@@ -155,7 +162,11 @@ class Foreman:
         if self._writer is not None and points:
             self._writer.log.remote(list(points))
         entry = self._state.queue.entries.get(identity)
-        return self._state.closing or (entry is not None and entry.stopping)
+        if entry is None:
+            since = self._unknown.setdefault(identity, time.monotonic())
+            return self._state.closing or time.monotonic() - since > UNKNOWN_SECONDS
+        self._unknown.pop(identity, None)
+        return self._state.closing or entry.stopping
 
     async def stage_finished(
         self, card: CrewCard, identity: str, outcome: StageResult | W2SError, leaving: bool
@@ -323,6 +334,12 @@ class Foreman:
             if identity in found and entry.products <= found:
                 self._state.queue.found(identity)
         self._carry_out()
+
+    async def _look_for_askers(self, trial: str) -> None:
+        """A process left while another of its trial seemed to be there: forget the trial if that one was dead."""
+        await asyncio.sleep(SILENT_SECONDS)
+        if self._askers.left(trial, None) and self._forget(trial):
+            self._carry_out()
 
     def _keep_leases(self) -> None:
         if not any(task.get_name() == "leases" for task in self._background):
