@@ -157,6 +157,25 @@ def test_stages_fill_the_gaps_that_no_waiting_crew_could_use() -> None:
     assert opened == [SINGLE] * 4
 
 
+def test_no_room_is_kept_that_no_crew_with_work_would_make() -> None:
+    eight = CrewShape(workers=8, cpus_per_worker=1, gpus_per_worker=0)
+    waits = small_study(methods={"naive": {}}, seeds=[1, 2], optimisation={"epochs": 8})
+    works = small_study(execution={"workers": 8}, methods={"naive": {}}, optimisation={"epochs": 24})
+    small = small_study(
+        execution={"workers": 1}, methods={"naive": {}}, seeds=list(range(10)), optimisation={"epochs": 2}
+    )
+    state = state_with((), cpus=11)
+    for number, study in enumerate((waits, works, small)):
+        for chain in chains_of(study):
+            state.queue.submitted(f"{number} {chain.name}", chain.stages, frozenset())
+    for crew, shape in (("eight", eight), ("pair", PAIR)):
+        open_idle(state, crew, shape)
+        state.started(crew, state.queue.best(shape, 1)[0].stage.identity)
+    assert state.queue.ready_shapes == {PAIR: 3, eight: 1, SINGLE: 20}
+    assert next(iter(state.queue.ready_shapes)) == PAIR, "the most urgent"
+    assert [one.shape for one in decide(state) if isinstance(one, OpenCrew)] == [SINGLE], "the pairs do not fill eight"
+
+
 def test_when_the_run_ends_everything_is_stopped_and_nothing_begun() -> None:
     chains = chains_of(small_study())
     state = state_with(chains, cpus=4)

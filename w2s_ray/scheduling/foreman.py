@@ -42,7 +42,7 @@ LONG_POLL_SECONDS = 5.0
 HELD_SECONDS = 3.0
 """Between two looks at a stage that another run has in hand."""
 UNKNOWN_SECONDS = 30.0
-"""How long a crew may run a stage that nobody has asked for: after a restart trials ask again, if they are still there."""
+"""How long a crew may run a stage that nobody asks for: after a restart trials ask again, if they are still there."""
 
 
 def foreman_name(store: ArtifactStore) -> str:

@@ -247,7 +247,7 @@ class _Turn:
     def _keep_room(self, shape: CrewShape, num: int) -> None:
         """Keep room for `num` crews if less urgent ones stand on it, and let as many of the idle go as it takes."""
         assert self._room is not None
-        rivals = [rival for rival in self._roster.shapes if rival != shape and self._is_rival(rival, shape)]
+        rivals = [rival for rival in self._roster.shapes if rival != shape and self._is_rival(rival, shape, num)]
         leaving = [crew for each in self._roster.shapes for crew in self._roster.of(each, CrewStatus.LEAVING)]
         if not self._could_fit(shape, rivals, [crew.shape for crew in leaving]):
             return  # its own crews, and more urgent ones, have all there is: nothing is gained by waiting
@@ -256,7 +256,7 @@ class _Turn:
         for crew in leaving:
             _empty(room, crew)
         reason = f"idle, and {num} crews of {shape.workers} workers wait for room"
-        for crew in self._idle(rivals, shape, num):
+        for crew in self._idle(rivals):
             while num and room.place(shape) is not None:
                 num -= 1
             if not num:
@@ -265,11 +265,16 @@ class _Turn:
             self._gone.add(crew.id)
             self._decisions.append(RetireCrew(crew.id, reason))
 
-    def _is_rival(self, rival: CrewShape, shape: CrewShape) -> bool:
-        """Say whether crews of `rival` should make way: they have nothing to do, or nothing nearly as urgent."""
+    def _is_rival(self, rival: CrewShape, shape: CrewShape, num: int) -> bool:
+        """Say whether crews of `rival` should make way: they have nothing to do, or nothing nearly as urgent.
+
+        Those that have work make way only for a shape's first crew, or where `num` crews fill the room of one of them.
+        """
         if rival not in self._ready:
             return True
         if self._order[rival] < self._order[shape]:
+            return False
+        if self._roster.shapes.get(shape) and not _fill(num, shape, rival):
             return False
         (theirs,), (ours,) = self._queue.best(rival, 1), self._queue.best(shape, 1)
         return ours.remaining > MORE_URGENT * theirs.remaining
@@ -283,12 +288,10 @@ class _Turn:
         gpus = sum(num * each.workers * each.gpus_per_worker for each, num in crews)
         return self._room.has(shape, cpus, gpus)
 
-    def _idle(self, rivals: Sequence[CrewShape], shape: CrewShape, num: int) -> list[Crew]:
-        """Idle crews of the rivals that may go: those without work, then those whose room the waiting stages fill."""
-        spare = [crew for rival in rivals if rival not in self._ready for crew in self._idle_of(rival)]
-        is_first = not self._roster.shapes.get(shape)
-        busy = [rival for rival in rivals if rival in self._ready and (is_first or _fill(num, shape, rival))]
-        return spare + [crew for rival in busy for crew in self._idle_of(rival)]
+    def _idle(self, rivals: Sequence[CrewShape]) -> list[Crew]:
+        """Idle crews of the rivals: those without work first."""
+        spare_first = sorted(rivals, key=lambda rival: rival in self._ready)
+        return [crew for rival in spare_first for crew in self._idle_of(rival)]
 
     def _idle_of(self, shape: CrewShape) -> list[Crew]:
         idle = self._roster.of(shape, CrewStatus.IDLE)
