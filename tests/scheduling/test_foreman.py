@@ -15,10 +15,11 @@ import pytest
 from tests.scheduling.studies import chains_of, small_study
 from tests.scheduling.test_queue import stage_of
 from w2s_ray.errors import StoreError, TrainingError
+from w2s_ray.scheduling import askers as askers_module
 from w2s_ray.scheduling import foreman as foreman_module
 from w2s_ray.scheduling import ownership
 from w2s_ray.scheduling.foreman import Foreman
-from w2s_ray.scheduling.messages import CrewCard
+from w2s_ray.scheduling.messages import CrewCard, CrewEnd
 from w2s_ray.scheduling.room import Node
 from w2s_ray.scheduling.writer import Writer
 from w2s_ray.spec.chain import Chain, PlannedStage
@@ -184,13 +185,14 @@ def test_a_stage_that_kills_three_crews_fails_with_the_cause(store: ArtifactStor
             card = CrewCard(card.crew, card.shape, f"start {start}")
             stage = await stage_for(foreman, card)
             assert stage.identity == floor
-            await foreman.stage_crashed(floor, "rank 1: RuntimeError: out of luck")
+            await foreman.stage_crashed(floor, f"rank 1: RuntimeError: out of luck at start {start}")
+            await foreman.stage_crashed(floor, "rank 0: RuntimeError: connection closed by peer")
         stage = await stage_for(foreman, CrewCard(card.crew, card.shape, "last start"))
         assert stage.arm == "ceiling", "the study goes on"
         report = await foreman.trial_report("trial")
         assert report is not None
         assert "3 crews died" in (report.error or "")
-        assert "out of luck" in (report.error or "")
+        assert "rank 1: RuntimeError: out of luck at start 2" in (report.error or ""), "what the last death began with"
 
     run(work())
 
@@ -331,7 +333,7 @@ def test_a_crew_that_leaves_after_a_stage_is_replaced(store: ArtifactStore) -> N
         assert bulletin.requests == (), "there is no room before it is gone"
         assert [turn.began for turn in bulletin.turns] == [True, False], "both, though it was over between two visits"
         assert [turn.result for turn in bulletin.turns] == [None, result]
-        bulletin = await foreman.visit({}, {card.crew: None}, closing=False, num_heard=2)
+        bulletin = await foreman.visit({}, {card.crew: CrewEnd()}, closing=False, num_heard=2)
         assert bulletin.turns == ()
         (request,) = bulletin.requests
         assert request.crew != card.crew
@@ -355,6 +357,40 @@ def test_at_the_end_every_crew_is_sent_away(store: ArtifactStore) -> None:
         report = await foreman.trial_report("trial")
         assert report is not None
         assert report.status == "interrupted"
+
+    run(work())
+
+
+def test_a_crew_whose_word_that_it_is_through_was_lost_gets_its_next_stage(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        first = await stage_for(foreman, card)
+        assert (await stage_for(foreman, card)).identity == first.identity, "it has not begun: its order stands"
+        await foreman.beat(card, first.identity, [])
+        commit(store, first)
+        order = await foreman.next_stage(card)
+        while order.stage is None:
+            order = await foreman.next_stage(card)
+        assert order.stage.identity != first.identity, "what it came to was found in the store"
+        report = await foreman.trial_report("trial")
+        assert report is not None and report.stages_done == 1
+
+    run(work())
+
+
+def test_a_beat_that_comes_after_the_result_keeps_no_crew_waiting(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        await foreman.visit({card.crew: card.shape}, {}, closing=False, num_heard=0)
+        first = await stage_for(foreman, card)
+        foreman._visited = False  # a foreman that was restarted and hears the crew before the run has visited it
+        await finish(foreman, card, store, first)
+        await foreman.beat(card, first.identity, [])
+        assert (await foreman.next_stage(card)).stage is None
+        await foreman.visit({card.crew: card.shape}, {}, closing=False, num_heard=0)
+        assert (await stage_for(foreman, card)).identity != first.identity
 
     run(work())
 
@@ -387,13 +423,73 @@ def test_a_process_that_was_started_for_nothing_takes_no_trial_with_it(store: Ar
     run(work())
 
 
+def test_a_trial_that_leaves_after_another_process_of_it_was_killed_is_forgotten_in_the_end(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreman_module, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(askers_module, "SILENT_SECONDS", 0.3)
+
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        stage = await stage_for(foreman, card)
+        await foreman.submit((chain,), "trial", "the one that was killed")
+        await foreman.submit((chain,), "trial", "the one started for it")
+        await foreman.withdraw("trial", "the one started for it")
+        assert not await foreman.beat(card, stage.identity, []), "the other was heard a moment ago"
+        await asyncio.sleep(0.5)
+        assert await foreman.beat(card, stage.identity, []), "and never again"
+
+    run(work())
+
+
+def test_a_trial_that_is_asked_for_anew_is_not_forgotten_with_its_dead_process(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreman_module, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(askers_module, "SILENT_SECONDS", 0.5)
+
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        stage = await stage_for(foreman, card)
+        await foreman.submit((chain,), "trial", "the one that was killed")
+        await foreman.withdraw("trial", "the one started for it")
+        for _ in range(8):
+            await foreman.submit((chain,), "trial", "a third")
+            await asyncio.sleep(0.1)
+        assert not await foreman.beat(card, stage.identity, [])
+
+    run(work())
+
+
+def test_after_a_restart_a_stage_that_no_trial_asks_for_again_is_stopped(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreman_module, "UNKNOWN_SECONDS", 0.2)
+
+    async def work() -> None:
+        old, chain = foreman_of(store), one_chain()
+        card = await crew_for(old, chain)
+        stage = await stage_for(old, card)
+        new = foreman_of(store)
+        assert not await new.beat(card, stage.identity, []), "its trial may only be late"
+        await new.visit({card.crew: card.shape}, {}, closing=False, num_heard=0)
+        await asyncio.sleep(0.3)
+        assert await new.beat(card, stage.identity, [])
+        await new.submit((chain,), "trial")
+        assert not await new.beat(card, stage.identity, []), "somebody wants it after all"
+
+    run(work())
+
+
 def test_a_worker_of_a_crew_that_has_ended_is_not_listened_to(store: ArtifactStore) -> None:
     async def work() -> None:
         foreman, chain = foreman_of(store), one_chain()
         card = await crew_for(foreman, chain)
         stage = await stage_for(foreman, card)
         await foreman.beat(card, stage.identity, [])
-        bulletin = await foreman.visit({}, {card.crew: "killed"}, closing=False, num_heard=0)
+        bulletin = await foreman.visit({}, {card.crew: CrewEnd("killed")}, closing=False, num_heard=0)
         assert [(turn.began, turn.result) for turn in bulletin.turns] == [(True, None), (False, None)]
         assert await foreman.beat(card, stage.identity, []), "it is told to stop"
         assert (await foreman.next_stage(card)).leave

@@ -6,6 +6,7 @@ from w2s_ray.scheduling.policy import Assign, OpenCrew, RetireCrew, State, StopS
 from w2s_ray.scheduling.queue import Queue, Status
 from w2s_ray.scheduling.room import Node, Room
 from w2s_ray.scheduling.roster import CrewStatus, Roster
+from w2s_ray.scheduling.snapshot import study_status
 from w2s_ray.spec.chain import Chain
 from w2s_ray.spec.execution import CrewShape
 
@@ -156,6 +157,25 @@ def test_stages_fill_the_gaps_that_no_waiting_crew_could_use() -> None:
     assert opened == [SINGLE] * 4
 
 
+def test_no_room_is_kept_that_no_crew_with_work_would_make() -> None:
+    eight = CrewShape(workers=8, cpus_per_worker=1, gpus_per_worker=0)
+    waits = small_study(methods={"naive": {}}, seeds=[1, 2], optimisation={"epochs": 8})
+    works = small_study(execution={"workers": 8}, methods={"naive": {}}, optimisation={"epochs": 24})
+    small = small_study(
+        execution={"workers": 1}, methods={"naive": {}}, seeds=list(range(10)), optimisation={"epochs": 2}
+    )
+    state = state_with((), cpus=11)
+    for number, study in enumerate((waits, works, small)):
+        for chain in chains_of(study):
+            state.queue.submitted(f"{number} {chain.name}", chain.stages, frozenset())
+    for crew, shape in (("eight", eight), ("pair", PAIR)):
+        open_idle(state, crew, shape)
+        state.started(crew, state.queue.best(shape, 1)[0].stage.identity)
+    assert state.queue.ready_shapes == {PAIR: 3, eight: 1, SINGLE: 20}
+    assert next(iter(state.queue.ready_shapes)) == PAIR, "the most urgent"
+    assert [one.shape for one in decide(state) if isinstance(one, OpenCrew)] == [SINGLE], "the pairs do not fill eight"
+
+
 def test_when_the_run_ends_everything_is_stopped_and_nothing_begun() -> None:
     chains = chains_of(small_study())
     state = state_with(chains, cpus=4)
@@ -185,11 +205,46 @@ def test_a_crew_whose_workers_were_started_again_lost_its_stage() -> None:
     floor = stage_of(chain, "floor", "s").identity
     open_idle(state, "a")
     state.started("a", floor)
+    state.crew_spoke("a", PAIR, "start of a", floor, "")
     state.crew_spoke("a", PAIR, "its second start", None, "rank 1: out of memory")
     assert state.take_lost() == [floor]
     assert state.queue.entries[floor].num_deaths == 1
     (decision,) = decide(state)
     assert isinstance(decision, Assign), "and goes on with it"
+
+
+def lose_before_its_first_beat(state: State, floor: str, num: int) -> None:
+    """A crew is given the floor and ends, `num` times."""
+    for number in range(num):
+        open_idle(state, f"lost{number}")
+        state.started(f"lost{number}", floor)
+        state.crew_ended(f"lost{number}", "killed")
+
+
+def test_an_order_that_never_reached_its_crew_is_no_death_and_is_not_repeated_for_ever() -> None:
+    (chain,) = chains_of(small_study(methods={"naive": {}}))
+    state = state_with((chain,))
+    floor = stage_of(chain, "floor", "s").identity
+    lose_before_its_first_beat(state, floor, 9)
+    assert state.queue.entries[floor].status is Status.WAITING
+    assert state.queue.entries[floor].num_deaths == 0
+    lose_before_its_first_beat(state, floor, 1)
+    assert state.queue.entries[floor].status is Status.FAILED, "it may be the stage that kills them so early"
+    assert "10 crews ended before they began it; the last one: killed" in str(state.queue.entries[floor].error)
+
+
+def test_a_crew_that_is_ended_as_the_run_ends_is_no_death() -> None:
+    (chain,) = chains_of(small_study(methods={"naive": {}}))
+    state = state_with((chain,))
+    floor = stage_of(chain, "floor", "s").identity
+    for number in range(3):
+        open_idle(state, f"crew{number}")
+        state.started(f"crew{number}", floor)
+        state.crew_spoke(f"crew{number}", PAIR, f"start of crew{number}", floor, "")
+        state.closing = number == 2
+        state.crew_ended(f"crew{number}", "killed")
+    assert state.queue.entries[floor].status is Status.WAITING
+    assert state.queue.entries[floor].num_deaths == 2
 
 
 def test_crews_that_never_begin_fail_the_stages_of_their_shape() -> None:
@@ -203,6 +258,43 @@ def test_crews_that_never_begin_fail_the_stages_of_their_shape() -> None:
     assert decide(state) == []
 
 
+def test_crews_that_never_begin_fail_nothing_while_others_are_on_their_way() -> None:
+    state = state_with(chains_of(small_study(seeds=list(range(8)))), cpus=16)
+    assert [type(one) for one in decide(state)] == [OpenCrew] * 8
+    for number in range(8):
+        state.roster.opening(f"crew{number}", PAIR)
+    for number in range(7):
+        state.crew_ended(f"crew{number}", "a slow disk")
+    assert not any(entry.status is Status.FAILED for entry in state.queue.entries.values())
+    assert decide(state) == [], "the last one will show whether it is worth trying"
+    state.crew_ended("crew7", "a slow disk")
+    assert {entry.status for entry in state.queue.entries.values()} == {Status.FAILED}
+
+
+def test_a_crew_that_speaks_after_others_would_not_start_takes_the_work() -> None:
+    state = state_with(chains_of(small_study()), cpus=8)
+    for crew in ("a", "b", "c", "d"):
+        state.roster.opening(crew, PAIR)
+    for crew in ("a", "b", "c"):
+        state.crew_ended(crew, "a slow disk")
+    state.crew_spoke("d", PAIR, "start of d", None, "")
+    assert {type(one) for one in decide(state)} == {Assign, OpenCrew}
+
+
+def test_crews_that_find_no_room_fail_nothing_and_are_opened_again() -> None:
+    (chain,) = chains_of(small_study(methods={"naive": {}}))
+    state = state_with((chain,))
+    for number in range(5):
+        assert [type(one) for one in decide(state)] == [OpenCrew]
+        state.roster.opening(f"crew{number}", PAIR)
+        state.crew_ended(f"crew{number}", "another run has the GPUs", found_room=False)
+    state.roster.opening("patient", PAIR)
+    assert study_status(state, {}).crews == ("patient of 2: waits for room on the cluster",)
+    state.crew_spoke("patient", PAIR, "start", None, "")
+    assert [type(one) for one in decide(state)] == [Assign]
+    assert study_status(state, {}).crews == ("patient of 2: idle",)
+
+
 def test_extra_crews_that_never_begin_leave_the_one_that_works_in_peace() -> None:
     chains = chains_of(small_study())
     state = state_with(chains, cpus=4)
@@ -211,13 +303,13 @@ def test_extra_crews_that_never_begin_leave_the_one_that_works_in_peace() -> Non
     for number in range(3):
         assert [type(one) for one in decide(state)] == [OpenCrew]
         state.roster.opening(f"extra{number}", PAIR)
-        state.crew_ended(f"extra{number}", "no room after all")
+        state.crew_ended(f"extra{number}", "a slow disk")
     assert decide(state) == [], "enough of trying"
     assert not any(entry.status is Status.FAILED for entry in state.queue.entries.values())
     state.crew_ended("a", "killed")
     assert OpenCrew in [type(one) for one in decide(state)], "without it, another is tried"
     state.roster.opening("last", PAIR)
-    state.crew_ended("last", "no room after all")
+    state.crew_ended("last", "a slow disk")
     assert any(entry.status is Status.FAILED for entry in state.queue.entries.values())
 
 

@@ -192,6 +192,7 @@ class _Simulation:
         match decision:
             case Assign(crew=crew, identity=identity):
                 self.state.started(crew, identity)
+                self.state.roster.began(identity)
                 hand = self.hands[crew] = _Hand(self.state.queue.entries[identity].stage, self.now)
                 left = self.workload.seconds(hand.stage) - self.kept.get(identity, 0.0)
                 self._after(left, lambda: self._finish(crew, hand))

@@ -1,12 +1,13 @@
 """Which processes ask for a trial, as far as they are heard.
 
 Tune may start two for one trial and end one of them unused, when it finds an idle one to take over; what it ends takes
-nothing with it as long as another is there. One that was killed says nothing at all.
+nothing with it as long as another is there. One that was killed says nothing at all, so whoever leaves beside one that
+was heard of late has to look again when that one would have spoken.
 """
 
 import time
 
-_SILENT_SECONDS = 60.0
+SILENT_SECONDS = 60.0
 """After which a process that said nothing is taken for dead."""
 
 
@@ -26,7 +27,7 @@ class Askers:
         """A process asks for a trial no more; say whether nobody else does."""
         others = self._heard.get(trial, {})
         others.pop(asker or "", None)
-        if any(time.monotonic() - heard < _SILENT_SECONDS for heard in others.values()):
+        if any(time.monotonic() - heard < SILENT_SECONDS for heard in others.values()):
             return False
         self._heard.pop(trial, None)
         return True

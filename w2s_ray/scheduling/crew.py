@@ -7,7 +7,8 @@ is worker.py. Run names are unique, and Train's own checkpoints are not used: a 
 import shutil
 import time
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from w2s_ray.scheduling.group import GroupConfig
 from w2s_ray.scheduling.trainer import CrewTrainer
@@ -17,10 +18,20 @@ from w2s_ray.spec.execution import CrewShape
 MAX_RESTARTS = 3
 """Times that Train starts a crew's workers again before the crew is given up and another is opened."""
 MAX_FAILED_PLACEMENTS = 3
+"""Times that Train waits for room again, a minute each, before the crew is given up and the policy decides anew."""
+
+
+class NoRoomError(Exception):
+    """Ray did not place a crew's workers in time: others have the room."""
 
 
 def run_crew(plan: CrewPlan) -> None:
-    """Open a crew and stay with it until it leaves; the body of a Ray task that takes no CPU."""
+    """Open a crew and stay with it until it leaves; the body of a Ray task that takes no CPU.
+
+    Raises:
+        NoRoomError: when its workers are not placed in time.
+        TrainingFailedError: when they cannot start, or died too often.
+    """
     shape, folder = plan.shape, plan.store.study_folder(plan.study) / "crews"
     name = f"{plan.crew}-{time.time_ns()}"
     trainer = CrewTrainer(
@@ -42,6 +53,10 @@ def run_crew(plan: CrewPlan) -> None:
     )
     try:
         trainer.fit()
+    except ControllerError as error:
+        if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+            raise NoRoomError(f"no room for {shape.workers} workers on the cluster") from None
+        raise
     finally:
         shutil.rmtree(folder / name, ignore_errors=True)
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import ray
 from ray.exceptions import RayError
 
-from w2s_ray.scheduling.crew import run_crew
-from w2s_ray.scheduling.messages import CrewRequest
+from w2s_ray.scheduling.crew import NoRoomError, run_crew
+from w2s_ray.scheduling.messages import CrewEnd, CrewRequest
 from w2s_ray.scheduling.orphans import remove_orphans
 from w2s_ray.scheduling.worker import CrewPlan
 from w2s_ray.spec.execution import CrewShape
@@ -21,7 +21,7 @@ class Crews:
         """`plan_of` tells what a crew has to know."""
         self._plan_of = plan_of
         self._open: dict[str, tuple[CrewShape, ray.ObjectRef[None]]] = {}
-        self._ended: dict[str, str | None] = {}
+        self._ended: dict[str, CrewEnd] = {}
 
     @property
     def shapes(self) -> dict[str, CrewShape]:
@@ -29,8 +29,8 @@ class Crews:
         return {crew: shape for crew, (shape, _) in self._open.items()}
 
     @property
-    def ended(self) -> dict[str, str | None]:
-        """Every crew that has ended, and the error that ended it, if any."""
+    def ended(self) -> dict[str, CrewEnd]:
+        """Every crew that has ended, and how."""
         return self._ended
 
     def open(self, request: CrewRequest) -> None:
@@ -52,8 +52,8 @@ class Crews:
             done, _ = ray.wait([task], timeout=0)
             if done:
                 del self._open[crew]
-                self._ended[crew] = _error_of(task)
-        if any(error is not None for error in self._ended.values()):
+                self._ended[crew] = _end_of(task)
+        if any(end.error is not None for end in self._ended.values()):
             remove_orphans()  # its controller may have been killed, now or a little later
 
     def end_now(self) -> None:
@@ -65,10 +65,11 @@ class Crews:
         self.look_after()
 
 
-def _error_of(task: "ray.ObjectRef[None]") -> str | None:
+def _end_of(task: "ray.ObjectRef[None]") -> CrewEnd:
     try:
         ray.get(task)
     except RayError as error:
         cause = getattr(error, "cause", None) or error
-        return f"{type(cause).__name__}: {cause}"[-_ERROR_CHARS:]
-    return None
+        text = f"{type(cause).__name__}: {cause}"[-_ERROR_CHARS:]
+        return CrewEnd(text, found_room=not isinstance(cause, NoRoomError))
+    return CrewEnd()

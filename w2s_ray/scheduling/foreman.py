@@ -11,15 +11,16 @@ Every method is idempotent, because Ray repeats the calls that were under way wh
 import asyncio
 import hashlib
 import logging
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from w2s_ray.errors import LeaseHeld, W2SError
-from w2s_ray.scheduling.askers import Askers
+from w2s_ray.scheduling.askers import SILENT_SECONDS, Askers
 from w2s_ray.scheduling.clock import Clock
 from w2s_ray.scheduling.mail import Mail
-from w2s_ray.scheduling.messages import LEAVE, Bulletin, CrewCard, CrewRequest, Order, TrialReport
+from w2s_ray.scheduling.messages import LEAVE, Bulletin, CrewCard, CrewEnd, CrewRequest, Order, TrialReport
 from w2s_ray.scheduling.ownership import Ownership
 from w2s_ray.scheduling.policy import Assign, Decision, OpenCrew, RetireCrew, State, StopStage, decide
 from w2s_ray.scheduling.queue import Entry, Queue, work_of
@@ -41,6 +42,8 @@ LONG_POLL_SECONDS = 5.0
 """How long a crew or a trial is kept waiting for news before it hears that there are none."""
 HELD_SECONDS = 3.0
 """Between two looks at a stage that another run has in hand."""
+UNKNOWN_SECONDS = 30.0
+"""How long a crew may run a stage that nobody asks for: after a restart trials ask again, if they are still there."""
 
 
 def foreman_name(store: ArtifactStore) -> str:
@@ -89,6 +92,9 @@ class Foreman:
         self._turns: list[Turn] = []
         self._clock = Clock()
         self._crashes: dict[str, str] = {}
+        """What the first rank to say so died of, by the stage that was handed out last."""
+        self._unknown: dict[str, float] = {}
+        """Since when crews have been heard to run a stage that nobody has asked for, by its identity."""
         self._ended: set[str] = set()
         """Crews that the run has seen the end of: a worker of theirs that is still about is not listened to."""
         self._visited = False
@@ -122,7 +128,9 @@ class Foreman:
 
     async def withdraw(self, trial: str, asker: str | None = None) -> None:
         """Forget what `trial` asked for, unless another process than `asker` was heard asking for it of late."""
-        if self._askers.left(trial, asker) and self._forget(trial):
+        if not self._askers.left(trial, asker):
+            self._in_background(self._look_for_askers(trial))
+        elif self._forget(trial):
             self._carry_out()
 
     async def trial_report(self, trial: str, seen: int = -1, asker: str | None = None) -> TrialReport | None:
@@ -157,7 +165,11 @@ class Foreman:
         if self._writer is not None and points:
             self._writer.log.remote(list(points))
         entry = self._state.queue.entries.get(identity)
-        return self._state.closing or (entry is not None and entry.stopping)
+        if entry is None:
+            since = self._unknown.setdefault(identity, time.monotonic())
+            return self._state.closing or time.monotonic() - since > UNKNOWN_SECONDS
+        self._unknown.pop(identity, None)
+        return self._state.closing or entry.stopping
 
     async def stage_finished(
         self, card: CrewCard, identity: str, outcome: StageResult | W2SError, leaving: bool
@@ -184,20 +196,21 @@ class Foreman:
         self._carry_out()
 
     async def stage_crashed(self, identity: str, cause: str) -> None:
-        """One rank is about to die of an error of its own: the cause of its crew's death."""
-        self._crashes[identity] = cause
+        """One rank is about to die of an error of its own: the cause of its crew's death, unless another was first."""
+        self._crashes.setdefault(identity, cause)
+        self._state.roster.began(identity)
 
     # What the run says.
 
     async def visit(
-        self, crews: Mapping[str, CrewShape], ended: Mapping[str, str | None], closing: bool, num_heard: int
+        self, crews: Mapping[str, CrewShape], ended: Mapping[str, CrewEnd], closing: bool, num_heard: int
     ) -> Bulletin:
-        """The run tells which crews it has, which ended (with what error) and whether it ends; it hears the news."""
+        """The run tells which crews it has, which ended (and how) and whether it ends; it hears the news."""
         for crew, shape in crews.items():
             self._state.roster.told_of(crew, shape)
-        for crew, error in ended.items():
+        for crew, end in ended.items():
             self._ended.add(crew)
-            self._state.crew_ended(crew, self._cause(crew, error))
+            self._state.crew_ended(crew, self._cause(crew, end.error), end.found_room)
         if closing and not self._state.closing:
             self._state.closing = True
             self._state.queue.all_changed()
@@ -223,14 +236,24 @@ class Foreman:
     def _hear(self, card: CrewCard, identity: str | None) -> None:
         """A crew speaks: perhaps for the first time, perhaps after its workers died."""
         known = self._state.roster.crews.get(card.crew)
-        if known is not None and known.incarnation == card.incarnation and identity in (known.identity, None):
-            return  # nothing that was not known
+        if known is not None and known.incarnation == card.incarnation:
+            if identity is None and known.identity is not None and known.begun:
+                self._ask_again_for(known.identity, card.crew)
+            if identity is None or (identity == known.identity and known.begun):
+                return  # nothing else that was not known
         if known is not None and known.incarnation not in (None, card.incarnation):
             self._mail.forget(card.crew)
         self._state.crew_spoke(card.crew, card.shape, card.incarnation, identity, self._cause(card.crew, None))
         if identity is not None:
             self._keep_leases()  # a foreman that was started anew did not hand this stage out itself
         self._carry_out()
+
+    def _ask_again_for(self, identity: str, crew: str) -> None:
+        """A crew asks for work though it had begun a stage: its word that it is through is lost; the store knows."""
+        self._state.taken_back(crew, identity)
+        self._over(identity)
+        self._carry_out()
+        self._release(identity)  # unless it was handed out again just now
 
     def _cause(self, crew: str, error: str | None) -> str:
         known = self._state.roster.crews.get(crew)
@@ -250,6 +273,7 @@ class Foreman:
     def _do(self, decision: Decision) -> None:
         match decision:
             case Assign(crew=crew, identity=identity):
+                self._crashes.pop(identity, None)
                 self._state.started(crew, identity)
                 self._clock.handed_out(identity)
                 self._in_background(self._hand_out(crew, identity))
@@ -313,6 +337,12 @@ class Foreman:
             if identity in found and entry.products <= found:
                 self._state.queue.found(identity)
         self._carry_out()
+
+    async def _look_for_askers(self, trial: str) -> None:
+        """A process left while another of its trial seemed to be there: forget the trial if that one was dead."""
+        await asyncio.sleep(SILENT_SECONDS)
+        if self._askers.left(trial, None) and self._forget(trial):
+            self._carry_out()
 
     def _keep_leases(self) -> None:
         if not any(task.get_name() == "leases" for task in self._background):

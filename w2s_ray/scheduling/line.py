@@ -64,9 +64,12 @@ class Line:
         return order
 
     def finished(self, identity: str, outcome: StageResult | W2SError, leaving: bool) -> None:
-        """Hand a stage's outcome back."""
+        """Hand a stage's outcome back, whatever becomes of its last points."""
         try:
             self._beat(identity)
+        except (RayActorError, GetTimeoutError):
+            logger.exception("the foreman does not answer; the last points of the stage are lost")
+        try:
             told = self._foreman.stage_finished.remote(self._card, identity, outcome, leaving)
             ray.get(told, timeout=ANSWER_SECONDS)
         except (RayActorError, GetTimeoutError):

@@ -39,6 +39,16 @@ class CrewRequest:
 
 
 @dataclass(frozen=True)
+class CrewEnd:
+    """How a crew came to its end."""
+
+    error: str | None = None
+    """What ended it; None where it left of itself."""
+    found_room: bool = True
+    """False where Ray did not place its workers in time, because others have the room."""
+
+
+@dataclass(frozen=True)
 class TrialReport:
     """How the chains of a trial stand."""
 

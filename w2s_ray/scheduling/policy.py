@@ -5,8 +5,8 @@ and tells the state so, and a simulation can do the same on a virtual clock. The
 
 1. A running stage that nobody wants is stopped; it keeps its checkpoint and frees its crew.
 2. An idle crew takes the most urgent ready stage of its shape: longest remaining path first, shared before private.
-3. A shape with more ready stages than crews gets another crew, where there is room; not beside one that works when the
-   last ones would not start.
+3. A shape with more ready stages than crews gets another crew, where there is room; when the last ones would not start,
+   not beside one that works or is on its way.
 4. Where there is none and less urgent crews stand on it, room is kept: the idle ones among them leave, those that have
    work too if what waits is clearly more urgent and fills what they free; and no less urgent shape gets a new crew,
    unless its stages are so short that they fill the gap while the room is being made.
@@ -25,6 +25,8 @@ from w2s_ray.spec.execution import CrewShape
 
 MAX_DEATHS = 3
 """Crew deaths that one stage is given before it fails."""
+MAX_NOT_BEGUN = 10
+"""Crews that may end with a stage that they never said they had begun; more than enough for what is lost on its way."""
 MAX_FAILED_STARTS = 3
 """Crews of one shape that may end before they speak; then its stages fail, unless they have another crew."""
 MORE_URGENT = 1.1
@@ -109,7 +111,7 @@ class State:
             self.queue.finished(identity)
 
     def taken_back(self, crew: str, identity: str) -> None:
-        """A stage that was given to a crew never reached it."""
+        """A stage that was given to a crew never reached it, or what became of it was never heard."""
         self.ended(crew, identity, error=None, stopped=True)
 
     def has_in_hand(self, crew: str, identity: str) -> bool:
@@ -118,9 +120,10 @@ class State:
 
     def crew_spoke(self, crew: str, shape: CrewShape, incarnation: str, identity: str | None, cause: str) -> None:
         """A crew's workers speak and say what they run; another incarnation means that the one before died."""
+        begun = self._has_begun(crew)
         lost = self.roster.spoke(crew, shape, incarnation, identity)
         if lost is not None:
-            self._lose(lost, cause)
+            self._lose(lost, begun, cause)
         if identity is not None:
             self._recognise(identity)
 
@@ -130,21 +133,21 @@ class State:
         if entry is not None and entry.status is Status.WAITING and identity in self.roster.in_hand:
             self.queue.started(identity)
 
-    def crew_ended(self, crew: str, error: str) -> None:
-        """A crew is gone, with the error that ended it or of itself."""
-        known = self.roster.crews.get(crew)
-        lost = self.roster.ended(crew)
+    def crew_ended(self, crew: str, error: str, found_room: bool = True) -> None:
+        """A crew is gone, with the error that ended it or of itself; one without room may find some another time."""
+        known, begun = self.roster.crews.get(crew), self._has_begun(crew)
+        lost = self.roster.ended(crew, found_room)
         if lost is not None:
-            self._lose(lost, error)
-        if known is None or known.incarnation is not None:
+            self._lose(lost, begun, error)
+        if known is None or known.incarnation is not None or not found_room:
             return
         if self._starts_fail(known.shape) and self.may_open(known.shape):
             self._fail_shape(known.shape, error)
 
     def may_open(self, shape: CrewShape) -> bool:
-        """Say whether another crew is worth trying: not beside one that works, when the last ones would not start."""
-        working = self.roster.of(shape, CrewStatus.IDLE, CrewStatus.BUSY, CrewStatus.UNHEARD)
-        return not (working and self._starts_fail(shape))
+        """Say whether another crew is worth trying: if the last ones would not start, not beside one that may work."""
+        may_work = (CrewStatus.OPENING, CrewStatus.UNHEARD, CrewStatus.IDLE, CrewStatus.BUSY)
+        return not (self._starts_fail(shape) and self.roster.of(shape, *may_work))
 
     def _starts_fail(self, shape: CrewShape) -> bool:
         """Whether the last crews of a shape all ended before they spoke."""
@@ -155,11 +158,20 @@ class State:
         lost, self._lost = self._lost, []
         return lost
 
-    def _lose(self, identity: str, cause: str) -> None:
+    def _has_begun(self, crew: str) -> bool:
+        return crew in self.roster.crews and self.roster.crews[crew].begun
+
+    def _lose(self, identity: str, begun: bool, cause: str) -> None:
         self._lost.append(identity)
         entry = self.queue.entries.get(identity)
-        if entry is not None and entry.status is Status.RUNNING:
+        if entry is None or entry.status is not Status.RUNNING:
+            return
+        if self.closing:
+            self.queue.stopped(identity)
+        elif begun:
             self.queue.crew_died(identity, MAX_DEATHS, cause)
+        else:
+            self.queue.not_begun(identity, MAX_NOT_BEGUN, cause)
 
     def _fail_shape(self, shape: CrewShape, cause: str) -> None:
         for entry in self.queue.best(shape, len(self.queue.entries)):
@@ -235,7 +247,7 @@ class _Turn:
     def _keep_room(self, shape: CrewShape, num: int) -> None:
         """Keep room for `num` crews if less urgent ones stand on it, and let as many of the idle go as it takes."""
         assert self._room is not None
-        rivals = [rival for rival in self._roster.shapes if rival != shape and self._is_rival(rival, shape)]
+        rivals = [rival for rival in self._roster.shapes if rival != shape and self._is_rival(rival, shape, num)]
         leaving = [crew for each in self._roster.shapes for crew in self._roster.of(each, CrewStatus.LEAVING)]
         if not self._could_fit(shape, rivals, [crew.shape for crew in leaving]):
             return  # its own crews, and more urgent ones, have all there is: nothing is gained by waiting
@@ -244,7 +256,7 @@ class _Turn:
         for crew in leaving:
             _empty(room, crew)
         reason = f"idle, and {num} crews of {shape.workers} workers wait for room"
-        for crew in self._idle(rivals, shape, num):
+        for crew in self._idle(rivals):
             while num and room.place(shape) is not None:
                 num -= 1
             if not num:
@@ -253,11 +265,16 @@ class _Turn:
             self._gone.add(crew.id)
             self._decisions.append(RetireCrew(crew.id, reason))
 
-    def _is_rival(self, rival: CrewShape, shape: CrewShape) -> bool:
-        """Say whether crews of `rival` should make way: they have nothing to do, or nothing nearly as urgent."""
+    def _is_rival(self, rival: CrewShape, shape: CrewShape, num: int) -> bool:
+        """Say whether crews of `rival` should make way: they have nothing to do, or nothing nearly as urgent.
+
+        Those that have work make way only for a shape's first crew, or where `num` crews fill the room of one of them.
+        """
         if rival not in self._ready:
             return True
         if self._order[rival] < self._order[shape]:
+            return False
+        if self._roster.shapes.get(shape) and not _fill(num, shape, rival):
             return False
         (theirs,), (ours,) = self._queue.best(rival, 1), self._queue.best(shape, 1)
         return ours.remaining > MORE_URGENT * theirs.remaining
@@ -271,12 +288,10 @@ class _Turn:
         gpus = sum(num * each.workers * each.gpus_per_worker for each, num in crews)
         return self._room.has(shape, cpus, gpus)
 
-    def _idle(self, rivals: Sequence[CrewShape], shape: CrewShape, num: int) -> list[Crew]:
-        """Idle crews of the rivals that may go: those without work, then those whose room the waiting stages fill."""
-        spare = [crew for rival in rivals if rival not in self._ready for crew in self._idle_of(rival)]
-        is_first = not self._roster.shapes.get(shape)
-        busy = [rival for rival in rivals if rival in self._ready and (is_first or _fill(num, shape, rival))]
-        return spare + [crew for rival in busy for crew in self._idle_of(rival)]
+    def _idle(self, rivals: Sequence[CrewShape]) -> list[Crew]:
+        """Idle crews of the rivals: those without work first."""
+        spare_first = sorted(rivals, key=lambda rival: rival in self._ready)
+        return [crew for rival in spare_first for crew in self._idle_of(rival)]
 
     def _idle_of(self, shape: CrewShape) -> list[Crew]:
         idle = self._roster.of(shape, CrewStatus.IDLE)

@@ -48,6 +48,8 @@ class Entry:
     """What it was asked for when it was handed out."""
     num_deaths: int = 0
     """Crews that died while they ran it."""
+    num_not_begun: int = 0
+    """Crews that ended after it was given to them and before they began it, as far as they were heard."""
     stopping: bool = False
     held: str | None = None
     """Why it may not run just now, though it is ready."""
@@ -160,10 +162,22 @@ class Queue:
         entry.num_deaths += 1
         if entry.num_deaths < max_deaths:
             self.stopped(identity)
-            return
-        value = f"{name_of(entry.stage)}: {entry.num_deaths} crews died while they ran it; the last one: {cause}"
+        else:
+            self._fail_deadly(entry, f"{entry.num_deaths} crews died while they ran it; the last one: {cause}")
+
+    def not_begun(self, identity: str, max_not_begun: int, cause: str) -> None:
+        """The crew that it was given to ended before it said that it had begun; after `max_not_begun` it fails."""
+        entry = self.entries[identity]
+        entry.num_not_begun += 1
+        if entry.num_not_begun < max_not_begun:
+            self.stopped(identity)
+        else:
+            self._fail_deadly(entry, f"{entry.num_not_begun} crews ended before they began it; the last one: {cause}")
+
+    def _fail_deadly(self, entry: Entry, what: str) -> None:
         remedy = "where workers were killed, lower `tokens_per_micro_batch` or `workers`: memory is the usual reason"
-        self.failed(identity, TrainingError(value, "a stage must let its workers live", remedy))
+        error = TrainingError(f"{name_of(entry.stage)}: {what}", "a stage must let its workers live", remedy)
+        self.failed(entry.stage.identity, error)
 
     def failed(self, identity: str, error: W2SError) -> None:
         """It failed for good, and with it all that learns from it."""

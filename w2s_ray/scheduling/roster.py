@@ -32,7 +32,9 @@ class Crew:
     shape: CrewShape
     status: CrewStatus
     identity: str | None = None
-    """The stage that it runs."""
+    """The stage that it runs, or that is on its way to it."""
+    begun: bool = False
+    """Whether it has said that it runs the stage."""
     incarnation: str | None = None
     """Which start of its workers spoke last."""
     place: Place | None = None
@@ -46,7 +48,9 @@ class Roster:
         """Begin without crews."""
         self.crews: dict[str, Crew] = {}
         self.num_failed_starts: dict[CrewShape, int] = {}
-        """How many crews of a shape ended one after another before they spoke."""
+        """How many crews of a shape ended one after another before they spoke, though they had found room."""
+        self.crowded_out: set[CrewShape] = set()
+        """Shapes whose last crew found no room on the cluster, which others use too."""
         self.shapes: dict[CrewShape, int] = {}
         """How many crews there are of each shape."""
         self.in_hand: dict[str, str] = {}
@@ -69,12 +73,15 @@ class Roster:
         self.told_of(crew, shape)
         known = self.crews[crew]
         self.num_failed_starts[shape] = 0
+        self.crowded_out.discard(shape)
         lost = known.identity if known.incarnation not in (None, incarnation) else None
         if lost is not None:
             self._holds(known, None)
         known.incarnation = incarnation
         if known.identity is None:
             self._holds(known, identity)
+        if identity is not None and identity == known.identity:
+            known.begun = True
         if known.status is not CrewStatus.LEAVING:
             self._turn(known, CrewStatus.IDLE if known.identity is None else CrewStatus.BUSY)
         return lost
@@ -83,6 +90,11 @@ class Roster:
         """A crew was given a stage."""
         self._holds(self.crews[crew], identity)
         self._turn(self.crews[crew], CrewStatus.BUSY)
+
+    def began(self, identity: str) -> None:
+        """Whoever has a stage in hand runs it, as somebody says."""
+        if identity in self.in_hand:
+            self.crews[self.in_hand[identity]].begun = True
 
     def idle(self, crew: str) -> None:
         """A crew is through with its stage."""
@@ -95,8 +107,8 @@ class Roster:
         """A crew will end of itself."""
         self._turn(self.crews[crew], CrewStatus.LEAVING)
 
-    def ended(self, crew: str) -> str | None:
-        """A crew is gone; return the stage that it leaves behind, if any."""
+    def ended(self, crew: str, found_room: bool = True) -> str | None:
+        """A crew is gone, perhaps for want of room; return the stage that it leaves behind, if any."""
         known = self.crews.pop(crew, None)
         if known is None:
             return None
@@ -106,7 +118,9 @@ class Roster:
         self.shapes[known.shape] -= 1
         if known.place is not None:
             self._room.free(known.shape, known.place)
-        if known.incarnation is None and known.status is not CrewStatus.LEAVING:
+        if not found_room:
+            self.crowded_out.add(known.shape)
+        elif known.incarnation is None and known.status is not CrewStatus.LEAVING:
             self.num_failed_starts[known.shape] = self.num_failed_starts.get(known.shape, 0) + 1
         return identity
 
@@ -138,7 +152,7 @@ class Roster:
     def _holds(self, crew: Crew, identity: str | None) -> None:
         if crew.identity is not None and self.in_hand.get(crew.identity) == crew.id:
             del self.in_hand[crew.identity]
-        crew.identity = identity
+        crew.identity, crew.begun = identity, False
         if identity is not None:
             self.in_hand[identity] = crew.id
 

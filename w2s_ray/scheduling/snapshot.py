@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from w2s_ray.scheduling.messages import TrialReport
 from w2s_ray.scheduling.policy import State
-from w2s_ray.scheduling.queue import Entry, Queue, Status, name_of
-from w2s_ray.scheduling.roster import Crew
+from w2s_ray.scheduling.queue import Entry, Status, name_of
+from w2s_ray.scheduling.roster import Crew, CrewStatus
 from w2s_ray.scheduling.view import StageStatus, StudyStatus
 from w2s_ray.spec.chain import Chain
 from w2s_ray.training.progress import Point
@@ -25,7 +25,7 @@ def study_status(state: State, points: Mapping[str, Point]) -> StudyStatus:
         num_failed=queue.num[Status.FAILED],
         num_shared=queue.num_asked - len(queue.entries),
         num_stages=len(queue.entries),
-        crews=tuple(_crew_line(crew, queue) for crew in crews),
+        crews=tuple(_crew_line(crew, state) for crew in crews),
         waiting={
             name_of(one.stage): queue.why_waiting(one.stage.identity) for one in queue.most_urgent(_REASONS_SHOWN)
         },
@@ -89,7 +89,9 @@ def _stage_status(crew: Crew, entry: Entry, point: Point | None) -> StageStatus:
     )
 
 
-def _crew_line(crew: Crew, queue: Queue) -> str:
-    entry = queue.entries.get(crew.identity or "")
+def _crew_line(crew: Crew, state: State) -> str:
+    entry = state.queue.entries.get(crew.identity or "")
     doing = f"{crew.status} {name_of(entry.stage)}" if entry is not None else str(crew.status)
+    if crew.status is CrewStatus.OPENING and crew.shape in state.roster.crowded_out:
+        doing = "waits for room on the cluster"
     return f"{crew.id} of {crew.shape.workers}: {doing}"
