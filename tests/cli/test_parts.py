@@ -155,8 +155,7 @@ def test_what_libraries_print_goes_to_the_log_and_our_lines_to_the_terminal(tmp_
 
 
 def test_a_job_runs_the_study_that_was_packed() -> None:
-    line = entrypoint("/store", ["seeds=[0, 1]"])
-    assert line == f"w2s run {STUDY_NAME} --store /store --address auto --set 'seeds=[0, 1]'"
+    assert entrypoint("/my store") == f"w2s run {STUDY_NAME} --store '/my store' --address auto"
 
 
 def test_a_packed_study_takes_its_relative_files_along(home: Path, tmp_path: Path) -> None:
@@ -168,10 +167,42 @@ def test_a_packed_study_takes_its_relative_files_along(home: Path, tmp_path: Pat
     (home / "elsewhere" / "moved.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     pack(home / "elsewhere" / "moved.yaml", tmp_path)
     study = load_study(tmp_path / STUDY_NAME)
-    assert study.tasks["moods"].files == str(tmp_path / "data" / "moods" / "moods.jsonl")
-    assert (tmp_path / "data" / "moods" / "moods.jsonl").read_text() == (home / "moods.jsonl").read_text()
-    assert study.ladder["small"].model == str(tmp_path / "models" / "small" / "small")
+    packed = tmp_path / "data" / "moods" / "files" / "moods.jsonl"
+    assert study.tasks["moods"].files == str(packed)
+    assert packed.read_text() == (home / "moods.jsonl").read_text()
+    assert study.ladder["small"].model == str(tmp_path / "models" / "small" / "model" / "small")
     assert study.ladder["large"].model == "w2s:large"
+
+
+@pytest.mark.parametrize("kind", ["files", "folders"])
+def test_files_of_one_name_travel_side_by_side(kind: str, tmp_path: Path) -> None:
+    text = "{name: x, tasks: {t: {files: train/rows.jsonl, test_files: test/rows.jsonl, text: a, label: b}}, "
+    text += "ladder: {s: w2s:small, l: w2s:large}}"
+    for key in ("train", "test"):
+        rows = tmp_path / "from" / key / "rows.jsonl"
+        rows = rows / "part.jsonl" if kind == "folders" else rows
+        rows.parent.mkdir(parents=True)
+        rows.write_text(key)
+    (tmp_path / "from" / "study.yaml").write_text(text)
+    pack(tmp_path / "from" / "study.yaml", tmp_path / "to")
+    task = load_study(tmp_path / "to" / STUDY_NAME).tasks["t"]
+    for key, path in (("train", task.files), ("test", task.test_files)):
+        assert path is not None
+        assert (Path(path) / "part.jsonl" if kind == "folders" else Path(path)).read_text() == key
+
+
+def test_what_an_override_names_travels_too(home: Path, tmp_path: Path) -> None:
+    (home / "beside").mkdir(exist_ok=True)
+    (home / "other.jsonl").write_text((home / "moods.jsonl").read_text())
+    raw = yaml.safe_load((home / "tiny.yaml").read_text())
+    (home / "beside" / "tiny.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    overrides = ["tasks.moods.files=../other.jsonl", "ladder.small.model=../models/small", "seeds=[0, 1]"]
+    overrides.append("ladder.large=w2s:large")
+    pack(home / "beside" / "tiny.yaml", tmp_path, overrides)
+    study = load_study(tmp_path / STUDY_NAME)
+    assert study.tasks["moods"].files == str(tmp_path / "data" / "moods" / "files" / "other.jsonl")
+    assert (Path(study.ladder["small"].model) / "config.json").is_file() and study.seeds == (0, 1)
+    assert (tmp_path / "data" / "moods" / "files" / "other.jsonl").is_file()
 
 
 def test_absolute_files_are_the_clusters_own(home: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import yaml
 from w2s_ray.cli.amounts import bytes_text
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import DataError, ResourceError
-from w2s_ray.spec.load import STUDY_NAME, load_study
+from w2s_ray.spec.load import STUDY_NAME, load_study, read_raw
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -43,10 +43,10 @@ def submit(path: Path, address: str, store: str, overrides: Sequence[str], *, wa
     """
     study = load_study(path, overrides)  # what is wrong with it is better said here than on the cluster
     with tempfile.TemporaryDirectory(prefix="w2s-submit-") as folder:
-        pack(path, Path(folder))
+        pack(path, Path(folder), overrides)
         terminal.capture(Path(tempfile.mkdtemp(prefix="w2s-")) / "submit.log")
         client = _client(address)
-        job = _submit(client, entrypoint(store, overrides), folder, study.name)
+        job = _submit(client, entrypoint(store), folder, study.name)
     terminal.out.print(f"submitted {job} to {address}", markup=False)
     if not wait:
         terminal.out.print(
@@ -64,28 +64,25 @@ def submit(path: Path, address: str, store: str, overrides: Sequence[str], *, wa
     return 0 if status.value == "SUCCEEDED" else 1
 
 
-def entrypoint(store: str, overrides: Sequence[str]) -> str:
+def entrypoint(store: str) -> str:
     """Return the command that the job runs."""
-    words = ["w2s", "run", STUDY_NAME, "--store", store, "--address", "auto"]
-    for override in overrides:
-        words += ["--set", override]
-    return shlex.join(words)
+    return shlex.join(["w2s", "run", STUDY_NAME, "--store", store, "--address", "auto"])
 
 
-def pack(path: Path, folder: Path) -> None:
-    """Put the study file, and what it names by relative paths, into `folder`.
+def pack(path: Path, folder: Path, overrides: Sequence[str] = ()) -> None:
+    """Put the study file with its overrides, and what it then names by relative paths, into `folder`.
 
     Raises:
         DataError: when that is too large to travel with a job.
     """
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw = read_raw(path, overrides)
     for name, task in raw["tasks"].items():
         for key in ("files", "test_files"):
-            _take(task, key, path.parent, folder / "data" / name)
+            _take(task, key, path.parent, folder, f"data/{name}")
     for name, level in raw["ladder"].items():
         if isinstance(level, str):
             level = raw["ladder"][name] = {"model": level}
-        _take(level, "model", path.parent, folder / "models" / name)
+        _take(level, "model", path.parent, folder, f"models/{name}")
     (folder / STUDY_NAME).write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if size > MAX_TRAVEL_BYTES:
@@ -96,18 +93,19 @@ def pack(path: Path, folder: Path) -> None:
         )
 
 
-def _take(entry: dict[str, Any], key: str, home: Path, into: Path) -> None:
+def _take(entry: dict[str, Any], key: str, home: Path, folder: Path, place: str) -> None:
     """Copy the file or folder that `entry[key]` names by a relative path, and name the copy instead."""
     value = entry.get(key)
     if not isinstance(value, str) or Path(value).is_absolute() or not (home / value).exists():
         return
-    into.mkdir(parents=True, exist_ok=True)
-    source, target = home / value, into / Path(value).name
+    source = Path(os.path.abspath(home / value))  # `..` has a name then, and a link keeps its own
+    target = folder / place / key / source.name
+    target.parent.mkdir(parents=True)
     if source.is_dir():
         shutil.copytree(source, target)
     else:
         shutil.copy2(source, target)
-    entry[key] = str(target.relative_to(into.parents[1]))
+    entry[key] = str(target.relative_to(folder))
 
 
 def _client(address: str) -> "JobSubmissionClient":

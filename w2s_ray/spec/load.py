@@ -25,6 +25,15 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
         StudyError: when the file is missing, is not YAML, or breaks a rule.
     """
     path = Path(path)
+    return _absolute(parse_study(read_raw(path, overrides), source=str(path)), path.resolve().parent)
+
+
+def read_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read the mapping that `path` holds, with the overrides set in it, and check nothing in it.
+
+    Raises:
+        StudyError: when the file is missing or is not YAML, or an override does not fit it.
+    """
     if not path.is_file():
         raise StudyError(f"study file {path} does not exist", "a study is one YAML file", "check the path")
     try:
@@ -37,7 +46,7 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
         raise StudyError(f"{path} holds {type(raw).__name__}", "a study is a mapping of keys", "start with `name:`")
     for override in overrides:
         _apply(raw, override)
-    return _absolute(parse_study(raw, source=str(path)), path.resolve().parent)
+    return raw
 
 
 def parse_study(raw: dict[str, Any], source: str = "the study") -> Study:
