@@ -224,6 +224,11 @@ def test_submitting_to_nobody_is_said(home: Path) -> None:
     fails(w2s("submit", "tiny.yaml", "--address", "http://127.0.0.1:1", "--store", "/s", cwd=home), 2, "127.0.0.1:1")
 
 
+def test_a_job_is_not_given_a_store_in_its_own_passing_folder(home: Path) -> None:
+    done = w2s("submit", "tiny.yaml", "--address", "http://127.0.0.1:1", "--store", "w2s-store", cwd=home)
+    fails(done, 2, "--store w2s-store", "absolute path that every node sees", "--store /shared/w2s-store")
+
+
 def test_the_doctor_looks_at_this_machine(tmp_path: Path) -> None:
     done = w2s("doctor", "--store", tmp_path / "store")
     assert done.code == 0, done.out

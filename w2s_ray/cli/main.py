@@ -106,7 +106,9 @@ def export(
 def submit(
     study: StudyFile,
     address: Annotated[str, typer.Option(help="The cluster's dashboard, http://HOST:8265.")],
-    store: Annotated[str, typer.Option("--store", metavar="DIR", help="A folder that every node of the cluster sees.")],
+    store: Annotated[
+        str, typer.Option("--store", metavar="DIR", help="A folder that every node sees, by its absolute path.")
+    ],
     set_: Overrides = None,
     wait: Annotated[bool, typer.Option(help="Follow the job's lines until it ends.")] = True,
 ) -> None:

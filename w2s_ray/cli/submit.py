@@ -18,7 +18,7 @@ import yaml
 
 from w2s_ray.cli.amounts import bytes_text
 from w2s_ray.cli.terminal import terminal
-from w2s_ray.errors import DataError, ResourceError
+from w2s_ray.errors import DataError, ResourceError, StoreError
 from w2s_ray.spec.load import STUDY_NAME, load_study, read_raw
 
 if TYPE_CHECKING:
@@ -39,8 +39,15 @@ def submit(path: Path, address: str, store: str, overrides: Sequence[str], *, wa
     """Submit the study; with `wait` print the job's lines until it ends. Return the exit code.
 
     Raises:
+        StoreError: when the store is not named by an absolute path.
         ResourceError: when the cluster cannot be reached.
     """
+    if not Path(store).is_absolute():
+        raise StoreError(
+            f"--store {store}",
+            "a job works in a folder of Ray's own, so its store is named by an absolute path that every node sees",
+            "name a shared folder, for example --store /shared/w2s-store",
+        )
     study = load_study(path, overrides)  # what is wrong with it is better said here than on the cluster
     with tempfile.TemporaryDirectory(prefix="w2s-submit-") as folder:
         pack(path, Path(folder), overrides)
