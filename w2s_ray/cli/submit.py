@@ -67,6 +67,11 @@ def submit(path: Path, address: str, store: str, overrides: Sequence[str], *, wa
         lost = f"lost the connection to {address}: {str(error).strip().splitlines()[0]}"
         remedy = f"follow it again: ray job logs --address {address} --follow {job}"
         raise ConnectionLost(lost, "the job goes on without us", remedy) from None
+    except KeyboardInterrupt:
+        terminal.out.print(
+            f"job {job} goes on; end it: ray job stop --address {address} {job}", markup=False, soft_wrap=True
+        )
+        return 130
     terminal.out.print(f"job {job}: {status.value.lower()}", markup=False)
     return 0 if status.value == "SUCCEEDED" else 1
 
