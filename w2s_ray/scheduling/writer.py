@@ -51,17 +51,17 @@ class Writer:
                 with _undisturbed():
                     self._tracker.log(stage_run_id(point.identity), point.step, dict(point.values))
 
-    def finish(self, run_id: str, summary: Mapping[str, float]) -> None:
+    def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
         """Close a run."""
         with _undisturbed():
-            self._tracker.finish(run_id, summary)
+            self._tracker.finish(run_id, summary, ended_well=ended_well)
 
-    def finish_chain(self, chain: Chain, metrics: Mapping[str, float]) -> None:
+    def finish_chain(self, chain: Chain, metrics: Mapping[str, float], *, ended_well: bool) -> None:
         """Close a chain's summary run with its stages' metrics and what came of it."""
         summary = dict(metrics)
         with _undisturbed():
             summary |= self._judge(chain) if self._judge is not None else {}
-        self.finish(chain_run_id(chain), summary)
+        self.finish(chain_run_id(chain), summary, ended_well=ended_well)
 
     def close(self) -> None:
         """Close the tracker; returns when all that was sent before is written."""
