@@ -1,8 +1,10 @@
 """The command's small parts, each on its own."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,8 +16,9 @@ from w2s_ray.cli.amounts import bytes_text, count_text, seconds_text
 from w2s_ray.cli.live import PlainView
 from w2s_ray.cli.smoke import SMOKE_STEPS, shrink
 from w2s_ray.cli.stage_names import describe, find_stage
-from w2s_ray.cli.submit import STUDY_NAME, entrypoint, pack
+from w2s_ray.cli.submit import STUDY_NAME, _submit, entrypoint, pack
 from w2s_ray.errors import DataError, StudyError
+from w2s_ray.scheduling.environment import PASSED_ON
 from w2s_ray.scheduling.estimate import num_steps
 from w2s_ray.scheduling.resolve import resolve
 from w2s_ray.scheduling.view import StudyStatus, Turn
@@ -154,6 +157,15 @@ def test_what_libraries_print_goes_to_the_log_and_our_lines_to_the_terminal(tmp_
         assert line in log
 
 
+def test_what_people_should_know_of_a_run_stands_on_the_terminal_and_in_its_log(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from w2s_ray.cli.run import _say; from w2s_ray.cli.terminal import terminal\n"
+        f"terminal.capture(Path({str(tmp_path / 'run.log')!r})); _say('`wandb sync` sends them later')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == (tmp_path / "run.log").read_text() == "`wandb sync` sends them later\n"
+
+
 def test_a_job_runs_the_study_that_was_packed() -> None:
     assert entrypoint("/my store") == f"w2s run {STUDY_NAME} --store '/my store' --address auto"
 
@@ -218,6 +230,19 @@ def test_too_much_data_does_not_travel(home: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("w2s_ray.cli.submit.MAX_TRAVEL_BYTES", 1000)
     with pytest.raises(DataError, match="at most 1000 B travel"):
         pack(home / "tiny.yaml", tmp_path)
+
+
+def test_a_job_gets_the_keys_of_the_shell_that_submits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        def submit_job(self, **asked: Any) -> str:
+            return json.dumps(asked["runtime_env"]["env_vars"])
+
+    for name in PASSED_ON:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "https://ours")
+    monkeypatch.setenv("WANDB_ENTITY", "us")
+    told = _submit(Client(), "w2s run", "folder", "tiny")  # type: ignore[arg-type]
+    assert json.loads(told) == {"WANDB_BASE_URL": "https://ours", "WANDB_ENTITY": "us"}
 
 
 def test_submitting_to_nobody_is_said(home: Path) -> None:

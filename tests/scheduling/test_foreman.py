@@ -347,7 +347,7 @@ class LastWords(NullTracker):
 def last_words(monkeypatch: pytest.MonkeyPatch) -> LastWords:
     """What a tracker is told at the end of runs; the writer in front of it takes calls as its actor does."""
     kept = LastWords()
-    writer = Writer(lambda: kept)
+    writer = Writer(lambda say: kept)
     names = ("begin", "log", "finish", "finish_chain")
     actor = SimpleNamespace(**{name: SimpleNamespace(remote=getattr(writer, name)) for name in names})
     monkeypatch.setattr(foreman_module, "find_writer", lambda name: actor)

@@ -32,7 +32,7 @@ def broken(chain: Chain) -> Mapping[str, float]:
 def test_a_chains_summary_tells_its_stages_metrics_and_what_came_of_it(
     tmp_path: Path, judge: ChainJudge | None, summary: dict[str, float]
 ) -> None:
-    writer = Writer(lambda: JsonLinesTracker(tmp_path), judge)
+    writer = Writer(lambda say: JsonLinesTracker(tmp_path), judge)
     chain = chains_of(small_study())[0]
     writer.begin(chain_run(chain))
     writer.finish_chain(chain, {"floor/s/num_steps": 7.0}, ended_well=True)

@@ -89,7 +89,7 @@ def test_one_broken_tracker_does_not_keep_points_from_the_others(tmp_path: Path,
 @pytest.mark.parametrize("mode", ["offline", "disabled"])
 def test_a_study_gets_json_lines_and_wandb_unless_it_is_disabled(mode: str, tmp_path: Path, info: RunInfo) -> None:
     factory = partial(open_tracker, TrackingSpec.model_validate({"wandb": mode}), tmp_path)
-    tracker: Tracker = pickle.loads(pickle.dumps(factory))()
+    tracker: Tracker = pickle.loads(pickle.dumps(factory))([].append)
     tracker.begin(info)
     tracker.log(info.run_id, 1, {"loss": 0.5})
     tracker.close()

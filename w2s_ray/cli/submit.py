@@ -19,6 +19,7 @@ import yaml
 from w2s_ray.cli.amounts import bytes_text
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import DataError, ResourceError, StoreError
+from w2s_ray.scheduling.environment import passed_on
 from w2s_ray.spec.load import STUDY_NAME, load_study, read_raw
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 MAX_TRAVEL_BYTES = 100 * 2**20
 """What may travel with a job; Ray refuses more."""
-_PASSED_ON = ("WANDB_API_KEY", "WANDB_MODE", "HF_TOKEN")
 
 
 class ConnectionLost(ResourceError):
@@ -136,7 +136,7 @@ def _client(address: str) -> "JobSubmissionClient":
 
 
 def _submit(client: "JobSubmissionClient", command: str, folder: str, study: str) -> str:
-    runtime_env = {"working_dir": folder, "env_vars": _environment()}
+    runtime_env = {"working_dir": folder, "env_vars": passed_on()}
     try:
         return str(client.submit_job(entrypoint=command, runtime_env=runtime_env, metadata={"study": study}))
     except RuntimeError as error:
@@ -145,10 +145,6 @@ def _submit(client: "JobSubmissionClient", command: str, folder: str, study: str
             "a job is taken by the dashboard agent of a node",
             "try again once the nodes are up; several nodes on one machine need a --dashboard-agent-listen-port each",
         ) from None
-
-
-def _environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
 
 
 async def _follow(client: "JobSubmissionClient", job: str) -> None:

@@ -36,7 +36,7 @@ class WandbTracker:
         *,
         init_timeout_seconds: float = 10.0,
         finish_timeout_seconds: float = 15.0,
-        say: Callable[[str], None] = logger.warning,
+        say: Callable[[str], None],
     ) -> None:
         """Run folders go below `folder`/wandb; `say` takes the one line on falling back to offline."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # telemetry of the client itself
