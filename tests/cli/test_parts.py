@@ -167,7 +167,9 @@ def test_what_people_should_know_of_a_run_stands_on_the_terminal_and_in_its_log(
 
 
 def test_a_job_runs_the_study_that_was_packed() -> None:
-    assert entrypoint("/my store") == f"w2s run {STUDY_NAME} --store '/my store' --address auto"
+    plain = f"w2s run {STUDY_NAME} --store '/my store' --address auto"
+    assert entrypoint("/my store", retry_failed=False, yes=False) == plain
+    assert entrypoint("/my store", retry_failed=True, yes=True) == f"{plain} --retry-failed --yes"
 
 
 def test_a_packed_study_takes_its_relative_files_along(home: Path, tmp_path: Path) -> None:

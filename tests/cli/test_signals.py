@@ -95,13 +95,13 @@ def test_ctrl_c_on_a_followed_job_says_that_the_job_goes_on_and_how_to_end_it(ho
     code = (
         "import asyncio, os, signal, sys; from w2s_ray.cli import main, submit\n"
         "class Client:\n"
-        "    def submit_job(self, **_): return 'job-1'\n"
+        "    def submit_job(self, entrypoint, **_): return 'job-1' if '--yes' in entrypoint else 'job-2'\n"
         "    async def tail_job_logs(self, job):\n"
         "        yield 'a line of the job\\n'\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "        await asyncio.sleep(30)\n"
         "submit._client = lambda address: Client()\n"
-        "sys.argv = ['w2s', 'submit', 'tiny.yaml', '--address', 'http://here:8265', '--store', '/store']\n"
+        "sys.argv = ['w2s', 'submit', 'tiny.yaml', '--address', 'http://here:8265', '--store', '/store', '--yes']\n"
         "main.main()"
     )
     done = python(code, cwd=home)

@@ -35,7 +35,9 @@ class ConnectionLost(ResourceError):
     exit_code = 1
 
 
-def submit(path: Path, address: str, store: str, overrides: Sequence[str], *, wait: bool) -> int:
+def submit(
+    path: Path, address: str, store: str, overrides: Sequence[str], *, wait: bool, retry_failed: bool, yes: bool
+) -> int:
     """Submit the study; with `wait` print the job's lines until it ends. Return the exit code.
 
     Raises:
@@ -53,7 +55,7 @@ def submit(path: Path, address: str, store: str, overrides: Sequence[str], *, wa
         pack(path, Path(folder), overrides)
         terminal.capture(Path(tempfile.mkdtemp(prefix="w2s-")) / "submit.log")
         client = _client(address)
-        job = _submit(client, entrypoint(store), folder, study.name)
+        job = _submit(client, entrypoint(store, retry_failed=retry_failed, yes=yes), folder, study.name)
     terminal.out.print(f"submitted {job} to {address}", markup=False)
     if not wait:
         terminal.out.print(
@@ -76,9 +78,11 @@ def submit(path: Path, address: str, store: str, overrides: Sequence[str], *, wa
     return 0 if status.value == "SUCCEEDED" else 1
 
 
-def entrypoint(store: str) -> str:
+def entrypoint(store: str, *, retry_failed: bool, yes: bool) -> str:
     """Return the command that the job runs."""
-    return shlex.join(["w2s", "run", STUDY_NAME, "--store", store, "--address", "auto"])
+    words = ["w2s", "run", STUDY_NAME, "--store", store, "--address", "auto"]
+    given = {"--retry-failed": retry_failed, "--yes": yes}
+    return shlex.join([*words, *(word for word, wished in given.items() if wished)])
 
 
 def pack(path: Path, folder: Path, overrides: Sequence[str] = ()) -> None:
