@@ -20,6 +20,10 @@ port=${RAY_PORT:-6379}
 
 export PATH="$PWD/.venv/bin:$PATH"
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
+# Where a token is there, as any local run leaves one, a head asks for it by itself, and nodes that were not told could not
+# join. The home folder is taken to be the same on every node.
+export RAY_AUTH_MODE=token
+[ -s ~/.ray/auth_token ] || ray get-auth-token --generate > /dev/null
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')

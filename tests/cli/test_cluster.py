@@ -90,6 +90,18 @@ def shared(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_keys_to_results_and_models_reach_the_workers_of_a_cluster(two_nodes: TwoNodes, tmp_path: Path) -> None:
+    code = (
+        "import os, ray, sys; from w2s_ray.scheduling.session import ray_session\n"
+        "def seen(): return os.environ['WANDB_API_KEY'], os.environ['HF_ENDPOINT']\n"
+        "with ray_session(sys.argv[1]): print(*ray.get(ray.remote(seen).remote()))"
+    )
+    ours = {**cluster_environment(), "WANDB_API_KEY": "a key", "HF_ENDPOINT": "http://mirror"}
+    asked = [sys.executable, "-c", code, two_nodes.address]
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=tmp_path, env=ours, timeout=120)
+    assert done.stdout == "a key http://mirror\n", done.stderr
+
+
 def test_a_running_cluster_of_two_nodes_trains_each_stage_on_both(two_nodes: TwoNodes, shared: Path) -> None:
     done = two_nodes.w2s("run", "tiny.yaml", "--address", two_nodes.address, "--store", "store", *WORKERS, cwd=shared)
     assert done.code == 0, done

@@ -1,8 +1,10 @@
 """The command's small parts, each on its own."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,8 +16,9 @@ from w2s_ray.cli.amounts import bytes_text, count_text, seconds_text
 from w2s_ray.cli.live import PlainView
 from w2s_ray.cli.smoke import SMOKE_STEPS, shrink
 from w2s_ray.cli.stage_names import describe, find_stage
-from w2s_ray.cli.submit import STUDY_NAME, entrypoint, pack
+from w2s_ray.cli.submit import STUDY_NAME, _submit, entrypoint, pack
 from w2s_ray.errors import DataError, StudyError
+from w2s_ray.scheduling.environment import PASSED_ON
 from w2s_ray.scheduling.estimate import num_steps
 from w2s_ray.scheduling.resolve import resolve
 from w2s_ray.scheduling.view import StudyStatus, Turn
@@ -162,9 +165,19 @@ def test_what_libraries_print_goes_to_the_log_and_our_lines_to_the_terminal(tmp_
         assert line in log
 
 
+def test_what_people_should_know_of_a_run_stands_on_the_terminal_and_in_its_log(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from w2s_ray.cli.run import _say; from w2s_ray.cli.terminal import terminal\n"
+        f"terminal.capture(Path({str(tmp_path / 'run.log')!r})); _say('`wandb sync` sends them later')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == (tmp_path / "run.log").read_text() == "`wandb sync` sends them later\n"
+
+
 def test_a_job_runs_the_study_that_was_packed() -> None:
-    line = entrypoint("/store", ["seeds=[0, 1]"])
-    assert line == f"w2s run {STUDY_NAME} --store /store --address auto --set 'seeds=[0, 1]'"
+    plain = f"w2s run {STUDY_NAME} --store '/my store' --address auto"
+    assert entrypoint("/my store", retry_failed=False, yes=False) == plain
+    assert entrypoint("/my store", retry_failed=True, yes=True) == f"{plain} --retry-failed --yes"
 
 
 def test_a_packed_study_takes_its_relative_files_along(home: Path, tmp_path: Path) -> None:
@@ -176,10 +189,42 @@ def test_a_packed_study_takes_its_relative_files_along(home: Path, tmp_path: Pat
     (home / "elsewhere" / "moved.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     pack(home / "elsewhere" / "moved.yaml", tmp_path)
     study = load_study(tmp_path / STUDY_NAME)
-    assert study.tasks["moods"].files == str(tmp_path / "data" / "moods" / "moods.jsonl")
-    assert (tmp_path / "data" / "moods" / "moods.jsonl").read_text() == (home / "moods.jsonl").read_text()
-    assert study.ladder["small"].model == str(tmp_path / "models" / "small" / "small")
+    packed = tmp_path / "data" / "moods" / "files" / "moods.jsonl"
+    assert study.tasks["moods"].files == str(packed)
+    assert packed.read_text() == (home / "moods.jsonl").read_text()
+    assert study.ladder["small"].model == str(tmp_path / "models" / "small" / "model" / "small")
     assert study.ladder["large"].model == "w2s:large"
+
+
+@pytest.mark.parametrize("kind", ["files", "folders"])
+def test_files_of_one_name_travel_side_by_side(kind: str, tmp_path: Path) -> None:
+    text = "{name: x, tasks: {t: {files: train/rows.jsonl, test_files: test/rows.jsonl, text: a, label: b}}, "
+    text += "ladder: {s: w2s:small, l: w2s:large}}"
+    for key in ("train", "test"):
+        rows = tmp_path / "from" / key / "rows.jsonl"
+        rows = rows / "part.jsonl" if kind == "folders" else rows
+        rows.parent.mkdir(parents=True)
+        rows.write_text(key)
+    (tmp_path / "from" / "study.yaml").write_text(text)
+    pack(tmp_path / "from" / "study.yaml", tmp_path / "to")
+    task = load_study(tmp_path / "to" / STUDY_NAME).tasks["t"]
+    for key, path in (("train", task.files), ("test", task.test_files)):
+        assert path is not None
+        assert (Path(path) / "part.jsonl" if kind == "folders" else Path(path)).read_text() == key
+
+
+def test_what_an_override_names_travels_too(home: Path, tmp_path: Path) -> None:
+    (home / "beside").mkdir(exist_ok=True)
+    (home / "other.jsonl").write_text((home / "moods.jsonl").read_text())
+    raw = yaml.safe_load((home / "tiny.yaml").read_text())
+    (home / "beside" / "tiny.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    overrides = ["tasks.moods.files=../other.jsonl", "ladder.small.model=../models/small", "seeds=[0, 1]"]
+    overrides.append("ladder.large=w2s:large")
+    pack(home / "beside" / "tiny.yaml", tmp_path, overrides)
+    study = load_study(tmp_path / STUDY_NAME)
+    assert study.tasks["moods"].files == str(tmp_path / "data" / "moods" / "files" / "other.jsonl")
+    assert (Path(study.ladder["small"].model) / "config.json").is_file() and study.seeds == (0, 1)
+    assert (tmp_path / "data" / "moods" / "files" / "other.jsonl").is_file()
 
 
 def test_absolute_files_are_the_clusters_own(home: Path, tmp_path: Path) -> None:
@@ -197,8 +242,26 @@ def test_too_much_data_does_not_travel(home: Path, tmp_path: Path, monkeypatch: 
         pack(home / "tiny.yaml", tmp_path)
 
 
+def test_a_job_gets_the_keys_of_the_shell_that_submits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        def submit_job(self, **asked: Any) -> str:
+            return json.dumps(asked["runtime_env"]["env_vars"])
+
+    for name in PASSED_ON:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "https://ours")
+    monkeypatch.setenv("WANDB_ENTITY", "us")
+    told = _submit(Client(), "w2s run", "folder", "tiny")  # type: ignore[arg-type]
+    assert json.loads(told) == {"WANDB_BASE_URL": "https://ours", "WANDB_ENTITY": "us"}
+
+
 def test_submitting_to_nobody_is_said(home: Path) -> None:
     fails(w2s("submit", "tiny.yaml", "--address", "http://127.0.0.1:1", "--store", "/s", cwd=home), 2, "127.0.0.1:1")
+
+
+def test_a_job_is_not_given_a_store_in_its_own_passing_folder(home: Path) -> None:
+    done = w2s("submit", "tiny.yaml", "--address", "http://127.0.0.1:1", "--store", "w2s-store", cwd=home)
+    fails(done, 2, "--store w2s-store", "absolute path that every node sees", "--store /shared/w2s-store")
 
 
 def test_the_doctor_looks_at_this_machine(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import copy
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def ray_up() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def manifests() -> dict[str, dict[str, Any]]:
-    return {each["kind"]: each for each in yaml.safe_load_all((CLUSTER / "rayjob.yaml").read_text())}
+    files = (yaml.safe_load((CLUSTER / name).read_text()) for name in ("store.yaml", "rayjob.yaml"))
+    return {each["kind"]: each for each in files}
 
 
 def test_ray_accepts_the_ray_up_file(ray_up: dict[str, Any]) -> None:
@@ -79,6 +81,7 @@ def test_every_pod_of_the_ray_job_mounts_the_store(manifests: dict[str, dict[str
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = group["template"]["spec"]
+        assert pod["securityContext"] == {"fsGroup": 100}, "the group of the image's user"
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         assert volumes["store"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
         for container in pod["containers"]:
@@ -127,29 +130,49 @@ def test_every_variable_of_the_slurm_script_is_quoted() -> None:
         assert "$" not in re.sub(r'"[^"]*"', "", line), line
 
 
-def test_the_slurm_script_runs_the_study_through_ray(tmp_path: Path) -> None:
-    """With stand-ins for Slurm's commands that print what they were called with."""
+@pytest.fixture
+def submitted(tmp_path: Path) -> Callable[[], list[str]]:
+    """Submits the script to stand-ins for Slurm's commands and Ray's that print what they were called with."""
     for name, body in {
         "scontrol": "echo node-a; echo node-b",
-        "srun": 'if [ "${!#}" = --ip-address ]; then echo 10.0.0.1 10.0.0.2; else printf "%s\\n" "$@"; fi',
+        "ray": "echo $@ >> ray-was-asked; mkdir -p ~/.ray; echo secret | tee ~/.ray/auth_token",
+        "srun": 'case "${!#}" in --ip-address) echo 10.0.0.1 10.0.0.2;; *) printf "%s\\n" "$RAY_AUTH_MODE" "$@"; esac',
     }.items():
         stand_in = tmp_path / name
         stand_in.write_text(f"#!/bin/bash\n{body}\n")
         stand_in.chmod(0o755)
-    done = subprocess.run(
-        ["bash", str(CLUSTER / "slurm.sh"), "my study.yaml"],
-        env={
-            "PATH": f"{tmp_path}:/usr/bin:/bin",
-            "SLURM_JOB_NODELIST": "node-[a-b]",
-            "SLURM_JOB_NUM_NODES": "2",
-            "SLURM_CPUS_PER_TASK": "8",
-            "W2S_STORE": "/shared/store",
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    words = done.stdout.splitlines()
+    variables = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "HOME": str(tmp_path / "home"),
+        "SLURM_JOB_NODELIST": "node-[a-b]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "8",
+        "W2S_STORE": "/shared/store",
+    }
+
+    def submit() -> list[str]:
+        asked = ["bash", str(CLUSTER / "slurm.sh"), "my study.yaml"]
+        done = subprocess.run(asked, env=variables, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    return submit
+
+
+def test_the_slurm_script_runs_the_study_through_ray(submitted: Callable[[], list[str]]) -> None:
+    words = submitted()
     assert words[words.index("--address") + 1] == "10.0.0.1:6379"
     assert words[words.index("--") + 1 :] == "w2s,run,my study.yaml,--store,/shared/store,--address,auto".split(",")
     assert "--num-gpus=0" in words and "--min-nodes" in words
+
+
+def test_every_node_of_a_slurm_job_asks_for_one_token(submitted: Callable[[], list[str]], tmp_path: Path) -> None:
+    for _ in range(2):
+        words = submitted()
+        assert words[0] == "token" and "secret" not in words, "and the job's log does not show it"
+    assert (tmp_path / "ray-was-asked").read_text() == "get-auth-token --generate\n", "a token that is there is kept"
+
+
+def test_deleting_the_ray_job_leaves_its_store_alone() -> None:
+    (job,) = yaml.safe_load_all((CLUSTER / "rayjob.yaml").read_text())
+    assert job["kind"] == "RayJob"
+    assert f"kubectl delete rayjob {job['metadata']['name']}" in (CLUSTER / "rayjob.yaml").read_text()

@@ -1,11 +1,13 @@
 """Small studies whose names resolve to nothing real: enough for scheduling."""
 
+from collections.abc import Callable
 from typing import Any
 
 from w2s_ray.spec.chain import Chain, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
+from w2s_ray.tracking.null import NullTracker
 
 
 def small_study(**changes: Any) -> Study:
@@ -39,3 +41,8 @@ def resolution_of(study: Study) -> Resolution:
 def chains_of(study: Study) -> tuple[Chain, ...]:
     """The study's chains."""
     return compile_study(study, resolution_of(study))
+
+
+def no_tracker(say: Callable[[str], None]) -> NullTracker:
+    """Make the tracker of a study that wants none."""
+    return NullTracker()

@@ -4,7 +4,7 @@ import asyncio
 import json
 import multiprocessing
 import subprocess
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +26,8 @@ from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.lease import LEASE_NAME, Lease, Process, _locked
 from w2s_ray.tracking.jsonl import JsonLinesTracker
-from w2s_ray.tracking.tracker import stage_run_id
+from w2s_ray.tracking.null import NullTracker
+from w2s_ray.tracking.tracker import chain_run_id, stage_run_id
 from w2s_ray.training.progress import Point, StageResult
 
 
@@ -233,7 +234,7 @@ def test_a_writer_that_was_started_anew_hears_of_the_stages_in_hand(
     monkeypatch.setattr(ownership, "LEASE_SECONDS", 0.1)
 
     def new_writer() -> Any:
-        return InThisProcess(Writer(lambda: JsonLinesTracker(tmp_path / "points")))
+        return InThisProcess(Writer(lambda say: JsonLinesTracker(tmp_path / "points")))
 
     async def work() -> None:
         foreman = foreman_of(store)
@@ -512,4 +513,67 @@ def test_a_store_that_cannot_be_written_fails_the_stage_at_once(
         assert report is not None and report.ended and "the store is full" in str(report.error)
 
     monkeypatch.setattr(ArtifactStore, "lease", full)
+    run(work())
+
+
+class LastWords(NullTracker):
+    """Keeps how each run ended."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, tuple[dict[str, float], bool]] = {}
+
+    def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
+        self.of[run_id] = (dict(summary), ended_well)
+
+
+@pytest.fixture
+def last_words(monkeypatch: pytest.MonkeyPatch) -> LastWords:
+    """What a tracker is told at the end of runs; the writer in front of it takes calls as its actor does."""
+    kept = LastWords()
+    writer = Writer(lambda say: kept)
+    names = ("begin", "log", "finish", "finish_chain")
+    actor = SimpleNamespace(**{name: SimpleNamespace(remote=getattr(writer, name)) for name in names})
+    monkeypatch.setattr(foreman_module, "find_writer", lambda name: actor)
+    return kept
+
+
+def test_only_what_came_to_its_end_is_tracked_as_finished(store: ArtifactStore, last_words: LastWords) -> None:
+    async def work() -> None:
+        foreman = foreman_of(store)
+        naive, half, _ = chains_of(small_study())
+        await foreman.submit((naive, half), "both")
+        card = await crew_of(foreman)
+        bad = stage_of(half, "chain", "l").identity
+        for number in range(5):
+            stage = await stage_for(foreman, card)
+            if number == 0:  # Tune, or Ctrl-C, stops it on its way
+                await foreman.withdraw("both")
+                result = StageResult(stage.identity, stopped=True, attempts_trained=True, metrics={"agreement": 0.5})
+                await foreman.stage_finished(card, stage.identity, result, False)
+                assert last_words.of[stage_run_id(stage.identity)] == ({}, False)
+                await foreman.submit((naive, half), "both")
+            elif stage.identity == bad:
+                error = TrainingError("the loss is nan", "a loss must be finite", "lower the learning rate")
+                await foreman.stage_finished(card, bad, error, False)
+                assert last_words.of[stage_run_id(bad)] == ({"failed": 1.0}, False)
+            else:
+                await finish(foreman, card, store, stage)
+                assert last_words.of[stage_run_id(stage.identity)] == ({}, True)
+        assert last_words.of[chain_run_id(naive)][1]
+        assert not last_words.of[chain_run_id(half)][1]
+
+    run(work())
+
+
+def test_a_chain_that_is_interrupted_is_not_tracked_as_finished(store: ArtifactStore, last_words: LastWords) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        stage = await stage_for(foreman, card)
+        await foreman.visit({card.crew: card.shape}, {}, closing=True, num_heard=0)
+        await foreman.stage_finished(card, stage.identity, StageResult(stage.identity, True, True), False)
+        report = await foreman.trial_report("trial")
+        assert report is not None and report.status == "interrupted"
+        assert last_words.of == {stage_run_id(stage.identity): ({}, False)}
+
     run(work())

@@ -12,13 +12,13 @@ import psutil
 import pytest
 
 from tests.scheduling.judged import judged_study, resolved
+from tests.scheduling.studies import no_tracker
 from tests.scheduling.test_run import Watching, starts
 from w2s_ray.scheduling.study import RunSettings, StudyOutcome, run_study
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.found import every_chain
-from w2s_ray.tracking.null import NullTracker
 
 pytestmark = pytest.mark.soak
 
@@ -52,7 +52,7 @@ def run_it(folder: Path, kind: str) -> StudyOutcome:
         address=None,
         view=Watching(),
         interrupt=threading.Event(),
-        settings=RunSettings(runner="tests.scheduling.judged:run_stage", tracker=NullTracker),
+        settings=RunSettings(runner="tests.scheduling.judged:run_stage", tracker=no_tracker),
     )
 
 

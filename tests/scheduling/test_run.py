@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.scheduling.runner import Behaviour, behave
-from tests.scheduling.studies import chains_of, resolution_of, small_study
+from tests.scheduling.studies import chains_of, no_tracker, resolution_of, small_study
 from w2s_ray.errors import Interrupted, ResourceError
 from w2s_ray.scheduling.study import RunSettings, StudyOutcome, is_finished, run_study
 from w2s_ray.scheduling.view import StageStatus, StudyStatus
@@ -25,7 +26,7 @@ from w2s_ray.tracking.null import NullTracker
 
 pytestmark = pytest.mark.usefixtures("ray_of_two_cpus")
 
-SETTINGS = RunSettings(runner="tests.scheduling.runner:run_stage", tracker=NullTracker, collective_seconds=200)
+SETTINGS = RunSettings(runner="tests.scheduling.runner:run_stage", tracker=no_tracker, collective_seconds=200)
 ONE_WORKER = {"workers": 1}
 
 
@@ -51,7 +52,13 @@ class Watching:
                     act(stage)
 
 
-def run(study: Study, store: ArtifactStore, view: Watching, interrupt: threading.Event | None = None) -> StudyOutcome:
+def run(
+    study: Study,
+    store: ArtifactStore,
+    view: Watching,
+    interrupt: threading.Event | None = None,
+    settings: RunSettings = SETTINGS,
+) -> StudyOutcome:
     return run_study(
         study,
         resolution=resolution_of(study),
@@ -59,7 +66,7 @@ def run(study: Study, store: ArtifactStore, view: Watching, interrupt: threading
         address=None,
         view=view,
         interrupt=interrupt or threading.Event(),
-        settings=SETTINGS,
+        settings=settings,
     )
 
 
@@ -177,6 +184,19 @@ def test_an_interrupted_run_keeps_a_checkpoint_and_goes_on_from_it(store: Artifa
     behave(store, all=Behaviour(steps=60, step_seconds=0))
     assert run(study, store, Watching()).failed == {}
     assert [start["from"] > 0 for start in starts(store, floor)] == [False, True]
+
+
+def talkative(say: Callable[[str], None]) -> NullTracker:
+    say("runs are kept offline")
+    return NullTracker()
+
+
+def test_what_the_tracker_says_is_heard_when_the_run_is_over(store: ArtifactStore) -> None:
+    behave(store, all=Behaviour(steps=1))
+    said: list[str] = []
+    study = small_study(execution=ONE_WORKER, methods={"naive": {"arms": ["ceiling"]}})
+    run(study, store, Watching(), settings=replace(SETTINGS, tracker=talkative, say=said.append))
+    assert said == ["runs are kept offline"]
 
 
 def test_more_workers_than_the_cluster_has_are_refused_at_once(store: ArtifactStore) -> None:

@@ -13,6 +13,7 @@ import ray
 from ray import tune
 
 from tests.scheduling.judged import FORGIVEN, STEPS, judged_study, others, resolved
+from tests.scheduling.studies import no_tracker
 from tests.scheduling.test_run import Watching, starts
 from w2s_ray.errors import Interrupted
 from w2s_ray.scheduling.candidates import CandidateJudge
@@ -23,11 +24,10 @@ from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.found import every_chain, read_found
-from w2s_ray.tracking.null import NullTracker
 
 pytestmark = pytest.mark.usefixtures("ray_of_two_cpus")
 
-SETTINGS = RunSettings(runner="tests.scheduling.judged:run_stage", tracker=NullTracker, collective_seconds=200)
+SETTINGS = RunSettings(runner="tests.scheduling.judged:run_stage", tracker=no_tracker, collective_seconds=200)
 RATE = "ladder.l.optimisation.learning_rate"
 RATES = [1e-5, 1e-4, 1e-3, 1e-2]
 

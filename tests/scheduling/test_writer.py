@@ -33,11 +33,11 @@ def broken(chain: Chain) -> Mapping[str, float]:
 def test_a_chains_summary_tells_its_stages_metrics_and_what_came_of_it(
     tmp_path: Path, judge: ChainJudge | None, summary: dict[str, float], is_known: bool
 ) -> None:
-    writer = Writer(lambda: JsonLinesTracker(tmp_path), judge)
+    writer = Writer(lambda say: JsonLinesTracker(tmp_path), judge)
     chain = chains_of(small_study())[0]
     if is_known:
         writer.begin(chain_run(chain))
-    writer.finish_chain(chain, {"floor/s/num_steps": 7.0})
+    writer.finish_chain(chain, {"floor/s/num_steps": 7.0}, ended_well=True)
     lines = [json.loads(line) for line in (tmp_path / f"{chain_run(chain).run_id}.jsonl").read_text().splitlines()]
     assert [line["kind"] for line in lines] == ["run", "summary"]
     assert lines[-1]["values"] == summary

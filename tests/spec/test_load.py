@@ -1,12 +1,14 @@
 """What a study file may not say, and how it is told."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.identity import canonical_json
-from w2s_ray.spec.load import parse_study
+from w2s_ray.spec.load import load_study, parse_study
 
 
 def study(**changes: Any) -> dict[str, Any]:
@@ -61,3 +63,44 @@ def test_keys_that_do_not_go_together_are_told_by_value_rule_and_remedy() -> Non
 def test_canonical_json_refuses_what_it_cannot_encode(value: object) -> None:
     with pytest.raises((TypeError, ValueError)):
         canonical_json(value)
+
+
+def test_an_override_reaches_names_that_have_dots(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    ladder = {"pythia-1": "w2s:small", "pythia-1.4b": "w2s:medium", "pythia-2.8b": {"model": "w2s:large"}}
+    methods = {"v1.5": {"losses": {"pythia-2.8b": {"kind": "confidence"}}}}
+    file.write_text(yaml.safe_dump(study(ladder=ladder, methods=methods), sort_keys=False))
+    changes = ["ladder.pythia-1.4b.optimisation.epochs=3", "ladder.pythia-2.8b=w2s:medium"]
+    changes += ["ladder.pythia-1.optimisation.epochs=5", "methods.v1.5.losses.pythia-2.8b.alpha_max=0.25"]
+    read = load_study(file, changes)
+    assert [level.optimisation.epochs for level in read.ladder.values()][:2] == [5, 3]
+    assert read.ladder["pythia-2.8b"].model == "w2s:medium" and list(read.ladder) == list(ladder)
+    loss = read.methods["v1.5"].losses["pythia-2.8b"]
+    assert loss.kind == "confidence" and loss.alpha_max == 0.25
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name: a\nseeds: [0]\nname: b\n", "the key name stands in line 1 and again in line 3"),
+        ("ladder:\n  s: w2s:small\n  s: w2s:large\n", "the key s stands in line 2 and again in line 3"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_lines(text: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    with pytest.raises(StudyError) as refused:
+        load_study(file)
+    assert refused.value.value == f"{file}: {says}"
+    assert (refused.value.rule, refused.value.remedy) == (
+        "a key stands once in its mapping",
+        "drop one of them, or give it another name",
+    )
+
+
+def test_a_merged_mapping_may_be_overruled(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    levels = "ladder:\n  s: &level {model: w2s:small, optimisation: {epochs: 2}}\n  l: {<<: *level, model: w2s:large}\n"
+    file.write_text(f"name: asked\ntasks: {{t: {{builtin: code_continuation}}}}\n{levels}")
+    level = load_study(file).ladder["l"]
+    assert level.model == "w2s:large" and level.optimisation.epochs == 2

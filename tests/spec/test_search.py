@@ -10,7 +10,7 @@ from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
 from w2s_ray.spec.search import Candidate, Found, Point, Range, SearchSpec, best, chosen, distributions
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import at, executions, notices
+from w2s_ray.spec.variants import at, executions, notices, optimisation_levels
 
 RATE = "ladder.l.optimisation.learning_rate"
 ALPHA = "methods.half.losses.l.alpha_max"
@@ -45,6 +45,20 @@ def test_execution_may_be_searched_and_is_said_to_change_nothing() -> None:
 def test_a_key_at_the_top_of_a_study_stands_for_every_level() -> None:
     study = at(small_study(), Point.of({"optimisation.learning_rate": 0.123}))
     assert {level.optimisation.learning_rate for level in study.ladder.values()} == {0.123}
+
+
+def test_names_that_have_dots_can_be_searched() -> None:
+    rate, alpha = "ladder.big-1.4b.optimisation.learning_rate", "methods.v1.5.losses.big-1.4b.alpha_max"
+    changes = {
+        "ladder": {"s": {"model": "w2s:small"}, "big-1.4b": {"model": "w2s:large"}},
+        "methods": {"v1.5": {"losses": {"big-1.4b": {"kind": "confidence"}}}},
+    }
+    study = searching({rate: [1e-4, 2e-4], alpha: [0.1, 0.2]}, changes)
+    students = [stage.spec for chain in chains_of(study) for stage in chain.stages if stage.arm == "chain"]
+    assert {spec.optimisation.learning_rate for spec in students} == {1e-4, 2e-4}
+    assert {spec.loss.label for spec in students} == {"confidence0.1", "confidence0.2"}
+    judged = searching({rate: [1e-4, 2e-4]}, changes, choose_by="agreement")
+    assert optimisation_levels(judged) == {rate: "big-1.4b"}
 
 
 def test_random_points_depend_on_the_seed_alone_and_stay_in_their_ranges() -> None:

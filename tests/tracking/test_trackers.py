@@ -27,13 +27,21 @@ def test_points_are_json_lines_that_a_resumed_run_goes_on_with(tmp_path: Path, i
         tracker.begin(info)
         tracker.log(info.run_id, step, {"loss": 0.5 / step})
         if step == 2:
-            tracker.finish(info.run_id, {"accuracy": 0.75})
+            tracker.finish(info.run_id, {"accuracy": 0.75}, ended_well=True)
         tracker.close()
     lines = lines_of(tmp_path / "points" / f"{info.run_id}.jsonl")
     assert [line["kind"] for line in lines] == ["run", "point", "run", "point", "summary"]
     assert [line["step"] for line in lines if line["kind"] == "point"] == [1, 2]
     assert lines[0]["config"] == info.settings and lines[0]["tags"] == list(info.tags)
     assert lines[-1]["values"] == {"accuracy": 0.75}
+
+
+def test_a_run_that_was_stopped_has_no_summary_yet(tmp_path: Path, info: RunInfo) -> None:
+    for summary, ended_well in (({}, False), ({"accuracy": 0.75}, True)):
+        tracker = JsonLinesTracker(tmp_path)
+        tracker.begin(info)
+        tracker.finish(info.run_id, summary, ended_well=ended_well)
+    assert [line["kind"] for line in lines_of(tmp_path / f"{info.run_id}.jsonl")] == ["run", "run", "summary"]
 
 
 def test_a_point_that_is_not_finite_stays_json(tmp_path: Path, info: RunInfo) -> None:
@@ -58,7 +66,7 @@ def test_the_half_line_of_a_killed_writer_costs_no_other_line(tmp_path: Path, in
 def test_points_of_an_unknown_run_are_dropped(tmp_path: Path) -> None:
     tracker = JsonLinesTracker(tmp_path / "points")
     tracker.log("nobody", 1, {"loss": 0.5})
-    tracker.finish("nobody", {})
+    tracker.finish("nobody", {}, ended_well=True)
     assert not (tmp_path / "points").exists()
 
 
@@ -73,7 +81,7 @@ def test_one_broken_tracker_does_not_keep_points_from_the_others(tmp_path: Path,
     tracker = Fanout([Broken(), JsonLinesTracker(tmp_path)])
     tracker.begin(info)
     tracker.log(info.run_id, 1, {"loss": 0.5})
-    tracker.finish(info.run_id, {})
+    tracker.finish(info.run_id, {}, ended_well=True)
     tracker.close()
     assert len(lines_of(tmp_path / f"{info.run_id}.jsonl")) == 3
 
@@ -81,7 +89,7 @@ def test_one_broken_tracker_does_not_keep_points_from_the_others(tmp_path: Path,
 @pytest.mark.parametrize("mode", ["offline", "disabled"])
 def test_a_study_gets_json_lines_and_wandb_unless_it_is_disabled(mode: str, tmp_path: Path, info: RunInfo) -> None:
     factory = partial(open_tracker, TrackingSpec.model_validate({"wandb": mode}), tmp_path)
-    tracker: Tracker = pickle.loads(pickle.dumps(factory))()
+    tracker: Tracker = pickle.loads(pickle.dumps(factory))([].append)
     tracker.begin(info)
     tracker.log(info.run_id, 1, {"loss": 0.5})
     tracker.close()

@@ -65,7 +65,7 @@ def test_a_stage_is_one_run_with_its_points_and_its_place_in_the_study(
     tracker.begin(info)
     tracker.log(info.run_id, 1, {"loss": 0.5})
     tracker.log(info.run_id, 3, {"loss": 0.25})
-    tracker.finish(info.run_id, {"accuracy": 0.75})
+    tracker.finish(info.run_id, {"accuracy": 0.75}, ended_well=True)
     tracker.close()
     assert said == []
     assert server.history(info.run_id) == [{"loss": 0.5, "step": 1}, {"loss": 0.25, "step": 3}]
@@ -106,6 +106,31 @@ def test_a_run_that_is_cut_short_does_not_pass_for_finished(
     assert server.runs[info.run_id]["complete"] and server.runs[info.run_id]["exitcode"] == 1
 
 
+@pytest.mark.parametrize(("summary", "kept"), [({}, None), ({"failed": 1.0}, 1.0)])
+def test_a_run_that_was_stopped_or_failed_is_closed_as_one(
+    summary: dict[str, float], kept: float | None, server: StubServer, tmp_path: Path, info: RunInfo, said: list[str]
+) -> None:
+    tracker = tracker_of(tmp_path, said)
+    tracker.begin(info)
+    tracker.log(info.run_id, 1, {"loss": 0.5})
+    tracker.finish(info.run_id, summary, ended_well=False)
+    run = server.runs[info.run_id]
+    assert run["complete"] and run["exitcode"] == 1 and run["summary"].get("failed") == kept
+
+
+def test_a_stage_that_was_stopped_goes_on_in_its_run_and_ends_it_well(
+    server: StubServer, tmp_path: Path, info: RunInfo, said: list[str]
+) -> None:
+    tracker = tracker_of(tmp_path, said)
+    for step, ended_well in ((1, False), (2, True)):
+        tracker.begin(info)
+        tracker.log(info.run_id, step, {"loss": 1 / step})
+        tracker.finish(info.run_id, {"accuracy": 0.75} if ended_well else {}, ended_well=ended_well)
+    run = server.runs[info.run_id]
+    assert list(server.runs) == [info.run_id] and [point["step"] for point in server.history(info.run_id)] == [1, 2]
+    assert run["exitcode"] == 0 and run["summary"]["accuracy"] == 0.75 and said == []
+
+
 def test_several_runs_are_open_at_once(server: StubServer, tmp_path: Path, info: RunInfo, said: list[str]) -> None:
     runs = [info.model_copy(update={"run_id": f"run{number}"}) for number in range(4)]
     tracker = tracker_of(tmp_path, said)
@@ -123,7 +148,7 @@ def test_without_a_key_runs_lie_below_the_folder_and_read_back(tmp_path: Path, i
     tracker = tracker_of(tmp_path, said)
     tracker.begin(info)
     tracker.log(info.run_id, 7, {"loss": 0.5})
-    tracker.finish(info.run_id, {"accuracy": 0.75})
+    tracker.finish(info.run_id, {"accuracy": 0.75}, ended_well=True)
     (folder,) = offline_folders(tmp_path)
     assert points_of(folder) == [{"loss": 0.5, "step": 7}]
     records = read_run(folder)
@@ -198,7 +223,7 @@ def test_a_server_that_falls_silent_does_not_hold_up_points_or_the_end(
     for step in range(2, 200):
         tracker.log(runs[0].run_id, step, {"loss": 0.5})
     assert time.monotonic() - began < 2, "points never wait for the server"
-    tracker.finish(runs[0].run_id, {"accuracy": 0.5})
+    tracker.finish(runs[0].run_id, {"accuracy": 0.5}, ended_well=True)
     tracker.log(runs[1].run_id, 2, {"loss": 0.25})
     tracker.close()
     assert time.monotonic() - began < 20
@@ -217,7 +242,7 @@ def test_a_run_that_measured_nothing_leaves_nothing(tmp_path: Path, info: RunInf
     tracker = tracker_of(tmp_path, said)
     tracker.begin(info)
     tracker.log("someone else", 1, {"loss": 0.5})
-    tracker.finish(info.run_id, {})
+    tracker.finish(info.run_id, {}, ended_well=True)
     tracker.close()
     tracker.close()
     assert not (tmp_path / "wandb").exists()

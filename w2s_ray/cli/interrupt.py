@@ -1,4 +1,7 @@
-"""Ctrl-C: the first asks the run to stop at its next step with a checkpoint, the second ends the process at once."""
+"""Ctrl-C: the first asks the run to stop at its next step with a checkpoint, the second ends the process at once.
+
+SIGTERM and SIGHUP ask as well, however often they come: a connection that drops sends SIGHUP twice.
+"""
 
 import os
 import signal
@@ -35,9 +38,9 @@ class Interrupt:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         """Print nothing: the code that was interrupted may be printing itself. `Announcing` says it."""
-        if self.event.is_set():
+        if self.event.is_set() and number == signal.SIGINT:
             os._exit(HARD_EXIT_CODE)
         self.event.set()
 

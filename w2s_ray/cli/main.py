@@ -28,6 +28,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Change a key of the study; may stand several times."),
 ]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Judge a search's candidates again that failed.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Begin however many chains there are.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STORE = Path("w2s-store")
 
@@ -49,10 +51,8 @@ def run(
         str | None, typer.Option(help="Ray cluster to run on: auto, HOST:PORT; else this machine.")
     ] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="Two steps of every stage, in a throwaway store.")] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Judge a search's candidates again that failed.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Begin however many chains there are.")] = False,
+    retry_failed: RetryFailed = False,
+    yes: Yes = False,
 ) -> None:
     """Run a study, or go on with it: what is in the store is not trained again."""
     from w2s_ray.cli import run as verb
@@ -106,14 +106,18 @@ def export(
 def submit(
     study: StudyFile,
     address: Annotated[str, typer.Option(help="The cluster's dashboard, http://HOST:8265.")],
-    store: Annotated[str, typer.Option("--store", metavar="DIR", help="A folder that every node of the cluster sees.")],
+    store: Annotated[
+        str, typer.Option("--store", metavar="DIR", help="A folder that every node sees, by its absolute path.")
+    ],
     set_: Overrides = None,
     wait: Annotated[bool, typer.Option(help="Follow the job's lines until it ends.")] = True,
+    retry_failed: RetryFailed = False,
+    yes: Yes = False,
 ) -> None:
     """Run a study as a job of a Ray cluster."""
     from w2s_ray.cli import submit as verb
 
-    raise typer.Exit(verb.submit(study, address, store, set_ or [], wait=wait))
+    raise typer.Exit(verb.submit(study, address, store, set_ or [], wait=wait, retry_failed=retry_failed, yes=yes))
 
 
 @app.command()

@@ -5,6 +5,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,11 +89,17 @@ def _go(
                 address=address,
                 view=Announcing(view, terminal.out, interrupt.event),
                 interrupt=interrupt.event,
-                settings=settings_of(study, store),
+                settings=replace(settings_of(study, store), say=_say),
                 retry_failed=retry_failed,
             )
         except Interrupted as stopped:
             raise Interrupted(stopped.value, stopped.rule, f"go on with: {_command(store)}") from None
+
+
+def _say(line: str) -> None:
+    """Put a line on the terminal and into the log."""
+    terminal.out.print(line, markup=False, soft_wrap=True)
+    print(line, flush=True)
 
 
 def _report(study: Study, resolution: Resolution, store: ArtifactStore) -> None:

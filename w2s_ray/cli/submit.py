@@ -18,15 +18,15 @@ import yaml
 
 from w2s_ray.cli.amounts import bytes_text
 from w2s_ray.cli.terminal import terminal
-from w2s_ray.errors import DataError, ResourceError
-from w2s_ray.spec.load import STUDY_NAME, load_study
+from w2s_ray.errors import DataError, ResourceError, StoreError
+from w2s_ray.scheduling.environment import passed_on
+from w2s_ray.spec.load import STUDY_NAME, load_study, read_raw
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 MAX_TRAVEL_BYTES = 100 * 2**20
 """What may travel with a job; Ray refuses more."""
-_PASSED_ON = ("WANDB_API_KEY", "WANDB_MODE", "HF_TOKEN")
 
 
 class ConnectionLost(ResourceError):
@@ -35,18 +35,27 @@ class ConnectionLost(ResourceError):
     exit_code = 1
 
 
-def submit(path: Path, address: str, store: str, overrides: Sequence[str], *, wait: bool) -> int:
+def submit(
+    path: Path, address: str, store: str, overrides: Sequence[str], *, wait: bool, retry_failed: bool, yes: bool
+) -> int:
     """Submit the study; with `wait` print the job's lines until it ends. Return the exit code.
 
     Raises:
+        StoreError: when the store is not named by an absolute path.
         ResourceError: when the cluster cannot be reached.
     """
+    if not Path(store).is_absolute():
+        raise StoreError(
+            f"--store {store}",
+            "a job works in a folder of Ray's own, so its store is named by an absolute path that every node sees",
+            "name a shared folder, for example --store /shared/w2s-store",
+        )
     study = load_study(path, overrides)  # what is wrong with it is better said here than on the cluster
     with tempfile.TemporaryDirectory(prefix="w2s-submit-") as folder:
-        pack(path, Path(folder))
+        pack(path, Path(folder), overrides)
         terminal.capture(Path(tempfile.mkdtemp(prefix="w2s-")) / "submit.log")
         client = _client(address)
-        job = _submit(client, entrypoint(store, overrides), folder, study.name)
+        job = _submit(client, entrypoint(store, retry_failed=retry_failed, yes=yes), folder, study.name)
     terminal.out.print(f"submitted {job} to {address}", markup=False)
     if not wait:
         terminal.out.print(
@@ -60,32 +69,36 @@ def submit(path: Path, address: str, store: str, overrides: Sequence[str], *, wa
         lost = f"lost the connection to {address}: {str(error).strip().splitlines()[0]}"
         remedy = f"follow it again: ray job logs --address {address} --follow {job}"
         raise ConnectionLost(lost, "the job goes on without us", remedy) from None
+    except KeyboardInterrupt:
+        terminal.out.print(
+            f"job {job} goes on; end it: ray job stop --address {address} {job}", markup=False, soft_wrap=True
+        )
+        return 130
     terminal.out.print(f"job {job}: {status.value.lower()}", markup=False)
     return 0 if status.value == "SUCCEEDED" else 1
 
 
-def entrypoint(store: str, overrides: Sequence[str]) -> str:
+def entrypoint(store: str, *, retry_failed: bool, yes: bool) -> str:
     """Return the command that the job runs."""
     words = ["w2s", "run", STUDY_NAME, "--store", store, "--address", "auto"]
-    for override in overrides:
-        words += ["--set", override]
-    return shlex.join(words)
+    given = {"--retry-failed": retry_failed, "--yes": yes}
+    return shlex.join([*words, *(word for word, wished in given.items() if wished)])
 
 
-def pack(path: Path, folder: Path) -> None:
-    """Put the study file, and what it names by relative paths, into `folder`.
+def pack(path: Path, folder: Path, overrides: Sequence[str] = ()) -> None:
+    """Put the study file with its overrides, and what it then names by relative paths, into `folder`.
 
     Raises:
         DataError: when that is too large to travel with a job.
     """
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw = read_raw(path, overrides)
     for name, task in raw["tasks"].items():
         for key in ("files", "test_files"):
-            _take(task, key, path.parent, folder / "data" / name)
+            _take(task, key, path.parent, folder, f"data/{name}")
     for name, level in raw["ladder"].items():
         if isinstance(level, str):
             level = raw["ladder"][name] = {"model": level}
-        _take(level, "model", path.parent, folder / "models" / name)
+        _take(level, "model", path.parent, folder, f"models/{name}")
     (folder / STUDY_NAME).write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if size > MAX_TRAVEL_BYTES:
@@ -96,18 +109,19 @@ def pack(path: Path, folder: Path) -> None:
         )
 
 
-def _take(entry: dict[str, Any], key: str, home: Path, into: Path) -> None:
+def _take(entry: dict[str, Any], key: str, home: Path, folder: Path, place: str) -> None:
     """Copy the file or folder that `entry[key]` names by a relative path, and name the copy instead."""
     value = entry.get(key)
     if not isinstance(value, str) or Path(value).is_absolute() or not (home / value).exists():
         return
-    into.mkdir(parents=True, exist_ok=True)
-    source, target = home / value, into / Path(value).name
+    source = Path(os.path.abspath(home / value))  # `..` has a name then, and a link keeps its own
+    target = folder / place / key / source.name
+    target.parent.mkdir(parents=True)
     if source.is_dir():
         shutil.copytree(source, target)
     else:
         shutil.copy2(source, target)
-    entry[key] = str(target.relative_to(into.parents[1]))
+    entry[key] = str(target.relative_to(folder))
 
 
 def _client(address: str) -> "JobSubmissionClient":
@@ -126,7 +140,7 @@ def _client(address: str) -> "JobSubmissionClient":
 
 
 def _submit(client: "JobSubmissionClient", command: str, folder: str, study: str) -> str:
-    runtime_env = {"working_dir": folder, "env_vars": _environment()}
+    runtime_env = {"working_dir": folder, "env_vars": passed_on()}
     try:
         return str(client.submit_job(entrypoint=command, runtime_env=runtime_env, metadata={"study": study}))
     except RuntimeError as error:
@@ -135,10 +149,6 @@ def _submit(client: "JobSubmissionClient", command: str, folder: str, study: str
             "a job is taken by the dashboard agent of a node",
             "try again once the nodes are up; several nodes on one machine need a --dashboard-agent-listen-port each",
         ) from None
-
-
-def _environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
 
 
 async def _follow(client: "JobSubmissionClient", job: str) -> None:

@@ -1,14 +1,16 @@
 """The terminal, kept to our own lines.
 
 Libraries write to file descriptors 1 and 2, from C++ and from other threads, so replacing `sys.stdout` would not stop
-them. `capture` gives the console descriptors of its own and turns 1 and 2 to a log file.
+them. `capture` gives the console descriptors of its own and turns 1 and 2 to a log file. From then on a terminal that
+goes away, with the connection or the window, takes no run with it.
 """
 
+import io
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console
 
@@ -91,8 +93,20 @@ def _width(file: IO[str]) -> int:
         return _UNKNOWN_WIDTH
 
 
+class _Forgiving(io.FileIO):
+    """A descriptor whose other end may go away: what is said then is lost, and whoever says it goes on."""
+
+    def write(self, data: Any, /) -> int:
+        """Write what can be written."""
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
 def _text_file(descriptor: int) -> IO[str]:
-    return os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="replace")
+    binary = io.BufferedWriter(_Forgiving(descriptor, "w"))
+    return io.TextIOWrapper(binary, encoding="utf-8", errors="replace", line_buffering=True)
 
 
 terminal = Terminal()

@@ -23,7 +23,7 @@ from w2s_ray.scheduling.mail import Mail
 from w2s_ray.scheduling.messages import LEAVE, Bulletin, CrewCard, CrewEnd, CrewRequest, Order, TrialReport
 from w2s_ray.scheduling.ownership import Ownership
 from w2s_ray.scheduling.policy import Assign, Decision, OpenCrew, RetireCrew, State, StopStage, decide
-from w2s_ray.scheduling.queue import Entry, Queue, work_of
+from w2s_ray.scheduling.queue import Entry, Queue, Status, work_of
 from w2s_ray.scheduling.room import Node
 from w2s_ray.scheduling.roster import CrewStatus, Roster
 from w2s_ray.scheduling.snapshot import chain_metrics, study_status, trial_report
@@ -191,8 +191,8 @@ class Foreman:
         self._points.pop(identity, None)
         self._release(identity)
         if self._writer is not None:
-            summary = {"failed": 1.0} if isinstance(outcome, W2SError) else dict(outcome.metrics)
-            self._writer.finish.remote(stage_run_id(identity), summary)
+            summary, ended_well = _last_words(outcome)
+            self._writer.finish.remote(stage_run_id(identity), summary, ended_well=ended_well)
         self._carry_out()
 
     async def stage_crashed(self, identity: str, cause: str) -> None:
@@ -380,9 +380,13 @@ class Foreman:
             report = trial_report(self._state, chains, trial, version, self._store.metrics, self._judged)
             self._reports[trial] = report
             self._mail.ring(trial)
-            if report.ended and self._writer is not None and (known is None or not known.ended):
+            over = report.status in ("done", "failed")  # an interrupted chain goes on in its own run another time
+            if over and self._writer is not None and (known is None or not known.ended):
+                entries = self._state.queue.entries
                 for chain in chains:
-                    self._writer.finish_chain.remote(chain, chain_metrics(chain, self._store.metrics))
+                    ended_well = all(entries[stage.identity].status is Status.DONE for stage in chain.stages)
+                    metrics = chain_metrics(chain, self._store.metrics)
+                    self._writer.finish_chain.remote(chain, metrics, ended_well=ended_well)
 
     def _forget(self, trial: str) -> bool:
         """Forget what a trial asked for; say whether it had asked for anything."""
@@ -409,6 +413,13 @@ class Foreman:
 
 def _stopped(outcome: StageResult | W2SError) -> bool:
     return isinstance(outcome, StageResult) and outcome.stopped
+
+
+def _last_words(outcome: StageResult | W2SError) -> tuple[dict[str, float], bool]:
+    """Return what a stage's run ends with, and whether it ended well; one that was stopped may go on in it."""
+    if isinstance(outcome, W2SError):
+        return {"failed": 1.0}, False
+    return ({}, False) if outcome.stopped else (dict(outcome.metrics), True)
 
 
 def _cost_by(weights: Mapping[str, float]) -> Callable[[PlannedStage], float]:

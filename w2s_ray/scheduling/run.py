@@ -286,7 +286,8 @@ class Run:
             yield name
         finally:
             with suppress(RayError):
-                ray.get(writer.close.remote(), timeout=_CLOSE_SECONDS)
+                for line in ray.get(writer.close.remote(), timeout=_CLOSE_SECONDS):
+                    self._settings.say(line)
             ray.kill(writer)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import ray
 
 from w2s_ray.errors import ResourceError
+from w2s_ray.scheduling.environment import passed_on
 from w2s_ray.scheduling.room import Node, Room
 from w2s_ray.scheduling.session_folder import session_folder
 from w2s_ray.spec.execution import Execution
@@ -88,7 +89,9 @@ def _connect(address: str | None, num_cpus: int | None, folder: Path | None) -> 
             if address == "auto":  # a job knows its own cluster; on a machine with several, Ray would guess
                 address = os.environ.get("RAY_ADDRESS", address)
             _knock(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_environment()
+            )
         else:
             ray.init(
                 num_cpus=num_cpus,
@@ -103,6 +106,12 @@ def _connect(address: str | None, num_cpus: int | None, folder: Path | None) -> 
             raise
         value = f"no Ray cluster answers at {address}: {str(error).strip().splitlines()[0]}"
         raise ResourceError(value, "--address names a cluster that runs", "start it with `ray start --head`") from error
+
+
+def _runtime_environment() -> dict[str, dict[str, str]] | None:
+    """Return what a cluster's workers are to have of our environment; a job's was fixed when it was submitted."""
+    variables = passed_on() if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ else {}
+    return {"env_vars": variables} if variables else None
 
 
 def _knock(address: str) -> None:

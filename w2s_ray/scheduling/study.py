@@ -1,6 +1,8 @@
 """Run a study: what goes in, what comes out, and the one case that needs no Ray: everything is there already."""
 
+import logging
 import threading
+from collections.abc import Callable
 from contextlib import chdir, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,6 +18,8 @@ from w2s_ray.store.found import read_found, write_failures
 from w2s_ray.tracking.opening import open_tracker
 from w2s_ray.training.progress import StageResult
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -27,6 +31,8 @@ class RunSettings:
     """Makes the tracker, in a process of its own; has to pickle. None: the one that the study asks for."""
     judge: ChainJudge | None = None
     """Says what came of a chain, for the tracker's summary of it; runs in the tracker's process, has to pickle."""
+    say: Callable[[str], None] = logger.warning
+    """Takes what people should know when the run is over, such as how W&B runs that were kept offline are sent."""
     collective_seconds: float = 300.0
     """After which a collective that a worker does not join is given up; a worker that dies is noticed at once."""
     recycle_growth: float = 1.5

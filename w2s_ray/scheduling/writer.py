@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TrackerFactory = Callable[[], Tracker]
+TrackerFactory = Callable[[Callable[[str], None]], Tracker]
+"""Makes a tracker that says what people should know to whom it is given."""
 ChainJudge = Callable[[Chain], Mapping[str, float]]
 """Says what came of a chain that has ended."""
 
@@ -37,7 +38,8 @@ class Writer:
 
     def __init__(self, factory: TrackerFactory, judge: ChainJudge | None = None) -> None:
         """`factory` makes the tracker; both have to pickle."""
-        self._tracker, self._judge = factory(), judge
+        self._said: list[str] = []
+        self._tracker, self._judge = factory(self._said.append), judge
 
     def begin(self, run: RunInfo) -> None:
         """Open a run, or go on in it."""
@@ -51,23 +53,24 @@ class Writer:
                 with _undisturbed():
                     self._tracker.log(stage_run_id(point.identity), point.step, dict(point.values))
 
-    def finish(self, run_id: str, summary: Mapping[str, float]) -> None:
+    def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
         """Close a run."""
         with _undisturbed():
-            self._tracker.finish(run_id, summary)
+            self._tracker.finish(run_id, summary, ended_well=ended_well)
 
-    def finish_chain(self, chain: Chain, metrics: Mapping[str, float]) -> None:
+    def finish_chain(self, chain: Chain, metrics: Mapping[str, float], *, ended_well: bool) -> None:
         """Close a chain's summary run with its stages' metrics and what came of it."""
         summary = dict(metrics)
         self.begin(chain_run(chain))  # once more: a writer that was started anew does not know of it
         with _undisturbed():
             summary |= self._judge(chain) if self._judge is not None else {}
-        self.finish(chain_run_id(chain), summary)
+        self.finish(chain_run_id(chain), summary, ended_well=ended_well)
 
-    def close(self) -> None:
-        """Close the tracker; returns when all that was sent before is written."""
+    def close(self) -> list[str]:
+        """Close the tracker when all that was sent before is written; return what it has said."""
         with _undisturbed():
             self._tracker.close()
+        return self._said
 
 
 def find_writer(name: ActorName | None) -> "ActorHandle[Writer] | None":

@@ -9,11 +9,32 @@ from pydantic import ValidationError
 
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.explain import explained
+from w2s_ray.spec.keys import split_key
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import check_search
 
 STUDY_NAME = "study.yaml"
 """What a study's file is called in a store and in a job."""
+_NAMED = ("tasks", "ladder", "methods")
+"""Keys of a study whose values stand under names of its own."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML's own would keep the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line, known = key.start_mark.line + 1, lines.get((key.tag, key.value))
+            if known is not None:
+                raise StudyError(
+                    f"{key.start_mark.name}: the key {key.value} stands in line {known} and again in line {line}",
+                    "a key stands once in its mapping",
+                    "drop one of them, or give it another name",
+                )
+            lines[key.tag, key.value] = line
+        return node
 
 
 def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
@@ -25,10 +46,20 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
         StudyError: when the file is missing, is not YAML, or breaks a rule.
     """
     path = Path(path)
+    return _absolute(parse_study(read_raw(path, overrides), source=str(path)), path.resolve().parent)
+
+
+def read_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read the mapping that `path` holds, with the overrides set in it, and check nothing in it.
+
+    Raises:
+        StudyError: when the file is missing or is not YAML, or an override does not fit it.
+    """
     if not path.is_file():
         raise StudyError(f"study file {path} does not exist", "a study is one YAML file", "check the path")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            raw = yaml.load(file, _Loader)  # a safe loader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(
             f"{path} is not readable YAML: {error}", "a study is one YAML file", "mend the file"
@@ -37,7 +68,7 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
         raise StudyError(f"{path} holds {type(raw).__name__}", "a study is a mapping of keys", "start with `name:`")
     for override in overrides:
         _apply(raw, override)
-    return _absolute(parse_study(raw, source=str(path)), path.resolve().parent)
+    return raw
 
 
 def parse_study(raw: dict[str, Any], source: str = "the study") -> Study:
@@ -61,7 +92,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise StudyError(f"--set {override}", "an override reads path.to.key=value", "for example --set seeds=[0,1,2]")
-    *parents, last = key.split(".")
+    named = [raw[part] for part in _NAMED if isinstance(raw.get(part), dict)]
+    *parents, last = split_key(key, {name for names in named for name in names})
     node: Any = raw
     for parent in parents:
         if isinstance(node, list) and parent.isdigit() and int(parent) < len(node):

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.explain import explained
+from w2s_ray.spec.keys import split_key
 from w2s_ray.spec.method import MethodSpec
 from w2s_ray.spec.nearest import nearest
 from w2s_ray.spec.search import Point, Range, SearchSpec
@@ -242,7 +243,7 @@ def _check_students(study: Study, search: SearchSpec) -> None:
 
 
 def _check_key(study: Study, search: SearchSpec, key: str) -> None:
-    parts = key.split(".")
+    parts = _parts(study, key)
     if parts[0] in _FIXED_KEYS:
         raise StudyError(f"search.space.{key}", f"{parts[0]} changes no result", "search over another key")
     if parts[0] == "tasks":
@@ -275,7 +276,7 @@ def _check_key(study: Study, search: SearchSpec, key: str) -> None:
 
 def level_of(study: Study, key: str) -> str | None:
     """Return the level that a key belongs to; None where it concerns the whole chain."""
-    match key.split("."):
+    match _parts(study, key):
         case ["ladder", level, *_] if level in study.ladder:
             return level
         case ["methods", _, "losses" | "labels" | "trainable" | "generative", level, *_] if level in study.ladder:
@@ -311,9 +312,13 @@ def _ends(domain: Any) -> tuple[Any, ...]:
     return tuple(int(end) for end in ends) if domain.integer else ends
 
 
+def _parts(study: Study, key: str) -> list[str]:
+    return split_key(key, {*study.tasks, *study.ladder, *study.methods})
+
+
 def _spread(study: Study, key: str) -> Iterator[list[str]]:
     """The paths that a key stands for: `optimisation.…` at the top means every level's."""
-    parts = key.split(".")
+    parts = _parts(study, key)
     if parts[0] in SPREAD_KEYS:
         yield from (["ladder", level, *parts] for level in study.ladder)
     else:

@@ -23,9 +23,9 @@ class Fanout:
         """Put the values down everywhere."""
         self._each(lambda tracker: tracker.log(run_id, step, values))
 
-    def finish(self, run_id: str, summary: Mapping[str, float]) -> None:
+    def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
         """Close the run everywhere."""
-        self._each(lambda tracker: tracker.finish(run_id, summary))
+        self._each(lambda tracker: tracker.finish(run_id, summary, ended_well=ended_well))
 
     def close(self) -> None:
         """Close every tracker."""

@@ -39,9 +39,10 @@ class JsonLinesTracker:
         """Append one point."""
         self._write(run_id, {"kind": "point", "step": step, "values": _plain(values)})
 
-    def finish(self, run_id: str, summary: Mapping[str, float]) -> None:
-        """Append the summary and close the file."""
-        self._write(run_id, {"kind": "summary", "values": _plain(summary)})
+    def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
+        """Append the summary and close the file; a run that was stopped has no summary yet."""
+        if ended_well or summary:
+            self._write(run_id, {"kind": "summary", "values": _plain(summary)})
         file = self._files.pop(run_id, None)
         if file is not None:
             file.close()

@@ -14,7 +14,7 @@ class NullTracker:
     def log(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
         """Forget the values."""
 
-    def finish(self, run_id: str, summary: Mapping[str, float]) -> None:
+    def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
         """Forget the summary."""
 
     def close(self) -> None:

@@ -50,8 +50,8 @@ class Tracker(Protocol):
         """Put down the values measured at `step`; points of a run that was never begun are dropped."""
         ...
 
-    def finish(self, run_id: str, summary: Mapping[str, float]) -> None:
-        """Close a run with its last words."""
+    def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
+        """Close a run with its last words; one that was stopped or failed did not end well, and may have none."""
         ...
 
     def close(self) -> None:

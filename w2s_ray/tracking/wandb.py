@@ -36,7 +36,7 @@ class WandbTracker:
         *,
         init_timeout_seconds: float = 10.0,
         finish_timeout_seconds: float = 15.0,
-        say: Callable[[str], None] = logger.warning,
+        say: Callable[[str], None],
     ) -> None:
         """Run folders go below `folder`/wandb; `say` takes the one line on falling back to offline."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # telemetry of the client itself
@@ -59,10 +59,10 @@ class WandbTracker:
         if run_id in self._begun:
             self._surely(lambda: self._run(run_id).log({**values, "step": step}))
 
-    def finish(self, run_id: str, summary: Mapping[str, float]) -> None:
+    def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
         """Close the run with its summary; a run that has neither points nor summary leaves nothing."""
         if run_id in self._begun and (summary or run_id in self._open):
-            self._end(run_id, summary, exit_code=0)
+            self._end(run_id, summary, exit_code=0 if ended_well else 1)
         self._begun.pop(run_id, None)
 
     def close(self) -> None:
