@@ -13,6 +13,18 @@ from pathlib import Path
 from tests.cli.conftest import Done, environment
 
 
+def in_the_foreground() -> None:
+    """Signals as a shell leaves them, also where the tests themselves run under `nohup`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def with_this_terminal() -> None:
+    """The terminal's end is told to the process whose own it is."""
+    in_the_foreground()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 def python(code: str, *arguments: str | Path, cwd: Path) -> Done:
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -21,7 +33,7 @@ def python(code: str, *arguments: str | Path, cwd: Path) -> Done:
         cwd=cwd,
         env=environment(),
         timeout=60,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=in_the_foreground,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 
@@ -75,7 +87,7 @@ def test_a_terminal_that_goes_away_lets_the_run_end_in_order(tmp_path: Path) -> 
         stderr=follower,
         env={**environment(), "TERM": "xterm"},
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that its end is told to the process
+        preexec_fn=with_this_terminal,
     )
     os.close(follower)
     screen = ""

@@ -189,11 +189,11 @@ class Foreman:
         if leaving:
             self._dismiss(card.crew)
         self._points.pop(identity, None)
-        self._release(identity)
         if self._writer is not None:
             summary, ended_well = _last_words(outcome)
             self._writer.finish.remote(stage_run_id(identity), summary, ended_well=ended_well)
         self._carry_out()
+        self._release(identity)  # unless it was handed out again just now
 
     async def stage_crashed(self, identity: str, cause: str) -> None:
         """One rank is about to die of an error of its own: the cause of its crew's death, unless another was first."""

@@ -79,10 +79,8 @@ def take(folder: Path, owner: str, process: Process | None = None) -> None:
                     f"wait for it, or end it; {ALIVE_SECONDS:.0f} s after its last heartbeat the lease is free",
                 )
             lease = Lease(owner=owner, heartbeat_at=time.time(), process=process or Process.of(os.getpid()))
-            content = lease.model_dump_json().encode()
-            size = os.fstat(descriptor).st_size
-            os.pwrite(descriptor, content.ljust(size), 0)  # at once, because `holder` reads without the lock
-            os.ftruncate(descriptor, len(content))
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, lease.model_dump_json().encode(), 0)
 
 
 def release(folder: Path, owner: str) -> None:
@@ -99,9 +97,14 @@ def release(folder: Path, owner: str) -> None:
 def holder(folder: Path) -> Lease | None:
     """Return the lease of an owner that is alive, if there is one."""
     try:
-        held = _parse((folder / LEASE_NAME).read_bytes())
+        descriptor = os.open(folder / LEASE_NAME, os.O_RDONLY)
     except OSError:
         return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # a renewal that is under way is half a lease
+        held = _parse(os.pread(descriptor, 65536, 0))
+    finally:
+        os.close(descriptor)
     return held if held is not None and held.alive else None
 
 
