@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.scheduling.studies import resolution_of, small_study
+from tests.scheduling.studies import no_tracker, resolution_of, small_study
 from tests.scheduling.test_run import Watching
 from w2s_ray.errors import Interrupted, LeaseHeld
 from w2s_ray.scheduling.hold import Hold
-from w2s_ray.scheduling.study import run_study
+from w2s_ray.scheduling.run import Run
+from w2s_ray.scheduling.study import RunSettings, run_study
+from w2s_ray.scheduling.view import NullView, StudyStatus
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.waste import abandoned
@@ -128,3 +130,18 @@ def test_runs_of_other_studies_and_what_can_go_are_not_disturbed(store: Artifact
         other.take(Watching(), threading.Event())
         assert abandoned(store) == []
         other.release()
+
+
+def test_a_run_that_cannot_say_that_it_goes_on_goes_on_unless_its_study_was_taken(
+    store: ArtifactStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = small_study()
+    settings = RunSettings(tracker=no_tracker)
+    resolution = resolution_of(study)
+    one = Run(study, resolution, (), None, store, NullView(), threading.Event(), settings)
+    (folder_of(store) / "under-way.json").mkdir(parents=True)  # no file can be written there
+    one._say_under_way(StudyStatus())
+    assert "others are not told that the run goes on" in caplog.text
+    one._hold.release()
+    with another_run(store), pytest.raises(LeaseHeld):
+        one._say_under_way(StudyStatus())

@@ -10,6 +10,7 @@ ends in order, whether the work is done, has failed or was interrupted: trials, 
 if it is our own.
 """
 
+import logging
 import threading
 import time
 import uuid
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 import ray
 from ray.exceptions import RayError
 
-from w2s_ray.errors import Interrupted, LeaseHeld
+from w2s_ray.errors import Interrupted, LeaseHeld, StoreError
 from w2s_ray.scheduling.candidates import CandidateJudge
 from w2s_ray.scheduling.crews import Crews
 from w2s_ray.scheduling.foreman import Foreman, foreman_name
@@ -45,6 +46,8 @@ from w2s_ray.store.waiting import say_over, say_under_way
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
+
+logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
 """Between two visits to the foreman."""
@@ -191,9 +194,18 @@ class Run:
         self._view.update(self._whole(bulletin.status, turns))
         if time.monotonic() - self._said_at > _SAID_SECONDS:
             self._said_at = time.monotonic()
-            self._hold.renew()
-            say_under_way(bulletin.status.crews, bulletin.status.waiting, self._study, self._store)
+            self._say_under_way(bulletin.status)
         return bulletin
+
+    def _say_under_way(self, status: StudyStatus) -> None:
+        """Tell other processes that the run goes on; on a disk that is full for a while they hear it later."""
+        try:
+            self._hold.renew()
+            say_under_way(status.crews, status.waiting, self._study, self._store)
+        except LeaseHeld:
+            raise
+        except StoreError:
+            logger.exception("others are not told that the run goes on")
 
     def _whole(self, status: StudyStatus, turns: tuple[Turn, ...]) -> StudyStatus:
         """Add the turns, and count the chains too that the foreman was not told of, because Tune keeps them back."""
@@ -209,12 +221,15 @@ class Run:
     def _farewell(self, foreman: "ActorHandle[Foreman]", crews: Crews) -> None:
         """See the crews off; those that do not leave are ended."""
         deadline = time.monotonic() + self._settings.farewell_seconds
-        with suppress(RayError, LeaseHeld):
+        try:
             self._visit(foreman, crews, closing=True)
             while crews.shapes and time.monotonic() < deadline:
                 time.sleep(TICK_SECONDS)
                 self._visit(foreman, crews, closing=True)
-        crews.end_now()
+        except (RayError, LeaseHeld):
+            logger.exception("the crews are not waited for")
+        finally:
+            crews.end_now()
         say_over(self._study, self._store)
         if self._tuning is not None:
             self._tuning.wait(self._settings.farewell_seconds)
