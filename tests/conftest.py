@@ -1,11 +1,21 @@
-"""The whole suite's ending."""
+"""What the whole suite shares: a store, and how it ends."""
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
+from w2s_ray.store.artifacts import ArtifactStore
+
 _STATUS = pytest.StashKey[int]()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    store = ArtifactStore(tmp_path / "store")
+    store.prepare()
+    return store
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

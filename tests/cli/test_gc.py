@@ -20,13 +20,6 @@ RATE = "ladder.l.optimisation.learning_rate"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    store = ArtifactStore(tmp_path / "store")
-    store.prepare()
-    return store
-
-
-@pytest.fixture
 def errors(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What is printed beside what was asked for."""
     text = io.StringIO()

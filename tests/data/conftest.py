@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -47,13 +46,6 @@ def toy_rows(num: int, *, group_size: int = 1, num_classes: int = 2, origin: str
         }
         for number in range(num)
     ]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    store = ArtifactStore(tmp_path / "store")
-    store.prepare()
-    return store
 
 
 @pytest.fixture

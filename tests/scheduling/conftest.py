@@ -1,11 +1,8 @@
 """One Ray session for all tests that need one."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-from w2s_ray.store.artifacts import ArtifactStore
 
 
 @pytest.fixture(scope="session")
@@ -14,10 +11,3 @@ def ray_of_two_cpus() -> Iterator[None]:
 
     with ray_session(None, num_cpus=2):
         yield
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    store = ArtifactStore(tmp_path / "store")
-    store.prepare()
-    return store

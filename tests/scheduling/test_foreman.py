@@ -79,6 +79,24 @@ async def stage_for(foreman: Foreman, card: CrewCard) -> PlannedStage:
     return order.stage
 
 
+async def next_stage_for(foreman: Foreman, card: CrewCard) -> PlannedStage:
+    """The stage that the crew is given in the end."""
+    order = await foreman.next_stage(card)
+    while order.stage is None:
+        order = await foreman.next_stage(card)
+    return order.stage
+
+
+async def waits_for_the_other_run(foreman: Foreman, card: CrewCard, store: ArtifactStore, floor: PlannedStage) -> None:
+    """The floor, which another run has in hand, is passed over until that run has finished it."""
+    stage = await next_stage_for(foreman, card)
+    assert stage.arm == "ceiling"
+    commit(store, floor)
+    store.release(floor.identity, floor.spec.slug, "another run")
+    await finish(foreman, card, store, stage)
+    assert (await next_stage_for(foreman, card)).arm == "chain", "the other run's floor was found"
+
+
 async def finish(foreman: Foreman, card: CrewCard, store: ArtifactStore, stage: PlannedStage) -> None:
     commit(store, stage)
     await foreman.stage_finished(card, stage.identity, StageResult(stage.identity, False, True), False)
@@ -257,17 +275,7 @@ def test_a_stage_that_another_run_has_in_hand_is_waited_for(store: ArtifactStore
         floor = stage_of(chain, "floor", "s")
         store.lease(floor.identity, floor.spec.slug, "another run")
         card = await crew_for(foreman, chain)
-        order = await foreman.next_stage(card)
-        while order.stage is None:
-            order = await foreman.next_stage(card)
-        assert order.stage.arm == "ceiling"
-        commit(store, floor)
-        store.release(floor.identity, floor.spec.slug, "another run")
-        await finish(foreman, card, store, order.stage)
-        order = await foreman.next_stage(card)
-        while order.stage is None:
-            order = await foreman.next_stage(card)
-        assert order.stage.arm == "chain", "the other run's floor was found"
+        await waits_for_the_other_run(foreman, card, store, floor)
 
     run(work())
 
@@ -284,17 +292,7 @@ def test_a_stage_that_was_lost_to_another_run_is_waited_for(store: ArtifactStore
             path.write_text(held.model_copy(update={"owner": "another run"}).model_dump_json())
         lost = StageResult(floor.identity, stopped=True, attempts_trained=True)
         await foreman.stage_finished(card, floor.identity, lost, False)
-        order = await foreman.next_stage(card)
-        while order.stage is None:
-            order = await foreman.next_stage(card)
-        assert order.stage.arm == "ceiling"
-        commit(store, floor)
-        store.release(floor.identity, floor.spec.slug, "another run")
-        await finish(foreman, card, store, order.stage)
-        order = await foreman.next_stage(card)
-        while order.stage is None:
-            order = await foreman.next_stage(card)
-        assert order.stage.arm == "chain", "the other run's floor was found"
+        await waits_for_the_other_run(foreman, card, store, floor)
 
     run(work())
 

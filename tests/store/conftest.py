@@ -1,7 +1,6 @@
 """Specs and stores for the tests of the store."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -11,13 +10,6 @@ from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record
 
 SPLIT = SplitSpec(task="f" * 64, name="S", num_examples=4, num_levels=3, split_seed=0)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    store = ArtifactStore(tmp_path / "store")
-    store.prepare()
-    return store
 
 
 @pytest.fixture

@@ -160,24 +160,22 @@ class Queue:
         """The crew that ran it died; after `max_deaths` of them the stage fails."""
         entry = self.entries[identity]
         entry.num_deaths += 1
-        if entry.num_deaths < max_deaths:
-            self.stopped(identity)
-        else:
-            self._fail_deadly(entry, f"{entry.num_deaths} crews died while they ran it; the last one: {cause}")
+        self._lost(entry, entry.num_deaths < max_deaths, f"{entry.num_deaths} crews died while they ran it", cause)
 
     def not_begun(self, identity: str, max_not_begun: int, cause: str) -> None:
         """The crew that it was given to ended before it said that it had begun; after `max_not_begun` it fails."""
         entry = self.entries[identity]
-        entry.num_not_begun += 1
-        if entry.num_not_begun < max_not_begun:
-            self.stopped(identity)
-        else:
-            self._fail_deadly(entry, f"{entry.num_not_begun} crews ended before they began it; the last one: {cause}")
+        num = entry.num_not_begun = entry.num_not_begun + 1
+        self._lost(entry, num < max_not_begun, f"{num} crews ended before they began it", cause)
 
-    def _fail_deadly(self, entry: Entry, what: str) -> None:
+    def _lost(self, entry: Entry, again: bool, what: str, cause: str) -> None:
+        """Its crew is gone; it is tried again, or fails."""
+        if again:
+            self.stopped(entry.stage.identity)
+            return
+        value = f"{name_of(entry.stage)}: {what}; the last one: {cause}"
         remedy = "where workers were killed, lower `tokens_per_micro_batch` or `workers`: memory is the usual reason"
-        error = TrainingError(f"{name_of(entry.stage)}: {what}", "a stage must let its workers live", remedy)
-        self.failed(entry.stage.identity, error)
+        self.failed(entry.stage.identity, TrainingError(value, "a stage must let its workers live", remedy))
 
     def failed(self, identity: str, error: W2SError) -> None:
         """It failed for good, and with it all that learns from it."""
