@@ -9,6 +9,7 @@ from synthetic import SyntheticStudy
 from w2s_ray.errors import DataError
 from w2s_ray.report.results import COLUMNS, is_oracle, read_results
 from w2s_ray.report.summary import summarise
+from w2s_ray.report.wording import contest, marked_label, ours, seed_mark
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.labels import GroundTruth
 from w2s_ray.spec.search import SearchSpec
@@ -129,6 +130,37 @@ def test_trap_14_whoever_learns_from_an_oracle_is_one(
     assert marked == {("chain", "medium"), ("direct", "medium"), ("chain", "large")}, "large learns from medium"
     arms = summarise(study.study, study.resolution, study.store).arms
     assert [(arm.arm, arm.level) for arm in arms if arm.oracle] == [("chain", "medium"), ("chain", "large")]
+
+
+def test_every_table_marks_oracles_and_few_seeds(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:
+    reference = {"source": "them", "setting": "theirs", "figure": "accuracy", "values": {"naive": 0.7}}
+    study = synthetic(
+        tasks=("easy", "harder"),
+        chains=[["small", "large"], ["small", "medium", "large"]],
+        methods={**MIXED["methods"], "plain": {"arms": ["chain", "direct", "ceiling"]}},
+        report={
+            "bootstrap_samples": 200,
+            "compare": [["naive", "plain"], ["plain/chain", "plain/direct"]],
+            "references": [reference],
+        },
+    )
+    study.finish(skill)
+    found = summarise(study.study, study.resolution, study.store)
+    oracles = {(arm.task, arm.level, arm.label) for arm in found.arms if arm.oracle}
+    assert 0 < len(oracles) < sum(arm.is_student for arm in found.arms)
+    for rows in (found.across, found.steps):
+        assert {row.oracle for row in rows} == {True, False} and all(row.seed_conditional for row in rows)
+    for step in found.steps:
+        assert step.oracle == ((step.task, step.level, step.label) in oracles)
+    for pair in found.comparisons:
+        assert pair.oracle == any((pair.task, pair.level, name) in oracles for name in (pair.first, pair.second))
+    assert [row.oracle for row in found.declared] == [True, False] and found.references[0].oracle
+    shown = [marked_label(row) + seed_mark(row) for row in (*found.across, *found.steps)]
+    assert sum(label.endswith(" (oracle)†") for label in shown) == sum(
+        row.oracle for row in (*found.across, *found.steps)
+    )
+    assert contest(found.declared[0]).endswith("(oracle)") and ours(found.references[0]).startswith(".")
+    assert "(oracle)" in ours(found.references[0])
 
 
 def test_a_truth_chain_is_an_oracle_and_a_chain_beside_it_is_none(synthetic: Callable[..., SyntheticStudy]) -> None:

@@ -70,4 +70,6 @@ def _row(
         ours=(median(pgrs) if pgrs else None) if by_pgr else accuracy,
         num_tasks=len(found),
         num_undefined=len(found) - len(pgrs) if by_pgr else 0,
+        oracle=any(arm.oracle for arm in found),
+        seed_conditional=any(arm.seed_conditional for arm in found),
     )

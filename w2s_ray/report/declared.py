@@ -116,6 +116,7 @@ def _test(study: Study, asked: ComparisonSpec, pairs: Mapping[str, _Pair], point
         point=point,
         asked=asked.tasks or (),
         num_tasks=len(asked.tasks or pairs),
+        oracle=any(pair.judge.is_oracle(arm) for pair in pairs.values() for arm in pair.arms),
         tasks=tuple(accuracies),
         seeds={
             task: pairs[task].seeds() if asked.by == "accuracy" else pairs[task].seeds_between() for task in accuracies

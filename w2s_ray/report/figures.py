@@ -57,7 +57,7 @@ def _by_task(summary: Summary, arms: Sequence[ArmSummary]) -> dict[str, list[Row
 
 
 def _across_text(row: AcrossTasks) -> str:
-    return f"{row.label} ({undefined_share(row)} undefined)" if row.num_undefined else row.label
+    return marked_label(row) + (f" ({undefined_share(row)} undefined)" if row.num_undefined else "")
 
 
 def _accuracies(ax: Axes, rows: Sequence[Row[ArmSummary]]) -> None:

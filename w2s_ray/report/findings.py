@@ -23,6 +23,8 @@ class Comparison(Spec):
     difference: Estimate
     minimum_detectable: float
     """The smallest true difference that this study would find four times in five."""
+    oracle: bool
+    """Whether either arm is one."""
 
 
 class DeclaredComparison(Spec):
@@ -37,6 +39,8 @@ class DeclaredComparison(Spec):
     """The tasks that it was declared for; none named where it is for all."""
     num_tasks: int
     """How many it is to be decided on."""
+    oracle: bool
+    """Whether either contender is one on any of them."""
     tasks: tuple[str, ...]
     """Those on which both are finished; the figures are of these."""
     seeds: dict[str, tuple[int, ...]]
@@ -59,6 +63,9 @@ class AcrossTasks(Spec):
     level: str
     arm: Arm
     label: str
+    oracle: bool
+    seed_conditional: bool
+    """Whether that holds on any of its tasks."""
     accuracy: Estimate
     """Mean over the tasks on which it was judged."""
     pgrs: dict[str, float | None]
@@ -97,6 +104,8 @@ class ReferenceRow(Spec):
     """On which it was judged here."""
     num_undefined: int
     """Of them, those without a PGR."""
+    oracle: bool
+    seed_conditional: bool
 
 
 class Step(Spec):
@@ -107,6 +116,8 @@ class Step(Spec):
     label: str
     path: tuple[str, ...]
     num_intermediates: int
+    oracle: bool
+    seed_conditional: bool
     accuracy: Estimate
     pgr: Estimate | None
     difference: Estimate | None

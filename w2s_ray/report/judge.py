@@ -87,6 +87,10 @@ class Judge:
         seeds = self.seeds_between(arm, arm.ceilings)
         return (seeds, self.recovery(self.standing(arm, arm.ceilings, seeds))) if seeds else None
 
+    def is_oracle(self, arm: DistinctArm) -> bool:
+        """Whether ground truth beyond the first supervisor's has a part in an arm, for any of its seeds."""
+        return any(is_oracle(self._study, self._evidence.stages, stage) for stage in arm.stages.values())
+
     def _arm(self, arm: DistinctArm) -> ArmSummary:
         seeds = self.seeds(arm)
         between = self.seeds_between(arm, arm.ceilings) if arm.is_student else ()
@@ -101,7 +105,7 @@ class Judge:
             paths=tuple(arm.via),
             loss=spec.loss.label,
             setting=setting_of(spec),
-            oracle=any(is_oracle(self._study, self._evidence.stages, stage) for stage in arm.stages.values()),
+            oracle=self.is_oracle(arm),
             stages=arm.identities,
             seeds=seeds,
             pgr_seeds=between,
@@ -173,6 +177,7 @@ class Judge:
             second=second.label,
             difference=estimate(difference),
             minimum_detectable=minimum_detectable(difference.draws_B),
+            oracle=self.is_oracle(first) or self.is_oracle(second),
         )
 
 

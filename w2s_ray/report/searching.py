@@ -77,6 +77,8 @@ def _step(about: ArmSummary, path: tuple[str, ...], difference: Sampled | None) 
         label=about.label,
         path=path,
         num_intermediates=len(path) - 2,
+        oracle=about.oracle,
+        seed_conditional=about.seed_conditional,
         accuracy=about.accuracy,
         pgr=about.pgr,
         difference=estimate(difference) if difference is not None else None,

@@ -25,6 +25,7 @@ from w2s_ray.report.wording import (
     detectable_lines,
     duration,
     failure_lines,
+    marked_label,
     num_seeds,
     number,
     ours,
@@ -33,6 +34,7 @@ from w2s_ray.report.wording import (
     reasons,
     scope,
     search_line,
+    seed_mark,
     seeds_line,
     setting,
     shown_candidates,
@@ -149,7 +151,12 @@ def _across_table(rows: tuple[AcrossTasks, ...]) -> Table:
         if share := pooled_share(row):
             pooled += f" ({share})"
         table.add_row(
-            row.level, row.label, with_bounds(row.accuracy), number(row.median, 2), undefined_share(row), pooled
+            row.level,
+            marked_label(row) + seed_mark(row),
+            with_bounds(row.accuracy),
+            number(row.median, 2),
+            undefined_share(row),
+            pooled,
         )
     return table
 
@@ -197,7 +204,8 @@ def _steps_table(summary: Summary) -> Table:
         level = f"{step.task} · {step.level}" if many else step.level
         pgr = with_bounds(step.pgr, 2) if step.pgr is not None else "undefined"
         difference = with_bounds(step.difference, 2) if step.difference is not None else ""
-        table.add_row(level, step.label, str(step.num_intermediates), with_bounds(step.accuracy), pgr, difference)
+        label = marked_label(step) + seed_mark(step)
+        table.add_row(level, label, str(step.num_intermediates), with_bounds(step.accuracy), pgr, difference)
     return table
 
 

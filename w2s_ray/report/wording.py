@@ -10,6 +10,7 @@ from w2s_ray.report.findings import (
     DeclaredComparison,
     ReferenceRow,
     SearchSummary,
+    Step,
     Summary,
     TaskSummary,
 )
@@ -68,14 +69,20 @@ def duration(seconds: float | None) -> str:
     return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
-def marked_label(arm: ArmSummary) -> str:
+def marked_label(arm: ArmSummary | AcrossTasks | Step) -> str:
     """Return the arm's label, with its oracle mark."""
-    return f"{arm.label} (oracle)" if arm.oracle else arm.label
+    return arm.label + oracle_mark(arm)
 
 
-def seed_mark(arm: ArmSummary) -> str:
-    """Return the mark of an arm whose figures rest on few seeds; nothing where they do not."""
-    return SEED_CONDITIONAL if arm.accuracy is not None and arm.seed_conditional else ""
+def oracle_mark(row: ArmSummary | AcrossTasks | Step | ReferenceRow | DeclaredComparison) -> str:
+    """Return the mark of a figure in which ground truth has a part; nothing where it has none."""
+    return " (oracle)" if row.oracle else ""
+
+
+def seed_mark(row: ArmSummary | AcrossTasks | Step | ReferenceRow) -> str:
+    """Return the mark of a figure that rests on few seeds; nothing where it does not."""
+    finished = not isinstance(row, ArmSummary) or row.accuracy is not None
+    return SEED_CONDITIONAL if finished and row.seed_conditional else ""
 
 
 def scope(summary: Summary) -> str:
@@ -170,7 +177,7 @@ def contest(row: DeclaredComparison) -> str:
     parts = [f"{row.first} − {row.second}", row.point or "", ", ".join(row.asked)]
     if len(row.tasks) < row.num_tasks and row.num_tasks > 1:
         parts.append(f"{len(row.tasks)} of {row.num_tasks} tasks")
-    return " · ".join(part for part in parts if part)
+    return " · ".join(part for part in parts if part) + oracle_mark(row)
 
 
 def num_seeds(row: DeclaredComparison) -> str:
@@ -211,6 +218,7 @@ def ours(row: ReferenceRow) -> str:
     if not row.num_tasks:
         return "not finished"
     value = number(row.ours, 2) if row.ours is not None else "undefined"
+    value += seed_mark(row) + oracle_mark(row)
     undefined = f", {row.num_undefined} undefined" if row.num_undefined else ""
     return f"{value} ({row.num_tasks} tasks{undefined})" if row.num_tasks > 1 else value
 
