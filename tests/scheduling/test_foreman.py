@@ -216,6 +216,21 @@ def test_a_stage_that_kills_three_crews_fails_with_the_cause(store: ArtifactStor
     run(work())
 
 
+def test_a_stage_that_gets_further_with_every_crew_that_it_loses_goes_on(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        floor = stage_of(chain, "floor", "s").identity
+        for start in range(6):
+            card = CrewCard(card.crew, card.shape, f"start {start}")
+            assert (await stage_for(foreman, card)).identity == floor
+            await foreman.beat(card, floor, [Point(floor, "training", 10 * start + 5, 90, saved_step=10 * start)])
+        report = await foreman.trial_report("trial")
+        assert report is not None and report.error is None
+
+    run(work())
+
+
 def test_a_foremans_leases_live_and_die_with_its_run_and_not_with_its_own_process(store: ArtifactStore) -> None:
     driver = subprocess.Popen(["sleep", "60"])
 

@@ -158,6 +158,25 @@ def test_a_stage_survives_two_dead_crews_and_fails_with_the_third() -> None:
     assert "killed by the kernel" in str(queue.entries[floor].error)
 
 
+def test_deaths_of_crews_that_left_a_later_checkpoint_do_not_add_up() -> None:
+    (chain,) = chains_of(small_study(methods={"naive": {}}))
+    floor = stage_of(chain, "floor", "s").identity
+    queue = Queue()
+    submit_all(queue, (chain,))
+
+    def die(saved_step: int) -> Status:
+        queue.started(floor)
+        queue.saved(floor, saved_step)
+        queue.crew_died(floor, 3, "the node was taken away")
+        return queue.entries[floor].status
+
+    assert [die(step) for step in (0, 0, 10, 10, 20, 30, 30)] == [Status.WAITING] * 7
+    queue.saved(floor, 5)
+    assert die(30) is Status.FAILED
+    said = str(queue.entries[floor].error)
+    assert "3 crews died while they ran it, and none got to a checkpoint after that of step 30" in said
+
+
 def test_a_stage_that_another_run_holds_is_not_ready_and_says_why() -> None:
     (chain,) = chains_of(small_study(methods={"naive": {}}))
     floor = stage_of(chain, "floor", "s").identity

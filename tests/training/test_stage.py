@@ -95,6 +95,8 @@ def test_a_stopped_stage_goes_on_from_its_checkpoint_and_ends_as_if_undisturbed(
     run_stage(stage, store=tiny.store, workers=alone, observer=onlooker)
     trained = [point.step for point in onlooker.points if point.activity == "training"]
     assert min(trained) == 4, "it must go on after the third step"
+    saved = {point.saved_step for point in onlooker.points if point.activity == "training"}
+    assert saved == {3}, "and says where another attempt would"
     other = ArtifactStore(tmp_path / "other")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "data").symlink_to(tiny.store.root / "data")

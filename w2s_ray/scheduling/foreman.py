@@ -160,6 +160,8 @@ class Foreman:
         self._hear(card, identity)
         self._mail.clear(card.crew, identity)
         self._points |= {point.identity: point for point in points}
+        for point in points:
+            self._state.queue.saved(point.identity, point.saved_step)
         self._take_judged(point for point in points if point.report)
         self._clock.heard(points)
         if self._writer is not None and points:

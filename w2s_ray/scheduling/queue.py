@@ -47,7 +47,11 @@ class Entry:
     handed: frozenset[str] = frozenset()
     """What it was asked for when it was handed out."""
     num_deaths: int = 0
-    """Crews that died while they ran it."""
+    """Crews that died while they ran it, none of which left a later checkpoint than the one before."""
+    saved_step: int = 0
+    """Step of its last checkpoint, as far as it was heard of."""
+    saved_at_death: int = 0
+    """The same when its last crew died."""
     num_not_begun: int = 0
     """Crews that ended after it was given to them and before they began it, as far as they were heard."""
     stopping: bool = False
@@ -157,10 +161,22 @@ class Queue:
         self._refresh(identity)
 
     def crew_died(self, identity: str, max_deaths: int, cause: str) -> None:
-        """The crew that ran it died; after `max_deaths` of them the stage fails."""
+        """The crew that ran it died; after `max_deaths` of them in a row that got no further the stage fails.
+
+        On nodes that come and go a long training may lose any number of crews, as long as each leaves a checkpoint.
+        """
         entry = self.entries[identity]
-        entry.num_deaths += 1
-        self._lost(entry, entry.num_deaths < max_deaths, f"{entry.num_deaths} crews died while they ran it", cause)
+        entry.num_deaths = 1 if entry.saved_step > entry.saved_at_death else entry.num_deaths + 1
+        entry.saved_at_death = entry.saved_step
+        what = f"{entry.num_deaths} crews died while they ran it"
+        if entry.saved_step:
+            what += f", and none got to a checkpoint after that of step {entry.saved_step}"
+        self._lost(entry, entry.num_deaths < max_deaths, what, cause)
+
+    def saved(self, identity: str, step: int) -> None:
+        """It has a checkpoint at `step`."""
+        if identity in self.entries:
+            self.entries[identity].saved_step = max(step, self.entries[identity].saved_step)
 
     def not_begun(self, identity: str, max_not_begun: int, cause: str) -> None:
         """The crew that it was given to ended before it said that it had begun; after `max_not_begun` it fails."""

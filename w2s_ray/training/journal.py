@@ -25,13 +25,15 @@ class Journal:
         self._last_report = 0.0
         self._began = time.monotonic()
         self._first_step: int | None = None
+        self._saved_step = 0
 
     def should_stop(self) -> bool:
         """Ask the observer."""
         return self._observer is not None and self._observer.should_stop()
 
     def resume_at(self, step: int) -> None:
-        """Forget what was written after `step`."""
+        """Forget what was written after `step`, where the last checkpoint is."""
+        self._saved_step = step
         if self._observer is None or not self._path.exists():
             return
         with writing(self._path):
@@ -41,6 +43,10 @@ class Journal:
         lines = self._path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         self._path.write_text("".join(kept))
+
+    def saved(self, step: int) -> None:
+        """A checkpoint is whole; the next point says so."""
+        self._saved_step = step
 
     def step(self, progress: Progress, values: Mapping[str, float]) -> None:
         """Write one step's values; pass them on if the last report is old enough or this is the last step."""
@@ -73,4 +79,5 @@ class Journal:
         self, activity: Activity, step: int, values: Mapping[str, float], left: float | None, report: int = 0
     ) -> None:
         assert self._observer is not None
-        self._observer.report(Point(self._identity, activity, step, self._num_steps, dict(values), left, report))
+        about = (self._identity, activity, step, self._num_steps)
+        self._observer.report(Point(*about, dict(values), left, report, self._saved_step))

@@ -82,6 +82,7 @@ class Loop:
             self._keep(progress.step)
             if stop or due:
                 self.checkpoints.save(self.engine, progress)
+                self.journal.saved(progress.step)
                 last_checkpoint = time.monotonic()
             if stop and step + 1 < num_steps:
                 return progress, True

@@ -21,6 +21,8 @@ class Point:
     seconds_left: float | None = None
     report: int = 0
     """Which of the asked-for reports on the validation examples this is, from 1; 0 for other points."""
+    saved_step: int = 0
+    """Step of the last whole checkpoint: where another attempt would go on."""
 
 
 @dataclass(frozen=True)
