@@ -86,7 +86,7 @@ def test_an_age_that_training_stopped_before_is_not_exported_and_the_step_is_sai
     folder = store.begin("stage", floor.spec.slug, floor.identity)
     for name in ("model", "ages/0.1"):
         (folder / name).mkdir(parents=True)
-        (folder / name / "config.json").write_text(name)
+        (folder / name / "config.json").write_text(json.dumps({"kept": name}))
     metrics = {"num_steps": 40.0, "planned_steps": 100.0}
     store.commit(
         kind="stage", slug=floor.spec.slug, spec=floor.spec, identity=floor.identity, parents=(), metrics=metrics
@@ -99,7 +99,7 @@ def test_an_age_that_training_stopped_before_is_not_exported_and_the_step_is_sai
     fails(exported("0.5"), 2, "stopped early, at step 40 of 100, before 0.5; it kept 0.1")
     fails(exported("0.3"), 2, "kept no model at 0.3; it kept 0.1")
     assert exported("0.1").code == 0
-    assert (tmp_path / "0.1" / "config.json").read_text() == "ages/0.1"
+    assert json.loads((tmp_path / "0.1" / "config.json").read_text())["kept"] == "ages/0.1"
 
 
 def test_a_smoke_study_has_two_steps_to_a_stage_whatever_its_batch() -> None:

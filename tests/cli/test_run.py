@@ -131,6 +131,8 @@ def test_an_exported_model_loads_and_predicts_what_the_stage_did(ran: Ran, tmp_p
     chain = next(each for each in compile_study(study, locked(study, store)) if each.method == "confident")
     stage = chain.find("chain", "large")
     assert stage is not None and stage.test_prediction is not None
+    names = locked(study, store).tasks[stage.task].class_names
+    assert model.config.id2label == dict(enumerate(names)) and names[0] != "LABEL_0"
     kept = store.read_predictions(stage.test_prediction.identity)
     texts = _texts(store, stage.spec.train[0].split.task)
     batch = tokenizer([texts[id_] for id_ in kept.ids], padding=True, return_tensors="pt")

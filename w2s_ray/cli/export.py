@@ -1,5 +1,6 @@
 """`w2s export`: a stage's model as a folder that transformers loads."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ def export(
 ) -> None:
     """Copy the model of the stage that `name` names to `target`, checked against its record.
 
-    `at` takes the model as it was after that share of training.
+    Its classes get the task's names. `at` takes the model as it was after that share of training.
 
     Raises:
         StoreError: when the stage is not finished, kept no such model, fails its checksums, or `target` is in use.
@@ -30,7 +31,8 @@ def export(
     study, store = open_for_reading(path, store_folder, overrides, "export")
     from w2s_ray.scheduling.resolve import locked
 
-    chains = every_chain(study, locked(study, store), store)
+    resolution = locked(study, store)
+    chains = every_chain(study, resolution, store)
     stage = find_stage(chains, name)
     record = store.find(stage.identity)
     if record is None:
@@ -66,6 +68,15 @@ def export(
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target, dirs_exist_ok=True)
+        task = resolution.tasks[stage.task]
+        if task.kind == "classes" and not stage.spec.speaks:
+            _name_classes(target / "config.json", task.class_names)
     terminal.out.print(f"{describe(chains, stage)} → {target}", markup=False, soft_wrap=True)
     for file in sorted(target.rglob("*")):
         terminal.out.print(f"  {file.relative_to(target)}", markup=False, soft_wrap=True)
+
+
+def _name_classes(config: Path, names: Sequence[str]) -> None:
+    """Give the classes the task's names, where the store's artifact, which knows no task, has LABEL_0, LABEL_1, …."""
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | labels, indent=2, ensure_ascii=False) + "\n")
