@@ -116,6 +116,8 @@ def test_logs_show_the_steps_of_a_stage(ran: Ran) -> None:
     assert [line.split()[0] for line in done.out.splitlines()[-2:]] == ["3", "4"]
     by_name = w2s("logs", "floor:small", "--study", "tiny.yaml", "--store", ran.store, "--json", cwd=ran.home)
     assert [json.loads(line)["step"] for line in by_name.out.splitlines()] == [1, 2, 3, 4]
+    named = ("logs", "floor:small", "--study", "tiny.yaml", "--store", ran.store)
+    fails(w2s(*named, "--set", "seeds=[9]", cwd=ran.home), 2, "was not started yet")
 
 
 def test_an_exported_model_loads_and_predicts_what_the_stage_did(ran: Ran, tmp_path: Path) -> None:

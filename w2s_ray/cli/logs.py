@@ -1,6 +1,7 @@
 """`w2s logs`: what a stage measured at its steps, and what it and its libraries printed."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -11,14 +12,19 @@ from w2s_ray.cli.status import journal_lines
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.load import load_study
+from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ATTEMPTS_NAME, ArtifactStore, artifact_folders
 from w2s_ray.store.found import every_chain
 
 
-def print_logs(name: str, store_folder: Path, study_file: Path | None, *, last: int, as_json: bool) -> None:
+def print_logs(
+    name: str, store_folder: Path, study_file: Path | None, overrides: Sequence[str], *, last: int, as_json: bool
+) -> None:
     """Print the attempts and the last steps of the stage that `name` names."""
     store = existing_store(store_folder)
-    folder = _folder(store, name) if study_file is None else _folder_in_study(store, name, study_file)
+    folder = (
+        _folder(store, name) if study_file is None else _folder_in_study(store, name, load_study(study_file, overrides))
+    )
     lines = journal_lines(folder)
     if as_json:
         for line in lines:
@@ -47,10 +53,9 @@ def _table(lines: list[dict[str, float]]) -> Table:
     return table
 
 
-def _folder_in_study(store: ArtifactStore, name: str, study_file: Path) -> Path:
+def _folder_in_study(store: ArtifactStore, name: str, study: Study) -> Path:
     from w2s_ray.scheduling.resolve import locked
 
-    study = load_study(study_file)
     stage = find_stage(every_chain(study, locked(study, store), store), name)
     folder = store.folder(stage.spec.slug, stage.identity)
     if not (folder / ATTEMPTS_NAME).is_file():

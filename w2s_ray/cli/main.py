@@ -127,6 +127,7 @@ def logs(
     ],
     study: Annotated[Path | None, typer.Option(metavar="STUDY.yaml", help="The study that names the stage.")] = None,
     store: StoreFolder = DEFAULT_STORE,
+    set_: Overrides = None,
     last: Annotated[
         int, typer.Option("-n", "--last", min=1, help="How many of the last steps and log lines to print.")
     ] = 20,
@@ -135,7 +136,7 @@ def logs(
     """Print what a stage measured at its steps, what it printed, and how often it was started."""
     from w2s_ray.cli import logs as verb
 
-    verb.print_logs(stage, store, study, last=last, as_json=json)
+    verb.print_logs(stage, store, study, set_ or [], last=last, as_json=json)
 
 
 @app.command()
