@@ -19,8 +19,8 @@ NUM_STAGES = {
     "pretrain_chess": 3,
     "ladder_reviews": 3,
     "ladder_mixed": 3,
-    # By seed, of 57 in all: the pairs have no zero-shot level, three of the tasks a confidence loss.
-    "results": 3 * 57,
+    # Per seed: six tasks of S, M chain and ceiling, L chain, direct and ceiling; M and L with a confidence loss on two.
+    "results": 3 * (6 * 6 + 2 * 2),
     "sst2_local": 6,
     "sst2_gpt2": 7,
     # Per seed: S; M chain and ceiling; L chain by two ways and ceiling.
