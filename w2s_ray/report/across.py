@@ -12,7 +12,7 @@ from w2s_ray.report.arms import DistinctArm, NamedArm, Place, label
 from w2s_ray.report.findings import AcrossTasks
 from w2s_ray.report.judge import Judge, Standing
 from w2s_ray.report.scores import estimate, pgr_estimate
-from w2s_ray.science.recovery import FEW_SEEDS, Sampled, mean_of
+from w2s_ray.science.recovery import Sampled, mean_of
 
 
 def across_tasks(judges: Mapping[str, Judge]) -> tuple[AcrossTasks, ...]:
@@ -60,15 +60,12 @@ def _rows(judges: Mapping[str, Judge]) -> list[_Row]:
 def _summary(row: _Row, judges: Mapping[str, Judge]) -> AcrossTasks | None:
     accuracies: dict[str, Sampled] = {}
     standings: dict[str, Standing] = {}
-    num_seeds: list[int] = []
     for task, arm in row.by_task.items():
         judge = judges[task]
         if seeds := judge.seeds(arm):
             accuracies[task] = judge.scores.mean(arm.identities, seeds)
         if between := judge.seeds_between(arm, arm.ceilings):
             standings[task] = judge.standing(arm, arm.ceilings, between)
-        if seeds:
-            num_seeds.append(len(between or seeds))
     if len(accuracies) < 2:
         return None
     pgrs = {task: judges[task].recovery(standings[task]).pgr if task in standings else None for task in accuracies}
@@ -79,7 +76,7 @@ def _summary(row: _Row, judges: Mapping[str, Judge]) -> AcrossTasks | None:
         arm=row.arm,
         label=row.label,
         oracle=any(judges[task].is_oracle(row.by_task[task]) for task in accuracies),
-        seed_conditional=min(num_seeds) < FEW_SEEDS,
+        seed_conditional=any(judges[task].is_seed_conditional(row.by_task[task]) for task in accuracies),
         accuracy=estimate(mean_of(list(accuracies.values()))),
         pgrs=pgrs,
         median=median(known) if known else None,

@@ -91,6 +91,11 @@ class Judge:
         """Whether ground truth beyond the first supervisor's has a part in an arm, for any of its seeds."""
         return any(is_oracle(self._study, self._evidence.stages, stage) for stage in arm.stages.values())
 
+    def is_seed_conditional(self, arm: DistinctArm) -> bool:
+        """Whether an arm's figures, its PGR's where it has one, rest on few seeds."""
+        between = self.seeds_between(arm, arm.ceilings) if arm.is_student else ()
+        return len(between or self.seeds(arm)) < FEW_SEEDS
+
     def _arm(self, arm: DistinctArm) -> ArmSummary:
         seeds = self.seeds(arm)
         between = self.seeds_between(arm, arm.ceilings) if arm.is_student else ()
@@ -109,7 +114,7 @@ class Judge:
             stages=arm.identities,
             seeds=seeds,
             pgr_seeds=between,
-            seed_conditional=len(between or seeds) < FEW_SEEDS,
+            seed_conditional=self.is_seed_conditional(arm),
         )
         if not seeds:
             return about
