@@ -102,6 +102,7 @@ def test_the_keys_to_results_and_models_reach_the_workers_of_a_cluster(two_nodes
     assert done.stdout == "a key http://mirror\n", done.stderr
 
 
+@pytest.mark.soak
 def test_a_running_cluster_of_two_nodes_trains_each_stage_on_both(two_nodes: TwoNodes, shared: Path) -> None:
     done = two_nodes.w2s("run", "tiny.yaml", "--address", two_nodes.address, "--store", "store", *WORKERS, cwd=shared)
     assert done.code == 0, done

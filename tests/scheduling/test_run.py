@@ -141,6 +141,7 @@ def test_three_chains_share_their_stages_and_leave_nothing_behind(store: Artifac
     assert again.failed == {}
 
 
+@pytest.mark.soak
 def test_a_killed_worker_a_killed_foreman_and_a_bad_stage_harm_nobody_else(store: ArtifactStore) -> None:
     bad = {"confidence0.5": Behaviour(steps=3, fails_at=1)}
     behave(store, **bad, all=Behaviour(steps=40, step_seconds=0.1))

@@ -96,7 +96,7 @@ def test_what_a_trials_process_loads_has_no_torch_in_it() -> None:
 
 def test_asha_stops_a_weak_candidate_in_the_middle_of_its_student(store: ArtifactStore, tmp_path: Path) -> None:
     scheduler = {"kind": "asha", "reports": 6, "grace_reports": 1, "reduction_factor": 2}
-    slow = {"optimisation": {"epochs": 8}}
+    slow = {"optimisation": {"epochs": 5}}
     best_first = {"space": {RATE: sorted(RATES, key=lambda rate: abs(math.log10(rate) + 3))}}
     study = judged_study(tmp_path, max_concurrent=1, **search(scheduler=scheduler, **best_first), **slow)
     outcome = go(study, store)

@@ -1,5 +1,6 @@
 """A tiny real study for the training room: real text files of words, a tiny real Llama, real process groups."""
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -182,6 +183,19 @@ class Onlooker:
 
     def report(self, point: Point) -> None:
         self.points.append(point)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def libraries() -> None:
+    """Load what stages need, and spare the collection at the end of each from going through it, as crews do."""
+    spare_libraries()
+
+
+def spare_libraries() -> None:
+    import w2s_ray.training.stage  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -29,12 +29,13 @@ def _work(rank: int, size: int, cases: dict[str, str], store_root: str, meeting:
     import torch
     import torch.distributed as dist
 
-    from tests.training.conftest import Onlooker
+    from tests.training.conftest import Onlooker, spare_libraries
     from w2s_ray.spec.chain import PlannedStage
     from w2s_ray.store.artifacts import ArtifactStore
     from w2s_ray.training.stage import run_stage
     from w2s_ray.training.workers import Workers
 
+    spare_libraries()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     losses = {}
