@@ -14,6 +14,10 @@ STAMP := $(VENV)/installed.stamp
 demo: $(STAMP)
 	$(BIN)/w2s run tune_configs/quickstart.yaml
 
+# Tests start many processes on few cores: more than a thread in each and they wait for each other.
+test soak: export OMP_NUM_THREADS ?= 1
+test soak: export TOKENIZERS_PARALLELISM ?= false
+
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
