@@ -166,6 +166,7 @@ def test_optuna_draws_as_many_candidates_as_it_was_asked_for(
         assert all(candidate.cost for candidate in found.candidates)
 
 
+@pytest.mark.soak
 def test_pbt_shares_the_stages_so_far_and_varies_those_to_come(store: ArtifactStore, tmp_path: Path) -> None:
     rates = {"low": 1e-5, "high": 1e-2, "log": True}
     study = judged_study(
