@@ -188,12 +188,12 @@ class Onlooker:
 @pytest.fixture(scope="session", autouse=True)
 def libraries() -> None:
     """Load what stages need, and spare the collection at the end of each from going through it, as crews do."""
+    import w2s_ray.training.stage  # noqa: F401
+
     spare_libraries()
 
 
 def spare_libraries() -> None:
-    import w2s_ray.training.stage  # noqa: F401
-
     gc.collect()
     gc.freeze()
 

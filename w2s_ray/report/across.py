@@ -64,7 +64,7 @@ def _summary(row: _Row, judges: Mapping[str, Judge]) -> AcrossTasks | None:
         judge = judges[task]
         if seeds := judge.seeds(arm):
             accuracies[task] = judge.scores.mean(arm.identities, seeds)
-        if between := judge.seeds_between(arm, arm.ceilings):
+        if between := judge.pgr_seeds(arm):
             standings[task] = judge.standing(arm, arm.ceilings, between)
     if len(accuracies) < 2:
         return None

@@ -48,6 +48,10 @@ class Judge:
             if arm.floors.get(seed) in self.scores and ceilings.get(seed) in self.scores
         )
 
+    def pgr_seeds(self, arm: DistinctArm) -> tuple[int, ...]:
+        """Return the seeds of an arm's PGR: none for what learned from no supervisor."""
+        return self.seeds_between(arm, arm.ceilings) if arm.is_student else ()
+
     def standing(self, arm: DistinctArm, ceilings: Mapping[int, str], seeds: Sequence[int]) -> Standing:
         """Return an arm between its floor and these ceilings."""
         mean = self.scores.mean
@@ -93,12 +97,10 @@ class Judge:
 
     def is_seed_conditional(self, arm: DistinctArm) -> bool:
         """Whether an arm's figures, its PGR's where it has one, rest on few seeds."""
-        between = self.seeds_between(arm, arm.ceilings) if arm.is_student else ()
-        return len(between or self.seeds(arm)) < FEW_SEEDS
+        return len(self.pgr_seeds(arm) or self.seeds(arm)) < FEW_SEEDS
 
     def _arm(self, arm: DistinctArm) -> ArmSummary:
-        seeds = self.seeds(arm)
-        between = self.seeds_between(arm, arm.ceilings) if arm.is_student else ()
+        seeds, between = self.seeds(arm), self.pgr_seeds(arm)
         spec = next(iter(arm.stages.values())).spec
         about = ArmSummary(
             task=arm.task,
