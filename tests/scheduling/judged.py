@@ -97,15 +97,17 @@ def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: object, obs
         if stop.item():
             return StageResult(spec.identity, True, True)
     if leads:
-        _write(stage, store, folder, trains)
+        leave_in_store(stage, store)
     dist.barrier()
     return StageResult(spec.identity, False, trains, {"total": time.perf_counter() - began})
 
 
-def _write(stage: PlannedStage, store: ArtifactStore, folder: Path, trains: bool) -> None:
+def leave_in_store(stage: PlannedStage, store: ArtifactStore) -> None:
+    """Leave what the stage comes to: its model, unless that is there already, and what it predicts."""
     spec = stage.spec
-    if trains:
-        (folder / "model").mkdir(exist_ok=True)
+    if store.find(spec.identity) is None:
+        folder = store.folder(spec.slug, spec.identity)
+        (folder / "model").mkdir(parents=True, exist_ok=True)
         (folder / "model" / "weights").write_text(spec.identity)
         metrics = {"train_tokens": 1000 * spec.optimisation.epochs, "train_seconds": 1.0}
         parents = tuple(sorted(stage.requires))

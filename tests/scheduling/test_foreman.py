@@ -170,6 +170,19 @@ def test_a_withdrawn_stage_is_told_to_stop_and_goes_on_for_another_trial(store: 
     run(work())
 
 
+def test_when_tune_is_through_whatever_is_under_way_is_told_to_stop(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        await foreman.submit((chain,), "trial", "a process that Tune ends without a word")
+        card = await crew_of(foreman)
+        stage = await stage_for(foreman, card)
+        await foreman.withdraw_all()
+        assert await foreman.beat(card, stage.identity, [])
+        assert await foreman.trial_report("trial") is None
+
+    run(work())
+
+
 def test_a_failed_stage_fails_its_chain_alone(store: ArtifactStore) -> None:
     async def work() -> None:
         foreman = foreman_of(store)
@@ -422,16 +435,16 @@ def test_a_late_word_about_a_finished_stage_leaves_the_next_order_in_the_box(sto
     run(work())
 
 
-def test_a_process_that_was_started_for_nothing_takes_no_trial_with_it(store: ArtifactStore) -> None:
+def test_a_process_that_leaves_late_takes_no_trial_with_it_that_another_has_taken_up(store: ArtifactStore) -> None:
     async def work() -> None:
         foreman, chain = foreman_of(store), one_chain()
         card = await crew_for(foreman, chain)
         stage = await stage_for(foreman, card)
-        await foreman.submit((chain,), "trial", "the idle one that took over")
-        await foreman.submit((chain,), "trial", "the one started for it")
-        await foreman.withdraw("trial", "the one started for it")
+        await foreman.submit((chain,), "trial", "the one that took over")
+        await foreman.submit((chain,), "trial", "the one that was kept idle")
+        await foreman.withdraw("trial", "the one that was kept idle")
         assert not await foreman.beat(card, stage.identity, []), "somebody still wants it"
-        await foreman.withdraw("trial", "the idle one that took over")
+        await foreman.withdraw("trial", "the one that took over")
         assert await foreman.beat(card, stage.identity, []), "nobody does"
 
     run(work())

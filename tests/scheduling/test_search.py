@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ import pytest
 import ray
 from ray import tune
 
-from tests.scheduling.judged import FORGIVEN, STEPS, judged_study, others, resolved
+from tests.scheduling.judged import FORGIVEN, STEPS, judged_study, leave_in_store, others, resolved
 from tests.scheduling.studies import no_tracker
 from tests.scheduling.test_run import Watching, starts
 from w2s_ray.errors import Interrupted
 from w2s_ray.scheduling.candidates import CandidateJudge
+from w2s_ray.scheduling.foreman import Foreman
+from w2s_ray.scheduling.room import Node
 from w2s_ray.scheduling.search import Search
 from w2s_ray.scheduling.study import RunSettings, StudyOutcome, run_study
-from w2s_ray.spec.chain import distinct_stages
-from w2s_ray.spec.search import Found
+from w2s_ray.spec.chain import Chain, distinct_stages
+from w2s_ray.spec.search import Found, Point
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.found import every_chain, read_found
@@ -60,6 +63,13 @@ def search(**keys: Any) -> dict[str, Any]:
     return {"search": {"space": {RATE: RATES}, "choose_by": "agreement"} | keys}
 
 
+class Broken(CandidateJudge):
+    """Lets no process take up its candidate."""
+
+    def chains(self, point: Point) -> tuple[Chain, ...]:
+        raise OSError("the disk is gone")
+
+
 def found_in(outcome: StudyOutcome) -> Found:
     assert outcome.found is not None
     return outcome.found
@@ -84,6 +94,40 @@ def test_a_grid_is_judged_and_its_best_point_runs_on_the_studys_own_seeds(store:
     shutil.rmtree(store.folder(lost.spec.slug, lost.identity))
     regained = go(study, store)
     assert regained.trained == (lost.identity,) and regained.found == found, "killed among the winners' chains"
+
+
+@pytest.mark.soak
+def test_a_search_whose_time_is_up_stops_what_is_under_way_and_runs_the_best_so_far(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    epochs = "ladder.l.optimisation.epochs"
+    space = {epochs: [1, 80, 81]}
+    study = judged_study(tmp_path, max_concurrent=1, **search(space=space, time_budget_seconds=15))
+    judge = CandidateJudge(study, resolved(study, store), store)
+    for stage in distinct_stages(judge.chains(Point.of({epochs: 1}))).values():
+        leave_in_store(stage, store)
+    outcome = go(study, store)
+    found = found_in(outcome)
+    assert [(one.point.values[epochs], one.status) for one in found.candidates] == [(1, "done"), (80, "stopped")]
+    assert [winner.values[epochs] for winner in found.winners] == [1]
+    assert outcome.failed == {}
+    (chain,) = judge.chains(Point.of({epochs: 80}))
+    assert not any(store.find(stage.identity) for stage in chain.stages if stage.level == "l"), "nobody waits for them"
+
+
+def test_a_candidate_whose_process_cannot_start_is_listed_as_failed_with_the_reason(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    study = judged_study(tmp_path, **search(space={RATE: RATES[:2]}))
+    judge = Broken(study, resolved(study, store), store)
+    foreman = ray.remote(Foreman).options(num_cpus=0).remote(store, study.name, "this run", [Node(2)])
+    broken = Search(judge, None, foreman, replace(SETTINGS, max_trial_failures=0), threading.Event())
+    broken.start()
+    assert broken.wait(120)
+    ray.kill(foreman)
+    candidates = broken.found().candidates
+    assert [one.point.values[RATE] for one in candidates] == RATES[:2]
+    assert all(one.status == "failed" and "the disk is gone" in str(one.error) for one in candidates)
 
 
 def test_what_a_trials_process_loads_has_no_torch_in_it() -> None:

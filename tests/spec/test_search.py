@@ -214,8 +214,11 @@ def test_candidates_need_a_student_to_be_judged_by() -> None:
         ({RATE: {"low": 1e-3, "high": 1e-4}}, {"sampler": "random", "num_samples": 2}, "must be below high"),
         ({RATE: {"low": 0, "high": 1, "log": True}}, {"sampler": "random", "num_samples": 2}, "logarithm"),
         ({RATE: [1e-4]}, {"sampler": "random"}, "num_samples"),
-        ({RATE: [1e-4]}, {"sampler": "tpe", "num_samples": 2}, "nothing to compare them by"),
-        ({RATE: [1e-4]}, {"scheduler": {"kind": "asha"}}, "nothing to compare them by"),
+        ({RATE: [1e-4]}, {"sampler": "tpe", "num_samples": 2}, "nothing to judge it by"),
+        ({RATE: [1e-4]}, {"scheduler": {"kind": "asha"}}, "nothing to judge it by"),
+        ({RATE: [1e-4]}, {"time_budget_seconds": 60}, "nothing to judge it by"),
+        ({RATE: [1e-4]}, {"num_winners": 2}, "nothing to judge it by"),
+        ({RATE: [1e-4]}, {"seeds": [7]}, "nothing to judge it by"),
         ({RATE: [1e-4]}, {**AGREEMENT, "scheduler": {"kind": "asha", "reports": 1}}, "reports"),
         (
             {RATE: [1e-4]},

@@ -1,8 +1,9 @@
 """Which processes ask for a trial, as far as they are heard.
 
-Tune may start two for one trial and end one of them unused, when it finds an idle one to take over; what it ends takes
-nothing with it as long as another is there. One that was killed says nothing at all, so whoever leaves beside one that
-was heard of late has to look again when that one would have spoken.
+There may be two for one trial: Tune keeps the process of a trial that pauses or ends for another one, and it withdraws
+only when it takes that up; by then another process may have gone on with the first. Whoever leaves takes nothing along
+as long as another is there. One that was killed says nothing at all, so whoever leaves beside one that was heard of
+late has to look again when that one would have spoken.
 """
 
 import time

@@ -12,7 +12,7 @@ far are shared, and varies the rest.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -140,8 +140,6 @@ class CandidateTrial(Asking):
     """Students of each chain, counted from the weakest, whose stages are done."""
     _last_report: int
     """The number of the newest one that Tune has heard of."""
-    _asked: bool
-    """Whether the foreman was asked for what comes next."""
 
     def setup(
         self,
@@ -167,9 +165,6 @@ class CandidateTrial(Asking):
         Tune's samplers and schedulers take no result without one, so this waits. An interrupted run is waited for too:
         Tune is about to be ended, and as far as it knows this candidate goes on.
         """
-        if not self._asked:
-            self.ask(self.trial_id, self._part())
-            self._asked = True
         while True:
             report = self.hear()
             result: dict[str, Any] = {"status": report.status, "point": self._point.model_dump_json(), "done": False}
@@ -234,12 +229,12 @@ class CandidateTrial(Asking):
         scheduler = self._judge.search.scheduler
         return scheduler.reports if isinstance(scheduler, Asha) else self._levels_done
 
-    def _part(self) -> tuple[Chain, ...]:
-        """What is asked for now: everything, or under population-based training up to the next level."""
+    def wanted(self) -> tuple[str, Sequence[Chain]]:
+        """Return all chains of the point, or under population-based training what they have up to the next level."""
         if not self._in_levels:
-            return self._chains_all
+            return self.trial_id, self._chains_all
         levels = self._path[: self._levels_done + 2]
-        return tuple(
+        return self.trial_id, tuple(
             chain.model_copy(update={"stages": tuple(stage for stage in chain.stages if stage.level in levels)})
             for chain in self._chains_all
         )

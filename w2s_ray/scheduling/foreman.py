@@ -133,6 +133,12 @@ class Foreman:
         elif self._forget(trial):
             self._carry_out()
 
+    async def withdraw_all(self) -> None:
+        """Forget what every trial asked for: Tune is through, and ends those that wait for a report without a word."""
+        for trial in tuple(self._chains):
+            self._forget(trial)
+        self._carry_out()
+
     async def trial_report(self, trial: str, seen: int = -1, asker: str | None = None) -> TrialReport | None:
         """Return how the trial's chains stand, as soon as that is news; None where the trial is not known."""
         self._askers.heard(trial, asker)

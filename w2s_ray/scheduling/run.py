@@ -140,6 +140,7 @@ class Run:
         if self._interrupt.is_set():
             done = sum(is_finished(stage, self._store) for stage in self._unfinished.values())
             raise self._interrupted(done, None)
+        ray.get(foreman.withdraw_all.remote(), timeout=_ANSWER_SECONDS)
         found = search.found()
         self._take(compile_study(self._study, self._resolution, found))
         return found

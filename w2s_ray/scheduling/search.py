@@ -10,7 +10,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,7 @@ class Search(Tuning):
         self._before = before.candidates if before is not None else ()
         self._judge, self._foreman, self._settings, self._interrupt = judge, foreman, settings, interrupt
         self._folder = judge.store.study_folder(judge.study.name)
+        self._path = self._folder / (_RETRY_NAME if self._before else _TUNE_NAME)
 
     def found(self) -> Found:
         """Return what the search came to, and put it down in the study's folder.
@@ -68,7 +69,9 @@ class Search(Tuning):
         Raises:
             BaseException: what ended Tune itself, if anything did.
         """
-        judged = tuple(self._candidate(result) for result in self.results)
+        results = self.results
+        drawn = tune.ExperimentAnalysis(str(self._path)).get_all_configs()
+        judged = tuple(self._candidate(result, drawn) for result in results)
         judged = (*(one for one in self._before if one.status != "failed"), *judged)
         found = Found(candidates=judged, winners=best(judged, self._judge.search))
         write_found(found, self._judge.study, self._judge.store)
@@ -79,7 +82,7 @@ class Search(Tuning):
         os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(_SNAPSHOT_SECONDS))
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a candidate has no figure before its first report
         random.seed(self._judge.search.seed)  # population-based training draws from the process's generator
-        path, marker = self._folder / (_RETRY_NAME if self._before else _TUNE_NAME), self._folder / _MARKER_NAME
+        path, marker = self._path, self._folder / _MARKER_NAME
         digest = search_digest(self._judge.study)
         _SEARCHES[digest] = (self._interrupt, path)
         trainable = tune.with_parameters(CandidateTrial, judge=self._judge, foreman=self._foreman)
@@ -117,10 +120,11 @@ class Search(Tuning):
             ),
         )
 
-    def _candidate(self, result: tune.Result) -> Candidate:
+    def _candidate(self, result: tune.Result, drawn: Mapping[str, Mapping[str, Any]]) -> Candidate:
+        """Return what became of a trial; `drawn` has its settings, of which one that never spoke told nothing."""
         metrics = result.metrics or {}
         point = metrics.get("point")
-        known = Point.model_validate_json(point) if point else self._judge.point(result.config or {})
+        known = Point.model_validate_json(point) if point else self._judge.point(drawn[metrics["trial_id"]])
         if result.error is not None or metrics.get("status") == "failed":
             return Candidate(point=known, status="failed", error=str(result.error or metrics.get("error")))
         if metrics.get("status") != "done" or not metrics.get("done"):

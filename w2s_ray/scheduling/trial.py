@@ -41,15 +41,23 @@ class Asking(tune.Trainable):
     _foreman: "ActorHandle[Foreman]"
     _name = ""
     """The trial for which was asked; none at first, and nothing to withdraw."""
+    _asked = False
+    """Whether the foreman was asked for what is wanted now."""
 
-    def ask(self, name: str, chains: Sequence[Chain]) -> None:
-        """Want every stage of `chains`, in the name of one trial."""
-        self._name, self._chains = name, tuple(chains)
-        self._seen = -1
-        self._submit()
+    def wanted(self) -> tuple[str, Sequence[Chain]]:
+        """Return the trial's name, and the chains of which it wants every stage next."""
+        raise NotImplementedError
 
     def hear(self) -> TrialReport:
-        """Return the next report, as soon as there is news."""
+        """Return the next report on what is wanted, as soon as there is news.
+
+        It is asked for here and no sooner: of the processes that Tune starts, some are ended before their first step,
+        because an idle one took the trial over. What they had asked for they would withdraw under its feet.
+        """
+        if not self._asked:
+            self._name, self._chains = self.wanted()
+            self._seen, self._asked = -1, True
+            self._submit()
         report = self._next_report()
         while report is None:  # the foreman was restarted and does not know this trial
             self._submit()
@@ -104,12 +112,16 @@ class ChainTrial(Asking):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Put down which stages the chain is made of; what is done of them the store knows."""
-        stages = [stage.identity for chain in self._chains for stage in chain.stages]
-        Path(checkpoint_dir, _CHECKPOINT).write_text(json.dumps({"chain": self._name, "stages": stages}))
+        stages = [stage.identity for stage in self._chain.stages]
+        Path(checkpoint_dir, _CHECKPOINT).write_text(json.dumps({"chain": self._chain.name, "stages": stages}))
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
-        """Nothing to load: the chain was submitted, and what is done of it is found."""
+        """Nothing to load: the chain is asked for, and what is done of it is found."""
+
+    def wanted(self) -> tuple[str, Sequence[Chain]]:
+        """Return the whole chain."""
+        return self._chain.name, (self._chain,)
 
     def _take_up(self, config: dict[str, Any]) -> None:
-        chain: Chain = ray.get(self._by_name[config["chain"]])
-        self.ask(chain.name, (chain,))
+        self._chain: Chain = ray.get(self._by_name[config["chain"]])
+        self._asked = False

@@ -198,18 +198,21 @@ class SearchSpec(Spec):
         return self
 
     def _choose_nothing(self) -> None:
-        """Refuse what needs a figure to choose by where there is none."""
-        needs = {
+        """Refuse what is about candidates where there are none."""
+        about_candidates = {
             "scheduler": self.scheduler is not None,
             "minimise": self.minimise is not None,
             "development_tasks": bool(self.development_tasks),
             f"sampler {self.sampler}": self.sampler in ("tpe", "nsga2"),
+            "seeds": self.seeds != (1000,),
+            "num_winners": self.num_winners != 1,
+            "time_budget_seconds": self.time_budget_seconds is not None,
         }
-        for name, given in needs.items():
+        for name, given in about_candidates.items():
             if given:
                 raise ValueError(
-                    f"search.{name} compares trials, and there is nothing to compare them by; set `choose_by` to "
-                    "agreement, development_tasks or oracle"
+                    f"search.{name} is about candidates, which are judged; without `choose_by` every point is a result "
+                    "of its own, with nothing to judge it by; set `choose_by` to agreement, development_tasks or oracle"
                 )
 
 
