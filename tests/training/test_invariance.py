@@ -30,6 +30,8 @@ TWO_WORKERS = [(0, ROOMY), (1, ROOMY), (2, ROOMY), (3, ROOMY), (1, TIGHT), (2, T
 EVERY_WAY = [("1", *shape) for shape in ONE_WORKER[1:]] + [("2", *shape) for shape in TWO_WORKERS]
 SOME_WAYS = [("1", 0, TIGHT), ("2", 3, TIGHT)]
 """For losses that differ from the first only in what they compute."""
+OFFLOADED = (2, 3)
+"""ZeRO stages under which the optimizer's state is kept in the host's memory."""
 ROUNDING = 1e-7
 """Of numbers near 1 in fp32: a divergence near 0 is the difference of such numbers."""
 KINDS = ("pairs", "answers", "text", "probe", "lora")
@@ -74,6 +76,11 @@ def cases(stages: dict[str, PlannedStage], workers: str) -> dict[str, str]:
         execution = stage.execution.model_copy(update={"zero_stage": zero_stage, "tokens_per_micro_batch": tokens})
         stage = stage.model_copy(update={"execution": execution, "predicts": ()})
         found[f"{label}-{zero_stage}-{tokens}"] = stage.model_dump_json()
+    for zero_stage in OFFLOADED if workers == "2" else ():
+        first = stages[LABELS[0]]
+        execution = first.execution.model_copy(update={"zero_stage": zero_stage, "offload_optimizer": True})
+        stage = first.model_copy(update={"execution": execution, "predicts": ()})
+        found[f"offloaded-{zero_stage}"] = stage.model_dump_json()
     return found
 
 
@@ -97,6 +104,14 @@ def test_the_same_stage_gives_the_same_losses_however_it_is_executed(
     reference = losses["1"][f"{label}-0-{ROOMY}"]
     found = losses[workers][f"{label}-{zero_stage}-{tokens}"]
     np.testing.assert_allclose(found, reference, rtol=1e-5, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("zero_stage", OFFLOADED)
+def test_an_optimizer_in_the_hosts_memory_takes_the_same_steps(
+    losses: dict[str, dict[str, list[float]]], zero_stage: int
+) -> None:
+    reference = losses["1"][f"{LABELS[0]}-0-{ROOMY}"]
+    np.testing.assert_allclose(losses["2"][f"offloaded-{zero_stage}"], reference, rtol=1e-5, atol=ROUNDING)
 
 
 def test_every_kind_of_loss_is_held_to_this() -> None:
