@@ -1,5 +1,6 @@
 """The command's small parts, each on its own."""
 
+import io
 import json
 import subprocess
 import sys
@@ -12,19 +13,24 @@ from rich.console import Console
 
 from tests.cli.conftest import ROOT, Done, fails, w2s
 from tests.scheduling.studies import chains_of, small_study
+from tests.scheduling.test_foreman import commit
 from w2s_ray.cli.amounts import bytes_text, count_text, seconds_text
 from w2s_ray.cli.live import PlainView
+from w2s_ray.cli.run import _exit_code, _say_what_was_trained
 from w2s_ray.cli.smoke import SMOKE_STEPS, shrink
 from w2s_ray.cli.stage_names import describe, find_stage
 from w2s_ray.cli.submit import STUDY_NAME, _submit, entrypoint, pack
+from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import DataError, StudyError
 from w2s_ray.scheduling.environment import PASSED_ON
 from w2s_ray.scheduling.estimate import num_steps
 from w2s_ray.scheduling.resolve import resolve
+from w2s_ray.scheduling.study import StudyOutcome
 from w2s_ray.scheduling.view import StudyStatus, Turn
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import load_study
+from w2s_ray.spec.search import Candidate, Found, Point
 from w2s_ray.store.artifacts import ArtifactStore
 
 
@@ -102,6 +108,28 @@ def test_an_age_that_training_stopped_before_is_not_exported_and_the_step_is_sai
     assert json.loads((tmp_path / "0.1" / "config.json").read_text())["kept"] == "ages/0.1"
 
 
+def test_a_run_whose_search_chose_nothing_says_why_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(terminal, "err", Console(file=text))
+    failed = Candidate(point=Point.of({"optimisation.epochs": 1}), status="failed", error="the loss is nan")
+    assert _exit_code(StudyOutcome({}, found=Found(candidates=(failed,), winners=()))) == 1
+    assert "the search has nothing to choose from" in text.getvalue() and "the loss is nan" in text.getvalue()
+
+
+def test_stages_that_failed_were_not_there_already(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(terminal, "out", Console(file=text))
+    chains = chains_of(small_study(methods={"naive": {}}))
+    floor, *_ = stages = tuple(distinct_stages(chains).values())
+    for stage in (floor, stages[1]):
+        commit(store, stage)
+    _say_what_was_trained(StudyOutcome({}, trained=(floor.identity,)), chains, store)
+    assert "finished 1 of 3 stages; sharing saved 0 trainings; 1 were there already" in text.getvalue()
+
+
+LOSS = "methods.bound.losses.l.kind"
+
+
 def test_a_smoke_study_has_two_steps_to_a_stage_whatever_its_batch() -> None:
     study = small_study(
         optimisation={"epochs": 7, "early_stopping": {}},
@@ -112,7 +140,34 @@ def test_a_smoke_study_has_two_steps_to_a_stage_whatever_its_batch() -> None:
     )
     stages = distinct_stages(chains_of(shrink(study))).values()
     assert {num_steps(stage, 50.0) for stage in stages} == {SMOKE_STEPS}
-    assert all(stage.spec.optimisation.early_stopping is None for stage in stages)
+    assert all(stage.spec.optimisation.early_stopping.every_steps == 1 for stage in stages)  # type: ignore[union-attr]
+
+
+def test_a_smoke_study_keeps_what_its_methods_need_to_be_run_at_all() -> None:
+    near = {"kind": "knn", "mode": "relabel", "fraction": 0.5}
+    study = small_study(
+        optimisation={"examples_per_step": 8, "early_stopping": {}},
+        methods={
+            "near": {"labels": {"l": {"transforms": [{"kind": "keep_random", "fraction": 0.5}, near]}}},
+            "bound": {"oracle": ["l"]},
+            "read": {"generative": {"l": {"epochs": 9, "examples_per_step": 8}}},
+        },
+        splits={"train_examples": 500, "validation_examples": 20},
+        search={
+            "space": {"splits.train_examples": [300, 400], "ladder.l.optimisation.epochs": [9], LOSS: ["hard", "naive"]}
+        },
+    )
+    small = shrink(study)
+    assert small.search is not None and list(small.search.space) == [LOSS]
+    small.check_together()
+    stages = distinct_stages(chains_of(small)).values()
+    assert {num_steps(stage, 50.0) for stage in stages} == {1, SMOKE_STEPS}, (
+        "one where half of the examples are dropped"
+    )
+
+
+def test_a_search_over_sizes_alone_is_no_search_in_a_smoke_study() -> None:
+    assert shrink(small_study(search={"space": {"splits.train_examples": [300, 400]}})).search is None
 
 
 def test_a_smoke_study_is_run_as_the_study_is() -> None:

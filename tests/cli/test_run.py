@@ -259,7 +259,7 @@ def test_a_smoke_run_takes_two_steps_of_every_stage_and_leaves_no_store(ran: Ran
     before = {file.name for file in ran.home.iterdir()}
     done = w2s("run", "tiny.yaml", "--smoke", "--set", "ladder.large.optimisation.epochs=500", cwd=ran.home)
     assert done.code == 0, done.err
-    assert f"smoke: {NUM_STAGES} of {NUM_STAGES} stages took their two steps" in done.out
+    assert f"smoke: {NUM_STAGES} of {NUM_STAGES} stages took their few steps" in done.out
     assert {file.name for file in ran.home.iterdir()} == before
 
 

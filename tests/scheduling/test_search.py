@@ -217,6 +217,7 @@ def test_pbt_shares_the_stages_so_far_and_varies_those_to_come(store: ArtifactSt
         tmp_path,
         ladder={"s": {"model": "w2s:small"}, "m": {"model": "w2s:medium"}, "l": {"model": "w2s:large"}},
         methods={"naive": {"arms": ["chain"]}},
+        max_concurrent=1,  # is for chains: a population is trained together
         search={
             "space": {"ladder.m.optimisation.learning_rate": rates, RATE: rates},
             "sampler": "random",

@@ -9,6 +9,7 @@ import yaml
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.identity import canonical_json
 from w2s_ray.spec.load import load_study, parse_study
+from w2s_ray.spec.search import Range
 
 
 def study(**changes: Any) -> dict[str, Any]:
@@ -20,6 +21,17 @@ def study(**changes: Any) -> dict[str, Any]:
     }
 
 
+PRETRAINING = {"methods": {"reading": {"objective": "next_token"}}}
+
+
+def scratch(**shape: int) -> dict[str, Any]:
+    small = {"hidden_size": 8, "num_layers": 1, "num_heads": 1, "intermediate_size": 8}
+    return {"model": "w2s:small", "architecture": {**small, **shape}}
+
+
+THREE = {"s": "w2s:small", "m": "w2s:medium", "l": "w2s:large"}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -29,16 +41,19 @@ def study(**changes: Any) -> dict[str, Any]:
         ({"chains": [["s", "l"], ["s", "l"]]}, "holds one twice"),
         ({"methods": {"none": {"arms": []}}}, "methods.none.arms is empty"),
         (
+            {"chains": [["s", "m"], ["s", "m", "l"]], "methods": {"x": {}, "l-x": {}}, "ladder": THREE},
+            "are both called t-s-m-l-x",
+        ),
+        (
             {
-                "ladder": {
-                    "s": {"model": "w2s:small"},
-                    "l": {
-                        "model": "w2s:large",
-                        "architecture": {"hidden_size": 8, "num_layers": 1, "num_heads": 1, "intermediate_size": 8},
-                    },
-                }
+                "ladder": {"s": {"model": "w2s:small"}, "l": scratch()},
             },
             "ladder.l.architecture trains from scratch",
+        ),
+        ({"ladder": {"s": scratch(hidden_size=12, num_heads=4)}, **PRETRAINING}, "choose a multiple of 8"),
+        (
+            {"ladder": {"s": scratch()}, "optimisation": {"context_tokens": 512}, **PRETRAINING},
+            "architecture.context_tokens, 256",
         ),
     ],
 )
@@ -79,6 +94,26 @@ def test_an_override_reaches_names_that_have_dots(tmp_path: Path) -> None:
     assert loss.kind == "confidence" and loss.alpha_max == 0.25
 
 
+def test_an_override_changes_one_place_where_others_have_an_anchor_in_common(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    levels = "  s: &level {model: w2s:small, optimisation: {epochs: 2}}\n  l: {<<: *level, model: w2s:large}\n"
+    methods = "  one: {losses: {l: &loss {kind: confidence}}}\n  two: {losses: {l: *loss}}\n"
+    file.write_text(f"name: asked\ntasks: {{t: {{builtin: code_continuation}}}}\nladder:\n{levels}methods:\n{methods}")
+    read = load_study(file, ["ladder.l.optimisation.epochs=3", "methods.two.losses.l.alpha_max=0.25"])
+    assert [level.optimisation.epochs for level in read.ladder.values()] == [2, 3]
+    assert [method.losses["l"].model_dump()["alpha_max"] for method in read.methods.values()] == [0.5, 0.25]
+
+
+def test_an_override_reaches_keys_that_are_searched(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    rate, decay = "ladder.l.optimisation.learning_rate", "optimisation.weight_decay"
+    space = {rate: {"low": 1e-5, "high": 1e-3}}
+    file.write_text(yaml.safe_dump(study(search={"space": space, "sampler": "random", "num_samples": 2})))
+    read = load_study(file, [f"search.space.{rate}.high=0.01", f"search.space.{decay}=[0, 0.1]"])
+    assert read.search is not None and list(read.search.space) == [rate, decay]
+    assert read.search.space[rate] == Range(low=1e-5, high=1e-2) and read.search.space[decay] == (0, 0.1)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -96,6 +131,16 @@ def test_a_key_that_stands_twice_is_refused_with_its_lines(text: str, says: str,
         "a key stands once in its mapping",
         "drop one of them, or give it another name",
     )
+
+
+def test_a_level_that_says_a_part_of_a_shared_mapping_leaves_the_rest_of_it() -> None:
+    shared = {"epochs": 2, "early_stopping": {"every_steps": 5, "patience": 4}}
+    own = {"s": {"early_stopping": {"patience": 9}}, "l": {"early_stopping": None}}
+    ladder = {name: {"model": "w2s:small", "optimisation": each} for name, each in own.items()}
+    small, large = parse_study(study(ladder=ladder, optimisation=shared)).ladder.values()
+    stopping = small.optimisation.early_stopping
+    assert stopping is not None and (stopping.every_steps, stopping.patience) == (5, 9)
+    assert large.optimisation.early_stopping is None and large.optimisation.epochs == 2
 
 
 def test_a_merged_mapping_may_be_overruled(tmp_path: Path) -> None:

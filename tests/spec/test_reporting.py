@@ -99,12 +99,26 @@ def test_a_contender_that_could_be_of_several_chains_has_to_name_one(report: dic
         ),
         ({"compare": [["speaking", "reading"]]}, "no task has both speaking and reading"),
         ({"compare": [["naive", "confidence"], ["naive", "confidence"]]}, "one comparison twice"),
+        ({"compare": [["naive/chain/small", "confidence"]]}, "chain has students on medium, large alone in the chain"),
+        (
+            {"compare": [{"first": "naive/self/large", "second": "naive", "by": "accuracy"}]},
+            "self has students on small alone",
+        ),
         ({"compare": [["naive/self", "naive"]]}, "naive/self has no PGR of its own; compare `by: accuracy`"),
     ],
 )
 def test_names_that_the_study_lacks_are_refused_with_the_nearest(report: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         study(report)
+
+
+def test_tasks_that_judge_candidates_are_not_compared() -> None:
+    pair = {"first": "naive", "second": "confidence", "tasks": ["sst2"]}
+    search = {"space": {"optimisation.epochs": [1, 2]}, "choose_by": "development_tasks", "development_tasks": ["sst2"]}
+    naive = {"methods": {"naive": {}, "confidence": {"losses": {"large": {"kind": "confidence"}}}}}
+    with pytest.raises(StudyError, match="names 'sst2'"):
+        study({"compare": [pair]}, search=search, **naive)
+    study({"compare": [{**pair, "tasks": ["sciq"]}]}, search=search, **naive)
 
 
 def test_arms_without_a_pgr_are_compared_by_accuracy() -> None:

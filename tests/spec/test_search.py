@@ -10,7 +10,7 @@ from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
 from w2s_ray.spec.search import Candidate, Found, Point, Range, SearchSpec, best, chosen, distributions
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import at, executions, notices, optimisation_levels
+from w2s_ray.spec.variants import at, executions, notices, optimisation_keys
 
 RATE = "ladder.l.optimisation.learning_rate"
 ALPHA = "methods.half.losses.l.alpha_max"
@@ -58,7 +58,7 @@ def test_names_that_have_dots_can_be_searched() -> None:
     assert {spec.optimisation.learning_rate for spec in students} == {1e-4, 2e-4}
     assert {spec.loss.label for spec in students} == {"confidence0.1", "confidence0.2"}
     judged = searching({rate: [1e-4, 2e-4]}, changes, choose_by="agreement")
-    assert optimisation_levels(judged) == {rate: "big-1.4b"}
+    assert optimisation_keys(judged) == {rate: (rate, "big-1.4b")}
 
 
 def test_random_points_depend_on_the_seed_alone_and_stay_in_their_ranges() -> None:
@@ -121,6 +121,22 @@ def test_winners_run_on_the_studys_seeds_with_ceilings_that_had_the_same_search(
     assert student.test_prediction is not None
 
 
+def test_ceilings_have_their_own_best_of_a_key_for_every_level_too() -> None:
+    rate = "optimisation.learning_rate"
+    ladder = {"s": {"model": "w2s:small"}, "m": {"model": "w2s:medium"}, "l": {"model": "w2s:large"}}
+    study = searching({rate: [1e-4, 2e-4, 3e-4]}, {"ladder": ladder}, choose_by="oracle", seeds=[7])
+    low, middle, high = (Point.of({rate: value}) for value in (1e-4, 2e-4, 3e-4))
+    judged = (
+        Candidate(point=low, status="done", figure=0.6, ceilings={"m": 0.8, "l": 0.7}),
+        Candidate(point=middle, status="done", figure=0.8, ceilings={"m": 0.7, "l": 0.75}),
+        Candidate(point=high, status="done", figure=0.7, ceilings={"m": 0.6, "l": 0.9}),
+    )
+    (chain,) = compile_study(study, resolution_of(study), Found(candidates=judged, winners=(middle,)))
+    rates = {(stage.arm, stage.level): stage.spec.optimisation.learning_rate for stage in chain.stages}
+    students = {("floor", "s"): 2e-4, ("chain", "m"): 2e-4, ("chain", "l"): 2e-4}
+    assert rates == {**students, ("ceiling", "m"): 1e-4, ("ceiling", "l"): 3e-4}
+
+
 def test_development_tasks_judge_and_the_other_tasks_are_judged() -> None:
     tasks = {"code": {"builtin": "code_continuation"}, "hard": {"builtin": "code_continuation_hard"}}
     study = searching(
@@ -158,6 +174,27 @@ def test_development_tasks_that_no_method_is_for_are_refused() -> None:
         searching({RATE: [1e-4]}, changes, choose_by="development_tasks", development_tasks=["hard"])
 
 
+def test_tasks_that_judge_nobody_and_that_no_method_is_for_are_refused() -> None:
+    tasks = {"code": {"builtin": "code_continuation"}, "hard": {"builtin": "code_continuation_hard"}}
+    changes = {"tasks": tasks, "methods": {"only": {"tasks": ["hard"]}}}
+    with pytest.raises(StudyError, match="no method is for code"):
+        searching({RATE: [1e-4]}, changes, choose_by="development_tasks", development_tasks=["hard"])
+
+
+def test_sizes_that_every_task_has_of_its_own_are_not_searched() -> None:
+    tasks = {"code": {"builtin": "code_continuation", "train_examples": 100}}
+    with pytest.raises(StudyError, match="changes nothing"):
+        searching({"splits.train_examples": [50, 60]}, {"tasks": tasks})
+    searching({"splits.validation_examples": [50, 60]}, {"tasks": tasks})
+
+
+def test_declared_comparisons_and_chains_that_are_searched_do_not_go_together() -> None:
+    pair = {"first": "half", "second": "half/ceiling", "by": "accuracy"}
+    changes = {**LOSSES, "report": {"compare": [pair]}}
+    with pytest.raises(StudyError, match="beside report"):
+        searching({"chains": [[["s", "l"]]]}, changes)
+
+
 def test_of_two_objectives_the_pareto_front_wins() -> None:
     search = SearchSpec.model_validate(
         {
@@ -175,6 +212,19 @@ def test_of_two_objectives_the_pareto_front_wins() -> None:
     )
     stopped = Candidate(point=Point.of({RATE: 4}), status="stopped", figure=0.99)
     assert best((cheap, good, bad, stopped), search) == (good.point, cheap.point)
+
+
+def test_a_search_that_found_nothing_to_choose_from_says_what_became_of_its_candidates() -> None:
+    good, bad, slow = (Point.of({RATE: value}) for value in (1, 2, 3))
+    failed = Candidate(point=bad, status="failed", error="the loss is nan")
+    stopped = Candidate(point=slow, status="stopped")
+    done = Candidate(point=good, status="done", figure=0.5)
+    assert Found(candidates=(failed, done), winners=(good,)).why_nothing_is_chosen is None
+    why = str(Found(candidates=(failed, stopped), winners=()).why_nothing_is_chosen)
+    assert "of 2 candidates 1 failed and 1 were stopped; raise search.time_budget_seconds, --retry-failed" in why
+    assert why.endswith("the first that failed: the loss is nan")
+    assert "--retry" not in str(Found(candidates=(stopped,), winners=()).why_nothing_is_chosen)
+    assert "time_budget" not in str(Found(candidates=(failed,), winners=()).why_nothing_is_chosen)
 
 
 def test_what_a_sampler_varies_is_fitted_into_its_range() -> None:
@@ -205,7 +255,12 @@ def test_candidates_need_a_student_to_be_judged_by() -> None:
         ({"optimisation.learning_rate": [1e-4]}, AGREEMENT, "only optimisation keys of the last student"),
         ({ALPHA: [0.1]}, AGREEMENT, "meant to disagree"),
         ({"chains": [[["s", "l"]]]}, AGREEMENT, "only optimisation keys of the last student"),
-        ({"seeds": [[5]]}, {"choose_by": "oracle"}, "seeds are not chosen"),
+        ({"seeds": [[5]]}, {"choose_by": "oracle"}, "seeds are not searched"),
+        ({"seeds": [[5]]}, {}, "seeds are not searched"),
+        ({"ladder.l": [{"model": "w2s:medium"}]}, {}, "as a level of the ladder"),
+        ({"ladder.l.architecture.hidden_size": [32]}, {}, "as a level of the ladder"),
+        ({"splits": [{"train_examples": 50}]}, {}, "one by one"),
+        ({RATE: [1e-4]}, {"choose_by": "oracle", "seeds": [7, 7]}, "seeds holds one twice"),
         ({RATE: [1e-4]}, {"choose_by": "oracle", "seeds": [0]}, "fresh seeds"),
         ({RATE: [1e-4]}, {"choose_by": "development_tasks", "development_tasks": ["code"]}, "judged nobody"),
         ({RATE: [1e-4]}, {"choose_by": "development_tasks", "development_tasks": ["prose"]}, "tasks of the study"),

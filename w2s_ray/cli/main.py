@@ -50,7 +50,9 @@ def run(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to run on: auto, HOST:PORT; else this machine.")
     ] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="Two steps of every stage, in a throwaway store.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="About two steps of each stage, in a throwaway store.")
+    ] = False,
     retry_failed: RetryFailed = False,
     yes: Yes = False,
 ) -> None:

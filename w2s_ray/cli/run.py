@@ -39,7 +39,7 @@ def run(
     for line in (*notices(study), *resolution.notices):
         terminal.out.print(line, markup=False, soft_wrap=True)
     outcome = _go(study, resolution, store, address, retry_failed=retry_failed)
-    _say_what_was_trained(outcome, every_chain(study, resolution, store))
+    _say_what_was_trained(outcome, every_chain(study, resolution, store), store)
     _report(study, resolution, store)
     return _exit_code(outcome)
 
@@ -116,27 +116,33 @@ def _report(study: Study, resolution: Resolution, store: ArtifactStore) -> None:
         terminal.out.print(f"  {shown}", markup=False, soft_wrap=True)
 
 
-def _say_what_was_trained(outcome: "StudyOutcome", chains: Sequence[Chain]) -> None:
-    num_stages = len(distinct_stages(chains))
-    if not outcome.trained and not outcome.failed:
-        line = f"nothing to train: all {num_stages} stages of {count_text(len(chains), 'chain')} are in the store"
+def _say_what_was_trained(outcome: "StudyOutcome", chains: Sequence[Chain], store: ArtifactStore) -> None:
+    from w2s_ray.scheduling.study import is_finished
+
+    stages = distinct_stages(chains)
+    finished = {identity for identity, stage in stages.items() if is_finished(stage, store)}
+    there = finished.difference(outcome.trained)
+    if len(there) == len(stages):
+        line = f"nothing to train: all {len(stages)} stages of {count_text(len(chains), 'chain')} are in the store"
     else:
-        line = f"finished {len(outcome.trained)} of {num_stages} stages; sharing saved {outcome.num_shared} trainings"
-        if len(outcome.trained) < num_stages and not outcome.failed:
-            line += f"; {num_stages - len(outcome.trained)} were there already"
+        line = f"finished {len(outcome.trained)} of {len(stages)} stages; sharing saved {outcome.num_shared} trainings"
+        line += f"; {len(there)} were there already" if there else ""
     terminal.out.print(line, markup=False, soft_wrap=True)
 
 
 def _exit_code(outcome: "StudyOutcome") -> int:
-    """Say which chains failed and why, each reason once."""
+    """Say which chains failed and why, each reason once, and why a search chose nothing."""
     reasons: dict[str, list[str]] = {}
     for chain, reason in outcome.failed.items():
         reasons.setdefault(reason, []).append(chain)
     for reason, names in reasons.items():
         terminal.err.print(f"failed: {', '.join(names)}\n{reason}", style="red", markup=False, soft_wrap=True)
-    if reasons:
+    nothing = outcome.found.why_nothing_is_chosen if outcome.found is not None else None
+    if nothing is not None:
+        terminal.err.print(nothing, style="red", markup=False, soft_wrap=True)
+    if reasons or nothing is not None:
         terminal.err.print(f"  log:    {terminal.log}, and each stage's beside it", markup=False, soft_wrap=True)
-    return int(bool(reasons))
+    return int(bool(reasons) or nothing is not None)
 
 
 def smoke(path: Path, overrides: Sequence[str], *, address: str | None) -> int:
@@ -154,7 +160,7 @@ def smoke(path: Path, overrides: Sequence[str], *, address: str | None) -> int:
         code = _exit_code(outcome)
         if code == 0:
             num_stages = len(distinct_stages(every_chain(study, resolution, store)))
-            terminal.out.print(f"smoke: {len(outcome.trained)} of {num_stages} stages took their two steps")
+            terminal.out.print(f"smoke: {len(outcome.trained)} of {num_stages} stages took their few steps")
             shutil.rmtree(log.parent)
         return code
 

@@ -40,7 +40,7 @@ class Lock(Spec):
     sources: str
     """Digest of the study's tasks and models as they are named in its file."""
     models: dict[str, str]
-    """The model that each level named."""
+    """The model that each level named, with its revision where it named one."""
     tasks: dict[str, str]
     """Digest of each task as it is named in the study's file."""
     resolution: Resolution
@@ -209,9 +209,13 @@ def _asked_in_vain(method: MethodSpec, prepared: PreparedTask) -> Iterator[str]:
 
 def _pinned(lock: Lock | None, name: str, level: LevelSpec) -> str | None:
     """Return the revision that the lock holds for a level, if it still names the same model."""
-    if lock is None or lock.models.get(name) != level.model:
+    if lock is None or lock.models.get(name) != _named(level):
         return None
     return lock.resolution.models[name].revision
+
+
+def _named(level: LevelSpec) -> str:
+    return level.model if level.revision is None else f"{level.model}@{level.revision}"
 
 
 def _contexts(variants: Sequence[Study], level: str) -> tuple[int, ...]:
@@ -245,7 +249,7 @@ def _read_lock(study: Study, store: ArtifactStore) -> Lock | None:
 
 
 def _write_lock(study: Study, resolution: Resolution, store: ArtifactStore) -> None:
-    models = {name: level.model for name, level in study.ladder.items()}
+    models = {name: _named(level) for name, level in study.ladder.items()}
     tasks = {name: identity("task", task) for name, task in study.tasks.items()}
     lock = Lock(sources=_sources(study), models=models, tasks=tasks, resolution=resolution)
     text = yaml.safe_dump(lock.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

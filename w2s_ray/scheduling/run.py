@@ -119,9 +119,10 @@ class Run:
                     chains = self._run_chains(foreman, crews)
                 finally:
                     self._farewell(foreman, crews)
-        trained = [identity for identity, stage in self._unfinished.items() if is_finished(stage, self._store)]
-        if self._interrupt.is_set() and len(trained) < len(self._unfinished):
-            raise self._interrupted(len(trained), len(self._unfinished) - len(trained))
+        trained = self._trained()
+        to_go = self._unfinished.keys() - set(trained)
+        if self._interrupt.is_set() and to_go:
+            raise self._interrupted(len(trained), len(to_go))
         return self._outcome(chains, found, trained)
 
     def _take(self, chains: Iterable[Chain]) -> None:
@@ -131,6 +132,12 @@ class Run:
         self._num_stages = len(stages)
         self._num_shared = sum(len(chain.stages) for chain in self._chains) - self._num_stages
         self._unfinished |= {key: stage for key, stage in stages.items() if not is_finished(stage, self._store)}
+
+    def _trained(self) -> list[str]:
+        """Return the stages that this run finished, those of candidates that a sampler drew on the way included."""
+        known = [identity for identity, stage in self._unfinished.items() if is_finished(stage, self._store)]
+        told = (key for key, turn in self._finished.items() if turn.result and turn.result.attempts_trained)
+        return [*known, *(key for key in told if key not in self._unfinished and self._store.find(key) is not None)]
 
     def _search(self, foreman: "ActorHandle[Foreman]", crews: Crews) -> Found:
         """Let Tune judge the candidates; take up the chains of the best."""

@@ -96,6 +96,8 @@ class Search(Tuning):
 
     def _new_tuner(self, trainable: Any, path: Path, digest: str) -> tune.Tuner:
         search, num_at_once = self._judge.search, self._judge.study.max_concurrent
+        if isinstance(search.scheduler, Pbt):
+            num_at_once = max(num_at_once, search.num_points)  # a population is compared as a whole
         listed = search.points() if search.is_listed else None
         if self._before:
             listed = tuple(one.point for one in self._before if one.status == "failed")

@@ -1,6 +1,6 @@
 """What a study is compiled to: chains, each a list of planned stages in the order in which they can run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from w2s_ray.spec.base import Kind, Spec
@@ -104,12 +104,17 @@ class Chain(Spec):
     @cached_property
     def name(self) -> str:
         """A readable name, unique within the study."""
-        name = f"{self.task}-{'-'.join(self.path)}-{self.method}-s{self.seed}"
+        name = f"{climb_name(self.task, self.path, self.method)}-s{self.seed}"
         return f"{name}-{self.point.id}" if self.point is not None else name
 
     def find(self, arm: Arm, level: str) -> PlannedStage | None:
         """Return the stage of `arm` on `level`, if the chain has one."""
         return next((stage for stage in self.stages if stage.arm == arm and stage.level == level), None)
+
+
+def climb_name(task: str, path: Sequence[str], method: str) -> str:
+    """Return what the chains of one climb are called, but for their seed; a study in which two are alike is refused."""
+    return "-".join((task, *path, method))
 
 
 def distinct_stages(chains: Iterable[Chain]) -> dict[str, PlannedStage]:

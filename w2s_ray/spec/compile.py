@@ -9,7 +9,7 @@ from w2s_ray.spec.chain import Chain, Resolution
 from w2s_ray.spec.climb import Climb, Made
 from w2s_ray.spec.search import Found, Point
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import Variants, candidates, final, optimisation_levels
+from w2s_ray.spec.variants import Variants, candidates, final, optimisation_keys
 
 
 def compile_study(study: Study, resolution: Resolution, found: Found | None = None) -> tuple[Chain, ...]:
@@ -28,11 +28,11 @@ def compile_study(study: Study, resolution: Resolution, found: Found | None = No
         return tuple(chain for point in search.points() for chain in compiler.chains(variants.at(point), point))
     if found is None:
         return ()
-    variants, compiler, levels = Variants(study), _Compiler(resolution), optimisation_levels(study)
+    variants, compiler, keys = Variants(study), _Compiler(resolution), optimisation_keys(study)
     return tuple(
         chain
         for winner in found.winners
-        for ceilings in (variants.at(found.ceiling_point(winner, levels)),)
+        for ceilings in (variants.at(found.ceiling_point(winner, keys)),)
         for chain in compiler.chains(final(variants.at(winner), search), winner, ceilings=ceilings)
     )
 

@@ -1,5 +1,6 @@
 """Which transforms and supervisors go with which students: what would change nothing, or could not run, is refused."""
 
+import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,17 @@ def check_labels(name: str, method: "MethodSpec", first_levels: Collection[str],
             raise StudyError(f"{key} looks at features", rule, f"drop it, or {level} from methods.{name}.random")
         _check_neighbours(key, relabelling, task, num_examples)
     _check_supervisors(name, method, first_levels)
+
+
+def least_examples(method: "MethodSpec") -> int:
+    """Return how many examples a Ti must have for a method's neighbours and shots."""
+    least = [own.num_shots for own in method.trainable.values() if isinstance(own, Prompt)]
+    for relabelling in method.labels.values():
+        left = 1.0
+        for transform in relabelling.transforms:
+            least.append(math.ceil((_neighbours(transform) + 1) / left))
+            left *= transform.kept_share
+    return max(least, default=1)
 
 
 def _check_neighbours(key: str, relabelling: Relabelling, task: str, num_examples: int) -> None:

@@ -17,6 +17,8 @@ STUDY_NAME = "study.yaml"
 """What a study's file is called in a store and in a job."""
 _NAMED = ("tasks", "ladder", "methods")
 """Keys of a study whose values stand under names of its own."""
+_SPACE = "search.space."
+"""What stands before a key that is searched."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -66,9 +68,10 @@ def read_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ) from error
     if not isinstance(raw, dict):
         raise StudyError(f"{path} holds {type(raw).__name__}", "a study is a mapping of keys", "start with `name:`")
+    own: dict[str, Any] = _unshared(raw)
     for override in overrides:
-        _apply(raw, override)
-    return raw
+        _apply(own, override)
+    return own
 
 
 def parse_study(raw: dict[str, Any], source: str = "the study") -> Study:
@@ -87,13 +90,19 @@ def parse_study(raw: dict[str, Any], source: str = "the study") -> Study:
     return study
 
 
+def _unshared(raw: Any) -> Any:
+    """Return a copy in which no part stands in two places, as the parts of YAML's anchors do."""
+    if isinstance(raw, dict):
+        return {key: _unshared(value) for key, value in raw.items()}
+    return [_unshared(value) for value in raw] if isinstance(raw, list) else raw
+
+
 def _apply(raw: dict[str, Any], override: str) -> None:
     """Set one `path.to.key=value` in place."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise StudyError(f"--set {override}", "an override reads path.to.key=value", "for example --set seeds=[0,1,2]")
-    named = [raw[part] for part in _NAMED if isinstance(raw.get(part), dict)]
-    *parents, last = split_key(key, {name for names in named for name in names})
+    *parents, last = _parts(raw, key)
     node: Any = raw
     for parent in parents:
         if isinstance(node, list) and parent.isdigit() and int(parent) < len(node):
@@ -112,6 +121,20 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         node[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise StudyError(f"--set {override}", "the value is read as YAML", "quote it") from error
+
+
+def _parts(raw: dict[str, Any], key: str) -> list[str]:
+    """Split an override's key; a key of `search.space` is one part, with all its dots."""
+    search = raw.get("search")
+    if key.startswith(_SPACE) and isinstance(search, dict):
+        inside = key.removeprefix(_SPACE)
+        space = search.get("space")
+        searched = space if isinstance(space, dict) else {}
+        known = max((each for each in searched if f"{inside}.".startswith(f"{each}.")), key=len, default=inside)
+        rest = inside.removeprefix(known).removeprefix(".")
+        return [*_SPACE.split(".")[:2], known, *([rest] if rest else [])]
+    named = [raw[part] for part in _NAMED if isinstance(raw.get(part), dict)]
+    return split_key(key, {name for names in named for name in names})
 
 
 def _absolute(study: Study, folder: Path) -> Study:

@@ -16,6 +16,8 @@ from w2s_ray.spec.nearest import nearest
 
 Figure = Literal["pgr", "accuracy"]
 _WITHOUT_PGR = ("self", "zero_shot", "ceiling")
+_STUDENTS = {"zero_shot": slice(None), "self": slice(1), "truth_chain": slice(2, None)}
+"""The levels of a chain on which an arm has students; all but the first where an arm is not named."""
 _DRAWS_PER_COMPARISON = 40
 """The smallest p-value of B draws is 2 / (B + 1); times as many comparisons as there are it must be .05 or less."""
 
@@ -178,6 +180,10 @@ def _check_contender(
         raise ValueError(f"{key} does not say of which chain {one.name} is; write one of the longest behind it: {told}")
     if one.level is not None and one.level not in path:
         raise ValueError(f"{key} names the level {one.level!r}; {nearest(one.level, path)}")
+    having = path[_STUDENTS.get(one.arm, slice(1, None))]
+    if one.level_among(paths) not in having:
+        there = f"has students on {', '.join(having)} alone" if having else "has no student"
+        raise ValueError(f"{key} names {one.name}, and {one.arm} {there} in the chain {'-'.join(path)}")
 
 
 def _check_served(key: str, pair: ComparisonSpec, tasks: Mapping[str, Sequence[str]]) -> None:

@@ -1,8 +1,10 @@
 """What the parts of a study must be to go together; each function refuses with the key that is to be changed."""
 
+from itertools import product
 from typing import TYPE_CHECKING, get_args
 
 from w2s_ray.errors import StudyError
+from w2s_ray.spec.chain import climb_name
 from w2s_ray.spec.label_rules import check_labels
 from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.method import MethodSpec, StudentArm
@@ -43,8 +45,27 @@ def check_chains(study: "Study") -> None:
             raise StudyError(f"chain {list(path)} has one level", rule, "name two levels or more")
 
 
+def check_climb_names(study: "Study") -> None:
+    """Refuse two climbs of one name: their chains would be taken for each other.
+
+    Raises:
+        StudyError: naming the name.
+    """
+    known: dict[str, str] = {}
+    for task, path, (name, method) in product(study.tasks, study.paths, study.methods.items()):
+        if method.serves(task):
+            called, this = climb_name(task, path, name), f"task {task}, chain {list(path)}, method {name}"
+            if called in known:
+                raise StudyError(
+                    f"{known[called]} and {this} are both called {called}",
+                    "each climb of a study has a name of its own, joined by hyphens",
+                    "give one of these tasks, levels or methods another name",
+                )
+            known[called] = this
+
+
 def check_ladder(study: "Study") -> None:
-    """Refuse levels that ask for what only a method may ask for.
+    """Refuse levels that ask for what only a method may ask for, or for more than their own shape has.
 
     Raises:
         StudyError: naming the key.
@@ -56,6 +77,13 @@ def check_ladder(study: "Study") -> None:
                 f"ladder.{level}.optimisation.early_stopping.by is oracle",
                 "methods say who reads the truth",
                 f"name {level} under methods.<name>.oracle",
+            )
+        shape, context, key = entry.architecture, entry.optimisation.context_tokens, f"ladder.{level}"
+        if shape is not None and context > shape.context_tokens:
+            raise StudyError(
+                f"{key}.optimisation.context_tokens is {context}",
+                f"a model from scratch reads as far as {key}.architecture.context_tokens, {shape.context_tokens}",
+                "raise that one, or lower this",
             )
 
 

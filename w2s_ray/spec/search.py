@@ -177,6 +177,9 @@ class SearchSpec(Spec):
                 raise ValueError("a grid takes every combination; leave num_samples out, or set `sampler: random`")
         elif self.num_samples is None:
             raise ValueError(f"sampler {self.sampler} needs num_samples, the number of points to draw")
+        for key in ("seeds", "development_tasks"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise ValueError(f"search.{key} holds one twice; drop one of the two")
         if self.choose_by is None:
             self._choose_nothing()
         if (self.choose_by == "development_tasks") != bool(self.development_tasks):
@@ -238,21 +241,35 @@ class Found(Spec):
     winners: tuple[Point, ...]
     """The best first."""
 
-    def ceiling_point(self, winner: Point, levels: Mapping[str, str]) -> Point:
+    @property
+    def why_nothing_is_chosen(self) -> str | None:
+        """Say what became of the candidates where none was judged to its end."""
+        if self.winners:
+            return None
+        failed = [candidate for candidate in self.candidates if candidate.status == "failed"]
+        num, num_stopped = len(self.candidates), len(self.candidates) - len(failed)
+        told = f"of {num} candidates {len(failed)} failed and {num_stopped} were stopped"
+        remedies = ["raise search.time_budget_seconds"] if num_stopped or not num else []
+        remedies += ["--retry-failed judges those that failed again"] if failed else []
+        first = f"\nthe first that failed: {failed[0].error}" if failed else ""
+        return f"the search has nothing to choose from: {told}; {', '.join(remedies)}{first}"
+
+    def ceiling_point(self, winner: Point, keys: Mapping[str, tuple[str, str]]) -> Point:
         """Return the winner with the optimisation keys of each level taken from the best ceiling of that level.
 
         Ceilings get the same search budget as students, and are chosen by their own labels, which are true.
 
         Args:
             winner: a point that was chosen for its student.
-            levels: the level of each searched optimisation key.
+            keys: each key of one level's optimisation, with the searched key that says it (a key for every level says
+                it for each) and the level.
         """
-        values = winner.values
-        for key, level in levels.items():
+        said = {searched for searched, _ in keys.values()}
+        values = {key: value for key, value in winner.values.items() if key not in said}
+        for key, (searched, level) in keys.items():
             judged = [candidate for candidate in self.candidates if level in candidate.ceilings]
-            if judged:
-                best = max(judged, key=lambda candidate: candidate.ceilings[level])
-                values[key] = best.point.values[key]
+            best = max(judged, key=lambda candidate: candidate.ceilings[level]).point if judged else winner
+            values[key] = best.values[searched]
         return Point.of(values)
 
 

@@ -7,9 +7,9 @@ and as the raw material of every metric, so a new metric trains nothing.
 """
 
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from w2s_ray.spec.base import Fraction, Positive, Spec
 from w2s_ray.spec.identity import identity, short
@@ -35,6 +35,15 @@ class Architecture(Spec):
     num_heads: Positive
     intermediate_size: Positive
     context_tokens: Positive = 256
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not split into {self.num_heads} heads of an even size; choose a "
+                f"multiple of {2 * self.num_heads}"
+            )
+        return self
 
 
 def is_path(model: str) -> bool:

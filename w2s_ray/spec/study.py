@@ -14,7 +14,7 @@ from w2s_ray.spec.base import Name, Positive, Spec
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.method import MethodSpec
 from w2s_ray.spec.reporting import ReportSpec
-from w2s_ray.spec.rules import check_chains, check_ladder, check_method
+from w2s_ray.spec.rules import check_chains, check_climb_names, check_ladder, check_method
 from w2s_ray.spec.search import SearchSpec
 from w2s_ray.spec.stage import Architecture, Optimisation
 from w2s_ray.spec.task import TaskSpec
@@ -110,7 +110,7 @@ class Study(Spec):
         for name, level in raw["ladder"].items():
             level = {"model": level} if isinstance(level, str) else level
             if isinstance(level, dict):
-                own = {key: {**value, **(level.get(key) or {})} for key, value in shared.items()}
+                own = {key: _merged(value, level.get(key) or {}) for key, value in shared.items()}
                 level = {**level, **own}
             ladder[name] = level
         raw["ladder"] = ladder
@@ -122,10 +122,18 @@ class Study(Spec):
         self.report.check_names(
             arms={name: method.arms for name, method in self.methods.items()},
             paths=self.paths,
-            tasks={task: [name for name, one in self.methods.items() if one.serves(task)] for task in self.tasks},
+            tasks={
+                task: [name for name, one in self.methods.items() if one.serves(task)] for task in self._reported_tasks
+            },
             num_points=self._num_points(),
         )
         return self
+
+    @property
+    def _reported_tasks(self) -> list[str]:
+        """All but those on which a search judges candidates."""
+        judging = self.search.development_tasks if self.search is not None else ()
+        return [task for task in self.tasks if task not in judging]
 
     def _num_points(self) -> int:
         """How many points of the search, if there is one, the report shows."""
@@ -143,7 +151,18 @@ class Study(Spec):
         check_ladder(self)
         for name in self.methods:
             check_method(self, name)
+        check_climb_names(self)
         if len(set(self.seeds)) != len(self.seeds):
             raise StudyError(
                 f"seeds {list(self.seeds)} holds one twice", "each seed is another one", "drop one of the two"
             )
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return both mappings in one, and the mappings inside them too; what `above` says stands."""
+    inside = {
+        key: _merged(value, above[key])
+        for key, value in below.items()
+        if isinstance(value, dict) and isinstance(above.get(key), dict)
+    }
+    return {**below, **above, **inside}

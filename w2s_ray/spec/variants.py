@@ -104,10 +104,14 @@ def final(variant: Study, search: SearchSpec) -> Study:
     return variant.model_copy(update={"tasks": tasks})
 
 
-def optimisation_levels(study: Study) -> dict[str, str]:
-    """Return the level of each searched key that is one level's optimisation, by key."""
-    levels = {key: level_of(study, key) for key in _search(study).space if ".optimisation." in key}
-    return {key: level for key, level in levels.items() if level is not None}
+def optimisation_keys(study: Study) -> dict[str, tuple[str, str]]:
+    """Return each key of one level's optimisation that is searched: the searched key that says it, and the level."""
+    return {
+        ".".join(path): (key, path[1])
+        for key in _search(study).space
+        for path in _spread(study, key)
+        if path[0] == "ladder" and path[2:3] == ["optimisation"]
+    }
 
 
 def largest(study: Study) -> Study:
@@ -212,6 +216,13 @@ def check_search(study: Study) -> None:
             "candidates are judged on the development tasks that their methods are for",
             "name one of them under methods.<name>.tasks, or other development tasks",
         )
+    left = [task for task in study.tasks if task not in search.development_tasks]
+    if search.development_tasks and not any(each.serves(task) for task in left for each in study.methods.values()):
+        raise StudyError(
+            f"no method is for {', '.join(left)}",
+            "the best candidates are run on the tasks that judged nobody",
+            "name one of these under methods.<name>.tasks, or other development tasks",
+        )
     both = [seed for seed in search.seeds if seed in study.seeds] if search.choose_by else []
     if both:
         raise StudyError(
@@ -250,14 +261,28 @@ def _check_key(study: Study, search: SearchSpec, key: str) -> None:
         raise StudyError(
             f"search.space.{key}", "tasks are not searched but listed", "declare each variant as a task of its own"
         )
-    if parts[0] == "ladder" and len(parts) == 3 and parts[2] in _OUTSIDE_KEYS:
+    if parts[0] == "ladder" and (len(parts) < 3 or parts[2] in _OUTSIDE_KEYS):
         raise StudyError(
             f"search.space.{key}",
             "models are not searched but listed",
-            "declare each model as a level of the ladder, and search over `chains`",
+            "declare each model as a level of the ladder and search over `chains`, or over one key of a level",
         )
-    if search.choose_by is not None and parts[0] == "seeds":
-        raise StudyError(f"search.space.{key}", "seeds are not chosen", "list them under search.seeds and seeds")
+    if parts[0] == "seeds":
+        raise StudyError(f"search.space.{key}", "seeds are not searched", "list them under search.seeds and seeds")
+    if parts == ["splits"]:
+        raise StudyError(f"search.space.{key}", "sizes are searched one by one", "search over splits.train_examples")
+    if parts[0] == "splits" and all(getattr(task, parts[1], None) is not None for task in study.tasks.values()):
+        raise StudyError(
+            f"search.space.{key} changes nothing",
+            f"every task has {parts[1]} of its own",
+            f"drop it, or the tasks' own {parts[1]}",
+        )
+    if parts[0] == "chains" and study.report.compare:
+        raise StudyError(
+            f"search.space.{key} beside report.compare",
+            "a declared comparison is of the study's chains, and each point of this search has others",
+            "list the chains under `chains:` instead, or drop report.compare",
+        )
     if search.choose_by == "agreement" and not _ranked_by_agreement(study, parts):
         last = sorted({path[-1] for path in study.paths})
         raise StudyError(
