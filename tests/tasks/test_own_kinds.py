@@ -131,9 +131,10 @@ def test_a_known_task_takes_no_columns() -> None:
         open_task(TaskSpec(builtin="sst2", label="label", classes=("0", "1")))
 
 
-def test_an_embedded_task_reads_no_files() -> None:
-    with pytest.raises(DataError, match="reads no files"):
-        open_task(TaskSpec(builtin="code_continuation", files="rows.jsonl"))
+@pytest.mark.parametrize("key", ["files", "revision"])
+def test_an_embedded_task_reads_no_files_and_has_no_revisions(key: str) -> None:
+    with pytest.raises(DataError, match=f"{key}: main beside builtin"):
+        open_task(TaskSpec.model_validate({"builtin": "code_continuation", key: "main"}))
 
 
 def test_lists_and_mappings_are_no_text_and_are_counted(tmp_path: Path) -> None:

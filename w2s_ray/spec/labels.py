@@ -150,7 +150,8 @@ class Supervisors(Spec):
     """The first supervisors of a chain: several models of level 0 that differ in their seeds."""
 
     num: Positive = 1
-    """The first one is the floor; the others differ from it in heads that are drawn and in the order of batches."""
+    """The first one is the floor; the others differ from it in the order of batches, and in their heads where those are
+    drawn: a head that begins as rows of the unembedding (classes that are one token each) is the same for all."""
     bagging: bool = False
     """Each but the first learns a share of S, 1 − 1/e, that coins of its own draw: as many distinct examples as a
     bootstrap sample holds."""

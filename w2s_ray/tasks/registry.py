@@ -29,14 +29,15 @@ class Embedded:
         """Return the task.
 
         Raises:
-            DataError: when the study names files for it.
+            DataError: when the study names files or a revision for it.
         """
-        if spec.files is not None:
-            raise DataError(
-                f"files: {spec.files} beside builtin: {self.info.name}",
-                "an embedded task is made from installed packages and reads no files",
-                "drop `files:`, or name a known data set (`w2s tasks`)",
-            )
+        for key in ("files", "revision"):
+            if getattr(spec, key) is not None:
+                raise DataError(
+                    f"{key}: {getattr(spec, key)} beside builtin: {self.info.name}",
+                    "an embedded task is made from installed packages: it reads no files, and has no revisions",
+                    f"drop `{key}:`, or name a known data set (`w2s tasks`)",
+                )
         return self.factory()
 
 
