@@ -73,7 +73,7 @@ class Study(Spec):
     """Each seeds splits, heads and batch order."""
     splits: SplitSizes = SplitSizes()
     max_concurrent: Positive = 8
-    """Chains that Tune keeps under way at once."""
+    """Chains, or candidates of a search, that Tune keeps under way at once; a population (pbt) always is as a whole."""
     search: SearchSpec | None = None
     """Settings to be tried, and how the best are chosen."""
     tracking: TrackingSpec = TrackingSpec()
