@@ -25,7 +25,11 @@ def shrink(study: Study) -> Study:
     train_examples = max(SMOKE_STEPS * most, 2 * needed)  # neighbours may lack where classes are balanced
     splits = study.splits.model_copy(update={"train_examples": train_examples, "validation_examples": 8})
     sizes = {"test_examples": 16, "train_examples": None, "validation_examples": None}
-    tasks = {name: task.model_copy(update=sizes) for name, task in study.tasks.items()}
+    labelled = [method for method in study.methods.values() if method.objective == "labels"]
+    tasks = {
+        name: task.model_copy(update=sizes) if any(method.serves(name) for method in labelled) else task
+        for name, task in study.tasks.items()
+    }
     ladder = {name: _shrink_level(level, train_examples) for name, level in study.ladder.items()}
     methods = {name: _shrink_method(method, train_examples) for name, method in study.methods.items()}
     report = study.report.model_copy(update={"bootstrap_samples": 50})

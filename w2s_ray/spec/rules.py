@@ -188,6 +188,14 @@ def _check_objective(study: "Study", name: str, method: MethodSpec) -> None:
                 "objective: next_token trains all weights of every level on its text, and nothing else",
                 f"drop {key}",
             )
+    for task, entry in study.tasks.items() if method.objective == "next_token" else ():
+        sizes = [key for key in ("train_examples", "validation_examples", "test_examples") if getattr(entry, key)]
+        if method.serves(task) and sizes:
+            raise StudyError(
+                f"tasks.{task}.{sizes[0]} counts examples, and methods.{name} reads all the text that there is",
+                "of text (objective: next_token) a share of the documents is held out, and the rest is read",
+                f"drop {sizes[0]}, or set tasks.{task}.test_fraction and the level's optimisation.epochs",
+            )
     for level, entry in study.ladder.items():
         if method.objective == "next_token" and entry.optimisation.early_stopping is not None:
             raise StudyError(
