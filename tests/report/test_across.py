@@ -276,5 +276,22 @@ def test_the_ceilings_learning_curve_is_by_number_of_examples(synthetic: Callabl
     assert [found.value for _, found in curve.points] == pytest.approx([0.7, 0.75, 0.8], abs=2e-3)
 
 
+def test_ceilings_that_were_optimised_otherwise_are_another_learning_curve(
+    synthetic: Callable[..., SyntheticStudy],
+) -> None:
+    rate = "ladder.large.optimisation.learning_rate"
+    search = {"space": {"splits.train_examples": [50, 100], rate: [1e-3, 1e-5]}}
+    study = synthetic(chains=[["small", "large"]], methods={"naive": {}}, search=search)
+
+    def skill(stage: PlannedStage) -> float:
+        return 0.6 if stage.arm != "ceiling" else 0.9 if stage.spec.optimisation.learning_rate == 1e-3 else 0.7
+
+    study.finish(skill)
+    curves = summarise(study.study, study.resolution, study.store).curves
+    assert [curve.setting for curve in curves] == ["learning_rate 0.001", "learning_rate 1e-05"]
+    for curve, accuracy in zip(curves, (0.9, 0.7), strict=True):
+        assert [found.value for _, found in curve.points] == pytest.approx([accuracy, accuracy], abs=2e-3)
+
+
 def test_one_size_makes_no_learning_curve(finished: SyntheticStudy) -> None:
     assert summarise(finished.study, finished.resolution, finished.store).curves == ()

@@ -63,6 +63,16 @@ def searched(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> Syntheti
     return study
 
 
+def test_chains_above_different_floors_are_no_bootstrapping_of_one_another(
+    synthetic: Callable[..., SyntheticStudy],
+) -> None:
+    study = synthetic(chains=[["small", "medium", "large"], ["medium", "large"]], methods={"naive": {}})
+    skills = {"small": 0.5, "medium": 0.7, "large": 0.75}
+    study.finish(lambda stage: 0.8 if stage.arm == "ceiling" else skills[stage.level])
+    summary = summarise(study.study, study.resolution, study.store)
+    assert summary.steps == () and summary.comparisons == ()
+
+
 def test_chains_of_several_lengths_are_compared_at_their_last_student(two_lengths: SyntheticStudy) -> None:
     summary, text, page = shown(two_lengths)
     assert [(step.level, step.num_intermediates) for step in summary.steps] == [("large", 0), ("large", 1)]

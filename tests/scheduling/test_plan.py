@@ -119,6 +119,21 @@ def test_a_plan_counts_what_sharing_saves(home: Path, store: ArtifactStore) -> N
     assert {stage.level: stage.num_chains for stage in found.stages if "floor" in stage.arms} == {"s": 2}
 
 
+def test_a_student_that_is_two_arms_of_its_chain_is_no_saving(home: Path, store: ArtifactStore) -> None:
+    arms = ["chain", "direct", "ceiling"]
+    found = planned(study_in(home, chains=[["s", "m"]], methods={"naive": {"arms": arms}}), store)
+    assert (found.num_chain_stages, found.num_shared) == (3, 0), "the first student's supervisor is level 0 either way"
+
+
+def test_two_names_for_one_data_set_are_refused(home: Path, store: ArtifactStore) -> None:
+    tasks = study_in(home).model_dump(mode="json", exclude_none=True)["tasks"]
+    (task,) = tasks.values()
+    study = study_in(home, tasks={"one": task, "other": {**task, "test_examples": 30}})
+    with pytest.raises(DataError, match="tasks one and other are one data set"):
+        resolve(study, store)
+    resolve(study_in(home, tasks={"one": task, "other": {**task, "train_examples": 20}}), store)
+
+
 def test_a_plan_says_what_each_stage_needs(home: Path, store: ArtifactStore) -> None:
     stages = {(stage.level, *stage.arms): stage for stage in planned(study_in(home), store).stages}
     assert stages["s", "floor"].state_bytes_per_worker == 16 * NUM_PARAMETERS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from w2s_ray.science.bootstrap import Draws, interval
-from w2s_ray.science.recovery import Sampled, compare, gap, mean_of, minimum_detectable, pgr, recover
+from w2s_ray.science.recovery import Sampled, compare, difference, gap, mean_of, minimum_detectable, pgr, recover
 
 
 def scored(draws: Draws, *correct_SN: np.ndarray) -> list[Sampled]:
@@ -95,6 +95,19 @@ def test_seeds_are_drawn_as_blocks_that_floor_arm_and_ceiling_share() -> None:
     weights_BS = draws.seed_weights(5)
     assert weights_BS.shape == (2000, 5) and np.allclose(weights_BS.sum(axis=1), 1)
     assert np.array_equal(weights_BS, draws.seed_weights(5))
+
+
+def test_a_draw_on_which_two_arms_are_equal_is_a_tie_to_the_last_digit() -> None:
+    """Each is right on what the other is in another seed: where a draw has every seed once, they are equal."""
+    one_SN, two_SN, three_SN = right(413, 700), right(447, 700), right(561, 700)
+    draws = Draws(np.arange(700), num_draws=2000)
+    first, second = scored(
+        draws, np.concatenate([one_SN, two_SN, three_SN]), np.concatenate([three_SN, one_SN, two_SN])
+    )
+    alike_B = (draws.seed_weights(3) == 1 / 3).all(axis=1)
+    assert alike_B.sum() > 300
+    assert (first.draws_B - second.draws_B)[alike_B].any(), "their sums differ in the last digit"
+    assert not difference(first, second).draws_B[alike_B].any()
 
 
 def test_trap_15_a_tiny_gap_leaves_the_pgr_undefined_and_says_why() -> None:

@@ -31,6 +31,13 @@ def test_zero_shot_asks_the_pretrained_model_of_every_level() -> None:
         assert isinstance(stage.spec.starts_from, ModelSource) and not stage.spec.starts_from.random
 
 
+def test_a_level_is_asked_once_without_training_whichever_chains_it_is_in() -> None:
+    every = chains(methods={"m": {"arms": ["chain", "zero_shot"]}}, chains=[["s", "m", "l"], ["m", "l"]])
+    of_one_seed = [stage for chain in every if chain.seed == every[0].seed for stage in chain.stages]
+    asked = {(stage.level, stage.identity) for stage in of_one_seed if stage.arm == "zero_shot"}
+    assert sorted(level for level, _ in asked) == ["l", "m", "s"]
+
+
 def test_a_truth_chain_has_students_between_that_learn_the_truth_and_a_last_one_that_learns_from_them() -> None:
     chain = chain_of(arms=["chain", "truth_chain"])
     between, last = of(chain, "ceiling", "m"), of(chain, "truth_chain", "l")

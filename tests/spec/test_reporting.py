@@ -68,8 +68,16 @@ def test_a_contender_that_could_be_of_several_chains_has_to_name_one(report: dic
         StudyError, match=r"of which chain confidence/chain is; write .*: \(small>large\), \(medium>large\)"
     ):
         study(report, chains=chains)
-    one = {"compare": [["confidence (medium>large)", "naive (small>large)"]]}
+    one = {"compare": [["confidence (medium>large)", "naive (medium>large)"]]}
     assert study(one, chains=chains).report.compare[0].first.path == ("medium", "large")
+
+
+def test_recoveries_above_different_floors_are_not_compared() -> None:
+    chains = [["small", "large"], ["medium", "large"]]
+    pair = {"first": "confidence (medium>large)", "second": "naive (small>large)"}
+    with pytest.raises(StudyError, match="above the floor medium with one above the floor small"):
+        study({"compare": [pair]}, chains=chains)
+    assert study({"compare": [{**pair, "by": "accuracy"}]}, chains=chains).report.compare[0].by == "accuracy"
 
 
 @pytest.mark.parametrize(

@@ -57,18 +57,32 @@ def test_own_pairs_that_are_equal_or_contradict_each_other_are_left_out(tmp_path
 
 
 def test_own_answers_are_written_after_their_text(tmp_path: Path) -> None:
-    rows = [{"q": "2 + 2 =", "a": 4}, {"q": "1 + 1 =", "a": 2}, {"q": "1 + 1 =", "a": "two"}]
+    rows = [{"q": "2 + 2 =", "a": 4}, {"q": "1 + 1 =", "a": " two "}, {"q": "1 + 1 =", "a": "two"}]
     task = open_task(TaskSpec(files=str(json_lines(tmp_path / "a.jsonl", rows)), text="q", answer="a"))
     data = task.read()
     assert (task.kind, data.class_names) == ("answers", ("answer",))
     table = data.table.to_pydict()
-    assert list(zip(table["text"], table["other"], strict=True)) == [
-        ("2 + 2 =", "4"),
-        ("1 + 1 =", "2"),
-        ("1 + 1 =", "two"),
-    ]
-    assert table["label"] == [0, 0, 0]
-    assert table["group"][1] == table["group"][2] != table["group"][0]
+    assert list(zip(table["text"], table["other"], strict=True)) == [("2 + 2 =", "4"), ("1 + 1 =", "two")]
+    assert table["label"] == [0, 0]
+
+
+def test_an_answer_of_several_lines_and_texts_with_several_answers_are_counted_and_left_out(tmp_path: Path) -> None:
+    rows = [{"q": f"{number} + 1 =", "a": number + 1} for number in range(9)]
+    rows += [{"q": "write a loop", "a": "for x in y:\n    print(x)"}, {"q": "1 + 1 =", "a": "two"}]
+    file = str(json_lines(tmp_path / "a.jsonl", rows))
+    data = open_task(TaskSpec(files=file, text="q", answer="a", max_skipped=0.3)).read()
+    assert "1 + 1 =" not in data.table.to_pydict()["text"] and len(data.table) == 8
+    said = " ".join(map(str, data.left_out))
+    assert "an answer of several lines" in said and "different answers (rows 2, 11)" in said
+
+
+def test_white_space_makes_no_class_of_its_own_and_no_pair(tmp_path: Path) -> None:
+    rows = [{"t": f"text {n}", "l": ("pos", "pos ", "neg")[n % 3]} for n in range(9)]
+    task = open_task(TaskSpec(files=str(json_lines(tmp_path / "a.jsonl", rows)), text="t", label="l"))
+    assert task.read().class_names == ("neg", "pos")
+    pairs = [{"good": f"yes {n}", "bad": f"no {n}"} for n in range(9)] + [{"good": "same ", "bad": "same"}]
+    spec = TaskSpec(files=str(json_lines(tmp_path / "b.jsonl", pairs)), chosen="good", rejected="bad", max_skipped=0.2)
+    assert len(open_task(spec).read().table) == 9
 
 
 def test_own_text_alone_is_for_pretraining(tmp_path: Path) -> None:

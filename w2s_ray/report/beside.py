@@ -11,6 +11,7 @@ from w2s_ray.report.means import mean
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.reporting import Contender, ReferenceSpec
 from w2s_ray.spec.search import Point
+from w2s_ray.spec.stage import Optimisation
 from w2s_ray.spec.study import Study
 
 
@@ -26,17 +27,35 @@ def reference_rows(study: Study, judges: Mapping[str, Judge], arms: Sequence[Arm
 
 
 def learning_curves(arms: Sequence[ArmSummary], stages: Mapping[str, PlannedStage]) -> tuple[LearningCurve, ...]:
-    """Return the accuracy of ceilings by number of training examples, where the study has them at several."""
-    curves: dict[tuple[str, str, str], dict[int, Estimate]] = {}
+    """Return the accuracy of ceilings by number of training examples, where the study has them at several.
+
+    Ceilings that a search optimised otherwise are other curves, named by what sets their optimisation apart.
+    """
+    curves: dict[tuple[str, str, str], dict[Optimisation, dict[int, Estimate]]] = {}
     for arm in arms:
         if "ceiling" in arm.kinds and arm.accuracy is not None:
-            size = sum(part.split.num_examples for part in stages[arm.stages[arm.seeds[0]]].spec.train)
-            curves.setdefault((arm.task, arm.level, arm.setting), {}).setdefault(size, arm.accuracy)
+            spec = stages[arm.stages[arm.seeds[0]]].spec
+            size = sum(part.split.num_examples for part in spec.train)
+            alike = curves.setdefault((arm.task, arm.level, arm.setting), {}).setdefault(spec.optimisation, {})
+            alike.setdefault(size, arm.accuracy)
     return tuple(
-        LearningCurve(task=task, level=level, setting=setting, points=tuple(sorted(found.items())))
-        for (task, level, setting), found in curves.items()
+        LearningCurve(
+            task=task,
+            level=level,
+            setting=", ".join(filter(None, (setting, *apart))),
+            points=tuple(sorted(found.items())),
+        )
+        for (task, level, setting), by_optimisation in curves.items()
+        for apart, found in zip(_apart(tuple(by_optimisation)), by_optimisation.values(), strict=True)
         if len(found) > 1
     )
+
+
+def _apart(every: Sequence[Optimisation]) -> Iterator[list[str]]:
+    """What sets each optimisation apart from the others, for people."""
+    keys = [key for key in Optimisation.model_fields if len({getattr(each, key) for each in every}) > 1]
+    for each in every:
+        yield [f"{key} {getattr(each, key)}" for key in keys]
 
 
 def _ours(

@@ -24,6 +24,7 @@ from w2s_ray.report.findings import AcrossTasks, Summary
 from w2s_ray.report.wording import by_level, marked_label, undefined_share, value_of
 
 _MOST_PANELS = 6
+"""Tasks that a figure shows one above another; of more there is the figure over all."""
 
 
 def accuracy_figure(summary: Summary) -> Drawn | None:
@@ -32,6 +33,8 @@ def accuracy_figure(summary: Summary) -> Drawn | None:
     None where nothing is judged, or tasks are many.
     """
     judged = [arm for arm in summary.arms if arm.accuracy is not None]
+    if len(summary.tasks) > _MOST_PANELS:
+        return None
     return draw(_by_task(summary, judged), _accuracies, "accuracy on the test set; shaded: from floor to ceiling")
 
 
@@ -41,6 +44,8 @@ def pgr_figure(summary: Summary) -> Drawn | None:
     None where there is no student, or where the tasks are too many for one figure.
     """
     students = [arm for arm in summary.arms if arm.is_student and arm.accuracy is not None]
+    if len(summary.tasks) > _MOST_PANELS:
+        return None
     return draw(_by_task(summary, students), _recoveries, "performance gap recovered: 0 is the floor, 1 the ceiling")
 
 

@@ -72,12 +72,15 @@ class Judge:
         return found
 
     def comparisons(self) -> list[Comparison]:
-        """Every pair of students of one level that have a PGR over the same seeds; none where they are too many."""
+        """Every pair of students of one level and floor that have a PGR over the same seeds; none where too many.
+
+        A PGR above another floor has another denominator: the two are not compared.
+        """
         students = [arm for arm in self.distinct if arm.is_student]
         if len(students) > _MOST_COMPARED:
             return []
         own = {id(arm): self._own(arm) for arm in students}
-        pairs = ((a, b) for a, b in combinations(students, 2) if a.level == b.level)
+        pairs = ((a, b) for a, b in combinations(students, 2) if a.level == b.level and a.floors == b.floors)
         found = (self._compare(a, b, own[id(a)], own[id(b)]) for a, b in pairs)
         return [pair for pair in found if pair is not None]
 

@@ -54,13 +54,13 @@ def steps(judges: Mapping[str, Judge], arms: Sequence[ArmSummary]) -> tuple[Step
 
 
 def _alike(judge: Judge) -> Iterable[list[tuple[tuple[str, ...], DistinctArm]]]:
-    """The students that were judged, with the levels up to their own: those of one level, method and point together."""
-    groups: dict[tuple[str, str, Point | None], dict[tuple[str, ...], DistinctArm]] = {}
+    """The students that were judged, with the levels up to their own: those of one level, floor, method and point."""
+    groups: dict[tuple[str, str, str, Point | None], dict[tuple[str, ...], DistinctArm]] = {}
     for arm in judge.distinct:
         for place in arm.places if judge.seeds(arm) else ():
             if place.arm == "chain":
                 path = place.path[: place.path.index(arm.level) + 1]
-                groups.setdefault((arm.level, place.method, place.point), {})[path] = arm
+                groups.setdefault((arm.level, path[0], place.method, place.point), {})[path] = arm
     ordered = [
         sorted(alike.items(), key=lambda each: (len(each[0]), each[0]))
         for alike in groups.values()

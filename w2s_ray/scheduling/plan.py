@@ -8,7 +8,7 @@ from w2s_ray.data.prepare import load_prepared
 from w2s_ray.scheduling import estimate
 from w2s_ray.scheduling.resolve import UNRESOLVED
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.execution import ZeroStage
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import count_chains, notices, uses_dropout
@@ -96,7 +96,7 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore) -> Plan:
     planned = tuple(
         _plan_stage(stage, users[identity], resolution, store, chars, rates) for identity, stage in stages.items()
     )
-    num_chain_stages = sum(len(chain.stages) for chain in chains)
+    num_chain_stages = num_named(chains)
     is_through = study.search is None or study.search.choose_by is None or read_found(study, store) is not None
     waiting = [stage for stage in planned if not stage.in_store]
     return Plan(

@@ -4,7 +4,7 @@ Data is prepared and its sizes checked, models get their revisions, and all of i
 study's folder. Hub revisions are read back from there, so that a study that began with one commit ends with it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -19,7 +19,7 @@ from w2s_ray.spec.identity import identity
 from w2s_ray.spec.load import STUDY_NAME
 from w2s_ray.spec.losses import check_classes
 from w2s_ray.spec.method import MethodSpec
-from w2s_ray.spec.study import LevelSpec, Study
+from w2s_ray.spec.study import LevelSpec, SplitSizes, Study
 from w2s_ray.spec.task import TaskSpec
 from w2s_ray.spec.trainable import Lora, Probe, Prompt
 from w2s_ray.spec.variants import largest, one_changed
@@ -74,6 +74,7 @@ def resolve(study: Study, store: ArtifactStore, *, relock: bool = True) -> Resol
         except HubUnreachable as error:
             unresolved += error.files
             tasks[name] = _unresolved_task(name, task)
+    _check_distinct(study, tasks)
     resolution = Resolution(tasks=tasks, models=models, unresolved=tuple(dict.fromkeys(unresolved)))
     if not unresolved and (relock or lock is None):
         _write_lock(study, resolution, store)
@@ -117,6 +118,19 @@ def _prepared(store: ArtifactStore, name: str, task: TaskSpec, lock: Lock | None
         revision = lock.resolution.tasks[name].revision
         task = task if revision is None else task.model_copy(update={"revision": revision})
     return prepare(store, name, task)
+
+
+def _check_distinct(study: Study, tasks: Mapping[str, ResolvedTask]) -> None:
+    """Refuse two names for one data set with splits of one size: their stages are the same."""
+    known: dict[tuple[str, SplitSizes], str] = {}
+    for name, task in tasks.items():
+        other = known.setdefault((task.fingerprint, study.splits_of(name)), name)
+        if other != name:
+            raise DataError(
+                f"tasks {other} and {name} are one data set, with splits of one size",
+                "what two tasks learn differs, or they are one task",
+                f"drop tasks.{name}",
+            )
 
 
 def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: PreparedTask) -> ResolvedTask:

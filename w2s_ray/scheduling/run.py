@@ -36,7 +36,7 @@ from w2s_ray.scheduling.trials import Trials, Tuning
 from w2s_ray.scheduling.view import StudyStatus, StudyView, Turn
 from w2s_ray.scheduling.worker import CrewPlan
 from w2s_ray.scheduling.writer import ActorName, Writer
-from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
@@ -130,7 +130,7 @@ class Run:
         self._chains = tuple(chains)
         stages = distinct_stages(self._chains)
         self._num_stages = len(stages)
-        self._num_shared = sum(len(chain.stages) for chain in self._chains) - self._num_stages
+        self._num_shared = num_named(self._chains) - self._num_stages
         self._unfinished |= {key: stage for key, stage in stages.items() if not is_finished(stage, self._store)}
 
     def _trained(self) -> list[str]:

@@ -9,7 +9,7 @@ from functools import partial
 
 from w2s_ray.scheduling.view import StudyView
 from w2s_ray.scheduling.writer import ChainJudge, TrackerFactory
-from w2s_ray.spec.chain import PlannedStage, Resolution, distinct_stages
+from w2s_ray.spec.chain import PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
@@ -117,7 +117,7 @@ def run_study(
     if chains is not None:
         stages = distinct_stages(chains)
         if all(is_finished(stage, store) for stage in stages.values()):
-            num_shared = sum(len(chain.stages) for chain in chains) - len(stages)
+            num_shared = num_named(chains) - len(stages)
             done = {chain.name: ChainOutcome("done") for chain in chains}
             write_failures({}, study, store)
             return StudyOutcome(done, found=found, num_shared=num_shared)

@@ -62,9 +62,9 @@ class Draws:
         parts = []
         for start in range(0, self.num_draws, _DRAWS_AT_ONCE):
             size = min(_DRAWS_AT_ONCE, self.num_draws - start)
-            totals_BK = self._counts(random, size) @ sums_GK
+            totals_BK = (self._counts(random, size) @ sums_GK).astype(np.float64)  # whole numbers, so exact
             parts.append(totals_BK[:, :-1] / totals_BK[:, -1:])
-        return np.concatenate(parts).astype(np.float64)
+        return np.concatenate(parts)
 
     def seed_weights(self, num_seeds: int) -> np.ndarray:
         """Return how much of each draw each seed makes (B × S, rows sum to 1)."""

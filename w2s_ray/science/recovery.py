@@ -19,6 +19,7 @@ FEW_SEEDS = 5
 """With fewer seeds an interval is marked seed-conditional: it says little about other seeds."""
 _POWER = 1.96 + 0.84
 """Standard errors between nothing and a difference that a two-sided 5 % test finds four times in five."""
+_DIGITS = 12
 _WIDTH = 2 * 1.96
 """Standard errors between the ends of a 95 % interval."""
 
@@ -66,7 +67,7 @@ def mean_of(samples: Sequence[Sampled]) -> Sampled:
 def difference(first: Sampled, second: Sampled) -> Sampled:
     """Return first − second on the same draws."""
     num_groups = min(first.num_groups, second.num_groups)
-    return Sampled(first.value - second.value, first.draws_B - second.draws_B, num_groups)
+    return Sampled(first.value - second.value, _apart(first.draws_B, second.draws_B), num_groups)
 
 
 def gap(floor: Sampled, ceiling: Sampled) -> Sampled:
@@ -89,7 +90,7 @@ def recover(student: Sampled, floor: Sampled, ceiling: Sampled, *, min_gap: floa
         reason = f"ceiling − floor = {between.value:.3f}, its lower 95 % bound {low:.3f} is not above {min_gap:g}"
         return Recovery(None, None, None, reason, between.num_groups)
     with np.errstate(divide="ignore", invalid="ignore"):
-        draws_B = (student.draws_B - floor.draws_B) / between.draws_B
+        draws_B = difference(student, floor).draws_B / between.draws_B
     draws_B = np.where(between.draws_B == 0, np.nan, draws_B)
     value = pgr(student.value, floor.value, ceiling.value)
     return Recovery(value, interval(draws_B), draws_B, None, between.num_groups)
@@ -107,7 +108,12 @@ def compare(first: Recovery, second: Recovery) -> Sampled | None:
     if first.draws_B is None or second.draws_B is None or first.pgr is None or second.pgr is None:
         return None
     num_groups = min(first.num_groups, second.num_groups)
-    return Sampled(first.pgr - second.pgr, first.draws_B - second.draws_B, num_groups)
+    return Sampled(first.pgr - second.pgr, _apart(first.draws_B, second.draws_B), num_groups)
+
+
+def _apart(first_B: np.ndarray, second_B: np.ndarray) -> np.ndarray:
+    """Return the differences, rounded: draws on which both are equal are ties, whatever the last digits of sums say."""
+    return np.asarray(np.round(first_B - second_B, _DIGITS))
 
 
 def minimum_detectable(difference_B: np.ndarray) -> float:

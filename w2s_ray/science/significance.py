@@ -1,8 +1,8 @@
 """Whether a difference between two arms is more than chance, and what many questions at once cost.
 
-A p-value says the same as the interval of the same draws: it is below .05 exactly where the 95 % percentile interval
-leaves zero out. Over the comparisons that a study declared beforehand Holm's step-down keeps the chance of any false
-finding at 5 %; all others are exploratory and get no p-value.
+A p-value says the same as the interval of the same draws: it is below .05 where the 95 % percentile interval leaves
+zero out, but for one draw more or less. Over the comparisons that a study declared beforehand Holm's step-down keeps
+the chance of any false finding at 5 %; all others are exploratory and get no p-value.
 """
 
 from collections.abc import Sequence

@@ -127,6 +127,11 @@ def distinct_stages(chains: Iterable[Chain]) -> dict[str, PlannedStage]:
     return stages
 
 
+def num_named(chains: Iterable[Chain]) -> int:
+    """Return how many stages the chains would train if each were alone: those of every chain, once each."""
+    return sum(len({stage.identity for stage in chain.stages}) for chain in chains)
+
+
 def merge(first: PlannedStage, second: PlannedStage) -> PlannedStage:
     """Return `first` with the predictions and reports of both; they must be one stage."""
     assert first.identity == second.identity

@@ -167,7 +167,7 @@ class Climb:
         elif arm == "generative":
             train, validation = (self._true(self._train_split(level)),), None
             optimisation = self.method.generative[level]
-        elif level == self.path[0] and not supervisors:
+        elif arm == "zero_shot" or (level == self.path[0] and not supervisors):  # no shots: S stands for no examples
             train = (self._bag(self._split("S", splits.train_examples), member),)
             validation = self._true(self._judging_split())
         elif not supervisors:

@@ -148,6 +148,7 @@ class ReportSpec(Spec):
             for one in (pair.first, pair.second):
                 _check_contender(key, one, arms, paths)
             _check_served(key, pair, tasks)
+            _check_floors(key, pair, paths)
         for place, reference in enumerate(self.references):
             key = f"report.references.{place}"
             _check_tasks(key, reference.tasks, tasks)
@@ -184,6 +185,15 @@ def _check_contender(
     if one.level_among(paths) not in having:
         there = f"has students on {', '.join(having)} alone" if having else "has no student"
         raise ValueError(f"{key} names {one.name}, and {one.arm} {there} in the chain {'-'.join(path)}")
+
+
+def _check_floors(key: str, pair: ComparisonSpec, paths: Sequence[tuple[str, ...]]) -> None:
+    """Refuse PGRs above different floors: their denominators differ."""
+    first, second = (one.path_among(paths)[0] for one in (pair.first, pair.second))
+    if pair.by == "pgr" and first != second:
+        raise ValueError(
+            f"{key} compares a PGR above the floor {first} with one above the floor {second}; compare `by: accuracy`"
+        )
 
 
 def _check_served(key: str, pair: ComparisonSpec, tasks: Mapping[str, Sequence[str]]) -> None:

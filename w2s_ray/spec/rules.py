@@ -188,8 +188,8 @@ def _check_objective(study: "Study", name: str, method: MethodSpec) -> None:
                 "objective: next_token trains all weights of every level on its text, and nothing else",
                 f"drop {key}",
             )
-    for task, entry in study.tasks.items() if method.objective == "next_token" else ():
-        sizes = [key for key in ("train_examples", "validation_examples", "test_examples") if getattr(entry, key)]
+    for task, source in study.tasks.items() if method.objective == "next_token" else ():
+        sizes = [key for key in ("train_examples", "validation_examples", "test_examples") if getattr(source, key)]
         if method.serves(task) and sizes:
             raise StudyError(
                 f"tasks.{task}.{sizes[0]} counts examples, and methods.{name} reads all the text that there is",

@@ -1,8 +1,8 @@
 """Rows become a task's table, and every row that does not is accounted for.
 
 A text that occurs twice is one example, related to all that its rows were related to. Where such rows disagree on the
-label, none of them is kept, because nobody knows which is right. Of a bundle as many examples of one class are kept as
-of every other.
+label or the answer, none of them is kept, because nobody knows which is right. Of a bundle as many examples of one
+class are kept as of every other.
 """
 
 import difflib
@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from w2s_ray.errors import DataError
+from w2s_ray.spec.base import Kind
 from w2s_ray.spec.identity import identity, seeded_hash
 from w2s_ray.tasks.accounting import Account
 from w2s_ray.tasks.examples import Example, Format, Skip
@@ -24,7 +25,7 @@ from w2s_ray.tasks.sources import Source
 from w2s_ray.tasks.task import POOL, SCHEMA, TEST, TaskData
 from w2s_ray.tasks.ties import tied
 
-RECIPE = 3
+RECIPE = 4
 """Raised whenever this module would make other examples from the same rows."""
 
 MAX_CLASSES = 100
@@ -34,6 +35,7 @@ _logger = logging.getLogger(__name__)
 
 _NOT_UNICODE = Skip("half a character, which is not Unicode")
 _CONTRADICTED = Skip("the same text has different labels")
+_ANSWERED_OTHERWISE = Skip("the same text has different answers")
 _REPEATED = Skip("an example that is there already", is_fault=False)
 _RELATED = Skip("an example that is related to one of the test set", is_fault=False)
 _SURPLUS = Skip("more examples of a class than the others of its question", is_fault=False)
@@ -67,7 +69,7 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
     classes = format_.class_names or _class_names(placed)
     if format_.kind in ("classes", "pairs"):
         placed = _known(placed, classes)
-    placed = _single(placed)
+    placed = _single(placed, format_.kind)
     placed = _evened(placed, len(classes))
     if format_.together is not None:
         placed = _together(placed, format_)
@@ -139,20 +141,22 @@ def _known(placed: Sequence[Placed], classes: Sequence[str]) -> list[Placed]:
     return [each for each in placed if each.example.label in known]
 
 
-def _single(placed: Sequence[Placed]) -> list[Placed]:
-    """Keep the first example of each content, and none where its rows disagree on the label."""
+def _single(placed: Sequence[Placed], kind: Kind) -> list[Placed]:
+    """Keep the first example of each content, and none where its rows disagree on the label or the answer."""
     same: dict[tuple[str, str, str | None], list[Placed]] = {}
     for each in placed:
-        same.setdefault((each.origin, each.example.text, each.example.other), []).append(each)
+        other = each.example.other if kind == "pairs" else None
+        same.setdefault((each.origin, each.example.text, other), []).append(each)
     kept = []
     for first, *repeats in same.values():
-        contradicted = any(each.example.label != first.example.label for each in repeats)
+        said = (first.example.label, first.example.other)
+        contradicted = any((each.example.label, each.example.other) != said for each in repeats)
         if not contradicted:
             further = (key for each in repeats for key in (each.example.group, *each.example.ties))
             ties = tuple(dict.fromkeys((*first.example.ties, *further)))
             kept.append(first._replace(example=first.example._replace(ties=ties)))
         for each in (first, *repeats) if contradicted else repeats:
-            each.leave_out(_CONTRADICTED if contradicted else _REPEATED)
+            each.leave_out((_ANSWERED_OTHERWISE if kind == "answers" else _CONTRADICTED) if contradicted else _REPEATED)
     return kept
 
 

@@ -2,7 +2,7 @@
 
     text       a column, or a template such as "{question} {passage}"; white space at the ends goes
     label      a column: the examples have classes. Its values, as text, are matched with `classes`
-    answer     a column: the answer that is to be written after the text
+    answer     a column: the answer, of one line, that is to be written after the text
     chosen, rejected
                columns: the examples are pairs, and `text`, where given, stands before both
     group      a column; without one, rows whose texts differ only in case and white space are related
@@ -22,6 +22,8 @@ from w2s_ray.tasks.examples import PAIR_CLASSES, Example, Format, Skip, pair
 from w2s_ray.tasks.hub import HubRows, parse_revision
 from w2s_ray.tasks.rows import Row
 from w2s_ray.tasks.sources import Rows, local_rows
+
+_SEVERAL_LINES = Skip("an answer of several lines, and what is written is read up to the end of its line")
 
 
 def own_task(spec: TaskSpec) -> DatasetTask:
@@ -66,6 +68,8 @@ def own_format(spec: TaskSpec) -> Format:
             return
         label = _value(row, spec.label, "label") if spec.label is not None else None
         answer = _value(row, spec.answer) if spec.answer is not None else None
+        if answer is not None and "\n" in answer:
+            raise _SEVERAL_LINES
         yield Example(text, group if group is not None else group_of(text), label, answer)
 
     return Format(kind, columns, examples, classes)
@@ -124,13 +128,13 @@ def _filled(parts: Sequence[tuple[str, str | None]], row: Row) -> str:
 
 
 def _value(row: Row, column: str, called: str | None = None) -> str:
-    """Return a value that may not be empty.
+    """Return a value, without white space at its ends, that may not be empty.
 
     Raises:
         Skip: when it is.
     """
-    value = _written(row, column)
-    if not value.strip():
+    value = _written(row, column).strip()
+    if not value:
         raise Skip(f"no {called or column}")
     return value
 
