@@ -126,3 +126,12 @@ def test_a_stratum_of_one_example_has_no_figure_and_the_others_keep_theirs(finis
     assert rows.columns[0] == "band 0 (1)" and len(rows.columns) == 3
     for found, cells in rows.arms:
         assert list(cells) == ["–", *(with_bounds(found.strata[name], 2) for name in ("band 1", "band 2"))]
+
+
+def test_baselines_are_fitted_once_for_floors_that_learn_from_the_same_examples(
+    synthetic: Callable[..., SyntheticStudy],
+) -> None:
+    study = synthetic(chains=[["small", "large"], ["medium", "large"]], methods={"naive": {}}, seeds=[0, 1])
+    study.finish(lambda stage: 0.6)
+    found = gather(study.study, study.resolution, study.store).baselines["code"]
+    assert {name: len(correct_SN) for name, correct_SN in found.items()} == {"majority": 2, "length": 2}

@@ -166,13 +166,12 @@ class Reader:
     def baselines(self, floors: Sequence[PlannedStage]) -> dict[str, np.ndarray]:
         """Return whether the majority and the length are right, by name (S × N).
 
-        Both are fitted on the examples of each floor, with their ground truth.
+        Both are fitted on what floors learn from, with its ground truth, once for floors that learn from the same.
         """
         found: dict[str, list[np.ndarray]] = defaultdict(list)
-        for floor in floors:
+        for split, floor in {floor.spec.train[0].split: floor for floor in floors}.items():
             assert floor.test_prediction is not None, "a floor is judged"
             test = self.test_set(floor)
-            split = floor.spec.train[0].split
             prepared = load_prepared(self._store, split.task)
             rows, test_rows = draw(prepared, split), draw(prepared, floor.test_prediction.split)
             train_N = self._truth(prepared, rows)
