@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2s_ray.spec.study import Study
-from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.artifacts import ArtifactStore, existing_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,10 +66,10 @@ def read_results(study: Study, store: Path | str = DEFAULT_STORE) -> "pd.DataFra
     """Return a row for each stage of each chain that the store has results of.
 
     Raises:
-        W2SError: when the store holds something that cannot be read.
+        W2SError: when there is no store, or it holds something that cannot be read.
     """
     from w2s_ray.report.results import read_results as read
     from w2s_ray.scheduling.resolve import locked
 
-    opened = ArtifactStore(store)
+    opened = existing_store(store)
     return read(study, locked(study, opened), opened)

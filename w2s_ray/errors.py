@@ -64,3 +64,8 @@ class Interrupted(W2SError):
     """The run was stopped on request; a checkpoint is kept and the same command goes on from it."""
 
     exit_code = 1
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error of others says, or its name where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

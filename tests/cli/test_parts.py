@@ -11,17 +11,18 @@ import pytest
 import yaml
 from rich.console import Console
 
-from tests.cli.conftest import ROOT, Done, fails, w2s
+from tests.cli.conftest import ROOT, Done, command, environment, fails, w2s
 from tests.scheduling.studies import chains_of, small_study
 from tests.scheduling.test_foreman import commit
+from w2s_ray import read_results
 from w2s_ray.cli.amounts import bytes_text, count_text, seconds_text
 from w2s_ray.cli.live import PlainView
 from w2s_ray.cli.run import _exit_code, _say_what_was_trained
 from w2s_ray.cli.smoke import SMOKE_STEPS, shrink
 from w2s_ray.cli.stage_names import describe, find_stage
-from w2s_ray.cli.submit import STUDY_NAME, _submit, entrypoint, pack
+from w2s_ray.cli.submit import STUDY_NAME, _client, _submit, entrypoint, pack
 from w2s_ray.cli.terminal import terminal
-from w2s_ray.errors import DataError, StudyError
+from w2s_ray.errors import DataError, ResourceError, StoreError, StudyError
 from w2s_ray.scheduling.environment import PASSED_ON
 from w2s_ray.scheduling.estimate import num_steps
 from w2s_ray.scheduling.resolve import resolve
@@ -310,6 +311,28 @@ def test_a_job_gets_the_keys_of_the_shell_that_submits_it(monkeypatch: pytest.Mo
     assert json.loads(told) == {"WANDB_BASE_URL": "https://ours", "WANDB_ENTITY": "us"}
 
 
+def test_a_study_that_is_a_link_takes_the_files_beside_its_target_along(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.yaml").symlink_to(home / "tiny.yaml")
+    pack(tmp_path / "link.yaml", tmp_path / "to")
+    assert (tmp_path / "to" / "data" / "moods" / "files" / "moods.jsonl").is_file()
+
+
+def test_an_address_that_is_no_dashboards_is_refused_at_once() -> None:
+    with pytest.raises(ResourceError, match="begins with http"):
+        _client("127.0.0.1:1")
+
+
+def test_a_name_that_is_no_stages_is_answered_with_a_few_that_are() -> None:
+    chains = chains_of(
+        small_study(
+            methods={f"m{n}": {"losses": {"l": {"kind": "confidence", "alpha_max": n / 40}}} for n in range(40)}
+        )
+    )
+    with pytest.raises(StudyError) as refused:
+        find_stage(chains, "abcdef")
+    assert refused.value.remedy.count(";") == 20 and "… and 22 more" in refused.value.remedy
+
+
 def test_submitting_to_nobody_is_said(home: Path) -> None:
     fails(w2s("submit", "tiny.yaml", "--address", "http://127.0.0.1:1", "--store", "/s", cwd=home), 2, "127.0.0.1:1")
 
@@ -320,8 +343,22 @@ def test_a_job_is_not_given_a_store_in_its_own_passing_folder(home: Path) -> Non
 
 
 def test_the_doctor_looks_at_this_machine(tmp_path: Path) -> None:
-    done = w2s("doctor", "--store", tmp_path / "store")
+    done = w2s("doctor", "--store", tmp_path / "new" / "a[/b]c" / "store")
     assert done.code == 0, done.out
     for subject in ("Python", "torch", "memory", "store", "W&B"):
         assert subject in done.out
-    assert not (tmp_path / "store").exists()
+    assert "a[/b]c" in done.out
+    assert not (tmp_path / "new").exists(), "looking leaves nothing behind"
+
+
+def test_what_a_terminal_cannot_show_or_says_of_its_width_keeps_nothing_from_being_said() -> None:
+    odd = environment() | {"COLUMNS": "0", "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command("tasks"), capture_output=True, env=odd, cwd=ROOT)
+    assert done.returncode == 0 and b"hh_rlhf" in done.stdout
+    assert b"does not exist" in subprocess.run(command("plan", "nothing.yaml"), capture_output=True, env=odd).stderr
+
+
+def test_results_are_not_read_from_a_store_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no store at"):
+        read_results(small_study(), tmp_path / "mistyped")
+    assert not (tmp_path / "mistyped").exists()

@@ -42,7 +42,7 @@ def test_each_stage_has_a_line_where_it_begins_and_where_it_ends(ran: Ran) -> No
     lines = ran.done.out.splitlines()
     assert sum(line.startswith("started ") for line in lines) == NUM_STAGES
     assert sum(line.startswith("ended ") for line in lines) == NUM_STAGES
-    assert f"finished {NUM_STAGES} of {NUM_STAGES} stages; sharing saved 3 trainings" in lines
+    assert f"finished {NUM_STAGES} of {NUM_STAGES} stages; sharing saved 2 trainings" in lines
 
 
 def test_the_files_that_a_run_names_are_there(ran: Ran) -> None:
@@ -68,7 +68,7 @@ def test_a_second_run_trains_nothing_and_says_so(ran: Ran) -> None:
 def test_the_plan_of_a_finished_study_has_everything_in_the_store(ran: Ran) -> None:
     plan = json.loads(ran.w2s("plan", "--json").out)
     assert plan["num_to_train"] == 0
-    assert (plan["num_chain_stages"], plan["num_shared"]) == (7, 3)
+    assert (plan["num_chain_stages"], plan["num_shared"]) == (6, 2)
     assert all(stage["in_store"] and not stage["missing_predictions"] for stage in plan["stages"])
     assert not any(stage["other_versions"] for stage in plan["stages"])
 
@@ -245,7 +245,7 @@ def test_the_first_ctrl_c_stops_with_a_checkpoint_and_says_how_to_go_on(interrup
 def test_the_live_view_has_a_line_for_the_running_stage(interrupted: tuple[str, int, Ran]) -> None:
     screen, _, _ = interrupted
     assert "tokens/s" in screen
-    assert re.search(r"1/4 stages done · 3 shared · [123] running · [012] waiting", screen)
+    assert re.search(r"1/4 stages done · 2 shared · [123] running · [012] waiting", screen)
 
 
 def test_a_stopped_stage_is_shown_as_stopped(interrupted: tuple[str, int, Ran]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from w2s_ray.data.prepare import load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import TrainingError
-from w2s_ray.scheduling.resolve import resolve_whole
+from w2s_ray.scheduling.resolve import put_down, resolve_whole
 from w2s_ray.spec.chain import PlannedStage, Resolution
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
@@ -55,8 +55,10 @@ def others(folder: Path) -> dict[str, object]:
 
 
 def resolved(study: Study, store: ArtifactStore) -> Resolution:
-    """Prepare the study's data."""
-    return resolve_whole(study, store)
+    """Prepare the study's data, and put it down as a run does."""
+    resolution = resolve_whole(study, store)
+    put_down(study, resolution, store)
+    return resolution
 
 
 def quality(stage: PlannedStage, share: float = 1.0) -> float:

@@ -14,9 +14,11 @@ from tests.scheduling.studies import no_tracker, resolution_of, small_study
 from tests.scheduling.test_run import Watching
 from w2s_ray.errors import Interrupted, LeaseHeld
 from w2s_ray.scheduling.hold import Hold
+from w2s_ray.scheduling.resolve import LOCK_NAME
 from w2s_ray.scheduling.run import Run
 from w2s_ray.scheduling.study import RunSettings, run_study
 from w2s_ray.scheduling.view import NullView, StudyStatus
+from w2s_ray.spec.load import STUDY_NAME
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.waste import abandoned
@@ -25,6 +27,7 @@ HOLD = """
 import sys, threading
 from tests.scheduling.studies import small_study
 from w2s_ray.scheduling.hold import Hold
+from w2s_ray.scheduling.resolve import LOCK_NAME
 from w2s_ray.scheduling.view import NullView
 from w2s_ray.store.artifacts import ArtifactStore
 Hold(small_study(), ArtifactStore(sys.argv[1])).take(NullView(), threading.Event())
@@ -69,6 +72,9 @@ def test_a_second_run_of_a_study_waits_says_so_and_is_refused_before_it_harms_th
     state = folder_of(store) / "chains" / "tuner.pkl"
     state.parent.mkdir()
     state.touch()
+    files = [folder_of(store) / name for name in (STUDY_NAME, LOCK_NAME)]
+    for file in files:
+        file.write_text("of the run under way")
     view = Watching()
     with another_run(store):
         with pytest.raises(LeaseHeld, match="another run") as refused:
@@ -76,6 +82,7 @@ def test_a_second_run_of_a_study_waits_says_so_and_is_refused_before_it_harms_th
         assert lease.holder(folder_of(store)), "what it did not get it does not give back"
     assert refused.value.exit_code == 2 and "another name" in refused.value.remedy
     assert state.exists()
+    assert [file.read_text() for file in files] == ["of the run under way"] * 2
     assert "another run" in view.shown[0].notice
 
 
@@ -145,3 +152,14 @@ def test_a_run_that_cannot_say_that_it_goes_on_goes_on_unless_its_study_was_take
     one._hold.release()
     with another_run(store), pytest.raises(LeaseHeld):
         one._say_under_way(StudyStatus())
+
+
+def test_two_runs_of_one_process_are_two(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "ALIVE_SECONDS", 1.5)
+    first, second = Hold(small_study(), store), Hold(small_study(), store)
+    first.take(NullView(), threading.Event())
+    with pytest.raises(LeaseHeld):
+        second.renew()
+    first.release()
+    second.renew()
+    second.release()

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from w2s_ray.errors import DataError, ModelError, StudyError
 from w2s_ray.scheduling import estimate
 from w2s_ray.scheduling.plan import Plan, plan
-from w2s_ray.scheduling.resolve import LOCK_NAME, locked, resolve, resolve_whole
+from w2s_ray.scheduling.resolve import LOCK_NAME, locked, put_down, resolve, resolve_whole
 from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.execution import Execution
@@ -346,12 +346,14 @@ def test_a_lock_that_is_damaged_is_made_anew(home: Path, store: ArtifactStore) -
     assert locked(study, store) == resolution
 
 
-def test_the_lock_follows_data_that_changed(home: Path, store: ArtifactStore) -> None:
+def test_the_lock_follows_data_that_changed_once_a_run_begins(home: Path, store: ArtifactStore) -> None:
     study = study_in(home)
     before = resolve(study, store)
     (home / "rows.jsonl").write_text((home / "rows.jsonl").read_text() + '{"text": "one more", "label": "a"}\n')
     after = resolve(study, store)
     assert after.tasks["rows"].fingerprint != before.tasks["rows"].fingerprint
+    assert locked(study, store) == before, "what ran learnt from the data as it was"
+    put_down(study, after, store)
     assert locked(study, store) == after
 
 
@@ -451,7 +453,7 @@ def test_to_look_at_a_study_whose_data_has_changed_leaves_its_lock_alone(home: P
     study = study_in(home)
     before = resolve(study, store)
     (home / "rows.jsonl").write_text((home / "rows.jsonl").read_text() + '{"text": "one more", "label": "a"}\n')
-    after = resolve(study, store, relock=False)
+    after = resolve(study, store)
     assert after.tasks != before.tasks, "the plan is for the data as it is now"
     assert locked(study, store) == before, "and what was trained is still found"
 

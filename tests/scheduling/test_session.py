@@ -1,5 +1,6 @@
 """The Ray session's folder, and whether a crew fits into a cluster."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -53,3 +54,13 @@ def test_gpus_count_as_cpus_do() -> None:
     study = small_study(execution={"workers": 2, "gpus_per_worker": 1})
     with pytest.raises(ResourceError, match="1 GPUs each"):
         check_room(executions(study), [Node(8, gpus=1)])
+
+
+def test_a_session_of_our_own_is_ours_where_the_shell_names_a_cluster() -> None:
+    code = (
+        "from w2s_ray.scheduling.session import cluster_nodes, ray_session\n"
+        "with ray_session(None, num_cpus=1): print([node.cpus for node in cluster_nodes()])"
+    )
+    names_one = os.environ | {"RAY_ADDRESS": "http://127.0.0.1:1"}
+    done = subprocess.run([sys.executable, "-c", code], env=names_one, capture_output=True, text=True)
+    assert done.stdout.strip() == "[1.0]", done.stderr

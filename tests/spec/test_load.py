@@ -1,5 +1,6 @@
 """What a study file may not say, and how it is told."""
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ THREE = {"s": "w2s:small", "m": "w2s:medium", "l": "w2s:large"}
         ({"optimization": {"epochs": 2}}, "did you mean 'optimisation'?"),
         ({"executions": {"workers": 2}}, "did you mean 'execution'?"),
         ({"chains": []}, "chains is empty"),
+        ({"execution": 3}, "execution is 3, and a mapping of keys stands there"),
+        ({"search": {"space": {"optimisation.learning_rate": [float("nan")]}}}, "no finite number"),
+        ({"search": {"space": {"optimisation.learning_rate": [date(2020, 1, 1)]}}}, "no finite number"),
         ({"chains": [["s", "l"], ["s", "l"]]}, "holds one twice"),
         ({"methods": {"none": {"arms": []}}}, "methods.none.arms is empty"),
         (
@@ -145,6 +149,17 @@ def test_a_level_that_says_a_part_of_a_shared_mapping_leaves_the_rest_of_it() ->
     stopping = small.optimisation.early_stopping
     assert stopping is not None and (stopping.every_steps, stopping.patience) == (5, 9)
     assert large.optimisation.early_stopping is None and large.optimisation.epochs == 2
+
+
+def test_a_key_with_nothing_behind_it_is_no_mapping_of_keys() -> None:
+    assert parse_study(study(execution=None)) == parse_study(study())
+
+
+def test_an_anchor_inside_itself_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("name: &a [*a]\n")
+    with pytest.raises(StudyError, match="inside itself"):
+        load_study(file)
 
 
 def test_a_merged_mapping_may_be_overruled(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 from typing import Any
 
+import pytest
+
+from w2s_ray.errors import StoreError
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.search import Candidate, Found, Point
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.found import read_found, write_found
+from w2s_ray.store.found import FAILURES_NAME, FOUND_NAME, read_failures, read_found, search_digest, write_found
+from w2s_ray.store.waiting import read_under_way
 
 RATE = "ladder.l.optimisation.learning_rate"
 POINT = Point.of({RATE: 1e-3})
@@ -31,3 +35,21 @@ def test_what_a_search_came_to_is_known_wherever_its_files_lie(store: ArtifactSt
 def test_what_a_search_of_another_model_came_to_is_not(store: ArtifactStore) -> None:
     write_found(FOUND, study_at("/here"), store)
     assert read_found(study_at("/here", ladder={"s": "/here/models/other", "l": "owner/model"}), store) is None
+
+
+def test_what_a_search_came_to_is_known_however_its_stages_are_run(store: ArtifactStore) -> None:
+    write_found(FOUND, study_at("/here"), store)
+    assert read_found(study_at("/here", execution={"workers": 2, "tokens_per_micro_batch": 512}), store) == FOUND
+    assert search_digest(study_at("/here", optimisation={"epochs": 3})) != search_digest(study_at("/here"))
+
+
+def test_files_of_another_version_are_told_with_a_remedy_or_are_nothing(store: ArtifactStore) -> None:
+    study = study_at("/here")
+    folder = store.study_folder(study.name)
+    for name in (FOUND_NAME, FAILURES_NAME, "under-way.json"):
+        (folder / name).write_text('{"another": "version"}')
+    with pytest.raises(StoreError, match=r"search\.json cannot be read"):
+        read_found(study, store)
+    with pytest.raises(StoreError, match=r"failures\.json cannot be read"):
+        read_failures(study, store)
+    assert read_under_way(study, store) is None

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from w2s_ray.spec.stage import PredictionSpec, StageSpec
+from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record
 from w2s_ray.store.waste import abandoned, remove, unreferenced
@@ -39,6 +40,16 @@ def test_work_under_way_is_not_abandoned(store: ArtifactStore, stage: StageSpec)
     assert abandoned(store) == []
     assert remove(store, [listed]) == 0  # taken up between the listing and the answer
     assert listed.path.exists()
+
+
+def test_checkpoints_are_left_to_a_run_that_may_go_on_with_them(store: ArtifactStore, stage: StageSpec) -> None:
+    """Between two crews a stage has no lease, and its run still wants it."""
+    folder = store.begin("stage", stage.slug, stage.identity)
+    (folder / "checkpoints").mkdir()
+    lease.take(store.study_folder("mine"), "a run of the study")
+    assert abandoned(store) == []
+    lease.release(store.study_folder("mine"), "a run of the study")
+    assert [item.path for item in abandoned(store)] == [folder]
 
 
 def test_checkpoints_that_outlived_their_stage_are_listed_alone(

@@ -6,17 +6,19 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from rich.table import Table
+from rich.text import Text
 
 from w2s_ray.cli.amounts import bytes_text
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StoreError
-from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.artifacts import FOLDERS, ArtifactStore
 
 _PACKAGES = ("ray", "deepspeed", "torch", "transformers", "datasets", "wandb")
 _MIN_MEMORY_BYTES = 6 * 2**30
@@ -43,7 +45,7 @@ def examine(store_folder: Path, *, as_json: bool) -> int:
         table = Table(box=None, pad_edge=False, show_header=False)
         colours = {"ok": "green", "note": "yellow", "problem": "red"}
         for finding in findings:
-            table.add_row(f"[{colours[finding.verdict]}]{finding.verdict}[/]", finding.subject, finding.detail)
+            table.add_row(Text(finding.verdict, colours[finding.verdict]), finding.subject, Text(finding.detail))
         terminal.out.print(table)
     return int(any(finding.verdict == "problem" for finding in findings))
 
@@ -92,34 +94,37 @@ def _accelerators(_store: Path) -> Iterator[Finding]:
 
 def _store(folder: Path) -> Iterator[Finding]:
     store = ArtifactStore(folder)
-    existed = store.root.exists()
+    made = [each for each in (store.root, *store.root.parents) if not each.exists()]
+    inside = [each for each in (store.root / name for name in FOLDERS) if not each.exists()]
     try:
         store.prepare()
     except StoreError as error:
         yield Finding("store", "problem", f"{error.value}; {error.remedy}")
         return
-    yield Finding("store", "ok", f"{store.root}, {bytes_text(shutil.disk_usage(store.root).free)} free")
-    if not existed:
-        shutil.rmtree(store.root)
+    finally:  # looking leaves nothing behind
+        for each in (*inside, *made):
+            with suppress(OSError):
+                each.rmdir()
+    there = next(each for each in (store.root, *store.root.parents) if each.exists())
+    yield Finding("store", "ok", f"{store.root}, {bytes_text(shutil.disk_usage(there).free)} free")
 
 
 def _services(_store: Path) -> Iterator[Finding]:
-    has_key = bool(os.environ.get("WANDB_API_KEY")) or "api.wandb.ai" in _text(Path.home() / ".netrc")
-    yield Finding("W&B", "ok" if has_key else "note", "key found" if has_key else "no key: runs are kept offline")
     import socket
+
+    try:
+        from w2s_ray.tracking.wandb import has_key
+    except ImportError:
+        pass  # said above, among the packages
+    else:
+        known = has_key()
+        yield Finding("W&B", "ok" if known else "note", "key found" if known else "no key: runs are kept offline")
 
     try:
         socket.create_connection(("huggingface.co", 443), timeout=3).close()
         yield Finding("Hugging Face hub", "ok", "reachable")
     except OSError:
         yield Finding("Hugging Face hub", "note", "cannot be reached: only built-in, local and cached models and data")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 _CHECKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (

@@ -6,12 +6,11 @@ from pathlib import Path
 from rich.table import Table
 
 from w2s_ray.cli.amounts import bytes_text, count_text
-from w2s_ray.cli.opening import existing_store
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StoreError, W2SError
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.load import STUDY_NAME, load_study
-from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.artifacts import ArtifactStore, existing_store
 from w2s_ray.store.found import every_chain, read_found
 from w2s_ray.store.waiting import read_under_way
 from w2s_ray.store.waste import Waste, abandoned, remove, unreferenced
@@ -80,12 +79,6 @@ def _named(store: ArtifactStore, folder: Path) -> Iterator[str]:
             f"run the study again, or remove {folder} and with it the claim to what it has done",
         )
     resolution = locked(study, store)
-    if resolution.unresolved:
-        raise StoreError(
-            f"{', '.join(resolution.unresolved)} cannot be found",
-            "what a study needs is known when all its models and data are",
-            "connect to the hub, or run the study again",
-        )
     yield from (task.fingerprint for task in resolution.tasks.values())
     for stage in distinct_stages(every_chain(study, resolution, store)).values():
         yield stage.identity

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from rich.table import Table
 
-from w2s_ray.cli.opening import existing_store
 from w2s_ray.cli.stage_names import find_stage
 from w2s_ray.cli.status import journal_lines
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.load import load_study
 from w2s_ray.spec.study import Study
-from w2s_ray.store.artifacts import ATTEMPTS_NAME, ArtifactStore, artifact_folders
+from w2s_ray.store.artifacts import ATTEMPTS_NAME, ArtifactStore, artifact_folders, existing_store
 from w2s_ray.store.found import every_chain
 
 
@@ -31,7 +30,8 @@ def print_logs(
             terminal.out.print(json.dumps(line), markup=False, soft_wrap=True)
         return
     terminal.out.print(str(folder), markup=False, soft_wrap=True)
-    attempts = [json.loads(line) for line in (folder / ATTEMPTS_NAME).read_text(encoding="utf-8").splitlines()]
+    written = (folder / ATTEMPTS_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+    attempts = [json.loads(line) for line in written if line.endswith("}")]  # a writer may have died in its line
     terminal.out.print(
         f"started: {', '.join(attempt['started_at'] for attempt in attempts)}", markup=False, soft_wrap=True
     )

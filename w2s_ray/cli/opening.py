@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from w2s_ray.cli.terminal import terminal
-from w2s_ray.errors import StoreError
 from w2s_ray.spec.load import load_study
 from w2s_ray.spec.study import Study
-from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.artifacts import ArtifactStore, existing_store
 
 
 def open_for_writing(
@@ -30,21 +29,8 @@ def open_for_reading(
     study = load_study(path, overrides)
     store = existing_store(store_folder)
     logs = store.root / "studies" / study.name / "logs"
-    if not os.access(logs, os.W_OK):
-        logs = Path(tempfile.mkdtemp(prefix="w2s-"))
-    terminal.capture(logs / f"{verb}.log")
+    log = logs / f"{verb}.log"
+    if not os.access(log if log.exists() else logs, os.W_OK):
+        log = Path(tempfile.mkdtemp(prefix="w2s-")) / log.name
+    terminal.capture(log)
     return study, store
-
-
-def existing_store(folder: Path) -> ArtifactStore:
-    """Return the store at `folder`.
-
-    Raises:
-        StoreError: when there is none.
-    """
-    store = ArtifactStore(folder)
-    if not (store.root / "artifacts").is_dir():
-        raise StoreError(
-            f"no store at {store.root}", "this verb reads what a run left", "run the study, or name --store"
-        )
-    return store

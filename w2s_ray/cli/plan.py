@@ -21,7 +21,7 @@ def print_plan(path: Path, store_folder: Path, overrides: Sequence[str], *, as_j
     from w2s_ray.scheduling.plan import plan
     from w2s_ray.scheduling.resolve import resolve
 
-    found = plan(study, resolve(study, store, relock=False), store)
+    found = plan(study, resolve(study, store), store)
     if as_json:
         terminal.out.print(found.model_dump_json(indent=2), markup=False, soft_wrap=True)
         return

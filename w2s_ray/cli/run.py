@@ -167,7 +167,7 @@ def smoke(path: Path, overrides: Sequence[str], *, address: str | None) -> int:
 
 def _command(store: ArtifactStore) -> str:
     """The command line that was typed, good for another shell too: with its program and store spelt out."""
-    program = "w2s" if shutil.which("w2s") else sys.argv[0]
-    words = [program, *sys.argv[1:]]
+    as_module = [sys.executable, "-m", "w2s_ray"] if sys.argv[0].endswith("__main__.py") else [sys.argv[0]]
+    words = [*(["w2s"] if shutil.which("w2s") else as_module), *sys.argv[1:]]
     named = any(word.partition("=")[0] == "--store" for word in words)
     return shlex.join(words if named else [*words, "--store", str(store.root)])

@@ -8,6 +8,7 @@ from w2s_ray.spec.identity import short
 
 MIN_DIGITS = 4
 """Fewer digits of an identity are taken for a mistake."""
+_MOST_NAMED = 20
 
 
 def find_stage(chains: Sequence[Chain], text: str) -> PlannedStage:
@@ -19,12 +20,16 @@ def find_stage(chains: Sequence[Chain], text: str) -> PlannedStage:
     found = _by_identity(chains, text) if ":" not in text else _by_place(chains, text)
     if len(found) == 1:
         return next(iter(found.values()))
-    known = found or distinct_stages(chains)
+    known = tuple((found or distinct_stages(chains)).values())
     raise StudyError(
         f"{text!r} names {len(found) or 'no'} stages of the study" if len(found) != 1 else text,
         f"a stage is named by {MIN_DIGITS} or more digits of its identity, or as arm:level[:method][:seed][:task]",
-        "one of: " + "; ".join(describe(chains, stage) for stage in known.values()),
+        "one of: " + "; ".join([describe(chains, stage) for stage in known[:_MOST_NAMED]] + _more(len(known))),
     )
+
+
+def _more(num: int) -> list[str]:
+    return [f"… and {num - _MOST_NAMED:,} more"] if num > _MOST_NAMED else []
 
 
 def describe(chains: Sequence[Chain], stage: PlannedStage) -> str:

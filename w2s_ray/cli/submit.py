@@ -18,7 +18,7 @@ import yaml
 
 from w2s_ray.cli.amounts import bytes_text
 from w2s_ray.cli.terminal import terminal
-from w2s_ray.errors import DataError, ResourceError, StoreError
+from w2s_ray.errors import DataError, ResourceError, StoreError, first_line
 from w2s_ray.scheduling.environment import passed_on
 from w2s_ray.spec.load import STUDY_NAME, load_study, read_raw
 
@@ -66,7 +66,7 @@ def submit(
         asyncio.run(_follow(client, job))
         status = client.get_job_status(job)
     except (OSError, RuntimeError) as error:
-        lost = f"lost the connection to {address}: {str(error).strip().splitlines()[0]}"
+        lost = f"lost the connection to {address}: {first_line(error)}"
         remedy = f"follow it again: ray job logs --address {address} --follow {job}"
         raise ConnectionLost(lost, "the job goes on without us", remedy) from None
     except KeyboardInterrupt:
@@ -91,14 +91,14 @@ def pack(path: Path, folder: Path, overrides: Sequence[str] = ()) -> None:
     Raises:
         DataError: when that is too large to travel with a job.
     """
-    raw = read_raw(path, overrides)
+    raw, home = read_raw(path, overrides), path.resolve().parent
     for name, task in raw["tasks"].items():
         for key in ("files", "test_files"):
-            _take(task, key, path.parent, folder, f"data/{name}")
+            _take(task, key, home, folder, f"data/{name}")
     for name, level in raw["ladder"].items():
         if isinstance(level, str):
             level = raw["ladder"][name] = {"model": level}
-        _take(level, "model", path.parent, folder, f"models/{name}")
+        _take(level, "model", home, folder, f"models/{name}")
     (folder / STUDY_NAME).write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if size > MAX_TRAVEL_BYTES:
@@ -125,12 +125,15 @@ def _take(entry: dict[str, Any], key: str, home: Path, folder: Path, place: str)
 
 
 def _client(address: str) -> "JobSubmissionClient":
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     try:
+        if "://" not in address:  # Ray would take it for its own port, and wait for an answer there
+            raise ValueError("the address of a dashboard begins with http://")
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        reason = first_line(error)
         raise ResourceError(
             f"no Ray dashboard answers at {address}: {reason}",
             "submit talks to the cluster's dashboard, http://HOST:8265",
@@ -145,7 +148,7 @@ def _submit(client: "JobSubmissionClient", command: str, folder: str, study: str
         return str(client.submit_job(entrypoint=command, runtime_env=runtime_env, metadata={"study": study}))
     except RuntimeError as error:
         raise ResourceError(
-            f"the cluster does not take the job: {str(error).strip().splitlines()[0]}",
+            f"the cluster does not take the job: {first_line(error)}",
             "a job is taken by the dashboard agent of a node",
             "try again once the nodes are up; several nodes on one machine need a --dashboard-agent-listen-port each",
         ) from None

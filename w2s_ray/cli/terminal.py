@@ -14,6 +14,8 @@ from typing import IO, Any
 
 from rich.console import Console
 
+from w2s_ray.store.files import writing
+
 _PIPED_WIDTH = 160
 """Columns of a table that is not printed on a terminal."""
 _UNKNOWN_WIDTH = 80
@@ -25,20 +27,28 @@ class Terminal:
     """Where our own lines go: `out` for what was asked for, `err` for what went wrong."""
 
     def __init__(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows a question mark
+                stream.reconfigure(errors="replace")
         self.out = _console(sys.stdout)
         self.err = _console(sys.stderr)
         self.log: Path | None = None
         self._saved: tuple[int, int] | None = None
 
     def capture(self, log: Path) -> None:
-        """Send all that libraries print to `log` from now on; our own lines still reach the terminal."""
+        """Send all that libraries print to `log` from now on; our own lines still reach the terminal.
+
+        Raises:
+            StoreError: when the log cannot be written.
+        """
         if self._saved is not None:
             return
-        log.parent.mkdir(parents=True, exist_ok=True)
+        with writing(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._flush()
         self._saved = (os.dup(1), os.dup(2))
         self.out, self.err = (_console(_text_file(os.dup(saved))) for saved in self._saved)
-        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(target, 1)
         os.dup2(target, 2)
         os.close(target)
@@ -83,7 +93,7 @@ def _console(file: IO[str]) -> Console:
 def _width(file: IO[str]) -> int:
     """Columns to fill. Once descriptors 1 and 2 are a log file, rich could no longer find the terminal's by itself."""
     chosen = os.environ.get("COLUMNS", "")
-    if chosen.isdigit():
+    if chosen.isdecimal() and int(chosen) > 0:
         return int(chosen)
     if not file.isatty():
         return _PIPED_WIDTH

@@ -31,7 +31,7 @@ from w2s_ray.spec.identity import short
 from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.files import write_file
+from w2s_ray.store.files import write_file, writing
 
 REPORT = "report"
 PAGE_NAME = "report.html"
@@ -62,7 +62,8 @@ def write_report(study: Study, resolution: Resolution, store: ArtifactStore) -> 
     evidence = gather(study, resolution, store)
     summary = summary_of(study, evidence)
     folder = store.study_folder(study.name) / REPORT
-    folder.mkdir(exist_ok=True)
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
     figures = {
         "accuracy": accuracy_figure(summary),
         "pgr": pgr_figure(summary),

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 
 from w2s_ray.errors import Interrupted, LeaseHeld
 from w2s_ray.scheduling.view import StudyStatus, StudyView
@@ -26,8 +27,8 @@ class Hold:
         """Nothing is held yet."""
         self._folder = store.study_folder(study.name)
         self.process = Process.of(os.getpid())
-        self.owner = f"{study.name} on {socket.gethostname()}, process {self.process.pid}"
-        """Names the run to others."""
+        self.owner = f"{study.name} on {socket.gethostname()}, process {self.process.pid}, run {uuid.uuid4().hex[:8]}"
+        """Names the run to others, of this process too."""
 
     def take(self, view: StudyView, interrupt: threading.Event) -> None:
         """Take the study in hand; wait for as long as the lease of a run that was killed elsewhere lives.

@@ -46,11 +46,11 @@ class Lock(Spec):
     resolution: Resolution
 
 
-def resolve(study: Study, store: ArtifactStore, *, relock: bool = True) -> Resolution:
+def resolve(study: Study, store: ArtifactStore) -> Resolution:
     """Prepare the study's data, resolve its models, and lock both in the store.
 
-    What cannot be reached is listed in the resolution's `unresolved`; what cannot be is an error. With `relock=False` a
-    lock that is there stays as it is: it says of which data and models the study's results are.
+    What cannot be reached is listed in the resolution's `unresolved`; what cannot be is an error. A lock that is there
+    stays as it is, until a run has the study in hand: it says of which data and models the study's results are.
 
     Raises:
         W2SError: a DataError, ModelError or StoreError when the study cannot run as it stands.
@@ -76,13 +76,13 @@ def resolve(study: Study, store: ArtifactStore, *, relock: bool = True) -> Resol
             tasks[name] = _unresolved_task(name, task)
     _check_distinct(study, tasks)
     resolution = Resolution(tasks=tasks, models=models, unresolved=tuple(dict.fromkeys(unresolved)))
-    if not unresolved and (relock or lock is None):
+    if not unresolved and lock is None:
         _write_lock(study, resolution, store)
     return resolution
 
 
 def resolve_whole(study: Study, store: ArtifactStore) -> Resolution:
-    """Resolve a study that is to run, and put it, as it is run, into its folder in the store.
+    """Resolve a study that is to run; `put_down` it once the run has it in hand.
 
     Raises:
         W2SError: like `resolve`, and a ModelError when a file that it needs could not be found.
@@ -94,17 +94,26 @@ def resolve_whole(study: Study, store: ArtifactStore) -> Resolution:
             "a study runs when every model and data set is at hand; the hub cannot be reached and they are not cached",
             "connect to the hub, fetch them into its cache, or name local folders and files",
         )
-    text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
-    write_file(store.study_folder(study.name) / STUDY_NAME, text.encode())
     return resolution
 
 
+def put_down(study: Study, resolution: Resolution, store: ArtifactStore) -> None:
+    """Put a study, as it is run, and what it came to into its folder in the store, in place of what ran before."""
+    text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    write_file(store.study_folder(study.name) / STUDY_NAME, text.encode())
+    _write_lock(study, resolution, store)
+
+
 def locked(study: Study, store: ArtifactStore) -> Resolution:
-    """Return the study's resolution as it last ran, without looking outside; resolve it where it never did."""
+    """Return the study's resolution as it last ran, without looking outside; resolve it where it never did.
+
+    Raises:
+        W2SError: like `resolve_whole`.
+    """
     lock = _read_lock(study, store)
     if lock is not None and lock.sources == _sources(study):
         return lock.resolution
-    return resolve(study, store, relock=False)
+    return resolve_whole(study, store)
 
 
 def lock_path(study: Study, store: ArtifactStore) -> Path:
@@ -258,7 +267,7 @@ def _read_lock(study: Study, store: ArtifactStore) -> Lock | None:
         return None
     try:
         return Lock.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError):
+    except (yaml.YAMLError, ValidationError, UnicodeDecodeError):
         return None
 
 

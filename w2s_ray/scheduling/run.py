@@ -28,6 +28,7 @@ from w2s_ray.scheduling.crews import Crews
 from w2s_ray.scheduling.foreman import Foreman, foreman_name
 from w2s_ray.scheduling.hold import Hold
 from w2s_ray.scheduling.messages import Bulletin, CrewRequest
+from w2s_ray.scheduling.resolve import put_down
 from w2s_ray.scheduling.room import Node
 from w2s_ray.scheduling.search import Search
 from w2s_ray.scheduling.session import check_room, cluster_nodes, ray_session
@@ -272,6 +273,7 @@ class Run:
     def _study_in_hand(self) -> Iterator[None]:
         self._hold.take(self._view, self._interrupt)
         try:
+            put_down(self._study, self._resolution, self._store)
             yield
         finally:
             self._hold.release()

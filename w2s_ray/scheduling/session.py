@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ray
 
-from w2s_ray.errors import ResourceError
+from w2s_ray.errors import ResourceError, first_line
 from w2s_ray.scheduling.environment import passed_on
 from w2s_ray.scheduling.room import Node, Room
 from w2s_ray.scheduling.session_folder import session_folder
@@ -94,6 +94,7 @@ def _connect(address: str | None, num_cpus: int | None, folder: Path | None) -> 
             )
         else:
             ray.init(
+                address="local",  # RAY_ADDRESS, which is set in jobs and for `ray job submit`, means another cluster
                 num_cpus=num_cpus,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -104,7 +105,7 @@ def _connect(address: str | None, num_cpus: int | None, folder: Path | None) -> 
     except (OSError, ValueError, RuntimeError) as error:
         if not address:
             raise
-        value = f"no Ray cluster answers at {address}: {str(error).strip().splitlines()[0]}"
+        value = f"no Ray cluster answers at {address}: {first_line(error)}"
         raise ResourceError(value, "--address names a cluster that runs", "start it with `ray start --head`") from error
 
 

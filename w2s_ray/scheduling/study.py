@@ -7,12 +7,14 @@ from contextlib import chdir, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from w2s_ray.scheduling.resolve import put_down
 from w2s_ray.scheduling.view import StudyView
 from w2s_ray.scheduling.writer import ChainJudge, TrackerFactory
 from w2s_ray.spec.chain import PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.search import Found
 from w2s_ray.spec.study import Study
+from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.found import read_found, write_failures
 from w2s_ray.tracking.opening import open_tracker
@@ -119,6 +121,8 @@ def run_study(
         if all(is_finished(stage, store) for stage in stages.values()):
             num_shared = num_named(chains) - len(stages)
             done = {chain.name: ChainOutcome("done") for chain in chains}
+            if lease.holder(store.study_folder(study.name)) is None:
+                put_down(study, resolution, store)
             write_failures({}, study, store)
             return StudyOutcome(done, found=found, num_shared=num_shared)
     from w2s_ray.scheduling.run import Run  # Ray is only loaded where there is something to run

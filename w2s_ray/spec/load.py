@@ -90,11 +90,20 @@ def parse_study(raw: dict[str, Any], source: str = "the study") -> Study:
     return study
 
 
-def _unshared(raw: Any) -> Any:
-    """Return a copy in which no part stands in two places, as the parts of YAML's anchors do."""
+def _unshared(raw: Any, inside: tuple[int, ...] = ()) -> Any:
+    """Return a copy in which no part stands in two places, as the parts of YAML's anchors do.
+
+    Raises:
+        StudyError: when a part stands inside itself.
+    """
+    if not isinstance(raw, dict | list):
+        return raw
+    if id(raw) in inside:
+        raise StudyError("an anchor of the file stands inside itself", "a study ends somewhere", "drop that alias")
+    inside = (*inside, id(raw))
     if isinstance(raw, dict):
-        return {key: _unshared(value) for key, value in raw.items()}
-    return [_unshared(value) for value in raw] if isinstance(raw, list) else raw
+        return {key: _unshared(value, inside) for key, value in raw.items()}
+    return [_unshared(value, inside) for value in raw]
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from w2s_ray.spec.base import Fraction, Name, Positive, Spec
 from w2s_ray.spec.identity import canonical_json, identity
@@ -166,6 +166,17 @@ class SearchSpec(Spec):
         for _ in range(self.num_samples or 0):
             trial = drawing.ask(distributions(self.space))
             yield chosen(self.space, trial.params)
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _plain(cls, raw: Any) -> Any:
+        for key, values in raw.items() if isinstance(raw, dict) else ():
+            for value in values if isinstance(values, list | tuple) else ():
+                try:
+                    canonical_json(value)
+                except (TypeError, ValueError):
+                    raise ValueError(f"{key} lists {value}, which is no finite number, text or list of such") from None
+        return raw
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -105,7 +105,10 @@ class Study(Spec):
         if not isinstance(raw, dict) or not isinstance(raw.get("ladder"), dict):
             return raw
         raw = dict(raw)
-        shared = {key: raw.pop(key) for key in SPREAD_KEYS if isinstance(raw.get(key), dict)}
+        shared = {key: raw.pop(key) or {} for key in SPREAD_KEYS if key in raw}
+        for key, value in shared.items():
+            if not isinstance(value, dict):
+                raise ValueError(f"{key} is {value!r}, and a mapping of keys stands there")
         ladder = {}
         for name, level in raw["ladder"].items():
             level = {"model": level} if isinstance(level, str) else level

@@ -47,6 +47,8 @@ CHECKPOINTS = "checkpoints"
 AGES = "ages"
 """Where a stage keeps its model as it was during training, by the share of it that was done."""
 ATTEMPTS_NAME = "attempts.jsonl"
+FOLDERS = ("artifacts", "data", "studies")
+"""What a store has in its own folder."""
 MIN_FREE_BYTES = 256 * 2**20
 """A store with less room than this is refused before anything starts."""
 
@@ -72,7 +74,7 @@ class ArtifactStore:
             StoreError: when it cannot be written or has hardly any room left.
         """
         with writing(self.root):
-            for name in ("artifacts", "data", "studies"):
+            for name in FOLDERS:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         probe = self.root / f".writable-{os.getpid()}"
         write_file(probe, b"")
@@ -298,6 +300,20 @@ class ArtifactStore:
     def release(self, identity: str, slug: str, owner: str) -> None:
         """Give the lease on an identity back."""
         lease.release(self.folder(slug, identity), owner)
+
+
+def existing_store(folder: Path | str) -> ArtifactStore:
+    """Return the store at `folder`.
+
+    Raises:
+        StoreError: when there is none.
+    """
+    store = ArtifactStore(folder)
+    if not (store.root / "artifacts").is_dir():
+        raise StoreError(
+            f"no store at {store.root}", "results are read from what a run left", "run the study, or name its store"
+        )
+    return store
 
 
 def artifact_folders(root: Path, digest: str = "") -> list[Path]:

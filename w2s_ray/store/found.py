@@ -1,7 +1,11 @@
 """What a study's search came to, in the study's folder."""
 
 from pathlib import Path
+from typing import TypeVar
 
+from pydantic import ValidationError
+
+from w2s_ray.errors import StoreError, first_line
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, Resolution
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
@@ -31,7 +35,7 @@ def read_found(study: Study, store: ArtifactStore) -> Found | None:
     path = store.study_folder(study.name) / FOUND_NAME
     if study.search is None or not path.is_file():
         return None
-    known = _Kept.model_validate_json(path.read_bytes())
+    known = _read(_Kept, path)
     return known.found if known.digest == search_digest(study) else None
 
 
@@ -41,11 +45,27 @@ def write_found(found: Found, study: Study, store: ArtifactStore) -> None:
     write_file(store.study_folder(study.name) / FOUND_NAME, kept.model_dump_json(indent=1).encode())
 
 
+_SomeSpec = TypeVar("_SomeSpec", bound=Spec)
+
+
+def _read(kind: type[_SomeSpec], path: Path) -> _SomeSpec:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise StoreError(
+            f"{path} cannot be read: {first_line(error)}",
+            "what a study came to is kept as this version of w2s_ray writes it",
+            f"remove {path} and run the study again: stages that are in the store are found",
+        ) from None
+
+
 def search_digest(study: Study) -> str:
-    """Return a digest of all that decides what a search comes to; where its files lie does not."""
+    """Return a digest of all that decides what a search comes to; where its files lie does not, nor how stages run."""
     asked = study.model_dump(mode="json", exclude={"tracking", "report", "max_concurrent"})
     for level in asked["ladder"].values():
         level["model"] = Path(level["model"]).name if is_path(level["model"]) else level["model"]
+        if study.search is None or study.search.minimise != "train_seconds":
+            del level["execution"]
     for task in asked["tasks"].values():
         task |= {key: Path(task[key]).name for key in ("files", "test_files") if task[key]}
     if study.search is not None and study.search.choose_by is not None:
@@ -56,7 +76,7 @@ def search_digest(study: Study) -> str:
 def read_failures(study: Study, store: ArtifactStore) -> dict[str, str]:
     """Return why chains failed when the study last ran, by their names."""
     path = store.study_folder(study.name) / FAILURES_NAME
-    return _Failures.model_validate_json(path.read_bytes()).chains if path.is_file() else {}
+    return _read(_Failures, path).chains if path.is_file() else {}
 
 
 def write_failures(failures: dict[str, str], study: Study, store: ArtifactStore) -> None:

@@ -2,6 +2,8 @@
 
 import time
 
+from pydantic import ValidationError
+
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
@@ -37,6 +39,6 @@ def read_under_way(study: Study, store: ArtifactStore) -> UnderWay | None:
     """Return what a run of the study said last; None where none is under way."""
     try:
         found = UnderWay.model_validate_json((store.root / "studies" / study.name / _NAME).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValidationError):  # another version's run says it in its own way
         return None
     return found if time.time() - found.at < _STALE_SECONDS else None

@@ -29,13 +29,19 @@ class Waste:
 
 
 def abandoned(store: ArtifactStore) -> list[Waste]:
-    """Return what was begun and not finished and has no owner alive: its checkpoints could still be resumed from."""
+    """Return what was begun and not finished and has no owner alive: its checkpoints could still be resumed from.
+
+    A run under way has leases on what its crews do at the moment alone, and may go on with any other checkpoint.
+    """
     found = []
+    studies = store.root / "studies"
+    some_run = any(lease.holder(each) is not None for each in (studies.iterdir() if studies.is_dir() else ()))
     for folder in artifact_folders(store.root):
         if not folder.is_dir() or _is_leased(store, folder):
             continue
         if not (folder / RECORD_NAME).exists():
-            found.append(_waste(folder, _UNFINISHED))
+            if not (some_run and (folder / CHECKPOINTS).exists()):
+                found.append(_waste(folder, _UNFINISHED))
         elif (folder / CHECKPOINTS).exists():
             found.append(_waste(folder / CHECKPOINTS, "checkpoints of a finished stage"))
     return found + [_waste(path, "left by a writer that died") for path in _leftovers(store.root)]

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import wandb
 from wandb.sdk.lib.wbauth import read_netrc_auth
 
+from w2s_ray.errors import first_line
 from w2s_ray.spec.study import TrackingSpec
 from w2s_ray.tracking.tracker import RunInfo
 
@@ -143,7 +144,7 @@ class WandbTracker:
 
     def _go_offline(self, error: Exception) -> None:
         """Leave the server for good: the open runs go on in offline folders under their own ids."""
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         self._say(f"W&B did not answer ({reason}), so runs are kept offline from here on; {self._how_to_sync()}")
         self._mode = "offline"
         self._open.clear()
