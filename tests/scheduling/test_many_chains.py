@@ -1,5 +1,8 @@
 """Hundreds of chains in one study leave nothing behind."""
 
+import tempfile
+from pathlib import Path
+
 import psutil
 import pytest
 
@@ -20,7 +23,7 @@ def test_two_hundred_chains_leave_no_actor_placement_group_file_or_handle(store:
     run(small_study(methods={"naive": {}}), store, Watching())  # what a process opens once and keeps
     wait_until(lambda: what_is_left() == (0, 0, set()))
     me = psutil.Process()
-    handles = me.num_fds()
+    handles, temporary = me.num_fds(), set(Path(tempfile.gettempdir()).iterdir())
     study = small_study(
         name="many", methods=LOSSES, search={"space": {"methods.half.losses.l.alpha_max": ALPHAS}}, max_concurrent=8
     )
@@ -32,4 +35,6 @@ def test_two_hundred_chains_leave_no_actor_placement_group_file_or_handle(store:
     wait_until(lambda: what_is_left() == (0, 0, set()), seconds=30)
     assert what_is_left() == (0, 0, set())
     assert me.num_fds() <= handles + 4
+    left = {path for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith("w2s")} - temporary
+    assert left == set()
     assert list((store.study_folder("many") / "crews").iterdir()) == []
