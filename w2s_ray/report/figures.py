@@ -33,8 +33,6 @@ def accuracy_figure(summary: Summary) -> Drawn | None:
     None where nothing is judged, or tasks are many.
     """
     judged = [arm for arm in summary.arms if arm.accuracy is not None]
-    if len(summary.tasks) > _MOST_PANELS:
-        return None
     return draw(_by_task(summary, judged), _accuracies, "accuracy on the test set; shaded: from floor to ceiling")
 
 
@@ -44,8 +42,6 @@ def pgr_figure(summary: Summary) -> Drawn | None:
     None where there is no student, or where the tasks are too many for one figure.
     """
     students = [arm for arm in summary.arms if arm.is_student and arm.accuracy is not None]
-    if len(summary.tasks) > _MOST_PANELS:
-        return None
     return draw(_by_task(summary, students), _recoveries, "performance gap recovered: 0 is the floor, 1 the ceiling")
 
 
@@ -58,7 +54,8 @@ def across_figure(summary: Summary) -> Drawn | None:
 
 
 def _by_task(summary: Summary, arms: Sequence[ArmSummary]) -> dict[str, list[Row[ArmSummary]]]:
-    return {task: rows_of(by_level(arm for arm in arms if arm.task == task), marked_label) for task in summary.tasks}
+    tasks = summary.tasks if len(summary.tasks) <= _MOST_PANELS else ()
+    return {task: rows_of(by_level(arm for arm in arms if arm.task == task), marked_label) for task in tasks}
 
 
 def _across_text(row: AcrossTasks) -> str:

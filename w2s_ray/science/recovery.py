@@ -20,6 +20,7 @@ FEW_SEEDS = 5
 _POWER = 1.96 + 0.84
 """Standard errors between nothing and a difference that a two-sided 5 % test finds four times in five."""
 _DIGITS = 12
+"""Of a difference on a draw: where both are equal it is a tie, whatever the last digits of their sums say."""
 _WIDTH = 2 * 1.96
 """Standard errors between the ends of a 95 % interval."""
 
@@ -67,7 +68,7 @@ def mean_of(samples: Sequence[Sampled]) -> Sampled:
 def difference(first: Sampled, second: Sampled) -> Sampled:
     """Return first − second on the same draws."""
     num_groups = min(first.num_groups, second.num_groups)
-    return Sampled(first.value - second.value, _apart(first.draws_B, second.draws_B), num_groups)
+    return Sampled(first.value - second.value, np.round(first.draws_B - second.draws_B, _DIGITS), num_groups)
 
 
 def gap(floor: Sampled, ceiling: Sampled) -> Sampled:
@@ -107,13 +108,8 @@ def compare(first: Recovery, second: Recovery) -> Sampled | None:
     """Return PGR(first) − PGR(second) on the same draws; None where either is undefined."""
     if first.draws_B is None or second.draws_B is None or first.pgr is None or second.pgr is None:
         return None
-    num_groups = min(first.num_groups, second.num_groups)
-    return Sampled(first.pgr - second.pgr, _apart(first.draws_B, second.draws_B), num_groups)
-
-
-def _apart(first_B: np.ndarray, second_B: np.ndarray) -> np.ndarray:
-    """Return the differences, rounded: draws on which both are equal are ties, whatever the last digits of sums say."""
-    return np.asarray(np.round(first_B - second_B, _DIGITS))
+    one = Sampled(first.pgr, first.draws_B, first.num_groups)
+    return difference(one, Sampled(second.pgr, second.draws_B, second.num_groups))
 
 
 def minimum_detectable(difference_B: np.ndarray) -> float:

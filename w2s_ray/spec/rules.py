@@ -51,17 +51,20 @@ def check_climb_names(study: "Study") -> None:
     Raises:
         StudyError: naming the name.
     """
-    known: dict[str, str] = {}
-    for task, path, (name, method) in product(study.tasks, study.paths, study.methods.items()):
-        if method.serves(task):
-            called, this = climb_name(task, path, name), f"task {task}, chain {list(path)}, method {name}"
-            if called in known:
-                raise StudyError(
-                    f"{known[called]} and {this} are both called {called}",
-                    "each climb of a study has a name of its own, joined by hyphens",
-                    "give one of these tasks, levels or methods another name",
-                )
-            known[called] = this
+    known: dict[str, tuple[str, tuple[str, ...], str]] = {}
+    for climb in product(study.tasks, study.paths, study.methods):
+        task, _, method = climb
+        if not study.methods[method].serves(task):
+            continue
+        called = climb_name(*climb)
+        other = known.setdefault(called, climb)
+        if other != climb:
+            both = (f"task {task}, chain {list(path)}, method {method}" for task, path, method in (other, climb))
+            raise StudyError(
+                f"{' and '.join(both)} are both called {called}",
+                "each climb of a study has a name of its own, joined by hyphens",
+                "give one of these tasks, levels or methods another name",
+            )
 
 
 def check_ladder(study: "Study") -> None:

@@ -14,7 +14,7 @@ al. 2023 did), or the `oracle`, which reads Vi's and is marked so everywhere.
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -146,6 +146,10 @@ class SearchSpec(Spec):
             return self.num_samples or 0
         sizes = [len(domain) for domain in self.space.values() if not isinstance(domain, Range)]
         return math.prod(sizes)
+
+    def reported(self, tasks: Iterable[str]) -> list[str]:
+        """Return the tasks that judge no candidate."""
+        return [task for task in tasks if task not in self.development_tasks]
 
     def points(self) -> tuple[Point, ...]:
         """Return all points of a grid, or of a random sampler, which depend on its seed alone."""

@@ -122,21 +122,14 @@ class Study(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self.check_together()
+        tasks = self.search.reported(self.tasks) if self.search is not None else self.tasks
         self.report.check_names(
             arms={name: method.arms for name, method in self.methods.items()},
             paths=self.paths,
-            tasks={
-                task: [name for name, one in self.methods.items() if one.serves(task)] for task in self._reported_tasks
-            },
+            tasks={task: [name for name, one in self.methods.items() if one.serves(task)] for task in tasks},
             num_points=self._num_points(),
         )
         return self
-
-    @property
-    def _reported_tasks(self) -> list[str]:
-        """All but those on which a search judges candidates."""
-        judging = self.search.development_tasks if self.search is not None else ()
-        return [task for task in self.tasks if task not in judging]
 
     def _num_points(self) -> int:
         """How many points of the search, if there is one, the report shows."""

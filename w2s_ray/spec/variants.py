@@ -100,8 +100,7 @@ def candidates(variant: Study, search: SearchSpec) -> Study:
 
 def final(variant: Study, search: SearchSpec) -> Study:
     """Return a variant as a winner is run: on its own seeds and the tasks that judged nobody."""
-    tasks = {name: task for name, task in variant.tasks.items() if name not in search.development_tasks}
-    return variant.model_copy(update={"tasks": tasks})
+    return variant.model_copy(update={"tasks": {name: variant.tasks[name] for name in search.reported(variant.tasks)}})
 
 
 def optimisation_keys(study: Study) -> dict[str, tuple[str, str]]:
@@ -216,7 +215,7 @@ def check_search(study: Study) -> None:
             "candidates are judged on the development tasks that their methods are for",
             "name one of them under methods.<name>.tasks, or other development tasks",
         )
-    left = [task for task in study.tasks if task not in search.development_tasks]
+    left = search.reported(study.tasks)
     if search.development_tasks and not any(each.serves(task) for task in left for each in study.methods.values()):
         raise StudyError(
             f"no method is for {', '.join(left)}",

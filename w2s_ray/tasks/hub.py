@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from w2s_ray.errors import DataError
+from w2s_ray.errors import DataError, first_line
 from w2s_ray.tasks.sources import Source
 from w2s_ray.tasks.task import POOL, TEST
 
@@ -121,7 +121,7 @@ class HubRows:
             raise self._unreachable() from None
         except (ValueError, OSError) as error:
             raise DataError(
-                f"{self.name}, split {split!r}: {str(error).splitlines()[0]}",
+                f"{self.name}, split {split!r}: {first_line(error)}",
                 "a hub data set is read by its name, `subset:` and `split:`",
                 "see the data set's page for its subsets and splits",
             ) from None

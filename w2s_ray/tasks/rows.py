@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from w2s_ray.errors import DataError
+from w2s_ray.errors import DataError, first_line
 
 Row = Mapping[str, Any]
 
@@ -161,6 +161,6 @@ def _parquet(path: Path) -> list[Row]:
     try:
         rows: list[Row] = pq.read_table(path).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        found = f"{path}: {str(error).splitlines()[0]}"
+        found = f"{path}: {first_line(error)}"
         raise DataError(found, "a .parquet file is Parquet", "write the file again") from None
     return rows

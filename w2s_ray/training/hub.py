@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from w2s_ray.errors import ModelError
+from w2s_ray.errors import ModelError, first_line
 from w2s_ray.training import model_files
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def fetch(name: str, revision: str, *, weights: bool) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except OSError as error:
         raise ModelError(
-            f"{name} at {revision} cannot be fetched: {str(error).splitlines()[0]}",
+            f"{name} at {revision} cannot be fetched: {first_line(error)}",
             "a model is fetched from the hub once and cached",
             "connect to the hub, or name a local folder",
         ) from None

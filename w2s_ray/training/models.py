@@ -31,7 +31,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from w2s_ray.errors import ModelError
+from w2s_ray.errors import ModelError, first_line
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.stage import Architecture, ModelSource, Precision, StageSpec
 from w2s_ray.spec.trainable import Prompt
@@ -208,7 +208,7 @@ def _loaded(auto: Any, config: PretrainedConfig, spec: StageSpec, folder: Path, 
                 return auto.from_pretrained(folder, config=config, dtype=torch.float32)
         except ValueError as error:
             raise ModelError(
-                f"{spec.starts_from.name} cannot be loaded for {spec.objective}: {str(error).splitlines()[0]}",
+                f"{spec.starts_from.name} cannot be loaded for {spec.objective}: {first_line(error)}",
                 "answers, prompts and next tokens need a language model, classes and pairs one with a classification "
                 "head in transformers",
                 "choose another model",
