@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def run_cases(cases: dict[str, str], store_root: Path, size: int, out: Path, reset: bool) -> dict[str, list[float]]:
-    """Run each case (a planned stage as JSON) on `size` processes; return the losses of its steps by case."""
+    """Run each case (a planned stage as JSON) on `size` processes; return the losses of its steps by case.
+
+    A case whose name ends in `@SHARDING` runs with those limits of `tests.training.sharding`.
+    """
     context = multiprocessing.get_context("spawn")
     meeting = out / f"meeting{size}"
     workers = [
@@ -30,6 +33,7 @@ def _work(rank: int, size: int, cases: dict[str, str], store_root: str, meeting:
     import torch.distributed as dist
 
     from tests.training.conftest import Onlooker, spare_libraries
+    from tests.training.sharding import sharding
     from w2s_ray.spec.chain import PlannedStage
     from w2s_ray.store.artifacts import ArtifactStore
     from w2s_ray.training.stage import run_stage
@@ -43,7 +47,8 @@ def _work(rank: int, size: int, cases: dict[str, str], store_root: str, meeting:
         stage = PlannedStage.model_validate_json(text)
         store = ArtifactStore(store_root)
         workers = Workers(rank, size, torch.device("cpu"))
-        run_stage(stage, store=store, workers=workers, observer=Onlooker())
+        with sharding(name.partition("@")[2]):
+            run_stage(stage, store=store, workers=workers, observer=Onlooker())
         workers.barrier()
         if rank == 0:
             record = store.find(stage.identity)

@@ -1,6 +1,7 @@
 """Execution never changes a result: workers, ZeRO stage, micro-batches give the same losses (design: identity)."""
 
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.training.conftest import Moods, Pairings, Replies, Tiny, make_tiny
 from tests.training.group import run_cases
+from tests.training.sharding import LIMITS
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.losses import ConfidenceLoss, EntropyLoss, HardLoss, KLLoss, Loss, NaiveLoss, ProductLoss, WindowLoss
 from w2s_ray.spec.method import Arm
@@ -25,18 +27,53 @@ LOSSES: tuple[Loss, ...] = (
     KLLoss(direction="reverse"),
 )
 LABELS = [loss.label for loss in LOSSES]
-ONE_WORKER = [(0, ROOMY), (0, TIGHT)]
-TWO_WORKERS = [(0, ROOMY), (1, ROOMY), (2, ROOMY), (3, ROOMY), (1, TIGHT), (2, TIGHT), (3, TIGHT)]
-EVERY_WAY = [("1", *shape) for shape in ONE_WORKER[1:]] + [("2", *shape) for shape in TWO_WORKERS]
-SOME_WAYS = [("1", 0, TIGHT), ("2", 3, TIGHT)]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a stage is executed."""
+
+    workers: int
+    zero_stage: int
+    tokens: int
+    limits: str = ""
+    """Of `tests.training.sharding`; none are those that the model's size gives, above which no tiny model is."""
+    checkpointing: bool = False
+
+    def __str__(self) -> str:
+        recomputed = "-recomputed" if self.checkpointing else ""
+        return f"{self.workers}x{self.zero_stage}-{self.tokens}{recomputed}@{self.limits}"
+
+    def of(self, stage: PlannedStage) -> PlannedStage:
+        """The stage, executed this way; it predicts nothing."""
+        changes = {
+            "zero_stage": self.zero_stage,
+            "tokens_per_micro_batch": self.tokens,
+            "activation_checkpointing": self.checkpointing,
+        }
+        return stage.model_copy(update={"execution": stage.execution.model_copy(update=changes), "predicts": ()})
+
+
+REFERENCE = Way(1, 0, ROOMY)
+EVERY_WAY = [
+    Way(1, 0, TIGHT),
+    Way(1, 0, TIGHT, checkpointing=True),
+    Way(1, 3, TIGHT, "ahead"),
+    *(Way(2, zero, tokens) for zero in (0, 1, 2, 3) for tokens in (ROOMY, TIGHT) if zero or tokens == ROOMY),
+    *(Way(2, zero, TIGHT, "ahead") for zero in (1, 2)),
+    *(Way(2, 3, ROOMY, limits, checkpointing) for limits in LIMITS for checkpointing in (False, True)),
+    *(Way(2, zero, ROOMY, "", True) for zero in (1, 2, 3)),
+]
+SOME_WAYS = [Way(1, 0, TIGHT), Way(2, 3, TIGHT, "ahead")]
 """For losses that differ from the first only in what they compute."""
 OFFLOADED = (2, 3)
 """ZeRO stages under which the optimizer's state is kept in the host's memory."""
 ROUNDING = 1e-7
 """Of numbers near 1 in fp32: a divergence near 0 is the difference of such numbers."""
 KINDS = ("pairs", "answers", "text", "probe", "lora")
-WAYS = [(label, *way) for place, label in enumerate(LABELS) for way in (EVERY_WAY if place < 1 else SOME_WAYS)]
-WAYS += [(label, *way) for label in KINDS for way in (*SOME_WAYS, ("2", 1, TIGHT))]
+MORE_WAYS = [*SOME_WAYS, Way(2, 1, TIGHT), Way(2, 3, ROOMY, "bare"), Way(2, 3, ROOMY, "ahead", checkpointing=True)]
+WAYS = [(label, way) for place, label in enumerate(LABELS) for way in (EVERY_WAY if place < 1 else SOME_WAYS)]
+WAYS += [(label, way) for label in KINDS for way in MORE_WAYS]
 
 
 def stage_of(tiny: Tiny, arm: Arm, method: str = "naive") -> PlannedStage:
@@ -65,18 +102,13 @@ def stages_in(folder: Path) -> dict[str, PlannedStage]:
     return found | {part: stage_of(moods, "ceiling", part) for part in ("probe", "lora")}
 
 
-def cases(stages: dict[str, PlannedStage], workers: str) -> dict[str, str]:
+def cases(stages: dict[str, PlannedStage], workers: int) -> dict[str, str]:
     """The stages to be trained on so many workers, by label and execution."""
-    wanted = [(label, zero, tokens) for label, by, zero, tokens in WAYS if by == workers]
-    if workers == "1":
-        wanted += [(label, 0, ROOMY) for label in stages]
-    found = {}
-    for label, zero_stage, tokens in wanted:
-        stage = stages[label]
-        execution = stage.execution.model_copy(update={"zero_stage": zero_stage, "tokens_per_micro_batch": tokens})
-        stage = stage.model_copy(update={"execution": execution, "predicts": ()})
-        found[f"{label}-{zero_stage}-{tokens}"] = stage.model_dump_json()
-    for zero_stage in OFFLOADED if workers == "2" else ():
+    wanted = [(label, way) for label, way in WAYS if way.workers == workers]
+    if workers == REFERENCE.workers:
+        wanted += [(label, REFERENCE) for label in stages]
+    found = {f"{label}-{way}": way.of(stages[label]).model_dump_json() for label, way in wanted}
+    for zero_stage in OFFLOADED if workers == 2 else ():
         first = stages[LABELS[0]]
         execution = first.execution.model_copy(update={"zero_stage": zero_stage, "offload_optimizer": True})
         stage = first.model_copy(update={"execution": execution, "predicts": ()})
@@ -85,33 +117,31 @@ def cases(stages: dict[str, PlannedStage], workers: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def losses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[float]]]:
+def losses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
     folder: Path = tmp_path_factory.mktemp("invariance")
     tiny = make_tiny(folder)
     floor = tiny.chain().stages[0]
     run_cases({"floor": floor.model_dump_json()}, tiny.store.root, 1, folder, reset=False)
     (folder / "meeting1").unlink(missing_ok=True)
     stages = stages_in(folder)
-    one = run_cases(cases(stages, "1"), tiny.store.root, 1, folder, reset=True)
-    two = run_cases(cases(stages, "2"), tiny.store.root, 2, folder, reset=True)
-    return {"1": one, "2": two}
+    one = run_cases(cases(stages, 1), tiny.store.root, 1, folder, reset=True)
+    return one | run_cases(cases(stages, 2), tiny.store.root, 2, folder, reset=True)
 
 
-@pytest.mark.parametrize(("label", "workers", "zero_stage", "tokens"), WAYS)
+@pytest.mark.parametrize(("label", "way"), WAYS, ids=str)
 def test_the_same_stage_gives_the_same_losses_however_it_is_executed(
-    losses: dict[str, dict[str, list[float]]], label: str, workers: str, zero_stage: int, tokens: int
+    losses: dict[str, list[float]], label: str, way: Way
 ) -> None:
-    reference = losses["1"][f"{label}-0-{ROOMY}"]
-    found = losses[workers][f"{label}-{zero_stage}-{tokens}"]
-    np.testing.assert_allclose(found, reference, rtol=1e-5, atol=ROUNDING)
+    reference = losses[f"{label}-{REFERENCE}"]
+    np.testing.assert_allclose(losses[f"{label}-{way}"], reference, rtol=1e-5, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("zero_stage", OFFLOADED)
 def test_an_optimizer_in_the_hosts_memory_takes_the_same_steps(
-    losses: dict[str, dict[str, list[float]]], zero_stage: int
+    losses: dict[str, list[float]], zero_stage: int
 ) -> None:
-    reference = losses["1"][f"{LABELS[0]}-0-{ROOMY}"]
-    np.testing.assert_allclose(losses["2"][f"offloaded-{zero_stage}"], reference, rtol=1e-5, atol=ROUNDING)
+    reference = losses[f"{LABELS[0]}-{REFERENCE}"]
+    np.testing.assert_allclose(losses[f"offloaded-{zero_stage}"], reference, rtol=1e-5, atol=ROUNDING)
 
 
 def test_every_kind_of_loss_is_held_to_this() -> None:
@@ -119,7 +149,5 @@ def test_every_kind_of_loss_is_held_to_this() -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), itertools.combinations(LABELS, 2))
-def test_the_losses_are_told_apart_by_this_test(
-    losses: dict[str, dict[str, list[float]]], one: str, other: str
-) -> None:
-    assert not np.allclose(losses["1"][f"{one}-0-{ROOMY}"], losses["1"][f"{other}-0-{ROOMY}"], rtol=1e-3)
+def test_the_losses_are_told_apart_by_this_test(losses: dict[str, list[float]], one: str, other: str) -> None:
+    assert not np.allclose(losses[f"{one}-{REFERENCE}"], losses[f"{other}-{REFERENCE}"], rtol=1e-3)

@@ -29,7 +29,10 @@ class Execution(Spec):
     offload_optimizer: bool = False
     """Keep the optimizer state in host memory (GPU only)."""
     tokens_per_micro_batch: Positive = 4096
-    """Padded tokens of one forward pass on one worker."""
+    """Padded tokens of one forward pass on one worker; halved, and remembered so, where a device runs out of memory."""
+    activation_checkpointing: bool | Literal["auto"] = "auto"
+    """Keep the inputs of each layer alone and compute the rest again for the gradients; `auto` where a worker's memory
+    would not do otherwise."""
     checkpoint_every_seconds: float = Field(default=60.0, ge=0)
     """Seconds between resume checkpoints; 0 writes one after every step."""
 

@@ -14,7 +14,6 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
 from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.stage import Optimisation
 from w2s_ray.training.feed import Examples, Feeder, FloatArray
 from w2s_ray.training.predict import evaluating
 from w2s_ray.training.workers import Workers
@@ -30,7 +29,7 @@ def features(examples: Examples, folder: Path, pad: int, execution: Execution, w
     """
     with sharded_loading(execution):
         hf = AutoModel.from_pretrained(folder, dtype=torch.float32)
-    engine = Engine(_Reader(hf).to(workers.device), execution, Optimisation())
+    engine = Engine(_Reader(hf).to(workers.device), execution, None)
     try:
         hidden_MD = _read(engine.model, Examples(tokens=examples.tokens), pad, workers)
     finally:

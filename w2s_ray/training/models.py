@@ -143,6 +143,18 @@ def load_network(spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFa
     return _network(hf, spec, tokenizer)
 
 
+def checkpoint_activations(network: Network) -> bool:
+    """Keep only the inputs of each layer for the gradients; say whether the model can do that.
+
+    The layers are computed again in the backward pass, by the same operations and with the same dropout, so no result
+    changes (Chen et al. 2016, arXiv 1604.06174).
+    """
+    if not network.hf.supports_gradient_checkpointing:
+        return False
+    network.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return True
+
+
 def load_trained(spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFast, execution: Execution) -> Network:
     """Load a finished stage's model for prediction."""
     auto = AutoModelForCausalLM if spec.speaks else AutoModelForSequenceClassification

@@ -31,7 +31,8 @@ from w2s_ray.training.feed import FloatArray, IntArray
 from w2s_ray.training.journal import Journal
 from w2s_ray.training.lessons import ACCURACY, Material, lesson_of
 from w2s_ray.training.loop import Loop
-from w2s_ray.training.models import Network, load_network, load_tokenizer, load_trained, save_network
+from w2s_ray.training.memory import Meter, give_memory_back
+from w2s_ray.training.models import Network, checkpoint_activations, load_network, load_tokenizer, load_trained, save_network
 from w2s_ray.training.progress import Observer, StageResult
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
@@ -61,6 +62,9 @@ class _StageRun:
     attempt: int = 0
     """The number of this start of the stage."""
 
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.workers.device)
+
     @property
     def folder(self) -> Path:
         """The stage's own, in the store."""
@@ -71,12 +75,14 @@ class _StageRun:
         try:
             return self._run()
         finally:
+            self.meter.read()
             if self.engine is not None:
                 self.engine.destroy()
 
     def _run(self) -> StageResult:
         began = time.perf_counter()
         spec = self.stage.spec
+        self.meter.enter("loading")
         self.tokenizer = self._tokenizer()
         self.material = self._material()
         self.lesson = lesson_of(self.material)
@@ -87,7 +93,7 @@ class _StageRun:
         if known is None:
             metrics, stopped = self._train()
         elif missing:
-            self._start_engine(self._trained())
+            self._start_engine(self._trained(), trains=False)
         if missing and not stopped:
             self._predict(missing)
         self.seconds["total"] = time.perf_counter() - began
@@ -113,10 +119,11 @@ class _StageRun:
             pad = self.tokenizer.pad_token_id
             return features(texts, self._source_folder(), pad, self.stage.execution, self.workers)
 
-    def _start_engine(self, network: Network) -> Engine:
+    def _start_engine(self, network: Network, *, trains: bool) -> Engine:
         network.to(self.workers.device)
         self.network = network
-        self.engine = Engine(network, self.stage.execution, self.stage.spec.optimisation)
+        self.engine = Engine(network, self.stage.execution, self.stage.spec.optimisation if trains else None)
+        give_memory_back()  # what loading took
         return self.engine
 
     def _trained(self) -> Network:
@@ -131,7 +138,7 @@ class _StageRun:
         self.attempt = self.workers.led(self._begin)
         if isinstance(spec.trainable, Prompt):
             cut = self._cut()
-            self._start_engine(self._trained())
+            self._start_engine(self._trained(), trains=False)
             metrics = self._metrics(Progress(), 0) | cut | self._validate()
             return metrics, not self._commit(metrics)
         return self._learn()
@@ -160,7 +167,9 @@ class _StageRun:
         if fell_back:
             network.precision = "fp32"
             self._say("a device here has no instructions for bf16; the stage computes in fp32")
-        engine = self._start_engine(network)
+        if execution.activation_checkpointing is True and not checkpoint_activations(network):
+            self._say("this model's layers cannot be computed again; activations are kept")
+        engine = self._start_engine(network, trains=True)
         checkpoints = Checkpoints(self.folder / "checkpoints", execution, self.workers)
         progress, said = checkpoints.restore(engine)
         if said:
@@ -180,12 +189,14 @@ class _StageRun:
             taken_up=lambda: self.store.last_attempt(spec.slug, spec.identity) != self.attempt,
             num_reports=self.stage.num_reports,
         )
+        self.meter.enter("training")
         with self._timed("training"):
             progress, stopped = loop.run(progress)
         metrics = self._metrics(progress, len(steps)) | cut | {"fell_back_to_fp32": float(fell_back)}
         if not stopped:
             metrics |= self._validate()
             stopped = not self._commit(metrics)
+            engine.forget_moments()
         return metrics, stopped
 
     def _cut(self) -> dict[str, float]:
@@ -217,6 +228,7 @@ class _StageRun:
     def _validate(self) -> dict[str, float]:
         if self.stage.spec.validation is None:
             return {}
+        self.meter.enter("evaluating")
         with self._timed("evaluation"):
             figures = self.lesson.check(self.network)
         return {name: value for name, value in figures.items() if name != ACCURACY}
@@ -236,6 +248,7 @@ class _StageRun:
     def _commit(self, metrics: dict[str, float]) -> bool:
         """Finish the stage's artifact; say whether it was still this run's to finish."""
         spec = self.stage.spec
+        self.meter.enter("saving")
         weights = self._weights()
 
         def commit() -> None:
@@ -268,6 +281,7 @@ class _StageRun:
 
     def _predict(self, missing: tuple[PredictionSpec, ...]) -> None:
         journal = Journal(self.stage.identity, self.folder / "metrics.jsonl", self.observer, 0)
+        self.meter.enter("predicting")
         for prediction in missing:
             journal.activity("predicting")
             with self._timed("evaluation" if prediction.split.is_test else "labelling"):

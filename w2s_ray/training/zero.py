@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +23,33 @@ from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_conf
 
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.stage import Optimisation
+from w2s_ray.training.footprint import Limits, limits_for
+from w2s_ray.training.memory import give_memory_back
 
-_MAX_BUCKET_ELEMENTS = 500_000_000
+_LINEAR = torch.nn.functional.linear
 
 # An operator for inference on CPU workers, which DeepSpeed would compile in the first stage of every new machine.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def engine_config(execution: Execution, max_grad_norm: float, num_parameters: int) -> dict[str, Any]:
+def engine_config(execution: Execution, max_grad_norm: float, limits: Limits) -> dict[str, Any]:
     """Return DeepSpeed's configuration for one stage."""
-    bucket = min(_MAX_BUCKET_ELEMENTS, max(num_parameters, 1024))
     zero: dict[str, Any] = {
         "stage": execution.zero_stage,
-        "reduce_bucket_size": bucket,
-        "allgather_bucket_size": bucket,
+        "reduce_bucket_size": limits.bucket,
+        "allgather_bucket_size": limits.bucket,
         "overlap_comm": torch.cuda.is_available(),
         "contiguous_gradients": True,
         "round_robin_gradients": False,
     }
     if execution.zero_stage == 3:
-        zero |= {"stage3_prefetch_bucket_size": bucket // 4, "stage3_gather_16bit_weights_on_model_save": True}
+        zero |= {
+            "stage3_prefetch_bucket_size": limits.prefetch,
+            "stage3_max_live_parameters": limits.live,
+            "stage3_max_reuse_distance": limits.reuse,
+            "stage3_param_persistence_threshold": limits.persistence,
+            "sub_group_size": limits.sub_group,
+        }
     if execution.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
@@ -62,7 +70,7 @@ def sharded_loading(execution: Execution) -> Iterator[None]:
         yield
         return
     try:
-        config = HfDeepSpeedConfig(engine_config(execution, 1.0, 1_000_000))
+        config = HfDeepSpeedConfig(engine_config(execution, 1.0, limits_for(1_000_000, 1)))
         yield
         del config
     finally:
@@ -83,26 +91,60 @@ def count_parameters(parameters: Iterable[torch.Tensor]) -> int:
 
 
 class Engine:
-    """A model under DeepSpeed: forward, backward, step, save, restore, and its weights in one piece."""
+    """A model under DeepSpeed: forward, backward, step, save, restore, and its weights in one piece.
 
-    def __init__(self, model: nn.Module, execution: Execution, optimisation: Optimisation) -> None:
+    Without `optimisation` nothing is trained: DeepSpeed shards the weights under ZeRO-3, no optimizer has a state, and
+    under ZeRO 0 to 2 every rank just has the model.
+    """
+
+    def __init__(self, model: nn.Module, execution: Execution, optimisation: Optimisation | None) -> None:
         self.num_parameters = count_parameters(model.parameters())
         self.num_trained = count_parameters(each for each in model.parameters() if each.requires_grad)
-        config = engine_config(execution, optimisation.max_grad_norm, self.num_parameters)
+        self.model = model
+        """The module, for calls under `no_grad`; under ZeRO-3 it gathers its parameters as it goes."""
+        self._engine: Any = None
+        limits = limits_for(self.num_parameters, _hidden_size(model))
+        config = engine_config(execution, 1.0 if optimisation is None else optimisation.max_grad_norm, limits)
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it; Ray Train sets the real one
+        if optimisation is None:
+            if execution.zero_stage == 3:
+                self._engine, *_ = deepspeed.initialize(model=model, config=config)
+            return
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, optimisation.weight_decay),
             lr=optimisation.learning_rate,
             betas=(0.9, 0.95),
             fused=not execution.offload_optimizer,
         )
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it; Ray Train sets the real one
+        self._optimizer = optimizer
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         self._engine.train()
+        self._reduce_in_buckets(limits)
+        self._share_masters(execution)
 
-    @property
-    def model(self) -> nn.Module:
-        """The module, for calls under `no_grad`; under ZeRO-3 it gathers its parameters as it goes."""
-        return self._engine.module  # type: ignore[no-any-return]
+    def _reduce_in_buckets(self, limits: Limits) -> None:
+        """Without ZeRO DeepSpeed copies gradients of 5e8 elements at once, a number that no setting changes."""
+        if not self._engine.zero_optimization():
+            reduce = self._engine.allreduce_gradients
+            self._engine.allreduce_gradients = partial(reduce, bucket_size=limits.bucket)
+
+    def _share_masters(self, execution: Execution) -> None:
+        """Let the fp32 masters of ZeRO be the fp32 weights themselves, of which DeepSpeed makes a second copy.
+
+        It means to do so for ZeRO-3, but compares a device with its name, which are never equal.
+        """
+        optimizer = self._engine.optimizer
+        if execution.offload_optimizer or not execution.zero_stage:
+            return
+        if execution.zero_stage == 3:
+            masters, weights = optimizer.fp32_partitioned_groups_flat, optimizer.fp16_partitioned_groups_flat
+        else:
+            rank = torch.distributed.get_rank()
+            masters = optimizer.single_partition_of_fp32_groups
+            weights = [shards[rank] for shards in optimizer.parallel_partitioned_bit16_groups]
+        for master, weight in zip(masters, weights, strict=True):
+            assert (master.dtype, master.shape) == (weight.dtype, weight.shape)
+            master.data = weight.data
 
     def __call__(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
         """Return the logits."""
@@ -142,12 +184,14 @@ class Engine:
 
         DeepSpeed answers a missing checkpoint with a warning only, so that is checked here.
         """
+        self._settle()
         path, _ = self._engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
         if path is None:
             raise FileNotFoundError(f"no checkpoint {tag} in {folder}")
 
     def state_dict(self) -> dict[str, torch.Tensor] | None:
         """Return all weights on the CPU on rank 0, None on the others; collective."""
+        self._settle()
         model = self.model
         named = dict(model.named_parameters())
         kept = model.state_dict().keys()
@@ -160,13 +204,35 @@ class Engine:
                     weights[name] = parameter.detach().cpu().clone()
         return buffers | weights if rank == 0 else None
 
+    def _settle(self) -> None:
+        """Wait for the parameters that ZeRO-3 fetches ahead, and shard all of them again.
+
+        A forward pass without a backward one leaves fetches for the backward pass under way, and DeepSpeed can neither
+        gather nor shard a parameter in that state.
+        """
+        if self._engine is not None:
+            self._engine.empty_partition_cache()
+
+    def forget_moments(self) -> None:
+        """Free the optimizer's moments when training is over and the model only predicts."""
+        self._optimizer.state.clear()
+        give_memory_back()
+
     def destroy(self) -> None:
         """Give the memory back; `del` alone does not."""
-        self._engine.destroy()
-        del self._engine
+        if self._engine is not None:
+            self._engine.destroy()
+        del self._engine, self.model
+        torch.nn.functional.linear = _LINEAR  # ZeRO-3 puts one of its own there, which is slower where nothing is sharded
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _hidden_size(model: nn.Module) -> int:
+    """The width of the model inside a network; 1 where it does not say."""
+    config = getattr(getattr(model, "hf", None), "config", None)
+    return int(getattr(config, "hidden_size", 1))
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
