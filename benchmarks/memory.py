@@ -226,9 +226,7 @@ def main() -> None:
         stage, planned = stage_of(folder / "store", model, arguments)
         if arguments.trainer:
             raise SystemExit("not yet")
-        found = on_workers(
-            partial(run_stage_case, folder=name, stage_json=stage), arguments.workers, folder
-        )
+        found = on_workers(partial(run_stage_case, folder=name, stage_json=stage), arguments.workers, folder)
     for rank, peaks in enumerate(found):
         shown = "  ".join(f"{phase} {num_bytes / GIB:.2f}" for phase, num_bytes in peaks.items())
         print(f"rank {rank}: peak {max(peaks.values()) / GIB:.2f} GiB   {shown}", flush=True)

@@ -60,6 +60,10 @@ class TrainingError(W2SError):
     exit_code = 1
 
 
+class OutOfMemory(TrainingError):
+    """A stage's micro-batches were too large for a device; it can go on with smaller ones from its checkpoint."""
+
+
 class Interrupted(W2SError):
     """The run was stopped on request; a checkpoint is kept and the same command goes on from it."""
 

@@ -20,6 +20,7 @@ from w2s_ray.scheduling import foreman as foreman_module
 from w2s_ray.scheduling import ownership
 from w2s_ray.scheduling.foreman import Foreman
 from w2s_ray.scheduling.messages import CrewCard, CrewEnd
+from w2s_ray.scheduling.queue import Crash
 from w2s_ray.scheduling.room import Node
 from w2s_ray.scheduling.writer import Writer
 from w2s_ray.spec.chain import Chain, PlannedStage
@@ -217,8 +218,8 @@ def test_a_stage_that_kills_three_crews_fails_with_the_cause(store: ArtifactStor
             card = CrewCard(card.crew, card.shape, f"start {start}")
             stage = await stage_for(foreman, card)
             assert stage.identity == floor
-            await foreman.stage_crashed(floor, f"rank 1: RuntimeError: out of luck at start {start}")
-            await foreman.stage_crashed(floor, "rank 0: RuntimeError: connection closed by peer")
+            await foreman.stage_crashed(floor, Crash(f"rank 1: RuntimeError: out of luck at start {start}"))
+            await foreman.stage_crashed(floor, Crash("rank 0: RuntimeError: connection closed by peer"))
         stage = await stage_for(foreman, CrewCard(card.crew, card.shape, "last start"))
         assert stage.arm == "ceiling", "the study goes on"
         report = await foreman.trial_report("trial")

@@ -3,7 +3,7 @@
 from tests.scheduling.studies import chains_of, small_study
 from tests.scheduling.test_queue import stage_of, submit_all
 from w2s_ray.scheduling.policy import Assign, OpenCrew, RetireCrew, State, StopStage, decide
-from w2s_ray.scheduling.queue import Queue, Status
+from w2s_ray.scheduling.queue import Crash, Queue, Status
 from w2s_ray.scheduling.room import Node, Room
 from w2s_ray.scheduling.roster import CrewStatus, Roster
 from w2s_ray.scheduling.snapshot import study_status
@@ -22,7 +22,7 @@ def state_with(chains: tuple[Chain, ...], cpus: float = 2) -> State:
 
 def open_idle(state: State, crew: str, shape: CrewShape = PAIR) -> None:
     state.roster.opening(crew, shape)
-    state.crew_spoke(crew, shape, f"start of {crew}", None, "")
+    state.crew_spoke(crew, shape, f"start of {crew}", None, Crash(""))
 
 
 def mixed_chain() -> Chain:
@@ -98,7 +98,7 @@ def test_an_idle_crew_leaves_for_a_shape_that_waits_for_room() -> None:
     assert "crews of 2 workers wait for room" in decision.reason
     state.roster.leaving("small")
     assert decide(state) == [], "it is on its way out"
-    state.crew_ended("small", "")
+    state.crew_ended("small", Crash(""))
     assert isinstance(decide(state)[0], OpenCrew)
 
 
@@ -142,7 +142,7 @@ def test_a_large_crew_is_not_starved_by_small_ones() -> None:
     retired = [one for one in decide(state) if isinstance(one, RetireCrew)]
     assert len(retired) == 7
     for number in range(8):
-        state.crew_ended(f"narrow{number}", "")
+        state.crew_ended(f"narrow{number}", Crash(""))
     assert [one.shape for one in decide(state) if isinstance(one, OpenCrew)] == [eight]
 
 
@@ -193,7 +193,7 @@ def test_after_a_restart_nothing_is_decided_before_every_crew_has_spoken() -> No
     state.roster.told_of("a", PAIR)
     assert decide(state) == []
     floor = stage_of(chain, "floor", "s").identity
-    state.crew_spoke("a", PAIR, "first", floor, "")
+    state.crew_spoke("a", PAIR, "first", floor, Crash(""))
     assert state.queue.entries[floor].status is Status.RUNNING, "it ran all the while"
     (decision,) = decide(state)
     assert isinstance(decision, OpenCrew), "for the ceiling"
@@ -205,8 +205,8 @@ def test_a_crew_whose_workers_were_started_again_lost_its_stage() -> None:
     floor = stage_of(chain, "floor", "s").identity
     open_idle(state, "a")
     state.started("a", floor)
-    state.crew_spoke("a", PAIR, "start of a", floor, "")
-    state.crew_spoke("a", PAIR, "its second start", None, "rank 1: out of memory")
+    state.crew_spoke("a", PAIR, "start of a", floor, Crash(""))
+    state.crew_spoke("a", PAIR, "its second start", None, Crash("rank 1: out of memory"))
     assert state.take_lost() == [floor]
     assert state.queue.entries[floor].num_deaths == 1
     (decision,) = decide(state)
@@ -218,7 +218,7 @@ def lose_before_its_first_beat(state: State, floor: str, num: int) -> None:
     for number in range(num):
         open_idle(state, f"lost{number}")
         state.started(f"lost{number}", floor)
-        state.crew_ended(f"lost{number}", "killed")
+        state.crew_ended(f"lost{number}", Crash("killed"))
 
 
 def test_an_order_that_never_reached_its_crew_is_no_death_and_is_not_repeated_for_ever() -> None:
@@ -240,9 +240,9 @@ def test_a_crew_that_is_ended_as_the_run_ends_is_no_death() -> None:
     for number in range(3):
         open_idle(state, f"crew{number}")
         state.started(f"crew{number}", floor)
-        state.crew_spoke(f"crew{number}", PAIR, f"start of crew{number}", floor, "")
+        state.crew_spoke(f"crew{number}", PAIR, f"start of crew{number}", floor, Crash(""))
         state.closing = number == 2
-        state.crew_ended(f"crew{number}", "killed")
+        state.crew_ended(f"crew{number}", Crash("killed"))
     assert state.queue.entries[floor].status is Status.WAITING
     assert state.queue.entries[floor].num_deaths == 2
 
@@ -253,7 +253,7 @@ def test_crews_that_never_begin_fail_the_stages_of_their_shape() -> None:
     for crew in ("a", "b", "c"):
         assert isinstance(decide(state)[0], OpenCrew)
         state.roster.opening(crew, PAIR)
-        state.crew_ended(crew, "no module named torch")
+        state.crew_ended(crew, Crash("no module named torch"))
     assert {entry.status for entry in state.queue.entries.values()} == {Status.FAILED}
     assert decide(state) == []
 
@@ -264,10 +264,10 @@ def test_crews_that_never_begin_fail_nothing_while_others_are_on_their_way() -> 
     for number in range(8):
         state.roster.opening(f"crew{number}", PAIR)
     for number in range(7):
-        state.crew_ended(f"crew{number}", "a slow disk")
+        state.crew_ended(f"crew{number}", Crash("a slow disk"))
     assert not any(entry.status is Status.FAILED for entry in state.queue.entries.values())
     assert decide(state) == [], "the last one will show whether it is worth trying"
-    state.crew_ended("crew7", "a slow disk")
+    state.crew_ended("crew7", Crash("a slow disk"))
     assert {entry.status for entry in state.queue.entries.values()} == {Status.FAILED}
 
 
@@ -276,8 +276,8 @@ def test_a_crew_that_speaks_after_others_would_not_start_takes_the_work() -> Non
     for crew in ("a", "b", "c", "d"):
         state.roster.opening(crew, PAIR)
     for crew in ("a", "b", "c"):
-        state.crew_ended(crew, "a slow disk")
-    state.crew_spoke("d", PAIR, "start of d", None, "")
+        state.crew_ended(crew, Crash("a slow disk"))
+    state.crew_spoke("d", PAIR, "start of d", None, Crash(""))
     assert {type(one) for one in decide(state)} == {Assign, OpenCrew}
 
 
@@ -287,10 +287,10 @@ def test_crews_that_find_no_room_fail_nothing_and_are_opened_again() -> None:
     for number in range(5):
         assert [type(one) for one in decide(state)] == [OpenCrew]
         state.roster.opening(f"crew{number}", PAIR)
-        state.crew_ended(f"crew{number}", "another run has the GPUs", found_room=False)
+        state.crew_ended(f"crew{number}", Crash("another run has the GPUs"), found_room=False)
     state.roster.opening("patient", PAIR)
     assert study_status(state, {}).crews == ("patient of 2: waits for room on the cluster",)
-    state.crew_spoke("patient", PAIR, "start", None, "")
+    state.crew_spoke("patient", PAIR, "start", None, Crash(""))
     assert [type(one) for one in decide(state)] == [Assign]
     assert study_status(state, {}).crews == ("patient of 2: idle",)
 
@@ -303,13 +303,13 @@ def test_extra_crews_that_never_begin_leave_the_one_that_works_in_peace() -> Non
     for number in range(3):
         assert [type(one) for one in decide(state)] == [OpenCrew]
         state.roster.opening(f"extra{number}", PAIR)
-        state.crew_ended(f"extra{number}", "a slow disk")
+        state.crew_ended(f"extra{number}", Crash("a slow disk"))
     assert decide(state) == [], "enough of trying"
     assert not any(entry.status is Status.FAILED for entry in state.queue.entries.values())
-    state.crew_ended("a", "killed")
+    state.crew_ended("a", Crash("killed"))
     assert OpenCrew in [type(one) for one in decide(state)], "without it, another is tried"
     state.roster.opening("last", PAIR)
-    state.crew_ended("last", "a slow disk")
+    state.crew_ended("last", Crash("a slow disk"))
     assert any(entry.status is Status.FAILED for entry in state.queue.entries.values())
 
 

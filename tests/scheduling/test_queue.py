@@ -2,7 +2,7 @@
 
 from tests.scheduling.studies import chains_of, small_study
 from w2s_ray.errors import TrainingError
-from w2s_ray.scheduling.queue import Queue, Status
+from w2s_ray.scheduling.queue import Crash, Queue, Status
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 
 NOTHING: frozenset[str] = frozenset()
@@ -150,10 +150,10 @@ def test_a_stage_survives_two_dead_crews_and_fails_with_the_third() -> None:
     submit_all(queue, (chain,))
     for _ in range(2):
         queue.started(floor)
-        queue.crew_died(floor, 3, "killed")
+        queue.crew_died(floor, 3, Crash("killed"))
         assert queue.entries[floor].status is Status.WAITING
     queue.started(floor)
-    queue.crew_died(floor, 3, "killed by the kernel")
+    queue.crew_died(floor, 3, Crash("killed by the kernel"))
     assert queue.entries[floor].status is Status.FAILED
     assert "killed by the kernel" in str(queue.entries[floor].error)
 
@@ -167,7 +167,7 @@ def test_deaths_of_crews_that_left_a_later_checkpoint_do_not_add_up() -> None:
     def die(saved_step: int) -> Status:
         queue.started(floor)
         queue.saved(floor, saved_step)
-        queue.crew_died(floor, 3, "the node was taken away")
+        queue.crew_died(floor, 3, Crash("the node was taken away"))
         return queue.entries[floor].status
 
     assert [die(step) for step in (0, 0, 10, 10, 20, 30, 30)] == [Status.WAITING] * 7

@@ -137,9 +137,7 @@ def test_the_same_stage_gives_the_same_losses_however_it_is_executed(
 
 
 @pytest.mark.parametrize("zero_stage", OFFLOADED)
-def test_an_optimizer_in_the_hosts_memory_takes_the_same_steps(
-    losses: dict[str, list[float]], zero_stage: int
-) -> None:
+def test_an_optimizer_in_the_hosts_memory_takes_the_same_steps(losses: dict[str, list[float]], zero_stage: int) -> None:
     reference = losses[f"{LABELS[0]}-{REFERENCE}"]
     np.testing.assert_allclose(losses[f"offloaded-{zero_stage}"], reference, rtol=1e-5, atol=ROUNDING)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from w2s_ray.bench.workload import Failures, Workload
 from w2s_ray.scheduling.policy import Assign, Decision, OpenCrew, RetireCrew, State, StopStage, decide
-from w2s_ray.scheduling.queue import Entry, Queue, Status
+from w2s_ray.scheduling.queue import Crash, Entry, Queue, Status
 from w2s_ray.scheduling.roster import Roster
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
@@ -203,13 +203,13 @@ class _Simulation:
                 self._after(device.crew_start_seconds, lambda: self._speak(crew, shape))
             case RetireCrew(crew=crew):
                 self.state.roster.leaving(crew)
-                self._after(device.crew_end_seconds, lambda: self.state.crew_ended(crew, ""))
+                self._after(device.crew_end_seconds, lambda: self.state.crew_ended(crew, Crash("")))
             case StopStage():
                 raise AssertionError("every stage is wanted here")
 
     def _speak(self, crew: str, shape: CrewShape) -> None:
         if crew in self.state.roster.crews:  # and has not failed meanwhile
-            self.state.crew_spoke(crew, shape, "first", None, "")
+            self.state.crew_spoke(crew, shape, "first", None, Crash(""))
 
     def _finish(self, crew: str, hand: _Hand) -> None:
         if self.hands.get(crew) is not hand:
@@ -239,7 +239,7 @@ class _Simulation:
             identity = hand.stage.identity
             done = self.now - hand.began + self.kept.get(identity, 0.0)
             self.kept[identity] = done - done % failures.checkpoint_seconds
-        self.state.crew_ended(crew.id, "its GPU failed")
+        self.state.crew_ended(crew.id, Crash("its GPU failed"))
         self.state.take_lost()
         self._count_left()
 

@@ -16,14 +16,14 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from w2s_ray.errors import LeaseHeld, W2SError
+from w2s_ray.errors import LeaseHeld, OutOfMemory, W2SError
 from w2s_ray.scheduling.askers import SILENT_SECONDS, Askers
 from w2s_ray.scheduling.clock import Clock
 from w2s_ray.scheduling.mail import Mail
 from w2s_ray.scheduling.messages import LEAVE, Bulletin, CrewCard, CrewEnd, CrewRequest, Order, TrialReport
 from w2s_ray.scheduling.ownership import Ownership
 from w2s_ray.scheduling.policy import Assign, Decision, OpenCrew, RetireCrew, State, StopStage, decide
-from w2s_ray.scheduling.queue import Entry, Queue, Status, work_of
+from w2s_ray.scheduling.queue import Crash, Entry, Queue, Status, work_of
 from w2s_ray.scheduling.room import Node
 from w2s_ray.scheduling.roster import CrewStatus, Roster
 from w2s_ray.scheduling.snapshot import chain_metrics, study_status, trial_report
@@ -91,7 +91,7 @@ class Foreman:
         self._judged: dict[str, tuple[Point, ...]] = {}
         self._turns: list[Turn] = []
         self._clock = Clock()
-        self._crashes: dict[str, str] = {}
+        self._crashes: dict[str, Crash] = {}
         """What the first rank to say so died of, by the stage that was handed out last."""
         self._unknown: dict[str, float] = {}
         """Since when crews have been heard to run a stage that nobody has asked for, by its identity."""
@@ -193,7 +193,10 @@ class Foreman:
         if isinstance(outcome, StageResult):
             self._store.metrics[identity] = dict(outcome.metrics)
         self._over(identity, outcome if isinstance(outcome, StageResult) else None)
-        self._state.ended(card.crew, identity, outcome if isinstance(outcome, W2SError) else None, _stopped(outcome))
+        if isinstance(outcome, OutOfMemory):
+            logger.warning("%s", outcome)
+        error = outcome if isinstance(outcome, W2SError) and not _stopped(outcome) else None
+        self._state.ended(card.crew, identity, error, _stopped(outcome))
         if leaving:
             self._dismiss(card.crew)
         self._points.pop(identity, None)
@@ -203,9 +206,9 @@ class Foreman:
         self._carry_out()
         self._release(identity)  # unless it was handed out again just now
 
-    async def stage_crashed(self, identity: str, cause: str) -> None:
+    async def stage_crashed(self, identity: str, crash: Crash) -> None:
         """One rank is about to die of an error of its own: the cause of its crew's death, unless another was first."""
-        self._crashes.setdefault(identity, cause)
+        self._crashes.setdefault(identity, crash)
         self._state.roster.began(identity)
 
     # What the run says.
@@ -218,7 +221,7 @@ class Foreman:
             self._state.roster.told_of(crew, shape)
         for crew, end in ended.items():
             self._ended.add(crew)
-            self._state.crew_ended(crew, self._cause(crew, end.error), end.found_room)
+            self._state.crew_ended(crew, self._crash(crew, end.error), end.found_room)
         if closing and not self._state.closing:
             self._state.closing = True
             self._state.queue.all_changed()
@@ -251,7 +254,7 @@ class Foreman:
                 return  # nothing else that was not known
         if known is not None and known.incarnation not in (None, card.incarnation):
             self._mail.forget(card.crew)
-        self._state.crew_spoke(card.crew, card.shape, card.incarnation, identity, self._cause(card.crew, None))
+        self._state.crew_spoke(card.crew, card.shape, card.incarnation, identity, self._crash(card.crew, None))
         if identity is not None:
             self._keep_leases()  # a foreman that was started anew did not hand this stage out itself
         self._carry_out()
@@ -263,10 +266,10 @@ class Foreman:
         self._carry_out()
         self._release(identity)  # unless it was handed out again just now
 
-    def _cause(self, crew: str, error: str | None) -> str:
+    def _crash(self, crew: str, error: str | None) -> Crash:
         known = self._state.roster.crews.get(crew)
         crash = self._crashes.get(known.identity) if known is not None and known.identity is not None else None
-        return crash or error or "its worker processes ended without a word (killed, or out of memory)"
+        return crash or Crash(error or "its worker processes were ended from outside, without a word")
 
     def _carry_out(self) -> None:
         """Do what the policy decides, and tell those whom it concerns."""
@@ -420,14 +423,15 @@ class Foreman:
 
 
 def _stopped(outcome: StageResult | W2SError) -> bool:
-    return isinstance(outcome, StageResult) and outcome.stopped
+    """Whether the stage is to be gone with on from its checkpoint."""
+    return outcome.stopped if isinstance(outcome, StageResult) else isinstance(outcome, OutOfMemory)
 
 
 def _last_words(outcome: StageResult | W2SError) -> tuple[dict[str, float], bool]:
     """Return what a stage's run ends with, and whether it ended well; one that was stopped may go on in it."""
-    if isinstance(outcome, W2SError):
-        return {"failed": 1.0}, False
-    return ({}, False) if outcome.stopped else (dict(outcome.metrics), True)
+    if _stopped(outcome):
+        return {}, False
+    return (dict(outcome.metrics), True) if isinstance(outcome, StageResult) else ({"failed": 1.0}, False)
 
 
 def _cost_by(weights: Mapping[str, float]) -> Callable[[PlannedStage], float]:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from w2s_ray.errors import TrainingError, W2SError
-from w2s_ray.scheduling.queue import Queue, Status
+from w2s_ray.scheduling.queue import Crash, Queue, Status
 from w2s_ray.scheduling.room import Room
 from w2s_ray.scheduling.roster import Crew, CrewStatus, Roster
 from w2s_ray.spec.chain import PlannedStage
@@ -118,12 +118,12 @@ class State:
         """Say whether the crew is here and has this stage."""
         return crew in self.roster.crews and self.roster.crews[crew].identity == identity
 
-    def crew_spoke(self, crew: str, shape: CrewShape, incarnation: str, identity: str | None, cause: str) -> None:
+    def crew_spoke(self, crew: str, shape: CrewShape, incarnation: str, identity: str | None, crash: Crash) -> None:
         """A crew's workers speak and say what they run; another incarnation means that the one before died."""
         begun = self._has_begun(crew)
         lost = self.roster.spoke(crew, shape, incarnation, identity)
         if lost is not None:
-            self._lose(lost, begun, cause)
+            self._lose(lost, begun, crash)
         if identity is not None:
             self._recognise(identity)
 
@@ -133,16 +133,16 @@ class State:
         if entry is not None and entry.status is Status.WAITING and identity in self.roster.in_hand:
             self.queue.started(identity)
 
-    def crew_ended(self, crew: str, error: str, found_room: bool = True) -> None:
+    def crew_ended(self, crew: str, crash: Crash, found_room: bool = True) -> None:
         """A crew is gone, with the error that ended it or of itself; one without room may find some another time."""
         known, begun = self.roster.crews.get(crew), self._has_begun(crew)
         lost = self.roster.ended(crew, found_room)
         if lost is not None:
-            self._lose(lost, begun, error)
+            self._lose(lost, begun, crash)
         if known is None or known.incarnation is not None or not found_room:
             return
         if self._starts_fail(known.shape) and self.may_open(known.shape):
-            self._fail_shape(known.shape, error)
+            self._fail_shape(known.shape, crash.cause)
 
     def may_open(self, shape: CrewShape) -> bool:
         """Say whether another crew is worth trying: if the last ones would not start, not beside one that may work."""
@@ -161,7 +161,7 @@ class State:
     def _has_begun(self, crew: str) -> bool:
         return crew in self.roster.crews and self.roster.crews[crew].begun
 
-    def _lose(self, identity: str, begun: bool, cause: str) -> None:
+    def _lose(self, identity: str, begun: bool, crash: Crash) -> None:
         self._lost.append(identity)
         entry = self.queue.entries.get(identity)
         if entry is None or entry.status is not Status.RUNNING:
@@ -169,9 +169,9 @@ class State:
         if self.closing:
             self.queue.stopped(identity)
         elif begun:
-            self.queue.crew_died(identity, MAX_DEATHS, cause)
+            self.queue.crew_died(identity, MAX_DEATHS, crash)
         else:
-            self.queue.not_begun(identity, MAX_NOT_BEGUN, cause)
+            self.queue.not_begun(identity, MAX_NOT_BEGUN, crash)
 
     def _fail_shape(self, shape: CrewShape, cause: str) -> None:
         for entry in self.queue.best(shape, len(self.queue.entries)):

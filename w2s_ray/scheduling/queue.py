@@ -28,6 +28,33 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
+class CrashKind(StrEnum):
+    """Why a crew died."""
+
+    ERROR = "error"
+    """Of an error, or nobody knows."""
+    MEMORY = "memory"
+    """Its machine ran short of memory."""
+    SMALLER = "smaller"
+    """A device ran out of memory, and the next attempt takes smaller micro-batches."""
+
+
+@dataclass(frozen=True)
+class Crash:
+    """What a crew died of while it ran a stage."""
+
+    cause: str
+    kind: CrashKind = CrashKind.ERROR
+
+
+_REMEDIES = {
+    CrashKind.ERROR: "read the log that is named, or those of `w2s logs`; the same command tries the stage again",
+    CrashKind.MEMORY: "end what else uses the machine's memory, lower `tokens_per_micro_batch`, raise `zero_stage` or "
+    "set `activation_checkpointing: true`; `w2s plan` tells what each worker needs",
+    CrashKind.SMALLER: "",
+}
+
+
 @dataclass(slots=True)
 class Entry:
     """One distinct stage in the queue."""
@@ -160,38 +187,42 @@ class Queue:
         self.entries[identity].status = Status.WAITING
         self._refresh(identity)
 
-    def crew_died(self, identity: str, max_deaths: int, cause: str) -> None:
+    def crew_died(self, identity: str, max_deaths: int, crash: Crash) -> None:
         """The crew that ran it died; after `max_deaths` of them in a row that got no further the stage fails.
 
         On nodes that come and go a long training may lose any number of crews, as long as each leaves a checkpoint.
+        A death after which micro-batches are smaller does not count: they cannot become smaller for ever.
         """
         entry = self.entries[identity]
+        if crash.kind is CrashKind.SMALLER:
+            self.stopped(identity)
+            return
         entry.num_deaths = 1 if entry.saved_step > entry.saved_at_death else entry.num_deaths + 1
         entry.saved_at_death = entry.saved_step
         what = f"{entry.num_deaths} crews died while they ran it"
         if entry.saved_step:
             what += f", and none got to a checkpoint after that of step {entry.saved_step}"
-        self._lost(entry, entry.num_deaths < max_deaths, what, cause)
+        self._lost(entry, entry.num_deaths < max_deaths, what, crash)
 
     def saved(self, identity: str, step: int) -> None:
         """It has a checkpoint at `step`."""
         if identity in self.entries:
             self.entries[identity].saved_step = max(step, self.entries[identity].saved_step)
 
-    def not_begun(self, identity: str, max_not_begun: int, cause: str) -> None:
+    def not_begun(self, identity: str, max_not_begun: int, crash: Crash) -> None:
         """The crew that it was given to ended before it said that it had begun; after `max_not_begun` it fails."""
         entry = self.entries[identity]
         num = entry.num_not_begun = entry.num_not_begun + 1
-        self._lost(entry, num < max_not_begun, f"{num} crews ended before they began it", cause)
+        self._lost(entry, num < max_not_begun, f"{num} crews ended before they began it", crash)
 
-    def _lost(self, entry: Entry, again: bool, what: str, cause: str) -> None:
+    def _lost(self, entry: Entry, again: bool, what: str, crash: Crash) -> None:
         """Its crew is gone; it is tried again, or fails."""
         if again:
             self.stopped(entry.stage.identity)
             return
-        value = f"{name_of(entry.stage)}: {what}; the last one: {cause}"
-        remedy = "where workers were killed, lower `tokens_per_micro_batch` or `workers`: memory is the usual reason"
-        self.failed(entry.stage.identity, TrainingError(value, "a stage must let its workers live", remedy))
+        value = f"{name_of(entry.stage)}: {what}; the last one: {crash.cause}"
+        rule = "a stage is given up after three crews that died without getting further"
+        self.failed(entry.stage.identity, TrainingError(value, rule, _REMEDIES[crash.kind]))
 
     def failed(self, identity: str, error: W2SError) -> None:
         """It failed for good, and with it all that learns from it."""

@@ -8,10 +8,10 @@ An error on which all ranks agree is a result. An error of one rank ends its pro
 the others may be inside a collective, and there is no way to call them back.
 """
 
-import ctypes
 import gc
 import importlib
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import ray
 
-from w2s_ray.errors import W2SError
+from w2s_ray.errors import OutOfMemory, W2SError
 from w2s_ray.scheduling.group import Group
 from w2s_ray.scheduling.line import Line
 from w2s_ray.scheduling.logs import log_path
+from w2s_ray.scheduling.memory_watch import MemoryWatch
 from w2s_ray.scheduling.messages import CrewCard, Order
 from w2s_ray.scheduling.output import output_to
+from w2s_ray.scheduling.queue import Crash, CrashKind
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.execution import CrewShape
 from w2s_ray.store.artifacts import ArtifactStore
@@ -92,6 +94,9 @@ class _Worker:
         self._plan, self._group = plan, group
         card = CrewCard(plan.crew, plan.shape, uuid.uuid4().hex)
         self._line = Line(plan.foreman, card) if group.leads else None
+        self._stage: PlannedStage | None = None
+        """The one that runs now."""
+        self._watch = MemoryWatch(self._give_way)
         self._num_stages = 0
         self._memory = self._memory_at_first = 0
 
@@ -124,9 +129,11 @@ class _Worker:
 
     def _outcome(self, stage: PlannedStage, observer: Observer) -> StageResult | W2SError:
         self._num_stages += 1
+        self._stage = stage
         try:
             run_stage = load_runner(self._plan)
-            return run_stage(stage, store=self._plan.store, workers=self._group.workers(), observer=observer)
+            with self._watch:
+                return run_stage(stage, store=self._plan.store, workers=self._group.workers(), observer=observer)
         except W2SError as error:
             traceback.print_exc()
             if self._group.all_came(f"{self._num_stages} {type(error).__name__}"):
@@ -141,11 +148,21 @@ class _Worker:
     def _say_crashed(self, stage: PlannedStage) -> None:
         """Leave word of what ends this process, as far as anybody listens."""
         raised = sys.exception()
-        error = raised.value if isinstance(raised, W2SError) else f"{type(raised).__name__}: {raised}"
+        error = f"{raised.value} ({raised.rule})" if isinstance(raised, W2SError) else _named(raised)
+        self._tell(stage, error, CrashKind.SMALLER if isinstance(raised, OutOfMemory) else CrashKind.ERROR)
+
+    def _give_way(self, figures: str) -> None:
+        """End this process because its machine is short of memory."""
+        assert self._stage is not None
+        sys.stderr.write(f"rank {self._group.rank} ends: {figures}\n")
+        self._tell(self._stage, figures, CrashKind.MEMORY)
+        os._exit(1)
+
+    def _tell(self, stage: PlannedStage, error: str, kind: CrashKind) -> None:
         log = log_path(self._plan.store, self._plan.study, stage)
-        cause = f"rank {self._group.rank}: {error} (log: {log})"
+        crash = Crash(f"rank {self._group.rank}: {error} (log: {log})", kind)
         try:
-            ray.get(self._plan.foreman.stage_crashed.remote(stage.identity, cause), timeout=5)
+            ray.get(self._plan.foreman.stage_crashed.remote(stage.identity, crash), timeout=5)
         except Exception:
             logger.exception("nobody heard why rank %d ends", self._group.rank)
 
@@ -162,10 +179,12 @@ class _Worker:
         return bool(memory > allowed)
 
 
+def _named(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
 def _give_memory_back() -> None:
-    gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if "torch" in sys.modules:
+        from w2s_ray.training.memory import give_memory_back
+
+        give_memory_back()

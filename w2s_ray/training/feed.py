@@ -6,7 +6,7 @@ under ZeRO every forward and backward is a collective.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, TypeVar
 
@@ -91,6 +91,16 @@ class MicroBatch:
     """1 for texts, 0 for a filler's rows."""
 
 
+@dataclass
+class LastGroup:
+    """How large the micro-batches were that a rank was given last: what is to be halved if memory runs out."""
+
+    tokens: int = 0
+    """Padded tokens of the largest."""
+    examples: int = 0
+    """Examples of the one that has most."""
+
+
 @dataclass(frozen=True)
 class Feeder(Generic[AnyExamples]):
     """Cuts optimizer batches for one rank and makes tensors of them."""
@@ -99,6 +109,7 @@ class Feeder(Generic[AnyExamples]):
     workers: Workers
     tokens_per_micro_batch: int
     pad: int
+    last: LastGroup = field(default_factory=LastGroup)
 
     def group(self, positions_N: IntArray) -> list[MicroBatch]:
         """Return this rank's micro-batches of one optimizer batch; as many on every rank."""
@@ -108,7 +119,10 @@ class Feeder(Generic[AnyExamples]):
             world=self.workers.size,
             tokens_per_micro_batch=self.tokens_per_micro_batch,
         )
-        return [self._collate(piece) for piece in pieces[self.workers.rank]]
+        group = [self._collate(piece) for piece in pieces[self.workers.rank]]
+        self.last.tokens = max(batch.tokens_RT.numel() for batch in group)
+        self.last.examples = max(len(batch.positions) for batch in group)
+        return group
 
     def sweep(self, examples_per_group: int = 512) -> Iterator[MicroBatch]:
         """Yield every example once, spread over the ranks, similar lengths together: for prediction."""

@@ -5,6 +5,9 @@
 
 from dataclasses import dataclass
 
+PREDICTION_TOKENS = 8192
+"""Padded tokens of one forward pass without gradients."""
+
 _SMALLEST_BUCKET = 2**23
 """Elements. Below this size a collective costs more in latency than it saves in memory."""
 _LARGEST_BUCKET = 500_000_000

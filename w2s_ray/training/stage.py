@@ -18,25 +18,37 @@ from transformers import PreTrainedTokenizerFast
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.tokens import Tokens, special_tokens, tokenise
-from w2s_ray.errors import LeaseHeld, StoreError
+from w2s_ray.errors import LeaseHeld, OutOfMemory, StoreError, TrainingError, first_line
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.stage import ModelSource, PredictionSpec
 from w2s_ray.spec.trainable import Prompt
 from w2s_ray.store.artifacts import AGES, ArtifactStore
+from w2s_ray.store.micro_batches import Circumstances, read_limit, write_limit
 from w2s_ray.training.catalogue import model_folder
 from w2s_ray.training.checkpoints import Checkpoints, Progress
 from w2s_ray.training.features import features
-from w2s_ray.training.feed import FloatArray, IntArray
+from w2s_ray.training.feed import FloatArray, IntArray, LastGroup
+from w2s_ray.training.footprint import PREDICTION_TOKENS
 from w2s_ray.training.journal import Journal
 from w2s_ray.training.lessons import ACCURACY, Material, lesson_of
 from w2s_ray.training.loop import Loop
-from w2s_ray.training.memory import Meter, give_memory_back
-from w2s_ray.training.models import Network, checkpoint_activations, load_network, load_tokenizer, load_trained, save_network
+from w2s_ray.training.memory import Meter, device_name, give_memory_back, is_out_of_memory, shortage_text
+from w2s_ray.training.models import (
+    Network,
+    checkpoint_activations,
+    load_network,
+    load_tokenizer,
+    load_trained,
+    save_network,
+)
 from w2s_ray.training.progress import Observer, StageResult
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
 
+_MORE_MEMORY = (
+    "raise execution.zero_stage or execution.workers, set activation_checkpointing: true, or end what else uses it"
+)
 _SHOWN = 3
 """Ids that a line names."""
 
@@ -64,6 +76,8 @@ class _StageRun:
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.workers.device)
+        self.last = LastGroup()
+        self.checkpoints_activations = self.stage.execution.activation_checkpointing is True
 
     @property
     def folder(self) -> Path:
@@ -74,6 +88,10 @@ class _StageRun:
         """Do what lacks, and give the engine's memory back however it ends."""
         try:
             return self._run()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise self._out_of_memory(error) from error
+            raise
         finally:
             self.meter.read()
             if self.engine is not None:
@@ -84,6 +102,7 @@ class _StageRun:
         spec = self.stage.spec
         self.meter.enter("loading")
         self.tokenizer = self._tokenizer()
+        self.tokens_per_micro_batch = self._allowed("training", self.stage.execution.tokens_per_micro_batch)
         self.material = self._material()
         self.lesson = lesson_of(self.material)
         known = self.workers.led(lambda: self.store.find(spec.identity))
@@ -109,6 +128,8 @@ class _StageRun:
             tokenizer=self.tokenizer,
             workers=self.workers,
             sharded=self.stage.execution.zero_stage == 3,
+            prediction_tokens=self._allowed("predicting", PREDICTION_TOKENS),
+            last=self.last,
             features=self._features,
         )
 
@@ -167,7 +188,7 @@ class _StageRun:
         if fell_back:
             network.precision = "fp32"
             self._say("a device here has no instructions for bf16; the stage computes in fp32")
-        if execution.activation_checkpointing is True and not checkpoint_activations(network):
+        if self.checkpoints_activations and not checkpoint_activations(network):
             self._say("this model's layers cannot be computed again; activations are kept")
         engine = self._start_engine(network, trains=True)
         checkpoints = Checkpoints(self.folder / "checkpoints", execution, self.workers)
@@ -179,7 +200,7 @@ class _StageRun:
             spec=spec,
             engine=engine,
             objective=self.lesson.objective(),
-            feeder=self.material.feeder(examples, execution.tokens_per_micro_batch),
+            feeder=self.material.feeder(examples, self.tokens_per_micro_batch),
             check=partial(self.lesson.check, network) if spec.validation is not None else None,
             steps=steps,
             checkpoints=checkpoints,
@@ -194,9 +215,9 @@ class _StageRun:
             progress, stopped = loop.run(progress)
         metrics = self._metrics(progress, len(steps)) | cut | {"fell_back_to_fp32": float(fell_back)}
         if not stopped:
+            engine.forget_moments()
             metrics |= self._validate()
             stopped = not self._commit(metrics)
-            engine.forget_moments()
         return metrics, stopped
 
     def _cut(self) -> dict[str, float]:
@@ -286,6 +307,48 @@ class _StageRun:
             journal.activity("predicting")
             with self._timed("evaluation" if prediction.split.is_test else "labelling"):
                 self.lesson.predict(self.network, prediction)
+
+    def _circumstances(self, purpose: str) -> Circumstances:
+        spec, execution = self.stage.spec, self.stage.execution
+        source = spec.starts_from
+        return Circumstances(
+            model=source.name,
+            revision=source.revision if isinstance(source, ModelSource) else "",
+            trainable=spec.trainable.kind,
+            device=device_name(self.workers.device),
+            context_tokens=spec.optimisation.context_tokens,
+            precision=spec.optimisation.precision,
+            workers=self.workers.size,
+            zero_stage=execution.zero_stage,
+            offload_optimizer=execution.offload_optimizer,
+            activation_checkpointing=self.checkpoints_activations,
+            purpose=purpose,
+        )
+
+    def _allowed(self, purpose: str, wanted: int) -> int:
+        """Tokens of a micro-batch: as many as `wanted`, or what was found to fit here. Collective."""
+        known = self.workers.led(lambda: read_limit(self.store, self._circumstances(purpose)))
+        if known is None or known >= wanted:
+            return wanted
+        self._say(f"micro-batches for {purpose} have {known} tokens: larger ones ran out of memory on this device")
+        return known
+
+    def _out_of_memory(self, error: Exception) -> TrainingError:
+        """Halve the micro-batches for the next attempt; where there is nothing to halve, say what ran short."""
+        phase, last = self.meter.phase or "starting", self.last
+        value = f"{self.stage.spec.slug} ran out of memory while {phase}: {first_line(error)}"
+        figures = shortage_text(self.workers.device)
+        if phase in ("loading", "saving") or last.examples <= 1:
+            held = "" if phase in ("loading", "saving") else f", with one example of {last.tokens} tokens at a time"
+            return TrainingError(f"{value}{held}", figures, _MORE_MEMORY)
+        purpose = "training" if phase == "training" else "predicting"
+        fewer = max(last.tokens // 2, 1)
+        write_limit(self.store, self._circumstances(purpose), fewer)
+        return OutOfMemory(
+            f"{value}, with micro-batches of {last.tokens} tokens",
+            figures,
+            f"it goes on from its last checkpoint with micro-batches of {fewer} tokens, and so do stages like it",
+        )
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         source = self.stage.spec.starts_from

@@ -223,7 +223,7 @@ class Engine:
         if self._engine is not None:
             self._engine.destroy()
         del self._engine, self.model
-        torch.nn.functional.linear = _LINEAR  # ZeRO-3 puts one of its own there, which is slower where nothing is sharded
+        torch.nn.functional.linear = _LINEAR  # ZeRO-3 leaves its own there, slower where nothing is sharded
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -11,7 +11,7 @@ from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.data.tokens import Tokens
 from w2s_ray.spec.stage import PredictionSpec, StageSpec
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training.feed import Examples, Feeder, IntArray
+from w2s_ray.training.feed import Examples, Feeder, IntArray, LastGroup
 from w2s_ray.training.models import Network
 from w2s_ray.training.objectives import Objective
 from w2s_ray.training.workers import Workers
@@ -20,8 +20,6 @@ Some = TypeVar("Some", bound=Examples)
 
 AGREEMENT, ACCURACY, HELD_OUT = "validation_agreement", "validation_accuracy", "held_out_loss"
 """With the labels of Vi; with its truth, which only reports and oracles look at; of language."""
-_PREDICTION_TOKENS = 8192
-"""Padded tokens of one forward pass without gradients."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,10 @@ class Material:
     workers: Workers
     sharded: bool
     """Whether weights are spread over the workers (ZeRO-3)."""
+    prediction_tokens: int
+    """Padded tokens of one forward pass without gradients."""
+    last: LastGroup
+    """Told of every group of micro-batches."""
     features: labels.Features
     """What the model that the stage starts from makes of rows."""
 
@@ -46,9 +48,10 @@ class Material:
             texts_per_example=self.prepared.texts_per_example,
         )
 
-    def feeder(self, examples: Some, tokens_per_micro_batch: int = _PREDICTION_TOKENS) -> Feeder[Some]:
-        """Return what cuts these examples into micro-batches."""
-        return Feeder(examples, self.workers, tokens_per_micro_batch, self.tokenizer.pad_token_id)
+    def feeder(self, examples: Some, tokens_per_micro_batch: int | None = None) -> Feeder[Some]:
+        """Return what cuts these examples into micro-batches, those of predictions where no other size is given."""
+        tokens = tokens_per_micro_batch or self.prediction_tokens
+        return Feeder(examples, self.workers, tokens, self.tokenizer.pad_token_id, self.last)
 
 
 class Lesson(Protocol):

@@ -1,0 +1,77 @@
+"""What a worker does when its machine runs out of memory: it ends itself, with a word, before others are killed.
+
+The kernel, and Ray's memory monitor, end processes by rules of their own: Ray's begins with whatever it could start
+again, which is the foreman and not the stage that fills the machine. So every worker looks at the machine's free
+memory while a stage runs, and gives way a little before Ray's monitor would act. One worker of a machine at a time does
+so: it holds a lock until the kernel has taken its memory back, and the next one looks again.
+"""
+
+import fcntl
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+import psutil
+
+from w2s_ray.training.machine import Memory, host_memory, usage_text
+
+_LOOK_SECONDS = 0.1
+_RAYS_SHARE = 0.05
+"""Of a machine: with less free than this Ray's memory monitor acts (RAY_memory_usage_threshold)."""
+_AHEAD_BYTES = 256 * 2**20
+"""How much earlier a worker gives way."""
+_HEAD_START_SECONDS = 0.5
+"""How long a worker that holds nothing waits for one that holds the whole machine."""
+
+
+def is_short(memory: Memory) -> bool:
+    """Say whether so little is free that a worker should give way."""
+    return memory.available < _RAYS_SHARE * memory.total + _AHEAD_BYTES
+
+
+class MemoryWatch:
+    """Watches the machine's memory from a thread while a stage runs."""
+
+    def __init__(self, give_way: Callable[[str], None]) -> None:
+        """`give_way` is called with the figures when this worker should end, and does not return."""
+        self._give_way = give_way
+        self._watching = threading.Event()
+        threading.Thread(target=self._watch, name="w2s-memory", daemon=True).start()
+
+    def __enter__(self) -> None:
+        """Begin to watch."""
+        self._watching.set()
+
+    def __exit__(self, *error: object) -> None:
+        """Cease to watch."""
+        self._watching.clear()
+
+    def _watch(self) -> None:
+        while True:
+            self._watching.wait()
+            if is_short(host_memory()):
+                self._yield_to_others()
+            time.sleep(_LOOK_SECONDS)
+
+    def _yield_to_others(self) -> None:
+        held = psutil.Process().memory_info().rss / host_memory().total
+        time.sleep(max(0.0, 1 - held) * _HEAD_START_SECONDS)
+        with _lock_path().open("w") as lock:
+            if _locked(lock) and self._watching.is_set() and is_short(host_memory()):
+                self._give_way(f"the machine ran short of memory: {usage_text()}")
+
+
+def _locked(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False  # another worker gives way; look again when its memory is back
+    return True
+
+
+def _lock_path() -> Path:
+    return Path(tempfile.gettempdir()) / f"w2s-memory-{os.getuid()}.lock"
