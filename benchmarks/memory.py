@@ -200,6 +200,9 @@ def on_workers(case: Callable[[int, int], dict[str, int]], size: int, folder: Pa
 def _worker(rank: int, size: int, meeting: str, case: Callable[[int, int], dict[str, int]], results: Any) -> None:
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29577}
     os.environ |= {name: str(value) for name, value in ranks.items()} | {"DS_ACCELERATOR": "cpu"}
+    from w2s_ray.training.machine import use_huge_pages
+
+    use_huge_pages()
     import torch
     import torch.distributed as dist
 

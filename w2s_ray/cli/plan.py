@@ -20,8 +20,9 @@ def print_plan(path: Path, store_folder: Path, overrides: Sequence[str], *, as_j
     study, store = open_for_writing(path, store_folder, overrides, "plan")
     from w2s_ray.scheduling.plan import plan
     from w2s_ray.scheduling.resolve import resolve
+    from w2s_ray.scheduling.room import this_machine
 
-    found = plan(study, resolve(study, store), store)
+    found = plan(study, resolve(study, store), store, (this_machine(),))
     if as_json:
         terminal.out.print(found.model_dump_json(indent=2), markup=False, soft_wrap=True)
         return
@@ -44,7 +45,7 @@ def _stages(plan: "Plan") -> Table:
     table = Table(title="distinct stages", title_justify="left", box=None, pad_edge=False)
     for heading in ("identity", "task", "level", "arm", "loss", "chains", "steps", "ZeRO × workers"):
         table.add_column(heading, no_wrap=heading in ("identity", "level"))
-    for heading in ("parameters", "state per worker", "about", "in store"):
+    for heading in ("parameters", "peak per worker", "about", "in store"):
         table.add_column(heading, justify="right")
     for stage in plan.stages[:MOST_ROWS]:
         table.add_row(*_row(stage, provisional=bool(plan.unresolved)))
@@ -65,10 +66,34 @@ def _row(stage: "StagePlan", *, provisional: bool) -> tuple[str, ...]:
         str(stage.num_steps),
         f"{stage.zero_stage} × {stage.workers}",
         "?" if stage.num_parameters is None else f"{stage.num_parameters:,}",
-        bytes_text(stage.state_bytes_per_worker),
+        bytes_text(stage.peak_bytes_per_worker) + (" *" if stage.recomputes_activations else ""),
         "–" if stage.in_store else seconds_text(stage.seconds),
         there,
     )
+
+
+def _memory(stages: Sequence["StagePlan"]) -> list[str]:
+    """Say what the largest stage of each level takes, and has here."""
+    largest: dict[str, StagePlan] = {}
+    for stage in stages:
+        known = largest.get(stage.level)
+        if stage.peak_bytes_per_worker and (known is None or stage.peak_bytes_per_worker > _peak(known)):
+            largest[stage.level] = stage
+    lines = []
+    for level, stage in largest.items():
+        parts = ", ".join(f"{name} {bytes_text(size)}" for name, size in stage.peak_parts.items())
+        has = stage.available_bytes_per_worker
+        here = "" if has is None else f" of the {bytes_text(has)} that a worker has on this machine"
+        lines.append(f"memory of a worker of {level}: about {bytes_text(stage.peak_bytes_per_worker)}{here} ({parts})")
+        if has is not None and _peak(stage) > has:
+            lines.append(f"  `w2s run` would refuse {level} on this machine: it needs more memory than there is")
+    if any(stage.recomputes_activations for stage in stages):
+        lines.append("* computes activations again in the backward pass (activation_checkpointing)")
+    return lines
+
+
+def _peak(stage: "StagePlan") -> int:
+    return stage.peak_bytes_per_worker or 0
 
 
 def _summary(plan: "Plan") -> list[str]:
@@ -83,6 +108,7 @@ def _summary(plan: "Plan") -> list[str]:
         )
     else:
         lines.append("nothing to train: every stage is in the store")
+    lines += _memory(plan.stages)
     if plan.num_chains_at_most > len(plan.chains):
         more = f"{len(plan.chains)} of at most {count_text(plan.num_chains_at_most, 'chain')} are known"
         lines.append(f"the search has not chosen yet: {more}; the best run on the study's own seeds")

@@ -12,6 +12,8 @@ from w2s_ray.scheduling.worker import CrewPlan
 from w2s_ray.spec.execution import CrewShape
 
 _ERROR_CHARS = 600
+_TASK_BYTES = 200 * 2**20
+"""What the process takes that stays with a crew."""
 
 
 class Crews:
@@ -38,7 +40,8 @@ class Crews:
         if request.crew in self._open or request.crew in self._ended:
             return
         # One call per process: Train leaves a handle on its controller behind, which would keep that alive.
-        start = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy="SPREAD")(run_crew)
+        options = {"num_cpus": 0, "memory": _TASK_BYTES, "max_calls": 1, "max_retries": 0}
+        start = ray.remote(**options, scheduling_strategy="SPREAD")(run_crew)
         self._open[request.crew] = (request.shape, start.remote(self._plan_of(request)))
 
     def give_up(self, request: CrewRequest) -> None:

@@ -17,20 +17,16 @@ from typing import TextIO
 
 import psutil
 
-from w2s_ray.training.machine import Memory, host_memory, usage_text
+from w2s_ray.training.machine import Memory, host_memory, reserve_bytes, usage_text
 
 _LOOK_SECONDS = 0.1
-_RAYS_SHARE = 0.05
-"""Of a machine: with less free than this Ray's memory monitor acts (RAY_memory_usage_threshold)."""
-_AHEAD_BYTES = 256 * 2**20
-"""How much earlier a worker gives way."""
 _HEAD_START_SECONDS = 0.5
 """How long a worker that holds nothing waits for one that holds the whole machine."""
 
 
 def is_short(memory: Memory) -> bool:
     """Say whether so little is free that a worker should give way."""
-    return memory.available < _RAYS_SHARE * memory.total + _AHEAD_BYTES
+    return memory.available < reserve_bytes(memory.total)
 
 
 class MemoryWatch:

@@ -1,12 +1,15 @@
 """What a study comes to, before anything is trained: its chains, its distinct stages, and what they will take."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
 from w2s_ray.data.prepare import load_prepared
 from w2s_ray.scheduling import estimate
+from w2s_ray.scheduling.fitting import as_run, has_of, need_of
 from w2s_ray.scheduling.resolve import UNRESOLVED
+from w2s_ray.scheduling.room import Node
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.execution import ZeroStage
@@ -18,6 +21,16 @@ from w2s_ray.store.record import Record, package_versions
 
 _UNKNOWN_CHARS = 400.0
 """Characters of an example of a task that could not be read."""
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """How long a task's examples are."""
+
+    mean: float
+    """Characters of an example."""
+    longest: int | None
+    """Characters of the longest text."""
 
 
 class StagePlan(Spec):
@@ -38,7 +51,15 @@ class StagePlan(Spec):
     workers: int
     num_parameters: int | None
     state_bytes_per_worker: int | None
-    """fp32 weights, gradients and Adam state under the stage's ZeRO stage; activations come on top."""
+    """fp32 weights, gradients and Adam state under the stage's ZeRO stage."""
+    peak_bytes_per_worker: int | None
+    """The most that a worker holds from loading to saving; an estimate."""
+    peak_parts: dict[str, int]
+    """What the peak consists of."""
+    available_bytes_per_worker: int | None
+    """What a worker has where this command runs; None for GPUs that are not here."""
+    recomputes_activations: bool
+    """Whether the workers compute activations again, asked or because they would not fit."""
     in_store: bool
     missing_predictions: int
     other_versions: tuple[str, ...]
@@ -83,18 +104,19 @@ class Plan(Spec):
     """Files that could not be found; the study cannot run without them."""
 
 
-def plan(study: Study, resolution: Resolution, store: ArtifactStore) -> Plan:
-    """Compile the study and say what running it would take."""
+def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequence[Node] = ()) -> Plan:
+    """Compile the study and say what running it on `nodes` would take."""
     chains = every_chain(study, resolution, store)
     stages = distinct_stages(chains)
-    chars = {name: _chars_per_example(store, task.fingerprint) for name, task in resolution.tasks.items()}
+    lengths = {name: _lengths(store, task.fingerprint) for name, task in resolution.tasks.items()}
     rates = estimate.rates_by_model(store.records())
     users: dict[str, list[tuple[Chain, PlannedStage]]] = {identity: [] for identity in stages}
     for chain in chains:
         for stage in chain.stages:
             users[stage.identity].append((chain, stage))
     planned = tuple(
-        _plan_stage(stage, users[identity], resolution, store, chars, rates) for identity, stage in stages.items()
+        _plan_stage(stage, users[identity], resolution, store, lengths[stage.task], rates, nodes)
+        for identity, stage in stages.items()
     )
     num_chain_stages = num_named(chains)
     is_through = study.search is None or study.search.choose_by is None or read_found(study, store) is not None
@@ -120,12 +142,18 @@ def _plan_stage(
     users: Sequence[tuple[Chain, PlannedStage]],
     resolution: Resolution,
     store: ArtifactStore,
-    chars: Mapping[str, float],
+    lengths: _Lengths,
     rates: Mapping[tuple[str, str], float],
+    nodes: Sequence[Node],
 ) -> StagePlan:
     record = store.find(stage.identity)
     size = resolution.models[stage.level].num_parameters
     known_rate = estimate.rate_of(stage, rates)
+    has = has_of(stage.execution, nodes)
+    need = need_of(stage, resolution, lengths.longest)
+    if need is not None:
+        stage = as_run(stage, need, has)
+        need = need_of(stage, resolution, lengths.longest)
     return StagePlan(
         identity=stage.identity,
         slug=stage.spec.slug,
@@ -135,26 +163,31 @@ def _plan_stage(
         arms=tuple(dict.fromkeys(own.arm for _, own in users)),
         loss=stage.spec.way,
         num_chains=len({chain.name for chain, _ in users}),
-        num_steps=estimate.num_steps(stage, chars[stage.task]),
+        num_steps=estimate.num_steps(stage, lengths.mean),
         zero_stage=stage.execution.zero_stage,
         workers=stage.execution.workers,
         num_parameters=size,
         state_bytes_per_worker=None if size is None else estimate.state_bytes_per_worker(stage, size),
+        peak_bytes_per_worker=None if need is None else need.peak,
+        peak_parts={} if need is None else need.parts,
+        available_bytes_per_worker=has,
+        recomputes_activations=stage.execution.activation_checkpointing is True,
         in_store=record is not None,
         missing_predictions=sum(store.find(prediction.identity) is None for prediction in stage.predicts),
         other_versions=_other_versions(record),
-        seconds=None if size is None else estimate.seconds(stage, size, chars[stage.task], known_rate),
+        seconds=None if size is None else estimate.seconds(stage, size, lengths.mean, known_rate),
         disk_bytes=None if size is None else estimate.disk_bytes(stage, size),
         checkpoint_bytes=None if size is None else estimate.checkpoint_bytes(stage, size),
     )
 
 
-def _chars_per_example(store: ArtifactStore, fingerprint: str) -> float:
+def _lengths(store: ArtifactStore, fingerprint: str) -> _Lengths:
     if fingerprint.startswith(UNRESOLVED):
-        return _UNKNOWN_CHARS
-    table = load_prepared(store, fingerprint).table()
-    lengths = pc.add(pc.utf8_length(table["text"]), pc.coalesce(pc.utf8_length(table["other"]), 0))
-    return float(pc.mean(lengths).as_py() or _UNKNOWN_CHARS)
+        return _Lengths(_UNKNOWN_CHARS, None)
+    prepared = load_prepared(store, fingerprint)
+    table = prepared.table()
+    chars = pc.add(pc.utf8_length(table["text"]), pc.coalesce(pc.utf8_length(table["other"]), 0))
+    return _Lengths(float(pc.mean(chars).as_py() or _UNKNOWN_CHARS), prepared.longest_chars())
 
 
 def _other_versions(record: Record | None) -> tuple[str, ...]:

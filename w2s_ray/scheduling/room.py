@@ -4,10 +4,12 @@ First fit, node by node; CPU crews begin with the last nodes, for those with GPU
 Ray will do, never an order to it: Ray places the workers.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from w2s_ray.spec.execution import CrewShape
+from w2s_ray.training.machine import gpu_bytes, host_memory
 
 Place = tuple[tuple[int, int], ...]
 """Pairs of a node's number and how many workers stand on it."""
@@ -20,6 +22,21 @@ class Node:
 
     cpus: float
     gpus: float = 0.0
+    memory_bytes: int | None = None
+    """None where it is not known."""
+    gpu_bytes: int | None = None
+    """Memory of its smallest GPU."""
+
+
+def this_machine() -> Node:
+    """Return what the machine has on which this process runs."""
+    gpus = gpu_bytes()
+    return Node(
+        cpus=os.cpu_count() or 1,
+        gpus=len(gpus),
+        memory_bytes=host_memory().total,
+        gpu_bytes=min(gpus, default=None),
+    )
 
 
 class Room:

@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING
 import ray
 from ray.exceptions import RayError
 
-from w2s_ray.errors import Interrupted, LeaseHeld, StoreError
+from w2s_ray.data.prepare import load_prepared
+from w2s_ray.errors import Interrupted, LeaseHeld, ResourceError, StoreError, first_line
 from w2s_ray.scheduling.candidates import CandidateJudge
 from w2s_ray.scheduling.crews import Crews
+from w2s_ray.scheduling.fitting import check_memory
 from w2s_ray.scheduling.foreman import Foreman, foreman_name
 from w2s_ray.scheduling.hold import Hold
 from w2s_ray.scheduling.messages import Bulletin, CrewRequest
@@ -33,7 +35,7 @@ from w2s_ray.scheduling.room import Node
 from w2s_ray.scheduling.search import Search
 from w2s_ray.scheduling.session import check_room, cluster_nodes, ray_session
 from w2s_ray.scheduling.study import ChainOutcome, RunSettings, StudyOutcome, is_finished
-from w2s_ray.scheduling.trials import Trials, Tuning
+from w2s_ray.scheduling.trials import Trials, Tuning, ended_for_memory
 from w2s_ray.scheduling.view import StudyStatus, StudyView, Turn
 from w2s_ray.scheduling.worker import CrewPlan
 from w2s_ray.scheduling.writer import ActorName, Writer
@@ -44,6 +46,7 @@ from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import executions
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.waiting import say_over, say_under_way
+from w2s_ray.training.machine import usage_text
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -58,6 +61,8 @@ _HEAD_START_SECONDS = 20.0
 """How long Tune waits at most for the first crew, so as not to take the CPU from its start."""
 _SAID_SECONDS = 2.0
 """Between two words to those who ask for the study's status."""
+_ACTOR_BYTES = 200 * 2**20
+"""What the foreman and the writer take, each."""
 _CLOSE_SECONDS = 30.0
 """How long the tracker may take to write its last words."""
 
@@ -110,9 +115,22 @@ class Run:
 
     def go(self, address: str | None) -> StudyOutcome:
         """Run the study; see `run_study`."""
+        try:
+            return self._go(address)
+        except (RayError, RuntimeError) as error:
+            if not ended_for_memory(error):
+                raise
+            raise ResourceError(
+                f"Ray's memory monitor ended a process that the run cannot do without: {first_line(error)}",
+                usage_text(),
+                "end what else uses the machine's memory, or give the run another one; the same command goes on",
+            ) from error
+
+    def _go(self, address: str | None) -> StudyOutcome:
         with self._study_in_hand(), ray_session(address):
             nodes = cluster_nodes()
             check_room(executions(self._study), nodes)
+            check_memory(self._unfinished.values(), self._resolution, nodes, self._longest())
             with self._writer() as writer, self._foreman(nodes, writer) as foreman:
                 crews = Crews(lambda request: self._plan(request, foreman))
                 try:
@@ -125,6 +143,11 @@ class Run:
         if self._interrupt.is_set() and to_go:
             raise self._interrupted(len(trained), len(to_go))
         return self._outcome(chains, found, trained)
+
+    def _longest(self) -> dict[str, int]:
+        """Return the characters of each task's longest text."""
+        tasks = self._resolution.tasks.items()
+        return {name: load_prepared(self._store, task.fingerprint).longest_chars() for name, task in tasks}
 
     def _take(self, chains: Iterable[Chain]) -> None:
         """Count what the store lacks of these chains as this run's work."""
@@ -281,7 +304,7 @@ class Run:
     @contextmanager
     def _foreman(self, nodes: Sequence[Node], writer: ActorName) -> "Iterator[ActorHandle[Foreman]]":
         weights = {name: float(model.num_parameters or 0) for name, model in self._resolution.models.items()}
-        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+        options = {"num_cpus": 0, "memory": _ACTOR_BYTES, "max_restarts": -1, "max_task_retries": -1}
         foreman = (
             ray.remote(Foreman)
             .options(**options, name=foreman_name(self._store), namespace=self._namespace)
@@ -305,8 +328,9 @@ class Run:
     def _writer(self) -> Iterator[ActorName]:
         name = ActorName("w2s-writer", self._namespace)
         assert self._settings.tracker is not None
-        options = {"num_cpus": 0, "max_restarts": 3, "name": name.name, "namespace": name.namespace}
-        writer = ray.remote(Writer).options(**options).remote(self._settings.tracker, self._settings.judge)
+        options = {"num_cpus": 0, "memory": _ACTOR_BYTES, "max_restarts": -1}
+        named = {"name": name.name, "namespace": name.namespace}
+        writer = ray.remote(Writer).options(**options, **named).remote(self._settings.tracker, self._settings.judge)
         try:
             yield name
         finally:

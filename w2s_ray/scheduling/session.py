@@ -8,24 +8,29 @@ import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from w2s_ray.errors import ResourceError, first_line
 from w2s_ray.scheduling.environment import passed_on
-from w2s_ray.scheduling.room import Node, Room
+from w2s_ray.scheduling.room import Node, Room, this_machine
 from w2s_ray.scheduling.session_folder import session_folder
 from w2s_ray.spec.execution import Execution
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 """Enough for a local run, which passes nothing large through Ray."""
+_LOOK_SECONDS = 30.0
+"""How long the nodes may take to say how much memory they have."""
 _KNOCK_SECONDS = 10.0
 """How long a cluster's port may take to answer."""
 _SETTINGS = {
     "RAY_worker_niceness": "0",  # Ray's own is 15: whoever else is on the machine would come first
     "RAY_worker_maximum_startup_concurrency": "8",  # Ray's own is one per CPU, and a crew's workers would wait in line
+    "RAY_memory_monitor_refresh_ms": "0",  # it would begin with the foreman; workers give way (memory_watch.py)
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -60,9 +65,37 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
 
 def cluster_nodes() -> tuple[Node, ...]:
     """Return what each machine of the cluster has."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = [Node(cpus=each.get("CPU", 0.0), gpus=each.get("GPU", 0.0)) for each in alive]
+    alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    memory = _memory_of(alive)
+    unknown = (None, None)
+    nodes = [Node(has.get("CPU", 0.0), has.get("GPU", 0.0), *memory.get(id_, unknown)) for id_, has in alive.items()]
     return tuple(sorted(nodes, key=lambda node: (-node.gpus, -node.cpus)))
+
+
+def _memory_of(nodes: Iterable[str]) -> dict[str, tuple[int | None, int | None]]:
+    """Return the memory of each node and of its smallest GPU, as a process on it sees them.
+
+    This machine is looked at from here; a node that does not answer in time is left out, and nothing is refused for it.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    asked = {
+        node: ray.remote(num_cpus=0, max_retries=0)(_look)
+        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+        .remote()
+        for node in nodes
+        if node != here
+    }
+    found: dict[str, tuple[int | None, int | None]] = {here: _look()}
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=_LOOK_SECONDS) if asked else None
+    for node, look in asked.items():
+        with suppress(RayError):
+            found[node] = ray.get(look, timeout=0)
+    return found
+
+
+def _look() -> tuple[int | None, int | None]:
+    seen = this_machine()
+    return seen.memory_bytes, seen.gpu_bytes
 
 
 def check_room(levels: Iterable[tuple[str, Execution]], nodes: Sequence[Node]) -> None:

@@ -1,5 +1,6 @@
 """Tune over the chains of a study, in a thread of its own."""
 
+import logging
 import shutil
 import threading
 from abc import ABC, abstractmethod
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import ray
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 
 from w2s_ray.scheduling.study import ChainOutcome, RunSettings
 from w2s_ray.scheduling.trial import ChainTrial
@@ -21,7 +23,22 @@ if TYPE_CHECKING:
 
     from w2s_ray.scheduling.foreman import Foreman
 
+logger = logging.getLogger(__name__)
+
 _DIRNAME_CHARS = 100
+_MAX_STARTS = 4
+"""Times that Tune begins anew where its own processes were killed for memory: what is done is found in the store."""
+
+
+def ended_for_memory(error: BaseException | None) -> bool:
+    """Say whether Ray's memory monitor killed a process, and that is what `error` comes from.
+
+    Tune takes the death of a trial's process for a failure of the trial, but for this one cause, which ends Tune itself
+    with a RuntimeError (ray.air's actor manager knows RayActorError and RayTaskError alone).
+    """
+    while error is not None and not isinstance(error, OutOfMemoryError):
+        error = error.__cause__
+    return error is not None
 
 
 class Tuning(ABC):
@@ -58,10 +75,14 @@ class Tuning(ABC):
         """Return what is to be run, new or restored."""
 
     def _run(self) -> None:
-        try:
-            self._results = self.tuner().fit()
-        except BaseException as error:  # carried over to the run's thread
-            self._error = error
+        for _ in range(_MAX_STARTS):
+            try:
+                self._results, self._error = self.tuner().fit(), None
+            except BaseException as error:  # carried over to the run's thread
+                self._error = error
+            if self._error is None or not ended_for_memory(self._error):
+                return
+            logger.warning("Tune ends because one of its processes was killed for memory; it begins again")
 
 
 class Trials(Tuning):

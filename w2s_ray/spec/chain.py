@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from w2s_ray.spec.base import Kind, Spec
+from w2s_ray.spec.base import Kind, Positive, Spec
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.method import Arm
 from w2s_ray.spec.search import Point
@@ -28,11 +28,28 @@ class ResolvedTask(Spec):
     """Which rows of its source became no example, and why."""
 
 
+class ModelShape(Spec):
+    """What a model's configuration says of its size: enough to tell what a worker holds."""
+
+    hidden_size: Positive
+    num_layers: Positive
+    inner_size: Positive
+    """Width of a layer's feed-forward block."""
+    key_size: Positive
+    """Width of a token's keys, all heads together; smaller than `hidden_size` where heads share them."""
+    vocabulary: Positive
+    activation: str = "gelu"
+    gated: bool = False
+    """Whether the feed-forward block has a third matrix, whose product gates the others'."""
+
+
 class ResolvedModel(Spec):
     """What a level's model came to."""
 
     revision: str
     num_parameters: int | None
+    shape: ModelShape | None = None
+    """None where its configuration does not say."""
 
 
 class Resolution(Spec):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from w2s_ray.errors import ModelError
 from w2s_ray.spec.chain import ResolvedModel
-from w2s_ray.spec.stage import is_path
+from w2s_ray.spec.stage import Architecture, is_path
 from w2s_ray.spec.study import LevelSpec
 from w2s_ray.training import hub, model_files
 
@@ -51,9 +51,9 @@ def resolve_model(
     if level.architecture is None:
         for context in (level.optimisation.context_tokens, *reading):
             model_files.check_context(found.folder, name, context)
-        return ResolvedModel(revision=found.commit, num_parameters=found.num_parameters)
-    size = model_files.num_parameters_of(level.architecture, model_files.vocabulary_size(found.folder))
-    return ResolvedModel(revision=found.commit, num_parameters=size)
+        shape = model_files.shape_of(found.folder)
+        return ResolvedModel(revision=found.commit, num_parameters=found.num_parameters, shape=shape)
+    return _from_scratch(found.commit, level.architecture, found.folder)
 
 
 def model_folder(name: str, revision: str, *, tokenizer: bool = False) -> Path:
@@ -80,15 +80,24 @@ def _resolve_folders(level: LevelSpec, reading: Sequence[int], targets: Sequence
     tokenizer_files = model_files.tokenizer_files(tokenizer)
     model_files.check_pad_token(tokenizer, level.model, level.pad_token)
     if level.architecture is not None:
-        size = model_files.num_parameters_of(level.architecture, model_files.vocabulary_size(tokenizer))
-        return ResolvedModel(revision=model_files.digest(tokenizer_files), num_parameters=size)
+        return _from_scratch(model_files.digest(tokenizer_files), level.architecture, tokenizer)
     folder = model_folder(level.model, "")
     weights = model_files.weight_files(folder)
     for context in (level.optimisation.context_tokens, *reading):
         model_files.check_context(folder, level.model, context)
     model_files.check_modules(weights, level.model, targets)
     revision = model_files.digest((*weights, *tokenizer_files))
-    return ResolvedModel(revision=revision, num_parameters=model_files.num_parameters(weights))
+    size, shape = model_files.num_parameters(weights), model_files.shape_of(folder)
+    return ResolvedModel(revision=revision, num_parameters=size, shape=shape)
+
+
+def _from_scratch(revision: str, architecture: Architecture, tokenizer: Path) -> ResolvedModel:
+    vocabulary = model_files.vocabulary_size(tokenizer)
+    return ResolvedModel(
+        revision=revision,
+        num_parameters=model_files.num_parameters_of(architecture, vocabulary),
+        shape=model_files.shape_of_architecture(architecture, vocabulary),
+    )
 
 
 def _is_builtin(name: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from w2s_ray.training.machine import GIB, host_memory, usage_text
+from w2s_ray.training.machine import GIB, host_memory, share_of_host, usage_text
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
@@ -61,6 +61,13 @@ def device_name(device: torch.device) -> str:
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / GIB:.0f} GiB"
     return f"CPU, {host_memory().total / GIB:.0f} GiB"
+
+
+def device_bytes(device: torch.device, num_here: int) -> int:
+    """Return what a worker may hold: its GPU's memory, or its share of the machine's among `num_here` workers."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return share_of_host(host_memory().total, num_here)
 
 
 def shortage_text(device: torch.device) -> str:

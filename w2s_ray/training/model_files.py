@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from w2s_ray.errors import ModelError
+from w2s_ray.spec.chain import ModelShape
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.stage import Architecture
 
@@ -37,6 +38,13 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", 
 _EMBEDDINGS = re.compile(r"(embeddings?|_embed|embed_(tokens|positions|in)|wte|wpe|shared)\.weight$")
 """What matrices are called in which tokens and positions are looked up."""
 _POSITIONS = ("max_position_embeddings", "n_positions")
+_HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "d_inner")
+_HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "hidden_function")
+_GATED = ("gemma", "modernbert")
+"""Model types with a gate whose activation is not silu."""
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -78,6 +86,40 @@ def num_parameters_of(architecture: Architecture, vocabulary: int) -> int:
     hidden, inner = architecture.hidden_size, architecture.intermediate_size
     layer = 4 * hidden * hidden + 3 * hidden * inner + 2 * hidden
     return vocabulary * hidden + architecture.num_layers * layer + hidden
+
+
+def shape_of(folder: Path) -> ModelShape | None:
+    """Return what the model's configuration says of its size; None where it lacks a number."""
+    config = _json(folder / CONFIG)
+    config = config.get("text_config", config)
+    hidden, layers, vocabulary = (_first(config, names) for names in (_HIDDEN, _LAYERS, ("vocab_size",)))
+    if hidden is None or layers is None or vocabulary is None:
+        return None
+    heads = _first(config, _HEADS) or 1
+    head_size = _first(config, ("head_dim",)) or hidden // heads
+    activation = next((config[name] for name in _ACTIVATIONS if isinstance(config.get(name), str)), "gelu")
+    return ModelShape(
+        hidden_size=hidden,
+        num_layers=layers,
+        inner_size=_first(config, _INNER) or 4 * hidden,
+        key_size=head_size * (_first(config, ("num_key_value_heads",)) or heads),
+        vocabulary=vocabulary,
+        activation=activation,
+        gated=activation == "silu" or config.get("model_type", "").startswith(_GATED),
+    )
+
+
+def shape_of_architecture(architecture: Architecture, vocabulary: int) -> ModelShape:
+    """Return the shape of a Llama from scratch."""
+    return ModelShape(
+        hidden_size=architecture.hidden_size,
+        num_layers=architecture.num_layers,
+        inner_size=architecture.intermediate_size,
+        key_size=architecture.hidden_size,
+        vocabulary=vocabulary,
+        activation="silu",
+        gated=True,
+    )
 
 
 def vocabulary_size(folder: Path) -> int:
@@ -154,6 +196,10 @@ def _existing(folder: Path, name: str, rule: str) -> Path:
     if not path.is_file():
         raise ModelError(f"{folder} has no {name}", rule, "point `model:` at a folder written by `save_pretrained`")
     return path
+
+
+def _first(config: dict[str, Any], names: Iterable[str]) -> int | None:
+    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
 
 
 def _json(path: Path) -> Any:

@@ -19,21 +19,30 @@ from w2s_ray.data.batches import plan_steps
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.tokens import Tokens, special_tokens, tokenise
 from w2s_ray.errors import LeaseHeld, OutOfMemory, StoreError, TrainingError, first_line
-from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.chain import ModelShape, PlannedStage
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.stage import ModelSource, PredictionSpec
 from w2s_ray.spec.trainable import Prompt
 from w2s_ray.store.artifacts import AGES, ArtifactStore
 from w2s_ray.store.micro_batches import Circumstances, read_limit, write_limit
+from w2s_ray.training import model_files
 from w2s_ray.training.catalogue import model_folder
 from w2s_ray.training.checkpoints import Checkpoints, Progress
 from w2s_ray.training.features import features
 from w2s_ray.training.feed import FloatArray, IntArray, LastGroup
-from w2s_ray.training.footprint import PREDICTION_TOKENS
+from w2s_ray.training.footprint import LARGE_MODEL, PREDICTION_TOKENS, footprint
 from w2s_ray.training.journal import Journal
 from w2s_ray.training.lessons import ACCURACY, Material, lesson_of
 from w2s_ray.training.loop import Loop
-from w2s_ray.training.memory import Meter, device_name, give_memory_back, is_out_of_memory, shortage_text
+from w2s_ray.training.machine import GIB, give_back_at_once
+from w2s_ray.training.memory import (
+    Meter,
+    device_bytes,
+    device_name,
+    give_memory_back,
+    is_out_of_memory,
+    shortage_text,
+)
 from w2s_ray.training.models import (
     Network,
     checkpoint_activations,
@@ -77,7 +86,8 @@ class _StageRun:
     def __post_init__(self) -> None:
         self.meter = Meter(self.workers.device)
         self.last = LastGroup()
-        self.checkpoints_activations = self.stage.execution.activation_checkpointing is True
+        self.checkpoints_activations = False
+        self._verified: dict[str, Path] = {}
 
     @property
     def folder(self) -> Path:
@@ -102,10 +112,13 @@ class _StageRun:
         spec = self.stage.spec
         self.meter.enter("loading")
         self.tokenizer = self._tokenizer()
+        known = self.workers.led(lambda: self.store.find(spec.identity))
+        size, shape = self._model_size(is_trained=known is not None)
+        give_back_at_once(size >= LARGE_MODEL and self.workers.device.type == "cpu")
+        self.checkpoints_activations = self._checkpoints_activations(size, shape)
         self.tokens_per_micro_batch = self._allowed("training", self.stage.execution.tokens_per_micro_batch)
         self.material = self._material()
         self.lesson = lesson_of(self.material)
-        known = self.workers.led(lambda: self.store.find(spec.identity))
         missing = self._missing()
         metrics: dict[str, float] = dict(known.metrics) if known else {}
         stopped = False
@@ -308,6 +321,32 @@ class _StageRun:
             with self._timed("evaluation" if prediction.split.is_test else "labelling"):
                 self.lesson.predict(self.network, prediction)
 
+    def _model_size(self, *, is_trained: bool) -> tuple[int, ModelShape | None]:
+        """Return the parameters of the stage's model, and its shape; from its own files once it is trained."""
+        source, is_asked = self.stage.spec.starts_from, isinstance(self.stage.spec.trainable, Prompt)
+        is_own = is_trained and not is_asked
+        folder = self._trained_model(self.stage.identity) if is_own else self._source_folder()
+        if not is_trained and isinstance(source, ModelSource) and source.architecture is not None:
+            vocabulary = model_files.vocabulary_size(folder)
+            shape = model_files.shape_of_architecture(source.architecture, vocabulary)
+            return model_files.num_parameters_of(source.architecture, vocabulary), shape
+        return model_files.num_parameters(model_files.weight_files(folder)), model_files.shape_of(folder)
+
+    def _checkpoints_activations(self, size: int, shape: ModelShape | None) -> bool:
+        """Whether activations are computed again: as asked, or where they would not fit. Collective."""
+        asked = self.stage.execution.activation_checkpointing
+        if asked != "auto":
+            return asked
+        if shape is None:
+            return False
+        prepared = load_prepared(self.store, self.stage.spec.train[0].split.task)
+        need = footprint(self.stage, size, shape, prepared.longest_chars()).peak
+        has = device_bytes(self.workers.device, self.workers.local_size)
+        (too_much,) = self.workers.any(need > has)
+        if too_much:
+            self._say(f"activations are computed again: with them a worker would hold {need / GIB:.1f} GiB")
+        return too_much
+
     def _circumstances(self, purpose: str) -> Circumstances:
         spec, execution = self.stage.spec, self.stage.execution
         source = spec.starts_from
@@ -364,7 +403,9 @@ class _StageRun:
         return self._trained_model(source.stage)
 
     def _trained_model(self, identity: str) -> Path:
-        """The model folder of a finished stage, verified."""
+        """The model folder of a finished stage, verified once."""
+        if identity in self._verified:
+            return self._verified[identity]
         record = self.store.find(identity)
         if record is None:
             raise StoreError(
@@ -372,7 +413,8 @@ class _StageRun:
                 "a stage starts from finished ones",
                 "run the study that trains it first",
             )
-        return self.store.verify(record) / "model"
+        self._verified[identity] = self.store.verify(record) / "model"
+        return self._verified[identity]
 
     def _tokens(self, prepared: PreparedTask) -> Tokens:
         """The task's tokens; rank 0 makes them where they lack.

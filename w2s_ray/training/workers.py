@@ -1,5 +1,6 @@
 """The process group that a stage runs on: who am I, and the few collectives that the room needs."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -26,6 +27,11 @@ class Workers:
     rank: int
     size: int
     device: torch.device
+
+    @property
+    def local_size(self) -> int:
+        """Workers of the group on this machine; all of them where nobody says."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
 
     @property
     def leads(self) -> bool:

@@ -26,6 +26,8 @@ from w2s_ray.spec.stage import Optimisation
 from w2s_ray.training.footprint import Limits, limits_for
 from w2s_ray.training.memory import give_memory_back
 
+_WORTH_FREEING = 64 * 2**20
+"""Bytes; what is smaller comes from memory that the process keeps."""
 _LINEAR = torch.nn.functional.linear
 
 # An operator for inference on CPU workers, which DeepSpeed would compile in the first stage of every new machine.
@@ -103,6 +105,7 @@ class Engine:
         self.model = model
         """The module, for calls under `no_grad`; under ZeRO-3 it gathers its parameters as it goes."""
         self._engine: Any = None
+        self._gradients: torch.Tensor | None = None
         limits = limits_for(self.num_parameters, _hidden_size(model))
         config = engine_config(execution, 1.0 if optimisation is None else optimisation.max_grad_norm, limits)
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it; Ray Train sets the real one
@@ -121,6 +124,10 @@ class Engine:
         self._engine.train()
         self._reduce_in_buckets(limits)
         self._share_masters(execution)
+        if execution.zero_stage == 3 and not execution.offload_optimizer:
+            self._gradients = self._engine.optimizer.grad_partitions_flat_buffer
+            self._gradient_bytes = self._gradients.untyped_storage().nbytes()
+            self._let_gradients_go()
 
     def _reduce_in_buckets(self, limits: Limits) -> None:
         """Without ZeRO DeepSpeed copies gradients of 5e8 elements at once, a number that no setting changes."""
@@ -146,12 +153,30 @@ class Engine:
             assert (master.dtype, master.shape) == (weight.dtype, weight.shape)
             master.data = weight.data
 
+    def _let_gradients_go(self) -> None:
+        """Free ZeRO-3's buffer of gradients until the next backward pass; the other stages free theirs themselves."""
+        if self._gradients is not None and self._gradient_bytes >= _WORTH_FREEING:
+            self._gradients.untyped_storage().resize_(0)
+
+    def _make_room_for_gradients(self) -> None:
+        """Take the buffer back; views of it stay views of it.
+
+        On a CPU the kernel hands out memory of this size zeroed, page by page as gradients arrive: meanwhile the
+        activations of the layers that are done are freed.
+        """
+        if self._gradients is None or self._gradients.untyped_storage().nbytes():
+            return
+        self._gradients.untyped_storage().resize_(self._gradient_bytes)
+        if self._gradients.device.type != "cpu":
+            self._gradients.zero_()
+
     def __call__(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
         """Return the logits."""
         return self._engine(tokens_RT, last_R)  # type: ignore[no-any-return]
 
     def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
         """Add the gradients of one micro-batch; the last one of an optimizer batch reduces them over the ranks."""
+        self._make_room_for_gradients()
         self._engine.set_gradient_accumulation_boundary(is_last)
         self._engine.backward(loss, scale_wrt_gas=False)
 
@@ -164,6 +189,7 @@ class Engine:
             group["lr"] = learning_rate
         norm = self._unsharded_norm()
         self._engine.step()
+        self._let_gradients_go()
         if norm is None:
             norm = self._engine.get_global_grad_norm()
         return math.nan if norm is None else float(norm)
@@ -222,7 +248,7 @@ class Engine:
         """Give the memory back; `del` alone does not."""
         if self._engine is not None:
             self._engine.destroy()
-        del self._engine, self.model
+        del self._engine, self.model, self._gradients
         torch.nn.functional.linear = _LINEAR  # ZeRO-3 leaves its own there, slower where nothing is sharded
         gc.collect()
         if torch.cuda.is_available():
