@@ -15,13 +15,15 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from w2s_ray.scheduling.environment import ALLOCATOR
+
 STEPS_SHOWN = (1, 10)
 EXAMPLES, EXAMPLES_PER_STEP, EPOCHS, CONTEXT = 64, 16, 3, 128
-GIB = 2**30
 
 
 def make_model(folder: Path) -> Path:
@@ -52,20 +54,15 @@ def make_model(folder: Path) -> Path:
     return folder
 
 
-def stage_of(store_folder: Path, model: str, arguments: argparse.Namespace) -> tuple[str, dict[str, int] | None]:
-    """Return the stage to run, as JSON, and what its plan says."""
+def stage_of(store_folder: Path, model: str, case: "Case") -> tuple[str, int | None]:
+    """Return the stage to run, as JSON, and the peak that its plan says."""
     from w2s_ray.scheduling.plan import plan
     from w2s_ray.scheduling.resolve import resolve
     from w2s_ray.spec.compile import compile_study
     from w2s_ray.spec.load import parse_study
     from w2s_ray.store.artifacts import ArtifactStore
 
-    execution = {
-        "workers": arguments.workers,
-        "zero_stage": arguments.zero,
-        "tokens_per_micro_batch": arguments.micro_batch,
-        **json.loads(arguments.execution),
-    }
+    execution = {"workers": case.workers, "zero_stage": case.zero_stage, **json.loads(case.execution)}
     study = parse_study(
         {
             "name": "memory",
@@ -75,7 +72,7 @@ def stage_of(store_folder: Path, model: str, arguments: argparse.Namespace) -> t
                 "examples_per_step": EXAMPLES_PER_STEP,
                 "epochs": EPOCHS,
                 "context_tokens": CONTEXT,
-                "precision": arguments.precision,
+                "precision": case.precision,
             },
             "ladder": {"small": "w2s:small", "model": {"model": model, "execution": execution}},
             "methods": {"naive": {"arms": ["ceiling"]}},
@@ -87,10 +84,10 @@ def stage_of(store_folder: Path, model: str, arguments: argparse.Namespace) -> t
     stage = chain.find("ceiling", "model")
     assert stage is not None
     planned = next(each for each in plan(study, resolution, store).stages if each.identity == stage.identity)
-    return stage.model_dump_json(), getattr(planned, "peak_bytes", None)
+    return stage.model_dump_json(), planned.peak_bytes_per_worker
 
 
-def run_stage_case(rank: int, size: int, folder: str, stage_json: str) -> dict[str, int]:
+def run_stage_case(rank: int, size: int, store: str, stage_json: str) -> dict[str, int]:
     """Run the stage; return the peak of each phase of this rank, in bytes."""
     import torch
 
@@ -113,7 +110,7 @@ def run_stage_case(rank: int, size: int, folder: str, stage_json: str) -> dict[s
     zero.Engine.step = counted_step  # type: ignore[method-assign]
     run = stage._StageRun(
         PlannedStage.model_validate_json(stage_json),
-        ArtifactStore(Path(folder) / "store"),
+        ArtifactStore(store),
         Workers(rank, size, torch.device("cpu")),
         NullObserver() if rank == 0 else None,
     )
@@ -183,6 +180,7 @@ def on_workers(case: Callable[[int, int], dict[str, int]], size: int, folder: Pa
     context = multiprocessing.get_context("spawn")
     results: Any = context.SimpleQueue()
     meeting = str(folder / f"meeting-{os.urandom(4).hex()}")
+    os.environ |= ALLOCATOR  # as a run's workers have it
     workers = [context.Process(target=_worker, args=(rank, size, meeting, case, results)) for rank in range(size)]
     for worker in workers:
         worker.start()
@@ -200,9 +198,7 @@ def on_workers(case: Callable[[int, int], dict[str, int]], size: int, folder: Pa
 def _worker(rank: int, size: int, meeting: str, case: Callable[[int, int], dict[str, int]], results: Any) -> None:
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29577}
     os.environ |= {name: str(value) for name, value in ranks.items()} | {"DS_ACCELERATOR": "cpu"}
-    from w2s_ray.training.machine import use_huge_pages
 
-    use_huge_pages()
     import torch
     import torch.distributed as dist
 
@@ -212,28 +208,88 @@ def _worker(rank: int, size: int, meeting: str, case: Callable[[int, int], dict[
     dist.destroy_process_group()
 
 
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    model: str
+    """A model of a ladder, or `qwen` for the random one of 361.6 M parameters."""
+    zero_stage: int
+    workers: int
+    precision: str = "bf16"
+    execution: str = "{}"
+    """Further keys of `execution:`, as JSON."""
+    is_trainer: bool = False
+
+
+PHASES = ("imports", "loading", "step 1", "step 10", "training", "evaluating", "saving", "predicting")
+ALL = (
+    *(Case("qwen", zero, 1 if zero == 0 else 2) for zero in (3, 0, 1, 2)),
+    Case("qwen", 3, 2, execution='{"activation_checkpointing": true}'),
+    Case("qwen", 3, 2, is_trainer=True),
+    *(Case(f"w2s:{size}", zero, 1 if zero == 0 else 2) for size in ("small", "medium", "large") for zero in range(4)),
+)
+
+
+def measure(case: Case, folder: Path) -> tuple[list[dict[str, int]], int | None]:
+    """Return the peaks of each rank, and what the plan says."""
+    model = str(folder / "qwen") if case.model == "qwen" else case.model
+    store = folder / f"store-{os.urandom(4).hex()}"
+    stage, planned = stage_of(store, model, case)
+    if not case.is_trainer:
+        return on_workers(partial(run_stage_case, store=str(store), stage_json=stage), case.workers, folder), planned
+    settings = json.dumps({"model": model, "precision": case.precision, "tokens": tokens_of(stage, store)})
+    return on_workers(partial(run_trainer_case, folder=str(folder), settings=settings), case.workers, folder), None
+
+
+def tokens_of(stage_json: str, store: Path) -> list[list[int]]:
+    """Return the tokens of the stage's examples, cut as the stage cuts them."""
+    from w2s_ray.data.prepare import load_prepared
+    from w2s_ray.data.splits import draw
+    from w2s_ray.ladder.tokenizer import FOLDER
+    from w2s_ray.spec.chain import PlannedStage
+    from w2s_ray.store.artifacts import ArtifactStore
+    from w2s_ray.training.models import load_tokenizer
+
+    (part,) = PlannedStage.model_validate_json(stage_json).spec.train
+    prepared = load_prepared(ArtifactStore(store), part.split.task)
+    texts = prepared.texts(draw(prepared, part.split))
+    return [row[-CONTEXT:] for row in load_tokenizer(FOLDER, None)(texts)["input_ids"]]
+
+
+def row_of(case: Case, found: list[dict[str, int]], planned: int | None) -> str:
+    """Return the case as a row of the table: gigabytes (10^9 bytes) of the rank that held most."""
+    peak = max(max(peaks.values()) for peaks in found)
+    cells = [f"{max(peaks.get(phase, 0) for peaks in found) / 1e9:.2f}" for phase in PHASES]
+    cells = ["–" if cell == "0.00" else cell for cell in cells]
+    name = f"{case.model}, `Trainer`" if case.is_trainer else case.model
+    name += ", recomputed" if "activation_checkpointing" in case.execution else ""
+    told = "–" if planned is None else f"{planned / 1e9:.2f}"
+    ratio = "–" if planned is None else f"{planned / peak:.2f}"
+    shape = f"{case.zero_stage} × {case.workers}"
+    return f"| {name} | {shape} | " + " | ".join([*cells, f"{peak / 1e9:.2f}", told, ratio]) + " |"
+
+
 def main() -> None:
-    """Run one case, or all of them."""
+    """Run one case, or all of them, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen", help="a model of a ladder, or `qwen` for the one of 361.6 M")
+    parser.add_argument("--model", help="a model of a ladder, or `qwen` for the random one of 361.6 M parameters")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--zero", type=int, default=3)
     parser.add_argument("--precision", default="bf16")
-    parser.add_argument("--micro-batch", type=int, default=4096)
     parser.add_argument("--execution", default="{}", help="further keys of `execution:`, as JSON")
     parser.add_argument("--trainer", action="store_true")
-    arguments = parser.parse_args()
+    given = parser.parse_args()
+    cases = ALL
+    if given.model is not None:
+        cases = (Case(given.model, given.zero, given.workers, given.precision, given.execution, given.trainer),)
+    print("| model | ZeRO × workers | " + " | ".join(PHASES) + " | peak | plan | plan ÷ peak |")
+    print("| --- | --- |" + " ---: |" * (len(PHASES) + 3))
     with tempfile.TemporaryDirectory(prefix="w2s-memory-") as name:
-        folder = Path(name)
-        model = str(make_model(folder / "qwen361")) if arguments.model == "qwen" else arguments.model
-        stage, planned = stage_of(folder / "store", model, arguments)
-        if arguments.trainer:
-            raise SystemExit("not yet")
-        found = on_workers(partial(run_stage_case, folder=name, stage_json=stage), arguments.workers, folder)
-    for rank, peaks in enumerate(found):
-        shown = "  ".join(f"{phase} {num_bytes / GIB:.2f}" for phase, num_bytes in peaks.items())
-        print(f"rank {rank}: peak {max(peaks.values()) / GIB:.2f} GiB   {shown}", flush=True)
-    print(planned)
+        if any(case.model == "qwen" for case in cases):
+            make_model(Path(name) / "qwen")
+        for case in cases:
+            print(row_of(case, *measure(case, Path(name))), flush=True)
 
 
 if __name__ == "__main__":

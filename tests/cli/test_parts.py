@@ -23,7 +23,7 @@ from w2s_ray.cli.stage_names import describe, find_stage
 from w2s_ray.cli.submit import STUDY_NAME, _client, _submit, entrypoint, pack
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import DataError, ResourceError, StoreError, StudyError
-from w2s_ray.scheduling.environment import PASSED_ON
+from w2s_ray.scheduling.environment import ALLOCATOR, PASSED_ON
 from w2s_ray.scheduling.estimate import num_steps
 from w2s_ray.scheduling.resolve import resolve
 from w2s_ray.scheduling.study import StudyOutcome
@@ -308,7 +308,7 @@ def test_a_job_gets_the_keys_of_the_shell_that_submits_it(monkeypatch: pytest.Mo
     monkeypatch.setenv("WANDB_BASE_URL", "https://ours")
     monkeypatch.setenv("WANDB_ENTITY", "us")
     told = _submit(Client(), "w2s run", "folder", "tiny")  # type: ignore[arg-type]
-    assert json.loads(told) == {"WANDB_BASE_URL": "https://ours", "WANDB_ENTITY": "us"}
+    assert json.loads(told) == {"WANDB_BASE_URL": "https://ours", "WANDB_ENTITY": "us"} | ALLOCATOR
 
 
 def test_a_study_that_is_a_link_takes_the_files_beside_its_target_along(home: Path, tmp_path: Path) -> None:

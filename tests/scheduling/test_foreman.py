@@ -14,13 +14,13 @@ import pytest
 
 from tests.scheduling.studies import chains_of, small_study
 from tests.scheduling.test_queue import stage_of
-from w2s_ray.errors import StoreError, TrainingError
+from w2s_ray.errors import OutOfMemory, StoreError, TrainingError
 from w2s_ray.scheduling import askers as askers_module
 from w2s_ray.scheduling import foreman as foreman_module
 from w2s_ray.scheduling import ownership
 from w2s_ray.scheduling.foreman import Foreman
 from w2s_ray.scheduling.messages import CrewCard, CrewEnd
-from w2s_ray.scheduling.queue import Crash
+from w2s_ray.scheduling.queue import Crash, CrashKind, Status
 from w2s_ray.scheduling.room import Node
 from w2s_ray.scheduling.writer import Writer
 from w2s_ray.spec.chain import Chain, PlannedStage
@@ -602,5 +602,53 @@ def test_a_chain_that_is_interrupted_is_not_tracked_as_finished(store: ArtifactS
         report = await foreman.trial_report("trial")
         assert report is not None and report.status == "interrupted"
         assert last_words.of == {stage_run_id(stage.identity): ({}, False)}
+
+    run(work())
+
+
+def test_a_stage_that_ran_out_of_memory_is_handed_out_again_as_often_as_it_may_shrink(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        for _ in range(5):
+            stage = await stage_for(foreman, card)
+            await foreman.beat(card, stage.identity, ())
+            outcome = OutOfMemory("too much", "it has less", "it goes on with smaller ones")
+            await foreman.stage_finished(card, stage.identity, outcome, False)
+        again = await stage_for(foreman, card)
+        assert again.identity == stage.identity
+        assert foreman._state.queue.entries[stage.identity].error is None
+
+    run(work())
+
+
+def test_a_crew_whose_rank_ran_out_of_memory_costs_its_stage_no_attempt(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        floor = (await stage_for(foreman, card)).identity
+        for start in range(5):
+            await foreman.beat(card, floor, ())
+            await foreman.stage_crashed(floor, Crash("rank 1: out of memory", CrashKind.SMALLER))
+            card = CrewCard(card.crew, card.shape, f"start {start}")
+            assert (await stage_for(foreman, card)).identity == floor
+        assert foreman._state.queue.entries[floor].num_deaths == 0
+
+    run(work())
+
+
+def test_a_stage_whose_machine_was_short_of_memory_three_times_fails_and_says_so(store: ArtifactStore) -> None:
+    async def work() -> None:
+        foreman, chain = foreman_of(store), one_chain()
+        card = await crew_for(foreman, chain)
+        for start in range(3):
+            floor = (await stage_for(foreman, card)).identity
+            await foreman.beat(card, floor, ())
+            await foreman.stage_crashed(floor, Crash("rank 0: the machine ran short of memory", CrashKind.MEMORY))
+            card = CrewCard(card.crew, card.shape, f"start {start}")
+            await foreman.next_stage(card)
+        entry = foreman._state.queue.entries[floor]
+        assert entry.status is Status.FAILED
+        assert entry.error is not None and "short of memory" in entry.error.value and "memory" in entry.error.remedy
 
     run(work())

@@ -1,8 +1,10 @@
 """The queue: every distinct stage once, ready when what it learns from exists, the most urgent first."""
 
+import pytest
+
 from tests.scheduling.studies import chains_of, small_study
 from w2s_ray.errors import TrainingError
-from w2s_ray.scheduling.queue import Crash, Queue, Status
+from w2s_ray.scheduling.queue import Crash, CrashKind, Queue, Status
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 
 NOTHING: frozenset[str] = frozenset()
@@ -206,3 +208,27 @@ def test_thousands_of_stages_are_ordered_fast() -> None:
         done += 1
     assert done == len(queue.entries) == 2_000
     assert time.perf_counter() - began < 10, "minutes would mean that something is quadratic"
+
+
+def test_deaths_after_which_micro_batches_are_smaller_fail_no_stage() -> None:
+    (chain,) = chains_of(small_study(methods={"naive": {}}))
+    queue, floor = Queue(), stage_of(chain, "floor", "s").identity
+    submit_all(queue, (chain,))
+    for _ in range(10):
+        queue.started(floor)
+        queue.crew_died(floor, 3, Crash("out of memory", CrashKind.SMALLER))
+    assert queue.entries[floor].status is Status.WAITING
+    assert queue.entries[floor].num_deaths == 0
+
+
+@pytest.mark.parametrize("kind", [CrashKind.ERROR, CrashKind.MEMORY])
+def test_memory_is_named_in_the_remedy_only_where_it_was_short(kind: CrashKind) -> None:
+    (chain,) = chains_of(small_study(methods={"naive": {}}))
+    queue, floor = Queue(), stage_of(chain, "floor", "s").identity
+    submit_all(queue, (chain,))
+    for _ in range(3):
+        queue.started(floor)
+        queue.crew_died(floor, 3, Crash("it died", kind))
+    error = queue.entries[floor].error
+    assert error is not None
+    assert ("memory" in error.remedy) == (kind is CrashKind.MEMORY)

@@ -6,15 +6,18 @@ import sys
 from pathlib import Path
 
 
-def run_cases(cases: dict[str, str], store_root: Path, size: int, out: Path, reset: bool) -> dict[str, list[float]]:
+def run_cases(
+    cases: dict[str, str], store_root: Path, size: int, out: Path, reset: bool, stop_at: int | None = None
+) -> dict[str, list[float]]:
     """Run each case (a planned stage as JSON) on `size` processes; return the losses of its steps by case.
 
-    A case whose name ends in `@SHARDING` runs with those limits of `tests.training.sharding`.
+    A case whose name ends in `@SHARDING` runs with those limits of `tests.training.sharding`. With `stop_at` each is
+    stopped at that step first and then gone on with.
     """
     context = multiprocessing.get_context("spawn")
     meeting = out / f"meeting{size}"
     workers = [
-        context.Process(target=_work, args=(rank, size, cases, str(store_root), str(meeting), str(out), reset))
+        context.Process(target=_work, args=(rank, size, cases, str(store_root), str(meeting), str(out), reset, stop_at))
         for rank in range(size)
     ]
     for worker in workers:
@@ -25,7 +28,16 @@ def run_cases(cases: dict[str, str], store_root: Path, size: int, out: Path, res
     return json.loads((out / f"losses{size}.json").read_text())
 
 
-def _work(rank: int, size: int, cases: dict[str, str], store_root: str, meeting: str, out: str, reset: bool) -> None:
+def _work(
+    rank: int,
+    size: int,
+    cases: dict[str, str],
+    store_root: str,
+    meeting: str,
+    out: str,
+    reset: bool,
+    stop_at: int | None,
+) -> None:
     import os
 
     os.environ["LOCAL_RANK"] = str(rank)
@@ -48,14 +60,15 @@ def _work(rank: int, size: int, cases: dict[str, str], store_root: str, meeting:
         store = ArtifactStore(store_root)
         workers = Workers(rank, size, torch.device("cpu"))
         with sharding(name.partition("@")[2]):
-            run_stage(stage, store=store, workers=workers, observer=Onlooker())
+            for stop in (stop_at, None) if stop_at is not None else (None,):
+                run_stage(stage, store=store, workers=workers, observer=Onlooker(stop))
         workers.barrier()
         if rank == 0:
             record = store.find(stage.identity)
             assert record is not None
             folder = store.verify(record)
             lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-            losses[name] = [line["loss"] for line in lines]
+            losses[name] = [line["loss"] for line in lines if "loss" in line]
             if reset:
                 (folder / "record.json").unlink()  # the same identity is to be trained again by another execution
         workers.barrier()

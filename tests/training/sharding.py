@@ -1,35 +1,44 @@
-"""Limits below the size of the tests' tiny models, so that ZeRO-3 treats them as it treats large ones.
+"""Limits below the size of the tests' models, so that ZeRO-3 treats them as it treats large ones.
 
 `ahead` releases weights and fetches them again ahead of their use; `bare` fetches each weight when it is used.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple
 
 from w2s_ray.training import zero
-from w2s_ray.training.footprint import Limits, limits_for
+from w2s_ray.training.footprint import Limits
 
 LIMITS = {
-    "ahead": Limits(bucket=4_096, prefetch=4_096, live=8_192, reuse=2_048, persistence=16, sub_group=8_192),
+    "ahead": Limits(bucket=4_096, prefetch=2_100, live=6_000, reuse=500, persistence=16, sub_group=8_192),
     "bare": Limits(bucket=1_024, prefetch=0, live=256, reuse=0, persistence=0, sub_group=1_024),
+    # For the built-in large model.
+    "million": Limits(bucket=10**6, prefetch=10**6, live=10**6, reuse=10**6, persistence=1_000, sub_group=2 * 10**6),
+    "tenth of a million": Limits(
+        bucket=10**5, prefetch=10**5, live=10**5, reuse=10**5, persistence=0, sub_group=2 * 10**5
+    ),
 }
+TINY = ("ahead", "bare")
+"""Those for the tests' own models."""
 
 
 @contextmanager
 def sharding(name: str) -> Iterator[None]:
-    """Let every engine made inside have the limits of that name, or those of its size where there is no name."""
-    before = zero.limits_for
+    """Let every engine made inside have the limits of that name, or those of its size where there is no name.
+
+    The buffer of gradients is let go after each step, as large models' are.
+    """
+    before, worth = zero.limits_for, zero._WORTH_FREEING
     if name:
         zero.limits_for = lambda num_parameters, hidden_size: LIMITS[name]
+        zero._WORTH_FREEING = 0
     try:
         yield
     finally:
-        zero.limits_for = before
+        zero.limits_for, zero._WORTH_FREEING = before, worth
 
 
-def size_of_the_limits(limits: Limits) -> int:
-    """The largest number of elements that any of the limits lets a model have and still be in one piece."""
-    return max(limits.bucket, limits.prefetch, limits.live, limits.reuse, limits.persistence, limits.sub_group)
-
-
-__all__ = ["LIMITS", "limits_for", "sharding", "size_of_the_limits"]
+def largest(limits: Limits) -> int:
+    """The largest of the limits, in elements."""
+    return max(astuple(limits))

@@ -10,7 +10,7 @@ import pytest
 
 from tests.training.conftest import Moods, Pairings, Replies, Tiny, make_tiny
 from tests.training.group import run_cases
-from tests.training.sharding import LIMITS
+from tests.training.sharding import TINY
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.losses import ConfidenceLoss, EntropyLoss, HardLoss, KLLoss, Loss, NaiveLoss, ProductLoss, WindowLoss
 from w2s_ray.spec.method import Arm
@@ -61,7 +61,7 @@ EVERY_WAY = [
     Way(1, 3, TIGHT, "ahead"),
     *(Way(2, zero, tokens) for zero in (0, 1, 2, 3) for tokens in (ROOMY, TIGHT) if zero or tokens == ROOMY),
     *(Way(2, zero, TIGHT, "ahead") for zero in (1, 2)),
-    *(Way(2, 3, ROOMY, limits, checkpointing) for limits in LIMITS for checkpointing in (False, True)),
+    *(Way(2, 3, ROOMY, limits, checkpointing) for limits in TINY for checkpointing in (False, True)),
     *(Way(2, zero, ROOMY, "", True) for zero in (1, 2, 3)),
 ]
 SOME_WAYS = [Way(1, 0, TIGHT), Way(2, 3, TIGHT, "ahead")]

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 from ray.train.backend import Backend, BackendConfig
 
-from w2s_ray.training.machine import use_huge_pages
-
 if TYPE_CHECKING:
     from w2s_ray.training.workers import Workers
 
@@ -62,7 +60,6 @@ def _join(address: str, port: int, config: GroupConfig) -> None:
     """Join the process group; runs in each worker."""
     if not config.on_gpus:  # before torch looks: a crew of CPU workers leaves a machine's GPUs to the others
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    use_huge_pages()
     import torch
     import torch.distributed as dist
 

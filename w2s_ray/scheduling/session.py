@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from w2s_ray.errors import ResourceError, first_line
-from w2s_ray.scheduling.environment import passed_on
+from w2s_ray.scheduling.environment import ALLOCATOR, passed_on
 from w2s_ray.scheduling.room import Node, Room, this_machine
 from w2s_ray.scheduling.session_folder import session_folder
 from w2s_ray.spec.execution import Execution
@@ -28,6 +28,7 @@ _LOOK_SECONDS = 30.0
 _KNOCK_SECONDS = 10.0
 """How long a cluster's port may take to answer."""
 _SETTINGS = {
+    **ALLOCATOR,
     "RAY_worker_niceness": "0",  # Ray's own is 15: whoever else is on the machine would come first
     "RAY_worker_maximum_startup_concurrency": "8",  # Ray's own is one per CPU, and a crew's workers would wait in line
     "RAY_memory_monitor_refresh_ms": "0",  # it would begin with the foreman; workers give way (memory_watch.py)

@@ -110,7 +110,7 @@ class _Holding:
         self._limits = limits_for(num_parameters, shape.hidden_size)
         self._is_large = num_parameters >= LARGE_MODEL
         self.phases: dict[str, dict[str, int]] = {
-            "loading": self._process() | {"weights": self._weights, "loading": _FP32 * num_parameters},
+            "loading": self._process() | {"weights": self._weights, "loading": self._whole},
             "predicting": self._process() | {"weights": self._weights} | self._forward_alone(),
         }
         if self._trained:
@@ -118,6 +118,11 @@ class _Holding:
 
     def _process(self) -> dict[str, int]:
         return {"process": _CUDA_CONTEXT if self._on_gpu else _PROCESS}
+
+    @property
+    def _whole(self) -> int:
+        """The model in one piece, which lies in the host's memory while it is read or saved."""
+        return 0 if self._on_gpu else _FP32 * self._size
 
     @property
     def _weights(self) -> int:
@@ -167,10 +172,9 @@ class _Holding:
         }
 
     def _saving(self) -> dict[str, int]:
-        whole = 0 if self._on_gpu else _FP32 * self._size
         return self._process() | {
             "weights": self._weights,
-            "collected weights": whole,
+            "collected weights": self._whole,
             "gathered weights": self._gathered(),
             "buckets": self._buckets(),
         }

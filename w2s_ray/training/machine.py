@@ -4,7 +4,6 @@ A container may use less than its machine has, so the limit of its control group
 """
 
 import ctypes
-import os
 import shutil
 import socket
 import subprocess
@@ -31,9 +30,13 @@ _PROCESSES_NAMED = 3
 _SMALLEST_NAMED = GIB // 4
 
 
-_M_MMAP_THRESHOLD = -3
-"""glibc's name for the size from which on an allocation is given back to the kernel when it is freed (mallopt(3))."""
-_AT_ONCE, _LATER = 2**20, 2**25
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""glibc's names (mallopt(3)) for how much freed memory a process keeps, and for the size from which on an allocation is
+the kernel's own and is given back when it is freed."""
+_PR_SET_THP_DISABLE = 41
+"""Linux's name (prctl(2)) for whether the process does without huge pages, which small models are slower in."""
+_AT_ONCE, _MOST_KEPT = 2**20, 2**25
+"""The second is where glibc itself ends up as large tensors come and go."""
 
 
 @dataclass(frozen=True)
@@ -72,23 +75,18 @@ def share_of_host(total: int, num_workers: int) -> int:
     return max(total - reserve_bytes(total) - OTHERS_BYTES, 0) // num_workers
 
 
-def use_huge_pages() -> None:
-    """Let PyTorch ask for huge pages; before it is imported.
-
-    The kernel then hands out fresh memory four times as fast, which is what `give_back_at_once` costs.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
 def give_back_at_once(at_once: bool) -> None:
     """Choose whether freed tensors go back to the kernel at once or are kept for the next ones.
 
     What is kept is in pieces: weights that are gathered and freed between activations that stay leave holes that fit
     nothing, which came to 1.5 of 6.8 GB where a model of 362 M parameters was trained. For small models fresh memory
-    would cost more time than it saves room.
+    would cost more time than it saves room. It is cheapest in huge pages (scheduling/environment.py).
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _AT_ONCE if at_once else _LATER)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _AT_ONCE if at_once else _MOST_KEPT)
+        libc.mallopt(_M_TRIM_THRESHOLD, _AT_ONCE if at_once else 2 * _MOST_KEPT)
+        libc.prctl(_PR_SET_THP_DISABLE, int(not at_once), 0, 0, 0)
 
 
 def gpu_bytes() -> tuple[int, ...]:

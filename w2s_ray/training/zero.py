@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it; a worker group sets the real one before
 import deepspeed
 from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
@@ -26,8 +27,9 @@ from w2s_ray.spec.stage import Optimisation
 from w2s_ray.training.footprint import Limits, limits_for
 from w2s_ray.training.memory import give_memory_back
 
-_WORTH_FREEING = 64 * 2**20
-"""Bytes; what is smaller comes from memory that the process keeps."""
+_MAPPED = 64 * 2**20
+"""Bytes from which on memory is the kernel's own, fresh and zeroed, and not what the process has kept."""
+_WORTH_FREEING = _MAPPED
 _LINEAR = torch.nn.functional.linear
 
 # An operator for inference on CPU workers, which DeepSpeed would compile in the first stage of every new machine.
@@ -108,7 +110,6 @@ class Engine:
         self._gradients: torch.Tensor | None = None
         limits = limits_for(self.num_parameters, _hidden_size(model))
         config = engine_config(execution, 1.0 if optimisation is None else optimisation.max_grad_norm, limits)
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it; Ray Train sets the real one
         if optimisation is None:
             if execution.zero_stage == 3:
                 self._engine, *_ = deepspeed.initialize(model=model, config=config)
@@ -167,7 +168,7 @@ class Engine:
         if self._gradients is None or self._gradients.untyped_storage().nbytes():
             return
         self._gradients.untyped_storage().resize_(self._gradient_bytes)
-        if self._gradients.device.type != "cpu":
+        if self._gradients.device.type != "cpu" or self._gradient_bytes < _MAPPED:
             self._gradients.zero_()
 
     def __call__(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,108 @@
+"""Whether a stage fits into the memory of the nodes, and what would."""
+
+from typing import Any
+
+import pytest
+
+from w2s_ray.errors import ResourceError
+from w2s_ray.scheduling.fitting import as_run, check_memory, has_of, need_of, with_execution
+from w2s_ray.scheduling.room import Node
+from w2s_ray.spec.chain import ModelShape, PlannedStage, Resolution, ResolvedModel, ResolvedTask
+from w2s_ray.spec.compile import compile_study
+from w2s_ray.spec.load import parse_study
+from w2s_ray.training.machine import GIB
+
+SEVEN_B = ResolvedModel(
+    revision="one",
+    num_parameters=7_600_000_000,
+    shape=ModelShape(
+        hidden_size=3584,
+        num_layers=28,
+        inner_size=18944,
+        key_size=512,
+        vocabulary=152_064,
+        activation="silu",
+        gated=True,
+    ),
+)
+LONGEST = {"moods": 100_000}
+
+
+def student(**execution: Any) -> tuple[PlannedStage, Resolution]:
+    study = parse_study(
+        {
+            "name": "sevens",
+            "tasks": {"moods": {"files": "unused.jsonl", "text": "text", "label": "label"}},
+            "ladder": {"small": "w2s:small", "large": {"model": "some/seven-b", "execution": execution}},
+            "optimisation": {"context_tokens": 512, "precision": "bf16"},
+            "splits": {"train_examples": 100, "validation_examples": 20},
+            "methods": {"naive": {}},
+        }
+    )
+    task = ResolvedTask(fingerprint="0" * 64, num_classes=2, num_test=60)
+    small = ResolvedModel(revision="two", num_parameters=400_000)
+    resolution = Resolution(tasks={"moods": task}, models={"small": small, "large": SEVEN_B})
+    (chain,) = compile_study(study, resolution)
+    stage = chain.find("chain", "large")
+    assert stage is not None
+    return stage, resolution
+
+
+def gpus(num: int, gib: int = 80) -> list[Node]:
+    return [Node(cpus=64, gpus=num, memory_bytes=500 * GIB, gpu_bytes=gib * GIB)]
+
+
+def test_cpu_workers_share_their_nodes_memory_and_gpu_workers_have_their_gpus() -> None:
+    nodes = [Node(cpus=4, memory_bytes=64 * GIB)]
+    one, two = (student(workers=workers)[0].execution for workers in (1, 2))
+    first, second = has_of(one, nodes), has_of(two, nodes)
+    assert first is not None and second == first // 2
+    assert has_of(student(workers=2, gpus_per_worker=1)[0].execution, gpus(2)) == 80 * GIB
+    assert has_of(student(workers=2, gpus_per_worker=0.5)[0].execution, gpus(1)) == 40 * GIB
+    assert has_of(one, [Node(cpus=4)]) is None, "nothing is known"
+
+
+def test_a_stage_that_fits_is_not_refused() -> None:
+    stage, resolution = student(workers=8, gpus_per_worker=1, zero_stage=3)
+    check_memory([stage], resolution, gpus(8), LONGEST)
+
+
+def test_a_stage_that_cannot_fit_is_refused_with_a_setting_that_does() -> None:
+    stage, resolution = student(workers=8, gpus_per_worker=1, zero_stage=1)
+    with pytest.raises(ResourceError) as refused:
+        check_memory([stage], resolution, gpus(8), LONGEST)
+    error = refused.value
+    assert "large" in error.value and "80.0 GiB" in error.rule and "zero_stage: " in error.remedy
+    zero = int(error.remedy.partition("zero_stage: ")[2][0])
+    check_memory([with_execution(stage, zero_stage=zero)], resolution, gpus(8), LONGEST)
+
+
+def test_activations_are_computed_again_where_the_stage_would_not_fit_otherwise() -> None:
+    stage, resolution = student(workers=8, gpus_per_worker=1, zero_stage=3, tokens_per_micro_batch=32_768)
+    need = need_of(stage, resolution, LONGEST["moods"])
+    assert need is not None
+    for has, expected in ((need.peak + 1, False), (need.peak - 1, True), (None, False)):
+        assert as_run(stage, need, has).execution.activation_checkpointing is expected
+    less = need_of(as_run(stage, need, need.peak - 1), resolution, LONGEST["moods"])
+    assert less is not None and less.peak < need.peak
+
+
+def test_what_can_never_fit_is_refused_without_a_promise() -> None:
+    stage, resolution = student(workers=1, gpus_per_worker=1)
+    with pytest.raises(ResourceError) as refused:
+        check_memory([stage], resolution, gpus(1, gib=8), LONGEST)
+    assert "execution" not in refused.value.remedy
+
+
+def test_more_workers_are_proposed_where_the_nodes_have_room_for_them() -> None:
+    stage, resolution = student(workers=1, gpus_per_worker=1)
+    with pytest.raises(ResourceError) as refused:
+        check_memory([stage], resolution, gpus(8, gib=40), LONGEST)
+    assert "workers: " in refused.value.remedy
+
+
+def test_a_model_of_which_too_little_is_known_is_not_refused() -> None:
+    stage, resolution = student(workers=1, gpus_per_worker=1)
+    unknown = SEVEN_B.model_copy(update={"shape": None})
+    models = {**resolution.models, "large": unknown}
+    check_memory([stage], resolution.model_copy(update={"models": models}), gpus(1, gib=1), LONGEST)

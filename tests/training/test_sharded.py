@@ -1,0 +1,172 @@
+"""A student that ZeRO-3 really shards, through all that a stage does: its figures are those of one that it does not."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.conftest import Moods, Tiny, make_tiny
+from tests.training.group import run_cases
+from tests.training.sharding import LIMITS, TINY, largest, sharding
+from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import EarlyStopping, Optimisation
+from w2s_ray.store.artifacts import AGES
+from w2s_ray.training.features import features
+from w2s_ray.training.feed import Examples
+from w2s_ray.training.models import Network, load_network, load_tokenizer
+from w2s_ray.training.workers import Workers
+from w2s_ray.training.zero import Engine, count_parameters
+
+WIDE = Execution(zero_stage=3)
+
+
+def network_of(tiny: Tiny, folder: Path) -> Network:
+    stage = tiny.chain(zero_stage=3).find("ceiling", "large")
+    assert stage is not None
+    return load_network(stage.spec, folder, load_tokenizer(folder, None), WIDE)
+
+
+def texts() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randint(2, 100, (4, 12), generator=torch.Generator().manual_seed(0)), torch.full((4,), 11)
+
+
+def statuses(engine: Engine) -> set[str]:
+    return {parameter.ds_status.name for parameter in engine.model.parameters()}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_limit_lies_below_the_size_of_the_model_it_is_for(tiny: Tiny, alone: Workers, name: str) -> None:
+    with sharding(name):
+        size = count_parameters(network_of(tiny, tiny.store.root.parent / "large").parameters())
+    assert largest(LIMITS[name]) < size
+
+
+@pytest.mark.parametrize("name", [name for name in LIMITS if name not in TINY])
+def test_every_limit_lies_below_the_size_of_the_built_in_large_model(name: str) -> None:
+    from w2s_ray.training.catalogue import LADDER
+    from w2s_ray.training.model_files import num_parameters, weight_files
+
+    assert largest(LIMITS[name]) < num_parameters(weight_files(LADDER / "large"))
+
+
+@pytest.mark.parametrize(("name", "expected"), [("ahead", {"INFLIGHT"}), ("bare", set())])
+def test_weights_are_released_and_fetched_ahead_only_where_the_limits_say_so(
+    tiny: Tiny, alone: Workers, name: str, expected: set[str]
+) -> None:
+    with sharding(name):
+        engine = Engine(network_of(tiny, tiny.store.root.parent / "large"), WIDE, Optimisation())
+        for _ in range(3):  # DeepSpeed fetches ahead once it has recorded a whole step
+            engine.backward(engine(*texts()).sum(), is_last=True)
+            engine.step(1e-4)
+        with torch.no_grad():
+            for _ in range(2):
+                engine.model(*texts())
+        found = statuses(engine)
+        engine.destroy()
+    assert "NOT_AVAILABLE" in found and found & {"INFLIGHT"} == expected
+
+
+def test_weights_are_whole_after_a_forward_pass_that_left_fetches_under_way(tiny: Tiny, alone: Workers) -> None:
+    plain = dict(network_of(tiny, tiny.store.root.parent / "large").hf.named_parameters())
+    with sharding("ahead"):
+        engine = Engine(network_of(tiny, tiny.store.root.parent / "large"), WIDE, Optimisation())
+        for _ in range(3):
+            engine.backward(engine(*texts()).sum() * 0, is_last=True)
+            engine.step(0.0)
+        with torch.no_grad():
+            for _ in range(2):
+                engine.model(*texts())
+        assert "INFLIGHT" in statuses(engine)
+        weights = engine.state_dict()
+        engine.destroy()
+    assert weights is not None
+    for name, parameter in plain.items():
+        assert weights[f"hf.{name}"].shape == parameter.ds_shape
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_no_second_copy_of_the_weights_is_kept(tiny: Tiny, alone: Workers, zero_stage: int) -> None:
+    execution = Execution(zero_stage=zero_stage)
+    stage = tiny.chain(zero_stage=zero_stage).find("ceiling", "large")
+    assert stage is not None
+    folder = tiny.store.root.parent / "large"
+    network = load_network(stage.spec, folder, load_tokenizer(folder, None), execution)
+    engine = Engine(network, execution, Optimisation())
+    masters = [group["params"][0] for group in engine._optimizer.param_groups if group["params"]]
+    optimizer = engine._engine.optimizer
+    if zero_stage == 3:
+        masters = optimizer.fp32_partitioned_groups_flat
+        weights = optimizer.fp16_partitioned_groups_flat
+    else:
+        weights = [shards[0] for shards in optimizer.parallel_partitioned_bit16_groups]
+    assert [master.data_ptr() for master in masters] == [weight.data_ptr() for weight in weights]
+    engine.destroy()
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_a_model_that_only_predicts_has_no_optimizer(tiny: Tiny, alone: Workers, zero_stage: int) -> None:
+    stage = tiny.chain(zero_stage=zero_stage).find("ceiling", "large")
+    assert stage is not None
+    folder = tiny.store.root.parent / "large"
+    execution = Execution(zero_stage=zero_stage)
+    engine = Engine(load_network(stage.spec, folder, load_tokenizer(folder, None), execution), execution, None)
+    with torch.no_grad():
+        assert engine.model(*texts()).shape == (4, 2)
+    optimizers = [] if engine._engine is None else [engine._engine.optimizer]
+    assert all(not hasattr(one, "fp32_partitioned_groups_flat") for one in optimizers)
+    engine.destroy()
+
+
+def test_features_are_those_of_a_model_in_one_piece(tiny: Tiny, alone: Workers) -> None:
+    folder = tiny.store.root.parent / "large"
+    examples = Examples(tokens=[np.arange(2, 2 + length, dtype=np.int32) for length in (3, 9, 5, 12, 7)])
+    plain = features(examples, folder, 0, Execution(), alone)
+    for name in TINY:
+        with sharding(name):
+            np.testing.assert_allclose(features(examples, folder, 0, WIDE, alone), plain, atol=1e-6)
+
+
+def whole_life(tiny: Tiny, folder: Path, name: str, *, built_in: bool = False) -> dict[str, np.ndarray]:
+    """Train, stop and go on, evaluate, stop early, keep ages and predict on two workers; return all figures."""
+    floor, student = tiny.chain(zero_stage=3, workers=2).stages[:2]
+    settings = student.spec.optimisation.model_copy(
+        update={"early_stopping": EarlyStopping(every_steps=2, patience=2), "keep_at": (0.2,), "epochs": 2.0}
+    )
+    student = student.model_copy(update={"spec": student.spec.model_copy(update={"optimisation": settings})})
+    predicts = tuple(one.model_copy(update={"stage": student.identity}) for one in student.predicts)
+    student = student.model_copy(update={"predicts": predicts})
+    run_cases({f"floor@{name}": floor.model_dump_json()}, tiny.store.root, 2, folder, reset=False)
+    (folder / "meeting2").unlink(missing_ok=True)
+    losses = run_cases(
+        {f"student@{name}": student.model_dump_json()}, tiny.store.root, 2, folder, reset=False, stop_at=3
+    )
+    return {"losses": np.array(losses[f"student@{name}"])} | figures_of(tiny, student)
+
+
+def figures_of(tiny: Tiny, stage: PlannedStage) -> dict[str, np.ndarray]:
+    record = tiny.store.find(stage.identity)
+    assert record is not None
+    folder = tiny.store.verify(record)
+    found = {"best step": np.array(record.metrics["best_step"])}
+    for place, prediction in enumerate(stage.predicts):
+        found[f"prediction {place}"] = tiny.store.read_predictions(prediction.identity).probs_NC
+    from safetensors.numpy import load_file
+
+    for kept in ("model", f"{AGES}/0.2"):
+        weights = load_file(folder / kept / "model.safetensors")
+        found |= {f"{kept} {key}": weights[key] for key in sorted(weights)[:4]}
+    assert json.loads((folder / "model" / "config.json").read_text())["architectures"]
+    return found
+
+
+def test_a_stages_whole_life_has_the_same_figures_under_any_limits(tmp_path: Path) -> None:
+    plain = whole_life(make_tiny(tmp_path / "plain", Moods()), tmp_path, "")
+    for name in TINY:
+        (tmp_path / "meeting2").unlink(missing_ok=True)
+        found = whole_life(make_tiny(tmp_path / name, Moods()), tmp_path, name)
+        assert found.keys() == plain.keys()
+        for key, value in plain.items():
+            np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-6, err_msg=f"{name}: {key}")
