@@ -23,7 +23,7 @@ from typing import Any
 from w2s_ray.scheduling.environment import ALLOCATOR
 
 STEPS_SHOWN = (1, 10)
-EXAMPLES, EXAMPLES_PER_STEP, EPOCHS, CONTEXT = 64, 16, 3, 128
+EXAMPLES, EXAMPLES_PER_STEP, EPOCHS, CONTEXT = 64, 16, 2.5, 128
 
 
 def make_model(folder: Path) -> Path:
@@ -66,7 +66,7 @@ def stage_of(store_folder: Path, model: str, case: "Case") -> tuple[str, int | N
     study = parse_study(
         {
             "name": "memory",
-            "tasks": {"continuation": {"builtin": "code_continuation", "test_examples": 200}},
+            "tasks": {"continuation": {"builtin": "code_continuation", "test_examples": 64}},
             "splits": {"train_examples": EXAMPLES, "validation_examples": 16},
             "optimisation": {
                 "examples_per_step": EXAMPLES_PER_STEP,

@@ -60,8 +60,12 @@ class TrainingError(W2SError):
     exit_code = 1
 
 
-class OutOfMemory(TrainingError):
-    """A stage's micro-batches were too large for a device; it can go on with smaller ones from its checkpoint."""
+class DeviceFull(TrainingError):
+    """A stage ran out of a device's or the host's memory, and smaller micro-batches would not help."""
+
+
+class OutOfMemory(DeviceFull):
+    """A stage's micro-batches were too large; it can go on with smaller ones from its checkpoint."""
 
 
 class Interrupted(W2SError):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from w2s_ray.errors import TrainingError
+from w2s_ray.errors import OutOfMemory, TrainingError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.progress import Observer, Point, StageResult
@@ -27,6 +27,8 @@ class Behaviour:
     """Step at which all ranks raise the same error."""
     crashes_at: int | None = None
     """Step at which the last rank alone raises, each time."""
+    runs_out_at: int | None = None
+    """Step at which memory runs out, in the first four attempts: twice on all ranks, then twice on the last alone."""
 
 
 def behave(store: ArtifactStore, **behaviours: Behaviour) -> None:
@@ -65,6 +67,10 @@ def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: object, obs
         time.sleep(behaviour.step_seconds)
         if behaviour.crashes_at == step and workers.rank == size - 1:  # type: ignore[attr-defined]
             raise RuntimeError("this rank alone")
+        if behaviour.runs_out_at == step:
+            attempts = len((folder / "attempts_seen.jsonl").read_text().splitlines())
+            if attempts <= 2 or (attempts <= 4 and workers.rank == size - 1):  # type: ignore[attr-defined]
+                raise OutOfMemory("too much", "it has less", "it goes on with smaller micro-batches")
         stop = torch.tensor([float(leads and observer.should_stop())])
         dist.all_reduce(stop)
         if behaviour.fails_at == step:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.scheduling.runner import Behaviour, behave
-from tests.scheduling.studies import small_study
-from tests.scheduling.test_run import Watching, is_at, processes, run, wait_until, what_is_left
+from tests.scheduling.studies import chains_of, small_study
+from tests.scheduling.test_run import Watching, is_at, processes, run, starts, wait_until, what_is_left
 from w2s_ray.scheduling.view import StageStatus
 from w2s_ray.store.artifacts import ArtifactStore
 
@@ -40,6 +40,15 @@ def test_an_error_of_one_rank_fails_the_stage_after_three_crews_and_no_other(sto
     log = error.split("log: ")[1].split(")")[0]
     assert "this rank alone" in Path(log).read_text()
     assert len(outcome.trained) == 3
+
+
+def test_a_stage_whose_workers_run_out_of_memory_goes_on_from_its_checkpoint(store: ArtifactStore) -> None:
+    behave(store, l=Behaviour(steps=4, runs_out_at=2))
+    study = small_study(methods={"naive": {"arms": ["chain"]}})
+    outcome = run(study, store, Watching())
+    assert outcome.failed == {}
+    (student,) = (one for chain in chains_of(study) for one in chain.stages if one.level == "l")
+    assert [start["from"] for start in starts(store, student)] == [0, 2, 2, 2, 2]
 
 
 def test_sixty_chains_leave_nothing_behind(store: ArtifactStore) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.training.sharding import sharding
 from w2s_ray.data.prepare import PreparedTask, prepare_task
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.chain import Chain, Resolution, ResolvedModel, ResolvedTask
@@ -183,6 +184,13 @@ class Onlooker:
 
     def report(self, point: Point) -> None:
         self.points.append(point)
+
+
+@pytest.fixture(autouse=True)
+def sharded() -> Iterator[None]:
+    """Every stage that a test runs in this process has limits below its model's size, so that ZeRO-3 really shards."""
+    with sharding("ahead"):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import astuple
 
 from w2s_ray.training import zero
-from w2s_ray.training.footprint import Limits
+from w2s_ray.training.footprint import Limits, limits_for
 
 LIMITS = {
     "ahead": Limits(bucket=4_096, prefetch=2_100, live=6_000, reuse=500, persistence=16, sub_group=8_192),
@@ -30,9 +30,8 @@ def sharding(name: str) -> Iterator[None]:
     The buffer of gradients is let go after each step, as large models' are.
     """
     before, worth = zero.limits_for, zero._WORTH_FREEING
-    if name:
-        zero.limits_for = lambda num_parameters, hidden_size: LIMITS[name]
-        zero._WORTH_FREEING = 0
+    zero.limits_for = (lambda num_parameters, hidden_size: LIMITS[name]) if name else limits_for
+    zero._WORTH_FREEING = 0 if name else zero._MAPPED
     try:
         yield
     finally:

@@ -129,7 +129,7 @@ def test_features_are_those_of_a_model_in_one_piece(tiny: Tiny, alone: Workers) 
             np.testing.assert_allclose(features(examples, folder, 0, WIDE, alone), plain, atol=1e-6)
 
 
-def whole_life(tiny: Tiny, folder: Path, name: str, *, built_in: bool = False) -> dict[str, np.ndarray]:
+def whole_life(tiny: Tiny, folder: Path, name: str) -> dict[str, np.ndarray]:
     """Train, stop and go on, evaluate, stop early, keep ages and predict on two workers; return all figures."""
     floor, student = tiny.chain(zero_stage=3, workers=2).stages[:2]
     settings = student.spec.optimisation.model_copy(
@@ -164,9 +164,22 @@ def figures_of(tiny: Tiny, stage: PlannedStage) -> dict[str, np.ndarray]:
 
 def test_a_stages_whole_life_has_the_same_figures_under_any_limits(tmp_path: Path) -> None:
     plain = whole_life(make_tiny(tmp_path / "plain", Moods()), tmp_path, "")
-    for name in TINY:
-        (tmp_path / "meeting2").unlink(missing_ok=True)
-        found = whole_life(make_tiny(tmp_path / name, Moods()), tmp_path, name)
-        assert found.keys() == plain.keys()
-        for key, value in plain.items():
-            np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-6, err_msg=f"{name}: {key}")
+    (tmp_path / "meeting2").unlink()
+    found = whole_life(make_tiny(tmp_path / "ahead", Moods()), tmp_path, "ahead")
+    assert found.keys() == plain.keys()
+    for key, value in plain.items():
+        np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
+
+
+@pytest.mark.soak
+def test_the_built_in_large_models_whole_life_has_the_same_figures_under_limits_of_1e6_and_1e5(tmp_path: Path) -> None:
+    found = {}
+    for name in ("", "million", "tenth of a million"):
+        ladder = {"small": "w2s:small", "large": "w2s:large"}
+        tiny = make_tiny(tmp_path / f"store{name}", Moods(), ladder=ladder, optimisation={"examples_per_step": 16})
+        found[name] = whole_life(tiny, tmp_path, name)
+        (tmp_path / "meeting2").unlink()
+    plain = found.pop("")
+    for name, figures in found.items():
+        for key in (key for key in plain if not key.startswith(("model", AGES))):  # Adam makes much of rounding there
+            np.testing.assert_allclose(figures[key], plain[key], rtol=1e-3, atol=1e-5, err_msg=f"{name}: {key}")

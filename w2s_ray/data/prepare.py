@@ -83,11 +83,10 @@ class PreparedTask:
         with pa.memory_map(str(self.folder / EXAMPLES_NAME)) as source:
             return pa.ipc.open_file(source).read_all()
 
-    def longest_chars(self) -> int:
-        """Return the characters of the longest text, with its answer where there is one: it has no more tokens."""
+    def longest_bytes(self) -> int:
+        """Return the bytes of the longest text: it has no more tokens, but for special ones."""
         table = self.table()
-        text, other = (pc.max(pc.utf8_length(table[name])).as_py() or 0 for name in ("text", "other"))
-        return int(text + other if self.kind == "answers" else max(text, other))
+        return max(int(pc.max(pc.binary_length(table[name])).as_py() or 0) for name in ("text", "other"))
 
     def text_numbers(self, row_numbers: np.ndarray) -> np.ndarray:
         """Return where the texts of these rows stand among the task's tokens: of pairs, the second after the first."""

@@ -15,26 +15,29 @@ from w2s_ray.training.footprint import Footprint, footprint
 from w2s_ray.training.machine import GIB, share_of_host
 
 
-def need_of(stage: PlannedStage, resolution: Resolution, longest_chars: int | None) -> Footprint | None:
-    """Return what a worker of the stage holds, whose task's texts have so many characters at most.
+def need_of(stage: PlannedStage, resolution: Resolution, longest_bytes: int | None) -> Footprint | None:
+    """Return what a worker of the stage holds, whose task's texts have so many bytes at most.
 
     None where too little is known of its model.
     """
     model = resolution.models[stage.level]
     if model.num_parameters is None or model.shape is None:
         return None
-    return footprint(stage, model.num_parameters, model.shape, longest_chars)
+    return footprint(stage, model.num_parameters, model.shape, longest_bytes)
 
 
 def has_of(execution: Execution, nodes: Sequence[Node]) -> int | None:
-    """Return what the worker has that has least, where the workers of a stage go; None where that is not known.
+    """Return what the worker has that has least where a stage finds most memory; None where that is not known.
 
     On CPUs a node's memory is shared by the workers on it, beside what Ray and the run itself hold.
     """
+    on_gpus = execution.gpus_per_worker > 0
+    # Room begins with the first nodes that have GPUs, and on CPUs with the last.
+    nodes = sorted(nodes, key=lambda node: -(node.gpu_bytes or 0) if on_gpus else node.memory_bytes or 0)
     place = Room(nodes).place(execution.crew_shape)
     if place is None:
         return None
-    if execution.gpus_per_worker > 0:
+    if on_gpus:
         sizes = [nodes[number].gpu_bytes for number, _ in place]
         per_device = max(1, int(1 / execution.gpus_per_worker)) if execution.gpus_per_worker < 1 else 1
         return None if None in sizes else min(size for size in sizes if size is not None) // per_device
@@ -66,7 +69,7 @@ def check_memory(
 ) -> None:
     """Make sure that the workers of every stage fit into the memory of the nodes.
 
-    `longest` has the characters of each task's longest text.
+    `longest` has the bytes of each task's longest text.
 
     Raises:
         ResourceError: naming the first level that does not fit, what it needs, what there is, and what would fit.
@@ -109,16 +112,16 @@ def _nearest(stage: PlannedStage, nodes: Sequence[Node]) -> Iterator[dict[str, A
     one_text = stage.spec.optimisation.context_tokens
     tokens = [size for size in _halves(execution.tokens_per_micro_batch) if size >= one_text]
     workers = [n for n in range(execution.workers + 1, 8 * execution.workers + 1) if _has_room(execution, n, nodes)]
-    offload = [{"offload_optimizer": True}] if execution.gpus_per_worker else []
+    offload = [{"offload_optimizer": True, "zero_stage": 2}] if execution.gpus_per_worker else []
     recompute = {"activation_checkpointing": True}
     yield from ({"zero_stage": zero} for zero in zeros)
     yield from ({"tokens_per_micro_batch": size} for size in tokens)
     yield recompute
     smallest = {"zero_stage": 3} if execution.workers > 1 else {}
     yield from (smallest | recompute | {"tokens_per_micro_batch": size} for size in tokens)
-    yield from (smallest | recompute | offloaded for offloaded in offload)
+    yield from (recompute | offloaded | smallest for offloaded in offload)
     yield from ({"workers": number, "zero_stage": 3} | recompute for number in workers)
-    yield from ({"workers": number, "zero_stage": 3} | recompute | off for off in offload for number in workers)
+    yield from (off | {"workers": number, "zero_stage": 3} | recompute for off in offload for number in workers)
 
 
 def _halves(size: int) -> list[int]:

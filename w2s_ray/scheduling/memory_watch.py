@@ -7,6 +7,7 @@ so: it holds a lock until the kernel has taken its memory back, and the next one
 """
 
 import fcntl
+import logging
 import os
 import tempfile
 import threading
@@ -18,6 +19,8 @@ from typing import TextIO
 import psutil
 
 from w2s_ray.training.machine import Memory, host_memory, reserve_bytes, usage_text
+
+logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.1
 _HEAD_START_SECONDS = 0.5
@@ -49,8 +52,11 @@ class MemoryWatch:
     def _watch(self) -> None:
         while True:
             self._watching.wait()
-            if is_short(host_memory()):
-                self._yield_to_others()
+            try:
+                if is_short(host_memory()):
+                    self._yield_to_others()
+            except OSError:  # such as a full folder for temporary files
+                logger.exception("this worker cannot watch the machine's memory just now")
             time.sleep(_LOOK_SECONDS)
 
     def _yield_to_others(self) -> None:

@@ -30,7 +30,7 @@ class _Lengths:
     mean: float
     """Characters of an example."""
     longest: int | None
-    """Characters of the longest text."""
+    """Bytes of the longest text."""
 
 
 class StagePlan(Spec):
@@ -187,7 +187,7 @@ def _lengths(store: ArtifactStore, fingerprint: str) -> _Lengths:
     prepared = load_prepared(store, fingerprint)
     table = prepared.table()
     chars = pc.add(pc.utf8_length(table["text"]), pc.coalesce(pc.utf8_length(table["other"]), 0))
-    return _Lengths(float(pc.mean(chars).as_py() or _UNKNOWN_CHARS), prepared.longest_chars())
+    return _Lengths(float(pc.mean(chars).as_py() or _UNKNOWN_CHARS), prepared.longest_bytes())
 
 
 def _other_versions(record: Record | None) -> tuple[str, ...]:

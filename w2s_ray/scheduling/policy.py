@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from w2s_ray.errors import TrainingError, W2SError
-from w2s_ray.scheduling.queue import Crash, Queue, Status
+from w2s_ray.scheduling.queue import Crash, CrashKind, Queue, Status
 from w2s_ray.scheduling.room import Room
 from w2s_ray.scheduling.roster import Crew, CrewStatus, Roster
 from w2s_ray.spec.chain import PlannedStage
@@ -25,6 +25,8 @@ from w2s_ray.spec.execution import CrewShape
 
 MAX_DEATHS = 3
 """Crew deaths that one stage is given before it fails."""
+MAX_CROWDED_DEATHS = 20
+"""The same where its machine ran short of memory while other crews of the run were at work: one of them gets on."""
 MAX_NOT_BEGUN = 10
 """Crews that may end with a stage that they never said they had begun; more than enough for what is lost on its way."""
 MAX_FAILED_STARTS = 3
@@ -169,7 +171,8 @@ class State:
         if self.closing:
             self.queue.stopped(identity)
         elif begun:
-            self.queue.crew_died(identity, MAX_DEATHS, crash)
+            is_crowded = crash.kind is CrashKind.MEMORY and len(self.roster.in_hand) > 0
+            self.queue.crew_died(identity, MAX_CROWDED_DEATHS if is_crowded else MAX_DEATHS, crash)
         else:
             self.queue.not_begun(identity, MAX_NOT_BEGUN, crash)
 

@@ -51,7 +51,6 @@ _REMEDIES = {
     CrashKind.ERROR: "read the log that is named, or those of `w2s logs`; the same command tries the stage again",
     CrashKind.MEMORY: "end what else uses the machine's memory, lower `tokens_per_micro_batch`, raise `zero_stage` or "
     "set `activation_checkpointing: true`; `w2s plan` tells what each worker needs",
-    CrashKind.SMALLER: "",
 }
 
 
@@ -211,6 +210,9 @@ class Queue:
 
     def not_begun(self, identity: str, max_not_begun: int, crash: Crash) -> None:
         """The crew that it was given to ended before it said that it had begun; after `max_not_begun` it fails."""
+        if crash.kind is CrashKind.SMALLER:
+            self.stopped(identity)
+            return
         entry = self.entries[identity]
         num = entry.num_not_begun = entry.num_not_begun + 1
         self._lost(entry, num < max_not_begun, f"{num} crews ended before they began it", crash)

@@ -145,9 +145,9 @@ class Run:
         return self._outcome(chains, found, trained)
 
     def _longest(self) -> dict[str, int]:
-        """Return the characters of each task's longest text."""
+        """Return the bytes of each task's longest text."""
         tasks = self._resolution.tasks.items()
-        return {name: load_prepared(self._store, task.fingerprint).longest_chars() for name, task in tasks}
+        return {name: load_prepared(self._store, task.fingerprint).longest_bytes() for name, task in tasks}
 
     def _take(self, chains: Iterable[Chain]) -> None:
         """Count what the store lacks of these chains as this run's work."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import ray
 
-from w2s_ray.errors import OutOfMemory, W2SError
+from w2s_ray.errors import DeviceFull, OutOfMemory, W2SError
 from w2s_ray.scheduling.group import Group
 from w2s_ray.scheduling.line import Line
 from w2s_ray.scheduling.logs import log_path
@@ -136,7 +136,10 @@ class _Worker:
                 return run_stage(stage, store=self._plan.store, workers=self._group.workers(), observer=observer)
         except W2SError as error:
             traceback.print_exc()
-            if self._group.all_came(f"{self._num_stages} {type(error).__name__}"):
+            # Memory runs out anywhere, so the ranks may stand in different collectives though all of them ran out.
+            in_step = self._group.size == 1 or not isinstance(error, DeviceFull)
+            if in_step and self._group.all_came(f"{self._num_stages} {type(error).__name__}"):
+                error.__cause__ = error.__context__ = None  # their frames would keep the stage's model alive
                 return error.with_traceback(None)
             self._say_crashed(stage)
             raise
@@ -149,7 +152,9 @@ class _Worker:
         """Leave word of what ends this process, as far as anybody listens."""
         raised = sys.exception()
         error = f"{raised.value} ({raised.rule})" if isinstance(raised, W2SError) else _named(raised)
-        self._tell(stage, error, CrashKind.SMALLER if isinstance(raised, OutOfMemory) else CrashKind.ERROR)
+        shrinks, is_full = isinstance(raised, OutOfMemory), isinstance(raised, DeviceFull)
+        kind = CrashKind.SMALLER if shrinks else CrashKind.MEMORY if is_full else CrashKind.ERROR
+        self._tell(stage, error, kind)
 
     def _give_way(self, figures: str) -> None:
         """End this process because its machine is short of memory."""

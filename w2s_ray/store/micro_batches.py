@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from w2s_ray.spec.base import Positive, Spec
 from w2s_ray.spec.execution import ZeroStage
 from w2s_ray.spec.identity import identity, short
+from w2s_ray.spec.stage import Architecture
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import require_space, write_file
 
@@ -23,6 +24,8 @@ class Circumstances(Spec):
 
     model: str
     revision: str
+    architecture: Architecture | None
+    """Of a model from scratch."""
     trainable: str
     device: str
     """Its name and its memory."""
@@ -54,7 +57,8 @@ def read_limit(store: ArtifactStore, circumstances: Circumstances) -> int | None
 
 def write_limit(store: ArtifactStore, circumstances: Circumstances, tokens: int) -> None:
     """Remember that micro-batches may have `tokens` tokens and no more."""
-    found = MicroBatchLimit(circumstances=circumstances, tokens=tokens)
+    known = read_limit(store, circumstances)  # another rank may have found less to fit
+    found = MicroBatchLimit(circumstances=circumstances, tokens=min(tokens, known or tokens))
     require_space(store.root / FOLDER, 0)
     write_file(_path(store, circumstances), found.model_dump_json(indent=2).encode())
 

@@ -8,7 +8,7 @@ under ZeRO every forward and backward is a collective.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -91,14 +91,20 @@ class MicroBatch:
     """1 for texts, 0 for a filler's rows."""
 
 
+Purpose = Literal["training", "predicting"]
+
+
 @dataclass
 class LastGroup:
-    """How large the micro-batches were that a rank was given last: what is to be halved if memory runs out."""
+    """The micro-batches that a rank was given last: what is to be halved if memory runs out."""
 
+    purpose: Purpose = "training"
+    allowed: int = 0
+    """Tokens that each of them might have."""
     tokens: int = 0
     """Padded tokens of the largest."""
     examples: int = 0
-    """Examples of the one that has most."""
+    """Examples of the largest."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,7 @@ class Feeder(Generic[AnyExamples]):
     workers: Workers
     tokens_per_micro_batch: int
     pad: int
+    purpose: Purpose = "training"
     last: LastGroup = field(default_factory=LastGroup)
 
     def group(self, positions_N: IntArray) -> list[MicroBatch]:
@@ -120,8 +127,9 @@ class Feeder(Generic[AnyExamples]):
             tokens_per_micro_batch=self.tokens_per_micro_batch,
         )
         group = [self._collate(piece) for piece in pieces[self.workers.rank]]
-        self.last.tokens = max(batch.tokens_RT.numel() for batch in group)
-        self.last.examples = max(len(batch.positions) for batch in group)
+        largest = max(group, key=lambda batch: batch.tokens_RT.numel())
+        self.last.purpose, self.last.allowed = self.purpose, self.tokens_per_micro_batch
+        self.last.tokens, self.last.examples = largest.tokens_RT.numel(), len(largest.positions)
         return group
 
     def sweep(self, examples_per_group: int = 512) -> Iterator[MicroBatch]:

@@ -10,6 +10,7 @@ Units are bytes; a model's weights, gradients and moments are fp32 whatever its 
 from dataclasses import dataclass
 
 from w2s_ray.spec.chain import ModelShape, PlannedStage
+from w2s_ray.spec.stage import ModelSource, Precision
 from w2s_ray.spec.trainable import AllWeights, Lora, Probe, Prompt
 
 PREDICTION_TOKENS = 8192
@@ -27,6 +28,8 @@ _PROCESS = int(0.45 * 2**30)
 """A worker's interpreter and libraries, before it has a model."""
 _UNFUSED, _UNFUSED_COPIES = ("gelu_new", "gelu_fast"), 6
 """Activations that are written as single operations, each of which saves its input."""
+_SPECIAL_TOKENS = 4
+"""That a tokenizer puts around a text, at most."""
 _CUDA_CONTEXT = int(0.6 * 2**30)
 
 
@@ -81,7 +84,11 @@ class Footprint:
 
 
 def footprint(
-    stage: PlannedStage, num_parameters: int, shape: ModelShape, longest_chars: int | None = None
+    stage: PlannedStage,
+    num_parameters: int,
+    shape: ModelShape,
+    longest_bytes: int | None = None,
+    precision: Precision | None = None,
 ) -> Footprint:
     """Return what a worker of `stage` holds; on a GPU, what its device holds.
 
@@ -89,9 +96,10 @@ def footprint(
         stage: what is trained and how.
         num_parameters: of the model.
         shape: of the model.
-        longest_chars: of a text of the task, which has no more tokens; None where that is not known.
+        longest_bytes: of a text of the task, which has no more tokens; None where that is not known.
+        precision: of the forward pass, where the device does not have the one that is asked for.
     """
-    holding = _Holding(stage, num_parameters, shape, longest_chars)
+    holding = _Holding(stage, num_parameters, shape, longest_bytes, precision)
     phases = {name: sum(parts.values()) for name, parts in holding.phases.items()}
     worst = max(phases, key=lambda name: phases[name])
     return Footprint(parts={name: size for name, size in holding.phases[worst].items() if size}, phases=phases)
@@ -100,21 +108,31 @@ def footprint(
 class _Holding:
     """The terms, and the phases that they add up to."""
 
-    def __init__(self, stage: PlannedStage, num_parameters: int, shape: ModelShape, longest_chars: int | None) -> None:
+    def __init__(
+        self,
+        stage: PlannedStage,
+        num_parameters: int,
+        shape: ModelShape,
+        longest_bytes: int | None,
+        precision: Precision | None,
+    ) -> None:
         self._stage, self._spec, self._execution = stage, stage.spec, stage.execution
+        self._precision = precision or stage.spec.optimisation.precision
         self._size, self._shape = num_parameters, shape
         self._on_gpu = self._execution.gpus_per_worker > 0
         self._context = self._spec.optimisation.context_tokens
-        if longest_chars is not None and not self._spec.speaks:  # prompts and blocks of text fill their context
-            self._context = min(self._context, longest_chars)
+        if longest_bytes is not None and not self._spec.speaks:  # prompts and blocks of text fill their context
+            self._context = min(self._context, longest_bytes + _SPECIAL_TOKENS)
         self._limits = limits_for(num_parameters, shape.hidden_size)
         self._is_large = num_parameters >= LARGE_MODEL
         self.phases: dict[str, dict[str, int]] = {
-            "loading": self._process() | {"weights": self._weights, "loading": self._whole},
+            "loading": self._process() | {"weights": self._weights, "loading": self._drawn or self._whole},
             "predicting": self._process() | {"weights": self._weights} | self._forward_alone(),
         }
         if self._trained:
             self.phases |= {"training": self._training(), "saving": self._saving()}
+        if self._trained and (self._spec.optimisation.early_stopping is not None or stage.num_reports):
+            self.phases["evaluating"] = self.phases["predicting"] | {"moments": self._moments}
 
     def _process(self) -> dict[str, int]:
         return {"process": _CUDA_CONTEXT if self._on_gpu else _PROCESS}
@@ -123,6 +141,20 @@ class _Holding:
     def _whole(self) -> int:
         """The model in one piece, which lies in the host's memory while it is read or saved."""
         return 0 if self._on_gpu else _FP32 * self._size
+
+    @property
+    def _drawn(self) -> int:
+        """A model that begins with random weights is whole on every worker's device before it is sharded."""
+        source = self._spec.starts_from
+        is_drawn = isinstance(source, ModelSource) and (source.random or source.architecture is not None)
+        return _FP32 * self._size if is_drawn and self._execution.zero_stage == 3 else 0
+
+    @property
+    def _moments(self) -> int:
+        """ZeRO moves them to the host's memory where it is asked to; without ZeRO they stay."""
+        if self._execution.offload_optimizer and self._execution.zero_stage and self._on_gpu:
+            return 0
+        return 2 * _FP32 * self._trained // self._share(1)
 
     @property
     def _weights(self) -> int:
@@ -150,10 +182,7 @@ class _Holding:
 
     def _training(self) -> dict[str, int]:
         execution, limits = self._execution, self._limits
-        moments = 2 * _FP32 * self._trained // self._share(1)
         gradients = _FP32 * self._trained // self._share(2)
-        if execution.offload_optimizer and self._on_gpu:
-            moments = 0
         activations = self._activations()
         # Gradients come while activations go, unless another micro-batch follows.
         meanwhile = activations + gradients if self._num_micro_batches > 1 else max(activations, gradients)
@@ -161,7 +190,7 @@ class _Holding:
         stepping = min(_FP32 * limits.sub_group, shards) if execution.zero_stage == 3 else shards
         return self._process() | {
             "weights": self._weights,
-            "moments": moments,
+            "moments": self._moments,
             "gradients": gradients,
             "activations": max(meanwhile - gradients, stepping if execution.zero_stage else 0),
             "head": self._head(self._micro_tokens),
@@ -188,7 +217,8 @@ class _Holding:
     def _most_predicted(self) -> int:
         """Tokens of the largest split that is predicted."""
         rows = max((prediction.split.num_examples for prediction in self._stage.predicts), default=0)
-        return max(rows // self._execution.workers, 1) * self._context
+        rows_per_example = self._spec.num_classes if isinstance(self._spec.trainable, Prompt) else 1
+        return max(rows // self._execution.workers, 1) * self._example * rows_per_example
 
     @property
     def _micro_tokens(self) -> int:
@@ -209,7 +239,7 @@ class _Holding:
     @property
     def _element(self) -> int:
         """Bytes of a number where the forward pass is autocast."""
-        return _BF16 if self._spec.optimisation.precision == "bf16" else _FP32
+        return _BF16 if self._precision == "bf16" else _FP32
 
     def _activations(self) -> int:
         """What autograd saves of one micro-batch: see docs/memory.md for the terms."""
@@ -232,8 +262,9 @@ class _Holding:
 
     def _cast_weights(self) -> int:
         """Without ZeRO-3 autocast keeps a bf16 copy of each matrix from the forward to the backward pass."""
-        is_kept = self._element == _BF16 and self._execution.zero_stage < 3
-        return _BF16 * self._trained if is_kept else 0
+        if self._element != _BF16 or self._execution.zero_stage == 3:
+            return 0
+        return _BF16 * (self._size if isinstance(self._spec.trainable, Lora) else self._trained)
 
     def _gathered(self) -> int:
         if self._execution.zero_stage != 3:

@@ -4,6 +4,7 @@ A container may use less than its machine has, so the limit of its control group
 """
 
 import ctypes
+import os
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,8 @@ OTHERS_BYTES = int(1.5 * GIB)
 """What Ray, the foreman, the writer, Tune's trials and the command hold on the machine that has them all."""
 _RAYS_SHARE = 0.05
 """Of a machine: with less free than this Ray's memory monitor acts (RAY_memory_usage_threshold)."""
+_MOST_RESERVED = 2 * GIB
+"""Enough on a large machine where Ray's monitor is off."""
 _AHEAD_BYTES = 256 * 2**20
 """How much earlier a worker gives way."""
 _CGROUP = Path("/sys/fs/cgroup")
@@ -25,7 +28,8 @@ _LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 """Where version 2 and version 1 of control groups keep the limit, and below, the usage and the cache in it."""
 _USAGES = ("memory.current", "memory/memory.usage_in_bytes")
 _STATS = ("memory.stat", "memory/memory.stat")
-_CACHE = ("inactive_file", "total_inactive_file")
+_CACHE = (("inactive_file", "active_file"), ("total_inactive_file", "total_active_file"))
+"""Pages of files, which the kernel takes back when it needs them."""
 _PROCESSES_NAMED = 3
 _SMALLEST_NAMED = GIB // 4
 
@@ -56,18 +60,20 @@ class Memory:
 def host_memory() -> Memory:
     """Return the memory of this machine, or of the container that this process runs in."""
     found = psutil.virtual_memory()
-    for limit, usage, stat, cache in zip(_LIMITS, _USAGES, _STATS, _CACHE, strict=True):
+    for limit, usage, stat, caches in zip(_LIMITS, _USAGES, _STATS, _CACHE, strict=True):
         total = _number(_CGROUP / limit)
         used = _number(_CGROUP / usage)
         if total is not None and used is not None and total < found.total:
-            used -= _stat(_CGROUP / stat, cache)
+            used -= sum(_stat(_CGROUP / stat, cache) for cache in caches)
             return Memory(total, min(total - used, found.available))
     return Memory(found.total, found.available)
 
 
 def reserve_bytes(total: int) -> int:
     """Return what must stay free on a machine of `total` bytes: with less, workers give way (memory_watch.py)."""
-    return int(_RAYS_SHARE * total) + _AHEAD_BYTES
+    share = int(_RAYS_SHARE * total)
+    watches = os.environ.get("RAY_memory_monitor_refresh_ms") != "0"  # noqa: SIM112 (Ray's name)
+    return (share if watches else min(share, _MOST_RESERVED)) + _AHEAD_BYTES
 
 
 def share_of_host(total: int, num_workers: int) -> int:
@@ -95,7 +101,10 @@ def gpu_bytes() -> tuple[int, ...]:
     if tool is None:
         return ()
     asked = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    told = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False).stdout
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
     return tuple(int(line) * 2**20 for line in told.split() if line.isdigit())
 
 

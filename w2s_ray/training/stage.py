@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.tokens import Tokens, special_tokens, tokenise
-from w2s_ray.errors import LeaseHeld, OutOfMemory, StoreError, TrainingError, first_line
+from w2s_ray.errors import DeviceFull, LeaseHeld, OutOfMemory, StoreError, first_line
 from w2s_ray.spec.chain import ModelShape, PlannedStage
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.stage import ModelSource, PredictionSpec
@@ -29,7 +29,7 @@ from w2s_ray.training import model_files
 from w2s_ray.training.catalogue import model_folder
 from w2s_ray.training.checkpoints import Checkpoints, Progress
 from w2s_ray.training.features import features
-from w2s_ray.training.feed import FloatArray, IntArray, LastGroup
+from w2s_ray.training.feed import FloatArray, IntArray, LastGroup, Purpose
 from w2s_ray.training.footprint import LARGE_MODEL, PREDICTION_TOKENS, footprint
 from w2s_ray.training.journal import Journal
 from w2s_ray.training.lessons import ACCURACY, Material, lesson_of
@@ -103,9 +103,9 @@ class _StageRun:
                 raise self._out_of_memory(error) from error
             raise
         finally:
-            self.meter.read()
             if self.engine is not None:
                 self.engine.destroy()
+            self.meter.read()
 
     def _run(self) -> StageResult:
         began = time.perf_counter()
@@ -340,19 +340,29 @@ class _StageRun:
         if shape is None:
             return False
         prepared = load_prepared(self.store, self.stage.spec.train[0].split.task)
-        need = footprint(self.stage, size, shape, prepared.longest_chars()).peak
-        has = device_bytes(self.workers.device, self.workers.local_size)
+        precision = self.stage.spec.optimisation.precision if self.workers.compute_bf16() else "fp32"
+        need = footprint(self.stage, size, shape, prepared.longest_bytes(), precision).peak
+        has = device_bytes(self.workers.device, self._workers_per_device)
         (too_much,) = self.workers.any(need > has)
         if too_much:
             self._say(f"activations are computed again: with them a worker would hold {need / GIB:.1f} GiB")
         return too_much
 
-    def _circumstances(self, purpose: str) -> Circumstances:
+    @property
+    def _workers_per_device(self) -> int:
+        """Workers that share this one's GPU, or its machine."""
+        gpus = self.stage.execution.gpus_per_worker
+        if self.workers.device.type == "cuda":
+            return int(1 / gpus) if 0 < gpus < 1 else 1
+        return self.workers.local_size
+
+    def _circumstances(self, purpose: Purpose) -> Circumstances:
         spec, execution = self.stage.spec, self.stage.execution
         source = spec.starts_from
         return Circumstances(
             model=source.name,
             revision=source.revision if isinstance(source, ModelSource) else "",
+            architecture=source.architecture if isinstance(source, ModelSource) else None,
             trainable=spec.trainable.kind,
             device=device_name(self.workers.device),
             context_tokens=spec.optimisation.context_tokens,
@@ -364,25 +374,25 @@ class _StageRun:
             purpose=purpose,
         )
 
-    def _allowed(self, purpose: str, wanted: int) -> int:
-        """Tokens of a micro-batch: as many as `wanted`, or what was found to fit here. Collective."""
-        known = self.workers.led(lambda: read_limit(self.store, self._circumstances(purpose)))
-        if known is None or known >= wanted:
+    def _allowed(self, purpose: Purpose, wanted: int) -> int:
+        """Tokens of a micro-batch: as many as `wanted`, or what was found to fit on every rank's device. Collective."""
+        known = self.workers.min(read_limit(self.store, self._circumstances(purpose)) or wanted)
+        if known >= wanted:
             return wanted
         self._say(f"micro-batches for {purpose} have {known} tokens: larger ones ran out of memory on this device")
         return known
 
-    def _out_of_memory(self, error: Exception) -> TrainingError:
+    def _out_of_memory(self, error: Exception) -> DeviceFull:
         """Halve the micro-batches for the next attempt; where there is nothing to halve, say what ran short."""
         phase, last = self.meter.phase or "starting", self.last
         value = f"{self.stage.spec.slug} ran out of memory while {phase}: {first_line(error)}"
         figures = shortage_text(self.workers.device)
-        if phase in ("loading", "saving") or last.examples <= 1:
-            held = "" if phase in ("loading", "saving") else f", with one example of {last.tokens} tokens at a time"
-            return TrainingError(f"{value}{held}", figures, _MORE_MEMORY)
-        purpose = "training" if phase == "training" else "predicting"
-        fewer = max(last.tokens // 2, 1)
-        write_limit(self.store, self._circumstances(purpose), fewer)
+        fewer = last.tokens // 2
+        if phase in ("loading", "saving"):
+            return DeviceFull(value, figures, _MORE_MEMORY)
+        if last.examples <= 1 or fewer >= last.allowed:
+            return DeviceFull(f"{value}, with one example of {last.tokens} tokens at a time", figures, _MORE_MEMORY)
+        write_limit(self.store, self._circumstances(last.purpose), fewer)
         return OutOfMemory(
             f"{value}, with micro-batches of {last.tokens} tokens",
             figures,

@@ -52,6 +52,14 @@ class Workers:
         dist.all_reduce(raised, op=dist.ReduceOp.MAX)
         return tuple(bool(flag) for flag in raised.tolist())
 
+    def min(self, value: int) -> int:
+        """Return the least `value` of any rank."""
+        if self.size == 1:
+            return value
+        least = torch.tensor(value, device=self.device)
+        dist.all_reduce(least, op=dist.ReduceOp.MIN)
+        return int(least)
+
     def led(self, work: Callable[[], T]) -> T:
         """Do `work` on rank 0 while the others wait, and give what comes of it to all.
 

@@ -168,7 +168,8 @@ class Engine:
         if self._gradients is None or self._gradients.untyped_storage().nbytes():
             return
         self._gradients.untyped_storage().resize_(self._gradient_bytes)
-        if self._gradients.device.type != "cpu" or self._gradient_bytes < _MAPPED:
+        is_fresh = self._gradients.device.type == "cpu" and self._gradient_bytes >= _MAPPED
+        if not is_fresh or "LD_PRELOAD" in os.environ:  # another allocator may keep even this much
             self._gradients.zero_()
 
     def __call__(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.data.tokens import Tokens
 from w2s_ray.spec.stage import PredictionSpec, StageSpec
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training.feed import Examples, Feeder, IntArray, LastGroup
+from w2s_ray.training.feed import Examples, Feeder, IntArray, LastGroup, Purpose
 from w2s_ray.training.models import Network
 from w2s_ray.training.objectives import Objective
 from w2s_ray.training.workers import Workers
@@ -50,8 +50,9 @@ class Material:
 
     def feeder(self, examples: Some, tokens_per_micro_batch: int | None = None) -> Feeder[Some]:
         """Return what cuts these examples into micro-batches, those of predictions where no other size is given."""
+        purpose: Purpose = "predicting" if tokens_per_micro_batch is None else "training"
         tokens = tokens_per_micro_batch or self.prediction_tokens
-        return Feeder(examples, self.workers, tokens, self.tokenizer.pad_token_id, self.last)
+        return Feeder(examples, self.workers, tokens, self.tokenizer.pad_token_id, purpose, self.last)
 
 
 class Lesson(Protocol):
