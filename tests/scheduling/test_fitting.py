@@ -25,7 +25,8 @@ SEVEN_B = ResolvedModel(
         gated=True,
     ),
 )
-LONGEST = {"moods": 100_000}
+CONTEXT = 512
+"""Tokens: the texts fill it."""
 
 
 def student(**execution: Any) -> tuple[PlannedStage, Resolution]:
@@ -64,40 +65,40 @@ def test_cpu_workers_share_their_nodes_memory_and_gpu_workers_have_their_gpus() 
 
 def test_a_stage_that_fits_is_not_refused() -> None:
     stage, resolution = student(workers=8, gpus_per_worker=1, zero_stage=3)
-    check_memory([stage], resolution, gpus(8), LONGEST)
+    check_memory([stage], resolution, gpus(8), lambda _: CONTEXT)
 
 
 def test_a_stage_that_cannot_fit_is_refused_with_a_setting_that_does() -> None:
     stage, resolution = student(workers=8, gpus_per_worker=1, zero_stage=1)
     with pytest.raises(ResourceError) as refused:
-        check_memory([stage], resolution, gpus(8), LONGEST)
+        check_memory([stage], resolution, gpus(8), lambda _: CONTEXT)
     error = refused.value
     assert "large" in error.value and "80.0 GiB" in error.rule and "zero_stage: " in error.remedy
     zero = int(error.remedy.partition("zero_stage: ")[2][0])
-    check_memory([with_execution(stage, zero_stage=zero)], resolution, gpus(8), LONGEST)
+    check_memory([with_execution(stage, zero_stage=zero)], resolution, gpus(8), lambda _: CONTEXT)
 
 
 def test_activations_are_computed_again_where_the_stage_would_not_fit_otherwise() -> None:
     stage, resolution = student(workers=8, gpus_per_worker=1, zero_stage=3, tokens_per_micro_batch=32_768)
-    need = need_of(stage, resolution, LONGEST["moods"])
+    need = need_of(stage, resolution, CONTEXT)
     assert need is not None
     for has, expected in ((need.peak + 1, False), (need.peak - 1, True), (None, False)):
         assert as_run(stage, need, has).execution.activation_checkpointing is expected
-    less = need_of(as_run(stage, need, need.peak - 1), resolution, LONGEST["moods"])
+    less = need_of(as_run(stage, need, need.peak - 1), resolution, CONTEXT)
     assert less is not None and less.peak < need.peak
 
 
 def test_what_can_never_fit_is_refused_without_a_promise() -> None:
     stage, resolution = student(workers=1, gpus_per_worker=1)
     with pytest.raises(ResourceError) as refused:
-        check_memory([stage], resolution, gpus(1, gib=8), LONGEST)
+        check_memory([stage], resolution, gpus(1, gib=8), lambda _: CONTEXT)
     assert "execution" not in refused.value.remedy
 
 
 def test_more_workers_are_proposed_where_the_nodes_have_room_for_them() -> None:
     stage, resolution = student(workers=1, gpus_per_worker=1)
     with pytest.raises(ResourceError) as refused:
-        check_memory([stage], resolution, gpus(8, gib=40), LONGEST)
+        check_memory([stage], resolution, gpus(8, gib=40), lambda _: CONTEXT)
     assert "workers: " in refused.value.remedy
 
 
@@ -105,4 +106,4 @@ def test_a_model_of_which_too_little_is_known_is_not_refused() -> None:
     stage, resolution = student(workers=1, gpus_per_worker=1)
     unknown = SEVEN_B.model_copy(update={"shape": None})
     models = {**resolution.models, "large": unknown}
-    check_memory([stage], resolution.model_copy(update={"models": models}), gpus(1, gib=1), LONGEST)
+    check_memory([stage], resolution.model_copy(update={"models": models}), gpus(1, gib=1), lambda _: None)

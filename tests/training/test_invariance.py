@@ -71,7 +71,7 @@ OFFLOADED = (2, 3)
 ROUNDING = 1e-7
 """Of numbers near 1 in fp32: a divergence near 0 is the difference of such numbers."""
 KINDS = ("pairs", "answers", "text", "probe", "lora")
-MORE_WAYS = [*SOME_WAYS, Way(2, 1, TIGHT), Way(2, 3, ROOMY, "bare"), Way(2, 3, ROOMY, "ahead", checkpointing=True)]
+MORE_WAYS = [*SOME_WAYS, Way(2, 1, TIGHT), Way(2, 3, ROOMY, "ahead", checkpointing=True)]
 WAYS = [(label, way) for place, label in enumerate(LABELS) for way in (EVERY_WAY if place < 1 else SOME_WAYS)]
 WAYS += [(label, way) for label in KINDS for way in MORE_WAYS]
 

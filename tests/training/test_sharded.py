@@ -138,11 +138,8 @@ def whole_life(tiny: Tiny, folder: Path, name: str) -> dict[str, np.ndarray]:
     student = student.model_copy(update={"spec": student.spec.model_copy(update={"optimisation": settings})})
     predicts = tuple(one.model_copy(update={"stage": student.identity}) for one in student.predicts)
     student = student.model_copy(update={"predicts": predicts})
-    run_cases({f"floor@{name}": floor.model_dump_json()}, tiny.store.root, 2, folder, reset=False)
-    (folder / "meeting2").unlink(missing_ok=True)
-    losses = run_cases(
-        {f"student@{name}": student.model_dump_json()}, tiny.store.root, 2, folder, reset=False, stop_at=3
-    )
+    cases = {f"floor@{name}": floor.model_dump_json(), f"student@{name}": student.model_dump_json()}
+    losses = run_cases(cases, tiny.store.root, 2, folder, reset=False, stop_at=3)
     return {"losses": np.array(losses[f"student@{name}"])} | figures_of(tiny, student)
 
 

@@ -83,10 +83,12 @@ class PreparedTask:
         with pa.memory_map(str(self.folder / EXAMPLES_NAME)) as source:
             return pa.ipc.open_file(source).read_all()
 
-    def longest_bytes(self) -> int:
-        """Return the bytes of the longest text: it has no more tokens, but for special ones."""
-        table = self.table()
-        return max(int(pc.max(pc.binary_length(table[name])).as_py() or 0) for name in ("text", "other"))
+    def longest_texts(self, num: int) -> list[str]:
+        """Return the `num` texts that have most bytes; of pairs, of both their texts."""
+        columns = [self.table()[name] for name in ("text", "other")[: self.texts_per_example]]
+        texts = pa.chunked_array([chunk for column in columns for chunk in column.chunks])
+        order = pc.select_k_unstable(pc.binary_length(texts), k=num, sort_keys=[("", "descending")])
+        return list(texts.take(order).to_pylist())
 
     def text_numbers(self, row_numbers: np.ndarray) -> np.ndarray:
         """Return where the texts of these rows stand among the task's tokens: of pairs, the second after the first."""

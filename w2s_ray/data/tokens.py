@@ -25,11 +25,13 @@ from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import RECORD_NAME, check_files, digest_files, publish_folder, write_file
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 RECIPE = 1
 """Version of the way texts become tokens."""
 TEXTS_PER_CALL = 1000
+_TEXTS_TRIED = 100
 
 
 class TokensRecord(Spec):
@@ -39,6 +41,12 @@ class TokensRecord(Spec):
     """Digest of the tokenizer."""
     num_tokens: int
     files: dict[str, str]
+
+
+def longest_tokens(prepared: PreparedTask, tokenizer: "Tokenizer") -> int:
+    """Return how many tokens the longest text has, special ones included, as far as its bytes tell which that is."""
+    texts = prepared.longest_texts(_TEXTS_TRIED)
+    return max((len(encoding.ids) for encoding in tokenizer.encode_batch(texts)), default=1)
 
 
 @dataclass(frozen=True)

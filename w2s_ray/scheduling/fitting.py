@@ -4,26 +4,57 @@ The need is an estimate (training/footprint.py, within 15 % of what docs/memory.
 where it exceeds all that a node or device has.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from w2s_ray.data.prepare import load_prepared
+from w2s_ray.data.tokens import longest_tokens
 from w2s_ray.errors import ResourceError
+from w2s_ray.scheduling.resolve import UNRESOLVED
 from w2s_ray.scheduling.room import Node, Room
 from w2s_ray.spec.chain import PlannedStage, Resolution
 from w2s_ray.spec.execution import Execution, ZeroStage
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training.catalogue import model_folder
 from w2s_ray.training.footprint import Footprint, footprint
 from w2s_ray.training.machine import GIB, share_of_host
 
 
-def need_of(stage: PlannedStage, resolution: Resolution, longest_bytes: int | None) -> Footprint | None:
-    """Return what a worker of the stage holds, whose task's texts have so many bytes at most.
+def need_of(stage: PlannedStage, resolution: Resolution, tokens: int | None) -> Footprint | None:
+    """Return what a worker of the stage holds, whose task's texts have so many tokens at most.
 
     None where too little is known of its model.
     """
     model = resolution.models[stage.level]
     if model.num_parameters is None or model.shape is None:
         return None
-    return footprint(stage, model.num_parameters, model.shape, longest_bytes)
+    return footprint(stage, model.num_parameters, model.shape, tokens)
+
+
+class LongestTexts:
+    """How many tokens the longest text of a stage's task has, in the words of its model; looked up once for each."""
+
+    def __init__(self, store: ArtifactStore, resolution: Resolution) -> None:
+        self._store, self._resolution = store, resolution
+        self._known: dict[tuple[str, str], int | None] = {}
+
+    def __call__(self, stage: PlannedStage) -> int | None:
+        """Return the tokens; None where the data or the tokenizer is not at hand."""
+        key = (stage.task, stage.level)
+        if key not in self._known:
+            self._known[key] = self._count(stage)
+        return self._known[key]
+
+    def _count(self, stage: PlannedStage) -> int | None:
+        task, model = self._resolution.tasks[stage.task], self._resolution.models[stage.level]
+        if UNRESOLVED in (task.fingerprint.split()[0], model.revision):
+            return None
+        file = model_folder(stage.spec.starts_from.name, model.revision, tokenizer=True) / "tokenizer.json"
+        if not file.is_file():
+            return None
+        return longest_tokens(load_prepared(self._store, task.fingerprint), Tokenizer.from_file(str(file)))
 
 
 def has_of(execution: Execution, nodes: Sequence[Node]) -> int | None:
@@ -65,22 +96,25 @@ def with_execution(stage: PlannedStage, **changes: Any) -> PlannedStage:
 
 
 def check_memory(
-    stages: Iterable[PlannedStage], resolution: Resolution, nodes: Sequence[Node], longest: Mapping[str, int]
+    stages: Iterable[PlannedStage],
+    resolution: Resolution,
+    nodes: Sequence[Node],
+    longest: Callable[[PlannedStage], int | None],
 ) -> None:
     """Make sure that the workers of every stage fit into the memory of the nodes.
 
-    `longest` has the bytes of each task's longest text.
+    `longest` tells how many tokens the longest text of a stage's task has.
 
     Raises:
         ResourceError: naming the first level that does not fit, what it needs, what there is, and what would fit.
     """
     for stage in stages:
-        chars = longest[stage.task]
-        need, has = need_of(stage, resolution, chars), has_of(stage.execution, nodes)
+        tokens = longest(stage)
+        need, has = need_of(stage, resolution, tokens), has_of(stage.execution, nodes)
         if need is None or has is None:
             continue
         settled = as_run(stage, need, has)
-        need = need_of(settled, resolution, chars)
+        need = need_of(settled, resolution, tokens)
         assert need is not None
         if need.peak <= has:
             continue
@@ -90,14 +124,14 @@ def check_memory(
             f"level {stage.level} needs about {need.peak / GIB:.1f} GiB for each of its {stage.execution.workers} "
             f"workers under ZeRO-{stage.execution.zero_stage} ({parts})",
             f"a worker has {has / GIB:.1f} GiB, {where}",
-            _remedy(settled, resolution, nodes, chars),
+            _remedy(settled, resolution, nodes, tokens),
         )
 
 
-def _remedy(stage: PlannedStage, resolution: Resolution, nodes: Sequence[Node], chars: int) -> str:
+def _remedy(stage: PlannedStage, resolution: Resolution, nodes: Sequence[Node], tokens: int | None) -> str:
     for changes in _nearest(stage, nodes):
         changed = with_execution(stage, **changes)
-        need, has = need_of(changed, resolution, chars), has_of(changed.execution, nodes)
+        need, has = need_of(changed, resolution, tokens), has_of(changed.execution, nodes)
         if need is not None and has is not None and need.peak <= has:
             keys = ", ".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
             return f"set ladder.{stage.level}.execution: {{{keys}}}: about {need.peak / GIB:.1f} GiB a worker"

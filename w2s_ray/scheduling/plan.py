@@ -1,13 +1,12 @@
 """What a study comes to, before anything is trained: its chains, its distinct stages, and what they will take."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
 from w2s_ray.data.prepare import load_prepared
 from w2s_ray.scheduling import estimate
-from w2s_ray.scheduling.fitting import as_run, has_of, need_of
+from w2s_ray.scheduling.fitting import LongestTexts, as_run, has_of, need_of
 from w2s_ray.scheduling.resolve import UNRESOLVED
 from w2s_ray.scheduling.room import Node
 from w2s_ray.spec.base import Spec
@@ -21,16 +20,6 @@ from w2s_ray.store.record import Record, package_versions
 
 _UNKNOWN_CHARS = 400.0
 """Characters of an example of a task that could not be read."""
-
-
-@dataclass(frozen=True)
-class _Lengths:
-    """How long a task's examples are."""
-
-    mean: float
-    """Characters of an example."""
-    longest: int | None
-    """Bytes of the longest text."""
 
 
 class StagePlan(Spec):
@@ -108,14 +97,15 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
     """Compile the study and say what running it on `nodes` would take."""
     chains = every_chain(study, resolution, store)
     stages = distinct_stages(chains)
-    lengths = {name: _lengths(store, task.fingerprint) for name, task in resolution.tasks.items()}
+    chars = {name: _chars_per_example(store, task.fingerprint) for name, task in resolution.tasks.items()}
+    longest = LongestTexts(store, resolution)
     rates = estimate.rates_by_model(store.records())
     users: dict[str, list[tuple[Chain, PlannedStage]]] = {identity: [] for identity in stages}
     for chain in chains:
         for stage in chain.stages:
             users[stage.identity].append((chain, stage))
     planned = tuple(
-        _plan_stage(stage, users[identity], resolution, store, lengths[stage.task], rates, nodes)
+        _plan_stage(stage, users[identity], resolution, store, chars[stage.task], rates, nodes, longest(stage))
         for identity, stage in stages.items()
     )
     num_chain_stages = num_named(chains)
@@ -142,18 +132,19 @@ def _plan_stage(
     users: Sequence[tuple[Chain, PlannedStage]],
     resolution: Resolution,
     store: ArtifactStore,
-    lengths: _Lengths,
+    chars: float,
     rates: Mapping[tuple[str, str], float],
     nodes: Sequence[Node],
+    longest_tokens: int | None,
 ) -> StagePlan:
     record = store.find(stage.identity)
     size = resolution.models[stage.level].num_parameters
     known_rate = estimate.rate_of(stage, rates)
     has = has_of(stage.execution, nodes)
-    need = need_of(stage, resolution, lengths.longest)
+    need = need_of(stage, resolution, longest_tokens)
     if need is not None:
         stage = as_run(stage, need, has)
-        need = need_of(stage, resolution, lengths.longest)
+        need = need_of(stage, resolution, longest_tokens)
     return StagePlan(
         identity=stage.identity,
         slug=stage.spec.slug,
@@ -163,7 +154,7 @@ def _plan_stage(
         arms=tuple(dict.fromkeys(own.arm for _, own in users)),
         loss=stage.spec.way,
         num_chains=len({chain.name for chain, _ in users}),
-        num_steps=estimate.num_steps(stage, lengths.mean),
+        num_steps=estimate.num_steps(stage, chars),
         zero_stage=stage.execution.zero_stage,
         workers=stage.execution.workers,
         num_parameters=size,
@@ -175,19 +166,18 @@ def _plan_stage(
         in_store=record is not None,
         missing_predictions=sum(store.find(prediction.identity) is None for prediction in stage.predicts),
         other_versions=_other_versions(record),
-        seconds=None if size is None else estimate.seconds(stage, size, lengths.mean, known_rate),
+        seconds=None if size is None else estimate.seconds(stage, size, chars, known_rate),
         disk_bytes=None if size is None else estimate.disk_bytes(stage, size),
         checkpoint_bytes=None if size is None else estimate.checkpoint_bytes(stage, size),
     )
 
 
-def _lengths(store: ArtifactStore, fingerprint: str) -> _Lengths:
+def _chars_per_example(store: ArtifactStore, fingerprint: str) -> float:
     if fingerprint.startswith(UNRESOLVED):
-        return _Lengths(_UNKNOWN_CHARS, None)
-    prepared = load_prepared(store, fingerprint)
-    table = prepared.table()
-    chars = pc.add(pc.utf8_length(table["text"]), pc.coalesce(pc.utf8_length(table["other"]), 0))
-    return _Lengths(float(pc.mean(chars).as_py() or _UNKNOWN_CHARS), prepared.longest_bytes())
+        return _UNKNOWN_CHARS
+    table = load_prepared(store, fingerprint).table()
+    lengths = pc.add(pc.utf8_length(table["text"]), pc.coalesce(pc.utf8_length(table["other"]), 0))
+    return float(pc.mean(lengths).as_py() or _UNKNOWN_CHARS)
 
 
 def _other_versions(record: Record | None) -> tuple[str, ...]:

@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING
 import ray
 from ray.exceptions import RayError
 
-from w2s_ray.data.prepare import load_prepared
 from w2s_ray.errors import Interrupted, LeaseHeld, ResourceError, StoreError, first_line
 from w2s_ray.scheduling.candidates import CandidateJudge
 from w2s_ray.scheduling.crews import Crews
-from w2s_ray.scheduling.fitting import check_memory
+from w2s_ray.scheduling.fitting import LongestTexts, check_memory
 from w2s_ray.scheduling.foreman import Foreman, foreman_name
 from w2s_ray.scheduling.hold import Hold
 from w2s_ray.scheduling.messages import Bulletin, CrewRequest
@@ -130,7 +129,8 @@ class Run:
         with self._study_in_hand(), ray_session(address):
             nodes = cluster_nodes()
             check_room(executions(self._study), nodes)
-            check_memory(self._unfinished.values(), self._resolution, nodes, self._longest())
+            longest = LongestTexts(self._store, self._resolution)
+            check_memory(self._unfinished.values(), self._resolution, nodes, longest)
             with self._writer() as writer, self._foreman(nodes, writer) as foreman:
                 crews = Crews(lambda request: self._plan(request, foreman))
                 try:
@@ -143,11 +143,6 @@ class Run:
         if self._interrupt.is_set() and to_go:
             raise self._interrupted(len(trained), len(to_go))
         return self._outcome(chains, found, trained)
-
-    def _longest(self) -> dict[str, int]:
-        """Return the bytes of each task's longest text."""
-        tasks = self._resolution.tasks.items()
-        return {name: load_prepared(self._store, task.fingerprint).longest_bytes() for name, task in tasks}
 
     def _take(self, chains: Iterable[Chain]) -> None:
         """Count what the store lacks of these chains as this run's work."""

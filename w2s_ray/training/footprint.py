@@ -24,12 +24,10 @@ _LARGEST_BUCKET = 500_000_000
 _SMALLEST_SUB_GROUP = 2**24
 
 _FP32, _BF16 = 4, 2
-_PROCESS = int(0.45 * 2**30)
+_PROCESS = int(0.58 * 2**30)
 """A worker's interpreter and libraries, before it has a model."""
 _UNFUSED, _UNFUSED_COPIES = ("gelu_new", "gelu_fast"), 6
 """Activations that are written as single operations, each of which saves its input."""
-_SPECIAL_TOKENS = 4
-"""That a tokenizer puts around a text, at most."""
 _CUDA_CONTEXT = int(0.6 * 2**30)
 
 
@@ -87,7 +85,7 @@ def footprint(
     stage: PlannedStage,
     num_parameters: int,
     shape: ModelShape,
-    longest_bytes: int | None = None,
+    longest_tokens: int | None = None,
     precision: Precision | None = None,
 ) -> Footprint:
     """Return what a worker of `stage` holds; on a GPU, what its device holds.
@@ -96,10 +94,10 @@ def footprint(
         stage: what is trained and how.
         num_parameters: of the model.
         shape: of the model.
-        longest_bytes: of a text of the task, which has no more tokens; None where that is not known.
+        longest_tokens: of a text of the task; None where that is not known.
         precision: of the forward pass, where the device does not have the one that is asked for.
     """
-    holding = _Holding(stage, num_parameters, shape, longest_bytes, precision)
+    holding = _Holding(stage, num_parameters, shape, longest_tokens, precision)
     phases = {name: sum(parts.values()) for name, parts in holding.phases.items()}
     worst = max(phases, key=lambda name: phases[name])
     return Footprint(parts={name: size for name, size in holding.phases[worst].items() if size}, phases=phases)
@@ -113,7 +111,7 @@ class _Holding:
         stage: PlannedStage,
         num_parameters: int,
         shape: ModelShape,
-        longest_bytes: int | None,
+        longest_tokens: int | None,
         precision: Precision | None,
     ) -> None:
         self._stage, self._spec, self._execution = stage, stage.spec, stage.execution
@@ -121,8 +119,8 @@ class _Holding:
         self._size, self._shape = num_parameters, shape
         self._on_gpu = self._execution.gpus_per_worker > 0
         self._context = self._spec.optimisation.context_tokens
-        if longest_bytes is not None and not self._spec.speaks:  # prompts and blocks of text fill their context
-            self._context = min(self._context, longest_bytes + _SPECIAL_TOKENS)
+        if longest_tokens is not None and not self._spec.speaks:  # prompts and blocks of text fill their context
+            self._context = min(self._context, longest_tokens)
         self._limits = limits_for(num_parameters, shape.hidden_size)
         self._is_large = num_parameters >= LARGE_MODEL
         self.phases: dict[str, dict[str, int]] = {
@@ -181,24 +179,28 @@ class _Holding:
         return self._execution.workers if self._execution.zero_stage >= from_stage else 1
 
     def _training(self) -> dict[str, int]:
-        execution, limits = self._execution, self._limits
-        gradients = _FP32 * self._trained // self._share(2)
-        activations = self._activations()
-        # Gradients come while activations go, unless another micro-batch follows.
-        meanwhile = activations + gradients if self._num_micro_batches > 1 else max(activations, gradients)
-        shards = _FP32 * self._trained // execution.workers
-        stepping = min(_FP32 * limits.sub_group, shards) if execution.zero_stage == 3 else shards
-        return self._process() | {
-            "weights": self._weights,
-            "moments": self._moments,
-            "gradients": gradients,
-            "activations": max(meanwhile - gradients, stepping if execution.zero_stage else 0),
+        """The worst of three moments: the end of a forward pass, the end of a backward pass, the optimizer's step."""
+        all_gradients = _FP32 * self._trained
+        shard = all_gradients // self._execution.workers
+        zero_stage = self._execution.zero_stage
+        arriving = all_gradients if zero_stage <= 1 else shard
+        forward = {
+            "activations": self._activations(),
             "head": self._head(self._micro_tokens),
             "bf16 weights": self._cast_weights(),
+            "gradients": arriving if self._num_micro_batches > 1 else 0,  # of the micro-batches before
+        }
+        backward = {"gradients": arriving}
+        copies = {0: 0, 1: shard, 2: shard, 3: min(_FP32 * self._limits.sub_group, shard)}
+        step = {"gradients": all_gradients if zero_stage == 0 else shard, "copied gradients": copies[zero_stage]}
+        always = self._process() | {
+            "weights": self._weights,
+            "moments": self._moments,
             "gathered weights": self._gathered(),
             "buckets": self._buckets(),
-            "kept by the allocator": self._kept(activations),
         }
+        worst = max((forward, backward, step), key=lambda parts: sum(parts.values()))
+        return always | worst | {"kept by the allocator": self._kept(always, forward)}
 
     def _saving(self) -> dict[str, int]:
         return self._process() | {
@@ -278,5 +280,10 @@ class _Holding:
         copies = 2 if self._execution.zero_stage else 1
         return _FP32 * min(self._limits.bucket, self._trained) * copies
 
-    def _kept(self, activations: int) -> int:
-        return 0 if self._is_large or self._on_gpu else activations // 4
+    def _kept(self, always: dict[str, int], forward: dict[str, int]) -> int:
+        """What a CPU worker's allocator holds in pieces (docs/memory.md)."""
+        if self._on_gpu:
+            return 0
+        if self._is_large:
+            return (sum(always.values()) + sum(forward.values())) // 20
+        return forward["activations"] + always["buckets"] + always["gathered weights"]

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.data.prepare import PreparedTask, load_prepared
-from w2s_ray.data.tokens import Tokens, special_tokens, tokenise
+from w2s_ray.data.tokens import Tokens, longest_tokens, special_tokens, tokenise
 from w2s_ray.errors import DeviceFull, LeaseHeld, OutOfMemory, StoreError, first_line
 from w2s_ray.spec.chain import ModelShape, PlannedStage
 from w2s_ray.spec.identity import identity, short
@@ -340,8 +340,9 @@ class _StageRun:
         if shape is None:
             return False
         prepared = load_prepared(self.store, self.stage.spec.train[0].split.task)
+        tokens = longest_tokens(prepared, self.tokenizer.backend_tokenizer)
         precision = self.stage.spec.optimisation.precision if self.workers.compute_bf16() else "fp32"
-        need = footprint(self.stage, size, shape, prepared.longest_bytes(), precision).peak
+        need = footprint(self.stage, size, shape, tokens, precision).peak
         has = device_bytes(self.workers.device, self._workers_per_device)
         (too_much,) = self.workers.any(need > has)
         if too_much:

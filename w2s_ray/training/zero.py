@@ -108,6 +108,8 @@ class Engine:
         """The module, for calls under `no_grad`; under ZeRO-3 it gathers its parameters as it goes."""
         self._engine: Any = None
         self._gradients: torch.Tensor | None = None
+        self._shares_shards = False
+        """Whether masters are views of all weights, as under ZeRO-1 and 2."""
         limits = limits_for(self.num_parameters, _hidden_size(model))
         config = engine_config(execution, 1.0 if optimisation is None else optimisation.max_grad_norm, limits)
         if optimisation is None:
@@ -144,12 +146,16 @@ class Engine:
         optimizer = self._engine.optimizer
         if execution.offload_optimizer or not execution.zero_stage:
             return
+        self._shares_shards = execution.zero_stage < 3
         if execution.zero_stage == 3:
             masters, weights = optimizer.fp32_partitioned_groups_flat, optimizer.fp16_partitioned_groups_flat
         else:
             rank = torch.distributed.get_rank()
             masters = optimizer.single_partition_of_fp32_groups
             weights = [shards[rank] for shards in optimizer.parallel_partitioned_bit16_groups]
+            for parameter in self.model.parameters():
+                # Views of the second copy, and after a step of the moments, that nobody reads.
+                parameter._hp_mapping = None  # type: ignore[attr-defined]
         for master, weight in zip(masters, weights, strict=True):
             assert (master.dtype, master.shape) == (weight.dtype, weight.shape)
             master.data = weight.data
@@ -205,7 +211,15 @@ class Engine:
 
     def save(self, folder: Path, tag: str) -> None:
         """Write a resume checkpoint `folder/tag`; collective."""
-        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+        masters = self._engine.optimizer.single_partition_of_fp32_groups if self._shares_shards else []
+        shared = [master.data for master in masters]
+        for master in masters:
+            master.data = master.data.clone()  # of a view, torch would write all that it is a view of
+        try:
+            self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+        finally:
+            for master, data in zip(masters, shared, strict=True):
+                master.data = data
 
     def restore(self, folder: Path, tag: str) -> None:
         """Load a resume checkpoint; collective.
