@@ -23,7 +23,7 @@ from typing import Any
 from w2s_ray.scheduling.environment import ALLOCATOR
 
 STEPS_SHOWN = (1, 10)
-EXAMPLES, EXAMPLES_PER_STEP, EPOCHS, CONTEXT = 64, 16, 0.5, 128
+EXAMPLES, EXAMPLES_PER_STEP, EPOCHS, CONTEXT = 64, 16, 2.5, 128
 
 
 def make_model(folder: Path) -> Path:

@@ -71,11 +71,11 @@ def test_a_stage_that_fits_is_not_refused() -> None:
 def test_a_stage_that_cannot_fit_is_refused_with_a_setting_that_does() -> None:
     stage, resolution = student(workers=8, gpus_per_worker=1, zero_stage=1)
     with pytest.raises(ResourceError) as refused:
-        check_memory([stage], resolution, gpus(8), lambda _: CONTEXT)
+        check_memory([stage], resolution, gpus(8, gib=48), lambda _: CONTEXT)
     error = refused.value
-    assert "large" in error.value and "80.0 GiB" in error.rule and "zero_stage: " in error.remedy
+    assert "large" in error.value and "48.0 GiB" in error.rule and "zero_stage: " in error.remedy
     zero = int(error.remedy.partition("zero_stage: ")[2][0])
-    check_memory([with_execution(stage, zero_stage=zero)], resolution, gpus(8), lambda _: CONTEXT)
+    check_memory([with_execution(stage, zero_stage=zero)], resolution, gpus(8, gib=48), lambda _: CONTEXT)
 
 
 def test_activations_are_computed_again_where_the_stage_would_not_fit_otherwise() -> None:
