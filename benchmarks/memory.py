@@ -120,12 +120,14 @@ def run_stage_case(rank: int, size: int, store: str, stage_json: str) -> dict[st
 
 def run_trainer_case(rank: int, size: int, folder: str, settings: str) -> dict[str, int]:
     """Train with Hugging Face's Trainer and DeepSpeed, as its documentation sets ZeRO-3 up."""
+    import deepspeed
     import torch
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
     from w2s_ray.training import memory
 
+    deepspeed.init_distributed(dist_backend="gloo")
     given = json.loads(settings)
     config = {
         "bf16": {"enabled": "auto"},

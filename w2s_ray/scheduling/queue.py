@@ -223,7 +223,7 @@ class Queue:
             self.stopped(entry.stage.identity)
             return
         value = f"{name_of(entry.stage)}: {what}; the last one: {crash.cause}"
-        rule = "a stage is given up after three crews that died without getting further"
+        rule = "a stage is given up where crew after crew dies without getting further"
         self.failed(entry.stage.identity, TrainingError(value, rule, _REMEDIES[crash.kind]))
 
     def failed(self, identity: str, error: W2SError) -> None:
