@@ -73,8 +73,8 @@ def test_a_stage_that_cannot_fit_is_refused_with_a_setting_that_does() -> None:
     with pytest.raises(ResourceError) as refused:
         check_memory([stage], resolution, gpus(8, gib=48), lambda _: CONTEXT)
     error = refused.value
-    assert "large" in error.value and "48.0 GiB" in error.rule and "zero_stage: " in error.remedy
-    zero = int(error.remedy.partition("zero_stage: ")[2][0])
+    assert "large" in error.value and "48.0 GiB" in error.rule and "zero_stage=" in error.remedy
+    zero = int(error.remedy.partition("zero_stage=")[2][0])
     check_memory([with_execution(stage, zero_stage=zero)], resolution, gpus(8, gib=48), lambda _: CONTEXT)
 
 
@@ -99,7 +99,7 @@ def test_more_workers_are_proposed_where_the_nodes_have_room_for_them() -> None:
     stage, resolution = student(workers=1, gpus_per_worker=1)
     with pytest.raises(ResourceError) as refused:
         check_memory([stage], resolution, gpus(8, gib=40), lambda _: CONTEXT)
-    assert "workers: " in refused.value.remedy
+    assert "workers=" in refused.value.remedy
 
 
 def test_a_model_of_which_too_little_is_known_is_not_refused() -> None:

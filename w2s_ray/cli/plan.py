@@ -83,10 +83,12 @@ def _memory(stages: Sequence["StagePlan"]) -> list[str]:
     for level, stage in largest.items():
         parts = ", ".join(f"{name} {bytes_text(size)}" for name, size in stage.peak_parts.items())
         has = stage.available_bytes_per_worker
-        here = "" if has is None else f" of the {bytes_text(has)} that a worker has on this machine"
+        here = f" of the {bytes_text(has)} that a worker has on this machine"
+        if has is None:
+            here = " (this machine has no room for its workers, so whether that fits is not known)"
         lines.append(f"memory of a worker of {level}: about {bytes_text(stage.peak_bytes_per_worker)}{here} ({parts})")
         if has is not None and _peak(stage) > has:
-            lines.append(f"  `w2s run` would refuse {level} on this machine: it needs more memory than there is")
+            lines.append(f"  `w2s run` would refuse {level} on this machine; what fits: {stage.remedy}")
     if any(stage.recomputes_activations for stage in stages):
         lines.append("* computes activations again in the backward pass (activation_checkpointing)")
     return lines

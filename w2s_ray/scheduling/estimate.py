@@ -74,6 +74,8 @@ def seconds(stage: PlannedStage, num_parameters: int, chars_per_example: float, 
     # A forward pass alone, as predictions and probes of frozen models take, is a third of a training token's work.
     is_forward = isinstance(stage.spec.trainable, Probe)
     rate = known_rate or _assumed_rate(num_parameters, stage.execution) * (3 if is_forward else 1)
+    if stage.execution.activation_checkpointing is True and known_rate is None:
+        rate *= 0.75  # a second forward pass
     predicted = predicted_tokens(stage, chars_per_example) / (1 if is_forward else 3)
     return (train_tokens(stage, chars_per_example) + predicted) / rate
 

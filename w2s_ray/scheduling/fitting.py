@@ -124,17 +124,19 @@ def check_memory(
             f"level {stage.level} needs about {need.peak / GIB:.1f} GiB for each of its {stage.execution.workers} "
             f"workers under ZeRO-{stage.execution.zero_stage} ({parts})",
             f"a worker has {has / GIB:.1f} GiB, {where}",
-            _remedy(settled, resolution, nodes, tokens),
+            nearest_that_fits(settled, resolution, nodes, tokens),
         )
 
 
-def _remedy(stage: PlannedStage, resolution: Resolution, nodes: Sequence[Node], tokens: int | None) -> str:
+def nearest_that_fits(stage: PlannedStage, resolution: Resolution, nodes: Sequence[Node], tokens: int | None) -> str:
+    """Say which change to the stage's execution, of those that cost least time, makes it fit."""
     for changes in _nearest(stage, nodes):
         changed = with_execution(stage, **changes)
         need, has = need_of(changed, resolution, tokens), has_of(changed.execution, nodes)
         if need is not None and has is not None and need.peak <= has:
-            keys = ", ".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
-            return f"set ladder.{stage.level}.execution: {{{keys}}}: about {need.peak / GIB:.1f} GiB a worker"
+            path = f"ladder.{stage.level}.execution"
+            keys = " ".join(f"--set {path}.{key}={str(value).lower()}" for key, value in changes.items())
+            return f"{keys} (about {need.peak / GIB:.1f} GiB a worker)"
     return "take larger nodes or more of them, a smaller model, a shorter context, or LoRA"
 
 

@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 
 from w2s_ray.data.prepare import load_prepared
 from w2s_ray.scheduling import estimate
-from w2s_ray.scheduling.fitting import LongestTexts, as_run, has_of, need_of
+from w2s_ray.scheduling.fitting import LongestTexts, as_run, has_of, nearest_that_fits, need_of
 from w2s_ray.scheduling.resolve import UNRESOLVED
 from w2s_ray.scheduling.room import Node
 from w2s_ray.spec.base import Spec
@@ -47,6 +47,8 @@ class StagePlan(Spec):
     """What the peak consists of."""
     available_bytes_per_worker: int | None
     """What a worker has where this command runs; None for GPUs that are not here."""
+    remedy: str | None
+    """Where a worker has less than the peak: the nearest setting that fits."""
     recomputes_activations: bool
     """Whether the workers compute activations again, asked or because they would not fit."""
     in_store: bool
@@ -145,6 +147,7 @@ def _plan_stage(
     if need is not None:
         stage = as_run(stage, need, has)
         need = need_of(stage, resolution, longest_tokens)
+    fits = need is None or has is None or need.peak <= has
     return StagePlan(
         identity=stage.identity,
         slug=stage.spec.slug,
@@ -162,6 +165,7 @@ def _plan_stage(
         peak_bytes_per_worker=None if need is None else need.peak,
         peak_parts={} if need is None else need.parts,
         available_bytes_per_worker=has,
+        remedy=None if fits else nearest_that_fits(stage, resolution, nodes, longest_tokens),
         recomputes_activations=stage.execution.activation_checkpointing is True,
         in_store=record is not None,
         missing_predictions=sum(store.find(prediction.identity) is None for prediction in stage.predicts),
