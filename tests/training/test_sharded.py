@@ -88,21 +88,22 @@ def test_weights_are_whole_after_a_forward_pass_that_left_fetches_under_way(tiny
 
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
-def test_no_second_copy_of_the_weights_is_kept(tiny: Tiny, alone: Workers, zero_stage: int) -> None:
+def test_no_second_copy_of_the_weights_is_kept(tiny: Tiny, alone: Workers, zero_stage: int, tmp_path: Path) -> None:
     execution = Execution(zero_stage=zero_stage)
     stage = tiny.chain(zero_stage=zero_stage).find("ceiling", "large")
     assert stage is not None
     folder = tiny.store.root.parent / "large"
     network = load_network(stage.spec, folder, load_tokenizer(folder, None), execution)
     engine = Engine(network, execution, Optimisation())
-    masters = [group["params"][0] for group in engine._optimizer.param_groups if group["params"]]
     optimizer = engine._engine.optimizer
     if zero_stage == 3:
-        masters = optimizer.fp32_partitioned_groups_flat
-        weights = optimizer.fp16_partitioned_groups_flat
+        masters, weights = optimizer.fp32_partitioned_groups_flat, optimizer.fp16_partitioned_groups_flat
     else:
+        masters = optimizer.single_partition_of_fp32_groups
         weights = [shards[0] for shards in optimizer.parallel_partitioned_bit16_groups]
-    assert [master.data_ptr() for master in masters] == [weight.data_ptr() for weight in weights]
+    for use in (lambda: None, lambda: engine.save(tmp_path, "one"), lambda: engine.restore(tmp_path, "one")):
+        use()
+        assert [master.data_ptr() for master in masters] == [weight.data_ptr() for weight in weights]
     engine.destroy()
 
 
