@@ -9,7 +9,7 @@ from w2s_ray.scheduling import memory_watch
 from w2s_ray.scheduling.memory_watch import MemoryWatch, is_short
 from w2s_ray.training.machine import GIB, Memory
 
-FULL, ROOMY = Memory(100 * GIB, 4 * GIB), Memory(100 * GIB, 50 * GIB)
+FULL, ROOMY = Memory(100 * GIB, GIB), Memory(100 * GIB, 50 * GIB)
 
 
 class Machine:
@@ -38,7 +38,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return Machine(monkeypatch)
 
 
-def test_a_worker_gives_way_a_little_before_rays_monitor_would_act() -> None:
+def test_a_worker_gives_way_a_little_before_rays_monitor_would_act(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_memory_monitor_refresh_ms", raising=False)
     assert is_short(Memory(100 * GIB, 5 * GIB))
     assert not is_short(Memory(100 * GIB, 6 * GIB))
 

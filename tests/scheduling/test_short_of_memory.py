@@ -98,8 +98,9 @@ def test_a_machine_short_of_memory_costs_the_stage_an_attempt_and_changes_no_fig
         hog.end()
     assert attempts, "the large stage was under way when memory ran short"
     assert outcome.failed == {}
-    student = next(key for key in outcome.trained if "large" in ArtifactStore(tmp_path / "short").find(key).slug)  # type: ignore[union-attr]
-    assert ArtifactStore(tmp_path / "short").num_attempts(student) == 2
+    store = ArtifactStore(tmp_path / "short")
+    (student,) = (record for record in store.records() if record.kind == "stage" and "weak" in record.slug)
+    assert store.num_attempts(student.identity) == 2
     whole, short = (predictions(tmp_path / name, study()) for name in ("undisturbed", "short"))
     assert len(whole) == len(short) > 0
     for one, other in zip(whole, short, strict=True):

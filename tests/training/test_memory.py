@@ -57,12 +57,17 @@ def test_the_peak_of_a_phase_is_what_was_held_in_it_and_freed_again() -> None:
     assert meter.peaks["small again"] < meter.peaks["large"] - 50 * 2**20
 
 
+def test_less_is_reserved_of_a_large_machine_where_rays_monitor_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    for refresh_ms, reserved in (("250", 5.25 * GIB), ("0", 2.25 * GIB)):
+        monkeypatch.setenv("RAY_memory_monitor_refresh_ms", refresh_ms)
+        assert reserve_bytes(100 * GIB) == int(reserved)
+
+
 def test_a_machine_says_what_it_has_and_who_uses_it() -> None:
     memory = host_memory()
     assert 0 < memory.available < memory.total
     assert share_of_host(memory.total, 2) == share_of_host(memory.total, 1) // 2
     assert share_of_host(GIB, 1) == 0
-    assert reserve_bytes(100 * GIB) == int(5.25 * GIB)
     assert f"{memory.total / GIB:.1f} GiB" in usage_text()
 
 

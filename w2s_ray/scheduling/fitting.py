@@ -41,7 +41,7 @@ class LongestTexts:
         self._known: dict[tuple[str, str], int | None] = {}
 
     def __call__(self, stage: PlannedStage) -> int | None:
-        """Return the tokens; None where the data or the tokenizer is not at hand."""
+        """Return the tokens; None where the data, the model's shape or its tokenizer is not at hand."""
         key = (stage.task, stage.level)
         if key not in self._known:
             self._known[key] = self._count(stage)
@@ -49,7 +49,7 @@ class LongestTexts:
 
     def _count(self, stage: PlannedStage) -> int | None:
         task, model = self._resolution.tasks[stage.task], self._resolution.models[stage.level]
-        if UNRESOLVED in (task.fingerprint.split()[0], model.revision):
+        if model.shape is None or UNRESOLVED in (task.fingerprint.split()[0], model.revision):
             return None
         file = model_folder(stage.spec.starts_from.name, model.revision, tokenizer=True) / "tokenizer.json"
         if not file.is_file():
