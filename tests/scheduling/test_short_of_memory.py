@@ -66,11 +66,11 @@ def study() -> Study:
         {
             "name": "short",
             "tasks": {"continuation": {"builtin": "code_continuation", "test_examples": 200}},
-            "splits": {"train_examples": 320, "validation_examples": 32},
+            "splits": {"train_examples": 800, "validation_examples": 32},
             "optimisation": {"examples_per_step": 16},
             "execution": {"workers": 2, "checkpoint_every_seconds": 1.0},
             "ladder": {"small": "w2s:small", "large": {"model": "w2s:large", "execution": {"zero_stage": 3}}},
-            "methods": {"naive": {}},
+            "methods": {"naive": {"arms": ["chain"]}},
         }
     )
 
