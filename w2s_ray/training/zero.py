@@ -24,7 +24,7 @@ from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_conf
 
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.stage import Optimisation
-from w2s_ray.training.footprint import Limits, limits_for
+from w2s_ray.training.footprint import LARGE_MODEL, Limits, limits_for
 from w2s_ray.training.memory import give_memory_back
 
 _MAPPED = 64 * 2**20
@@ -258,7 +258,8 @@ class Engine:
     def forget_moments(self) -> None:
         """Free the optimizer's moments when training is over and the model only predicts."""
         self._optimizer.state.clear()
-        give_memory_back()
+        if self.num_parameters >= LARGE_MODEL:  # a small model's predictions are faster in memory that is kept
+            give_memory_back()
 
     def destroy(self) -> None:
         """Give the memory back; `del` alone does not."""
