@@ -423,7 +423,7 @@ class Foreman:
 
 
 def _stopped(outcome: StageResult | W2SError) -> bool:
-    """Whether the stage is to be gone with on from its checkpoint."""
+    """Whether the stage continues from its checkpoint later."""
     return outcome.stopped if isinstance(outcome, StageResult) else isinstance(outcome, OutOfMemory)
 
 

@@ -1,4 +1,4 @@
-"""What a worker does when its machine runs out of memory: it ends itself, with a word, before others are killed.
+"""A worker whose machine runs short of memory reports that and ends itself, before other processes are killed.
 
 The kernel, and Ray's memory monitor, end processes by rules of their own: Ray's begins with whatever it could start
 again, which is the foreman and not the stage that fills the machine. So every worker looks at the machine's free
@@ -42,11 +42,11 @@ class MemoryWatch:
         threading.Thread(target=self._watch, name="w2s-memory", daemon=True).start()
 
     def __enter__(self) -> None:
-        """Begin to watch."""
+        """Start watching."""
         self._watching.set()
 
     def __exit__(self, *error: object) -> None:
-        """Cease to watch."""
+        """Stop watching."""
         self._watching.clear()
 
     def _watch(self) -> None:
