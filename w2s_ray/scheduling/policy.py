@@ -26,7 +26,7 @@ from w2s_ray.spec.execution import CrewShape
 MAX_DEATHS = 3
 """Crew deaths that one stage is given before it fails."""
 MAX_CROWDED_DEATHS = 20
-"""The same where its machine ran short of memory while other crews of the run were working: one of them makes progress."""
+"""The same where its machine ran short of memory while other crews of the run were working."""
 MAX_NOT_BEGUN = 10
 """Crews that may end with a stage that they never said they had begun; more than enough for what is lost on its way."""
 MAX_FAILED_STARTS = 3
