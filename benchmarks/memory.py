@@ -56,8 +56,8 @@ def make_model(folder: Path) -> Path:
 
 def stage_of(store_folder: Path, model: str, case: "Case") -> tuple[str, int | None]:
     """Return the stage to run, as JSON, and the peak that its plan says."""
-    from w2s_ray.scheduling.plan import plan
-    from w2s_ray.scheduling.resolve import resolve
+    from w2s_ray.planning.plan import plan
+    from w2s_ray.planning.resolve import resolve
     from w2s_ray.spec.compile import compile_study
     from w2s_ray.spec.load import parse_study
     from w2s_ray.store.artifacts import ArtifactStore

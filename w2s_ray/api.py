@@ -11,8 +11,8 @@ from w2s_ray.store.artifacts import ArtifactStore, existing_store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from w2s_ray.scheduling.status import StudyView
     from w2s_ray.scheduling.study import RunSettings, StudyOutcome
-    from w2s_ray.scheduling.view import StudyView
 
 DEFAULT_STORE = "w2s-store"
 
@@ -37,9 +37,9 @@ def run_study(
     Raises:
         W2SError: when the study cannot run, or was interrupted. Chains that fail are listed in the outcome instead.
     """
-    from w2s_ray.scheduling.resolve import resolve_whole
+    from w2s_ray.planning.resolve import resolve_whole
+    from w2s_ray.scheduling.status import NullView
     from w2s_ray.scheduling.study import run_study as run
-    from w2s_ray.scheduling.view import NullView
 
     opened = ArtifactStore(store)
     resolution = resolve_whole(study, opened)
@@ -68,8 +68,8 @@ def read_results(study: Study, store: Path | str = DEFAULT_STORE) -> "pd.DataFra
     Raises:
         W2SError: when there is no store, or it holds something that cannot be read.
     """
+    from w2s_ray.planning.resolve import locked
     from w2s_ray.report.results import read_results as read
-    from w2s_ray.scheduling.resolve import locked
 
     opened = existing_store(store)
     return read(study, locked(study, opened), opened)

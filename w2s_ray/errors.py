@@ -1,45 +1,43 @@
-"""What can go wrong, said so that the reader can act on it.
+"""Errors for the user: one plain sentence with the value and the rule, and a hint with the remedy where there is one.
 
-Every error for the user states three things: the *value* that was met, the *rule* it breaks, and the *remedy*.
-Errors are plain data and pickle, because they cross from workers to the foreman and from there to the command.
-`exit_code` is 2 where the request was at fault and 1 where a run failed under way.
-Bugs of our own are assertions, never one of these.
+They are plain data and pickle, because they cross from workers to the dispatcher and from there to the command.
+`exit_code` is 2 where the request was at fault and 1 where a run failed. Bugs of our own are assertions instead.
 """
 
 
 class W2SError(Exception):
-    """The root of everything that w2s_ray raises for its user.
+    """Base class of all errors that w2s_ray raises for its user.
 
     Attributes:
-        value: what was found.
-        rule: what should have been.
-        remedy: what to do about it.
+        message: what is wrong: the value that was found and the rule that it breaks.
+        hint: what to do about it; empty where the message says enough.
         exit_code: the code with which the command ends.
     """
 
     exit_code = 2
 
-    def __init__(self, value: str, rule: str, remedy: str) -> None:
-        super().__init__(value, rule, remedy)
-        self.value = value
-        self.rule = rule
-        self.remedy = remedy
+    def __init__(self, message: str, hint: str = "", remedy: str | None = None) -> None:
+        super().__init__(*(part for part in (message, hint, remedy) if part is not None))
+        self.message = self.value = message
+        self.rule = "" if remedy is None else hint
+        self.hint = self.remedy = hint if remedy is None else remedy
 
     def __str__(self) -> str:
-        """Render value, rule and remedy, one line each."""
-        return f"{self.value}\n  rule:   {self.rule}\n  remedy: {self.remedy}"
+        """Return the message, and the hint on a line of its own."""
+        message = f"{self.message} ({self.rule})" if self.rule else self.message
+        return f"{message}\n  hint: {self.hint}" if self.hint else message
 
 
 class StudyError(W2SError):
-    """The study file asks for something that cannot be: unknown key, wrong type, impossible ladder."""
+    """The study file is wrong: unknown key, wrong type, impossible ladder."""
 
 
 class DataError(W2SError):
-    """The data cannot serve the study: missing file or column, unknown label, too few examples."""
+    """The data does not fit the study: missing file or column, unknown label, too few examples."""
 
 
 class ModelError(W2SError):
-    """A model or tokenizer cannot be had or does not fit the study."""
+    """A model or tokenizer cannot be loaded or does not fit the study."""
 
 
 class StoreError(W2SError):
@@ -47,11 +45,11 @@ class StoreError(W2SError):
 
 
 class LeaseHeld(StoreError):
-    """Another owner that is alive works on the same identity."""
+    """Another live process holds the lease."""
 
 
 class ResourceError(W2SError):
-    """The cluster cannot give what the study needs."""
+    """The cluster lacks the resources that the study needs."""
 
 
 class TrainingError(W2SError):
@@ -69,11 +67,11 @@ class OutOfMemory(DeviceFull):
 
 
 class Interrupted(W2SError):
-    """The run was stopped on request; a checkpoint is kept and the same command goes on from it."""
+    """The run was stopped on request; the same command resumes it from its checkpoints."""
 
     exit_code = 1
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error of others says, or its name where it says nothing."""
+    """Return the first line of an error's message, or its class name where the message is empty."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -11,10 +11,10 @@ from w2s_ray.cli.gc import collect
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
-from w2s_ray.spec.search import Candidate, Found, Point
+from w2s_ray.spec.search import Candidate, Point, SearchResult
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.found import write_found
-from w2s_ray.store.waiting import say_over, say_under_way
+from w2s_ray.store.run_status import say_over, say_under_way
+from w2s_ray.store.search_result import write_search_result
 
 RATE = "ladder.l.optimisation.learning_rate"
 
@@ -67,8 +67,8 @@ def test_the_work_of_a_search_that_is_not_through_is_kept(
     assert "its search is not through" in errors.getvalue()
 
     others = commit(store, *compiler.chains(never)) - drawn
-    found = Found(candidates=(Candidate(point=point, status="done", figure=0.5),), winners=(point,))
-    write_found(found, study, store)
+    found = SearchResult(candidates=(Candidate(point=point, status="done", score=0.5),), winners=(point,))
+    write_search_result(found, study, store)
     collect(store.root, yes=True)
     assert kept(store) == drawn and others, "a candidate that the search does not name is no work of it"
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tests.cli.conftest import ROOT, Done, command, environment, fails, w2s
 from tests.scheduling.studies import chains_of, small_study
-from tests.scheduling.test_foreman import commit
+from tests.scheduling.test_dispatcher import commit
 from w2s_ray import read_results
 from w2s_ray.cli.amounts import bytes_text, count_text, seconds_text
 from w2s_ray.cli.live import PlainView
@@ -23,15 +23,15 @@ from w2s_ray.cli.stage_names import describe, find_stage
 from w2s_ray.cli.submit import STUDY_NAME, _client, _submit, entrypoint, pack
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import DataError, ResourceError, StoreError, StudyError
+from w2s_ray.planning.estimate import num_steps
+from w2s_ray.planning.resolve import resolve
 from w2s_ray.scheduling.environment import ALLOCATOR, PASSED_ON
-from w2s_ray.scheduling.estimate import num_steps
-from w2s_ray.scheduling.resolve import resolve
+from w2s_ray.scheduling.status import StudyStatus, Turn
 from w2s_ray.scheduling.study import StudyOutcome
-from w2s_ray.scheduling.view import StudyStatus, Turn
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import load_study
-from w2s_ray.spec.search import Candidate, Found, Point
+from w2s_ray.spec.search import Candidate, Point, SearchResult
 from w2s_ray.store.artifacts import ArtifactStore
 
 
@@ -113,7 +113,7 @@ def test_a_run_whose_search_chose_nothing_says_why_and_fails(monkeypatch: pytest
     text = io.StringIO()
     monkeypatch.setattr(terminal, "err", Console(file=text))
     failed = Candidate(point=Point.of({"optimisation.epochs": 1}), status="failed", error="the loss is nan")
-    assert _exit_code(StudyOutcome({}, found=Found(candidates=(failed,), winners=()))) == 1
+    assert _exit_code(StudyOutcome({}, found=SearchResult(candidates=(failed,), winners=()))) == 1
     assert "the search has nothing to choose from" in text.getvalue() and "the loss is nan" in text.getvalue()
 
 

@@ -15,10 +15,10 @@ import pytest
 
 from tests.cli.conftest import Ran, command, environment, fails, stage_rows, w2s
 from w2s_ray import load_study, read_results
-from w2s_ray.scheduling.resolve import locked
+from w2s_ray.planning.resolve import locked
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.waiting import say_over, say_under_way
+from w2s_ray.store.run_status import say_over, say_under_way
 
 NUM_STAGES = 4
 """Floor; chain = direct; chain with the confidence loss; ceiling."""

@@ -58,7 +58,7 @@ from w2s_ray.cli.interrupt import Announcing, Interrupt
 from w2s_ray.cli.live import view_for
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import Interrupted
-from w2s_ray.scheduling.view import StudyStatus
+from w2s_ray.scheduling.status import StudyStatus
 
 folder = Path(sys.argv[1])
 terminal.capture(folder / "run.log")

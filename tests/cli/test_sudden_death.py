@@ -28,7 +28,7 @@ CHANGES = (
 
 
 def stages_of(home: Path, store: ArtifactStore) -> list[PlannedStage]:
-    from w2s_ray.scheduling.resolve import locked
+    from w2s_ray.planning.resolve import locked
 
     study = load_study(home / "tiny.yaml", [change.removeprefix("--set=") for change in CHANGES])
     return list(distinct_stages(compile_study(study, locked(study, store))).values())

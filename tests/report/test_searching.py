@@ -13,8 +13,8 @@ from w2s_ray.report.page import write_report
 from w2s_ray.report.summary import summarise
 from w2s_ray.report.table import render
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.search import Candidate, Found, Point
-from w2s_ray.store.found import write_failures, write_found
+from w2s_ray.spec.search import Candidate, Point, SearchResult
+from w2s_ray.store.search_result import write_failures, write_search_result
 
 Skill = Callable[[PlannedStage], float]
 KEY = "optimisation.learning_rate"
@@ -50,15 +50,15 @@ def searched(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> Syntheti
     search = {"space": {KEY: [1e-3, 2e-3, 3e-3]}, "choose_by": "oracle", "seeds": [11]}
     study = synthetic(search=search, methods={"naive": {}}, seeds=[0])
     points = study.study.search.points()
-    found = Found(
+    found = SearchResult(
         candidates=(
-            Candidate(point=points[0], status="done", figure=0.61),
+            Candidate(point=points[0], status="done", score=0.61),
             Candidate(point=points[1], status="failed", error="Traceback\n  out of room\nRuntimeError: no <b>memory"),
-            Candidate(point=points[2], status="stopped", figure=0.4),
+            Candidate(point=points[2], status="stopped", score=0.4),
         ),
         winners=(points[0],),
     )
-    write_found(found, study.study, study.store)
+    write_search_result(found, study.study, study.store)
     study.finish(skill)
     return study
 
@@ -167,8 +167,8 @@ def test_a_search_of_two_figures_shows_the_second(synthetic: Callable[..., Synth
         "seeds": [11],
     }
     study = synthetic(search=search, methods={"naive": {}}, seeds=[0])
-    done = Candidate(point=Point(settings=((KEY, "0.005"),)), status="done", figure=0.5, cost=1234.0)
-    write_found(Found(candidates=(done,), winners=(done.point,)), study.study, study.store)
+    done = Candidate(point=Point(settings=((KEY, "0.005"),)), status="done", score=0.5, cost=1234.0)
+    write_search_result(SearchResult(candidates=(done,), winners=(done.point,)), study.study, study.store)
     _, text, page = shown(study)
     assert "1,234" in text and "1,234" in page and "train_seconds" in page
 

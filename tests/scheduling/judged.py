@@ -15,12 +15,12 @@ import numpy as np
 from w2s_ray.data.prepare import load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import TrainingError
-from w2s_ray.scheduling.resolve import put_down, resolve_whole
+from w2s_ray.planning.resolve import resolve_whole, save_study
 from w2s_ray.spec.chain import PlannedStage, Resolution
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training.progress import Observer, Point, StageResult
+from w2s_ray.training.progress import Observer, StageProgress, StageResult
 
 STEPS = 12
 STEP_SECONDS = 0.05
@@ -57,7 +57,7 @@ def others(folder: Path) -> dict[str, object]:
 def resolved(study: Study, store: ArtifactStore) -> Resolution:
     """Prepare the study's data, and put it down as a run does."""
     resolution = resolve_whole(study, store)
-    put_down(study, resolution, store)
+    save_study(study, resolution, store)
     return resolution
 
 
@@ -95,7 +95,9 @@ def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: object, obs
             is_due = report != (step - 1) * stage.num_reports // STEPS
             figure = quality(stage, step / STEPS)
             values = {"validation_agreement": figure, "validation_accuracy": figure} if is_due else {"loss": 1.0}
-            observer.report(Point(spec.identity, "training", step, STEPS, values, report=report if is_due else 0))
+            observer.report(
+                StageProgress(spec.identity, "training", step, STEPS, values, report=report if is_due else 0)
+            )
         if stop.item():
             return StageResult(spec.identity, True, True)
     if leads:

@@ -14,7 +14,7 @@ import numpy as np
 from w2s_ray.errors import OutOfMemory, TrainingError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training.progress import Observer, Point, StageResult
+from w2s_ray.training.progress import Observer, StageProgress, StageResult
 
 BEHAVIOUR = "behaviour.json"
 
@@ -78,7 +78,7 @@ def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: object, obs
         if leads:
             checkpoint.write_text(str(step + 1))
             values = {"loss": 1.0 / (step + 1), "tokens_per_second": 100.0, "pid": float(os.getpid())}
-            observer.report(Point(spec.identity, "training", step + 1, behaviour.steps, values, 0.1))
+            observer.report(StageProgress(spec.identity, "training", step + 1, behaviour.steps, values, 0.1))
         if stop.item():
             return StageResult(spec.identity, True, True, {"total": time.perf_counter() - began})
     if leads:

@@ -1,4 +1,4 @@
-"""What a candidate's figure is, from what the store has of its chains."""
+"""What a candidate's score is, from what the store has of its chains."""
 
 import json
 from pathlib import Path
@@ -17,9 +17,9 @@ from w2s_ray.store.artifacts import ArtifactStore
 RATE = "ladder.l.optimisation.learning_rate"
 
 
-@pytest.mark.parametrize(("choose_by", "figure"), [("agreement", 0.75), ("oracle", 0.5)])
+@pytest.mark.parametrize(("choose_by", "score"), [("agreement", 0.75), ("oracle", 0.5)])
 def test_written_answers_are_compared_with_the_supervisors_or_with_the_truth(
-    store: ArtifactStore, tmp_path: Path, choose_by: str, figure: float
+    store: ArtifactStore, tmp_path: Path, choose_by: str, score: float
 ) -> None:
     rows = [{"text": f"after {number} comes", "answer": str(number + 1)} for number in range(1500)]
     (tmp_path / "next.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -40,6 +40,6 @@ def test_written_answers_are_compared_with_the_supervisors_or_with_the_truth(
                 said[quarter : 2 * quarter] = ["wrong too"] * quarter
             said = [f"{answer} " for answer in said]
             store.write_answers(prediction, prepared.ids(rows_N), said, np.ones(len(said), dtype=bool))
-    assert judge.figure(chains) == pytest.approx(figure)
+    assert judge.score(chains) == pytest.approx(score)
     if choose_by == "oracle":
         assert judge.ceilings(chains) == {"l": 1.0}

@@ -15,10 +15,10 @@ from w2s_ray.scheduling.crews import Crews
 from w2s_ray.scheduling.messages import CrewEnd, CrewRequest
 from w2s_ray.scheduling.trainer import CrewTrainer
 from w2s_ray.scheduling.worker import CrewPlan
-from w2s_ray.spec.execution import CrewShape
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 
-PAIR = CrewShape(workers=2, cpus_per_worker=1, gpus_per_worker=0)
+PAIR = GroupShape(workers=2, cpus_per_worker=1, gpus_per_worker=0)
 
 
 def plan_for(folder: Path) -> CrewPlan:
@@ -45,7 +45,7 @@ def test_workers_that_train_could_not_place_in_time_found_no_room(
 
 
 @pytest.mark.parametrize(("raised", "found_room"), [(NoRoomError("no room"), False), (ValueError("odd"), True)])
-def test_the_run_tells_the_foreman_whether_a_crew_found_room(
+def test_the_run_tells_the_dispatcher_whether_a_crew_found_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, found_room: bool
 ) -> None:
     def get(_: object) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.scheduling.runner import Behaviour, behave
 from tests.scheduling.studies import chains_of, small_study
 from tests.scheduling.test_run import Watching, is_at, processes, run, starts, wait_until, what_is_left
-from w2s_ray.scheduling.view import StageStatus
+from w2s_ray.scheduling.status import StageStatus
 from w2s_ray.store.artifacts import ArtifactStore
 
 pytestmark = [pytest.mark.soak, pytest.mark.usefixtures("ray_of_two_cpus")]

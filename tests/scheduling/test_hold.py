@@ -13,22 +13,22 @@ import pytest
 from tests.scheduling.studies import no_tracker, resolution_of, small_study
 from tests.scheduling.test_run import Watching
 from w2s_ray.errors import Interrupted, LeaseHeld
+from w2s_ray.planning.resolve import LOCK_NAME
 from w2s_ray.scheduling.hold import Hold
-from w2s_ray.scheduling.resolve import LOCK_NAME
 from w2s_ray.scheduling.run import Run
+from w2s_ray.scheduling.status import NullView, StudyStatus
 from w2s_ray.scheduling.study import RunSettings, run_study
-from w2s_ray.scheduling.view import NullView, StudyStatus
 from w2s_ray.spec.load import STUDY_NAME
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.waste import abandoned
+from w2s_ray.store.garbage import abandoned
 
 HOLD = """
 import sys, threading
 from tests.scheduling.studies import small_study
 from w2s_ray.scheduling.hold import Hold
-from w2s_ray.scheduling.resolve import LOCK_NAME
-from w2s_ray.scheduling.view import NullView
+from w2s_ray.planning.resolve import LOCK_NAME
+from w2s_ray.scheduling.status import NullView
 from w2s_ray.store.artifacts import ArtifactStore
 Hold(small_study(), ArtifactStore(sys.argv[1])).take(NullView(), threading.Event())
 print("taken", flush=True)

@@ -1,4 +1,4 @@
-"""A crew's line: what it says to a foreman that was away for a while."""
+"""A crew's line: what it says to a dispatcher that was away for a while."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from ray.exceptions import GetTimeoutError
 from w2s_ray.scheduling import line as line_module
 from w2s_ray.scheduling.line import Line
 from w2s_ray.scheduling.messages import CrewCard
-from w2s_ray.spec.execution import CrewShape
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.training.progress import StageResult
 
 
@@ -23,7 +23,7 @@ class Method:
 
 
 class Away:
-    """A foreman that answers no beat."""
+    """A dispatcher that answers no beat."""
 
     beat, stage_finished = Method("beat"), Method("stage_finished")
 
@@ -37,7 +37,9 @@ def test_the_result_is_handed_back_though_the_last_beat_was_not_answered(monkeyp
         answered.append(asked)
 
     monkeypatch.setattr(line_module.ray, "get", get)
-    foreman: Any = Away()
-    line = Line(foreman, CrewCard("crew", CrewShape(workers=2, cpus_per_worker=1, gpus_per_worker=0), "first start"))
+    dispatcher: Any = Away()
+    line = Line(
+        dispatcher, CrewCard("crew", GroupShape(workers=2, cpus_per_worker=1, gpus_per_worker=0), "first start")
+    )
     line.finished("stage", StageResult("stage", stopped=False, attempts_trained=True), leaving=False)
     assert answered == ["stage_finished"]

@@ -2,16 +2,16 @@
 
 from tests.scheduling.studies import chains_of, small_study
 from tests.scheduling.test_queue import stage_of, submit_all
+from w2s_ray.planning.nodes import Node, Room
 from w2s_ray.scheduling.policy import Assign, OpenCrew, RetireCrew, State, StopStage, decide
 from w2s_ray.scheduling.queue import Crash, Queue, Status
-from w2s_ray.scheduling.room import Node, Room
 from w2s_ray.scheduling.roster import CrewStatus, Roster
 from w2s_ray.scheduling.snapshot import study_status
 from w2s_ray.spec.chain import Chain
-from w2s_ray.spec.execution import CrewShape
+from w2s_ray.spec.execution import GroupShape
 
-PAIR = CrewShape(workers=2, cpus_per_worker=1, gpus_per_worker=0)
-SINGLE = CrewShape(workers=1, cpus_per_worker=1, gpus_per_worker=0)
+PAIR = GroupShape(workers=2, cpus_per_worker=1, gpus_per_worker=0)
+SINGLE = GroupShape(workers=1, cpus_per_worker=1, gpus_per_worker=0)
 
 
 def state_with(chains: tuple[Chain, ...], cpus: float = 2) -> State:
@@ -20,7 +20,7 @@ def state_with(chains: tuple[Chain, ...], cpus: float = 2) -> State:
     return state
 
 
-def open_idle(state: State, crew: str, shape: CrewShape = PAIR) -> None:
+def open_idle(state: State, crew: str, shape: GroupShape = PAIR) -> None:
     state.roster.opening(crew, shape)
     state.crew_spoke(crew, shape, f"start of {crew}", None, Crash(""))
 
@@ -115,7 +115,7 @@ def test_a_crew_with_work_makes_way_only_for_what_is_clearly_more_urgent() -> No
     assert not any(isinstance(one, RetireCrew) for one in decide(state)), "not worth a cold start"
 
 
-def waiting_for_eight() -> tuple[State, CrewShape]:
+def waiting_for_eight() -> tuple[State, GroupShape]:
     """A chain of wide stages beside many narrow ones, on eight CPUs that eight narrow crews have taken."""
     ladder = {
         "s": {"model": "w2s:small", "execution": {"workers": 1}},
@@ -126,7 +126,7 @@ def waiting_for_eight() -> tuple[State, CrewShape]:
     state = state_with((*wide, *narrow), cpus=8)
     for number in range(8):
         open_idle(state, f"narrow{number}", SINGLE)
-    return state, CrewShape(workers=8, cpus_per_worker=1, gpus_per_worker=0)
+    return state, GroupShape(workers=8, cpus_per_worker=1, gpus_per_worker=0)
 
 
 def test_a_large_crew_is_not_starved_by_small_ones() -> None:
@@ -158,7 +158,7 @@ def test_stages_fill_the_gaps_that_no_waiting_crew_could_use() -> None:
 
 
 def test_no_room_is_kept_that_no_crew_with_work_would_make() -> None:
-    eight = CrewShape(workers=8, cpus_per_worker=1, gpus_per_worker=0)
+    eight = GroupShape(workers=8, cpus_per_worker=1, gpus_per_worker=0)
     waits = small_study(methods={"naive": {}}, seeds=[1, 2], optimisation={"epochs": 8})
     works = small_study(execution={"workers": 8}, methods={"naive": {}}, optimisation={"epochs": 24})
     small = small_study(
@@ -314,11 +314,11 @@ def test_extra_crews_that_never_begin_leave_the_one_that_works_in_peace() -> Non
 
 
 def test_room_is_counted_node_by_node() -> None:
-    wide = CrewShape(workers=2, cpus_per_worker=3, gpus_per_worker=0)
+    wide = GroupShape(workers=2, cpus_per_worker=3, gpus_per_worker=0)
     assert not Room((Node(3), Node(2), Node(2))).place(wide)
     assert Room((Node(3), Node(4))).place(wide)
     room = Room((Node(8, gpus=2),))
-    pair_of_gpus = CrewShape(workers=2, cpus_per_worker=1, gpus_per_worker=1)
+    pair_of_gpus = GroupShape(workers=2, cpus_per_worker=1, gpus_per_worker=1)
     assert room.place(pair_of_gpus)
     assert not room.place(pair_of_gpus)
     assert room.place(PAIR)

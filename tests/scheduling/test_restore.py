@@ -18,7 +18,7 @@ from w2s_ray.scheduling.study import RunSettings, StudyOutcome, run_study
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.found import every_chain
+from w2s_ray.store.search_result import every_chain
 
 pytestmark = pytest.mark.soak
 

@@ -1,4 +1,4 @@
-"""Whole runs on a real Ray session: Tune, foreman and crews, with stages that only pretend to train."""
+"""Whole runs on a real Ray session: Tune, dispatcher and crews, with stages that only pretend to train."""
 
 import json
 import os
@@ -16,8 +16,8 @@ import pytest
 from tests.scheduling.runner import Behaviour, behave
 from tests.scheduling.studies import chains_of, no_tracker, resolution_of, small_study
 from w2s_ray.errors import Interrupted, ResourceError
+from w2s_ray.scheduling.status import RunningStage, StudyStatus
 from w2s_ray.scheduling.study import RunSettings, StudyOutcome, is_finished, run_study
-from w2s_ray.scheduling.view import StageStatus, StudyStatus
 from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.study import Study
 from w2s_ray.store import lease
@@ -36,9 +36,9 @@ class Watching:
     def __init__(self, each_time: Callable[[], None] = lambda: None) -> None:
         self.shown: list[StudyStatus] = []
         self._each_time = each_time
-        self._acts: list[tuple[Callable[[StageStatus], bool], Callable[[StageStatus], None]]] = []
+        self._acts: list[tuple[Callable[[RunningStage], bool], Callable[[RunningStage], None]]] = []
 
-    def when(self, stands: Callable[[StageStatus], bool], act: Callable[[StageStatus], None]) -> "Watching":
+    def when(self, stands: Callable[[RunningStage], bool], act: Callable[[RunningStage], None]) -> "Watching":
         self._acts.append((stands, act))
         return self
 
@@ -76,7 +76,7 @@ def starts(store: ArtifactStore, stage: PlannedStage) -> list[dict[str, int]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def is_at(arm: str, step: int) -> Callable[[StageStatus], bool]:
+def is_at(arm: str, step: int) -> Callable[[RunningStage], bool]:
     return lambda stage: stage.arm == arm and stage.activity == "training" and stage.step >= step
 
 
@@ -94,7 +94,7 @@ def what_is_left() -> tuple[int, int, set[str]]:
 
     alive = sum(actor["State"] != "DEAD" for actor in actors().values())
     groups = sum(group["state"] not in ("REMOVED",) for group in ray.util.placement_group_table().values())
-    ours = ("Foreman", "Writer", "ChainTrial", "run_crew", "TrainController", "RayTrainWorker", "Synchronization")
+    ours = ("Dispatcher", "Writer", "ChainTrial", "run_crew", "TrainController", "RayTrainWorker", "Synchronization")
     return alive, groups, {name for name in ours if processes(f"ray::{name}")}
 
 
@@ -111,7 +111,7 @@ def test_three_chains_share_their_stages_and_leave_nothing_behind(store: Artifac
 
     def look_around() -> None:
         assert lease.holder(store.study_folder("small")) is not None, "no other run may begin it meanwhile"
-        for name in {"ChainTrial", "Foreman", "TrainController", "run_crew", "Writer"} - looked_at.keys():
+        for name in {"ChainTrial", "Dispatcher", "TrainController", "run_crew", "Writer"} - looked_at.keys():
             for process in processes(f"ray::{name}"):
                 with suppress(psutil.Error):  # it has just ended
                     looked_at[name] = any("libtorch" in part.path for part in process.memory_maps())
@@ -127,7 +127,7 @@ def test_three_chains_share_their_stages_and_leave_nothing_behind(store: Artifac
     assert outcome.cold_start_seconds is not None
     assert set(outcome.seconds_in_hand) == set(stages)
     assert looked_at == dict.fromkeys(looked_at, False), "only workers load torch"
-    assert {"ChainTrial", "Foreman", "TrainController"} <= looked_at.keys()
+    assert {"ChainTrial", "Dispatcher", "TrainController"} <= looked_at.keys()
     last = view.shown[-1]
     assert (last.num_done, last.num_stages, last.num_shared, last.num_waiting) == (5, 5, 4, 0)
     wait_until(lambda: what_is_left() == (0, 0, set()))
@@ -142,24 +142,24 @@ def test_three_chains_share_their_stages_and_leave_nothing_behind(store: Artifac
 
 
 @pytest.mark.soak
-def test_a_killed_worker_a_killed_foreman_and_a_bad_stage_harm_nobody_else(store: ArtifactStore) -> None:
+def test_a_killed_worker_a_killed_dispatcher_and_a_bad_stage_harm_nobody_else(store: ArtifactStore) -> None:
     bad = {"confidence0.5": Behaviour(steps=3, fails_at=1)}
     behave(store, **bad, all=Behaviour(steps=40, step_seconds=0.1))
     study = small_study(methods={"naive": {}, "half": {"losses": {"l": {"kind": "confidence"}}}})
     stages = {f"{one.arm} {one.spec.loss.label}": one for one in distinct_stages(chains_of(study)).values()}
 
-    def kill_a_worker(_: StageStatus) -> None:
+    def kill_a_worker(_: RunningStage) -> None:
         os.kill(starts(store, stages["floor naive"])[-1]["pid"], signal.SIGKILL)
 
-    def kill_the_foreman(_: StageStatus) -> None:
-        (foreman,) = processes("ray::Foreman")
-        foreman.kill()
-        foreman.wait(10)
+    def kill_the_dispatcher(_: RunningStage) -> None:
+        (dispatcher,) = processes("ray::Dispatcher")
+        dispatcher.kill()
+        dispatcher.wait(10)
         ceiling = stages["ceiling naive"]
         held = lease.holder(store.folder(ceiling.spec.slug, ceiling.identity))
         assert held is not None and held.process.pid == os.getpid(), "no other run takes what the crew trains on"
 
-    view = Watching().when(is_at("floor", 5), kill_a_worker).when(is_at("ceiling", 5), kill_the_foreman)
+    view = Watching().when(is_at("floor", 5), kill_a_worker).when(is_at("ceiling", 5), kill_the_dispatcher)
     outcome = run(study, store, view)
     assert list(outcome.failed) == ["code-s-l-half-s0"], outcome.failed
     assert "the loss is nan" in outcome.failed["code-s-l-half-s0"]
@@ -169,7 +169,7 @@ def test_a_killed_worker_a_killed_foreman_and_a_bad_stage_harm_nobody_else(store
     assert len(floor) == 2
     assert floor[1]["from"] >= 5, "from its checkpoint"
     assert floor[0]["pid"] != floor[1]["pid"]
-    assert len(starts(store, stages["ceiling naive"])) == 1, "it ran on while there was no foreman"
+    assert len(starts(store, stages["ceiling naive"])) == 1, "it ran on while there was no dispatcher"
 
 
 def test_an_interrupted_run_keeps_a_checkpoint_and_goes_on_from_it(store: ArtifactStore) -> None:
@@ -210,7 +210,7 @@ def test_more_workers_than_the_cluster_has_are_refused_at_once(store: ArtifactSt
 def test_a_run_in_which_everything_is_done_needs_no_ray(tmp_path: Path) -> None:
     code = (
         "import sys, threading; from tests.scheduling.studies import *; "
-        "from w2s_ray.scheduling.study import run_study; from w2s_ray.scheduling.view import NullView; "
+        "from w2s_ray.scheduling.study import run_study; from w2s_ray.scheduling.status import NullView; "
         "from w2s_ray.store.artifacts import ArtifactStore; s = small_study(); "
         "import w2s_ray.scheduling.study as room; room.is_finished = lambda *_: True; "
         f"o = run_study(s, resolution=resolution_of(s), store=ArtifactStore({str(tmp_path)!r}), "

@@ -17,16 +17,16 @@ from tests.scheduling.judged import FORGIVEN, STEPS, judged_study, leave_in_stor
 from tests.scheduling.studies import no_tracker
 from tests.scheduling.test_run import Watching, starts
 from w2s_ray.errors import Interrupted
+from w2s_ray.planning.nodes import Node
 from w2s_ray.scheduling.candidates import CandidateJudge
-from w2s_ray.scheduling.foreman import Foreman
-from w2s_ray.scheduling.room import Node
+from w2s_ray.scheduling.dispatcher import Dispatcher
 from w2s_ray.scheduling.search import Search
 from w2s_ray.scheduling.study import RunSettings, StudyOutcome, run_study
 from w2s_ray.spec.chain import Chain, distinct_stages
-from w2s_ray.spec.search import Found, Point
+from w2s_ray.spec.search import Point, SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.found import every_chain, read_found
+from w2s_ray.store.search_result import every_chain, read_search_result
 
 pytestmark = pytest.mark.usefixtures("ray_of_two_cpus")
 
@@ -70,7 +70,7 @@ class Broken(CandidateJudge):
         raise OSError("the disk is gone")
 
 
-def found_in(outcome: StudyOutcome) -> Found:
+def found_in(outcome: StudyOutcome) -> SearchResult:
     assert outcome.found is not None
     return outcome.found
 
@@ -83,7 +83,7 @@ def test_a_grid_is_judged_and_its_best_point_runs_on_the_studys_own_seeds(store:
     assert [winner.values[RATE] for winner in found.winners] == [1e-3]
     assert outcome.failed == {}
     assert {name.rpartition("-")[0] for name in outcome.chains} == {"numbers-s-l-naive-s0", "numbers-s-l-naive-s1"}
-    assert read_found(study, store) == found
+    assert read_search_result(study, store) == found
     stages = distinct_stages(every_chain(study, resolved(study, store), store))
     assert [store.num_attempts(identity) for identity in stages] == [1] * len(stages)
     judged = [stage for stage in stages.values() if not any(each.split.is_test for each in stage.predicts)]
@@ -120,11 +120,11 @@ def test_a_candidate_whose_process_cannot_start_is_listed_as_failed_with_the_rea
 ) -> None:
     study = judged_study(tmp_path, **search(space={RATE: RATES[:2]}))
     judge = Broken(study, resolved(study, store), store)
-    foreman = ray.remote(Foreman).options(num_cpus=0).remote(store, study.name, "this run", [Node(2)])
-    broken = Search(judge, None, foreman, replace(SETTINGS, max_trial_failures=0), threading.Event())
+    dispatcher = ray.remote(Dispatcher).options(num_cpus=0).remote(store, study.name, "this run", [Node(2)])
+    broken = Search(judge, None, dispatcher, replace(SETTINGS, max_trial_failures=0), threading.Event())
     broken.start()
     assert broken.wait(120)
-    ray.kill(foreman)
+    ray.kill(dispatcher)
     candidates = broken.found().candidates
     assert [one.point.values[RATE] for one in candidates] == RATES[:2]
     assert all(one.status == "failed" and "the disk is gone" in str(one.error) for one in candidates)
@@ -252,7 +252,7 @@ def test_a_search_whose_store_was_moved_is_restored_there_and_ends_when_it_is_in
 
     def tuner(store: ArtifactStore, interrupt: threading.Event) -> tune.Tuner:
         judge = CandidateJudge(study, resolved(study, store), store)
-        return Search(judge, None, ray.put("no foreman"), SETTINGS, interrupt).tuner()
+        return Search(judge, None, ray.put("no dispatcher"), SETTINGS, interrupt).tuner()
 
     tuner(store, threading.Event())
     (store.study_folder(study.name) / "search" / "experiment_state-1.json").write_text("{}")

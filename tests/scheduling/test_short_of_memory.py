@@ -11,7 +11,7 @@ import pytest
 
 from tests.scheduling.test_run import Watching, is_at
 from w2s_ray.api import run_study
-from w2s_ray.scheduling.view import StageStatus
+from w2s_ray.scheduling.status import RunningStage
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
@@ -86,7 +86,7 @@ def test_a_machine_short_of_memory_costs_the_stage_an_attempt_and_changes_no_fig
     assert undisturbed.failed == {}
     hog, attempts = Hog(), []
 
-    def fill(_: StageStatus) -> None:
+    def fill(_: RunningStage) -> None:
         hog.fill()
         time.sleep(2.0)
         hog.end()

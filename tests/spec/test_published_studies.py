@@ -77,7 +77,7 @@ def test_the_demo_asks_for_what_it_is_to_prove() -> None:
         "medium": 2,
         "large": 3,
     }
-    assert {entry.execution.crew_shape.workers for entry in study.ladder.values()} == {2}
+    assert {entry.execution.group_shape.workers for entry in study.ladder.values()} == {2}
     assert all((task.test_examples or 0) >= 2000 for task in study.tasks.values())
     assert (load_study(FOLDER / "continuation.yaml").tasks["continuation"].test_examples or 0) >= 4000
 

@@ -8,7 +8,7 @@ from tests.scheduling.studies import chains_of, resolution_of, small_study
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
-from w2s_ray.spec.search import Candidate, Found, Point, Range, SearchSpec, best, chosen, distributions
+from w2s_ray.spec.search import Candidate, Point, Range, SearchResult, SearchSpec, best, chosen, distributions
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import at, executions, notices, optimisation_keys
 
@@ -105,14 +105,14 @@ def test_winners_run_on_the_studys_seeds_with_ceilings_that_had_the_same_search(
     study = searching({RATE: [1e-4, 2e-4, 3e-4]}, {"seeds": [0, 1]}, choose_by="agreement", seeds=[7])
     low, middle, high = (Point.of({RATE: value}) for value in (1e-4, 2e-4, 3e-4))
     judged = (
-        Candidate(point=low, status="done", figure=0.6, ceilings={"l": 0.7}),
-        Candidate(point=middle, status="done", figure=0.8, ceilings={"l": 0.75}),
-        Candidate(point=high, status="done", figure=0.7, ceilings={"l": 0.9}),
+        Candidate(point=low, status="done", score=0.6, ceilings={"l": 0.7}),
+        Candidate(point=middle, status="done", score=0.8, ceilings={"l": 0.75}),
+        Candidate(point=high, status="done", score=0.7, ceilings={"l": 0.9}),
     )
     assert study.search is not None
     winners = best(judged, study.search)
     assert winners == (middle,)
-    chains = compile_study(study, resolution_of(study), Found(candidates=judged, winners=winners))
+    chains = compile_study(study, resolution_of(study), SearchResult(candidates=judged, winners=winners))
     assert {chain.seed for chain in chains} == {0, 1}
     student, ceiling = chains[0].find("chain", "l"), chains[0].find("ceiling", "l")
     assert student is not None and ceiling is not None
@@ -127,11 +127,11 @@ def test_ceilings_have_their_own_best_of_a_key_for_every_level_too() -> None:
     study = searching({rate: [1e-4, 2e-4, 3e-4]}, {"ladder": ladder}, choose_by="oracle", seeds=[7])
     low, middle, high = (Point.of({rate: value}) for value in (1e-4, 2e-4, 3e-4))
     judged = (
-        Candidate(point=low, status="done", figure=0.6, ceilings={"m": 0.8, "l": 0.7}),
-        Candidate(point=middle, status="done", figure=0.8, ceilings={"m": 0.7, "l": 0.75}),
-        Candidate(point=high, status="done", figure=0.7, ceilings={"m": 0.6, "l": 0.9}),
+        Candidate(point=low, status="done", score=0.6, ceilings={"m": 0.8, "l": 0.7}),
+        Candidate(point=middle, status="done", score=0.8, ceilings={"m": 0.7, "l": 0.75}),
+        Candidate(point=high, status="done", score=0.7, ceilings={"m": 0.6, "l": 0.9}),
     )
-    (chain,) = compile_study(study, resolution_of(study), Found(candidates=judged, winners=(middle,)))
+    (chain,) = compile_study(study, resolution_of(study), SearchResult(candidates=judged, winners=(middle,)))
     rates = {(stage.arm, stage.level): stage.spec.optimisation.learning_rate for stage in chain.stages}
     students = {("floor", "s"): 2e-4, ("chain", "m"): 2e-4, ("chain", "l"): 2e-4}
     assert rates == {**students, ("ceiling", "m"): 1e-4, ("ceiling", "l"): 3e-4}
@@ -148,7 +148,7 @@ def test_development_tasks_judge_and_the_other_tasks_are_judged() -> None:
     resolution = resolution_of(study)
     point = Point.of({ALPHA: 0.1})
     assert {chain.task for chain in CandidateCompiler(study, resolution).chains(point)} == {"hard"}
-    found = Found(candidates=(), winners=(point,))
+    found = SearchResult(candidates=(), winners=(point,))
     assert {chain.task for chain in compile_study(study, resolution, found)} == {"code"}
 
 
@@ -163,7 +163,7 @@ def test_a_method_may_be_for_some_of_the_tasks_that_judge_or_are_judged() -> Non
     resolution, point = resolution_of(study), Point.of({RATE: 1e-4})
     judged = CandidateCompiler(study, resolution).chains(point)
     assert {(chain.task, chain.method) for chain in judged} == {("hard", "naive"), ("hard", "other")}
-    run = compile_study(study, resolution, Found(candidates=(), winners=(point,)))
+    run = compile_study(study, resolution, SearchResult(candidates=(), winners=(point,)))
     assert {(chain.task, chain.method) for chain in run} == {("code", "naive"), ("code", "only")}
 
 
@@ -207,10 +207,10 @@ def test_of_two_objectives_the_pareto_front_wins() -> None:
         }
     )
     cheap, good, bad = (
-        Candidate(point=Point.of({RATE: value}), status="done", figure=figure, cost=cost)
-        for value, figure, cost in ((1, 0.6, 10.0), (2, 0.8, 30.0), (3, 0.7, 40.0))
+        Candidate(point=Point.of({RATE: value}), status="done", score=score, cost=cost)
+        for value, score, cost in ((1, 0.6, 10.0), (2, 0.8, 30.0), (3, 0.7, 40.0))
     )
-    stopped = Candidate(point=Point.of({RATE: 4}), status="stopped", figure=0.99)
+    stopped = Candidate(point=Point.of({RATE: 4}), status="stopped", score=0.99)
     assert best((cheap, good, bad, stopped), search) == (good.point, cheap.point)
 
 
@@ -218,13 +218,13 @@ def test_a_search_that_found_nothing_to_choose_from_says_what_became_of_its_cand
     good, bad, slow = (Point.of({RATE: value}) for value in (1, 2, 3))
     failed = Candidate(point=bad, status="failed", error="the loss is nan")
     stopped = Candidate(point=slow, status="stopped")
-    done = Candidate(point=good, status="done", figure=0.5)
-    assert Found(candidates=(failed, done), winners=(good,)).why_nothing_is_chosen is None
-    why = str(Found(candidates=(failed, stopped), winners=()).why_nothing_is_chosen)
+    done = Candidate(point=good, status="done", score=0.5)
+    assert SearchResult(candidates=(failed, done), winners=(good,)).why_nothing_is_chosen is None
+    why = str(SearchResult(candidates=(failed, stopped), winners=()).why_nothing_is_chosen)
     assert "of 2 candidates 1 failed and 1 were stopped; raise search.time_budget_seconds, --retry-failed" in why
     assert why.endswith("the first that failed: the loss is nan")
-    assert "--retry" not in str(Found(candidates=(stopped,), winners=()).why_nothing_is_chosen)
-    assert "time_budget" not in str(Found(candidates=(failed,), winners=()).why_nothing_is_chosen)
+    assert "--retry" not in str(SearchResult(candidates=(stopped,), winners=()).why_nothing_is_chosen)
+    assert "time_budget" not in str(SearchResult(candidates=(failed,), winners=()).why_nothing_is_chosen)
 
 
 def test_what_a_sampler_varies_is_fitted_into_its_range() -> None:

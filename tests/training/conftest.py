@@ -23,7 +23,7 @@ from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.task import SCHEMA, Kind, Task, TaskData
 from w2s_ray.training.models import load_tokenizer
-from w2s_ray.training.progress import Point
+from w2s_ray.training.progress import StageProgress
 from w2s_ray.training.workers import Workers
 
 UP = ("warm", "bright", "gentle", "calm", "sweet")
@@ -174,7 +174,7 @@ class Onlooker:
     """Keeps the points; asks to stop once `stop_at` steps were polled."""
 
     def __init__(self, stop_at: int | None = None) -> None:
-        self.points: list[Point] = []
+        self.points: list[StageProgress] = []
         self._polls = 0
         self._stop_at = stop_at
 
@@ -182,7 +182,7 @@ class Onlooker:
         self._polls += 1
         return self._stop_at is not None and self._polls >= self._stop_at
 
-    def report(self, point: Point) -> None:
+    def report(self, point: StageProgress) -> None:
         self.points.append(point)
 
 

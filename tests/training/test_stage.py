@@ -144,7 +144,7 @@ def test_a_stage_that_another_run_has_taken_up_stops_at_its_next_step_and_writes
 
     onlooker = Suspended(stop_at=3)
     result = run_stage(stage, store=tiny.store, workers=alone, observer=onlooker)
-    assert result.stopped, "so the foreman looks for the other run's stage"
+    assert result.stopped, "so the dispatcher looks for the other run's stage"
     assert [point.step for point in onlooker.points if point.activity == "training"] == [1]
     record = tiny.store.find(stage.identity)
     assert record is not None and "model/weights" in record.files

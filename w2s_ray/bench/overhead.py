@@ -1,8 +1,8 @@
 """What does a stage cost beside its training, evaluation and labelling, and what does a crew's start cost?
 
 A real study of tiny models on local text: one crew of two workers runs every stage, one after another, through Tune,
-foreman and DeepSpeed as always. Overhead is the time from handing a stage out to having its result, less the seconds in
-forward, backward, optimizer, evaluation and labelling. Memory is rank 0's resident set between stages.
+dispatcher and DeepSpeed as always. Overhead is the time from handing a stage out to having its result, less the seconds
+in forward, backward, optimizer, evaluation and labelling. Memory is rank 0's resident set between stages.
 """
 
 import statistics

@@ -1,6 +1,6 @@
 """How close does the policy come to the best possible schedule? The same `decide()` on a virtual clock.
 
-The simulator stands in for Ray and the crews: it keeps the foreman's own state (queue and roster), lets `decide()`
+The simulator stands in for Ray and the crews: it keeps the dispatcher's own state (queue and roster), lets `decide()`
 decide at every event, and carries the decisions out in virtual time. Beside the policy it runs first-in-first-out, and
 a world in which every trial trains all of its own stages. No schedule can be shorter than the longest chain, or than
 the total work over all devices: that is the lower bound, without start-up and failures.
@@ -19,7 +19,7 @@ from w2s_ray.scheduling.queue import Crash, Entry, Queue, Status
 from w2s_ray.scheduling.roster import Roster
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
-from w2s_ray.spec.execution import CrewShape
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.labels import LabelledSplit, WeakLabels
 from w2s_ray.spec.stage import StageSource
@@ -207,7 +207,7 @@ class _Simulation:
             case StopStage():
                 raise AssertionError("every stage is wanted here")
 
-    def _speak(self, crew: str, shape: CrewShape) -> None:
+    def _speak(self, crew: str, shape: GroupShape) -> None:
         if crew in self.state.roster.crews:  # and has not failed meanwhile
             self.state.crew_spoke(crew, shape, "first", None, Crash(""))
 

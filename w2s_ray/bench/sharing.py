@@ -1,8 +1,8 @@
 """What does sharing save? A sweep of chains that differ only in their last student's loss, against each chain alone.
 
-Both sides run through Tune, foreman and DeepSpeed as always, one after the other on one machine, every run in a store
-of its own. A run's time is taken from its first optimizer step to its last result: cold starts are left out on both
-sides. Sharing is perfect where the gain equals the seconds of the stages that all chains name over those of the
+Both sides run through Tune, dispatcher and DeepSpeed as always, one after the other on one machine, every run in a
+store of its own. A run's time is taken from its first optimizer step to its last result: cold starts are left out on
+both sides. Sharing is perfect where the gain equals the seconds of the stages that all chains name over those of the
 distinct ones.
 """
 
@@ -53,7 +53,7 @@ class Sharing(Spec):
 def bench_sharing(num_chains: int = 12, epochs: float = 36.0) -> Sharing:
     """Run the sweep, then each of its chains alone."""
     from w2s_ray.api import run_study
-    from w2s_ray.scheduling.resolve import locked
+    from w2s_ray.planning.resolve import locked
 
     with tempfile.TemporaryDirectory(prefix="w2s-bench-") as name:
         folder = Path(name)

@@ -1,5 +1,6 @@
-"""How many stage submissions a second does the foreman take? A real actor, an empty store, chains sent one on another.
+"""How many stage submissions a second does the dispatcher take?
 
+A real actor with an empty store is sent chain after chain.
 Each call carries a trial's chains, all their stages at once, as trials send them. Nothing is run: no crew is opened.
 """
 
@@ -31,7 +32,7 @@ def bench_submissions(num_chains: int = 2000) -> Submissions:
     """Compile a sweep of `num_chains` chains and submit all of them."""
     import ray
 
-    from w2s_ray.scheduling.foreman import Foreman
+    from w2s_ray.scheduling.dispatcher import Dispatcher
     from w2s_ray.scheduling.session import ray_session
 
     study = parse_study(_study(num_chains))
@@ -44,12 +45,12 @@ def bench_submissions(num_chains: int = 2000) -> Submissions:
     with tempfile.TemporaryDirectory(prefix="w2s-bench-") as folder, ray_session(None, num_cpus=1):
         store = ArtifactStore(Path(folder) / "store")
         store.prepare()
-        foreman = ray.remote(Foreman).options(num_cpus=0).remote(store, study.name, "a benchmark", ())
-        ray.get(foreman.trial_report.remote("nobody"))
+        dispatcher = ray.remote(Dispatcher).options(num_cpus=0).remote(store, study.name, "a benchmark", ())
+        ray.get(dispatcher.trial_report.remote("nobody"))
         began = time.perf_counter()
-        ray.get([foreman.submit.remote((chain,), chain.name) for chain in chains])
+        ray.get([dispatcher.submit.remote((chain,), chain.name) for chain in chains])
         seconds = time.perf_counter() - began
-        ray.kill(foreman)
+        ray.kill(dispatcher)
     return Submissions(
         num_chains=len(chains),
         num_stages=num_stages,

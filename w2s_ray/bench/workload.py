@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from w2s_ray.errors import StudyError
-from w2s_ray.scheduling.room import Node
+from w2s_ray.planning.nodes import Node
 from w2s_ray.spec.base import Positive, Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.compile import compile_study

@@ -55,7 +55,7 @@ def print_throughput(models: Sequence[str], pairs: int, steps: int, threads: int
 
 
 def print_submissions(num_chains: int, *, as_json: bool) -> None:
-    """Compile a sweep and submit it to a foreman."""
+    """Compile a sweep and submit it to a dispatcher."""
     _capture()
     from w2s_ray.bench.submissions import bench_submissions
 

@@ -12,7 +12,7 @@ from w2s_ray.errors import StoreError
 from w2s_ray.spec.trainable import Prompt
 from w2s_ray.store.artifacts import AGES
 from w2s_ray.store.files import writing
-from w2s_ray.store.found import every_chain
+from w2s_ray.store.search_result import every_chain
 
 MODEL = "model"
 """Where a stage's artifact keeps its model."""
@@ -29,7 +29,7 @@ def export(
         StoreError: when the stage is not finished, kept no such model, fails its checksums, or `target` is in use.
     """
     study, store = open_for_reading(path, store_folder, overrides, "export")
-    from w2s_ray.scheduling.resolve import locked
+    from w2s_ray.planning.resolve import locked
 
     resolution = locked(study, store)
     chains = every_chain(study, resolution, store)

@@ -11,9 +11,9 @@ from w2s_ray.errors import StoreError, W2SError
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.store.artifacts import ArtifactStore, existing_store
-from w2s_ray.store.found import every_chain, read_found
-from w2s_ray.store.waiting import read_under_way
-from w2s_ray.store.waste import Waste, abandoned, remove, unreferenced
+from w2s_ray.store.garbage import Waste, abandoned, remove, unreferenced
+from w2s_ray.store.run_status import read_under_way
+from w2s_ray.store.search_result import every_chain, read_search_result
 
 
 def collect(store_folder: Path, *, yes: bool) -> None:
@@ -60,7 +60,7 @@ def _named(store: ArtifactStore, folder: Path) -> Iterator[str]:
     Raises:
         W2SError: when the study cannot be read, or when that cannot be known yet.
     """
-    from w2s_ray.scheduling.resolve import locked
+    from w2s_ray.planning.resolve import locked
 
     if not (folder / STUDY_NAME).is_file():
         return
@@ -72,7 +72,7 @@ def _named(store: ArtifactStore, folder: Path) -> Iterator[str]:
             "wait for its end",
         )
     searches = study.search is not None and study.search.choose_by is not None
-    if searches and read_found(study, store) is None:
+    if searches and read_search_result(study, store) is None:
         raise StoreError(
             "its search is not through",
             "what a search has drawn is known when it is through",

@@ -11,7 +11,7 @@ from typing import Self
 
 from rich.console import Console
 
-from w2s_ray.scheduling.view import StudyStatus, StudyView
+from w2s_ray.scheduling.status import StudyStatus, StudyView
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HARD_EXIT_CODE = 130

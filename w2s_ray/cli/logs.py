@@ -13,7 +13,7 @@ from w2s_ray.errors import StudyError
 from w2s_ray.spec.load import load_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ATTEMPTS_NAME, ArtifactStore, artifact_folders, existing_store
-from w2s_ray.store.found import every_chain
+from w2s_ray.store.search_result import every_chain
 
 
 def print_logs(
@@ -54,7 +54,7 @@ def _table(lines: list[dict[str, float]]) -> Table:
 
 
 def _folder_in_study(store: ArtifactStore, name: str, study: Study) -> Path:
-    from w2s_ray.scheduling.resolve import locked
+    from w2s_ray.planning.resolve import locked
 
     stage = find_stage(every_chain(study, locked(study, store), store), name)
     folder = store.folder(stage.spec.slug, stage.identity)

@@ -202,7 +202,7 @@ def submissions(
     chains: Annotated[int, typer.Option(min=1, help="Chains to compile and submit.")] = 2000,
     json: AsJson = False,
 ) -> None:
-    """How fast a sweep compiles, and how many stage submissions a second the foreman takes."""
+    """How fast a sweep compiles, and how many stage submissions a second the dispatcher takes."""
     from w2s_ray.cli import bench as verb
 
     verb.print_submissions(chains, as_json=json)

@@ -12,15 +12,15 @@ from w2s_ray.cli.terminal import MOST_ROWS, terminal
 from w2s_ray.spec.identity import short
 
 if TYPE_CHECKING:
-    from w2s_ray.scheduling.plan import Plan, StagePlan
+    from w2s_ray.planning.plan import Plan, StagePlan
 
 
 def print_plan(path: Path, store_folder: Path, overrides: Sequence[str], *, as_json: bool) -> None:
     """Resolve the study and print its plan."""
     study, store = open_for_writing(path, store_folder, overrides, "plan")
-    from w2s_ray.scheduling.plan import plan
-    from w2s_ray.scheduling.resolve import resolve
-    from w2s_ray.scheduling.room import this_machine
+    from w2s_ray.planning.nodes import this_machine
+    from w2s_ray.planning.plan import plan
+    from w2s_ray.planning.resolve import resolve
 
     found = plan(study, resolve(study, store), store, (this_machine(),))
     if as_json:

@@ -17,10 +17,10 @@ Format = Literal["table", "json", "html"]
 def report(path: Path, store_folder: Path, overrides: Sequence[str], format_: Format) -> None:
     """Print the results as a table or as JSON, or write the page and its figures."""
     study, store = open_for_reading(path, store_folder, overrides, "report")
+    from w2s_ray.planning.resolve import locked
     from w2s_ray.report.page import write_report
     from w2s_ray.report.summary import summarise
     from w2s_ray.report.table import to_json
-    from w2s_ray.scheduling.resolve import locked
 
     resolution = locked(study, store)
     if format_ == "html":

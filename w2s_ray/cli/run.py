@@ -19,7 +19,7 @@ from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import count_chains, notices
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.found import every_chain
+from w2s_ray.store.search_result import every_chain
 
 if TYPE_CHECKING:
     from w2s_ray.scheduling.study import StudyOutcome
@@ -61,7 +61,7 @@ def check_number(study: Study, *, yes: bool) -> None:
 
 def _resolve(study: Study, store: ArtifactStore) -> Resolution:
     """Prepare data and models, which can take a minute the first time."""
-    from w2s_ray.scheduling.resolve import resolve_whole
+    from w2s_ray.planning.resolve import resolve_whole
 
     terminal.out.print(f"preparing {', '.join(study.tasks)}", markup=False, soft_wrap=True)
     try:
@@ -147,7 +147,7 @@ def _exit_code(outcome: "StudyOutcome") -> int:
 
 def smoke(path: Path, overrides: Sequence[str], *, address: str | None) -> int:
     """Take every stage through two steps; the store goes again, and so does the log unless something failed."""
-    from w2s_ray.scheduling.resolve import resolve_whole
+    from w2s_ray.planning.resolve import resolve_whole
 
     study = shrink(load_study(path, overrides))
     with tempfile.TemporaryDirectory(prefix="w2s-smoke-") as folder:

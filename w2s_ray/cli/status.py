@@ -14,8 +14,8 @@ from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.identity import short
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import CHECKPOINTS, ArtifactStore
-from w2s_ray.store.found import every_chain
-from w2s_ray.store.waiting import read_under_way
+from w2s_ray.store.run_status import read_under_way
+from w2s_ray.store.search_result import every_chain
 
 State = Literal["done", "predictions lack", "running", "stopped", "waiting"]
 
@@ -39,7 +39,7 @@ class StageStatus(Spec):
 def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as_json: bool) -> None:
     """Print a line per distinct stage."""
     study, store = open_for_reading(path, store_folder, overrides, "status")
-    from w2s_ray.scheduling.resolve import locked
+    from w2s_ray.planning.resolve import locked
 
     stages = distinct_stages(every_chain(study, locked(study, store), store)).values()
     found = [stage_status(store, stage) for stage in stages]
@@ -60,7 +60,7 @@ def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as
     num_done = sum(status.state == "done" for status in found)
     terminal.out.print(f"{num_done} of {len(found)} stages done", markup=False)
     now = read_under_way(study, store)
-    for crew in now.crews if now is not None else ():
+    for crew in now.worker_groups if now is not None else ():
         terminal.out.print(crew, markup=False, soft_wrap=True)
     for name, reason in now.waiting.items() if now is not None else ():
         terminal.out.print(f"waiting: {name}: {reason}", markup=False, soft_wrap=True)

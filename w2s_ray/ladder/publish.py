@@ -14,7 +14,7 @@ import typer
 from safetensors.torch import load_file, save_file
 
 from w2s_ray.errors import StoreError
-from w2s_ray.scheduling.resolve import resolve
+from w2s_ray.planning.resolve import resolve
 from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import load_study

@@ -12,11 +12,11 @@ from w2s_ray.report.reader import Labelling, Reader, TestPredictions, TestSet
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.labels import WeakLabels
-from w2s_ray.spec.search import Found
+from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.found import read_failures, read_found
 from w2s_ray.store.record import Record
+from w2s_ray.store.search_result import read_failures, read_search_result
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Evidence:
     """By task and name: whether what needs no understanding is right, per seed and test example (S × N)."""
     num_parameters: dict[str, int | None] = field(default_factory=dict)
     """By level."""
-    found: Found | None = None
+    found: SearchResult | None = None
     """What the study's search came to."""
     failures: dict[str, str] = field(default_factory=dict)
     """Why a chain failed, by its name."""
@@ -60,7 +60,7 @@ def gather(study: Study, resolution: Resolution, store: ArtifactStore) -> Eviden
         DataError: when a stage was judged on other examples than the task's test set.
         StoreError: when an artifact is damaged.
     """
-    found = read_found(study, store)
+    found = read_search_result(study, store)
     chains = compile_study(study, resolution, found)
     reader = Reader(store)
     evidence = _gathered(chains, reader)

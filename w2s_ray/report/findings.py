@@ -129,7 +129,7 @@ class CandidateSummary(Spec):
 
     settings: dict[str, Any]
     status: str
-    figure: float | None
+    score: float | None
     cost: float | None
     error: str | None
     is_winner: bool
@@ -146,7 +146,7 @@ class SearchSummary(Spec):
     scheduler: str | None
     minimise: str | None
     candidates: tuple[CandidateSummary, ...]
-    """The best first; those without a figure last."""
+    """The best first; those without a score last."""
 
 
 class TaskSummary(Spec):

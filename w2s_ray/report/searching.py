@@ -8,11 +8,11 @@ from w2s_ray.report.findings import CandidateSummary, SearchSummary, Step
 from w2s_ray.report.judge import Judge
 from w2s_ray.report.scores import estimate
 from w2s_ray.science.recovery import Sampled
-from w2s_ray.spec.search import Candidate, Found, Point
+from w2s_ray.spec.search import Candidate, Point, SearchResult
 from w2s_ray.spec.study import Study
 
 
-def search_summary(study: Study, found: Found | None) -> SearchSummary | None:
+def search_summary(study: Study, found: SearchResult | None) -> SearchSummary | None:
     """Return what the study's search came to; None where it does not choose or is not through."""
     search = study.search
     if search is None or search.choose_by is None or found is None:
@@ -28,7 +28,7 @@ def search_summary(study: Study, found: Found | None) -> SearchSummary | None:
             CandidateSummary(
                 settings=one.point.values,
                 status=one.status,
-                figure=one.figure,
+                score=one.score,
                 cost=one.cost,
                 error=one.error,
                 is_winner=one.point in found.winners,
@@ -86,4 +86,4 @@ def _step(about: ArmSummary, path: tuple[str, ...], difference: Sampled | None) 
 
 
 def _rank(candidate: Candidate) -> tuple[bool, bool, float]:
-    return candidate.status != "done", candidate.figure is None, -(candidate.figure or 0.0)
+    return candidate.status != "done", candidate.score is None, -(candidate.score or 0.0)

@@ -217,7 +217,7 @@ def _candidates_table(search: SearchSummary) -> Table:
     for one in shown_candidates(search):
         settings = [setting(one.settings[key]) for key in keys]
         cost = (whole(one.cost),) if costs else ()
-        table.add_row("✓" if one.is_winner else "", *settings, candidate_status(one), number(one.figure), *cost)
+        table.add_row("✓" if one.is_winner else "", *settings, candidate_status(one), number(one.score), *cost)
     return table
 
 

@@ -1,6 +1,6 @@
-"""A candidate: the trial of one point of a search. Its figure is what schedulers and samplers compare.
+"""A candidate: the trial of one point of a search. Its score is what schedulers and samplers compare.
 
-The figure is the last students' mean agreement with the labels of Vi, or their accuracy there, over the chains of the
+The score is the last students' mean agreement with the labels of Vi, or their accuracy there, over the chains of the
 point (development tasks × search seeds × methods). While a last student trains, its reports say how it comes along;
 once it is done its predictions for Vi are read, so a stage that an earlier run made is judged like any other. Nothing
 here looks at a test set.
@@ -34,11 +34,11 @@ from w2s_ray.store.artifacts import ArtifactStore
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from w2s_ray.scheduling.foreman import Foreman
-    from w2s_ray.training.progress import Point as StagePoint
+    from w2s_ray.scheduling.dispatcher import Dispatcher
+    from w2s_ray.training.progress import StageProgress
 
-FIGURE, REPORT, COST = "figure", "report", "cost"
-"""What a candidate's results call the figure, its report's number (ASHA's and PBT's time), and the second objective."""
+SCORE, REPORT, COST = "score", "report", "cost"
+"""What a candidate's results call the score, its report's number (ASHA's and PBT's time), and the second objective."""
 _CHECKPOINT = "candidate.json"
 _PAUSE_SECONDS = 0.1
 
@@ -77,8 +77,8 @@ class CandidateJudge:
             tuple(_reporting(chain, scheduler.reports) for chain in chains) if isinstance(scheduler, Asha) else chains
         )
 
-    def figure(self, chains: tuple[Chain, ...], level: str | None = None) -> float:
-        """Return the mean figure of the chains' students on `level`, the last one where it is not given."""
+    def score(self, chains: tuple[Chain, ...], level: str | None = None) -> float:
+        """Return the mean score of the chains' students on `level`, the last one where it is not given."""
         return fmean(self._judge(student_of(chain, level)) for chain in chains)
 
     def ceilings(self, chains: tuple[Chain, ...]) -> dict[str, float]:
@@ -103,7 +103,7 @@ class CandidateJudge:
         return sum(record.metrics[name] for record in records if record is not None)
 
     def _judge(self, stage: PlannedStage) -> float:
-        """Return a finished stage's figure on its validation examples."""
+        """Return a finished stage's score on its validation examples."""
         validation = stage.spec.validation
         assert validation is not None
         prediction = next(each for each in stage.predicts if each.split == validation.split)
@@ -145,11 +145,11 @@ class CandidateTrial(Asking):
         self,
         config: dict[str, Any],
         judge: CandidateJudge | None = None,
-        foreman: "ActorHandle[Foreman] | None" = None,
+        dispatcher: "ActorHandle[Dispatcher] | None" = None,
     ) -> None:
         """Take up the point that `config` stands for."""
-        assert judge is not None and foreman is not None
-        self._judge, self._foreman = judge, foreman
+        assert judge is not None and dispatcher is not None
+        self._judge, self._dispatcher = judge, dispatcher
         self._in_levels = isinstance(judge.search.scheduler, Pbt)
         self._take_up(config, levels_done=0)
 
@@ -160,7 +160,7 @@ class CandidateTrial(Asking):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Return the next result that has a figure, or the last one, which says why there is none.
+        """Return the next result that has a score, or the last one, which says why there is none.
 
         Tune's samplers and schedulers take no result without one, so this waits. An interrupted run is waited for too:
         Tune is about to be ended, and as far as it knows this candidate goes on.
@@ -181,15 +181,15 @@ class CandidateTrial(Asking):
             time.sleep(_PAUSE_SECONDS)
 
     def _judged(self) -> dict[str, Any]:
-        """What was asked for is done: its figure, and where nothing is to come, all else that is to be known."""
+        """What was asked for is done: its score, and where nothing is to come, all else that is to be known."""
         self._asked = False
         self._levels_done = self._levels_done + 1 if self._in_levels else self._num_students
         level = self._path[self._levels_done] if self._in_levels else None
-        result: dict[str, Any] = {FIGURE: self._judge.figure(self._chains_all, level)}
+        result: dict[str, Any] = {SCORE: self._judge.score(self._chains_all, level)}
         if self._last_report or not isinstance(self._judge.search.scheduler, Asha):
             result[REPORT] = self._num_reports
-        # Without reports on the way the student was found in the store. Told at what time its figure is, ASHA would put
-        # it on its highest rung, a finished figure among those of students in the middle of their training.
+        # Without reports on the way the student was found in the store. Told at what time its score is, ASHA would put
+        # it on its highest rung, a finished score among those of students in the middle of their training.
         if self._levels_done < self._num_students:
             return result
         ceilings = json.dumps(self._judge.ceilings(self._chains_all))
@@ -248,10 +248,10 @@ class CandidateTrial(Asking):
         name = f"validation_{'agreement' if self._judge.search.choose_by == 'agreement' else 'accuracy'}"
         newest = [max((one for one in points if one.report <= number), key=_number, default=None) for points in told]
         values = [point.values[name] for point in newest if point is not None]
-        return {FIGURE: fmean(values), REPORT: number} if len(values) == len(told) else {}
+        return {SCORE: fmean(values), REPORT: number} if len(values) == len(told) else {}
 
 
-def _number(point: "StagePoint") -> int:
+def _number(point: "StageProgress") -> int:
     return point.report
 
 

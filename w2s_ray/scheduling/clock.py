@@ -1,9 +1,9 @@
-"""The foreman's clock: how long a crew takes to begin, and how long stages are in its hands."""
+"""The dispatcher's clock: how long a crew takes to begin, and how long stages are in its hands."""
 
 import time
 from collections.abc import Sequence
 
-from w2s_ray.training.progress import Point
+from w2s_ray.training.progress import StageProgress
 
 
 class Clock:
@@ -29,7 +29,7 @@ class Clock:
         """A stage was given to a crew."""
         self._handed_out[identity] = time.monotonic()
 
-    def heard(self, points: Sequence[Point]) -> None:
+    def heard(self, points: Sequence[StageProgress]) -> None:
         """Points came in."""
         stepped = any(point.activity == "training" and point.step > 0 for point in points)
         if stepped and self.first_step is None:

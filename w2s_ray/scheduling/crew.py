@@ -13,7 +13,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from w2s_ray.scheduling.group import GroupConfig
 from w2s_ray.scheduling.trainer import CrewTrainer
 from w2s_ray.scheduling.worker import CrewPlan, work
-from w2s_ray.spec.execution import CrewShape
+from w2s_ray.spec.execution import GroupShape
 
 MAX_RESTARTS = 3
 """Times that Train starts a crew's workers again before the crew is given up and another is opened."""
@@ -61,6 +61,6 @@ def run_crew(plan: CrewPlan) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _resources(shape: CrewShape) -> dict[str, float]:
+def _resources(shape: GroupShape) -> dict[str, float]:
     resources = {"CPU": shape.cpus_per_worker}
     return {**resources, "GPU": shape.gpus_per_worker} if shape.gpus_per_worker > 0 else resources

@@ -1,4 +1,4 @@
-"""The run's crews: Ray tasks that it starts when the foreman asks, and whose end it tells the foreman."""
+"""The run's crews: Ray tasks that it starts when the dispatcher asks, and whose end it tells the dispatcher."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from w2s_ray.scheduling.crew import NoRoomError, run_crew
 from w2s_ray.scheduling.messages import CrewEnd, CrewRequest
 from w2s_ray.scheduling.orphans import remove_orphans
 from w2s_ray.scheduling.worker import CrewPlan
-from w2s_ray.spec.execution import CrewShape
+from w2s_ray.spec.execution import GroupShape
 
 _ERROR_CHARS = 600
 _TASK_BYTES = 200 * 2**20
@@ -22,11 +22,11 @@ class Crews:
     def __init__(self, plan_of: Callable[[CrewRequest], CrewPlan]) -> None:
         """`plan_of` tells what a crew has to know."""
         self._plan_of = plan_of
-        self._open: dict[str, tuple[CrewShape, ray.ObjectRef[None]]] = {}
+        self._open: dict[str, tuple[GroupShape, ray.ObjectRef[None]]] = {}
         self._ended: dict[str, CrewEnd] = {}
 
     @property
-    def shapes(self) -> dict[str, CrewShape]:
+    def shapes(self) -> dict[str, GroupShape]:
         """The crews that are there, or on their way."""
         return {crew: shape for crew, (shape, _) in self._open.items()}
 

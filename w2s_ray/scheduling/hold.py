@@ -11,7 +11,7 @@ import time
 import uuid
 
 from w2s_ray.errors import Interrupted, LeaseHeld
-from w2s_ray.scheduling.view import StudyStatus, StudyView
+from w2s_ray.scheduling.status import StudyStatus, StudyView
 from w2s_ray.spec.study import Study
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore

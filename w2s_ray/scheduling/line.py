@@ -1,7 +1,7 @@
-"""A crew's line to the foreman: rank 0 asks and answers, and a thread of its own speaks while a stage runs.
+"""A crew's line to the dispatcher: rank 0 asks and answers, and a thread of its own speaks while a stage runs.
 
 The stage itself never waits for the line: points are left in a list, and whether to stop is read from a flag. Twice a
-second the thread passes the points on and comes back with the flag. A foreman that is being restarted only makes the
+second the thread passes the points on and comes back with the flag. A dispatcher that is being restarted only makes the
 line slow; where it is gone for good the stage is stopped and the crew ends.
 """
 
@@ -16,38 +16,38 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from w2s_ray.errors import W2SError
 from w2s_ray.scheduling.messages import LEAVE, CrewCard, Order
-from w2s_ray.training.progress import Point, StageResult
+from w2s_ray.training.progress import StageProgress, StageResult
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from w2s_ray.scheduling.foreman import Foreman
+    from w2s_ray.scheduling.dispatcher import Dispatcher
 
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 0.5
-"""Between two words to the foreman while a stage runs."""
+"""Between two words to the dispatcher while a stage runs."""
 ANSWER_SECONDS = 120.0
-"""How long a foreman that is being restarted may take to answer."""
+"""How long a dispatcher that is being restarted may take to answer."""
 _POINTS_KEPT = 1000
 
 
 class Line:
     """The observer of the stages that a crew runs; only rank 0 has one."""
 
-    def __init__(self, foreman: "ActorHandle[Foreman]", card: CrewCard) -> None:
+    def __init__(self, dispatcher: "ActorHandle[Dispatcher]", card: CrewCard) -> None:
         """Nothing is said yet."""
-        self._foreman, self._card = foreman, card
+        self._dispatcher, self._card = dispatcher, card
         self._stop = False
-        self._points: list[Point] = []
+        self._points: list[StageProgress] = []
 
     # The observer that a stage sees.
 
     def should_stop(self) -> bool:
-        """Say whether the foreman wants the stage stopped, as far as is known here."""
+        """Say whether the dispatcher wants the stage stopped, as far as is known here."""
         return self._stop
 
-    def report(self, point: Point) -> None:
+    def report(self, point: StageProgress) -> None:
         """Leave a point for the next beat."""
         if len(self._points) < _POINTS_KEPT:
             self._points.append(point)
@@ -57,9 +57,9 @@ class Line:
     def next_stage(self) -> Order:
         """Ask for work; waits a few seconds at most."""
         try:
-            order: Order = ray.get(self._foreman.next_stage.remote(self._card), timeout=ANSWER_SECONDS)
+            order: Order = ray.get(self._dispatcher.next_stage.remote(self._card), timeout=ANSWER_SECONDS)
         except (RayActorError, GetTimeoutError):
-            logger.exception("the foreman does not answer; this crew ends")
+            logger.exception("the dispatcher does not answer; this crew ends")
             return LEAVE
         return order
 
@@ -68,12 +68,12 @@ class Line:
         try:
             self._beat(identity)
         except (RayActorError, GetTimeoutError):
-            logger.exception("the foreman does not answer; the last points of the stage are lost")
+            logger.exception("the dispatcher does not answer; the last points of the stage are lost")
         try:
-            told = self._foreman.stage_finished.remote(self._card, identity, outcome, leaving)
+            told = self._dispatcher.stage_finished.remote(self._card, identity, outcome, leaving)
             ray.get(told, timeout=ANSWER_SECONDS)
         except (RayActorError, GetTimeoutError):
-            logger.exception("the foreman does not answer; the store knows what was done")
+            logger.exception("the dispatcher does not answer; the store knows what was done")
 
     @contextmanager
     def observing(self, identity: str) -> Iterator["Line"]:
@@ -94,10 +94,10 @@ class Line:
             try:
                 self._stop = self._beat(identity)
             except (RayActorError, GetTimeoutError):
-                logger.exception("the foreman does not answer; the stage is stopped")
+                logger.exception("the dispatcher does not answer; the stage is stopped")
                 self._stop = True
 
     def _beat(self, identity: str) -> bool:
         points, self._points = self._points, []
-        stop: bool = ray.get(self._foreman.beat.remote(self._card, identity, points), timeout=ANSWER_SECONDS)
+        stop: bool = ray.get(self._dispatcher.beat.remote(self._card, identity, points), timeout=ANSWER_SECONDS)
         return stop

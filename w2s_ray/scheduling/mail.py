@@ -1,4 +1,4 @@
-"""The foreman's letter boxes: an order stays in a crew's box until the crew acts on it; news wake whoever waits."""
+"""The dispatcher's letter boxes: an order stays in a crew's box until the crew acts on it; news wake whoever waits."""
 
 import asyncio
 from collections import defaultdict

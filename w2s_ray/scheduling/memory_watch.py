@@ -1,7 +1,7 @@
 """A worker whose machine runs short of memory reports that and ends itself, before other processes are killed.
 
 The kernel, and Ray's memory monitor, end processes by rules of their own: Ray's begins with whatever it could start
-again, which is the foreman and not the stage that fills the machine. So every worker looks at the machine's free
+again, which is the dispatcher and not the stage that fills the machine. So every worker looks at the machine's free
 memory while a stage runs, and gives way a little before Ray's monitor would act. One worker of a machine at a time does
 so: it holds a lock until the kernel has taken its memory back, and the next one looks again.
 """

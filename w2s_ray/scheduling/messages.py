@@ -1,11 +1,11 @@
-"""What the foreman, the crews, the trials and the run tell one another: plain values that pickle."""
+"""What the dispatcher, the crews, the trials and the run tell one another: plain values that pickle."""
 
 from dataclasses import dataclass, field
 
-from w2s_ray.scheduling.view import StudyStatus, Turn
+from w2s_ray.scheduling.status import StudyStatus, Turn
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.execution import CrewShape
-from w2s_ray.training.progress import Point
+from w2s_ray.spec.execution import GroupShape
+from w2s_ray.training.progress import StageProgress
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class CrewCard:
     """With what a crew introduces itself each time it speaks."""
 
     crew: str
-    shape: CrewShape
+    shape: GroupShape
     incarnation: str
     """Another one for each start of its workers."""
 
@@ -35,7 +35,7 @@ class CrewRequest:
     """A crew that the run should start."""
 
     crew: str
-    shape: CrewShape
+    shape: GroupShape
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class TrialReport:
     stages: int
     metrics: dict[str, float] = field(default_factory=dict)
     """`<arm>/<level>/<name>` → value, of the stages that are done; of the trial's first chain."""
-    judged: dict[str, tuple[Point, ...]] = field(default_factory=dict)
+    judged: dict[str, tuple[StageProgress, ...]] = field(default_factory=dict)
     """Reports on the validation examples, by identity of the stages that were asked for some."""
     error: str | None = None
 
@@ -72,10 +72,10 @@ class TrialReport:
 
 @dataclass(frozen=True)
 class Bulletin:
-    """What the foreman tells the run at each visit."""
+    """What the dispatcher tells the run at each visit."""
 
-    foreman: str
-    """Which start of the foreman this is."""
+    dispatcher: str
+    """Which start of the dispatcher this is."""
     status: StudyStatus
     requests: tuple[CrewRequest, ...]
     """Crews to be started: all that are on their way and have not spoken. To start one twice is the run's to avoid."""
@@ -84,6 +84,6 @@ class Bulletin:
     is_opening: bool
     """Whether there are crews and none of them has spoken yet."""
     cold_start_seconds: float | None
-    """From the decision to open the first crew to its first optimizer step, as far as the foreman saw it."""
+    """From the decision to open the first crew to its first optimizer step, as far as the dispatcher saw it."""
     working_seconds: float
-    """From the first optimizer step to the newest result, as far as the foreman saw them."""
+    """From the first optimizer step to the newest result, as far as the dispatcher saw them."""

@@ -1,7 +1,7 @@
 """What a run knows of the store: what is done there, and which stages it has taken for itself.
 
 Another run may work on the same store, from another cluster. A lease with a heartbeat keeps the two from training one
-stage twice; what the other has done is simply found. All of it is disk work, so the foreman does it in threads.
+stage twice; what the other has done is simply found. All of it is disk work, so the dispatcher does it in threads.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The policy: what to do next, as a pure function of the queue and the roster.
 
-`decide` reads the state and returns decisions, each with its reason; it changes nothing. The foreman carries them out
-and tells the state so, and a simulation can do the same on a virtual clock. The rules, in this order:
+`decide` reads the state and returns decisions, each with its reason; it changes nothing. The dispatcher carries them
+out and tells the state so, and a simulation can do the same on a virtual clock. The rules, in this order:
 
 1. A running stage that nobody wants is stopped; it keeps its checkpoint and frees its crew.
 2. An idle crew takes the most urgent ready stage of its shape: longest remaining path first, shared before private.
@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from w2s_ray.errors import TrainingError, W2SError
+from w2s_ray.planning.nodes import Room
 from w2s_ray.scheduling.queue import Crash, CrashKind, Queue, Status
-from w2s_ray.scheduling.room import Room
 from w2s_ray.scheduling.roster import Crew, CrewStatus, Roster
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.execution import CrewShape
+from w2s_ray.spec.execution import GroupShape
 
 MAX_DEATHS = 3
 """Crew deaths that one stage is given before it fails."""
@@ -58,7 +58,7 @@ class Assign:
 class OpenCrew:
     """Start a crew."""
 
-    shape: CrewShape
+    shape: GroupShape
     reason: str
 
 
@@ -120,7 +120,7 @@ class State:
         """Say whether the crew is here and has this stage."""
         return crew in self.roster.crews and self.roster.crews[crew].identity == identity
 
-    def crew_spoke(self, crew: str, shape: CrewShape, incarnation: str, identity: str | None, crash: Crash) -> None:
+    def crew_spoke(self, crew: str, shape: GroupShape, incarnation: str, identity: str | None, crash: Crash) -> None:
         """A crew's workers speak and say what they run; another incarnation means that the one before died."""
         begun = self._has_begun(crew)
         lost = self.roster.spoke(crew, shape, incarnation, identity)
@@ -130,7 +130,7 @@ class State:
             self._recognise(identity)
 
     def _recognise(self, identity: str) -> None:
-        """A stage that a crew says it runs does run, though the foreman forgot that when it was restarted."""
+        """A stage that a crew says it runs does run, though the dispatcher forgot that when it was restarted."""
         entry = self.queue.entries.get(identity)
         if entry is not None and entry.status is Status.WAITING and identity in self.roster.in_hand:
             self.queue.started(identity)
@@ -146,12 +146,12 @@ class State:
         if self._starts_fail(known.shape) and self.may_open(known.shape):
             self._fail_shape(known.shape, crash.cause)
 
-    def may_open(self, shape: CrewShape) -> bool:
+    def may_open(self, shape: GroupShape) -> bool:
         """Say whether another crew is worth trying: if the last ones would not start, not beside one that may work."""
         may_work = (CrewStatus.OPENING, CrewStatus.UNHEARD, CrewStatus.IDLE, CrewStatus.BUSY)
         return not (self._starts_fail(shape) and self.roster.of(shape, *may_work))
 
-    def _starts_fail(self, shape: CrewShape) -> bool:
+    def _starts_fail(self, shape: GroupShape) -> bool:
         """Whether the last crews of a shape all ended before they spoke."""
         return self.roster.num_failed_starts.get(shape, 0) >= MAX_FAILED_STARTS
 
@@ -176,7 +176,7 @@ class State:
         else:
             self.queue.not_begun(identity, MAX_NOT_BEGUN, crash)
 
-    def _fail_shape(self, shape: CrewShape, cause: str) -> None:
+    def _fail_shape(self, shape: GroupShape, cause: str) -> None:
         for entry in self.queue.best(shape, len(self.queue.entries)):
             value = f"no crew of {shape.workers} workers could be started: {cause}"
             error = TrainingError(value, "workers must start", "see the log; `w2s doctor` checks the machine")
@@ -213,7 +213,7 @@ class _Turn:
         self._decisions: list[Decision] = []
         self._gone: set[str] = set()
         """Crews that are let go in this turn."""
-        self._kept_for: CrewShape | None = None
+        self._kept_for: GroupShape | None = None
         """The shape for which room is kept; less urgent ones get no new crews."""
         self._room: Room | None = None
         """What is free, less what this turn's new crews take; looked at only where something waits for room."""
@@ -229,7 +229,7 @@ class _Turn:
                 self._make_room(shape, num_waiting)
         return self._decisions
 
-    def _make_room(self, shape: CrewShape, num: int) -> None:
+    def _make_room(self, shape: GroupShape, num: int) -> None:
         """Open crews as far as there is room; then see to it that room is made, where that is worth it."""
         reason = f"{num} ready stages wait for {shape.workers} workers"
         self._room = self._room or self._roster.room()
@@ -240,14 +240,14 @@ class _Turn:
                 return
             self._decisions.append(OpenCrew(shape, reason))
 
-    def _may_fill(self, shape: CrewShape) -> bool:
+    def _may_fill(self, shape: GroupShape) -> bool:
         """Say whether a new crew of `shape` would not be in the way of the one that room is kept for."""
         if self._kept_for is None:
             return True
         (waiting,), (filler,) = self._queue.best(self._kept_for, 1), self._queue.best(shape, 1)
         return filler.cost <= FILLER_SHARE * waiting.cost
 
-    def _keep_room(self, shape: CrewShape, num: int) -> None:
+    def _keep_room(self, shape: GroupShape, num: int) -> None:
         """Keep room for `num` crews if less urgent ones stand on it, and let as many of the idle go as it takes."""
         assert self._room is not None
         rivals = [rival for rival in self._roster.shapes if rival != shape and self._is_rival(rival, shape, num)]
@@ -268,7 +268,7 @@ class _Turn:
             self._gone.add(crew.id)
             self._decisions.append(RetireCrew(crew.id, reason))
 
-    def _is_rival(self, rival: CrewShape, shape: CrewShape, num: int) -> bool:
+    def _is_rival(self, rival: GroupShape, shape: GroupShape, num: int) -> bool:
         """Say whether crews of `rival` should make way: they have nothing to do, or nothing nearly as urgent.
 
         Those that have work make way only for a shape's first crew, or where `num` crews fill the room of one of them.
@@ -282,7 +282,7 @@ class _Turn:
         (theirs,), (ours,) = self._queue.best(rival, 1), self._queue.best(shape, 1)
         return ours.remaining > MORE_URGENT * theirs.remaining
 
-    def _could_fit(self, shape: CrewShape, rivals: Sequence[CrewShape], leaving: Sequence[CrewShape]) -> bool:
+    def _could_fit(self, shape: GroupShape, rivals: Sequence[GroupShape], leaving: Sequence[GroupShape]) -> bool:
         """Say whether the room would do, as far as the sums go, if rivals and leaving crews were gone."""
         assert self._room is not None
         crews = [(rival, self._roster.shapes[rival]) for rival in rivals]
@@ -291,12 +291,12 @@ class _Turn:
         gpus = sum(num * each.workers * each.gpus_per_worker for each, num in crews)
         return self._room.has(shape, cpus, gpus)
 
-    def _idle(self, rivals: Sequence[CrewShape]) -> list[Crew]:
+    def _idle(self, rivals: Sequence[GroupShape]) -> list[Crew]:
         """Idle crews of the rivals: those without work first."""
         spare_first = sorted(rivals, key=lambda rival: rival in self._ready)
         return [crew for rival in spare_first for crew in self._idle_of(rival)]
 
-    def _idle_of(self, shape: CrewShape) -> list[Crew]:
+    def _idle_of(self, shape: GroupShape) -> list[Crew]:
         idle = self._roster.of(shape, CrewStatus.IDLE)
         return [crew for crew in idle if crew.id not in self._gone] if self._gone else idle
 
@@ -306,7 +306,7 @@ def _empty(room: Room, crew: Crew) -> None:
         room.free(crew.shape, crew.place)
 
 
-def _fill(num: int, shape: CrewShape, rival: CrewShape) -> bool:
+def _fill(num: int, shape: GroupShape, rival: GroupShape) -> bool:
     """Say whether `num` crews of `shape` fill the room of one crew of `rival`."""
     ours, theirs = num * shape.workers, rival.workers
     if rival.gpus_per_worker:

@@ -3,7 +3,8 @@
 A stage is ready when somebody wants it and all that it learns from or starts from exists. Ready stages are kept in one
 heap per crew shape, by the longest path that hangs on them, shared ones first among equals; a key that has become stale
 is dropped when it comes to the top. Everything here is bookkeeping: no clock, no store, no Ray. What happens outside
-comes in as events (`submitted`, `started`, `finished`, …), so the same queue serves the foreman, tests and simulations.
+comes in as events (`submitted`, `started`, `finished`, …), so the same queue serves the dispatcher, tests and
+simulations.
 """
 
 import heapq
@@ -15,7 +16,7 @@ from itertools import islice
 
 from w2s_ray.errors import TrainingError, W2SError
 from w2s_ray.spec.chain import PlannedStage, merge
-from w2s_ray.spec.execution import CrewShape
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.spec.identity import short
 
 
@@ -125,8 +126,8 @@ class Queue:
         self._exists: set[str] = set()
         self._producer: dict[str, str] = {}
         self._consumers: dict[str, set[str]] = defaultdict(set)
-        self._ready: dict[CrewShape, set[str]] = defaultdict(set)
-        self._heaps: dict[CrewShape, list[tuple[float, int, int, str]]] = defaultdict(list)
+        self._ready: dict[GroupShape, set[str]] = defaultdict(set)
+        self._heaps: dict[GroupShape, list[tuple[float, int, int, str]]] = defaultdict(list)
 
     # What happens outside.
 
@@ -262,12 +263,12 @@ class Queue:
         return changed
 
     @property
-    def ready_shapes(self) -> dict[CrewShape, int]:
+    def ready_shapes(self) -> dict[GroupShape, int]:
         """How many stages of each shape are ready; the shape with the most urgent stage comes first."""
         shapes = [shape for shape, ready in self._ready.items() if ready]
         return {shape: len(self._ready[shape]) for shape in sorted(shapes, key=lambda each: self._best_key(each))}
 
-    def best(self, shape: CrewShape, num: int) -> list[Entry]:
+    def best(self, shape: GroupShape, num: int) -> list[Entry]:
         """Return the `num` most urgent ready stages of a shape."""
         heap = self._heaps[shape]
         keys: list[tuple[float, int, int, str]] = []
@@ -337,7 +338,7 @@ class Queue:
             self.waiting[identity] = None
         else:
             self.waiting.pop(identity, None)
-        shape = entry.stage.execution.crew_shape
+        shape = entry.stage.execution.group_shape
         if entry.ready:
             self._ready[shape].add(identity)
             heapq.heappush(self._heaps[shape], self._key(entry))
@@ -396,7 +397,7 @@ class Queue:
         entry = self.entries[key[-1]]
         return entry.ready and key == self._key(entry)
 
-    def _best_key(self, shape: CrewShape) -> tuple[float, int, int, str]:
+    def _best_key(self, shape: GroupShape) -> tuple[float, int, int, str]:
         heap = self._heaps[shape]
         while not self._current(heap[0]):
             heapq.heappop(heap)

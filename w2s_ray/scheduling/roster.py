@@ -1,6 +1,6 @@
 """The roster: which crews there are, what they do, and whether another one would find room.
 
-Pure bookkeeping, like the queue. A crew is on its way (`opening`), idle, busy, or leaving; after the foreman was
+Pure bookkeeping, like the queue. A crew is on its way (`opening`), idle, busy, or leaving; after the dispatcher was
 restarted the crews that it has only been told of are `unheard`, and nothing is handed out until each has spoken. Crews
 are indexed by shape and status, and the room is kept up to date, because the policy asks at every event.
 """
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from w2s_ray.scheduling.room import Node, Place, Room
-from w2s_ray.spec.execution import CrewShape
+from w2s_ray.planning.nodes import Node, Place, Room
+from w2s_ray.spec.execution import GroupShape
 
 
 class CrewStatus(StrEnum):
@@ -29,7 +29,7 @@ class Crew:
     """A group of workers that stays warm from stage to stage."""
 
     id: str
-    shape: CrewShape
+    shape: GroupShape
     status: CrewStatus
     identity: str | None = None
     """The stage that it runs, or that is on its way to it."""
@@ -47,28 +47,28 @@ class Roster:
     def __init__(self, nodes: Iterable[Node]) -> None:
         """Begin without crews."""
         self.crews: dict[str, Crew] = {}
-        self.num_failed_starts: dict[CrewShape, int] = {}
+        self.num_failed_starts: dict[GroupShape, int] = {}
         """How many crews of a shape ended one after another before they spoke, though they had found room."""
-        self.crowded_out: set[CrewShape] = set()
+        self.crowded_out: set[GroupShape] = set()
         """Shapes whose last crew found no room on the cluster, which others use too."""
-        self.shapes: dict[CrewShape, int] = {}
+        self.shapes: dict[GroupShape, int] = {}
         """How many crews there are of each shape."""
         self.in_hand: dict[str, str] = {}
         """Which crew runs a stage, by identity."""
         self._room = Room(tuple(nodes))
-        self._by: dict[tuple[CrewShape, CrewStatus], dict[str, Crew]] = defaultdict(dict)
+        self._by: dict[tuple[GroupShape, CrewStatus], dict[str, Crew]] = defaultdict(dict)
         self._num: dict[CrewStatus, int] = defaultdict(int)
 
-    def opening(self, crew: str, shape: CrewShape) -> None:
+    def opening(self, crew: str, shape: GroupShape) -> None:
         """A crew was sent for."""
         self._add(crew, shape, CrewStatus.OPENING)
 
-    def told_of(self, crew: str, shape: CrewShape) -> None:
+    def told_of(self, crew: str, shape: GroupShape) -> None:
         """Somebody else says that there is a crew; it has not spoken itself."""
         if crew not in self.crews:
             self._add(crew, shape, CrewStatus.UNHEARD)
 
-    def spoke(self, crew: str, shape: CrewShape, incarnation: str, identity: str | None) -> str | None:
+    def spoke(self, crew: str, shape: GroupShape, incarnation: str, identity: str | None) -> str | None:
         """A crew's workers speak; return the stage that an earlier start of them took to its grave, if any."""
         self.told_of(crew, shape)
         known = self.crews[crew]
@@ -124,13 +124,13 @@ class Roster:
             self.num_failed_starts[known.shape] = self.num_failed_starts.get(known.shape, 0) + 1
         return identity
 
-    def of(self, shape: CrewShape, *statuses: CrewStatus) -> list[Crew]:
+    def of(self, shape: GroupShape, *statuses: CrewStatus) -> list[Crew]:
         """Return the crews of a shape that are in one of `statuses`."""
         if len(statuses) == 1:
             return list(self._by[shape, statuses[0]].values())
         return [crew for status in statuses for crew in self._by[shape, status].values()]
 
-    def num_of(self, shape: CrewShape, status: CrewStatus) -> int:
+    def num_of(self, shape: GroupShape, status: CrewStatus) -> int:
         """Return how many crews of a shape are in `status`."""
         return len(self._by[shape, status])
 
@@ -142,7 +142,7 @@ class Roster:
         """Return what is free on each node; it may be filled."""
         return self._room.copy()
 
-    def _add(self, crew: str, shape: CrewShape, status: CrewStatus) -> None:
+    def _add(self, crew: str, shape: GroupShape, status: CrewStatus) -> None:
         known = Crew(crew, shape, status, place=self._room.place(shape))
         self.crews[crew] = known
         self.shapes[shape] = self.shapes.get(shape, 0) + 1

@@ -1,13 +1,13 @@
-"""One run of a study on Ray: a foreman, crews, and Tune over the chains.
+"""One run of a study on Ray: a dispatcher, crews, and Tune over the chains.
 
     Tune (a thread)            which chains are under way     ChainTrial ─┐
-    the foreman (an actor)     which stage next, which crews  ◀───────────┤
+    the dispatcher (an actor)     which stage next, which crews  ◀───────────┤
     crews (Ray tasks)          run the stages                 ◀───────────┘
-    this thread                visits the foreman: opens the crews that it asks for, shows its status
+    this thread                visits the dispatcher: opens the crews that it asks for, shows its status
 
-The foreman is told of the first chains at once, so that its first crew opens while Tune has not even begun. The run
-ends in order, whether the work is done, has failed or was interrupted: trials, crews, the tracker, the foreman, and Ray
-if it is our own.
+The dispatcher is told of the first chains at once, so that its first crew opens while Tune has not even begun. The run
+ends in order, whether the work is done, has failed or was interrupted: trials, crews, the tracker, the dispatcher, and
+Ray if it is our own.
 """
 
 import logging
@@ -23,28 +23,28 @@ import ray
 from ray.exceptions import RayError
 
 from w2s_ray.errors import Interrupted, LeaseHeld, ResourceError, StoreError, first_line
+from w2s_ray.planning.fitting import LongestTexts, check_memory
+from w2s_ray.planning.nodes import Node
+from w2s_ray.planning.resolve import save_study
 from w2s_ray.scheduling.candidates import CandidateJudge
 from w2s_ray.scheduling.crews import Crews
-from w2s_ray.scheduling.fitting import LongestTexts, check_memory
-from w2s_ray.scheduling.foreman import Foreman, foreman_name
+from w2s_ray.scheduling.dispatcher import Dispatcher, dispatcher_name
 from w2s_ray.scheduling.hold import Hold
 from w2s_ray.scheduling.messages import Bulletin, CrewRequest
-from w2s_ray.scheduling.resolve import put_down
-from w2s_ray.scheduling.room import Node
 from w2s_ray.scheduling.search import Search
 from w2s_ray.scheduling.session import check_room, cluster_nodes, ray_session
+from w2s_ray.scheduling.status import StudyStatus, StudyView, Turn
 from w2s_ray.scheduling.study import ChainOutcome, RunSettings, StudyOutcome, is_finished
 from w2s_ray.scheduling.trials import Trials, Tuning, ended_for_memory
-from w2s_ray.scheduling.view import StudyStatus, StudyView, Turn
 from w2s_ray.scheduling.worker import CrewPlan
 from w2s_ray.scheduling.writer import ActorName, Writer
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.compile import compile_study
-from w2s_ray.spec.search import Found
+from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import executions
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.waiting import say_over, say_under_way
+from w2s_ray.store.run_status import say_over, say_under_way
 from w2s_ray.training.machine import usage_text
 
 if TYPE_CHECKING:
@@ -53,15 +53,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
-"""Between two visits to the foreman."""
+"""Between two visits to the dispatcher."""
 _ANSWER_SECONDS = 120.0
-"""How long a foreman that is being restarted may take."""
+"""How long a dispatcher that is being restarted may take."""
 _HEAD_START_SECONDS = 20.0
 """How long Tune waits at most for the first crew, so as not to take the CPU from its start."""
 _SAID_SECONDS = 2.0
 """Between two words to those who ask for the study's status."""
 _ACTOR_BYTES = 200 * 2**20
-"""What the foreman and the writer take, each."""
+"""What the dispatcher and the writer take, each."""
 _CLOSE_SECONDS = 30.0
 """How long the tracker may take to write its last words."""
 
@@ -74,7 +74,7 @@ class Run:
         study: Study,
         resolution: Resolution,
         chains: Sequence[Chain] | None,
-        before: Found | None,
+        before: SearchResult | None,
         store: ArtifactStore,
         view: StudyView,
         interrupt: threading.Event,
@@ -131,13 +131,13 @@ class Run:
             check_room(executions(self._study), nodes)
             longest = LongestTexts(self._store, self._resolution)
             check_memory(self._unfinished.values(), self._resolution, nodes, longest)
-            with self._writer() as writer, self._foreman(nodes, writer) as foreman:
-                crews = Crews(lambda request: self._plan(request, foreman))
+            with self._writer() as writer, self._dispatcher(nodes, writer) as dispatcher:
+                crews = Crews(lambda request: self._plan(request, dispatcher))
                 try:
-                    found = self._search(foreman, crews) if self._judge is not None else self._before
-                    chains = self._run_chains(foreman, crews)
+                    found = self._search(dispatcher, crews) if self._judge is not None else self._before
+                    chains = self._run_chains(dispatcher, crews)
                 finally:
-                    self._farewell(foreman, crews)
+                    self._farewell(dispatcher, crews)
         trained = self._trained()
         to_go = self._unfinished.keys() - set(trained)
         if self._interrupt.is_set() and to_go:
@@ -158,39 +158,39 @@ class Run:
         told = (key for key, turn in self._finished.items() if turn.result and turn.result.attempts_trained)
         return [*known, *(key for key in told if key not in self._unfinished and self._store.find(key) is not None)]
 
-    def _search(self, foreman: "ActorHandle[Foreman]", crews: Crews) -> Found:
+    def _search(self, dispatcher: "ActorHandle[Dispatcher]", crews: Crews) -> SearchResult:
         """Let Tune judge the candidates; take up the chains of the best."""
         assert self._judge is not None
-        search = Search(self._judge, self._before, foreman, self._settings, self._interrupt)
-        self._work(foreman, crews, search)
+        search = Search(self._judge, self._before, dispatcher, self._settings, self._interrupt)
+        self._work(dispatcher, crews, search)
         if self._interrupt.is_set():
             done = sum(is_finished(stage, self._store) for stage in self._unfinished.values())
             raise self._interrupted(done, None)
-        ray.get(foreman.withdraw_all.remote(), timeout=_ANSWER_SECONDS)
+        ray.get(dispatcher.withdraw_all.remote(), timeout=_ANSWER_SECONDS)
         found = search.found()
         self._take(compile_study(self._study, self._resolution, found))
         return found
 
-    def _run_chains(self, foreman: "ActorHandle[Foreman]", crews: Crews) -> dict[str, ChainOutcome]:
+    def _run_chains(self, dispatcher: "ActorHandle[Dispatcher]", crews: Crews) -> dict[str, ChainOutcome]:
         """Run the chains that are judged on the test set."""
         if not any(stage.identity in self._unfinished for chain in self._chains for stage in chain.stages):
             return {chain.name: ChainOutcome("done") for chain in self._chains}
         for chain in self._chains[: self._study.max_concurrent]:
-            ray.get(foreman.submit.remote((chain,), chain.name), timeout=_ANSWER_SECONDS)
+            ray.get(dispatcher.submit.remote((chain,), chain.name), timeout=_ANSWER_SECONDS)
         began = time.monotonic()
-        while self._visit(foreman, crews).is_opening and time.monotonic() - began < _HEAD_START_SECONDS:
+        while self._visit(dispatcher, crews).is_opening and time.monotonic() - began < _HEAD_START_SECONDS:
             if self._interrupt.wait(TICK_SECONDS):
                 break
-        trials = Trials(self._study, self._chains, foreman, self._store, self._settings)
-        self._work(foreman, crews, trials)
+        trials = Trials(self._study, self._chains, dispatcher, self._store, self._settings)
+        self._work(dispatcher, crews, trials)
         return trials.outcomes()
 
-    def _work(self, foreman: "ActorHandle[Foreman]", crews: Crews, tuning: Tuning) -> None:
+    def _work(self, dispatcher: "ActorHandle[Dispatcher]", crews: Crews, tuning: Tuning) -> None:
         """Keep everything going until Tune is through with its last trial."""
         self._tuning = tuning
         tuning.start()
         while not tuning.wait(TICK_SECONDS):
-            self._visit(foreman, crews)
+            self._visit(dispatcher, crews)
 
     def _interrupted(self, done: int, to_go: int | None) -> Interrupted:
         rest = f"{to_go} to go" if to_go is not None else "the search is not through"
@@ -200,14 +200,14 @@ class Run:
             "run the same command again to go on",
         )
 
-    def _visit(self, foreman: "ActorHandle[Foreman]", crews: Crews, closing: bool = False) -> Bulletin:
-        """Tell the foreman of the crews, and do what it asks for."""
+    def _visit(self, dispatcher: "ActorHandle[Dispatcher]", crews: Crews, closing: bool = False) -> Bulletin:
+        """Tell the dispatcher of the crews, and do what it asks for."""
         crews.look_after()
         closing = closing or self._interrupt.is_set()
-        told = foreman.visit.remote(crews.shapes, crews.ended, closing, self._num_heard)
+        told = dispatcher.visit.remote(crews.shapes, crews.ended, closing, self._num_heard)
         bulletin: Bulletin = ray.get(told, timeout=_ANSWER_SECONDS)
-        if bulletin.foreman != self._heard_from:  # its first word, or its first after a restart
-            self._heard_from, self._num_heard = bulletin.foreman, 0
+        if bulletin.dispatcher != self._heard_from:  # its first word, or its first after a restart
+            self._heard_from, self._num_heard = bulletin.dispatcher, 0
             turns: tuple[Turn, ...] = ()
         else:
             turns = bulletin.turns
@@ -235,7 +235,7 @@ class Run:
             logger.exception("others are not told that the run goes on")
 
     def _whole(self, status: StudyStatus, turns: tuple[Turn, ...]) -> StudyStatus:
-        """Add the turns, and count the chains too that the foreman was not told of, because Tune keeps them back."""
+        """Add the turns, and count the chains too that the dispatcher was not told of, because Tune keeps them back."""
         kept_back = max(0, self._num_stages - status.num_stages)
         return replace(
             status,
@@ -245,14 +245,14 @@ class Run:
             num_shared=self._num_shared,
         )
 
-    def _farewell(self, foreman: "ActorHandle[Foreman]", crews: Crews) -> None:
+    def _farewell(self, dispatcher: "ActorHandle[Dispatcher]", crews: Crews) -> None:
         """See the crews off; those that do not leave are ended."""
         deadline = time.monotonic() + self._settings.farewell_seconds
         try:
-            self._visit(foreman, crews, closing=True)
+            self._visit(dispatcher, crews, closing=True)
             while crews.shapes and time.monotonic() < deadline:
                 time.sleep(TICK_SECONDS)
-                self._visit(foreman, crews, closing=True)
+                self._visit(dispatcher, crews, closing=True)
         except (RayError, LeaseHeld):
             logger.exception("the crews are not waited for")
         finally:
@@ -261,7 +261,9 @@ class Run:
         if self._tuning is not None:
             self._tuning.wait(self._settings.farewell_seconds)
 
-    def _outcome(self, chains: dict[str, ChainOutcome], found: Found | None, trained: Sequence[str]) -> StudyOutcome:
+    def _outcome(
+        self, chains: dict[str, ChainOutcome], found: SearchResult | None, trained: Sequence[str]
+    ) -> StudyOutcome:
         return StudyOutcome(
             chains=chains,
             found=found,
@@ -273,12 +275,12 @@ class Run:
             working_seconds=self._working_seconds,
         )
 
-    def _plan(self, request: CrewRequest, foreman: "ActorHandle[Foreman]") -> CrewPlan:
+    def _plan(self, request: CrewRequest, dispatcher: "ActorHandle[Dispatcher]") -> CrewPlan:
         settings = self._settings
         return CrewPlan(
             crew=request.crew,
             shape=request.shape,
-            foreman=foreman,
+            dispatcher=dispatcher,
             store=self._store,
             study=self._study.name,
             runner=settings.runner,
@@ -291,18 +293,18 @@ class Run:
     def _study_in_hand(self) -> Iterator[None]:
         self._hold.take(self._view, self._interrupt)
         try:
-            put_down(self._study, self._resolution, self._store)
+            save_study(self._study, self._resolution, self._store)
             yield
         finally:
             self._hold.release()
 
     @contextmanager
-    def _foreman(self, nodes: Sequence[Node], writer: ActorName) -> "Iterator[ActorHandle[Foreman]]":
+    def _dispatcher(self, nodes: Sequence[Node], writer: ActorName) -> "Iterator[ActorHandle[Dispatcher]]":
         weights = {name: float(model.num_parameters or 0) for name, model in self._resolution.models.items()}
         options = {"num_cpus": 0, "memory": _ACTOR_BYTES, "max_restarts": -1, "max_task_retries": -1}
-        foreman = (
-            ray.remote(Foreman)
-            .options(**options, name=foreman_name(self._store), namespace=self._namespace)
+        dispatcher = (
+            ray.remote(Dispatcher)
+            .options(**options, name=dispatcher_name(self._store), namespace=self._namespace)
             .remote(
                 store=self._store,
                 study=self._study.name,
@@ -315,9 +317,9 @@ class Run:
             )
         )
         try:
-            yield foreman
+            yield dispatcher
         finally:
-            ray.kill(foreman)
+            ray.kill(dispatcher)
 
     @contextmanager
     def _writer(self) -> Iterator[ActorName]:

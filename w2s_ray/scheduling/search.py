@@ -21,19 +21,19 @@ from ray.tune.search.optuna import OptunaSearch
 
 from w2s_ray.errors import Interrupted
 from w2s_ray.scheduling import tune_state
-from w2s_ray.scheduling.candidates import COST, FIGURE, REPORT, CandidateJudge, CandidateTrial
+from w2s_ray.scheduling.candidates import COST, REPORT, SCORE, CandidateJudge, CandidateTrial
 from w2s_ray.scheduling.study import RunSettings
 from w2s_ray.scheduling.trials import Tuning
 from w2s_ray.spec.identity import canonical_json
-from w2s_ray.spec.search import Asha, Candidate, Found, Pbt, Point, Range, SearchSpec, best, distributions
+from w2s_ray.spec.search import Asha, Candidate, Pbt, Point, Range, SearchResult, SearchSpec, best, distributions
 from w2s_ray.store.files import write_file
-from w2s_ray.store.found import search_digest, write_found
+from w2s_ray.store.search_result import search_digest, write_search_result
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
     from ray.tune.experiment import Trial
 
-    from w2s_ray.scheduling.foreman import Foreman
+    from w2s_ray.scheduling.dispatcher import Dispatcher
 
 _TUNE_NAME = "search"
 _RETRY_NAME = "search-again"
@@ -51,19 +51,19 @@ class Search(Tuning):
     def __init__(
         self,
         judge: CandidateJudge,
-        before: Found | None,
-        foreman: "ActorHandle[Foreman]",
+        before: SearchResult | None,
+        dispatcher: "ActorHandle[Dispatcher]",
         settings: RunSettings,
         interrupt: threading.Event,
     ) -> None:
         """Nothing is started yet; of a search that is through (`before`), only what failed is judged again."""
         super().__init__()
         self._before = before.candidates if before is not None else ()
-        self._judge, self._foreman, self._settings, self._interrupt = judge, foreman, settings, interrupt
+        self._judge, self._dispatcher, self._settings, self._interrupt = judge, dispatcher, settings, interrupt
         self._folder = judge.store.study_folder(judge.study.name)
         self._path = self._folder / (_RETRY_NAME if self._before else _TUNE_NAME)
 
-    def found(self) -> Found:
+    def found(self) -> SearchResult:
         """Return what the search came to, and put it down in the study's folder.
 
         Raises:
@@ -73,19 +73,19 @@ class Search(Tuning):
         drawn = tune.ExperimentAnalysis(str(self._path)).get_all_configs()
         judged = tuple(self._candidate(result, drawn) for result in results)
         judged = (*(one for one in self._before if one.status != "failed"), *judged)
-        found = Found(candidates=judged, winners=best(judged, self._judge.search))
-        write_found(found, self._judge.study, self._judge.store)
+        found = SearchResult(candidates=judged, winners=best(judged, self._judge.search))
+        write_search_result(found, self._judge.study, self._judge.store)
         return found
 
     def tuner(self) -> tune.Tuner:
         """Return the search as it was when it was left, or a new one."""
         os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(_SNAPSHOT_SECONDS))
-        os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a candidate has no figure before its first report
+        os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a candidate has no score before its first report
         random.seed(self._judge.search.seed)  # population-based training draws from the process's generator
         path, marker = self._path, self._folder / _MARKER_NAME
         digest = search_digest(self._judge.study)
         _SEARCHES[digest] = (self._interrupt, path)
-        trainable = tune.with_parameters(CandidateTrial, judge=self._judge, foreman=self._foreman)
+        trainable = tune.with_parameters(CandidateTrial, judge=self._judge, dispatcher=self._dispatcher)
         known = not self._before and marker.is_file() and marker.read_text() == digest
         if known and tune_state.mend(path) and tune.Tuner.can_restore(str(path)):
             return tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=True)
@@ -130,11 +130,11 @@ class Search(Tuning):
         if result.error is not None or metrics.get("status") == "failed":
             return Candidate(point=known, status="failed", error=str(result.error or metrics.get("error")))
         if metrics.get("status") != "done" or not metrics.get("done"):
-            return Candidate(point=known, status="stopped", figure=metrics.get(FIGURE))
+            return Candidate(point=known, status="stopped", score=metrics.get(SCORE))
         return Candidate(
             point=known,
             status="done",
-            figure=metrics[FIGURE],
+            score=metrics[SCORE],
             ceilings=json.loads(metrics["ceilings"]),
             cost=metrics.get(COST),
         )
@@ -162,7 +162,7 @@ def _sampler(search: SearchSpec) -> OptunaSearch:
     two = search.minimise is not None
     return OptunaSearch(
         space=distributions(search.space),
-        metric=[FIGURE, COST] if two else FIGURE,
+        metric=[SCORE, COST] if two else SCORE,
         mode=["max", "min"] if two else "max",
         sampler=samplers[search.sampler](seed=search.seed),
     )
@@ -182,7 +182,7 @@ def _scheduler(search: SearchSpec) -> TrialScheduler | None:
         case Asha() as asha:
             return ASHAScheduler(
                 time_attr=REPORT,
-                metric=FIGURE,
+                metric=SCORE,
                 mode="max",
                 max_t=asha.reports,
                 grace_period=asha.grace_reports,
@@ -191,7 +191,7 @@ def _scheduler(search: SearchSpec) -> TrialScheduler | None:
         case Pbt() as pbt:
             return PopulationBasedTraining(
                 time_attr=REPORT,
-                metric=FIGURE,
+                metric=SCORE,
                 mode="max",
                 perturbation_interval=1,
                 hyperparam_mutations={key: _mutations(domain) for key, domain in search.space.items()},

@@ -16,8 +16,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from w2s_ray.errors import ResourceError, first_line
+from w2s_ray.planning.nodes import Node, Room, this_machine
 from w2s_ray.scheduling.environment import ALLOCATOR, passed_on
-from w2s_ray.scheduling.room import Node, Room, this_machine
 from w2s_ray.scheduling.session_folder import session_folder
 from w2s_ray.spec.execution import Execution
 
@@ -31,7 +31,7 @@ _SETTINGS = {
     **ALLOCATOR,
     "RAY_worker_niceness": "0",  # Ray's own is 15: whoever else is on the machine would come first
     "RAY_worker_maximum_startup_concurrency": "8",  # Ray's own is one per CPU, and a crew's workers would wait in line
-    "RAY_memory_monitor_refresh_ms": "0",  # it would begin with the foreman; workers give way (memory_watch.py)
+    "RAY_memory_monitor_refresh_ms": "0",  # it would begin with the dispatcher; workers give way (memory_watch.py)
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -105,7 +105,7 @@ def check_room(levels: Iterable[tuple[str, Execution]], nodes: Sequence[Node]) -
     Raises:
         ResourceError: naming the first level that does not fit.
     """
-    for shape, level in {execution.crew_shape: name for name, execution in levels}.items():
+    for shape, level in {execution.group_shape: name for name, execution in levels}.items():
         if Room(nodes).place(shape) is not None:
             continue
         gpus = f" and {shape.gpus_per_worker:g} GPUs" if shape.gpus_per_worker else ""

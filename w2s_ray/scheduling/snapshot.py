@@ -1,4 +1,4 @@
-"""What the foreman's state looks like from outside: the live view's status and a trial's report."""
+"""What the dispatcher's state looks like from outside: the live view's status and a trial's report."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,14 +6,14 @@ from w2s_ray.scheduling.messages import TrialReport
 from w2s_ray.scheduling.policy import State
 from w2s_ray.scheduling.queue import Entry, Status, name_of
 from w2s_ray.scheduling.roster import Crew, CrewStatus
-from w2s_ray.scheduling.view import StageStatus, StudyStatus
+from w2s_ray.scheduling.status import RunningStage, StudyStatus
 from w2s_ray.spec.chain import Chain
-from w2s_ray.training.progress import Point
+from w2s_ray.training.progress import StageProgress
 
 _REASONS_SHOWN = 8
 
 
-def study_status(state: State, points: Mapping[str, Point]) -> StudyStatus:
+def study_status(state: State, points: Mapping[str, StageProgress]) -> StudyStatus:
     """Return the whole run at this moment."""
     queue = state.queue
     crews = list(state.roster.crews.values())
@@ -38,7 +38,7 @@ def trial_report(
     trial: str,
     version: int,
     metrics: Mapping[str, Mapping[str, float]],
-    judged: Mapping[str, tuple[Point, ...]],
+    judged: Mapping[str, tuple[StageProgress, ...]],
 ) -> TrialReport:
     """Return how the chains of one trial stand."""
     entries = [state.queue.entries[identity] for identity in state.queue.trials[trial]]
@@ -69,10 +69,10 @@ def chain_metrics(chain: Chain, metrics: Mapping[str, Mapping[str, float]]) -> d
     }
 
 
-def _stage_status(crew: Crew, entry: Entry, point: Point | None) -> StageStatus:
+def _stage_status(crew: Crew, entry: Entry, point: StageProgress | None) -> RunningStage:
     stage = entry.stage
     values = point.values if point is not None else {}
-    return StageStatus(
+    return RunningStage(
         identity=stage.identity,
         arm=stage.arm,
         level=stage.level,

@@ -7,16 +7,16 @@ from contextlib import chdir, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from w2s_ray.scheduling.resolve import put_down
-from w2s_ray.scheduling.view import StudyView
+from w2s_ray.planning.resolve import save_study
+from w2s_ray.scheduling.status import StudyView
 from w2s_ray.scheduling.writer import ChainJudge, TrackerFactory
 from w2s_ray.spec.chain import PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.compile import compile_study
-from w2s_ray.spec.search import Found
+from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.found import read_found, write_failures
+from w2s_ray.store.search_result import read_search_result, write_failures
 from w2s_ray.tracking.opening import open_tracker
 from w2s_ray.training.progress import StageResult
 
@@ -68,7 +68,7 @@ class StudyOutcome:
     """What the crews handed back, by identity: seconds and metrics."""
     seconds_in_hand: dict[str, float] = field(default_factory=dict)
     """From handing a stage out to having its result, by identity."""
-    found: Found | None = None
+    found: SearchResult | None = None
     """What a search that chooses has come to."""
     num_shared: int = 0
     """Stages that the chains name beyond the distinct ones: trainings that sharing saves."""
@@ -112,7 +112,7 @@ def run_study(
         LeaseHeld: when another run of the study on this store does not end.
         Interrupted: when `interrupt` was set; each stage under way has a checkpoint.
     """
-    found = read_found(study, store)
+    found = read_search_result(study, store)
     searches = study.search is not None and study.search.choose_by is not None
     is_through = found is not None and not (retry_failed and any(one.status == "failed" for one in found.candidates))
     chains = compile_study(study, resolution, found) if is_through or not searches else None
@@ -122,7 +122,7 @@ def run_study(
             num_shared = num_named(chains) - len(stages)
             done = {chain.name: ChainOutcome("done") for chain in chains}
             if lease.holder(store.study_folder(study.name)) is None:
-                put_down(study, resolution, store)
+                save_study(study, resolution, store)
             write_failures({}, study, store)
             return StudyOutcome(done, found=found, num_shared=num_shared)
     from w2s_ray.scheduling.run import Run  # Ray is only loaded where there is something to run

@@ -1,4 +1,4 @@
-"""A trial: Tune's handle on one chain. It asks the foreman for the chain's stages and reports how they come along.
+"""A trial: Tune's handle on one chain. It asks the dispatcher for the chain's stages and reports how they come along.
 
 It computes nothing, imports no torch and takes no CPU, only a little memory that Tune can schedule by. Because stages
 are known by their identity, a trial that is restored, retried or given another chain simply asks again: what is done
@@ -21,7 +21,7 @@ from w2s_ray.spec.chain import Chain
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from w2s_ray.scheduling.foreman import Foreman
+    from w2s_ray.scheduling.dispatcher import Dispatcher
 
 _MEMORY_BYTES = 50 * 2**20
 _ANSWER_SECONDS = 120.0
@@ -31,18 +31,18 @@ _ASKER = uuid.uuid4().hex
 
 
 class Asking(tune.Trainable):
-    """A trainable that has the foreman run chains, and hears how they stand."""
+    """A trainable that has the dispatcher run chains, and hears how they stand."""
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
         """Ask for what schedules but does not compete with the crews."""
         return PlacementGroupFactory([{"memory": _MEMORY_BYTES}])
 
-    _foreman: "ActorHandle[Foreman]"
+    _dispatcher: "ActorHandle[Dispatcher]"
     _name = ""
     """The trial for which was asked; none at first, and nothing to withdraw."""
     _asked = False
-    """Whether the foreman was asked for what is wanted now."""
+    """Whether the dispatcher was asked for what is wanted now."""
 
     def wanted(self) -> tuple[str, Sequence[Chain]]:
         """Return the trial's name, and the chains of which it wants every stage next."""
@@ -59,7 +59,7 @@ class Asking(tune.Trainable):
             self._seen, self._asked = -1, True
             self._submit()
         report = self._next_report()
-        while report is None:  # the foreman was restarted and does not know this trial
+        while report is None:  # the dispatcher was restarted and does not know this trial
             self._submit()
             report = self._next_report()
         self._seen = report.version
@@ -67,13 +67,13 @@ class Asking(tune.Trainable):
 
     def cleanup(self) -> None:
         """Want nothing any more."""
-        ray.get(self._foreman.withdraw.remote(self._name, _ASKER), timeout=_ANSWER_SECONDS)
+        ray.get(self._dispatcher.withdraw.remote(self._name, _ASKER), timeout=_ANSWER_SECONDS)
 
     def _submit(self) -> None:
-        ray.get(self._foreman.submit.remote(self._chains, self._name, _ASKER), timeout=_ANSWER_SECONDS)
+        ray.get(self._dispatcher.submit.remote(self._chains, self._name, _ASKER), timeout=_ANSWER_SECONDS)
 
     def _next_report(self) -> TrialReport | None:
-        asked = self._foreman.trial_report.remote(self._name, self._seen, _ASKER)
+        asked = self._dispatcher.trial_report.remote(self._name, self._seen, _ASKER)
         report: TrialReport | None = ray.get(asked, timeout=_ANSWER_SECONDS)
         return report
 
@@ -85,11 +85,11 @@ class ChainTrial(Asking):
         self,
         config: dict[str, Any],
         chains: "dict[str, ray.ObjectRef[Chain]] | None" = None,
-        foreman: "ActorHandle[Foreman] | None" = None,
+        dispatcher: "ActorHandle[Dispatcher] | None" = None,
     ) -> None:
         """Take up the chain that `config` names."""
-        assert chains is not None and foreman is not None
-        self._by_name, self._foreman = chains, foreman
+        assert chains is not None and dispatcher is not None
+        self._by_name, self._dispatcher = chains, dispatcher
         self._take_up(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
     from ray.tune.experiment import Trial
 
-    from w2s_ray.scheduling.foreman import Foreman
+    from w2s_ray.scheduling.dispatcher import Dispatcher
 
 logger = logging.getLogger(__name__)
 
@@ -92,13 +92,13 @@ class Trials(Tuning):
         self,
         study: Study,
         chains: Sequence[Chain],
-        foreman: "ActorHandle[Foreman]",
+        dispatcher: "ActorHandle[Dispatcher]",
         store: ArtifactStore,
         settings: RunSettings,
     ) -> None:
         """Nothing is started yet."""
         super().__init__()
-        self._study, self._chains, self._foreman, self._settings = study, chains, foreman, settings
+        self._study, self._chains, self._dispatcher, self._settings = study, chains, dispatcher, settings
         self._folder = store.study_folder(study.name)
 
     def outcomes(self) -> dict[str, ChainOutcome]:
@@ -124,7 +124,7 @@ class Trials(Tuning):
         shutil.rmtree(self._folder / name, ignore_errors=True)
         chains = {chain.name: ray.put(chain) for chain in self._chains}
         return tune.Tuner(
-            tune.with_parameters(ChainTrial, chains=chains, foreman=self._foreman),
+            tune.with_parameters(ChainTrial, chains=chains, dispatcher=self._dispatcher),
             param_space={"chain": tune.grid_search(list(chains))},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=self._study.max_concurrent,

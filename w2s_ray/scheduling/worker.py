@@ -1,8 +1,8 @@
 """A crew's worker: what each process of the group does from the first stage to the last.
 
-Rank 0 asks the foreman for an order and shares it, a "wait" included, so that no rank sits in a collective for longer
-than the foreman's long poll. Then all ranks run the stage, and rank 0 hands the result back. The libraries are imported
-while the first order is on its way.
+Rank 0 asks the dispatcher for an order and shares it, a "wait" included, so that no rank sits in a collective for
+longer than the dispatcher's long poll. Then all ranks run the stage, and rank 0 hands the result back. The libraries
+are imported while the first order is on its way.
 
 An error on which all ranks agree is a result. An error of one rank ends its process, and Train starts the group again:
 the others may be inside a collective, and there is no way to call them back.
@@ -26,20 +26,20 @@ import ray
 from w2s_ray.errors import DeviceFull, OutOfMemory, W2SError
 from w2s_ray.scheduling.group import Group
 from w2s_ray.scheduling.line import Line
-from w2s_ray.scheduling.logs import log_path
 from w2s_ray.scheduling.memory_watch import MemoryWatch
 from w2s_ray.scheduling.messages import CrewCard, Order
 from w2s_ray.scheduling.output import output_to
 from w2s_ray.scheduling.queue import Crash, CrashKind
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.execution import CrewShape
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.run_status import log_path
 from w2s_ray.training.progress import NullObserver, Observer, StageResult
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from w2s_ray.scheduling.foreman import Foreman
+    from w2s_ray.scheduling.dispatcher import Dispatcher
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ class CrewPlan:
     """All that a crew's processes need to know."""
 
     crew: str
-    shape: CrewShape
-    foreman: "ActorHandle[Foreman]"
+    shape: GroupShape
+    dispatcher: "ActorHandle[Dispatcher]"
     store: ArtifactStore
     study: str
     runner: str
@@ -93,7 +93,7 @@ class _Worker:
     def __init__(self, plan: CrewPlan, group: Group) -> None:
         self._plan, self._group = plan, group
         card = CrewCard(plan.crew, plan.shape, uuid.uuid4().hex)
-        self._line = Line(plan.foreman, card) if group.leads else None
+        self._line = Line(plan.dispatcher, card) if group.leads else None
         self._stage: PlannedStage | None = None
         """The one that runs now."""
         self._watch = MemoryWatch(self._give_way)
@@ -167,7 +167,7 @@ class _Worker:
         log = log_path(self._plan.store, self._plan.study, stage)
         crash = Crash(f"rank {self._group.rank}: {error} (log: {log})", kind)
         try:
-            ray.get(self._plan.foreman.stage_crashed.remote(stage.identity, crash), timeout=5)
+            ray.get(self._plan.dispatcher.stage_crashed.remote(stage.identity, crash), timeout=5)
         except Exception:
             logger.exception("nobody heard why rank %d ends", self._group.rank)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from w2s_ray.spec.chain import Chain
 from w2s_ray.tracking.tracker import RunInfo, Tracker, chain_run, chain_run_id, stage_run_id
-from w2s_ray.training.progress import Point
+from w2s_ray.training.progress import StageProgress
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -46,7 +46,7 @@ class Writer:
         with _undisturbed():
             self._tracker.begin(run)
 
-    def log(self, points: Sequence[Point]) -> None:
+    def log(self, points: Sequence[StageProgress]) -> None:
         """Put down the points of running stages."""
         for point in points:
             if point.values:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 from w2s_ray.spec.chain import Chain, Resolution
 from w2s_ray.spec.climb import Climb, Made
-from w2s_ray.spec.search import Found, Point
+from w2s_ray.spec.search import Point, SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import Variants, candidates, final, optimisation_keys
 
 
-def compile_study(study: Study, resolution: Resolution, found: Found | None = None) -> tuple[Chain, ...]:
+def compile_study(study: Study, resolution: Resolution, found: SearchResult | None = None) -> tuple[Chain, ...]:
     """Return every chain that is judged on the test set, in the order points, tasks, seeds, paths, methods.
 
     Where the study's search chooses, those are the winners' chains: none before it has `found` any.

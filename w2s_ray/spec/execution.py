@@ -9,7 +9,7 @@ from w2s_ray.spec.base import Positive, Spec
 ZeroStage = Literal[0, 1, 2, 3]
 
 
-class CrewShape(NamedTuple):
+class GroupShape(NamedTuple):
     """What a crew is made of; stages of one shape share warm workers, whatever their ZeRO stage."""
 
     workers: int
@@ -37,8 +37,8 @@ class Execution(Spec):
     """Seconds between resume checkpoints; 0 writes one after every step."""
 
     @property
-    def crew_shape(self) -> CrewShape:
+    def group_shape(self) -> GroupShape:
         """The crew that can run it."""
-        return CrewShape(
+        return GroupShape(
             workers=self.workers, cpus_per_worker=self.cpus_per_worker, gpus_per_worker=self.gpus_per_worker
         )

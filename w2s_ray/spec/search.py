@@ -202,7 +202,7 @@ class SearchSpec(Spec):
         if (self.sampler == "nsga2") != (self.minimise is not None and self.sampler != "tpe"):
             raise ValueError("nsga2 needs a second objective, and a second objective nsga2 or tpe: set `minimise`")
         if self.minimise is not None and self.scheduler is not None:
-            raise ValueError(f"{self.scheduler.kind} compares trials by one figure; leave `minimise` or it out")
+            raise ValueError(f"{self.scheduler.kind} compares trials by one score; leave `minimise` or it out")
         if isinstance(self.scheduler, Pbt):
             if self.choose_by == "agreement":
                 raise ValueError(
@@ -240,7 +240,7 @@ class Candidate(Spec):
     point: Point
     status: Literal["done", "stopped", "failed"]
     """`stopped` by the scheduler or the time budget, before its last student was trained."""
-    figure: float | None = None
+    score: float | None = None
     """What it is chosen by: the last students' mean agreement with, or accuracy on, their validation examples."""
     ceilings: dict[str, float] = Field(default_factory=dict)
     """The ceilings' own mean accuracy on their validation examples, by level."""
@@ -249,7 +249,7 @@ class Candidate(Spec):
     error: str | None = None
 
 
-class Found(Spec):
+class SearchResult(Spec):
     """What a search has come to."""
 
     candidates: tuple[Candidate, ...]
@@ -289,11 +289,11 @@ class Found(Spec):
 
 
 def best(candidates: tuple[Candidate, ...], search: SearchSpec) -> tuple[Point, ...]:
-    """Return the points with the highest figures; of the Pareto front, where there is a second objective."""
-    done = [one for one in candidates if one.status == "done" and one.figure is not None]
+    """Return the points with the highest scores; of the Pareto front, where there is a second objective."""
+    done = [one for one in candidates if one.status == "done" and one.score is not None]
     if search.minimise is not None:
         done = [one for one in done if not any(_dominates(other, one) for other in done)]
-    ranked = sorted(done, key=lambda one: (-(one.figure or 0.0), one.cost or 0.0))
+    ranked = sorted(done, key=lambda one: (-(one.score or 0.0), one.cost or 0.0))
     return tuple(dict.fromkeys(one.point for one in ranked))[: search.num_winners]
 
 
@@ -325,5 +325,5 @@ def _shown(value: Any) -> str:
 
 
 def _dominates(one: Candidate, other: Candidate) -> bool:
-    figure, cost = (one.figure or 0.0, other.figure or 0.0), (one.cost or 0.0, other.cost or 0.0)
-    return figure[0] >= figure[1] and cost[0] <= cost[1] and (figure[0] > figure[1] or cost[0] < cost[1])
+    scores, cost = (one.score or 0.0, other.score or 0.0), (one.cost or 0.0, other.cost or 0.0)
+    return scores[0] >= scores[1] and cost[0] <= cost[1] and (scores[0] > scores[1] or cost[0] < cost[1])

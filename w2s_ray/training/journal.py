@@ -11,7 +11,7 @@ from pathlib import Path
 
 from w2s_ray.store.files import writing
 from w2s_ray.training.checkpoints import Progress
-from w2s_ray.training.progress import Activity, Observer, Point
+from w2s_ray.training.progress import Activity, Observer, StageProgress
 
 _REPORT_EVERY_SECONDS = 0.5
 
@@ -80,4 +80,4 @@ class Journal:
     ) -> None:
         assert self._observer is not None
         about = (self._identity, activity, step, self._num_steps)
-        self._observer.report(Point(*about, dict(values), left, report, self._saved_step))
+        self._observer.report(StageProgress(*about, dict(values), left, report, self._saved_step))

@@ -16,7 +16,7 @@ import psutil
 
 GIB = 2**30
 OTHERS_BYTES = int(1.5 * GIB)
-"""What Ray, the foreman, the writer, Tune's trials and the command hold on the machine that has them all."""
+"""What Ray, the dispatcher, the writer, Tune's trials and the command hold on the machine that has them all."""
 _RAYS_SHARE = 0.05
 """Of a machine: with less free than this Ray's memory monitor acts (RAY_memory_usage_threshold)."""
 _MOST_RESERVED = 2 * GIB

@@ -10,7 +10,7 @@ Activity = Literal["loading", "training", "predicting"]
 
 
 @dataclass(frozen=True)
-class Point:
+class StageProgress:
     """One moment of a running stage: where it is, and the numbers it measured there."""
 
     identity: str
@@ -50,7 +50,7 @@ class Observer(Protocol):
         """Say whether the stage should stop at its next step; polled every step, so it never blocks."""
         ...
 
-    def report(self, point: Point) -> None:
+    def report(self, point: StageProgress) -> None:
         """Pass a point on without waiting for anyone, and never raise."""
         ...
 
@@ -62,5 +62,5 @@ class NullObserver:
         """Never."""
         return False
 
-    def report(self, point: Point) -> None:
+    def report(self, point: StageProgress) -> None:
         """Let the point go."""

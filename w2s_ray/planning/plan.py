@@ -5,18 +5,18 @@ from collections.abc import Iterable, Mapping, Sequence
 import pyarrow.compute as pc
 
 from w2s_ray.data.prepare import load_prepared
-from w2s_ray.scheduling import estimate
-from w2s_ray.scheduling.fitting import LongestTexts, as_run, has_of, nearest_that_fits, need_of
-from w2s_ray.scheduling.resolve import UNRESOLVED
-from w2s_ray.scheduling.room import Node
+from w2s_ray.planning import estimate
+from w2s_ray.planning.fitting import LongestTexts, as_run, has_of, nearest_that_fits, need_of
+from w2s_ray.planning.nodes import Node
+from w2s_ray.planning.resolve import UNRESOLVED
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.execution import ZeroStage
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import count_chains, notices, uses_dropout
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.found import every_chain, read_found
 from w2s_ray.store.record import Record, package_versions
+from w2s_ray.store.search_result import every_chain, read_search_result
 
 _UNKNOWN_CHARS = 400.0
 """Characters of an example of a task that could not be read."""
@@ -111,7 +111,7 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
         for identity, stage in stages.items()
     )
     num_chain_stages = num_named(chains)
-    is_through = study.search is None or study.search.choose_by is None or read_found(study, store) is not None
+    is_through = study.search is None or study.search.choose_by is None or read_search_result(study, store) is not None
     waiting = [stage for stage in planned if not stage.in_store]
     return Plan(
         study=study.name,

@@ -11,9 +11,9 @@ import yaml
 from safetensors.numpy import save_file
 
 from w2s_ray.errors import DataError, ModelError, StudyError
-from w2s_ray.scheduling import estimate
-from w2s_ray.scheduling.plan import Plan, plan
-from w2s_ray.scheduling.resolve import LOCK_NAME, locked, put_down, resolve, resolve_whole
+from w2s_ray.planning import estimate
+from w2s_ray.planning.plan import Plan, plan
+from w2s_ray.planning.resolve import LOCK_NAME, locked, resolve, resolve_whole, save_study
 from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.execution import Execution
@@ -251,7 +251,7 @@ def test_artifacts_of_other_library_versions_are_flagged(
     study = study_in(home)
     finish(floor_of(study, store), store)
     now = {name: version.partition("+")[0] for name, version in package_versions().items()}
-    monkeypatch.setattr("w2s_ray.scheduling.plan.package_versions", lambda: {**now, "torch": "9.9", "w2s_ray": "9.9"})
+    monkeypatch.setattr("w2s_ray.planning.plan.package_versions", lambda: {**now, "torch": "9.9", "w2s_ray": "9.9"})
     stage = next(stage for stage in planned(study, store).stages if stage.in_store)
     assert [change.split()[0] for change in stage.other_versions] == ["torch"]
     assert stage.other_versions[0].endswith("→ 9.9")
@@ -353,7 +353,7 @@ def test_the_lock_follows_data_that_changed_once_a_run_begins(home: Path, store:
     after = resolve(study, store)
     assert after.tasks["rows"].fingerprint != before.tasks["rows"].fingerprint
     assert locked(study, store) == before, "what ran learnt from the data as it was"
-    put_down(study, after, store)
+    save_study(study, after, store)
     assert locked(study, store) == after
 
 

@@ -1,11 +1,11 @@
-"""The foreman: one asynchronous actor that holds the queue, hands out stages and carries out the policy's decisions.
+"""The dispatcher: one asynchronous actor that holds the queue, hands out stages and carries out the policy's decisions.
 
 It holds no truth of its own. What is done stands in the store; what is wanted the trials say, again whenever they are
 not known; which crews there are the run says at each visit, and the crews themselves with every word. So it may die at
 any moment: Ray starts it anew and within seconds it knows all that matters. Until the run has visited it once and every
 crew that it was told of has spoken, nothing is decided.
 
-Every method is idempotent, because Ray repeats the calls that were under way when the foreman died.
+Every method is idempotent, because Ray repeats the calls that were under way when the dispatcher died.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from typing import Any
 
 from w2s_ray.errors import LeaseHeld, OutOfMemory, W2SError
+from w2s_ray.planning.nodes import Node
 from w2s_ray.scheduling.askers import SILENT_SECONDS, Askers
 from w2s_ray.scheduling.clock import Clock
 from w2s_ray.scheduling.mail import Mail
@@ -24,17 +25,16 @@ from w2s_ray.scheduling.messages import LEAVE, Bulletin, CrewCard, CrewEnd, Crew
 from w2s_ray.scheduling.ownership import Ownership
 from w2s_ray.scheduling.policy import Assign, Decision, OpenCrew, RetireCrew, State, StopStage, decide
 from w2s_ray.scheduling.queue import Crash, Entry, Queue, Status, work_of
-from w2s_ray.scheduling.room import Node
 from w2s_ray.scheduling.roster import CrewStatus, Roster
 from w2s_ray.scheduling.snapshot import chain_metrics, study_status, trial_report
-from w2s_ray.scheduling.view import Turn
+from w2s_ray.scheduling.status import Turn
 from w2s_ray.scheduling.writer import ActorName, find_writer
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
-from w2s_ray.spec.execution import CrewShape
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.lease import Process
 from w2s_ray.tracking.tracker import chain_run, stage_run, stage_run_id
-from w2s_ray.training.progress import Point, StageResult
+from w2s_ray.training.progress import StageProgress, StageResult
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +46,12 @@ UNKNOWN_SECONDS = 30.0
 """How long a crew may run a stage that nobody asks for: after a restart trials ask again, if they are still there."""
 
 
-def foreman_name(store: ArtifactStore) -> str:
-    """Return the name of a store's foreman."""
-    return f"w2s-foreman-{hashlib.sha256(str(store.root).encode()).hexdigest()[:12]}"
+def dispatcher_name(store: ArtifactStore) -> str:
+    """Return the name of a store's dispatcher."""
+    return f"w2s-dispatcher-{hashlib.sha256(str(store.root).encode()).hexdigest()[:12]}"
 
 
-class Foreman:
+class Dispatcher:
     """See the module; one per store and run."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Foreman:
         serves: Mapping[str, Sequence[str]] | None = None,
         process: Process | None = None,
     ) -> None:
-        """Begin with nothing; Ray repeats this with the same arguments when it starts the foreman anew.
+        """Begin with nothing; Ray repeats this with the same arguments when it starts the dispatcher anew.
 
         Args:
             store: where everything is kept.
@@ -75,7 +75,7 @@ class Foreman:
             writer: the actor that owns the tracker.
             weights: the levels' parameters by name, which make costs comparable.
             serves: the names of the chains that a stage serves, by its identity, those that Tune holds back included.
-            process: the run's own, with which its leases end; the foreman's may be killed while its crews work on.
+            process: the run's own, with which its leases end; the dispatcher's may be killed while its crews work on.
         """
         self._serves = serves or {}
         self._id = uuid.uuid4().hex
@@ -87,8 +87,8 @@ class Foreman:
         """By trial."""
         self._askers = Askers()
         self._reports: dict[str, TrialReport] = {}
-        self._points: dict[str, Point] = {}
-        self._judged: dict[str, tuple[Point, ...]] = {}
+        self._points: dict[str, StageProgress] = {}
+        self._judged: dict[str, tuple[StageProgress, ...]] = {}
         self._turns: list[Turn] = []
         self._clock = Clock()
         self._crashes: dict[str, Crash] = {}
@@ -159,7 +159,7 @@ class Foreman:
             await self._mail.wait(card.crew, LONG_POLL_SECONDS)
         return self._mail.read(card.crew)
 
-    async def beat(self, card: CrewCard, identity: str, points: Sequence[Point]) -> bool:
+    async def beat(self, card: CrewCard, identity: str, points: Sequence[StageProgress]) -> bool:
         """A crew at work passes on its points; say whether it should stop."""
         if card.crew in self._ended:
             return True
@@ -214,7 +214,7 @@ class Foreman:
     # What the run says.
 
     async def visit(
-        self, crews: Mapping[str, CrewShape], ended: Mapping[str, CrewEnd], closing: bool, num_heard: int
+        self, crews: Mapping[str, GroupShape], ended: Mapping[str, CrewEnd], closing: bool, num_heard: int
     ) -> Bulletin:
         """The run tells which crews it has, which ended (and how) and whether it ends; it hears the news."""
         for crew, shape in crews.items():
@@ -233,7 +233,7 @@ class Foreman:
         crews_ = self._state.roster.crews.values()
         opening = [crew for crew in crews_ if crew.status is CrewStatus.OPENING]
         return Bulletin(
-            foreman=self._id,
+            dispatcher=self._id,
             status=study_status(self._state, self._points),
             requests=tuple(CrewRequest(crew.id, crew.shape) for crew in opening),
             turns=tuple(self._turns[num_heard:]),
@@ -256,7 +256,7 @@ class Foreman:
             self._mail.forget(card.crew)
         self._state.crew_spoke(card.crew, card.shape, card.incarnation, identity, self._crash(card.crew, None))
         if identity is not None:
-            self._keep_leases()  # a foreman that was started anew did not hand this stage out itself
+            self._keep_leases()  # a dispatcher that was started anew did not hand this stage out itself
         self._carry_out()
 
     def _ask_again_for(self, identity: str, crew: str) -> None:
@@ -407,7 +407,7 @@ class Foreman:
         self._state.queue.withdrawn(trial)
         return True
 
-    def _take_judged(self, points: Iterable[Point]) -> None:
+    def _take_judged(self, points: Iterable[StageProgress]) -> None:
         """Keep the reports that schedulers compare, each once; a stage that fell back to a checkpoint repeats some."""
         for point in points:
             before = self._judged.get(point.identity, ())

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from w2s_ray.spec.execution import CrewShape
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.training.machine import gpu_bytes, host_memory
 
 Place = tuple[tuple[int, int], ...]
@@ -58,12 +58,12 @@ class Room:
         room._with_gpus = self._with_gpus.copy()
         return room
 
-    def has(self, shape: CrewShape, cpus: float = 0.0, gpus: float = 0.0) -> bool:
+    def has(self, shape: GroupShape, cpus: float = 0.0, gpus: float = 0.0) -> bool:
         """Say whether a crew could fit as far as the sums go, with `cpus` and `gpus` more than is free."""
         short_of_cpus = self.cpus + cpus + _ROUNDING < shape.workers * shape.cpus_per_worker
         return not short_of_cpus and self.gpus + gpus + _ROUNDING >= shape.workers * shape.gpus_per_worker
 
-    def place(self, shape: CrewShape) -> Place | None:
+    def place(self, shape: GroupShape) -> Place | None:
         """Take the room of a crew and return where it is; None, and nothing taken, where there is not enough."""
         if not self.has(shape):
             return None
@@ -79,11 +79,11 @@ class Room:
                 return tuple(place)
         return None
 
-    def free(self, shape: CrewShape, place: Place) -> None:
+    def free(self, shape: GroupShape, place: Place) -> None:
         """Give the room of a crew back."""
         self._give(shape, place, sign=1)
 
-    def _give(self, shape: CrewShape, place: Sequence[tuple[int, int]], sign: int) -> None:
+    def _give(self, shape: GroupShape, place: Sequence[tuple[int, int]], sign: int) -> None:
         cpus_each, gpus_each = sign * shape.cpus_per_worker, sign * shape.gpus_per_worker
         for node, num in place:
             cpus, gpus = self._free[node]

@@ -4,15 +4,22 @@ import pytest
 
 from w2s_ray.errors import StoreError
 from w2s_ray.spec.load import parse_study
-from w2s_ray.spec.search import Candidate, Found, Point
+from w2s_ray.spec.search import Candidate, Point, SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.found import FAILURES_NAME, FOUND_NAME, read_failures, read_found, search_digest, write_found
-from w2s_ray.store.waiting import read_under_way
+from w2s_ray.store.run_status import read_under_way
+from w2s_ray.store.search_result import (
+    FAILURES_NAME,
+    FOUND_NAME,
+    read_failures,
+    read_search_result,
+    search_digest,
+    write_search_result,
+)
 
 RATE = "ladder.l.optimisation.learning_rate"
 POINT = Point.of({RATE: 1e-3})
-FOUND = Found(candidates=(Candidate(point=POINT, status="done", figure=0.5),), winners=(POINT,))
+FOUND = SearchResult(candidates=(Candidate(point=POINT, status="done", score=0.5),), winners=(POINT,))
 
 
 def study_at(folder: str, **changes: Any) -> Study:
@@ -28,18 +35,20 @@ def study_at(folder: str, **changes: Any) -> Study:
 
 
 def test_what_a_search_came_to_is_known_wherever_its_files_lie(store: ArtifactStore) -> None:
-    write_found(FOUND, study_at("/here"), store)
-    assert read_found(study_at("/there"), store) == FOUND
+    write_search_result(FOUND, study_at("/here"), store)
+    assert read_search_result(study_at("/there"), store) == FOUND
 
 
 def test_what_a_search_of_another_model_came_to_is_not(store: ArtifactStore) -> None:
-    write_found(FOUND, study_at("/here"), store)
-    assert read_found(study_at("/here", ladder={"s": "/here/models/other", "l": "owner/model"}), store) is None
+    write_search_result(FOUND, study_at("/here"), store)
+    assert read_search_result(study_at("/here", ladder={"s": "/here/models/other", "l": "owner/model"}), store) is None
 
 
 def test_what_a_search_came_to_is_known_however_its_stages_are_run(store: ArtifactStore) -> None:
-    write_found(FOUND, study_at("/here"), store)
-    assert read_found(study_at("/here", execution={"workers": 2, "tokens_per_micro_batch": 512}), store) == FOUND
+    write_search_result(FOUND, study_at("/here"), store)
+    assert (
+        read_search_result(study_at("/here", execution={"workers": 2, "tokens_per_micro_batch": 512}), store) == FOUND
+    )
     assert search_digest(study_at("/here", optimisation={"epochs": 3})) != search_digest(study_at("/here"))
 
 
@@ -49,7 +58,7 @@ def test_files_of_another_version_are_told_with_a_remedy_or_are_nothing(store: A
     for name in (FOUND_NAME, FAILURES_NAME, "under-way.json"):
         (folder / name).write_text('{"another": "version"}')
     with pytest.raises(StoreError, match=r"search\.json cannot be read"):
-        read_found(study, store)
+        read_search_result(study, store)
     with pytest.raises(StoreError, match=r"failures\.json cannot be read"):
         read_failures(study, store)
     assert read_under_way(study, store) is None

@@ -10,7 +10,7 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, Resolution
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
 from w2s_ray.spec.identity import identity
-from w2s_ray.spec.search import Found
+from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.stage import is_path
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
@@ -27,10 +27,10 @@ class _Failures(Spec):
 class _Kept(Spec):
     digest: str
     """Of the search that it belongs to."""
-    found: Found
+    found: SearchResult
 
 
-def read_found(study: Study, store: ArtifactStore) -> Found | None:
+def read_search_result(study: Study, store: ArtifactStore) -> SearchResult | None:
     """Return what the study's search came to; None where it has none, is not through, or was another one."""
     path = store.study_folder(study.name) / FOUND_NAME
     if study.search is None or not path.is_file():
@@ -39,7 +39,7 @@ def read_found(study: Study, store: ArtifactStore) -> Found | None:
     return known.found if known.digest == search_digest(study) else None
 
 
-def write_found(found: Found, study: Study, store: ArtifactStore) -> None:
+def write_search_result(found: SearchResult, study: Study, store: ArtifactStore) -> None:
     """Put down what the study's search came to."""
     kept = _Kept(digest=search_digest(study), found=found)
     write_file(store.study_folder(study.name) / FOUND_NAME, kept.model_dump_json(indent=1).encode())
@@ -93,7 +93,7 @@ def every_chain(study: Study, resolution: Resolution, store: ArtifactStore) -> t
     Raises:
         StudyError: when values that the search combines do not go together.
     """
-    search, found = study.search, read_found(study, store)
+    search, found = study.search, read_search_result(study, store)
     if search is None or search.choose_by is None:
         return compile_study(study, resolution)
     points = search.points() if search.is_listed else ()

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from w2s_ray.errors import ResourceError
-from w2s_ray.scheduling.fitting import as_run, check_memory, has_of, need_of, with_execution
-from w2s_ray.scheduling.room import Node
+from w2s_ray.planning.fitting import as_run, check_memory, has_of, need_of, with_execution
+from w2s_ray.planning.nodes import Node
 from w2s_ray.spec.chain import ModelShape, PlannedStage, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study

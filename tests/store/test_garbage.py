@@ -7,8 +7,8 @@ import numpy as np
 from w2s_ray.spec.stage import PredictionSpec, StageSpec
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.garbage import abandoned, remove, unreferenced
 from w2s_ray.store.record import Record
-from w2s_ray.store.waste import abandoned, remove, unreferenced
 
 Commit = Callable[..., Record]
 

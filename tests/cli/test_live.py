@@ -2,9 +2,10 @@
 
 from rich.console import Console
 
-from w2s_ray.scheduling.view import LiveView, StageStatus, StudyStatus, status_lines
+from w2s_ray.cli.live import LiveView, status_lines
+from w2s_ray.scheduling.status import RunningStage, StudyStatus
 
-RUNNING = StageStatus(
+RUNNING = RunningStage(
     identity="a" * 64,
     arm="chain",
     level="large",
@@ -35,7 +36,7 @@ def test_a_running_stage_is_one_line_with_its_figures() -> None:
 
 
 def test_what_is_not_known_yet_is_left_out() -> None:
-    loading = StageStatus("b" * 64, "floor", "small", "code", "naive", activity="loading")
+    loading = RunningStage("b" * 64, "floor", "small", "code", "naive", activity="loading")
     text = shown(StudyStatus(running=(loading,), num_failed=1))
     assert "loading" in text
     assert "1 failed" in text

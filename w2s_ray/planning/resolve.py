@@ -82,7 +82,7 @@ def resolve(study: Study, store: ArtifactStore) -> Resolution:
 
 
 def resolve_whole(study: Study, store: ArtifactStore) -> Resolution:
-    """Resolve a study that is to run; `put_down` it once the run has it in hand.
+    """Resolve a study that is to run; `save_study` it once the run has it in hand.
 
     Raises:
         W2SError: like `resolve`, and a ModelError when a file that it needs could not be found.
@@ -97,7 +97,7 @@ def resolve_whole(study: Study, store: ArtifactStore) -> Resolution:
     return resolution
 
 
-def put_down(study: Study, resolution: Resolution, store: ArtifactStore) -> None:
+def save_study(study: Study, resolution: Resolution, store: ArtifactStore) -> None:
     """Put a study, as it is run, and what it came to into its folder in the store, in place of what ran before."""
     text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
     write_file(store.study_folder(study.name) / STUDY_NAME, text.encode())
