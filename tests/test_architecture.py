@@ -11,6 +11,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BELOW = {
     "errors",
+    "hub",
     "spec",
     "science",
     "tasks",
@@ -26,15 +27,16 @@ BELOW = {
 """What those who use the whole package may import."""
 BEFORE: dict[str, set[str]] = {
     "errors": set(),
+    "hub": {"errors"},
     "spec": {"errors"},
     "science": {"errors", "spec"},
-    "tasks": {"errors", "spec", "science"},
+    "tasks": {"errors", "hub", "spec", "science"},
     "store": {"errors", "spec", "science", "tasks"},
     "data": {"errors", "spec", "science", "tasks", "store"},
     "tracking": {"errors", "spec"},
-    "training": {"errors", "spec", "science", "tasks", "store", "data", "tracking"},
+    "training": {"errors", "hub", "spec", "science", "tasks", "store", "data", "tracking"},
     "report": {"errors", "spec", "science", "store", "data"},
-    "planning": {"errors", "spec", "tasks", "store", "data", "training"},
+    "planning": {"errors", "hub", "spec", "tasks", "store", "data", "training"},
     "scheduling": {"errors", "spec", "science", "tasks", "store", "data", "tracking", "training", "planning"},
     "ladder": {"errors", "spec", "tasks", "store", "planning"},
     "api": {"errors", "spec", "store", "report", "planning", "scheduling"},
@@ -47,6 +49,8 @@ BEFORE: dict[str, set[str]] = {
 
 HOMES = {
     "chess": {"tasks/chess/positions.py", "tasks/chess/judge.py", "tasks/chess/puzzles.py"},
+    "huggingface_hub": {"hub.py"},
+    "datasets": {"hub.py"},
     "ray": {"scheduling", "bench", "cli/submit.py"},
     "torch": {"training", "scheduling/group.py", "bench", "cli/doctor.py", "ladder/publish.py"},
     "deepspeed": {"training/zero.py"},
