@@ -1,7 +1,7 @@
 """Whether the workers of a stage fit into the memory of the nodes, and the nearest setting that does.
 
-The need is an estimate (training/memory/footprint.py, within 15 % of what docs/memory.md measured), so a stage is refused only
-where it exceeds all that a node or device has.
+The need is an estimate (training/memory/footprint.py, within 15 % of what docs/memory.md measured), so a stage is
+refused only where it exceeds all that a node or device has.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
