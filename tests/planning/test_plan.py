@@ -24,7 +24,7 @@ from w2s_ray.spec.study import Study
 from w2s_ray.spec.trainable import Probe, Prompt, Trainable
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record, package_versions
-from w2s_ray.training.catalogue import LADDER
+from w2s_ray.training.models.catalogue import LADDER
 
 NUM_PARAMETERS = 1000
 

@@ -15,8 +15,9 @@ from w2s_ray.errors import ModelError
 from w2s_ray.hub import HubUnreachable
 from w2s_ray.spec.stage import Architecture
 from w2s_ray.spec.study import LevelSpec
-from w2s_ray.training import catalogue, model_files
-from w2s_ray.training.catalogue import model_folder, resolve_model
+from w2s_ray.training import model_files
+from w2s_ray.training.models import catalogue
+from w2s_ray.training.models.catalogue import model_folder, resolve_model
 
 TOKENIZER = catalogue.LADDER / "tokenizer"
 
@@ -222,7 +223,8 @@ def test_the_catalogue_needs_neither_torch_nor_transformers() -> None:
     import subprocess
 
     code = (
-        "import sys; from w2s_ray.training.catalogue import resolve_model; from w2s_ray.spec.study import LevelSpec\n"
+        "import sys; from w2s_ray.training.models.catalogue import resolve_model\n"
+        "from w2s_ray.spec.study import LevelSpec\n"
         "from w2s_ray.spec.stage import Architecture as A\n"
         "shape = A(hidden_size=8, num_layers=1, num_heads=1, intermediate_size=8)\n"
         "resolve_model(LevelSpec(model='w2s:small', architecture=shape))\n"

@@ -27,7 +27,7 @@ from w2s_ray.spec.variants import largest, one_changed
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 from w2s_ray.tasks.registry import open_task
-from w2s_ray.training.catalogue import resolve_model
+from w2s_ray.training.models.catalogue import resolve_model
 
 LOCK_NAME = "study.lock.yaml"
 UNRESOLVED = "unresolved"

@@ -18,7 +18,7 @@ from w2s_ray.spec.stage import Architecture, is_path
 from w2s_ray.spec.study import LevelSpec
 from w2s_ray.training import model_files
 
-LADDER = Path(__file__).parents[1] / "ladder"
+LADDER = Path(__file__).parents[2] / "ladder"
 """The models that come with w2s_ray, and their one tokenizer."""
 BUILTIN = "w2s:"
 SIZES = ("small", "medium", "large")
