@@ -27,12 +27,12 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
 from w2s_ray.spec.stage import ModelSource, Optimisation, Precision, StageSpec
-from w2s_ray.training.catalogue import model_folder
 from w2s_ray.training.checkpoints import Checkpoints, Progress
 from w2s_ray.training.feed import Feeder, IntArray, Labelled, MicroBatch
 from w2s_ray.training.journal import Journal
 from w2s_ray.training.loop import Loop
-from w2s_ray.training.models import Network, load_network, load_tokenizer
+from w2s_ray.training.models.catalogue import model_folder
+from w2s_ray.training.models.network import Network, load_network, load_tokenizer
 from w2s_ray.training.objectives import Classification
 from w2s_ray.training.progress import NullObserver
 from w2s_ray.training.workers import Workers

@@ -190,6 +190,6 @@ def _named(error: BaseException | None) -> str:
 
 def _give_memory_back() -> None:
     if "torch" in sys.modules:
-        from w2s_ray.training.memory import give_memory_back
+        from w2s_ray.training.memory.usage import give_memory_back
 
         give_memory_back()
