@@ -10,28 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from w2s_ray import hub
 from w2s_ray.errors import ModelError
+from w2s_ray.hub import HubUnreachable
 from w2s_ray.spec.chain import ResolvedModel
 from w2s_ray.spec.stage import Architecture, is_path
 from w2s_ray.spec.study import LevelSpec
-from w2s_ray.training import hub, model_files
+from w2s_ray.training import model_files
 
-LADDER = Path(__file__).parents[1] / "ladder"
+LADDER = Path(__file__).parents[2] / "ladder"
 """The models that come with w2s_ray, and their one tokenizer."""
 BUILTIN = "w2s:"
 SIZES = ("small", "medium", "large")
 
 
-@dataclass(frozen=True)
-class Unresolved:
-    """A model of which files could neither be found here nor asked for."""
-
-    files: tuple[str, ...]
-
-
 def resolve_model(
     level: LevelSpec, pinned: str | None = None, reading: Sequence[int] = (), targets: Sequence[str] = ()
-) -> ResolvedModel | Unresolved:
+) -> ResolvedModel:
     """Return the revision and size of a level's model.
 
     `pinned` is the hub commit that a study has locked; `reading` are other contexts than the level's own in which it
@@ -40,13 +35,12 @@ def resolve_model(
 
     Raises:
         ModelError: when the model does not exist, is incomplete, or has no padding token.
+        HubUnreachable: when the hub does not answer, and files of the model are not cached.
     """
     name = level.model
     if _is_builtin(name) or _is_local(name):
         return _resolve_folders(level, reading, targets)
-    found = hub.look_up(name, level.revision or pinned, weights=level.architecture is None)
-    if isinstance(found, tuple):
-        return Unresolved(found)
+    found = _hub_model(name, level.revision or pinned, weights=level.architecture is None)
     model_files.check_pad_token(found.folder, name, level.pad_token)
     if level.architecture is None:
         for context in (level.optimisation.context_tokens, *reading):
@@ -66,7 +60,71 @@ def model_folder(name: str, revision: str, *, tokenizer: bool = False) -> Path:
         return LADDER / "tokenizer" if tokenizer else _builtin_folder(name)
     if _is_local(name):
         return _local_folder(name)
-    return hub.fetch(name, revision, weights=not tokenizer)
+    return _download(name, revision, weights=not tokenizer)
+
+
+@dataclass(frozen=True)
+class _HubModel:
+    """A hub model at one commit: configuration and tokenizer are in `folder`, the weights not always."""
+
+    commit: str
+    folder: Path
+    num_parameters: int | None
+
+
+def _hub_model(name: str, revision: str | None, *, weights: bool) -> _HubModel:
+    """Ask the hub for a model and fetch its configuration and tokenizer; if the hub is unreachable, use the cache."""
+    repo = hub.look_up(name, revision, "model")
+    if repo is None:
+        return _cached_model(name, revision, weights=weights)
+    missing = _missing(repo.files, weights=weights)
+    if missing:
+        raise ModelError(
+            f"the hub's {name} has no {', '.join(missing)}",
+            "choose a revision that has them, or convert the model and name its folder",
+        )
+    return _HubModel(repo.commit, _download(name, repo.commit, weights=False), repo.num_parameters)
+
+
+def _cached_model(name: str, revision: str | None, *, weights: bool) -> _HubModel:
+    commit, folder = hub.cached(name, revision)
+    present = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    missing = _missing(present, weights=weights) or (_missing_shards(folder) if weights else [])
+    if missing:
+        raise HubUnreachable(
+            f"the hub is unreachable, and the cache has no {', '.join(missing)} of {name}",
+            "connect to the hub once, or name a local folder",
+            files=tuple(f"{name}/{file}" for file in missing),
+        )
+    size = model_files.num_parameters(model_files.weight_files(folder)) if weights else None
+    return _HubModel(commit, folder, size)
+
+
+def _download(name: str, commit: str, *, weights: bool) -> Path:
+    patterns = [model_files.CONFIG, *model_files.TOKENIZER_FILES]
+    if weights:
+        patterns += [model_files.WEIGHTS, model_files.WEIGHTS_INDEX, "model-*.safetensors"]
+    return hub.download(name, commit, patterns)
+
+
+def _missing(names: Sequence[str], *, weights: bool) -> list[str]:
+    """Return the files that a model needs and that are not among `names`."""
+    missing = []
+    if not any(name in names for name in model_files.VOCABULARIES):
+        missing.append(model_files.VOCABULARIES[0])
+    if weights:
+        missing += [name for name in (model_files.CONFIG,) if name not in names]
+        if model_files.WEIGHTS not in names and model_files.WEIGHTS_INDEX not in names:
+            missing.append(model_files.WEIGHTS)
+    return missing
+
+
+def _missing_shards(folder: Path) -> list[str]:
+    try:
+        model_files.weight_files(folder)
+    except ModelError as error:
+        return [error.message.rsplit(" ", 1)[-1]]
+    return []
 
 
 def _resolve_folders(level: LevelSpec, reading: Sequence[int], targets: Sequence[str]) -> ResolvedModel:

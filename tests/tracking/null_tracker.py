@@ -1,4 +1,4 @@
-"""The tracker that keeps nothing: for tests, and for studies that want the store alone."""
+"""A tracker that keeps nothing, for tests that do not look at it."""
 
 from collections.abc import Mapping
 
@@ -6,16 +6,14 @@ from w2s_ray.tracking.tracker import RunInfo
 
 
 class NullTracker:
-    """Takes every point and forgets it."""
-
     def begin(self, run: RunInfo) -> None:
-        """Forget the run."""
+        pass
 
     def log(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
-        """Forget the values."""
+        pass
 
     def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
-        """Forget the summary."""
+        pass
 
     def close(self) -> None:
-        """There is nothing to close."""
+        pass

@@ -119,7 +119,7 @@ class _Holding:
         self._size, self._shape = num_parameters, shape
         self._on_gpu = self._execution.gpus_per_worker > 0
         self._context = self._spec.optimisation.context_tokens
-        if longest_tokens is not None and not self._spec.speaks:  # prompts and blocks of text fill their context
+        if longest_tokens is not None and not self._spec.is_language_model:  # prompts and blocks fill their context
             self._context = min(self._context, longest_tokens)
         self._limits = limits_for(num_parameters, shape.hidden_size)
         self._is_large = num_parameters >= LARGE_MODEL
@@ -258,7 +258,7 @@ class _Holding:
 
     def _head(self, tokens: int) -> int:
         """A language model's logits, and what cross-entropy makes of them; a classifier's are a few numbers."""
-        if not self._spec.speaks:
+        if not self._spec.is_language_model:
             return 0
         return tokens * self._shape.vocabulary * 4 * _FP32
 

@@ -64,7 +64,7 @@ def _add_low_rank(hf: PreTrainedModel, lora: Lora, spec: StageSpec) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.init_seed)
         inject_adapter_in_model(config, hf, adapter_name=_ADAPTER)
-    if not spec.speaks:
+    if not spec.is_language_model:
         for name, parameter in hf.named_parameters():
             if not name.startswith(body):
                 parameter.requires_grad_(True)  # the head, which peft has frozen with the rest

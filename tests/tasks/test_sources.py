@@ -5,16 +5,18 @@ from typing import Any
 
 import pytest
 
+from w2s_ray import hub
+from w2s_ray.hub import HubRepo, HubUnreachable
 from w2s_ray.spec.task import TaskSpec
-from w2s_ray.tasks import hub
 from w2s_ray.tasks.registry import open_task
+from w2s_ray.tasks.sources import PARQUET, parse_revision
 from w2s_ray.tasks.task import POOL, TEST
 
 
 def test_a_hub_that_cannot_be_reached_says_which_data_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_ask", lambda name, revision: None)
+    monkeypatch.setattr(hub, "look_up", lambda name, revision, repo_type: None)
     task = open_task(TaskSpec(hub="stanfordnlp/no-such-set", text="sentence", label="label"))
-    with pytest.raises(hub.HubUnreachable) as caught:
+    with pytest.raises(HubUnreachable) as caught:
         task.fingerprint()
     assert caught.value.files == ("datasets/stanfordnlp/no-such-set@main",)
     copy = pickle.loads(pickle.dumps(caught.value))
@@ -22,11 +24,11 @@ def test_a_hub_that_cannot_be_reached_says_which_data_is_missing(monkeypatch: py
 
 
 def test_a_whole_commit_names_the_data_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_ask", lambda name, revision: None)
+    monkeypatch.setattr(hub, "look_up", lambda name, revision, repo_type: None)
     spec = TaskSpec(hub="stanfordnlp/no-such-set", revision="a" * 40, text="sentence", label="label")
     task = open_task(spec)
     assert task.fingerprint() != open_task(spec.model_copy(update={"revision": "b" * 40})).fingerprint()
-    with pytest.raises(hub.HubUnreachable):
+    with pytest.raises(HubUnreachable):
         task.read()
 
 
@@ -37,7 +39,7 @@ def test_rows_of_the_hub_are_read_at_the_commit_that_the_hub_names(monkeypatch: 
         asked.append((path, options))
         return [{"sentence": f"{options['split']} {n}", "label": n % 2} for n in range(4)]
 
-    monkeypatch.setattr(hub, "_ask", lambda name, revision: "c" * 40)
+    monkeypatch.setattr(hub, "look_up", lambda name, revision, repo_type: HubRepo("c" * 40, (), None))
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     spec = TaskSpec(hub="me/mine", subset="en", test_split="validation", text="sentence", label="label")
     table = open_task(spec).read().table
@@ -54,11 +56,11 @@ def test_rows_of_the_hubs_parquet_branch_are_read_file_by_file(monkeypatch: pyte
         asked.append((path, data_files[split], split))
         return [{"sentence": f"The {split} {n}.", "label": n % 2} for n in range(4)]
 
-    monkeypatch.setattr(hub, "_ask", lambda name, revision: "c" * 40)
+    monkeypatch.setattr(hub, "look_up", lambda name, revision, repo_type: HubRepo("c" * 40, (), None))
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     data = open_task(TaskSpec(builtin="cola")).read()
     assert data.table["origin"].to_pylist() == [POOL] * 8
-    assert data.revision == f"{hub.PARQUET}@{'c' * 40}"
+    assert data.revision == f"{PARQUET}@{'c' * 40}"
     place = f"hf://datasets/nyu-mll/glue@{'c' * 40}/cola"
     assert asked == [("parquet", f"{place}/{split}/*.parquet", split) for split in ("train", "validation")]
 
@@ -74,4 +76,4 @@ def test_rows_of_the_hubs_parquet_branch_are_read_file_by_file(monkeypatch: pyte
     ],
 )
 def test_a_revision_names_a_branch_a_commit_or_both(revision: str, expected: tuple[str | None, str | None]) -> None:
-    assert hub.parse_revision(revision) == expected
+    assert parse_revision(revision) == expected
