@@ -15,7 +15,8 @@ from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.task import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.tasks.chess import extra, positions
+from w2s_ray.tasks import chess as chess_tasks
+from w2s_ray.tasks.chess import positions
 from w2s_ray.tasks.chess.puzzles import TEXT_SHARE, band_of, is_for_text
 from w2s_ray.tasks.judges import open_judge
 from w2s_ray.tasks.registry import open_task
@@ -237,7 +238,7 @@ def test_bands_hold_every_rating_once() -> None:
 def test_without_the_optional_package_a_chess_task_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(extra, "find_spec", lambda package: None)
+    monkeypatch.setattr(chess_tasks, "find_spec", lambda package: None)
     with pytest.raises(DataError) as caught:
         open_task(TaskSpec(builtin=name))
     assert caught.value.value and caught.value.rule and "pip install 'w2s_ray[chess]'" in caught.value.remedy
