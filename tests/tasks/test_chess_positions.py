@@ -79,7 +79,7 @@ def test_every_judge_opens(name: str) -> None:
 
 
 def test_an_unknown_judge_is_refused() -> None:
-    with pytest.raises(DataError, match="'chees' is no judge"):
+    with pytest.raises(DataError, match="'chees'"):
         open_judge("chees")
 
 
@@ -87,8 +87,8 @@ def test_without_the_optional_package_a_judge_says_what_to_install(monkeypatch: 
     monkeypatch.setattr(chess_tasks, "find_spec", lambda name: None)
     with pytest.raises(DataError) as caught:
         open_judge("chess_position")
-    assert "not installed" in caught.value.value and "w2s_ray[chess]" in caught.value.remedy
-    assert pickle.loads(pickle.dumps(caught.value)).remedy == caught.value.remedy
+    assert "w2s_ray[chess]" in caught.value.hint
+    assert pickle.loads(pickle.dumps(caught.value)).hint == caught.value.hint
 
 
 MATE_IN_TWO = ("3R4/6pk/pp2p1q1/2p3rp/2P4Q/1P6/P4PNP/6K1 w - - 6 35", "h4h3 g6b1 d8d1 b1d1")
@@ -100,8 +100,8 @@ MATE_IN_TWO = ("3R4/6pk/pp2p1q1/2p3rp/2P4Q/1P6/P4PNP/6K1 w - - 6 35", "h4h3 g6b1
         ("", "empty fen"),
         ("rnbqkbnr/pppppppp/8/8/8/8/PPPPPPPP w KQkq - 0 1", "expected 8 rows"),
         ("3R4/6pk/pp2p1q1/2p3rp/2P4Q/1P6/P4PNP/6K1 x - - 6 35", "'w' or 'b'"),
-        ("8/8/8/8/8/8/8/K7 w - - 0 1", "no game comes to"),
-        ("kK6/8/8/8/8/8/8/8 w - - 0 1", "no game comes to"),
+        ("8/8/8/8/8/8/8/K7 w - - 0 1", "cannot occur in a game"),
+        ("kK6/8/8/8/8/8/8/8 w - - 0 1", "cannot occur in a game"),
     ],
 )
 def test_a_fen_that_is_none_or_that_no_game_comes_to_is_refused(fen: str, reason: str) -> None:

@@ -112,7 +112,7 @@ def texts_of(row: Row, column: str) -> list[str]:
     """
     values = row.get(column)
     if not isinstance(values, list) or not values:
-        raise Skip(f"{column} is no list of texts")
+        raise Skip(f"{column} is not a list of texts")
     return [text_of({column: value}, column) for value in values]
 
 

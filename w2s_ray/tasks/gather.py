@@ -34,10 +34,10 @@ SHOWN = 5
 _PLAIN_INTEGER = re.compile(r"-?\d{1,18}")
 _logger = logging.getLogger(__name__)
 
-_NOT_UNICODE = Skip("half a character, which is not Unicode")
+_NOT_UNICODE = Skip("half a surrogate pair, which is not valid Unicode")
 _CONTRADICTED = Skip("the same text has different labels")
 _ANSWERED_OTHERWISE = Skip("the same text has different answers")
-_REPEATED = Skip("an example that is there already", is_fault=False)
+_REPEATED = Skip("a repeated example", is_fault=False)
 _RELATED = Skip("an example that is related to one of the test set", is_fault=False)
 _SURPLUS = Skip("more examples of a class than the others of its question", is_fault=False)
 

@@ -112,7 +112,7 @@ def _parsed(path: Path, text: str, line: int) -> Any:
 
 def _as_row(path: Path, value: object, where: str) -> Row:
     if not isinstance(value, dict):
-        raise DataError(f"{path}: {where} is a {type(value).__name__}, and a row is a JSON object")
+        raise DataError(f"{path}: {where} has the type {type(value).__name__}, and a row is a JSON object")
     return value
 
 

@@ -140,7 +140,7 @@ def _lettered(row: Row) -> tuple[int, list[str]]:
     """Return the number of the right answer, and all answers."""
     choices = row.get("choices")
     if not isinstance(choices, dict):
-        raise Skip("choices are no mapping of `text` and `label`")
+        raise Skip("choices are not a mapping with `text` and `label`")
     letters, letter = texts_of(choices, "label"), text_of(row, "answerKey")
     if letter not in letters:
         raise Skip("unknown answerKey", letter)
