@@ -108,7 +108,7 @@ def run_stage_case(rank: int, size: int, store: str, stage_json: str) -> dict[st
             found[f"step {steps[0]}"] = memory.peak_bytes(torch.device("cpu"))
         return norm
 
-    zero.Engine.step = counted_step  # type: ignore[method-assign]
+    zero.Engine.step = counted_step  # type: ignore[assignment,method-assign]
     run = stage._StageRun(
         PlannedStage.model_validate_json(stage_json),
         ArtifactStore(store),

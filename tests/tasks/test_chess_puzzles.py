@@ -198,7 +198,7 @@ def test_bad_rows_are_counted_by_reason_and_left_out(tmp_path: Path) -> None:
     assert sorted(row for rows in found for row in rows) == list(range(201, 209))
     text_faults = [row for each in read("chess_text", path).left_out if each.is_fault for row in each.first_rows]
     assert sorted(text_faults) == list(range(201, 208)), "a text has no rating"
-    with pytest.raises(DataError, match="8 of 208 rows are not usable, .* a FEN that is not a position"):
+    with pytest.raises(DataError, match=r"8 of 208 rows are not usable, .* a FEN that is not a position"):
         read("lichess_puzzles", path, max_skipped=0.01)
 
 

@@ -1,30 +1,28 @@
-"""The scheduler's simulator: its bound, its policies, and the committed workloads."""
+"""The scheduling simulator: its lower bound, its policies, and the committed workloads."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from w2s_ray.bench.schedule import Schedule, bench_schedule, lower_bound, own_stages
-from w2s_ray.bench.workload import Workload, committed_workloads, load_workload
+from schedule import Schedule, bench_schedule, lower_bound, own_stages
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.load import parse_study
-
-WORKLOADS = committed_workloads()
+from workload import WORKLOADS, Workload, load_workload
 
 
 def schedules(workload: Workload) -> dict[str, Schedule]:
     return {schedule.policy: schedule for schedule in bench_schedule("test", workload).schedules}
 
 
-def test_the_workloads_are_of_both_sizes_with_and_without_failures() -> None:
+def test_workloads_have_both_sizes_with_and_without_failures() -> None:
     loaded = [load_workload(path) for path in WORKLOADS.values()]
     kinds = {(workload.cluster.num_gpus, workload.failures is not None) for workload in loaded}
     assert kinds == {(64, False), (64, True), (1024, False), (1024, True)}
 
 
-def test_no_schedule_beats_the_bound_and_ours_is_within_a_tenth_of_it() -> None:
+def test_no_schedule_beats_the_bound_and_ours_is_within_ten_percent_of_it() -> None:
     found = schedules(load_workload(WORKLOADS["sweep_64"]))
     assert all(schedule.ratio >= 1 for schedule in found.values())
     assert found["w2s"].ratio <= 1.10
@@ -32,7 +30,7 @@ def test_no_schedule_beats_the_bound_and_ours_is_within_a_tenth_of_it() -> None:
     assert {schedule.num_failed_stages for schedule in found.values()} == {0}
 
 
-def test_failures_cost_crews_and_time_but_no_stage() -> None:
+def test_failures_cost_worker_groups_and_time_but_no_stage() -> None:
     calm, frail = (schedules(load_workload(WORKLOADS[name]))["w2s"] for name in ("sweep_64", "sweep_64_failures"))
     assert frail.num_failures > 0 == calm.num_failures
     assert frail.num_crews > calm.num_crews
@@ -40,7 +38,7 @@ def test_failures_cost_crews_and_time_but_no_stage() -> None:
     assert calm.ratio <= frail.ratio <= 1.10
 
 
-def test_the_bound_is_the_longest_chain_or_all_work_over_all_devices() -> None:
+def test_the_bound_is_the_longest_chain_or_total_work_over_all_devices() -> None:
     workload = load_workload(WORKLOADS["sweep_64"], num_seeds=1)
     chains = workload.chains()
     path, bound = lower_bound(workload, chains)
@@ -52,7 +50,7 @@ def test_the_bound_is_the_longest_chain_or_all_work_over_all_devices() -> None:
 
 
 def a_workload_of(method: dict[str, Any]) -> Workload:
-    """The smallest one that is committed, its study with this method and the plain one."""
+    """The smallest committed workload, with this method and the plain one."""
     workload = load_workload(WORKLOADS["sweep_64"], num_seeds=1)
     raw = workload.study.model_dump(mode="json", exclude_defaults=True)
     return workload.model_copy(update={"study": parse_study({**raw, "methods": {"plain": {}, "other": method}})})
@@ -66,7 +64,7 @@ METHODS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_chains_on_their_own_share_nothing(method: dict[str, Any]) -> None:
+def test_chains_with_their_own_stages_share_nothing(method: dict[str, Any]) -> None:
     chains = a_workload_of(method).chains()
     own = own_stages(chains)
     assert len(distinct_stages(own)) == sum(len(distinct_stages([chain])) for chain in chains)
@@ -76,13 +74,13 @@ def test_chains_on_their_own_share_nothing(method: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_whatever_a_method_asks_for_ends_under_each_policy(method: dict[str, Any]) -> None:
+def test_every_stage_of_a_method_finishes_under_each_policy(method: dict[str, Any]) -> None:
     found = schedules(a_workload_of(method))
     assert all(schedule.ratio >= 1 for schedule in found.values())
     assert found["every trial its own"].num_stages > found["w2s"].num_stages
 
 
-def test_a_student_that_reads_first_is_on_the_longest_path_with_what_it_reads() -> None:
+def test_the_longest_path_includes_a_generative_stage_before_its_student() -> None:
     workload = a_workload_of({"arms": ["chain"], "generative": {"huge": {"epochs": 1000}}})
     path, _ = lower_bound(workload, workload.chains())
     stages = distinct_stages(workload.chains()).values()
@@ -91,11 +89,11 @@ def test_a_student_that_reads_first_is_on_the_longest_path_with_what_it_reads() 
     assert path == workload.seconds(reader) + workload.seconds(student)
 
 
-def test_a_workload_that_is_no_workload_says_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="check the path"):
+def test_an_invalid_workload_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="nowhere"):
         load_workload(tmp_path / "nowhere.yaml")
     (tmp_path / "odd.yaml").write_text("study: {name: a}\n")
     with pytest.raises(StudyError):
         load_workload(tmp_path / "odd.yaml")
-    with pytest.raises(StudyError, match="multiple of 8"):
+    with pytest.raises(StudyError, match="65 GPUs"):
         load_workload(WORKLOADS["sweep_64"], num_gpus=65)

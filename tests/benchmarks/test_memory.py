@@ -1,4 +1,4 @@
-"""The plan's peak, held against what workers really hold; a soak, since each case starts processes of its own."""
+"""The planned peak of memory compared with the measured one; a soak, because each case starts its own processes."""
 
 import subprocess
 import sys

@@ -1,12 +1,17 @@
-"""How many stage submissions a second does the dispatcher take?
+"""How many stage submissions per second the dispatcher handles, and how fast a sweep compiles.
 
-A real actor with an empty store is sent chain after chain.
-Each call carries a trial's chains, all their stages at once, as trials send them. Nothing is run: no crew is opened.
+    python benchmarks/submissions.py --chains 2000
+
+A real dispatcher actor with an empty store receives one call per chain, each with all of the chain's stages, as from a
+trial. Nothing is trained and no worker group is opened.
 """
 
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask, distinct_stages
@@ -16,26 +21,26 @@ from w2s_ray.store.artifacts import ArtifactStore
 
 
 class Submissions(Spec):
-    """The result."""
+    """The result of the benchmark."""
 
     num_chains: int
     num_stages: int
-    """Submitted, each as often as a chain names it."""
+    """Submitted stages; a shared stage counts once per chain."""
     num_distinct: int
     compile_seconds: float
     seconds: float
-    """From the first call to the last answer."""
+    """From the first call to the last reply."""
     stages_per_second: float
 
 
-def bench_submissions(num_chains: int = 2000) -> Submissions:
+def bench_submissions(num_chains: int) -> Submissions:
     """Compile a sweep of `num_chains` chains and submit all of them."""
     import ray
 
     from w2s_ray.scheduling.dispatcher import Dispatcher
     from w2s_ray.scheduling.session import ray_session
 
-    study = parse_study(_study(num_chains))
+    study = parse_study(study_of(num_chains))
     task = ResolvedTask(fingerprint="0" * 64, num_classes=2, num_test=100)
     models = {name: ResolvedModel(revision="0", num_parameters=None) for name in study.ladder}
     began = time.perf_counter()
@@ -46,7 +51,7 @@ def bench_submissions(num_chains: int = 2000) -> Submissions:
         store = ArtifactStore(Path(folder) / "store")
         store.prepare()
         dispatcher = ray.remote(Dispatcher).options(num_cpus=0).remote(store, study.name, "a benchmark", ())
-        ray.get(dispatcher.trial_report.remote("nobody"))
+        ray.get(dispatcher.trial_report.remote("any"))  # the actor is up
         began = time.perf_counter()
         ray.get([dispatcher.submit.remote((chain,), chain.name) for chain in chains])
         seconds = time.perf_counter() - began
@@ -61,7 +66,8 @@ def bench_submissions(num_chains: int = 2000) -> Submissions:
     )
 
 
-def _study(num_chains: int) -> dict[str, object]:
+def study_of(num_chains: int) -> dict[str, object]:
+    """Return a sweep of `num_chains` chains that differ in their last student's loss."""
     alphas = [number / num_chains for number in range(num_chains)]
     return {
         "name": "submissions",
@@ -72,3 +78,23 @@ def _study(num_chains: int) -> dict[str, object]:
         },
         "search": {"space": {"methods.confidence.losses.large.alpha_max": alphas}},
     }
+
+
+def main(
+    chains: Annotated[int, typer.Option(min=1, help="Chains to compile and submit.")] = 2000,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure how fast a sweep compiles and how many stage submissions per second the dispatcher handles."""
+    result = bench_submissions(chains)
+    if json:
+        print(result.model_dump_json(indent=2))
+        return
+    print(f"{result.num_chains:,} chains, {result.num_distinct:,} distinct stages: compiled in", end="")
+    print(f" {result.compile_seconds:.2f} s")
+    print(
+        f"{result.num_stages:,} stage submissions in {result.seconds:.2f} s: {result.stages_per_second:,.0f} per second"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,8 +1,8 @@
-"""Put the models of a finished pretraining study into the package: bf16 safetensors, configuration, model card.
+"""Copy the models of a finished pretraining study into the package: bf16 safetensors, configuration, model card.
 
-    python -m w2s_ray.ladder.publish tune_configs/pretrain_ladder.yaml --store w2s-store
+    python tools/publish_ladder.py tune_configs/pretrain_ladder.yaml --store w2s-store
 
-The weights are rounded to bf16 for their size (20 MB for the whole ladder); every stage loads them into fp32.
+The weights are rounded to bf16 to save space (20 MB for the whole ladder); every stage loads them into fp32.
 """
 
 import json
@@ -22,7 +22,7 @@ from w2s_ray.spec.stage import ModelSource
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record
 
-LADDER = Path(__file__).parent
+LADDER = Path(__file__).parents[1] / "w2s_ray" / "ladder"
 
 
 def publish(study_file: Path, store: ArtifactStore, ladder: Path = LADDER) -> None:
@@ -36,10 +36,10 @@ def publish(study_file: Path, store: ArtifactStore, ladder: Path = LADDER) -> No
     for stage in distinct_stages(compile_study(study, resolve(study, store))).values():
         record = store.find(stage.identity)
         if record is None:
-            raise StoreError(f"{stage.level} is not trained", "a ladder is published whole", f"w2s run {study_file}")
+            raise StoreError(f"level {stage.level} is not trained", f"run `w2s run {study_file}`")
         _copy(store.verify(record) / "model", ladder / stage.level)
         rows.append(_row(stage, record))
-    (ladder / "MODEL_CARD.md").write_text(_CARD + "\n".join(rows) + "\n")
+    (ladder / "MODEL_CARD.md").write_text(CARD + "\n".join(rows) + "\n")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -61,16 +61,16 @@ def _row(stage: PlannedStage, record: Record) -> str:
     )
 
 
-_CARD = """# The built-in ladder
+CARD = """# The built-in ladder
 
 Three decoders of one family (Llama-shaped, tied embeddings, byte-level BPE of 4,096 tokens), trained from scratch by
 w2s_ray on the functions of its own pinned dependencies (`python_source`), next-token prediction in contexts of 128.
 They exist so that a weak-to-strong study runs anywhere without a download. They are far too small to write code.
 
 - **Reproduce**: `w2s run tune_configs/pretrain_ladder.yaml`, then
-  `python -m w2s_ray.ladder.publish tune_configs/pretrain_ladder.yaml`.
-- **Kept out of the training text**: every file that the tasks `code_continuation` and `code_continuation_hard` are made
-  from, for any seed, and near-duplicates of their functions.
+  `python tools/publish_ladder.py tune_configs/pretrain_ladder.yaml`.
+- **Excluded from the training text**: every file that the tasks `code_continuation` and `code_continuation_hard` use,
+  for any seed, and near-duplicates of their functions.
 - **Format**: safetensors in bf16; every stage loads them into fp32 master weights.
 - **Licence**: Apache-2.0 for the weights. The text is the source of packages under permissive licences
   (Apache-2.0, BSD, MIT, PSF).
@@ -80,9 +80,9 @@ They exist so that a weak-to-strong study runs anywhere without a download. They
 """
 
 
-def _main(study: Path, store: Annotated[Path, typer.Option()] = Path("w2s-store")) -> None:
+def main(study: Path, store: Annotated[Path, typer.Option()] = Path("w2s-store")) -> None:
     publish(study, ArtifactStore(store))
 
 
 if __name__ == "__main__":
-    typer.run(_main)
+    typer.run(main)

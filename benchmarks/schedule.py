@@ -1,4 +1,7 @@
-"""How close does the policy come to the best possible schedule? The same `decide()` on a virtual clock.
+"""How close the scheduling policy comes to the best possible schedule, simulated on a virtual clock.
+
+    python benchmarks/schedule.py                       # every file of benchmarks/workloads
+    python benchmarks/schedule.py sweep_64 --gpus 128 --seeds 4
 
 The simulator stands in for Ray and the crews: it keeps the dispatcher's own state (queue and roster), lets `decide()`
 decide at every event, and carries the decisions out in virtual time. Beside the policy it runs first-in-first-out, and
@@ -12,8 +15,12 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
-from w2s_ray.bench.workload import Failures, Workload
+import typer
+from pydantic_core import to_json
+
 from w2s_ray.scheduling.policy import Assign, Decision, OpenCrew, RetireCrew, State, StopStage, decide
 from w2s_ray.scheduling.queue import Crash, Entry, Queue, Status
 from w2s_ray.scheduling.roster import Roster
@@ -23,6 +30,7 @@ from w2s_ray.spec.execution import GroupShape
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.labels import LabelledSplit, WeakLabels
 from w2s_ray.spec.stage import StageSource
+from workload import WORKLOADS, Failures, Workload, load_workload
 
 _SEED = 0
 
@@ -200,10 +208,10 @@ class _Simulation:
                 self.num_crews += 1
                 crew = f"crew-{self.num_crews}"
                 self.state.roster.opening(crew, shape)
-                self._after(device.crew_start_seconds, lambda: self._speak(crew, shape))
+                self._after(device.group_start_seconds, lambda: self._speak(crew, shape))
             case RetireCrew(crew=crew):
                 self.state.roster.leaving(crew)
-                self._after(device.crew_end_seconds, lambda: self.state.crew_ended(crew, Crash("")))
+                self._after(device.group_end_seconds, lambda: self.state.crew_ended(crew, Crash("")))
             case StopStage():
                 raise AssertionError("every stage is wanted here")
 
@@ -249,3 +257,38 @@ class _Simulation:
 
     def _after(self, seconds: float, happens: Callable[[], None]) -> None:
         heapq.heappush(self.events, (self.now + seconds, next(self.numbers), happens))
+
+
+def main(
+    workloads: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORKLOAD ...]", help="Names in benchmarks/workloads, or YAML files.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Another number of GPUs.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Another number of seeds, and so of chains.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Simulate workloads under the policy, first in first out, and without sharing."""
+    paths = {Path(name).stem: WORKLOADS.get(name, Path(name)) for name in workloads or WORKLOADS}
+    results = [bench_schedule(name, load_workload(path, gpus, seeds)) for name, path in paths.items()]
+    if json:
+        print(to_json(results, indent=2).decode())
+        return
+    for result in results:
+        print(f"{result.workload}: {result.num_chains:,} chains on {result.num_gpus:,} GPUs; ", end="")
+        print(f"lower bound of the makespan {result.lower_bound_seconds:,.0f} s")
+        headings = ("makespan", "over bound", "busy", "groups", "failures", "decisions/s")
+        print(f"  {'policy':20} " + " ".join(f"{heading:>12}" for heading in headings))
+        for schedule in result.schedules:
+            cells = (
+                f"{schedule.makespan_seconds:,.0f} s",
+                f"{schedule.ratio:.3f}",
+                f"{schedule.utilisation:.0%}",
+                str(schedule.num_crews),
+                str(schedule.num_failures),
+                f"{schedule.decisions_per_second:,.0f}",
+            )
+            print(f"  {schedule.policy:20} " + " ".join(f"{cell:>12}" for cell in cells))
+
+
+if __name__ == "__main__":
+    typer.run(main)

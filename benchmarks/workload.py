@@ -1,10 +1,9 @@
-"""A workload for the scheduler's simulator: a study, a cluster, and how fast and how frail its devices are.
+"""A workload of the scheduling simulator: a study, a cluster, the speed of its devices and how often they fail.
 
-Read from YAML like a study, and as strictly. Its models need not exist: a level's size is stated, and a stage's time
-follows from it.
+Read from YAML with the same strict checks as a study. The models need not exist: the file gives each level's number of
+parameters, from which a stage's time follows.
 """
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,9 @@ _FLOPS_TRAINING = 6.0
 """Floating-point operations per token and parameter: forward 2, backward 4."""
 _FLOPS_PREDICTING = 2.0
 
+WORKLOADS = {path.stem: path for path in sorted(Path(__file__).with_name("workloads").glob("*.yaml"))}
+"""The committed workloads, by name."""
+
 
 class Cluster(Spec):
     """Machines of one kind."""
@@ -33,35 +35,33 @@ class Cluster(Spec):
 
     @property
     def num_gpus(self) -> int:
-        """GPUs in all."""
         return self.nodes * self.gpus_per_node
 
     @property
     def all_nodes(self) -> tuple[Node, ...]:
-        """Each machine."""
         return (Node(cpus=self.cpus_per_node, gpus=self.gpus_per_node),) * self.nodes
 
 
 class Device(Spec):
-    """How fast one GPU works through a stage, and what comes before."""
+    """Speed of one GPU, and the fixed costs of worker groups and stages."""
 
     tflops: float = Field(gt=0)
     """Sustained, in units of 10^12 floating-point operations per second."""
-    crew_start_seconds: float = Field(ge=0)
-    """From the decision to open a crew to its first word."""
-    crew_end_seconds: float = Field(ge=0)
-    """From the decision to let a crew go to its room being free."""
+    group_start_seconds: float = Field(ge=0)
+    """From the decision to start a worker group until it is ready."""
+    group_end_seconds: float = Field(ge=0)
+    """From the decision to stop a worker group until its devices are free."""
     stage_start_seconds: float = Field(ge=0)
-    """Loading the model and the data, for each stage."""
+    """Loading the model and the data, once per stage."""
 
 
 class Failures(Spec):
-    """How often devices fail; their node comes back at once, the crew is lost."""
+    """How often devices fail. The node is back at once; the worker group is lost."""
 
     gpu_hours_between: float = Field(gt=0)
     """Mean time between failures of one GPU."""
     checkpoint_seconds: float = Field(gt=0)
-    """Between two checkpoints: what is lost at most, besides the crew's start."""
+    """Time between two checkpoints: the most training that a failure loses."""
 
 
 class Workload(Spec):
@@ -69,21 +69,21 @@ class Workload(Spec):
 
     study: Study
     parameters: dict[str, float]
-    """Parameters of each level's model."""
+    """Number of parameters of each level's model."""
     test_examples: Positive = 2000
     cluster: Cluster
     device: Device
     failures: Failures | None = None
 
     def chains(self) -> tuple[Chain, ...]:
-        """The study's chains, with names that resolve to nothing real."""
+        """Compile the study with made-up fingerprints and revisions."""
         task = ResolvedTask(fingerprint="0" * 64, num_classes=2, num_test=self.test_examples)
         models = {name: ResolvedModel(revision="0", num_parameters=None) for name in self.study.ladder}
         tasks = {name: task.model_copy(update={"fingerprint": name}) for name in self.study.tasks}
         return compile_study(self.study, Resolution(tasks=tasks, models=models))
 
     def seconds(self, stage: PlannedStage) -> float:
-        """How long a crew has a stage in hand: loading, training, and predictions for test set and students."""
+        """Return the time of a stage: loading, training, and predictions for the test set and for students."""
         settings = stage.spec.optimisation
         trained = sum(part.split.num_examples for part in stage.spec.train) * settings.epochs
         predicted = sum(prediction.split.num_examples for prediction in stage.predicts)
@@ -92,14 +92,8 @@ class Workload(Spec):
         return self.device.stage_start_seconds + work / (self.device.tflops * 1e12 * stage.execution.workers)
 
 
-def committed_workloads() -> dict[str, Path]:
-    """The workloads that come with the package, by name."""
-    with resources.as_file(resources.files("w2s_ray.bench") / "workloads") as folder:
-        return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
 def load_workload(path: Path, num_gpus: int | None = None, num_seeds: int | None = None) -> Workload:
-    """Read a workload; with another number of GPUs or seeds where they are given.
+    """Read a workload, and replace its number of GPUs or seeds if given.
 
     Raises:
         StudyError: when the file is missing, is not YAML, or breaks a rule.
@@ -107,17 +101,18 @@ def load_workload(path: Path, num_gpus: int | None = None, num_seeds: int | None
     try:
         raw: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise StudyError(f"workload {path}: {error}", "a workload is a readable YAML file", "check the path") from None
+        raise StudyError(f"workload {path} cannot be read: {error}") from None
     try:
         raw["study"] = parse_study(raw["study"], source=str(path))
         seeds = raw["study"].seeds if num_seeds is None else tuple(range(num_seeds))
         raw["study"] = raw["study"].model_copy(update={"seeds": seeds})
         workload = Workload.model_validate(raw)
     except (KeyError, TypeError, ValidationError) as error:
-        raise StudyError(f"workload {path}: {error}", "see w2s_ray/bench/workload.py for its keys", "mend it") from None
+        raise StudyError(f"workload {path}: {error}", "benchmarks/workload.py documents the keys") from None
     if num_gpus is None:
         return workload
-    each = workload.cluster.gpus_per_node
-    if num_gpus % each:
-        raise StudyError(f"{num_gpus} GPUs", f"{path.stem} has {each} on a node", f"name a multiple of {each}")
-    return workload.model_copy(update={"cluster": workload.cluster.model_copy(update={"nodes": num_gpus // each})})
+    per_node = workload.cluster.gpus_per_node
+    if num_gpus % per_node:
+        raise StudyError(f"{num_gpus} GPUs are not a multiple of {per_node}, the GPUs per node of {path.stem}")
+    cluster = workload.cluster.model_copy(update={"nodes": num_gpus // per_node})
+    return workload.model_copy(update={"cluster": cluster})
