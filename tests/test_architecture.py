@@ -43,7 +43,7 @@ BEFORE: dict[str, set[str]] = {
 """What each room may import, besides itself."""
 
 HOMES = {
-    "chess": {"tasks/chess/positions.py", "tasks/chess/judge.py", "tasks/chess/puzzles.py"},
+    "chess": {"tasks/chess/positions.py", "tasks/chess/puzzles.py"},
     "huggingface_hub": {"hub.py"},
     "datasets": {"hub.py"},
     "ray": {"scheduling", "cli/submit.py"},
