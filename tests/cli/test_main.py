@@ -10,7 +10,7 @@ from tests.cli.conftest import ROOT, environment, fails, w2s
 from w2s_ray.cli.main import app
 from w2s_ray.cli.terminal import MAX_ROWS
 
-VERBS = ("plan", "run", "status", "report", "export", "submit", "logs", "gc", "doctor", "tasks")
+VERBS = ("plan", "run", "status", "report", "export", "submit", "logs", "gc", "doctor", "tasks", "bench")
 HEAVY = ("torch", "ray", "transformers", "pandas", "numpy", "pyarrow", "wandb", "pydantic")
 
 

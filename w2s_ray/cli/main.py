@@ -166,6 +166,26 @@ def tasks(json: AsJson = False) -> None:
     verb.print_tasks(as_json=json)
 
 
+@app.command()
+def bench(
+    study: StudyFile,
+    level: Annotated[
+        str | None, typer.Argument(metavar="[LEVEL]", help="A level; default: the largest one that is trained.")
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", metavar="DIR", help="Store for prepared data; default: a temporary one."),
+    ] = None,
+    set_: Overrides = None,
+    steps: Annotated[int, typer.Option(min=6, help="Optimizer steps to take.")] = 24,
+    json: AsJson = False,
+) -> None:
+    """Measure speed, memory and the shares of a training step for one level, on this machine."""
+    from w2s_ray.cli import bench as verb
+
+    verb.bench(study, level, store, set_ or [], steps=steps, as_json=json)
+
+
 def main() -> None:
     """Run the command. Errors for the user are printed without a traceback."""
     _leave(_exit_code())

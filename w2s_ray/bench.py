@@ -1,0 +1,425 @@
+"""`w2s bench`: take one level of a study through a few dozen steps on this machine, and measure it.
+
+The stage is the study's own, with the level's execution settings (workers, ZeRO stage, micro-batches), but it learns
+from ground truth, so that it needs no supervisor, and stops after `num_steps` steps. It then makes one set of
+predictions. Worker processes are started here, without Ray, on a gloo group (CPU) or a NCCL group (GPUs).
+
+The steps fall into three parts: warm-up, plain steps for the speed, and timed steps for the shares. In a timed step the
+device is synchronised wherever the phase changes, and every collective is waited for at once. Communication is then
+never hidden behind computation, so its share is an upper bound, and timed steps do not count for the speed.
+"""
+
+import functools
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from w2s_ray.errors import ResourceError, StudyError, TrainingError, W2SError
+from w2s_ray.planning.nodes import this_machine
+from w2s_ray.scheduling.environment import ALLOCATOR
+from w2s_ray.spec.base import Spec
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
+from w2s_ray.spec.execution import Execution, ZeroStage
+from w2s_ray.spec.labels import GroundTruth
+from w2s_ray.spec.stage import PredictionSpec, StageSource
+from w2s_ray.spec.trainable import Prompt
+from w2s_ray.store.artifacts import ArtifactStore
+
+if TYPE_CHECKING:
+    import torch
+
+    from w2s_ray.training.workers import Workers
+
+T = TypeVar("T")
+
+PHASES = ("forward", "backward", "optimizer", "communication", "input")
+COLLECTIVES = (
+    "all_gather",
+    "all_gather_into_tensor",
+    "all_gather_object",
+    "all_reduce",
+    "barrier",
+    "broadcast",
+    "broadcast_object_list",
+    "reduce",
+    "reduce_scatter",
+    "reduce_scatter_tensor",
+)
+"""Functions of torch.distributed, through which DeepSpeed and our code communicate."""
+MIN_STEPS = 6
+_NEVER = 1e9
+"""Seconds between checkpoints: none is written while steps are timed."""
+
+
+class Bench(Spec):
+    """The result for one level; all speeds are over all workers together."""
+
+    level: str
+    model: str
+    num_parameters: int | None
+    workers: int
+    zero_stage: ZeroStage
+    precision: str
+    num_steps: int
+    train_tokens_per_second: float
+    """Tokens of the examples, without padding."""
+    label_tokens_per_second: float | None
+    """The same while predicting; the time includes writing answers. None if the stage predicts nothing."""
+    peak_bytes: tuple[int, ...]
+    """Peak memory of each worker, by rank."""
+    planned_peak_bytes: int | None
+    """What `w2s plan` expects per worker; None if it does not know the model."""
+    shares: dict[str, float]
+    """Share of the timed steps in each of `PHASES`, averaged over the workers; the remainder is bookkeeping."""
+
+
+@dataclass
+class Measurement:
+    """What one worker measured."""
+
+    train_tokens: int = 0
+    """Of the plain steps, over all workers."""
+    train_seconds: float = 0.0
+    label_tokens: int = 0
+    label_seconds: float = 0.0
+    timed_seconds: float = 0.0
+    phase_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    peak_bytes: int = 0
+    precision: str = "fp32"
+
+
+def bench_level(
+    stage: PlannedStage, store: ArtifactStore, resolution: Resolution, planned_peak_bytes: int | None, num_steps: int
+) -> Bench:
+    """Measure a stage of a study on this machine.
+
+    Args:
+        stage: from `choose_stage`.
+        store: has the prepared data; nothing but tokenised data is added to it.
+        resolution: of the study.
+        planned_peak_bytes: memory per worker according to the plan.
+        num_steps: optimizer steps, at least `MIN_STEPS`.
+
+    Raises:
+        ResourceError: when this machine has too few cores or GPUs for the level's workers.
+        W2SError: when the stage fails.
+    """
+    _check_machine(stage)
+    with tempfile.TemporaryDirectory(prefix="w2s-bench-") as name:
+        scratch = ArtifactStore(Path(name) / "store")
+        scratch.root.mkdir()
+        (scratch.root / "data").symlink_to((store.root / "data").resolve())
+        work = functools.partial(measure, stage=stage, store=scratch, num_steps=num_steps)
+        measurements = run_on_workers(work, stage.execution, Path(name))
+    first = measurements[0]
+    seconds = sum(measurement.timed_seconds for measurement in measurements)
+    return Bench(
+        level=stage.level,
+        model=stage.spec.starts_from.name,
+        num_parameters=resolution.models[stage.level].num_parameters,
+        workers=stage.execution.workers,
+        zero_stage=stage.execution.zero_stage,
+        precision=first.precision,
+        num_steps=num_steps,
+        train_tokens_per_second=first.train_tokens / first.train_seconds,
+        label_tokens_per_second=first.label_tokens / first.label_seconds if first.label_tokens else None,
+        peak_bytes=tuple(measurement.peak_bytes for measurement in measurements),
+        planned_peak_bytes=planned_peak_bytes,
+        shares={phase: sum(worker.phase_seconds[phase] for worker in measurements) / seconds for phase in PHASES},
+    )
+
+
+def choose_stage(chains: Sequence[Chain], resolution: Resolution, level: str | None) -> PlannedStage:
+    """Return the stage to measure: of `level`, or of the largest level that is trained.
+
+    Raises:
+        StudyError: when the study trains no such level.
+    """
+    trained = [stage for stage in distinct_stages(chains).values() if not isinstance(stage.spec.trainable, Prompt)]
+    levels = tuple(dict.fromkeys(stage.level for stage in trained))
+    if not levels:
+        raise StudyError("the study trains no level")
+    if level is None:
+        level = max(levels, key=lambda name: resolution.models[name].num_parameters or 0)
+    if level not in levels:
+        raise StudyError(f"the study trains no level {level!r}", f"one of: {', '.join(levels)}")
+    own = [stage for stage in trained if stage.level == level]
+    return min(own, key=lambda stage: (not stage.predicts, len(stage.requires)))
+
+
+def shorten(stage: PlannedStage, chains: Sequence[Chain], num_steps: int) -> PlannedStage:
+    """Return a stage that can run alone: ground truth, `num_steps` steps or more, and at most one prediction.
+
+    It starts from a model of the ladder and predicts as many examples as it trains on.
+    """
+    spec, settings = stage.spec, stage.spec.optimisation
+    source = spec.starts_from
+    while isinstance(source, StageSource):
+        source = distinct_stages(chains)[source.stage].spec.starts_from
+    num_examples = sum(part.split.num_examples for part in spec.train)
+    epochs = max(settings.epochs, num_steps * settings.examples_per_step / num_examples)
+    optimisation = settings.model_copy(update={"epochs": epochs, "early_stopping": None, "keep_at": ()})
+    train = tuple(part.model_copy(update={"labels": GroundTruth()}) for part in spec.train)
+    update = {"starts_from": source, "optimisation": optimisation, "train": train, "validation": None}
+    spec = spec.model_copy(update=update)
+    splits = sorted((prediction.split for prediction in stage.predicts), key=lambda split: split.is_test)
+    predicts = tuple(
+        PredictionSpec(
+            stage=spec.identity,
+            split=split.model_copy(update={"num_examples": min(split.num_examples, num_examples)}),
+            context_tokens=settings.context_tokens,
+        )
+        for split in splits[:1]
+    )
+    execution = stage.execution.model_copy(update={"checkpoint_every_seconds": _NEVER})
+    update = {"spec": spec, "execution": execution, "predicts": predicts, "supervisors": (), "num_reports": 0}
+    return stage.model_copy(update=update)
+
+
+def _check_machine(stage: PlannedStage) -> None:
+    """Raise a ResourceError when this machine has too few cores or GPUs for the stage's workers."""
+    machine, execution = this_machine(), stage.execution
+    for noun, each, available in (
+        ("GPUs", execution.gpus_per_worker, machine.gpus),
+        ("CPU cores", execution.cpus_per_worker, machine.cpus),
+    ):
+        if execution.workers * each > available:
+            raise ResourceError(
+                f"level {stage.level} needs {execution.workers} × {each:g} {noun}, this machine has {available:g}",
+                f"measure fewer workers with --set ladder.{stage.level}.execution.workers=…",
+            )
+
+
+def measure(workers: "Workers", *, stage: PlannedStage, store: ArtifactStore, num_steps: int) -> Measurement:
+    """Run the stage on this worker and measure it. Collective."""
+    from w2s_ray.training import stage as stage_module
+    from w2s_ray.training.memory.usage import Meter
+    from w2s_ray.training.progress import NullObserver
+
+    meter = Meter(workers.device)
+    with _recorded(workers.device, num_steps) as recorder:
+        result = stage_module.run_stage(stage, store=store, workers=workers, observer=NullObserver(), meter=meter)
+    found = recorder.measurement
+    found.label_seconds = result.seconds.get("labelling", 0.0) + result.seconds.get("evaluation", 0.0)
+    found.peak_bytes = max(meter.peaks.values())
+    found.precision = "fp32" if result.metrics["fell_back_to_fp32"] else stage.spec.optimisation.precision
+    return found
+
+
+class _Recorder:
+    """Counts steps and tokens, and in timed steps adds the time to the current phase."""
+
+    def __init__(self, device: "torch.device") -> None:
+        self.measurement = Measurement()
+        self._device = device
+        self._step = 0
+        self._phase: str | None = None
+        self._is_timed = False
+        self._since = 0.0
+        """Start of the current phase, or of the plain or timed steps."""
+
+    def plan(self, num_steps: int) -> None:
+        """Set the number of steps; a third of them warms up at most."""
+        if num_steps < MIN_STEPS:
+            raise StudyError(f"the level's training has {num_steps} steps, a measurement needs {MIN_STEPS}")
+        self._num_steps = num_steps
+        self._first_plain = 1 + min(max(2, num_steps // 6), 10)
+        self._first_timed = self._first_plain + (num_steps - self._first_plain + 2) // 2
+
+    def begin_step(self, num_tokens: int) -> None:
+        self._step += 1
+        if self._step == self._first_plain:
+            self._since = self._now()
+        if self._first_plain <= self._step < self._first_timed:
+            self.measurement.train_tokens += num_tokens
+        if self._step == self._first_timed:
+            now = self._now()
+            self.measurement.train_seconds = now - self._since
+            self._timed_since = self._since = now
+            self._is_timed = True
+
+    def end_step(self) -> None:
+        if self._step == self._num_steps:
+            self.measurement.timed_seconds = self._now() - self._timed_since
+            self._is_timed = False
+
+    def switch(self, phase: str | None) -> str | None:
+        """Start a phase (None for no phase) and return the one before."""
+        previous = self._phase
+        if self._is_timed:
+            now = self._now()
+            if previous is not None:
+                self.measurement.phase_seconds[previous] += now - self._since
+            self._since, self._phase = now, phase
+        return previous
+
+    @property
+    def is_timed(self) -> bool:
+        return self._is_timed
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+@contextmanager
+def _recorded(device: "torch.device", num_steps: int) -> Iterator[_Recorder]:
+    """Record the training and prediction inside the block, and end the training after `num_steps` steps."""
+    import torch.distributed
+
+    from w2s_ray.training import stage as stage_module
+    from w2s_ray.training.feed import Feeder
+    from w2s_ray.training.zero import Engine
+
+    recorder = _Recorder(device)
+
+    def plan_steps(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        steps = original(*args, **kwargs)[:num_steps]
+        recorder.plan(len(steps))
+        return steps
+
+    def micro_batches(original: Callable[..., Any], feeder: Feeder[Any], positions_N: Any) -> Any:
+        num_tokens = int(feeder.examples.lengths_N[positions_N].sum())
+        if feeder.purpose == "predicting":
+            recorder.measurement.label_tokens += num_tokens
+            return original(feeder, positions_N)
+        recorder.begin_step(num_tokens)
+        recorder.switch("input")
+        batches = original(feeder, positions_N)
+        recorder.switch("forward")
+        return batches
+
+    def backward(original: Callable[..., Any], engine: Engine, loss: Any, *, is_last: bool) -> None:
+        recorder.switch("backward")
+        original(engine, loss, is_last=is_last)
+        recorder.switch(None if is_last else "forward")
+
+    def step(original: Callable[..., Any], engine: Engine, learning_rate: float) -> Any:
+        recorder.switch("optimizer")
+        norm = original(engine, learning_rate)
+        recorder.switch(None)
+        recorder.end_step()
+        return norm
+
+    def collective(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not recorder.is_timed:
+            return original(*args, **kwargs)
+        previous = recorder.switch("communication")
+        work = original(*args, **kwargs)
+        if hasattr(work, "wait"):
+            work.wait()
+        recorder.switch(previous)
+        return work
+
+    wrappers: list[tuple[Any, str, Callable[..., Any]]] = [
+        (stage_module, "plan_steps", plan_steps),
+        (Feeder, "micro_batches", micro_batches),
+        (Engine, "backward", backward),
+        (Engine, "step", step),
+        *((torch.distributed, name, collective) for name in COLLECTIVES),
+    ]
+    with ExitStack() as patches:
+        for owner, name, wrapper in wrappers:
+            original = getattr(owner, name)
+            patches.callback(setattr, owner, name, original)
+            setattr(owner, name, _wrapped(original, wrapper))
+        yield recorder
+
+
+def _wrapped(original: Callable[..., Any], wrapper: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `wrapper`, called with the original function first."""
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(original, *args, **kwargs)
+
+    return call
+
+
+def run_on_workers(work: "Callable[[Workers], T]", execution: Execution, folder: Path) -> list[T]:
+    """Call `work` in new processes that form one process group; return the results by rank.
+
+    Args:
+        work: a function that can be pickled.
+        execution: number of workers, and the cores and GPUs of each.
+        folder: for the file through which the processes meet.
+
+    Raises:
+        W2SError: the first one that a worker raised; the other workers are ended.
+        TrainingError: when a worker process died.
+    """
+    context = get_context("spawn")
+    meeting = folder / f"meeting-{os.urandom(4).hex()}"
+    os.environ |= ALLOCATOR  # read by glibc when a process starts
+    receivers: list[connection.Connection] = []
+    processes = []
+    for rank in range(execution.workers):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(work, rank, execution, meeting, sender), daemon=True)
+        process.start()
+        sender.close()
+        receivers.append(receiver)
+        processes.append(process)
+    results: dict[int, T] = {}
+    try:
+        while len(results) < len(processes):
+            waiting = [receiver for rank, receiver in enumerate(receivers) if rank not in results]
+            for ready in connection.wait(waiting):
+                rank = receivers.index(ready)  # type: ignore[arg-type]
+                results[rank] = _result(receivers[rank], rank)
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.kill()
+    return [results[rank] for rank in range(execution.workers)]
+
+
+def _result(receiver: connection.Connection, rank: int) -> Any:
+    try:
+        result = receiver.recv()
+    except EOFError:
+        raise TrainingError(f"the process of worker {rank} died") from None
+    if isinstance(result, W2SError):
+        raise result
+    return result
+
+
+def _work(
+    work: "Callable[[Workers], Any]", rank: int, execution: Execution, meeting: Path, sender: connection.Connection
+) -> None:
+    """Join the process group, call `work` and send its result; what a worker process does."""
+    on_gpus = execution.gpus_per_worker > 0
+    gpu = int(rank * execution.gpus_per_worker)
+    ranks = {"RANK": rank, "LOCAL_RANK": gpu if on_gpus else rank}
+    ranks |= {"WORLD_SIZE": execution.workers, "LOCAL_WORLD_SIZE": execution.workers}
+    os.environ |= {name: str(value) for name, value in ranks.items()}
+    if not on_gpus:
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    import torch
+    import torch.distributed as dist
+
+    from w2s_ray.training.workers import Workers
+
+    device = torch.device("cuda", gpu) if on_gpus else torch.device("cpu")
+    if on_gpus:
+        torch.cuda.set_device(device)
+    torch.set_num_threads(max(1, int(execution.cpus_per_worker)))
+    backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=execution.workers)
+    try:
+        sender.send(work(Workers(rank, execution.workers, device)))
+    except W2SError as error:
+        traceback.print_exc()
+        sender.send(error)
+    dist.destroy_process_group()
