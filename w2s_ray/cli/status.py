@@ -14,7 +14,8 @@ from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.identity import short
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import CHECKPOINTS, ArtifactStore
-from w2s_ray.store.run_status import read_under_way
+from w2s_ray.store.json_lines import whole_lines
+from w2s_ray.store.run_status import read_run_status
 from w2s_ray.store.search_result import every_chain
 
 State = Literal["done", "predictions lack", "running", "stopped", "waiting"]
@@ -59,7 +60,7 @@ def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as
     terminal.say_left_out(len(found), "stage")
     num_done = sum(status.state == "done" for status in found)
     terminal.out.print(f"{num_done} of {len(found)} stages done", markup=False)
-    now = read_under_way(study, store)
+    now = read_run_status(study, store)
     for crew in now.worker_groups if now is not None else ():
         terminal.out.print(crew, markup=False, soft_wrap=True)
     for name, reason in now.waiting.items() if now is not None else ():
@@ -86,12 +87,7 @@ def stage_status(store: ArtifactStore, stage: PlannedStage) -> StageStatus:
 
 def journal_lines(folder: Path) -> list[dict[str, float]]:
     """Return what a stage measured at its steps; the last line of a running one may be half-written and is left out."""
-    try:
-        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
-    except OSError:
-        return []
-    lines: list[dict[str, float]] = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return lines
+    return [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]
 
 
 def _state(store: ArtifactStore, stage: PlannedStage, folder: Path, *, finished: bool) -> State:

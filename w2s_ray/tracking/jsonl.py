@@ -9,8 +9,9 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
+from w2s_ray.store.json_lines import open_for_appending
 from w2s_ray.tracking.tracker import RunInfo
 
 
@@ -20,7 +21,7 @@ class JsonLinesTracker:
     def __init__(self, folder: Path) -> None:
         """`folder` is made when the first run begins."""
         self._folder = folder
-        self._files: dict[str, TextIO] = {}
+        self._files: dict[str, BinaryIO] = {}
 
     def begin(self, run: RunInfo) -> None:
         """Open the run's file and say who it is."""
@@ -28,10 +29,7 @@ class JsonLinesTracker:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{run.run_id}.jsonl"
-        torn = _ends_torn(path)
-        self._files[run.run_id] = path.open("a", encoding="utf-8")
-        if torn:
-            self._files[run.run_id].write("\n")
+        self._files[run.run_id] = open_for_appending(path)
         about = run.model_dump(mode="json", exclude={"config"})
         self._write(run.run_id, {"kind": "run", **about, "config": run.settings})
 
@@ -57,19 +55,10 @@ class JsonLinesTracker:
         if file is None:
             return
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        file.write(json.dumps({**line, "at": at}, allow_nan=False) + "\n")
+        file.write(json.dumps({**line, "at": at}, allow_nan=False).encode() + b"\n")
         file.flush()
 
 
 def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
     """Values that JSON can hold; what is not finite becomes null."""
     return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
-
-
-def _ends_torn(path: Path) -> bool:
-    """Whether the last writer died in the middle of a line."""
-    if not path.exists() or not path.stat().st_size:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) != b"\n"

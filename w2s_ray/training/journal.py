@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from w2s_ray.store.files import writing
+from w2s_ray.store.json_lines import whole_lines
 from w2s_ray.training.checkpoints import Progress
 from w2s_ray.training.progress import Activity, Observer, StageProgress
 
@@ -40,8 +41,7 @@ class Journal:
             self._cut_after(step)
 
     def _cut_after(self, step: int) -> None:
-        lines = self._path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        kept = [line + "\n" for line in whole_lines(self._path) if json.loads(line)["step"] <= step]
         self._path.write_text("".join(kept))
 
     def saved(self, step: int) -> None:
