@@ -1,6 +1,7 @@
 """Files of JSON lines, one object per line, whose writer may be killed at any moment.
 
-A killed writer can leave an incomplete last line. Readers skip it, and the next writer removes it.
+A killed writer can leave an incomplete last line. Readers skip it, and the next writer removes it (older versions ended
+it with a line break instead).
 """
 
 import json
@@ -13,10 +14,10 @@ from typing import BinaryIO
 def whole_lines(path: Path) -> list[str]:
     """Return the complete lines of a file, without line ends; none if it does not exist."""
     try:
-        *lines, _incomplete = path.read_text(encoding="utf-8").split("\n")
+        *lines, _incomplete = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return lines
+    return [line for line in lines if line.endswith("}")]
 
 
 def open_for_appending(path: Path) -> BinaryIO:
