@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from w2s_ray.data.judging import accepted
 from w2s_ray.data.labels import combined, join, join_answers, learnt
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
@@ -125,7 +124,7 @@ class Reader:
         prepared = load_prepared(self._store, split.task)
         (open_M,) = np.nonzero(~is_accepted_N & answers.is_allowed_N)
         texts = [answers.texts[place] for place in open_M]
-        is_accepted_N[open_M] = accepted(prepared, draw(prepared, split)[open_M], texts)
+        is_accepted_N[open_M] = prepared.accepted(draw(prepared, split)[open_M], texts)
         return TestPredictions(stage.task, numbers_N, is_allowed_N=answers.is_allowed_N, is_accepted_N=is_accepted_N)
 
     def together(self, student: PlannedStage, supervisors: Sequence[PlannedStage]) -> TestPredictions | None:
