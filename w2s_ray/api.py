@@ -56,10 +56,10 @@ def run_study(
 
 def settings_of(study: Study, store: ArtifactStore) -> "RunSettings":
     """Return how a study is run from outside: its summary runs say what came of each chain."""
-    from w2s_ray.report.summary import chain_figures
+    from w2s_ray.report.summary import chain_metrics
     from w2s_ray.scheduling.study import RunSettings
 
-    return RunSettings(judge=functools.partial(chain_figures, study, store))
+    return RunSettings(judge=functools.partial(chain_metrics, study, store))
 
 
 def read_results(study: Study, store: Path | str = DEFAULT_STORE) -> "pd.DataFrame":

@@ -20,7 +20,6 @@ def report(path: Path, store_folder: Path, overrides: Sequence[str], format_: Fo
     from w2s_ray.planning.resolve import locked
     from w2s_ray.report.page import write_report
     from w2s_ray.report.summary import summarise
-    from w2s_ray.report.table import to_json
 
     resolution = locked(study, store)
     if format_ == "html":
@@ -30,9 +29,9 @@ def report(path: Path, store_folder: Path, overrides: Sequence[str], format_: Fo
         return
     summary = summarise(study, resolution, store)
     if format_ == "json":
-        terminal.out.print(json.dumps(to_json(summary), indent=2), markup=False, soft_wrap=True)
+        terminal.out.print(json.dumps(summary.model_dump(mode="json"), indent=2), markup=False, soft_wrap=True)
     else:
-        from w2s_ray.report.table import render_details
+        from w2s_ray.report.terminal import render_details
 
         print_summary(summary)
         terminal.out.print(render_details(summary, width=terminal.out.width))
@@ -40,6 +39,6 @@ def report(path: Path, store_folder: Path, overrides: Sequence[str], format_: Fo
 
 def print_summary(summary: "Summary") -> None:
     """Print the headline results as tables that fit the terminal."""
-    from w2s_ray.report.table import render
+    from w2s_ray.report.terminal import render
 
     terminal.out.print(render(summary, width=terminal.out.width))
