@@ -6,7 +6,7 @@ import pytest
 from synthetic import Skill, SyntheticStudy
 
 from w2s_ray.errors import DataError
-from w2s_ray.store.answers import Answers
+from w2s_ray.store.predictions import Answers
 
 
 @pytest.mark.parametrize("change", ["one missing", "one more", "one replaced"])
