@@ -25,7 +25,7 @@ from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import DataError, ResourceError, StoreError, StudyError
 from w2s_ray.planning.estimate import num_steps
 from w2s_ray.planning.resolve import resolve
-from w2s_ray.scheduling.environment import ALLOCATOR, PASSED_ON
+from w2s_ray.scheduling.session import ALLOCATOR, PASSED_ON
 from w2s_ray.scheduling.status import StudyStatus, Turn
 from w2s_ray.scheduling.study import StudyOutcome
 from w2s_ray.spec.chain import distinct_stages

@@ -1,7 +1,6 @@
-"""The one writer: an actor that owns the tracker, so that no worker ever waits for a dashboard.
+"""The writer: an actor that owns the tracker, so that no worker waits for a dashboard.
 
-Whoever has something to tell sends it and goes on; the actor takes it in order. What goes wrong in a tracker stays
-here: it is logged, and the run goes on without that point.
+Callers send and do not wait; the actor works in order. An error of a tracker is logged, and the run goes on.
 """
 
 import contextlib
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TrackerFactory = Callable[[Callable[[str], None]], Tracker]
-"""Makes a tracker that says what people should know to whom it is given."""
+"""Makes a tracker, given a function that takes messages for people."""
 ChainJudge = Callable[[Chain], Mapping[str, float]]
-"""Says what came of a chain that has ended."""
+"""Returns the metrics of a chain that has ended."""
 
 
 @dataclass(frozen=True)
@@ -34,47 +33,47 @@ class ActorName:
 
 
 class Writer:
-    """Takes points for a tracker that is made in its own process."""
+    """Passes progress on to a tracker, which is made in the actor's process."""
 
     def __init__(self, factory: TrackerFactory, judge: ChainJudge | None = None) -> None:
         """`factory` makes the tracker; both have to pickle."""
-        self._said: list[str] = []
-        self._tracker, self._judge = factory(self._said.append), judge
+        self._messages: list[str] = []
+        self._tracker, self._judge = factory(self._messages.append), judge
 
     def begin(self, run: RunInfo) -> None:
-        """Open a run, or go on in it."""
-        with _undisturbed():
+        """Open a run, or continue it."""
+        with _errors_logged():
             self._tracker.begin(run)
 
-    def log(self, points: Sequence[StageProgress]) -> None:
-        """Put down the points of running stages."""
-        for point in points:
-            if point.values:
-                with _undisturbed():
-                    self._tracker.log(stage_run_id(point.identity), point.step, dict(point.values))
+    def log(self, reports: Sequence[StageProgress]) -> None:
+        """Log the values of running stages."""
+        for progress in reports:
+            if progress.values:
+                with _errors_logged():
+                    self._tracker.log(stage_run_id(progress.identity), progress.step, dict(progress.values))
 
     def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
         """Close a run."""
-        with _undisturbed():
+        with _errors_logged():
             self._tracker.finish(run_id, summary, ended_well=ended_well)
 
     def finish_chain(self, chain: Chain, metrics: Mapping[str, float], *, ended_well: bool) -> None:
-        """Close a chain's summary run with its stages' metrics and what came of it."""
+        """Close a chain's summary run with its stages' metrics and its own."""
         summary = dict(metrics)
-        self.begin(chain_run(chain))  # once more: a writer that was started anew does not know of it
-        with _undisturbed():
+        self.begin(chain_run(chain))  # again: a writer that was restarted does not know it
+        with _errors_logged():
             summary |= self._judge(chain) if self._judge is not None else {}
         self.finish(chain_run_id(chain), summary, ended_well=ended_well)
 
     def close(self) -> list[str]:
-        """Close the tracker when all that was sent before is written; return what it has said."""
-        with _undisturbed():
+        """Close the tracker after everything that was sent before; return its messages for people."""
+        with _errors_logged():
             self._tracker.close()
-        return self._said
+        return self._messages
 
 
 def find_writer(name: ActorName | None) -> "ActorHandle[Writer] | None":
-    """Return the writer of this name; None where there is none, or none any more."""
+    """Return the writer of this name, or None if there is none."""
     if name is None:
         return None
     import ray
@@ -86,8 +85,8 @@ def find_writer(name: ActorName | None) -> "ActorHandle[Writer] | None":
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def _errors_logged() -> Iterator[None]:
     try:
         yield
     except Exception:
-        logger.exception("the tracker failed; the run goes on without it")
+        logger.exception("the tracker failed; the run continues without this entry")

@@ -1,13 +1,13 @@
-"""A candidate: the trial of one point of a search. Its score is what schedulers and samplers compare.
+"""Candidates: each is the trial of one point of a search, and has a score that schedulers and samplers compare.
 
-The score is the last students' mean agreement with the labels of Vi, or their accuracy there, over the chains of the
-point (development tasks × search seeds × methods). While a last student trains, its reports say how it comes along;
-once it is done its predictions for Vi are read, so a stage that an earlier run made is judged like any other. Nothing
-here looks at a test set.
+The score is the mean agreement of the last students with the labels of Vi, or their accuracy there, over the chains of
+the point (development tasks × search seeds × methods). While a last student trains, its validation reports give the
+score so far; when it is done its predictions for Vi are read from the store, so a stage that an earlier run trained is
+judged in the same way. Nothing here reads a test set.
 
-Under population-based training a candidate goes level by level, and its checkpoint carries the settings under which
-each level was trained: a trial that takes another one's place keeps them for the levels that are done, so the stages so
-far are shared, and varies the rest.
+Under population-based training a candidate trains level by level. Its checkpoint has the settings of each level: a
+trial that replaces another one keeps them for the levels that are done, so these stages are shared, and varies the
+rest.
 """
 
 import json
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from w2s_ray.data.labels import answers, join, join_answers, targets
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
-from w2s_ray.scheduling.messages import TrialReport
-from w2s_ray.scheduling.trial import Asking
+from w2s_ray.scheduling.dispatcher.reports import TrialReport
+from w2s_ray.scheduling.tune.trials import DispatcherTrainable
 from w2s_ray.science.metrics import accuracy, share_equal
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler
@@ -34,18 +34,17 @@ from w2s_ray.store.artifacts import ArtifactStore
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from w2s_ray.scheduling.dispatcher import Dispatcher
-    from w2s_ray.training.progress import StageProgress
+    from w2s_ray.scheduling.dispatcher.dispatcher import Dispatcher
 
 SCORE, REPORT, COST = "score", "report", "cost"
-"""What a candidate's results call the score, its report's number (ASHA's and PBT's time), and the second objective."""
+"""Keys of a candidate's results: score, number of the report (time of ASHA and PBT), second objective."""
 _CHECKPOINT = "candidate.json"
 _PAUSE_SECONDS = 0.1
 
 
 @dataclass
 class CandidateJudge:
-    """Compiles the points of a study's search, and judges them by what the store has."""
+    """Compiles the points of a study's search, and scores them from the store."""
 
     study: Study
     resolution: Resolution
@@ -60,7 +59,7 @@ class CandidateJudge:
         return self.study.search
 
     def listed(self) -> tuple[Chain, ...]:
-        """Return the chains of all points, as far as they are known before anything is judged."""
+        """Return the chains of all points; empty if a sampler draws the points one by one."""
         points = self.search.points() if self.search.is_listed else ()
         return tuple(chain for point in points for chain in self.chains(point))
 
@@ -69,7 +68,7 @@ class CandidateJudge:
         return Point.of(chosen(self.search.space, drawn))
 
     def chains(self, point: Point) -> tuple[Chain, ...]:
-        """Return the point's chains; with ASHA, their last students report."""
+        """Return the point's chains; under ASHA their last students make validation reports."""
         self._compiler = self._compiler or CandidateCompiler(self.study, self.resolution)
         chains = self._compiler.chains(point)
         scheduler = self.search.scheduler
@@ -133,13 +132,13 @@ def student_of(chain: Chain, level: str | None = None) -> PlannedStage:
     return student
 
 
-class CandidateTrial(Asking):
+class CandidateTrial(DispatcherTrainable):
     """The chains of one point, or under population-based training those of its levels so far."""
 
     _levels_done: int
-    """Students of each chain, counted from the weakest, whose stages are done."""
+    """Students of each chain that are done, from the weakest."""
     _last_report: int
-    """The number of the newest one that Tune has heard of."""
+    """Number of the newest report that Tune has."""
 
     def setup(
         self,
@@ -147,73 +146,72 @@ class CandidateTrial(Asking):
         judge: CandidateJudge | None = None,
         dispatcher: "ActorHandle[Dispatcher] | None" = None,
     ) -> None:
-        """Take up the point that `config` stands for."""
+        """Start on the point that `config` describes."""
         assert judge is not None and dispatcher is not None
         self._judge, self._dispatcher = judge, dispatcher
         self._in_levels = isinstance(judge.search.scheduler, Pbt)
-        self._take_up(config, levels_done=0)
+        self._start_point(config, levels_done=0)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Leave this point for another one."""
+        """Change to another point."""
         self.cleanup()
-        self._take_up(new_config, levels_done=0)
+        self._start_point(new_config, levels_done=0)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Return the next result that has a score, or the last one, which says why there is none.
+        """Return the next result that has a score, or the last one, which has an error instead.
 
-        Tune's samplers and schedulers take no result without one, so this waits. An interrupted run is waited for too:
-        Tune is about to be ended, and as far as it knows this candidate goes on.
+        Tune's samplers and schedulers accept no result without a score, so this waits.
         """
         while True:
-            report = self.hear()
+            report = self.next_report()
             result: dict[str, Any] = {"status": report.status, "point": self._point.model_dump_json(), "done": False}
             match report.status:
                 case "done":
-                    return result | self._judged()
+                    return result | self._score_now()
                 case "failed":
                     return result | {"error": report.error or "", "done": True}
                 case "running":
-                    so_far = self._on_the_way(report)
+                    so_far = self._score_so_far(report)
                     if so_far.get(REPORT, 0) > self._last_report:
                         self._last_report = so_far[REPORT]
                         return result | so_far
             time.sleep(_PAUSE_SECONDS)
 
-    def _judged(self) -> dict[str, Any]:
-        """What was asked for is done: its score, and where nothing is to come, all else that is to be known."""
-        self._asked = False
+    def _score_now(self) -> dict[str, Any]:
+        """Return the score of the stages that are done and, after the last level, the ceilings and the cost."""
+        self._has_requested = False
         self._levels_done = self._levels_done + 1 if self._in_levels else self._num_students
         level = self._path[self._levels_done] if self._in_levels else None
         result: dict[str, Any] = {SCORE: self._judge.score(self._chains_all, level)}
         if self._last_report or not isinstance(self._judge.search.scheduler, Asha):
             result[REPORT] = self._num_reports
-        # Without reports on the way the student was found in the store. Told at what time its score is, ASHA would put
-        # it on its highest rung, a finished score among those of students in the middle of their training.
+        # Without earlier reports the student was found in the store. With a report number ASHA would compare it on its
+        # highest rung, a finished score among those of students in the middle of their training.
         if self._levels_done < self._num_students:
             return result
         ceilings = json.dumps(self._judge.ceilings(self._chains_all))
         return result | {COST: self._judge.cost(self._chains_all), "ceilings": ceilings, "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Put down the settings, and how many levels were trained under them; the stages are in the store."""
+        """Write the settings, and how many levels were trained under them; the stages are in the store."""
         kept = {"drawn": self._drawn, "levels_done": self._levels_done}
         Path(checkpoint_dir, _CHECKPOINT).write_text(json.dumps(kept))
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
-        """Take up where this trial, or the one whose place it takes, was."""
+        """Continue where this trial, or the one that it replaces, was."""
         if not isinstance(checkpoint, str):
             return
         kept = json.loads(Path(checkpoint, _CHECKPOINT).read_text())
         done = self._path[: kept["levels_done"] + 1]
-        theirs = {key: value for key, value in kept["drawn"].items() if level_of(self._judge.study, key) in done}
-        self._take_up({**self._drawn, **theirs}, kept["levels_done"])
+        kept_settings = {key: value for key, value in kept["drawn"].items() if level_of(self._judge.study, key) in done}
+        self._start_point({**self._drawn, **kept_settings}, kept["levels_done"])
 
-    def _take_up(self, drawn: Mapping[str, Any], levels_done: int) -> None:
+    def _start_point(self, drawn: Mapping[str, Any], levels_done: int) -> None:
         self._drawn = {key: drawn[key] for key in self._judge.search.space}
         self._point = self._judge.point(self._drawn)
         self._chains_all = self._judge.chains(self._point)
-        self._levels_done, self._last_report, self._asked = levels_done, 0, False
+        self._levels_done, self._last_report, self._has_requested = levels_done, 0, False
 
     @property
     def _path(self) -> tuple[str, ...]:
@@ -225,7 +223,7 @@ class CandidateTrial(Asking):
 
     @property
     def _num_reports(self) -> int:
-        """The scheduler's time, now that what was asked for is done."""
+        """The scheduler's time when the requested stages are done."""
         scheduler = self._judge.search.scheduler
         return scheduler.reports if isinstance(scheduler, Asha) else self._levels_done
 
@@ -239,24 +237,20 @@ class CandidateTrial(Asking):
             for chain in self._chains_all
         )
 
-    def _on_the_way(self, report: TrialReport) -> dict[str, Any]:
-        """The mean of the last students' newest common report; nothing before each has one."""
-        told = [report.judged.get(student_of(chain).identity, ()) for chain in self._chains_all]
-        number = min(points[-1].report if points else 0 for points in told)
+    def _score_so_far(self, report: TrialReport) -> dict[str, Any]:
+        """Return the mean of the last students' newest report that all of them have made; empty before the first."""
+        reports = [report.validations.get(student_of(chain).identity, ()) for chain in self._chains_all]
+        number = min(made[-1].report if made else 0 for made in reports)
         if not 0 < number < self._num_reports:  # the last one comes with the predictions, and ends the trial
             return {}
         name = f"validation_{'agreement' if self._judge.search.choose_by == 'agreement' else 'accuracy'}"
-        newest = [max((one for one in points if one.report <= number), key=_number, default=None) for points in told]
-        values = [point.values[name] for point in newest if point is not None]
-        return {SCORE: fmean(values), REPORT: number} if len(values) == len(told) else {}
-
-
-def _number(point: "StageProgress") -> int:
-    return point.report
+        newest = [[progress for progress in made if progress.report <= number][-1:] for made in reports]
+        values = [progress.values[name] for kept in newest for progress in kept]
+        return {SCORE: fmean(values), REPORT: number} if len(values) == len(reports) else {}
 
 
 def _reporting(chain: Chain, num_reports: int) -> Chain:
-    """Return the chain with its last student asked for reports."""
+    """Return the chain with validation reports of its last student."""
     last = student_of(chain)
     return chain.model_copy(
         update={

@@ -1,29 +1,31 @@
-"""A search: Tune draws candidates, compares them, and stops or varies them; the best are named when it is through.
+"""Ray Tune over the candidates of a search: it draws them, compares them, and stops or varies them.
 
-Tune's state lies in the study's folder, so a search that was killed or interrupted is restored with its searcher and
-scheduler: candidates that were judged stay judged, those under way walk their chains again and find what is done.
+Tune's state is in the study's folder, so a search that was killed or interrupted is restored with its sampler and
+scheduler: candidates that were judged stay judged, and those under way request their stages again.
+
+Tune copies its state into that folder file by file. A run that is killed meanwhile leaves torn files, and Tune, which
+cannot read them, would start anew without the search's settings. So the state is also kept in one archive that is
+replaced atomically, and restored from there when the folder's own state is torn.
 """
 
+import io
 import json
 import os
 import random
 import shutil
-import threading
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
-from w2s_ray.errors import Interrupted
-from w2s_ray.scheduling import tune_state
-from w2s_ray.scheduling.candidates import COST, REPORT, SCORE, CandidateJudge, CandidateTrial
-from w2s_ray.scheduling.study import RunSettings
-from w2s_ray.scheduling.trials import Tuning
+from w2s_ray.scheduling.tune.candidates import COST, REPORT, SCORE, CandidateJudge, CandidateTrial
+from w2s_ray.scheduling.tune.trials import MAX_TRIAL_FAILURES, BeforeStep, Tuning
 from w2s_ray.spec.identity import canonical_json
 from w2s_ray.spec.search import Asha, Candidate, Pbt, Point, Range, SearchResult, SearchSpec, best, distributions
 from w2s_ray.store.files import write_file
@@ -33,38 +35,35 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
     from ray.tune.experiment import Trial
 
-    from w2s_ray.scheduling.dispatcher import Dispatcher
+    from w2s_ray.scheduling.dispatcher.dispatcher import Dispatcher
 
 _TUNE_NAME = "search"
 _RETRY_NAME = "search-again"
-_MARKER_NAME = "search.digest"
-"""Says of which search Tune's state is."""
-_SNAPSHOT_SECONDS = 5
-"""Between two snapshots of Tune's state; what is lost with one is asked again, and found in the store."""
-_SEARCHES: dict[str, tuple[threading.Event, Path]] = {}
-"""What ends the searches of this process, and where Tune's state of them lies, by their digests."""
+_DIGEST_NAME = "search.digest"
+"""File with the digest of the search to which Tune's state belongs."""
+_SAVE_SECONDS = 5
+"""Between two copies of Tune's state; what is lost with one is requested again, and found in the store."""
+_STATE = "experiment_state-*.json"
+_SETTINGS = "tuner.pkl"
+_PICKLED = ("search_gen_state-*.json", "searcher-state-*.pkl", "basic-variant-state-*.json", _SETTINGS)
 
 
 class Search(Tuning):
     """One Tune trial per candidate."""
 
     def __init__(
-        self,
-        judge: CandidateJudge,
-        before: SearchResult | None,
-        dispatcher: "ActorHandle[Dispatcher]",
-        settings: RunSettings,
-        interrupt: threading.Event,
+        self, judge: CandidateJudge, before: SearchResult | None, dispatcher: "ActorHandle[Dispatcher]"
     ) -> None:
-        """Nothing is started yet; of a search that is through (`before`), only what failed is judged again."""
-        super().__init__()
+        """Of a search that has ended (`before`), only failed candidates are judged again."""
+        super().__init__(key=search_digest(judge.study))
         self._before = before.candidates if before is not None else ()
-        self._judge, self._dispatcher, self._settings, self._interrupt = judge, dispatcher, settings, interrupt
+        self._judge, self._dispatcher = judge, dispatcher
         self._folder = judge.store.study_folder(judge.study.name)
         self._path = self._folder / (_RETRY_NAME if self._before else _TUNE_NAME)
+        self._saved_at = 0.0
 
-    def found(self) -> SearchResult:
-        """Return what the search came to, and put it down in the study's folder.
+    def result(self) -> SearchResult:
+        """Return the search's result and write it into the study's folder.
 
         Raises:
             BaseException: what ended Tune itself, if anything did.
@@ -72,35 +71,40 @@ class Search(Tuning):
         results = self.results
         drawn = tune.ExperimentAnalysis(str(self._path)).get_all_configs()
         judged = tuple(self._candidate(result, drawn) for result in results)
-        judged = (*(one for one in self._before if one.status != "failed"), *judged)
-        found = SearchResult(candidates=judged, winners=best(judged, self._judge.search))
-        write_search_result(found, self._judge.study, self._judge.store)
-        return found
+        judged = (*(candidate for candidate in self._before if candidate.status != "failed"), *judged)
+        search_result = SearchResult(candidates=judged, winners=best(judged, self._judge.search))
+        write_search_result(search_result, self._judge.study, self._judge.store)
+        return search_result
 
     def tuner(self) -> tune.Tuner:
-        """Return the search as it was when it was left, or a new one."""
-        os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(_SNAPSHOT_SECONDS))
+        """Return the search restored, or a new one."""
+        os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(_SAVE_SECONDS))
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a candidate has no score before its first report
         random.seed(self._judge.search.seed)  # population-based training draws from the process's generator
-        path, marker = self._path, self._folder / _MARKER_NAME
-        digest = search_digest(self._judge.study)
-        _SEARCHES[digest] = (self._interrupt, path)
+        marker = self._folder / _DIGEST_NAME
         trainable = tune.with_parameters(CandidateTrial, judge=self._judge, dispatcher=self._dispatcher)
-        known = not self._before and marker.is_file() and marker.read_text() == digest
-        if known and tune_state.mend(path) and tune.Tuner.can_restore(str(path)):
-            return tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=True)
-        shutil.rmtree(path, ignore_errors=True)
-        tune_state.forget(path)
-        write_file(marker, digest.encode())
-        return self._new_tuner(trainable, path, digest)
+        is_same = not self._before and marker.is_file() and marker.read_text() == self._key
+        if is_same and repair_state(self._path) and tune.Tuner.can_restore(str(self._path)):
+            return tune.Tuner.restore(str(self._path), trainable, resume_unfinished=True, restart_errored=True)
+        shutil.rmtree(self._path, ignore_errors=True)
+        _archive(self._path).unlink(missing_ok=True)
+        write_file(marker, self._key.encode())
+        return self._new_tuner(trainable)
 
-    def _new_tuner(self, trainable: Any, path: Path, digest: str) -> tune.Tuner:
+    def before_step(self) -> None:
+        """Keep a whole copy of Tune's state, now and then."""
+        super().before_step()
+        if time.monotonic() - self._saved_at > _SAVE_SECONDS:
+            self._saved_at = time.monotonic()
+            save_state(self._path)
+
+    def _new_tuner(self, trainable: Any) -> tune.Tuner:
         search, num_at_once = self._judge.search, self._judge.study.max_concurrent
         if isinstance(search.scheduler, Pbt):
             num_at_once = max(num_at_once, search.num_points)  # a population is compared as a whole
         listed = search.points() if search.is_listed else None
         if self._before:
-            listed = tuple(one.point for one in self._before if one.status == "failed")
+            listed = tuple(candidate.point for candidate in self._before if candidate.status == "failed")
         return tune.Tuner(
             trainable,
             param_space=_domains(search) if listed is not None else {},
@@ -114,16 +118,16 @@ class Search(Tuning):
                 trial_dirname_creator=_dirname,
             ),
             run_config=tune.RunConfig(
-                name=path.name,
-                storage_path=str(path.parent),
+                name=self._path.name,
+                storage_path=str(self._path.parent),
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=self._settings.max_trial_failures),
-                callbacks=[_Leaving(digest)],
+                failure_config=tune.FailureConfig(max_failures=MAX_TRIAL_FAILURES),
+                callbacks=[BeforeStep(self._key)],
             ),
         )
 
     def _candidate(self, result: tune.Result, drawn: Mapping[str, Mapping[str, Any]]) -> Candidate:
-        """Return what became of a trial; `drawn` has its settings, of which one that never spoke told nothing."""
+        """Return a trial's candidate; `drawn` has the settings of trials that never reported."""
         metrics = result.metrics or {}
         point = metrics.get("point")
         known = Point.model_validate_json(point) if point else self._judge.point(drawn[metrics["trial_id"]])
@@ -141,7 +145,7 @@ class Search(Tuning):
 
 
 def _domains(search: SearchSpec) -> dict[str, Any]:
-    """The space as Tune's domains; every sample is given anyway, for our own sampler drew it."""
+    """Return the space as Tune's domains; the samples come from our own sampler."""
     return {
         key: tune.uniform(domain.low, domain.high)
         if isinstance(domain, Range)
@@ -213,22 +217,46 @@ def _dirname(trial: "Trial") -> str:
     return f"candidate-{trial.trial_id}"
 
 
-class _Leaving(tune.Callback):
-    """Ends Tune where the run is interrupted, with its trials as they are: a restored search goes on with them.
+def save_state(folder: Path) -> None:
+    """Copy Tune's state in `folder` into its archive, if it is whole at this moment."""
+    files = _read_state(folder)
+    if not _is_whole(files):
+        return
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as stream:
+        for name, content in files.items():
+            stream.writestr(name, content)
+    write_file(_archive(folder), archive.getvalue())
 
-    Meanwhile it puts Tune's state aside. It may come out of a snapshot that was made under another path, so it knows
-    its search by the digest alone.
-    """
 
-    def __init__(self, digest: str) -> None:
-        self._digest = digest
-        self._kept_at = 0.0
+def repair_state(folder: Path) -> bool:
+    """Restore a torn state from its archive; return whether `folder` has a whole state now."""
+    if _is_whole(_read_state(folder)):
+        return True
+    if not _archive(folder).is_file():
+        return False
+    for name in _read_state(folder):
+        (folder / name).unlink()
+    with zipfile.ZipFile(_archive(folder)) as stream:
+        stream.extractall(folder)
+    return True
 
-    def on_step_begin(self, iteration: int, trials: "list[Trial]", **info: Any) -> None:
-        """Look at the event of this process."""
-        interrupt, path = _SEARCHES[self._digest]
-        if interrupt.is_set():
-            raise Interrupted("the search was stopped on request", "it keeps its state", "run the study again")
-        if time.time() - self._kept_at > _SNAPSHOT_SECONDS:
-            self._kept_at = time.time()
-            tune_state.keep(path)
+
+def _archive(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-state.zip")
+
+
+def _read_state(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for pattern in (_STATE, *_PICKLED) for path in folder.glob(pattern)}
+
+
+def _is_whole(files: dict[str, bytes]) -> bool:
+    states = {name for name in files if Path(name).match(_STATE)}
+    if not states or _SETTINGS not in files:
+        return False
+    try:
+        for name, content in files.items():
+            (json.loads if name in states else cloudpickle.loads)(content)
+    except Exception:  # a torn pickle can raise anything
+        return False
+    return True
