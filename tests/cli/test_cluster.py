@@ -1,4 +1,4 @@
-"""The tiny study on a real cluster: two nodes on this machine, started as the README says."""
+"""The tiny study on a real cluster: two nodes on this machine, started as docs/cluster.md says."""
 
 import os
 import shutil
@@ -131,7 +131,7 @@ def test_a_job_that_cannot_run_ends_with_its_reason(two_nodes: TwoNodes, shared:
     assert "must fit into the cluster" in done.out and "failed" in done.out
 
 
-def test_the_readme_starts_its_cluster_like_this_one() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_cluster_page_starts_its_cluster_like_this_one() -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text()
     for words in ("RAY_AUTH_MODE=token", "ray start --head", "--dashboard-agent-listen-port"):
-        assert words in readme
+        assert words in page

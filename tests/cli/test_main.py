@@ -11,7 +11,7 @@ from tests.cli.conftest import ROOT, command, environment, fails, w2s
 from w2s_ray.cli.main import app
 from w2s_ray.cli.terminal import MOST_ROWS
 
-VERBS = ("plan", "run", "status", "report", "export", "submit", "logs", "gc", "doctor", "tasks", "bench")
+VERBS = ("plan", "run", "status", "report", "export", "submit", "logs", "gc", "doctor", "tasks")
 HEAVY = ("torch", "ray", "transformers", "pandas", "numpy", "pyarrow", "wandb", "pydantic")
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from w2s_ray.scheduling.candidates import CandidateJudge
 
 from tests.scheduling.judged import judged_study, resolved
 from w2s_ray.data.prepare import load_prepared
 from w2s_ray.data.splits import draw
-from w2s_ray.scheduling.candidates import CandidateJudge
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.search import Point
 from w2s_ray.store.artifacts import ArtifactStore

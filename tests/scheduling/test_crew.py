@@ -8,13 +8,13 @@ import pytest
 from ray.exceptions import RayTaskError
 from ray.train import ControllerError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
-
-from w2s_ray.scheduling import crews as crews_module
 from w2s_ray.scheduling.crew import NoRoomError, run_crew
 from w2s_ray.scheduling.crews import Crews
 from w2s_ray.scheduling.messages import CrewEnd, CrewRequest
 from w2s_ray.scheduling.trainer import CrewTrainer
 from w2s_ray.scheduling.worker import CrewPlan
+
+from w2s_ray.scheduling import crews as crews_module
 from w2s_ray.spec.execution import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 

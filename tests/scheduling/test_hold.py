@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from w2s_ray.scheduling.hold import Hold
 
 from tests.scheduling.studies import no_tracker, resolution_of, small_study
 from tests.scheduling.test_run import Watching
 from w2s_ray.errors import Interrupted, LeaseHeld
 from w2s_ray.planning.resolve import LOCK_NAME
-from w2s_ray.scheduling.hold import Hold
 from w2s_ray.scheduling.run import Run
 from w2s_ray.scheduling.status import NullView, StudyStatus
 from w2s_ray.scheduling.study import RunSettings, run_study

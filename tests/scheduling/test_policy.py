@@ -1,12 +1,13 @@
 """The policy: what is decided in which state, and with which reason."""
 
-from tests.scheduling.studies import chains_of, small_study
-from tests.scheduling.test_queue import stage_of, submit_all
-from w2s_ray.planning.nodes import Node, Room
 from w2s_ray.scheduling.policy import Assign, OpenCrew, RetireCrew, State, StopStage, decide
 from w2s_ray.scheduling.queue import Crash, Queue, Status
 from w2s_ray.scheduling.roster import CrewStatus, Roster
 from w2s_ray.scheduling.snapshot import study_status
+
+from tests.scheduling.studies import chains_of, small_study
+from tests.scheduling.test_queue import stage_of, submit_all
+from w2s_ray.planning.nodes import Node, Room
 from w2s_ray.spec.chain import Chain
 from w2s_ray.spec.execution import GroupShape
 

@@ -1,10 +1,10 @@
 """The queue: every distinct stage once, ready when what it learns from exists, the most urgent first."""
 
 import pytest
+from w2s_ray.scheduling.queue import Crash, CrashKind, Queue, Status
 
 from tests.scheduling.studies import chains_of, small_study
 from w2s_ray.errors import TrainingError
-from w2s_ray.scheduling.queue import Crash, CrashKind, Queue, Status
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 
 NOTHING: frozenset[str] = frozenset()

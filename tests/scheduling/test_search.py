@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import ray
 from ray import tune
+from w2s_ray.scheduling.candidates import CandidateJudge
+from w2s_ray.scheduling.search import Search
 
 from tests.scheduling.judged import FORGIVEN, STEPS, judged_study, leave_in_store, others, resolved
 from tests.scheduling.studies import no_tracker
 from tests.scheduling.test_run import Watching, starts
 from w2s_ray.errors import Interrupted
 from w2s_ray.planning.nodes import Node
-from w2s_ray.scheduling.candidates import CandidateJudge
 from w2s_ray.scheduling.dispatcher import Dispatcher
-from w2s_ray.scheduling.search import Search
 from w2s_ray.scheduling.study import RunSettings, StudyOutcome, run_study
 from w2s_ray.spec.chain import Chain, distinct_stages
 from w2s_ray.spec.search import Point, SearchResult

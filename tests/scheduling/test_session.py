@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from w2s_ray.scheduling.session_folder import session_folder
 
 from tests.scheduling.studies import small_study
 from w2s_ray.errors import ResourceError
 from w2s_ray.planning.nodes import Node
 from w2s_ray.scheduling.session import check_room
-from w2s_ray.scheduling.session_folder import session_folder
 from w2s_ray.spec.variants import executions
 
 KILLED = """

@@ -3,12 +3,12 @@
 import pytest
 import ray
 from ray import tune
+from w2s_ray.scheduling.messages import CrewCard
+from w2s_ray.scheduling.trial import ChainTrial
 
 from tests.scheduling.studies import chains_of, small_study
 from w2s_ray.planning.nodes import Node
 from w2s_ray.scheduling.dispatcher import Dispatcher
-from w2s_ray.scheduling.messages import CrewCard
-from w2s_ray.scheduling.trial import ChainTrial
 from w2s_ray.store.artifacts import ArtifactStore
 
 

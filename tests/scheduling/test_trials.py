@@ -3,9 +3,9 @@
 import pytest
 from ray import tune
 from ray.exceptions import OutOfMemoryError
+from w2s_ray.scheduling.trials import Tuning, ended_for_memory
 
 from w2s_ray.scheduling import trials
-from w2s_ray.scheduling.trials import Tuning, ended_for_memory
 
 
 def killed_for_memory() -> RuntimeError:

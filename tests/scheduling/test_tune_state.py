@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from ray import cloudpickle
-
 from w2s_ray.scheduling.tune_state import forget, keep, mend
 
 STATE, SEARCHER, SETTINGS = "experiment_state-1.json", "searcher-state-1.pkl", "tuner.pkl"

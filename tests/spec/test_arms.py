@@ -195,7 +195,7 @@ def test_how_a_stage_learns_is_said_where_it_is_not_the_rule() -> None:
         labels={"l": {"transforms": [{"kind": "keep_random", "fraction": 0.5}]}},
         losses={"l": {"kind": "hard"}},
     )
-    ways = {(stage.arm, stage.level): stage.spec.way for stage in chain.stages}
+    ways = {(stage.arm, stage.level): stage.spec.description for stage in chain.stages}
     assert ways["floor", "s"] == "naive"
     assert ways["chain", "m"] == "naive lora4 after reading" == ways["ceiling", "m"]
     assert ways["chain", "l"] == "hard on weak-random0.5 random" and ways["ceiling", "l"] == "naive random"

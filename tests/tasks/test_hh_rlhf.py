@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from w2s_ray import hub
 from w2s_ray.data.prepare import prepare_task
 from w2s_ray.errors import DataError
+from w2s_ray.hub import HubRepo
 from w2s_ray.spec.task import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.tasks import hub
 from w2s_ray.tasks.hh_rlhf import HH_RLHF, SUBSETS, first_human_turn
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import POOL, TEST, TaskData
@@ -184,7 +185,7 @@ def test_the_hubs_rows_are_read_subset_by_subset_at_a_pinned_commit(monkeypatch:
         asked.append(data_files[split])
         return rows(4 * len(asked))[-4:]
 
-    monkeypatch.setattr(hub, "_ask", lambda name, revision: revision)
+    monkeypatch.setattr(hub, "look_up", lambda name, revision, repo_type: HubRepo(revision, (), None))
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     table = open_task(TaskSpec(builtin="hh_rlhf")).read().table
     assert asked == [

@@ -13,9 +13,9 @@ import pytest
 from w2s_ray.errors import DataError
 from w2s_ray.spec.task import TaskSpec
 from w2s_ray.tasks.dataset import Recipe
-from w2s_ray.tasks.hub import PARQUET, parse_revision
 from w2s_ray.tasks.nlp import RECIPES
 from w2s_ray.tasks.registry import open_task
+from w2s_ray.tasks.sources import PARQUET, parse_revision
 from w2s_ray.tasks.task import SCHEMA, TaskData
 
 Row = dict[str, Any]

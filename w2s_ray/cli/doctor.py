@@ -15,6 +15,7 @@ from typing import Literal
 from rich.table import Table
 from rich.text import Text
 
+from w2s_ray import hub
 from w2s_ray.cli.amounts import bytes_text
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StoreError
@@ -110,8 +111,6 @@ def _store(folder: Path) -> Iterator[Finding]:
 
 
 def _services(_store: Path) -> Iterator[Finding]:
-    import socket
-
     try:
         from w2s_ray.tracking.wandb import has_key
     except ImportError:
@@ -120,10 +119,9 @@ def _services(_store: Path) -> Iterator[Finding]:
         known = has_key()
         yield Finding("W&B", "ok" if known else "note", "key found" if known else "no key: runs are kept offline")
 
-    try:
-        socket.create_connection(("huggingface.co", 443), timeout=3).close()
+    if hub.is_reachable():
         yield Finding("Hugging Face hub", "ok", "reachable")
-    except OSError:
+    else:
         yield Finding("Hugging Face hub", "note", "cannot be reached: only built-in, local and cached models and data")
 
 

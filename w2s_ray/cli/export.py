@@ -10,7 +10,7 @@ from w2s_ray.cli.stage_names import describe, find_stage
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StoreError
 from w2s_ray.spec.trainable import Prompt
-from w2s_ray.store.artifacts import AGES
+from w2s_ray.store.artifacts import SNAPSHOTS
 from w2s_ray.store.files import writing
 from w2s_ray.store.search_result import every_chain
 
@@ -47,29 +47,30 @@ def export(
         )
     folder = store.verify(record)
     asked = stage.spec.optimisation.keep_at
-    kept = [share for share in asked if (folder / AGES / f"{share:g}").is_dir()]
-    ages = ", ".join(f"{share:g}" for share in kept) or "none"
+    kept = [share for share in asked if (folder / SNAPSHOTS / f"{share:g}").is_dir()]
+    snapshots = ", ".join(f"{share:g}" for share in kept) or "none"
     if at is not None and at not in asked:
         raise StoreError(
-            f"{describe(chains, stage)} kept no model at {at:g}; it kept {ages}",
+            f"{describe(chains, stage)} kept no model at {at:g}; it kept {snapshots}",
             "models are kept at the shares of training that the level names",
             f"add `keep_at: [{at:g}]` to its optimisation and run the study again",
         )
     if at is not None and at not in kept:
         steps, planned = (record.metrics[name] for name in ("num_steps", "planned_steps"))
         raise StoreError(
-            f"{describe(chains, stage)} stopped early, at step {steps:g} of {planned:g}, before {at:g}; it kept {ages}",
+            f"{describe(chains, stage)} stopped early, at step {steps:g} of {planned:g}, before {at:g}; "
+            f"it kept {snapshots}",
             "models are kept at the shares that training came to",
             "name one that was kept, or leave --at out for the model at its end",
         )
-    source = folder / (MODEL if at is None else f"{AGES}/{at:g}")
+    source = folder / (MODEL if at is None else f"{SNAPSHOTS}/{at:g}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{target} is not empty", "an export never overwrites", "choose a new or empty folder")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target, dirs_exist_ok=True)
         task = resolution.tasks[stage.task]
-        if task.kind == "classes" and not stage.spec.speaks:
+        if task.kind == "classes" and not stage.spec.is_language_model:
             _name_classes(target / "config.json", task.class_names)
     terminal.out.print(f"{describe(chains, stage)} → {target}", markup=False, soft_wrap=True)
     for file in sorted(target.rglob("*")):

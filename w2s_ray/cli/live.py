@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from w2s_ray.scheduling.status import RunningStage, StudyStatus, StudyView
+from w2s_ray.scheduling.status import EventKind, RunningStage, StudyStatus, StudyView
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import short
 
@@ -35,12 +35,12 @@ class PlainView:
         if status.notice and not self._noticed:
             self._line(status.notice)
         self._noticed = status.notice
-        for turn in status.turns:
-            identity, named = turn.stage.identity, _named(turn.stage)
-            if turn.began and identity not in self._running:
+        for event in status.events:
+            identity, named = event.stage.identity, _named(event.stage)
+            if event.kind is EventKind.ASSIGNED and identity not in self._running:
                 self._running.add(identity)
                 self._line(f"started  {named}")
-            elif not turn.began and identity in self._running:
+            elif event.kind is EventKind.ENDED and identity in self._running:
                 self._running.remove(identity)
                 self._line(f"ended    {named} · {counts}")
 
@@ -49,7 +49,7 @@ class PlainView:
 
 
 def _named(stage: PlannedStage) -> str:
-    return f"{stage.task} {stage.level} {stage.arm} {stage.spec.way} {short(stage.identity)}"
+    return f"{stage.task} {stage.level} {stage.arm} {stage.spec.description} {short(stage.identity)}"
 
 
 class LiveView:
@@ -95,8 +95,8 @@ def counts_line(status: StudyStatus) -> str:
     parts.append(f"{status.num_waiting} waiting")
     if status.num_failed:
         parts.append(f"{status.num_failed} failed")
-    if not status.running and status.crews:
-        parts.append(status.crews[0])
+    if not status.running and status.groups:
+        parts.append(status.groups[0])
     if status.notice:
         parts.append(status.notice)
     return " · ".join(parts)

@@ -89,7 +89,7 @@ def _go(
                 address=address,
                 view=Announcing(view, terminal.out, interrupt.event),
                 interrupt=interrupt.event,
-                settings=replace(settings_of(study, store), say=_say),
+                settings=replace(settings_of(study, store), notify=_say),
                 retry_failed=retry_failed,
             )
         except Interrupted as stopped:
@@ -137,7 +137,7 @@ def _exit_code(outcome: "StudyOutcome") -> int:
         reasons.setdefault(reason, []).append(chain)
     for reason, names in reasons.items():
         terminal.err.print(f"failed: {', '.join(names)}\n{reason}", style="red", markup=False, soft_wrap=True)
-    nothing = outcome.found.why_nothing_is_chosen if outcome.found is not None else None
+    nothing = outcome.search.why_nothing_is_chosen if outcome.search is not None else None
     if nothing is not None:
         terminal.err.print(nothing, style="red", markup=False, soft_wrap=True)
     if reasons or nothing is not None:

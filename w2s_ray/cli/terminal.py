@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from rich.console import Console
 
-from w2s_ray.store.files import writing
+from w2s_ray.store.files import redirect_output, writing
 
 _PIPED_WIDTH = 160
 """Columns of a table that is not printed on a terminal."""
@@ -44,14 +44,8 @@ class Terminal:
         if self._saved is not None:
             return
         with writing(log):
-            log.parent.mkdir(parents=True, exist_ok=True)
-            target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        self._flush()
-        self._saved = (os.dup(1), os.dup(2))
+            self._saved = redirect_output(log)
         self.out, self.err = (_console(_text_file(os.dup(saved))) for saved in self._saved)
-        os.dup2(target, 1)
-        os.dup2(target, 2)
-        os.close(target)
         self.log = log
 
     def release(self) -> None:

@@ -155,7 +155,7 @@ def _plan_stage(
         level=stage.level,
         model=stage.spec.starts_from.name,
         arms=tuple(dict.fromkeys(own.arm for _, own in users)),
-        loss=stage.spec.way,
+        loss=stage.spec.description,
         num_chains=len({chain.name for chain, _ in users}),
         num_steps=estimate.num_steps(stage, chars),
         zero_stage=stage.execution.zero_stage,

@@ -7,13 +7,13 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import chdir, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 from w2s_ray.planning.resolve import save_study
 from w2s_ray.scheduling.dispatcher.writer import ChainJudge, TrackerFactory
-from w2s_ray.scheduling.status import StageEvent, StudyView
+from w2s_ray.scheduling.status import EventKind, StageEvent, StudyView
 from w2s_ray.spec.chain import PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.search import SearchResult
@@ -22,6 +22,7 @@ from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.search_result import read_search_result, write_failures
 from w2s_ray.tracking.opening import open_tracker
+from w2s_ray.training.progress import StageResult
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +65,32 @@ class StudyOutcome:
     """Result of a search that chooses."""
     num_shared: int = 0
     """Trainings that sharing saved: stages that chains name beyond the distinct ones."""
-    started_at: float = field(default=0.0)
+    started_at: float = 0.0
     """When the dispatcher got its first request, in seconds since the epoch."""
+
+    @property
+    def results(self) -> dict[str, StageResult]:
+        """Results of the stages that this run's groups returned, by identity."""
+        return {event.stage.identity: event.result for event in self.events if event.result is not None}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds from a stage's assignment to its result, by identity."""
+        assigned = {event.stage.identity: event.at for event in self.events if event.kind is EventKind.ASSIGNED}
+        returned = [event for event in self.events if event.result is not None]
+        return {event.stage.identity: event.at - assigned[event.stage.identity] for event in returned}
+
+    @property
+    def cold_start_seconds(self) -> float | None:
+        """Seconds from the first request to the first optimizer step."""
+        steps = [event.at for event in self.events if event.kind is EventKind.FIRST_STEP]
+        return min(steps) - self.started_at if steps else None
+
+    @property
+    def working_seconds(self) -> float:
+        """Seconds from the first optimizer step to the last result."""
+        steps = [event.at for event in self.events if event.kind is EventKind.FIRST_STEP]
+        return max(event.at for event in self.events) - min(steps) if steps else 0.0
 
     @property
     def failed(self) -> dict[str, str]:

@@ -106,7 +106,7 @@ class Optimisation(Spec):
     """`bf16` autocasts the forward pass of training, where the workers' devices have instructions for it."""
     early_stopping: EarlyStopping | None = None
     keep_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
-    """Shares of training after which the model is kept too: one model at several ages, for the levels of a ladder."""
+    """Shares of training after which a snapshot of the model is kept, for example to serve as levels of a ladder."""
 
 
 class StageSpec(Spec):
@@ -137,7 +137,7 @@ class StageSpec(Spec):
         return identity("stage", self.model_copy(update={"starts_from": anywhere}))
 
     @property
-    def speaks(self) -> bool:
+    def is_language_model(self) -> bool:
         """Whether its model is a language model; otherwise it has a head for classes or scores."""
         return self.objective in ("answer", "next_token") or isinstance(self.trainable, Prompt)
 
@@ -147,8 +147,8 @@ class StageSpec(Spec):
         return any(part.labels.transforms for part in self.train)
 
     @property
-    def way(self) -> str:
-        """How it learns, for people: its loss, and where they are not the rule, its labels, weights, start and stop."""
+    def description(self) -> str:
+        """How the stage learns, for display: its loss, and what differs from the default otherwise."""
         labels, stopping = self.train[0].labels.label, self.optimisation.early_stopping
         is_random = isinstance(self.starts_from, ModelSource) and self.starts_from.random
         begun = "after reading" if isinstance(self.starts_from, StageSource) else "random" if is_random else ""

@@ -15,8 +15,7 @@ from w2s_ray.spec.identity import identity
 from w2s_ray.spec.task import TaskSpec
 from w2s_ray.tasks.examples import Format
 from w2s_ray.tasks.gather import RECIPE, gather
-from w2s_ray.tasks.hub import PARQUET, HubRows, parse_revision
-from w2s_ray.tasks.sources import Rows, local_rows
+from w2s_ray.tasks.sources import PARQUET, HubRows, Rows, local_rows, parse_revision
 from w2s_ray.tasks.task import TaskData, TaskInfo
 
 

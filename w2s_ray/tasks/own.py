@@ -19,9 +19,8 @@ from w2s_ray.spec.identity import identity
 from w2s_ray.spec.task import TaskSpec
 from w2s_ray.tasks.dataset import DatasetTask
 from w2s_ray.tasks.examples import PAIR_CLASSES, Example, Format, Skip, pair
-from w2s_ray.tasks.hub import HubRows, parse_revision
 from w2s_ray.tasks.rows import Row
-from w2s_ray.tasks.sources import Rows, local_rows
+from w2s_ray.tasks.sources import HubRows, Rows, local_rows, parse_revision
 
 _SEVERAL_LINES = Skip("an answer of several lines, and what is written is read up to the end of its line")
 

@@ -1,16 +1,30 @@
-"""Where rows come from: local files here, data sets on the hub in `hub.py`.
+"""Where a task's rows come from: local files (`LocalRows`) or a data set on the hub (`HubRows`).
 
-Both give the same thing, so a task is read the same way wherever its rows lie.
+Both are `Rows`, so a task is read in the same way from either.
+
+`HubRows` asks the hub for the commit of its revision. When the hub is unreachable, a revision that is a whole commit
+still identifies the data, which the store may hold already. Rows never come from the offline cache of `datasets`,
+because offline that library returns whichever commit it cached last.
+
+Many older data sets are Python scripts, which `datasets` no longer runs. The hub keeps a Parquet copy of each on the
+branch `PARQUET`, with a folder per configuration and split; that branch is read file by file.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from w2s_ray import hub
 from w2s_ray.errors import DataError
+from w2s_ray.hub import HubUnreachable
 from w2s_ray.tasks.rows import FORMATS, Row, file_digest, read_rows, without_compression
 from w2s_ray.tasks.task import POOL, TEST
+
+PARQUET = "refs/convert/parquet"
+"""The branch where the hub keeps every data set as Parquet: `<configuration>/<split>/0000.parquet` and so on."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,102 @@ class LocalRows:
     def _part_of(self, path: Path) -> str | None:
         names = (path.name.partition(".")[0], path.absolute().parent.name)
         return next((part for part in self._parts if part in names), None)
+
+
+@dataclass(frozen=True)
+class HubRows:
+    """The rows of a hub data set's splits.
+
+    Attributes:
+        name: the data set's hub id.
+        subset: its configuration; None for the only one.
+        branch: a branch or tag; None for `main`. The branch `PARQUET` is read as Parquet files.
+        pool: the split of the pool; `a+b` joins two.
+        test: the split of the test set, if there is one.
+        commit: the whole commit to read; None for the newest one of `branch`.
+        parts: folders that hold the splits as gzipped JSON lines (`<part>/<split>.jsonl.gz`), one source for each.
+    """
+
+    name: str
+    subset: str | None
+    branch: str | None
+    pool: str
+    test: str | None
+    commit: str | None = None
+    parts: tuple[str, ...] = ()
+
+    def digest(self) -> list[object]:
+        """Return the data set's name, commit and splits.
+
+        Raises:
+            DataError: when there is no such data set or revision.
+            HubUnreachable: when the hub cannot be asked and the revision is not a whole commit.
+        """
+        return ["hub", self.name, self._commit(), self.subset, self.pool, self.test, *self.parts]
+
+    def revision(self) -> str:
+        """Return `branch@commit`, which pins the rows.
+
+        Raises:
+            DataError: when there is no such data set or revision.
+            HubUnreachable: when the hub cannot be asked and the commit is not known.
+        """
+        return f"{self.branch or 'main'}@{self._commit()}"
+
+    def read(self) -> list[Source]:
+        """Return the rows of the splits.
+
+        Raises:
+            DataError: when the data set or a split is not there.
+            HubUnreachable: when the hub cannot be asked.
+        """
+        commit = self._commit()
+        if hub.look_up(self.name, commit, "dataset") is None:
+            raise self._unreachable()
+        splits = [(POOL, split) for split in self.pool.split("+")]
+        splits += [(TEST, split) for split in (self.test or "").split("+") if split]
+        return [
+            Source(f"{self.name} ({place})", self._rows(split, commit, part), origin, part)
+            for origin, split in splits
+            for part in self.parts or (None,)
+            for place in (f"{part}, {split}" if part else split,)
+        ]
+
+    def _commit(self) -> str:
+        if self.commit is not None:
+            return self.commit
+        repo = hub.look_up(self.name, self.branch, "dataset")
+        if repo is None:
+            raise self._unreachable()
+        return repo.commit
+
+    def _rows(self, split: str, commit: str, part: str | None) -> Iterable[Row]:
+        files = None
+        if part is not None:
+            files = f"{part}/{split}.jsonl.gz"
+        elif self.branch == PARQUET:
+            files = f"{self.subset or '*'}/{split}/*.parquet"
+        try:
+            rows: Iterable[Row] = hub.load_rows(self.name, commit, split, subset=self.subset, files=files)
+        except ConnectionError:
+            raise self._unreachable() from None
+        return rows
+
+    def _unreachable(self) -> HubUnreachable:
+        revision = self.commit or self.branch or "main"
+        return HubUnreachable(
+            f"the hub is unreachable, and data set {self.name} at {revision} is not in the store",
+            "connect to the hub once, or download the data and name it with `files:`",
+            files=(f"datasets/{self.name}@{revision}",),
+        )
+
+
+def parse_revision(revision: str) -> tuple[str | None, str | None]:
+    """Return branch and commit of a revision: a branch or tag, a whole commit, or `branch@commit`."""
+    branch, _, commit = revision.partition("@")
+    if _COMMIT.fullmatch(commit):
+        return branch, commit
+    return (None, revision) if _COMMIT.fullmatch(revision) else (revision, None)
 
 
 def local_rows(

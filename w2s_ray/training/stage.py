@@ -23,27 +23,28 @@ from w2s_ray.spec.chain import ModelShape, PlannedStage
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.stage import ModelSource, PredictionSpec
 from w2s_ray.spec.trainable import Prompt
-from w2s_ray.store.artifacts import AGES, ArtifactStore
+from w2s_ray.store.artifacts import SNAPSHOTS, ArtifactStore
 from w2s_ray.store.micro_batches import Circumstances, read_limit, write_limit
 from w2s_ray.training import model_files
-from w2s_ray.training.catalogue import model_folder
 from w2s_ray.training.checkpoints import Checkpoints, Progress
 from w2s_ray.training.features import features
 from w2s_ray.training.feed import FloatArray, IntArray, LastGroup, Purpose
-from w2s_ray.training.footprint import LARGE_MODEL, PREDICTION_TOKENS, footprint
 from w2s_ray.training.journal import Journal
 from w2s_ray.training.lessons import ACCURACY, Material, lesson_of
 from w2s_ray.training.loop import Loop
-from w2s_ray.training.machine import GIB, give_back_at_once
-from w2s_ray.training.memory import (
+from w2s_ray.training.memory.footprint import LARGE_MODEL, PREDICTION_TOKENS, footprint
+from w2s_ray.training.memory.usage import (
+    GIB,
     Meter,
     device_bytes,
     device_name,
+    give_back_at_once,
     give_memory_back,
     is_out_of_memory,
     shortage_text,
 )
-from w2s_ray.training.models import (
+from w2s_ray.training.models.catalogue import model_folder
+from w2s_ray.training.models.network import (
     Network,
     checkpoint_activations,
     load_network,
@@ -271,7 +272,7 @@ class _StageRun:
         """Keep the model as it is now beside the one to come."""
         assert self.engine is not None
         weights = self.engine.state_dict()
-        self.workers.led(lambda: self._save(weights, f"{AGES}/{share:g}"))
+        self.workers.led(lambda: self._save(weights, f"{SNAPSHOTS}/{share:g}"))
 
     def _save(self, weights: dict[str, torch.Tensor] | None, name: str) -> None:
         """Write the model into the stage's folder; on rank 0, which has the weights."""
@@ -434,7 +435,7 @@ class _StageRun:
         own last token, and a language model goes on from there.
         """
         before, after = special_tokens(self.tokenizer)
-        is_encoder = not self.stage.spec.speaks and self.tokenizer.cls_token_id is not None
+        is_encoder = not self.stage.spec.is_language_model and self.tokenizer.cls_token_id is not None
         backend = self.tokenizer.backend_tokenizer.to_str()
         digest = identity("tokenizer", backend)
 

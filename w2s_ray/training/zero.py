@@ -24,8 +24,8 @@ from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_conf
 
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.stage import Optimisation
-from w2s_ray.training.footprint import LARGE_MODEL, Limits, limits_for
-from w2s_ray.training.memory import give_memory_back
+from w2s_ray.training.memory.footprint import LARGE_MODEL, Limits, limits_for
+from w2s_ray.training.memory.usage import give_memory_back
 
 _MAPPED = 64 * 2**20
 """Bytes from which on memory is the kernel's own, fresh and zeroed, and not what the process has kept."""

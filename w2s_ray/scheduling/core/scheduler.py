@@ -1,12 +1,12 @@
 """The scheduler: the only door to the pure core. An event goes in, the actions that follow from it come out.
 
-    handle(event) -> list[Action]
+    handle(*events) -> list[Action]
 
 The caller reports everything that happens and carries out every action; the scheduler has updated its own state as if
 all of them were done. `queue` and `groups` may be read from outside, and must not be changed there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from w2s_ray.errors import TrainingError, W2SError
@@ -21,7 +21,7 @@ from w2s_ray.scheduling.core.policy import (
     decide,
     may_open,
 )
-from w2s_ray.scheduling.core.queue import Crash, CrashKind, Queue, StageState, work_of
+from w2s_ray.scheduling.core.queue import Crash, CrashKind, Queue, StageState
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.execution import GroupShape
 
@@ -153,15 +153,14 @@ Action = Decision | StageLost | TrialChanged
 class Scheduler:
     """Stages, worker groups and the policy that matches them."""
 
-    def __init__(self, nodes: Sequence[Node], cost: Callable[[PlannedStage], float] = work_of) -> None:
-        """Start empty on `nodes`; `cost` returns how long a stage takes, in any unit."""
-        self.queue = Queue(cost)
+    def __init__(self, nodes: Sequence[Node], queue: Queue | None = None) -> None:
+        self.queue = queue or Queue()
         self.groups = WorkerGroups(nodes)
         self.closing = False
 
-    def handle(self, event: Event) -> list[Action]:
-        """Update the state and return what has to be done."""
-        actions = self._apply(event)
+    def handle(self, *events: Event) -> list[Action]:
+        """Update the state by what has just happened, and return what has to be done."""
+        actions = [action for event in events for action in self._apply(event)]
         for decision in decide(self.queue, self.groups, self.closing):
             self._record(decision)
             actions.append(decision)

@@ -6,8 +6,8 @@
                                                                                  ▼
                                                             orders, stops, opened and retired groups
 
-It owns the worker groups: they are Ray tasks of this actor and die with it. Everything that must survive is in the store
-(records, checkpoints, leases), so a dispatcher that died is replaced by a new, empty one: see `run.py`.
+It owns the worker groups: they are Ray tasks of this actor and die with it. Everything that must survive is in the
+store (records, checkpoints, leases), so a dispatcher that died is replaced by a new, empty one: see `run.py`.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from w2s_ray.errors import LeaseHeld, OutOfMemory, W2SError
 from w2s_ray.planning.nodes import Node
 from w2s_ray.scheduling.core.groups import GroupStatus
 from w2s_ray.scheduling.core.policy import Assign, CancelGroup, OpenGroup, RetireGroup, StopStage
-from w2s_ray.scheduling.core.queue import Crash, StageState, work_of
+from w2s_ray.scheduling.core.queue import Crash, Queue, StageState, work_of
 from w2s_ray.scheduling.core.scheduler import (
     Action,
     CheckpointSaved,
@@ -124,7 +124,8 @@ class Dispatcher:
         """
         weights = parameters or {}
         self._study, self._leases, self._launcher = study, leases, launcher
-        self._scheduler = Scheduler(nodes, lambda stage: work_of(stage) * weights.get(stage.level, 1.0))
+        queue = Queue(cost=lambda stage: work_of(stage) * weights.get(stage.level, 1.0))
+        self._scheduler = Scheduler(nodes, queue)
         self._writer = find_writer(writer)
         self._serves = serves or {}
         self._trials: dict[str, _Trial] = {}

@@ -1,7 +1,7 @@
 """Leases: one run at a time works on a study, and one on a stage.
 
-Two runs of one study would overwrite each other's Tune state. Runs of different studies, also on different clusters, may
-share a store: the leases on stages keep them from training a stage twice, and each finds what the other has finished.
+Two runs of one study would overwrite each other's Tune state. Runs of different studies, also on different clusters,
+may share a store: the leases on stages keep them from training a stage twice, and each finds what the other finished.
 """
 
 import asyncio

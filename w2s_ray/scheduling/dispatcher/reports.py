@@ -99,7 +99,7 @@ def _running_stage(group: WorkerGroup, queued: QueuedStage, progress: StageProgr
         arm=stage.arm,
         level=stage.level,
         task=stage.task,
-        loss_name=stage.spec.way,
+        loss_name=stage.spec.description,
         activity="stopping" if queued.stopping else progress.activity if progress is not None else "starting",
         num_chains=len(queued.wanted_by),
         group=group.id,

@@ -1,7 +1,7 @@
 """Starting worker groups: each is a Ray task that stays in `trainer.fit()` until its workers have ended.
 
-Train places the workers and connects them (process_group.py); worker.py is what they do. When one of them dies the whole
-group ends, and the policy opens another. Train's own checkpoints are not used: a stage's are in the store.
+Train places the workers and connects them (process_group.py); worker.py is what they do. When one of them dies the
+whole group ends, and the policy opens another. Train's own checkpoints are not used: a stage's are in the store.
 """
 
 import shutil

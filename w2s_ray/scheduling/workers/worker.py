@@ -1,8 +1,8 @@
 """A worker: each process of a worker group, from its first stage to its last.
 
-Rank 0 asks the dispatcher for an order and broadcasts it, empty ones included, so that no rank waits in a collective for
-longer than the dispatcher's long poll. Then all ranks run the stage, and rank 0 returns the outcome. The libraries are
-imported while the first order is on its way.
+Rank 0 asks the dispatcher for an order and broadcasts it, empty ones included, so that no rank waits in a collective
+for longer than the dispatcher's long poll. Then all ranks run the stage, and rank 0 returns the outcome. The libraries
+are imported while the first order is on its way.
 
 An error on which all ranks agree is an outcome. After an error of one rank its process ends, and with it the group: the
 other ranks may be inside a collective, which cannot be interrupted.
@@ -28,11 +28,11 @@ from w2s_ray.errors import DeviceFull, OutOfMemory, W2SError
 from w2s_ray.scheduling.core.queue import Crash, CrashKind
 from w2s_ray.scheduling.dispatcher.dispatcher import LEAVE, Order
 from w2s_ray.scheduling.workers.memory_watch import MemoryWatch
-from w2s_ray.scheduling.workers.output import output_to
 from w2s_ray.scheduling.workers.process_group import Ranks
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.execution import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.files import output_to
 from w2s_ray.store.run_status import log_path
 from w2s_ray.training.progress import NullObserver, Observer, StageProgress, StageResult
 
@@ -234,7 +234,7 @@ class _Worker:
     def _has_grown(self) -> bool:
         """Free memory and return whether more of it is left than should be."""
         if "torch" in sys.modules:
-            from w2s_ray.training.memory import give_memory_back
+            from w2s_ray.training.memory.usage import give_memory_back
 
             give_memory_back()
         self._memory = psutil.Process().memory_info().rss
