@@ -12,8 +12,8 @@ import yaml
 from rich.console import Console
 
 from tests.cli.conftest import ROOT, Done, command, environment, fails, w2s
+from tests.scheduling.dispatcher.test_dispatcher import commit
 from tests.scheduling.studies import chains_of, small_study
-from tests.scheduling.test_dispatcher import commit
 from w2s_ray import read_results
 from w2s_ray.cli.amounts import bytes_text, count_text, seconds_text
 from w2s_ray.cli.live import PlainView

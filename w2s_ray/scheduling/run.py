@@ -185,7 +185,7 @@ class Run:
         finally:
             tuning.stop()
             tuning.wait(_CLOSE_SECONDS)
-        ray.get(dispatcher.poll.remote(), timeout=_ANSWER_SECONDS)
+        self._poll(dispatcher)
 
     def _poll(self, dispatcher: "ActorHandle[Dispatcher]") -> StudyStatus:
         status: StudyStatus = ray.get(dispatcher.poll.remote(), timeout=_ANSWER_SECONDS)

@@ -4,9 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
-from w2s_ray.scheduling.memory_watch import MemoryWatch, is_short
 
-from w2s_ray.scheduling import memory_watch
+from w2s_ray.scheduling.workers import memory_watch
+from w2s_ray.scheduling.workers.memory_watch import MemoryWatch, is_short
 from w2s_ray.training.memory.usage import GIB, Memory
 
 FULL, ROOMY = Memory(100 * GIB, GIB), Memory(100 * GIB, 50 * GIB)

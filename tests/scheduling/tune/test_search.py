@@ -1,27 +1,28 @@
-"""Searches on real Ray and Tune: candidates are judged, stopped, varied, restored; the best run on fresh seeds."""
+"""Searches on real Ray and Tune: candidates are judged, stopped, varied and restored; the best run on new seeds."""
 
+import json
 import math
 import shutil
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from ray import tune
-from w2s_ray.scheduling.candidates import CandidateJudge
-from w2s_ray.scheduling.search import Search
+from ray import cloudpickle
 
 from tests.scheduling.judged import FORGIVEN, STEPS, judged_study, leave_in_store, others, resolved
 from tests.scheduling.studies import no_tracker
 from tests.scheduling.test_run import Watching, starts
 from w2s_ray.errors import Interrupted
-from w2s_ray.planning.nodes import Node
-from w2s_ray.scheduling.dispatcher import Dispatcher
 from w2s_ray.scheduling.study import RunSettings, StudyOutcome, run_study
+from w2s_ray.scheduling.tune import search as module
+from w2s_ray.scheduling.tune import trials
+from w2s_ray.scheduling.tune.candidates import CandidateJudge
+from w2s_ray.scheduling.tune.search import Search, repair_state, save_state
+from w2s_ray.scheduling.tune.trials import TuneStopped
 from w2s_ray.spec.chain import Chain, distinct_stages
 from w2s_ray.spec.search import Point, SearchResult
 from w2s_ray.spec.study import Study
@@ -64,18 +65,18 @@ def search(**keys: Any) -> dict[str, Any]:
 
 
 class Broken(CandidateJudge):
-    """Lets no process take up its candidate."""
+    """Fails in every trial's process."""
 
     def chains(self, point: Point) -> tuple[Chain, ...]:
         raise OSError("the disk is gone")
 
 
 def found_in(outcome: StudyOutcome) -> SearchResult:
-    assert outcome.found is not None
-    return outcome.found
+    assert outcome.search is not None
+    return outcome.search
 
 
-def test_a_grid_is_judged_and_its_best_point_runs_on_the_studys_own_seeds(store: ArtifactStore, tmp_path: Path) -> None:
+def test_the_best_point_of_a_grid_runs_on_the_studys_own_seeds(store: ArtifactStore, tmp_path: Path) -> None:
     study = judged_study(tmp_path, seeds=[0, 1], **search())
     outcome = go(study, store)
     found = found_in(outcome)
@@ -93,13 +94,11 @@ def test_a_grid_is_judged_and_its_best_point_runs_on_the_studys_own_seeds(store:
     lost = next(stage for stage in stages.values() if any(each.split.is_test for each in stage.predicts))
     shutil.rmtree(store.folder(lost.spec.slug, lost.identity))
     regained = go(study, store)
-    assert regained.trained == (lost.identity,) and regained.found == found, "killed among the winners' chains"
+    assert regained.trained == (lost.identity,) and regained.found == found, "as if killed among the winners' chains"
 
 
 @pytest.mark.soak
-def test_a_search_whose_time_is_up_stops_what_is_under_way_and_runs_the_best_so_far(
-    store: ArtifactStore, tmp_path: Path
-) -> None:
+def test_a_search_whose_time_is_up_runs_the_best_point_so_far(store: ArtifactStore, tmp_path: Path) -> None:
     epochs = "ladder.l.optimisation.epochs"
     space = {epochs: [1, 80, 81]}
     study = judged_study(tmp_path, max_concurrent=1, **search(space=space, time_budget_seconds=15))
@@ -112,27 +111,26 @@ def test_a_search_whose_time_is_up_stops_what_is_under_way_and_runs_the_best_so_
     assert [winner.values[epochs] for winner in found.winners] == [1]
     assert outcome.failed == {}
     (chain,) = judge.chains(Point.of({epochs: 80}))
-    assert not any(store.find(stage.identity) for stage in chain.stages if stage.level == "l"), "nobody waits for them"
+    assert not any(store.find(stage.identity) for stage in chain.stages if stage.level == "l")
 
 
-def test_a_candidate_whose_process_cannot_start_is_listed_as_failed_with_the_reason(
-    store: ArtifactStore, tmp_path: Path
+def test_a_candidate_whose_process_cannot_start_fails_with_the_reason(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = judged_study(tmp_path, **search(space={RATE: RATES[:2]}))
     judge = Broken(study, resolved(study, store), store)
-    dispatcher = ray.remote(Dispatcher).options(num_cpus=0).remote(store, study.name, "this run", [Node(2)])
-    broken = Search(judge, None, dispatcher, replace(SETTINGS, max_trial_failures=0), threading.Event())
+    monkeypatch.setattr(module, "MAX_TRIAL_FAILURES", 0)
+    broken = Search(judge, None, ray.put("no dispatcher"))
     broken.start()
     assert broken.wait(120)
-    ray.kill(dispatcher)
-    candidates = broken.found().candidates
+    candidates = broken.result().candidates
     assert [one.point.values[RATE] for one in candidates] == RATES[:2]
     assert all(one.status == "failed" and "the disk is gone" in str(one.error) for one in candidates)
 
 
-def test_what_a_trials_process_loads_has_no_torch_in_it() -> None:
+def test_trials_and_the_dispatcher_import_no_torch() -> None:
     code = (
-        "import sys, w2s_ray.scheduling.candidates, w2s_ray.scheduling.trial, w2s_ray.scheduling.search\n"
+        "import sys, w2s_ray.scheduling.tune.search, w2s_ray.scheduling.dispatcher.dispatcher\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'deepspeed')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -157,12 +155,10 @@ def test_asha_stops_a_weak_candidate_in_the_middle_of_its_student(store: Artifac
         if store.num_attempts(student.identity):
             checkpoint = store.folder(student.spec.slug, student.identity) / "checkpoints" / "step"
             assert store.find(student.identity) is None
-            assert int(checkpoint.read_text()) < STEPS, "its checkpoint is kept, and its crew went on"
+            assert int(checkpoint.read_text()) < STEPS, "its checkpoint is kept"
 
 
-def test_a_candidate_that_fails_says_why_and_is_judged_again_when_asked_to(
-    store: ArtifactStore, tmp_path: Path
-) -> None:
+def test_a_failed_candidate_has_its_error_and_is_judged_again_on_request(store: ArtifactStore, tmp_path: Path) -> None:
     study = judged_study(tmp_path, search={"space": {RATE: [1e-3, 1.0]}, "choose_by": "oracle"})
     found = found_in(go(study, store))
     good, bad = sorted(found.candidates, key=lambda candidate: candidate.status)
@@ -171,7 +167,7 @@ def test_a_candidate_that_fails_says_why_and_is_judged_again_when_asked_to(
     assert found.winners == (good.point,)
     before = {folder: store.num_attempts(folder.name.rpartition("-")[2]) for folder in finished_stages(store)}
     (store.root / FORGIVEN).touch()
-    assert found_in(go(study, store)) == found, "nobody asked"
+    assert found_in(go(study, store)) == found, "not requested"
     again = found_in(go(study, store, retry_failed=True))
     assert [candidate.status for candidate in again.candidates] == ["done"] * 2
     assert {candidate.point for candidate in again.candidates} == {good.point, bad.point}
@@ -231,8 +227,8 @@ def test_pbt_shares_the_stages_so_far_and_varies_those_to_come(store: ArtifactSt
     assert [candidate.status for candidate in found.candidates] == ["done"] * 4
     medium = [candidate.point.values["ladder.m.optimisation.learning_rate"] for candidate in found.candidates]
     large = [candidate.point.values[RATE] for candidate in found.candidates]
-    assert len(set(medium)) == 3, "one took another one's place after the first level, with its medium student"
-    assert len(set(large)) == 4, "and varied the level to come"
+    assert len(set(medium)) == 3, "one candidate replaced another after the first level, and kept its medium student"
+    assert len(set(large)) == 4, "and varied the next level"
     judge = CandidateJudge(study, resolved(study, store), store)
     chains = [chain for candidate in found.candidates for chain in judge.chains(candidate.point)]
     stages = distinct_stages(chains)
@@ -242,35 +238,32 @@ def test_pbt_shares_the_stages_so_far_and_varies_those_to_come(store: ArtifactSt
         stage.identity[:12] for stage in distinct_stages(every_chain(study, resolved(study, store), store)).values()
     }
     extra = [folder for folder in trained if folder.name.rpartition("-")[2] not in final]
-    assert len(extra) <= 1, "besides, the medium student that was given up"
+    assert len(extra) <= 1, "the medium student that was replaced"
 
 
-def test_a_search_whose_store_was_moved_is_restored_there_and_ends_when_it_is_interrupted(
-    store: ArtifactStore, tmp_path: Path
-) -> None:
-    study, interrupt = judged_study(tmp_path, **search()), threading.Event()
+def test_a_search_whose_store_was_moved_is_restored_and_can_be_stopped(store: ArtifactStore, tmp_path: Path) -> None:
+    study = judged_study(tmp_path, **search())
 
-    def tuner(store: ArtifactStore, interrupt: threading.Event) -> tune.Tuner:
-        judge = CandidateJudge(study, resolved(study, store), store)
-        return Search(judge, None, ray.put("no dispatcher"), SETTINGS, interrupt).tuner()
+    def search_in(store: ArtifactStore) -> Search:
+        return Search(CandidateJudge(study, resolved(study, store), store), None, ray.put("no dispatcher"))
 
-    tuner(store, threading.Event())
+    search_in(store).tuner()
     (store.study_folder(study.name) / "search" / "experiment_state-1.json").write_text("{}")
     moved = ArtifactStore(store.root.rename(tmp_path / "elsewhere"))
-    restored = tuner(moved, interrupt)._local_tuner
+    moved_search = search_in(moved)
+    restored = moved_search.tuner()._local_tuner
     assert restored is not None and restored._is_restored
-    (leaving,) = restored.get_run_config().callbacks or ()
-    leaving.on_step_begin(0, [])
+    (callback,) = restored.get_run_config().callbacks or ()
+    trials._RUNNING[callback._key] = moved_search
+    callback.on_step_begin(0, [])
     assert (moved.study_folder(study.name) / "search-state.zip").is_file() and not store.root.exists()
-    interrupt.set()
-    with pytest.raises(Interrupted):
-        leaving.on_step_begin(1, [])
+    moved_search.stop()
+    with pytest.raises(TuneStopped):
+        callback.on_step_begin(1, [])
 
 
 @pytest.mark.soak
-def test_an_interrupted_search_goes_on_with_its_candidates_and_trains_nothing_twice(
-    store: ArtifactStore, tmp_path: Path
-) -> None:
+def test_an_interrupted_search_continues_and_trains_nothing_twice(store: ArtifactStore, tmp_path: Path) -> None:
     space = {RATE: {"low": 1e-5, "high": 1e-2, "log": True}}
     study = judged_study(
         tmp_path,
@@ -292,3 +285,48 @@ def test_an_interrupted_search_goes_on_with_its_candidates_and_trains_nothing_tw
     for stage in stages.values():
         first, *later = starts(store, stage)
         assert first["from"] == 0 and all(one["from"] > 0 for one in later)
+
+
+STATE, SAMPLER, TUNER = "experiment_state-1.json", "searcher-state-1.pkl", "tuner.pkl"
+
+
+@pytest.fixture
+def tune_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "search"
+    folder.mkdir()
+    (folder / STATE).write_text(json.dumps({"trials": [1, 2]}))
+    for name in (SAMPLER, TUNER):
+        (folder / name).write_bytes(cloudpickle.dumps({"of": name}))
+    return folder
+
+
+@pytest.mark.parametrize("name", [STATE, SAMPLER, TUNER])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_torn_state_is_restored_as_a_whole(tune_folder: Path, name: str, share: float) -> None:
+    whole = {path.name: path.read_bytes() for path in tune_folder.iterdir()}
+    save_state(tune_folder)
+    (tune_folder / STATE).write_text(json.dumps({"trials": [1, 2, 3]}))
+    (tune_folder / name).write_bytes(whole[name][: round(share * len(whole[name]))])
+    assert repair_state(tune_folder)
+    assert {path.name: path.read_bytes() for path in tune_folder.iterdir()} == whole
+
+
+def test_a_whole_state_is_not_replaced_by_its_archive(tune_folder: Path) -> None:
+    save_state(tune_folder)
+    newer = json.dumps({"trials": [1, 2, 3]})
+    (tune_folder / STATE).write_text(newer)
+    assert repair_state(tune_folder) and (tune_folder / STATE).read_text() == newer
+
+
+def test_a_torn_state_is_never_archived(tune_folder: Path) -> None:
+    save_state(tune_folder)
+    (tune_folder / SAMPLER).write_bytes(b"")
+    save_state(tune_folder)
+    assert repair_state(tune_folder) and (tune_folder / SAMPLER).stat().st_size
+
+
+def test_a_torn_state_without_an_archive_cannot_be_repaired(tune_folder: Path) -> None:
+    (tune_folder / STATE).write_bytes(b"")
+    assert not repair_state(tune_folder)
+    (tune_folder / STATE).unlink()
+    assert not repair_state(tune_folder)

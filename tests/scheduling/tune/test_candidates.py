@@ -1,15 +1,15 @@
-"""What a candidate's score is, from what the store has of its chains."""
+"""A candidate's score, computed from the store."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from w2s_ray.scheduling.candidates import CandidateJudge
 
 from tests.scheduling.judged import judged_study, resolved
 from w2s_ray.data.prepare import load_prepared
 from w2s_ray.data.splits import draw
+from w2s_ray.scheduling.tune.candidates import CandidateJudge
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.search import Point
 from w2s_ray.store.artifacts import ArtifactStore
@@ -32,14 +32,14 @@ def test_written_answers_are_compared_with_the_supervisors_or_with_the_truth(
         prepared = load_prepared(store, stage.spec.train[0].split.task)
         for prediction in stage.predicts:
             rows_N = draw(prepared, prediction.split)
-            said = prepared.others(rows_N)
-            quarter = len(said) // 4
+            written = prepared.others(rows_N)
+            quarter = len(written) // 4
             if stage.arm in ("floor", "chain"):  # the supervisor is wrong on a quarter, its student on another one too
-                said[:quarter] = ["wrong"] * quarter
+                written[:quarter] = ["wrong"] * quarter
             if stage.arm == "chain":
-                said[quarter : 2 * quarter] = ["wrong too"] * quarter
-            said = [f"{answer} " for answer in said]
-            store.write_answers(prediction, prepared.ids(rows_N), said, np.ones(len(said), dtype=bool))
+                written[quarter : 2 * quarter] = ["wrong too"] * quarter
+            written = [f"{answer} " for answer in written]
+            store.write_answers(prediction, prepared.ids(rows_N), written, np.ones(len(written), dtype=bool))
     assert judge.score(chains) == pytest.approx(score)
     if choose_by == "oracle":
         assert judge.ceilings(chains) == {"l": 1.0}

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from w2s_ray.scheduling.writer import ChainJudge, Writer
 
 from tests.scheduling.studies import chains_of, small_study
+from w2s_ray.scheduling.dispatcher.writer import ChainJudge, Writer
 from w2s_ray.spec.chain import Chain
 from w2s_ray.tracking.jsonl import JsonLinesTracker
 from w2s_ray.tracking.tracker import chain_run
