@@ -43,8 +43,8 @@ def test_what_is_not_known_yet_is_left_out() -> None:
     assert "None" not in text
 
 
-def test_before_the_first_stage_the_crew_is_what_there_is_to_see() -> None:
-    assert "crew-1 of 2: opening" in shown(StudyStatus(crews=("crew-1 of 2: opening",)))
+def test_before_the_first_stage_the_worker_group_is_shown() -> None:
+    assert "group-1, 2 workers: opening" in shown(StudyStatus(groups=("group-1, 2 workers: opening",)))
 
 
 def test_why_a_run_waits_before_its_first_stage_is_there_to_see() -> None:

@@ -90,11 +90,11 @@ def test_the_best_point_of_a_grid_runs_on_the_studys_own_seeds(store: ArtifactSt
     judged = [stage for stage in stages.values() if not any(each.split.is_test for each in stage.predicts)]
     assert len(judged) == 1 + 2 * 4, "one floor, then a student and a ceiling for each candidate, never on the test set"
     again = go(study, store)
-    assert again.trained == () and again.found == found
+    assert again.trained == () and again.search == found
     lost = next(stage for stage in stages.values() if any(each.split.is_test for each in stage.predicts))
     shutil.rmtree(store.folder(lost.spec.slug, lost.identity))
     regained = go(study, store)
-    assert regained.trained == (lost.identity,) and regained.found == found, "as if killed among the winners' chains"
+    assert regained.trained == (lost.identity,) and regained.search == found, "as if killed among the winners' chains"
 
 
 @pytest.mark.soak
