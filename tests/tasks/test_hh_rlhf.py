@@ -128,9 +128,9 @@ def test_bad_rows_are_counted_by_reason_and_left_out(tmp_path: Path) -> None:
         ("chosen is list and not text", (205,), True),
         ("two dialogs that do not begin with the same human turn", (206, 207), True),
         ("the same text has different labels", (2, 209), True),
-        ("an example that is there already", (208,), False),
+        ("a repeated example", (208,), False),
     }
-    with pytest.raises(DataError, match="7 of 209 rows are no examples: two equal answers in row 201"):
+    with pytest.raises(DataError, match=r"7 of 209 rows are not usable, .* two equal answers in row 201"):
         read(tmp_path / "a.jsonl", max_skipped=0.01)
 
 

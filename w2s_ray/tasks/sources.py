@@ -32,10 +32,10 @@ class Source:
     """Rows of one file or split.
 
     Attributes:
-        name: what errors and reports call it.
-        rows: its rows, which may be gone through more than once.
+        name: its name in errors and reports.
+        rows: its rows; may be iterated more than once.
         origin: `POOL` or `TEST`.
-        part: the part of the data set that it is, where that has named parts: the stratum of its examples.
+        part: the named part of the data set that it belongs to, if any: the stratum of its examples.
     """
 
     name: str
@@ -44,25 +44,25 @@ class Source:
     part: str | None = None
 
 
-class Rows(Protocol):
-    """The rows of a task, wherever they lie."""
+class RowSource(Protocol):
+    """The rows of a task."""
 
     def digest(self) -> list[object]:
-        """Return what names the rows' content; part of a fingerprint.
+        """Return values that identify the rows' content; part of a fingerprint.
 
         Raises:
-            DataError: when they cannot be found.
+            DataError: when the rows do not exist.
         """
 
     def revision(self) -> str | None:
-        """Return what `revision:` has to be for the same rows to be read again; None where the files themselves say it.
+        """Return the value of `revision:` that reads the same rows again; None for local files.
 
         Raises:
-            DataError: when they cannot be found.
+            DataError: when the rows do not exist.
         """
 
     def read(self) -> list[Source]:
-        """Return the rows, those of the pool first.
+        """Return the sources of rows, those of the pool first.
 
         Raises:
             DataError: when they cannot be read.
@@ -73,12 +73,12 @@ class LocalRows:
     """Rows of local files."""
 
     def __init__(self, pool: list[Path], test: list[Path], parts: Sequence[str] = ()) -> None:
-        """`parts` are names that a file, or the folder that it lies in, may bear."""
+        """`parts` are names of parts of the data set: a file, or its folder, may have such a name."""
         self._paths = [(POOL, path) for path in pool] + [(TEST, path) for path in test]
         self._parts = parts
 
     def digest(self) -> list[object]:
-        """Return the digest of each file, with its origin and part; not where the files lie.
+        """Return the digest of each file, with its origin and part; their paths are not included.
 
         Raises:
             DataError: when a file is missing.
@@ -87,7 +87,7 @@ class LocalRows:
         return ["files", [[value for value in file if value is not None] for file in files]]
 
     def revision(self) -> None:
-        """Return nothing: files are known by their content."""
+        """Return None: files are identified by their content."""
 
     def read(self) -> list[Source]:
         """Return one source per file.
@@ -129,16 +129,16 @@ class HubRows:
 
         Raises:
             DataError: when there is no such data set or revision.
-            HubUnreachable: when the hub cannot be asked and the revision is not a whole commit.
+            HubUnreachable: when the hub is unreachable and the revision is not a whole commit.
         """
         return ["hub", self.name, self._commit(), self.subset, self.pool, self.test, *self.parts]
 
     def revision(self) -> str:
-        """Return `branch@commit`, which pins the rows.
+        """Return `branch@commit`.
 
         Raises:
             DataError: when there is no such data set or revision.
-            HubUnreachable: when the hub cannot be asked and the commit is not known.
+            HubUnreachable: when the hub is unreachable and the commit is not known.
         """
         return f"{self.branch or 'main'}@{self._commit()}"
 
@@ -146,8 +146,8 @@ class HubRows:
         """Return the rows of the splits.
 
         Raises:
-            DataError: when the data set or a split is not there.
-            HubUnreachable: when the hub cannot be asked.
+            DataError: when the data set or a split does not exist.
+            HubUnreachable: when the hub is unreachable.
         """
         commit = self._commit()
         if hub.look_up(self.name, commit, "dataset") is None:
@@ -203,8 +203,8 @@ def local_rows(
 ) -> LocalRows:
     """Return the rows of `files` and `test_files`, each a file or a folder.
 
-    Of a folder, the files named after the splits `pool` and `test` are read (`train.jsonl.gz`, `train-00000.parquet`).
-    A folder that has none of the name `pool` is read whole, and the test set is drawn from it.
+    In a folder, the files named after the splits `pool` and `test` are read (`train.jsonl.gz`, `train-00000.parquet`).
+    If no file is named after `pool`, all files are read, and the test set is drawn from them.
 
     Raises:
         DataError: when a folder holds no data files.
@@ -212,10 +212,11 @@ def local_rows(
     path = Path(files)
     if not path.is_dir():
         return LocalRows([path], _all(test_files), parts)
-    there = _data_files(path)
-    named = [file for file in there if _is_of(file, pool)]
-    of_test = [file for file in there if _is_of(file, test)] if named and test_files is None else _all(test_files)
-    return LocalRows(named or there, of_test, parts)
+    files_in_folder = _data_files(path)
+    named = [file for file in files_in_folder if _is_of(file, pool)]
+    if named and test_files is None:
+        return LocalRows(named, [file for file in files_in_folder if _is_of(file, test)], parts)
+    return LocalRows(named or files_in_folder, _all(test_files), parts)
 
 
 def _all(files: str | None) -> list[Path]:
@@ -227,11 +228,10 @@ def _all(files: str | None) -> list[Path]:
 
 def _data_files(folder: Path) -> list[Path]:
     endings = tuple(f".{kind}" for kind in FORMATS)
-    found = sorted(path for path in folder.iterdir() if without_compression(path).suffix.lower() in endings)
-    if not found:
-        rule = f"a folder of data holds {', '.join(endings)} files, compressed (.gz, .zst) or not"
-        raise DataError(f"{folder} holds no data files", rule, "check the path")
-    return found
+    files = sorted(path for path in folder.iterdir() if without_compression(path).suffix.lower() in endings)
+    if not files:
+        raise DataError(f"{folder} contains no data files ({', '.join(endings)}, or compressed with .gz or .zst)")
+    return files
 
 
 def _is_of(path: Path, split: str | None) -> bool:

@@ -1,22 +1,20 @@
-"""Functions of real Python source: the packages that w2s_ray itself needs, as they are installed.
+"""Functions from the installed Python source of the packages that w2s_ray needs.
 
-Every installation has this text, so the embedded tasks need no download. Its functions are cut into three *pools* by
-file, with a hash of package and path (not the version, so that a file stays in its pool when a package is upgraded):
+Every installation has this source, so the embedded tasks need no download. Files are divided into three *pools* by a
+hash of package and path (not the version, so that a file stays in its pool when a package is upgraded):
 
-    task          examples of the labelled tasks are made from these files only
-    held_out      text that pretraining is validated on
+    task          the only files that labelled examples are made from
+    held_out      text for validating pretraining
     pretraining   all other files
 
-Functions are kept *clean*: without decorators, docstrings, comments and blank lines, since the models are tiny and
-should spend their tokens on code. `corpus()` then drops near-duplicates, in the order of the pools above, so that a
-pretraining function never resembles a task function: no two kept functions have one *shape* (the sequence of tokens
-with names, strings and numbers masked: renamed and vendored copies), and no two from different files share
-`WINDOW_LINES` consecutive lines. Files that are generated, vendored, tests, or differ between the CPU and the CUDA
-build of a package are not read.
+Functions are *clean*: without decorators, docstrings, comments and blank lines, so that tiny models spend their tokens
+on code. `corpus()` then removes near-duplicates, in the order of the pools above, so that a pretraining function never
+resembles a task function: no two functions have the same *shape* (the sequence of tokens with names, strings and
+numbers masked; this finds renamed and vendored copies), and no two from different files share `WINDOW_LINES`
+consecutive lines. Files that are generated, vendored, tests, or different in the CPU and CUDA builds are not read.
 
-Two processes parse: 25 seconds for everything, 10 for the task pool alone. They are plain subprocesses that stream
-Arrow, because forking a process that may hold threads (torch, Ray) is unsafe and spawning one imports the caller's main
-module again.
+Two processes parse, for 25 seconds in all or 10 for the task pool alone. They are plain subprocesses that stream Arrow:
+forking a process that may have threads (torch, Ray) is unsafe, and spawning one imports the caller's main module again.
 """
 
 import ast
@@ -41,7 +39,7 @@ from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import seeded_hash
 
 RECIPE = 1
-"""Raised whenever this module would make other functions from the same packages."""
+"""Increase when this module would make different functions from the same packages."""
 
 PACKAGES = (
     "aiohttp",
@@ -69,21 +67,21 @@ PACKAGES = (
 """Core dependencies with much Python source."""
 
 POOLS = ("task", "held_out", "pretraining")
-"""In the order in which near-duplicates are resolved: the first pool keeps its functions, whatever the others hold."""
+"""In the order in which near-duplicates are resolved: of two near-duplicates, the one in the earlier pool stays."""
 TASK_SHARE = 0.35
 """Share of the files that labelled examples are made from."""
 HELD_OUT_SHARE = 0.02
 """Share of the files kept for validating pretraining."""
 SAMPLED = {"transformers/models/": 0.3}
-"""Folders of which only a share of the files is read: most of them are near-duplicates of each other."""
+"""Folders with many near-duplicates, and the share of their files that is read."""
 MIN_LINES, MAX_LINES = 6, 150
 """A function's length in clean lines."""
 MAX_LINE_CHARS = 160
-"""A function with a longer line is data rather than code."""
+"""A function with a longer line is taken for data and skipped."""
 WINDOW_LINES = 4
-"""Functions of different files that share so many consecutive lines are near-duplicates."""
+"""Functions of different files that share this many consecutive lines are near-duplicates."""
 PARSERS = 2
-"""Processes that parse."""
+"""Number of processes that parse."""
 
 _SKIPPED_FOLDERS = frozenset(
     "test tests testing _testing _vendor _vendored vendor vendored third_party thirdparty thirdparty_files extern "
@@ -118,11 +116,11 @@ class Function(NamedTuple):
 
     Attributes:
         package: name of the package.
-        path: its file, relative to the installation, with `/`.
+        path: its file, relative to site-packages, with `/`.
         pool: `task`, `held_out` or `pretraining`.
         text: its lines, without a final line break.
         shape: digest of its tokens with names, strings and numbers masked.
-        cuts: indexes of the lines that hold the whole of a statement, or the whole head of a block.
+        cuts: indexes of the lines that contain a whole statement, or the whole head of a block.
     """
 
     package: str
@@ -139,8 +137,8 @@ class Function(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file of the corpus and the pool that it belongs to."""
+class SourceFile:
+    """A file of the corpus and its pool."""
 
     package: str
     path: str
@@ -157,13 +155,13 @@ def versions() -> dict[str, str]:
     return {name: _distribution(name).version.partition("+")[0] for name in PACKAGES}
 
 
-def sources() -> list[Source]:
+def sources() -> list[SourceFile]:
     """Return the corpus's files, by package and path.
 
     Raises:
         DataError: when a package is not installed, or was installed without a list of its files.
     """
-    found = []
+    files_of_corpus = []
     for package in PACKAGES:
         files = _distribution(package).files
         if files is None:
@@ -171,8 +169,8 @@ def sources() -> list[Source]:
         for file in sorted(files, key=lambda file: file.as_posix()):
             path = file.as_posix()
             if _wanted(file.parts) and _sampled(path):
-                found.append(Source(package, path, pool_of(package, path), Path(str(file.locate()))))
-    return found
+                files_of_corpus.append(SourceFile(package, path, pool_of(package, path), Path(str(file.locate()))))
+    return files_of_corpus
 
 
 def pool_of(package: str, path: str) -> str:
@@ -195,7 +193,7 @@ def corpus() -> tuple[Function, ...]:
 
 @functools.lru_cache(maxsize=1)
 def task_functions() -> tuple[Function, ...]:
-    """Return the task pool of `corpus()`, for which the other pools' files need not be parsed.
+    """Return the task pool of `corpus()` without parsing the other pools' files.
 
     Raises:
         DataError: when a package is not installed or parsing fails.
@@ -207,7 +205,7 @@ def distinct(functions: list[Function]) -> Iterator[Function]:
     """Yield one function of each set of near-duplicates: task before held_out before pretraining, then by hash."""
     shapes: set[str] = set()
     seen: dict[int, str] = {}
-    for function in sorted(functions, key=lambda each: (POOLS.index(each.pool), _order(each.text), each.file)):
+    for function in sorted(functions, key=lambda item: (POOLS.index(item.pool), _order(item.text), item.file)):
         windows = _windows(function.text)
         if function.shape in shapes or any(seen.get(window, function.file) != function.file for window in windows):
             continue
@@ -220,7 +218,7 @@ def distinct(functions: list[Function]) -> Iterator[Function]:
 def functions_of(source: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield clean text and cuts of each function and method in a module's source.
 
-    Functions inside functions stay part of the outer one.
+    Nested functions are part of the outer one.
 
     Raises:
         SyntaxError, ValueError: when the source is not Python.
@@ -253,8 +251,7 @@ def _distribution(package: str) -> metadata.Distribution:
 
 def _missing(package: str, problem: str) -> DataError:
     return DataError(
-        f"package {package} {problem}",
-        f"the embedded tasks are made from the source of {len(PACKAGES)} packages that w2s_ray depends on",
+        f"package {package} {problem}; the embedded tasks are made from the source of {len(PACKAGES)} packages",
         f"pip install --force-reinstall -c constraints.txt {package}",
     )
 
@@ -339,7 +336,7 @@ def _without_comment(match: re.Match[str]) -> str:
 
 def _scan(pools: tuple[str, ...]) -> list[Function]:
     """Parse every file of these pools with `PARSERS` processes."""
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     parsers = [
         subprocess.Popen(
@@ -359,13 +356,12 @@ def _scan(pools: tuple[str, ...]) -> list[Function]:
 
 
 def _output(parser: "subprocess.Popen[bytes]") -> Iterator[Function]:
-    """Yield what a parser found; the others go on meanwhile until their pipe is full."""
+    """Yield a parser's functions; the other parsers continue meanwhile until their pipes are full."""
     output, errors = parser.communicate()
     if parser.returncode != 0:
         last = (errors.decode(errors="replace").strip().splitlines() or [f"exit code {parser.returncode}"])[-1]
         raise DataError(
             f"the source of the installed packages could not be parsed: {last}",
-            "the embedded tasks are made from the source of installed packages",
             "install the packages again: pip install --force-reinstall -c constraints.txt w2s_ray",
         )
     for row in pa.ipc.open_stream(output).read_all().to_pylist():
@@ -377,16 +373,16 @@ def _parse_share(index: int, pools: list[str]) -> pa.Table:
     for source in [source for source in sources() if source.pool in pools][index::PARSERS]:
         try:
             text = source.location.read_text(encoding="utf-8")
-            found = list(functions_of(text))
+            functions = list(functions_of(text))
         except (OSError, SyntaxError, ValueError, RecursionError):
             continue
-        for clean, cuts in found:
+        for clean, cuts in functions:
             rows.append(Function(source.package, source.path, source.pool, clean, shape_of(clean), cuts)._asdict())
     return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
 
 def _main() -> None:
-    gc.disable()  # Syntax trees have no cycles, and walking them in search of some takes a third of the time.
+    gc.disable()  # syntax trees have no cycles, and looking for them takes a third of the time
     table = _parse_share(int(sys.argv[1]), sys.argv[2:])
     with pa.ipc.new_stream(sys.stdout.buffer, table.schema) as stream:
         stream.write_table(table)

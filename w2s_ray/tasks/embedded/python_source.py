@@ -1,17 +1,17 @@
 """The builtin task `python_source`: unlabelled source text, for pretraining the built-in ladder.
 
-One document per function of the corpus's pretraining files; those of its held-out files have the origin `test`.
-Nothing here shares a file, or is a near-duplicate of, what the labelled tasks are made from (`corpus.py`).
+One document per function of the corpus's pretraining files; those of its held-out files have the origin `test`. No
+document shares a file with the labelled tasks, or is a near-duplicate of their source (`corpus.py`).
 """
 
 import pyarrow as pa
 
 from w2s_ray.spec.identity import identity
-from w2s_ray.tasks import corpus
+from w2s_ray.tasks.embedded import corpus
 from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, TaskData
 
 RECIPE = 1
-"""Raised whenever this module would make other documents from the same corpus."""
+"""Increase when this module would make different documents from the same corpus."""
 
 
 class PythonSource:
@@ -50,6 +50,6 @@ class PythonSource:
 
 
 def function_id(function: corpus.Function, versions: dict[str, str], *parts: object) -> str:
-    """Return the id of what is made from `function`: hash of package, version, path, content and `parts`."""
+    """Return the id of an example made from `function`: a hash of package, version, path, content and `parts`."""
     content = [function.package, versions[function.package], function.path, function.text, *map(str, parts)]
     return identity("example", content)[:24]
