@@ -52,8 +52,8 @@ def test_weak_labels_are_joined_by_id_in_any_order(
     probs_NC = probabilities(len(rows))
     shuffle = np.random.default_rng(1).permutation(len(rows))
     identity = predict(store, transfer, prepared.ids(rows[shuffle]), probs_NC[shuffle])
-    found, targets_NC = targets(store, prepared, weak(transfer, identity), 2)
-    np.testing.assert_array_equal(found, rows)
+    results, targets_NC = targets(store, prepared, weak(transfer, identity), 2)
+    np.testing.assert_array_equal(results, rows)
     np.testing.assert_array_equal(targets_NC, probs_NC)
 
 
@@ -175,7 +175,7 @@ def test_features_are_computed_only_for_a_transform_that_needs_them(
     )
     np.testing.assert_array_equal(asked[0], rows)
     truth_N = prepared.labels(rows)
-    assert (targets_NC.argmax(axis=1) == truth_N).mean() > 0.9, "the features tell the class"
+    assert (targets_NC.argmax(axis=1) == truth_N).mean() > 0.9, "the features predict the class"
 
 
 def test_ground_truth_may_be_thinned_to_a_bag(
@@ -202,12 +202,12 @@ def test_supervisors_are_weighted_by_their_errors_on_labelled_validation(
     judged = split(prepared, "V0", 40)
     judged_rows, rows = draw(prepared, judged), draw(prepared, transfer)
     truth_N = prepared.labels(judged_rows)
-    said, weighing = [], []
+    sources, judging = [], []
     for stage, num_wrong, answer in (("a", 2, 1), ("b", 14, 0), ("c", 14, 0)):
         wrong_N = np.arange(40) < num_wrong
-        weighing.append(predict(store, judged, prepared.ids(judged_rows), np.eye(2)[truth_N ^ wrong_N], stage))
-        said.append(predict(store, transfer, prepared.ids(rows), np.tile(np.eye(2)[answer], (60, 1)), stage))
-    part = weak(transfer, *said, combine="weighted", weighing={"split": judged.model_dump(), "predictions": weighing})
+        judging.append(predict(store, judged, prepared.ids(judged_rows), np.eye(2)[truth_N ^ wrong_N], stage))
+        sources.append(predict(store, transfer, prepared.ids(rows), np.tile(np.eye(2)[answer], (60, 1)), stage))
+    part = weak(transfer, *sources, combine="weighted", weighing={"split": judged.model_dump(), "predictions": judging})
     _, targets_NC = targets(store, prepared, part, 2)
     good, poor = np.log(38 / 2), np.log(26 / 14)
     np.testing.assert_allclose(targets_NC, np.tile([2 * poor, good], (60, 1)) / (good + 2 * poor), rtol=1e-5)
@@ -225,7 +225,7 @@ def test_places_gives_the_index_of_each_wanted_example() -> None:
 
 def test_answers_are_joined_by_id() -> None:
     written = Answers(("c", "a", "b"), ("C", "A", "B"), np.array([True, False, True]))
-    found = join_answers(["a", "b"], written, "answers")
-    assert (found.ids, found.texts, found.is_allowed_N.tolist()) == (("a", "b"), ("A", "B"), [False, True])
+    results = join_answers(["a", "b"], written, "answers")
+    assert (results.ids, results.texts, results.is_allowed_N.tolist()) == (("a", "b"), ("A", "B"), [False, True])
     with pytest.raises(DataError, match="1 of 2 examples, the first is 'z'"):
         join_answers(["a", "z"], written, "answers")

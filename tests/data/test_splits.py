@@ -88,9 +88,9 @@ def test_the_test_set_does_not_depend_on_ladder_seed_or_balance(toy: Toy, rows_o
 
 def test_more_rows_do_not_change_which_groups_are_in_the_test_set(toy: Toy, rows_of: RowsOf, split: Split) -> None:
     few, many = toy(rows_of(1000), name="few"), toy(rows_of(2000), name="many")
-    small, large = (set(ids(each, split(each, "test", num_test(each) // 2 * 2))) for each in (few, many))
+    small, large = (set(ids(item, split(item, "test", num_test(item) // 2 * 2))) for item in (few, many))
     surplus = {example for example in small if int(example[1:]) < 1000} - large
-    assert len(surplus) <= 0.1 * len(small)  # only where balancing cut the surplus of a class
+    assert len(surplus) <= 0.1 * len(small)  # balancing removes the surplus of a class
 
 
 def test_the_test_share_is_of_groups(prepared: PreparedTask) -> None:
@@ -139,7 +139,7 @@ def test_slots_of_one_kind_are_of_one_size(prepared: PreparedTask, split: Split)
 
 
 def test_splits_are_pinned(prepared: PreparedTask, split: Split) -> None:
-    """If these change, so do all results: raise RECIPE in data/prepare.py and pin anew."""
+    """If these change, all results change: increase RECIPE in data/prepare.py and pin the new values."""
     assert ids(prepared, split(prepared, "S", 4)) == ["e1522", "e879", "e1227", "e1911"]
     assert ids(prepared, split(prepared, "T2", 4, split_seed=1)) == ["e803", "e998", "e337", "e727"]
     assert ids(prepared, split(prepared, "test", 4)) == ["e763", "e917", "e594", "e109"]
@@ -215,7 +215,7 @@ def test_documents_are_split_by_origin(toy: Toy, rows_of: RowsOf, split: Split) 
     assert num_documents(prepared) == (50, 7)
     check_sizes(prepared, **sizes())
     assert sorted(draw(prepared, split(prepared, "text", 50))) == list(range(50))
-    assert {each[0] for each in ids(prepared, split(prepared, "held_out", 7))} == {"h"}
+    assert {item[0] for item in ids(prepared, split(prepared, "held_out", 7))} == {"h"}
     assert num_test(prepared) == 0
 
 
@@ -223,7 +223,7 @@ def test_documents_of_one_file_are_held_out_by_group(toy: Toy, rows_of: RowsOf, 
     prepared = toy(rows_of(400, group_size=4, num_classes=1), test_fraction=0.1, kind="text", class_names=("text",))
     train, held_out = num_documents(prepared)
     assert train + held_out == 400 and 10 < held_out < 80
-    drawn = [draw(prepared, split(prepared, *each)) for each in (("text", train), ("held_out", held_out))]
+    drawn = [draw(prepared, split(prepared, *item)) for item in (("text", train), ("held_out", held_out))]
     assert not groups(prepared, drawn[0]) & groups(prepared, drawn[1])
 
 
@@ -252,5 +252,5 @@ def test_a_bundle_is_drawn_whole(toy: Toy, rows_of: RowsOf, split: Split, name: 
     prepared = toy(rows)
     drawn = draw(prepared, split(prepared, name, 80, balance=balance))
     bundles = prepared.table()["bundle"].take(drawn).to_pylist()
-    assert sorted(bundles.count(each) for each in set(bundles)) == [4] * 20
-    assert len(groups(prepared, drawn)) > 3, "bundles of one group do not stand together"
+    assert sorted(bundles.count(item) for item in set(bundles)) == [4] * 20
+    assert len(groups(prepared, drawn)) > 3, "bundles of one group are not adjacent"

@@ -16,7 +16,7 @@ from w2s_ray.store.files import RECORD_NAME, publish_folder, write_file
 
 @contextmanager
 def files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """Let the operating system refuse longer files, as it refuses to write on a full disk."""
+    """Make the operating system refuse longer files, as it does on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:

@@ -128,8 +128,7 @@ def one_hot(labels_N: np.ndarray, num_classes: int) -> np.ndarray:
         raise DataError(
             f"label {labels_N.max()} is outside of the head's {num_classes} classes", "check the task's `classes:`"
         )
-    targets_NC = np.zeros((len(labels_N), num_classes), dtype=np.float32)
-    targets_NC[np.arange(len(labels_N)), labels_N] = 1.0
+    targets_NC: np.ndarray = np.eye(num_classes, dtype=np.float32)[labels_N]
     return targets_NC
 
 
