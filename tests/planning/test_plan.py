@@ -16,10 +16,9 @@ from w2s_ray.planning.plan import Plan, plan
 from w2s_ray.planning.resolve import LOCK_NAME, locked, resolve, resolve_whole, save_study
 from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.compile import compile_study
-from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.load import load_study, parse_study
+from w2s_ray.spec.stage import Execution, Probe, Prompt, Trainable
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.trainable import Probe, Prompt, Trainable
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record, package_versions
 from w2s_ray.tasks import hub as data_hub

@@ -15,7 +15,7 @@ from w2s_ray.scheduling.crews import Crews
 from w2s_ray.scheduling.messages import CrewEnd, CrewRequest
 from w2s_ray.scheduling.trainer import CrewTrainer
 from w2s_ray.scheduling.worker import CrewPlan
-from w2s_ray.spec.execution import GroupShape
+from w2s_ray.spec.stage import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 
 PAIR = GroupShape(workers=2, cpus_per_worker=1, gpus_per_worker=0)

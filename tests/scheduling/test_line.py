@@ -8,7 +8,7 @@ from ray.exceptions import GetTimeoutError
 from w2s_ray.scheduling import line as line_module
 from w2s_ray.scheduling.line import Line
 from w2s_ray.scheduling.messages import CrewCard
-from w2s_ray.spec.execution import GroupShape
+from w2s_ray.spec.stage import GroupShape
 from w2s_ray.training.progress import StageResult
 
 

@@ -13,7 +13,7 @@ from w2s_ray.errors import ResourceError
 from w2s_ray.planning.nodes import Node
 from w2s_ray.scheduling.session import check_room
 from w2s_ray.scheduling.session_folder import session_folder
-from w2s_ray.spec.variants import executions
+from w2s_ray.spec.points import executions
 
 KILLED = """
 import os, signal, tempfile

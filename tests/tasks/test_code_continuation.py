@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks import corpus
 from w2s_ray.tasks.code_continuation import CLASS_NAMES, CodeContinuation, is_informative
 from w2s_ray.tasks.registry import open_task

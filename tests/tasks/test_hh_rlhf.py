@@ -9,7 +9,7 @@ import pytest
 
 from w2s_ray.data.prepare import prepare_task
 from w2s_ray.errors import DataError
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks import hub
 from w2s_ray.tasks.hh_rlhf import HH_RLHF, SUBSETS, first_human_turn

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks import hub
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import POOL, TEST

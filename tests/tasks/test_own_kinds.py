@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from w2s_ray.data.prepare import prepare
 from w2s_ray.errors import DataError
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import TaskData

@@ -19,10 +19,9 @@ from w2s_ray.scheduling.queue import Crash, Entry, Queue, Status
 from w2s_ray.scheduling.roster import Roster
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
-from w2s_ray.spec.execution import GroupShape
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.labels import LabelledSplit, WeakLabels
-from w2s_ray.spec.stage import StageSource
+from w2s_ray.spec.stage import GroupShape, StageSource
 
 _SEED = 0
 

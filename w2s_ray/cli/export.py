@@ -9,7 +9,7 @@ from w2s_ray.cli.opening import open_for_reading
 from w2s_ray.cli.stage_names import describe, find_stage
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StoreError
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import Prompt
 from w2s_ray.store.artifacts import AGES
 from w2s_ray.store.files import writing
 from w2s_ray.store.search_result import every_chain
@@ -69,7 +69,7 @@ def export(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target, dirs_exist_ok=True)
         task = resolution.tasks[stage.task]
-        if task.kind == "classes" and not stage.spec.speaks:
+        if task.kind == "classes" and not stage.spec.is_language_model:
             _name_classes(target / "config.json", task.class_names)
     terminal.out.print(f"{describe(chains, stage)} → {target}", markup=False, soft_wrap=True)
     for file in sorted(target.rglob("*")):

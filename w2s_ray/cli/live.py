@@ -49,7 +49,7 @@ class PlainView:
 
 
 def _named(stage: PlannedStage) -> str:
-    return f"{stage.task} {stage.level} {stage.arm} {stage.spec.way} {short(stage.identity)}"
+    return f"{stage.task} {stage.level} {stage.arm} {stage.spec.description} {short(stage.identity)}"
 
 
 class LiveView:

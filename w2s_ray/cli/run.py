@@ -16,8 +16,8 @@ from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import Interrupted, StudyError
 from w2s_ray.spec.chain import Chain, Resolution, distinct_stages
 from w2s_ray.spec.load import STUDY_NAME, load_study
+from w2s_ray.spec.points import count_chains, notices
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import count_chains, notices
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.search_result import every_chain
 

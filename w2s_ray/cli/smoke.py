@@ -1,11 +1,10 @@
 """`w2s run --smoke`: the same study, so small that every stage takes two steps."""
 
 from w2s_ray.spec.chain import Resolution
-from w2s_ray.spec.label_rules import least_examples
-from w2s_ray.spec.method import MethodSpec
+from w2s_ray.spec.checks import least_examples
 from w2s_ray.spec.search import SearchSpec
 from w2s_ray.spec.stage import Optimisation
-from w2s_ray.spec.study import LevelSpec, Study
+from w2s_ray.spec.study import LevelSpec, MethodSpec, Study
 
 SMOKE_STEPS = 2
 _SIZES = {"splits", "epochs", "examples_per_step", "every_steps"}

@@ -76,7 +76,7 @@ def stage_status(store: ArtifactStore, stage: PlannedStage) -> StageStatus:
         task=stage.task,
         level=stage.level,
         arm=stage.arm,
-        loss=stage.spec.way,
+        loss=stage.spec.description,
         state=_state(store, stage, folder, finished=record is not None),
         steps=int(journal[-1].get("step", 0)) if journal else 0,
         attempts=store.num_attempts(stage.identity),

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from w2s_ray.report.arms import STUDENTS
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.method import Arm
+from w2s_ray.spec.study import Arm
 
 
 class Estimate(Spec):

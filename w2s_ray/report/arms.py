@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from w2s_ray.report.settings import Ceilings, floor_of
 from w2s_ray.spec.chain import Chain, PlannedStage
-from w2s_ray.spec.method import Arm
 from w2s_ray.spec.search import Point
+from w2s_ray.spec.study import Arm
 
 ARM_ORDER: tuple[Arm, ...] = (
     "pretraining",

@@ -13,8 +13,7 @@ from w2s_ray.report.arms import DistinctArm
 from w2s_ray.report.findings import DeclaredComparison
 from w2s_ray.report.judge import Judge, Standing
 from w2s_ray.report.scores import estimate
-from w2s_ray.science.recovery import Recovery, Sampled, compare, difference, mean_of, too_few_groups
-from w2s_ray.science.significance import holm, p_value
+from w2s_ray.science.recovery import Recovery, Sampled, compare, difference, holm, mean_of, p_value, too_few_groups
 from w2s_ray.spec.reporting import ComparisonSpec, Contender
 from w2s_ray.spec.search import Point
 from w2s_ray.spec.study import Study
@@ -138,7 +137,7 @@ def _test(study: Study, asked: ComparisonSpec, pairs: Mapping[str, _Pair], point
         update={
             "accuracy": estimate(apart),
             "pgr": estimate(gained) if gained is not None else None,
-            "p_value": p_value(tested.draws_B) if tested is not None else None,
+            "p_value": p_value(tested.resampled_B) if tested is not None else None,
             "undecided": undecided,
         }
     )

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from w2s_ray.report.arm_findings import Estimate
 from w2s_ray.report.wording import with_bounds
-from w2s_ray.spec.method import Arm
+from w2s_ray.spec.study import Arm
 
 COLOURS: dict[Arm, str] = {
     "floor": "#7c7c85",

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from w2s_ray.report.arm_findings import ArmSummary, Estimate
 from w2s_ray.spec.base import Kind, Spec
-from w2s_ray.spec.method import Arm
-from w2s_ray.spec.reporting import Figure
+from w2s_ray.spec.reporting import Outcome
+from w2s_ray.spec.study import Arm
 
 SCHEMA = 2
 """Version of the summary's keys."""
@@ -32,7 +32,7 @@ class DeclaredComparison(Spec):
 
     first: str
     second: str
-    by: Figure
+    by: Outcome
     point: str | None
     """The searched settings; None where it is the same at all of them."""
     asked: tuple[str, ...]
@@ -95,7 +95,7 @@ class ReferenceRow(Spec):
 
     source: str
     setting: str
-    figure: Figure
+    figure: Outcome
     contender: str
     theirs: float | str
     ours: float | None

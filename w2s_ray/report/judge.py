@@ -186,7 +186,7 @@ class Judge:
             first=first.label,
             second=second.label,
             difference=estimate(difference),
-            minimum_detectable=minimum_detectable(difference.draws_B),
+            minimum_detectable=minimum_detectable(difference.resampled_B),
             oracle=self.is_oracle(first) or self.is_oracle(second),
         )
 

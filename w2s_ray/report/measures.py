@@ -10,9 +10,7 @@ import numpy as np
 
 from w2s_ray.report.evidence import Evidence
 from w2s_ray.report.reader import TestPredictions
-from w2s_ray.science.degeneracy import spread
-from w2s_ray.science.metrics import auroc, brier, calibration_error
-from w2s_ray.science.relations import error_correlation, relate
+from w2s_ray.science.metrics import auroc, brier, calibration_error, error_correlation, relate, spread
 
 Measures = dict[str, float | None]
 

@@ -11,24 +11,24 @@ import numpy as np
 
 from w2s_ray.report.arm_findings import Estimate
 from w2s_ray.report.evidence import Evidence
-from w2s_ray.science.bootstrap import FEWEST_GROUPS, Draws
+from w2s_ray.science.bootstrap import FEWEST_GROUPS, Resamples
 from w2s_ray.science.recovery import Recovery, Sampled
 
 
 class Scores:
     """Accuracies by name: a stage's identity, or `<baseline>/<number of its seed>`."""
 
-    def __init__(self, evidence: Evidence, task: str, num_draws: int) -> None:
+    def __init__(self, evidence: Evidence, task: str, num_resamples: int) -> None:
         self._correct: dict[str, np.ndarray] = {}
         self._draws_B: dict[str, np.ndarray] = {}
         if task not in evidence.tests:
             return
-        self._test, self._num_draws, self._task = evidence.tests[task], num_draws, task
+        self._test, self._num_draws, self._task = evidence.tests[task], num_resamples, task
         known = {name: said for name, said in evidence.predictions.items() if said.task == task}
         self._correct = {name: said.predicted_N == self._test.truth_N for name, said in known.items()}
         for baseline, correct_SN in evidence.baselines.get(task, {}).items():
             self._correct |= {f"{baseline}/{place}": correct_N for place, correct_N in enumerate(correct_SN)}
-        self._draws = Draws(self._test.groups_N, num_draws=num_draws, test_set=task)
+        self._draws = Resamples(self._test.groups_N, num_resamples=num_resamples, test_set=task)
         accuracies_BK = self._draws.accuracies(np.stack(list(self._correct.values())))
         self._draws_B = dict(zip(self._correct, accuracies_BK.T, strict=True))
 
@@ -62,20 +62,26 @@ class Scores:
         found: list[dict[str, Estimate]] = [{} for _ in arms]
         for stratum in self.strata():
             is_in_N = self._test.strata_N == stratum
-            draws = Draws(self._test.groups_N[is_in_N], num_draws=self._num_draws, test_set=f"{self._task} {stratum}")
+            draws = Resamples(
+                self._test.groups_N[is_in_N], num_resamples=self._num_draws, test_set=f"{self._task} {stratum}"
+            )
             if draws.num_groups < FEWEST_GROUPS:
                 continue
             correct = {name: correct_N[is_in_N] for name, correct_N in self._correct.items()}
             accuracies_BK = draws.accuracies(np.stack(list(correct.values())))
-            draws_B = dict(zip(correct, accuracies_BK.T, strict=True))
+            resampled_B = dict(zip(correct, accuracies_BK.T, strict=True))
             for place, names in enumerate(arms):
-                found[place][stratum] = estimate(self._mean(draws, draws_B, correct, list(names.values())))
+                found[place][stratum] = estimate(self._mean(draws, resampled_B, correct, list(names.values())))
         return found
 
     def _mean(
-        self, draws: Draws, draws_B: Mapping[str, np.ndarray], correct: Mapping[str, np.ndarray], names: Sequence[str]
+        self,
+        draws: Resamples,
+        resampled_B: Mapping[str, np.ndarray],
+        correct: Mapping[str, np.ndarray],
+        names: Sequence[str],
     ) -> Sampled:
-        accuracy_BS = np.stack([draws_B[name] for name in names], axis=1)
+        accuracy_BS = np.stack([resampled_B[name] for name in names], axis=1)
         value = fmean(float(correct[name].mean()) for name in names)
         return Sampled(value, draws.over_seeds(accuracy_BS), draws.num_groups)
 

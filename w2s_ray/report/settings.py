@@ -9,8 +9,7 @@ from collections.abc import Iterable
 
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.spec.labels import WeakLabels
-from w2s_ray.spec.stage import ModelSource, StageSource, StageSpec
-from w2s_ray.spec.trainable import AllWeights, Trainable
+from w2s_ray.spec.stage import AllWeights, ModelSource, StageSource, StageSpec, Trainable
 
 
 def setting_of(spec: StageSpec) -> str:

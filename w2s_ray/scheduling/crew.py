@@ -13,7 +13,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from w2s_ray.scheduling.group import GroupConfig
 from w2s_ray.scheduling.trainer import CrewTrainer
 from w2s_ray.scheduling.worker import CrewPlan, work
-from w2s_ray.spec.execution import GroupShape
+from w2s_ray.spec.stage import GroupShape
 
 MAX_RESTARTS = 3
 """Times that Train starts a crew's workers again before the crew is given up and another is opened."""

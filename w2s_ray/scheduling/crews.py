@@ -9,7 +9,7 @@ from w2s_ray.scheduling.crew import NoRoomError, run_crew
 from w2s_ray.scheduling.messages import CrewEnd, CrewRequest
 from w2s_ray.scheduling.orphans import remove_orphans
 from w2s_ray.scheduling.worker import CrewPlan
-from w2s_ray.spec.execution import GroupShape
+from w2s_ray.spec.stage import GroupShape
 
 _ERROR_CHARS = 600
 _TASK_BYTES = 200 * 2**20

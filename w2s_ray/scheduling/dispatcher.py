@@ -30,7 +30,7 @@ from w2s_ray.scheduling.snapshot import chain_metrics, study_status, trial_repor
 from w2s_ray.scheduling.status import Turn
 from w2s_ray.scheduling.writer import ActorName, find_writer
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
-from w2s_ray.spec.execution import GroupShape
+from w2s_ray.spec.stage import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.lease import Process
 from w2s_ray.tracking.tracker import chain_run, stage_run, stage_run_id

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from w2s_ray.scheduling.status import StudyStatus, Turn
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.execution import GroupShape
+from w2s_ray.spec.stage import GroupShape
 from w2s_ray.training.progress import StageProgress
 
 

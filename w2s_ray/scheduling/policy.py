@@ -21,7 +21,7 @@ from w2s_ray.planning.nodes import Room
 from w2s_ray.scheduling.queue import Crash, CrashKind, Queue, Status
 from w2s_ray.scheduling.roster import Crew, CrewStatus, Roster
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.execution import GroupShape
+from w2s_ray.spec.stage import GroupShape
 
 MAX_DEATHS = 3
 """Crew deaths that one stage is given before it fails."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from w2s_ray.planning.nodes import Node, Place, Room
-from w2s_ray.spec.execution import GroupShape
+from w2s_ray.spec.stage import GroupShape
 
 
 class CrewStatus(StrEnum):

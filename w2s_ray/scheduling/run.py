@@ -40,9 +40,9 @@ from w2s_ray.scheduling.worker import CrewPlan
 from w2s_ray.scheduling.writer import ActorName, Writer
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.compile import compile_study
+from w2s_ray.spec.points import executions
 from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import executions
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.run_status import say_over, say_under_way
 from w2s_ray.training.machine import usage_text

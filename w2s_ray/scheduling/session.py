@@ -19,7 +19,7 @@ from w2s_ray.errors import ResourceError, first_line
 from w2s_ray.planning.nodes import Node, Room, this_machine
 from w2s_ray.scheduling.environment import ALLOCATOR, passed_on
 from w2s_ray.scheduling.session_folder import session_folder
-from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Execution
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 """Enough for a local run, which passes nothing large through Ray."""

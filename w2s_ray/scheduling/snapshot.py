@@ -77,7 +77,7 @@ def _stage_status(crew: Crew, entry: Entry, point: StageProgress | None) -> Runn
         arm=stage.arm,
         level=stage.level,
         task=stage.task,
-        loss_name=stage.spec.way,
+        loss_name=stage.spec.description,
         activity="stopping" if entry.stopping else point.activity if point is not None else "starting",
         step=point.step if point is not None else 0,
         num_steps=point.num_steps if point is not None else 0,

@@ -31,7 +31,7 @@ from w2s_ray.scheduling.messages import CrewCard, Order
 from w2s_ray.scheduling.output import output_to
 from w2s_ray.scheduling.queue import Crash, CrashKind
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.execution import GroupShape
+from w2s_ray.spec.stage import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.run_status import log_path
 from w2s_ray.training.progress import NullObserver, Observer, StageResult

@@ -64,7 +64,7 @@ def stage_run(study: str, stage: PlannedStage, chains: Iterable[str]) -> RunInfo
     return RunInfo(
         run_id=stage_run_id(stage.identity),
         study=study,
-        name=f"{stage.task} {stage.level} {stage.arm} {stage.spec.way} {short(stage.identity)}",
+        name=f"{stage.task} {stage.level} {stage.arm} {stage.spec.description} {short(stage.identity)}",
         job_type=stage.arm,
         tags=tuple(dict.fromkeys(chains)),
         config=json.dumps(stage.model_dump(mode="json"), sort_keys=True),

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from w2s_ray.errors import ModelError
-from w2s_ray.spec.stage import StageSpec
-from w2s_ray.spec.trainable import Lora, Probe
+from w2s_ray.spec.stage import Lora, Probe, StageSpec
 
 _ADAPTER = "default"
 """The name that peft gives to the only adapter of a model."""
@@ -64,7 +63,7 @@ def _add_low_rank(hf: PreTrainedModel, lora: Lora, spec: StageSpec) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.init_seed)
         inject_adapter_in_model(config, hf, adapter_name=_ADAPTER)
-    if not spec.speaks:
+    if not spec.is_language_model:
         for name, parameter in hf.named_parameters():
             if not name.startswith(body):
                 parameter.requires_grad_(True)  # the head, which peft has frozen with the rest

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
-from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Execution
 from w2s_ray.training.feed import Examples, Feeder, FloatArray
 from w2s_ray.training.predict import evaluating
 from w2s_ray.training.workers import Workers

@@ -10,8 +10,7 @@ Units are bytes; a model's weights, gradients and moments are fp32 whatever its 
 from dataclasses import dataclass
 
 from w2s_ray.spec.chain import ModelShape, PlannedStage
-from w2s_ray.spec.stage import ModelSource, Precision
-from w2s_ray.spec.trainable import AllWeights, Lora, Probe, Prompt
+from w2s_ray.spec.stage import AllWeights, Lora, ModelSource, Precision, Probe, Prompt
 
 PREDICTION_TOKENS = 8192
 """Padded tokens of one forward pass without gradients."""
@@ -119,7 +118,7 @@ class _Holding:
         self._size, self._shape = num_parameters, shape
         self._on_gpu = self._execution.gpus_per_worker > 0
         self._context = self._spec.optimisation.context_tokens
-        if longest_tokens is not None and not self._spec.speaks:  # prompts and blocks of text fill their context
+        if longest_tokens is not None and not self._spec.is_language_model:
             self._context = min(self._context, longest_tokens)
         self._limits = limits_for(num_parameters, shape.hidden_size)
         self._is_large = num_parameters >= LARGE_MODEL
@@ -258,7 +257,7 @@ class _Holding:
 
     def _head(self, tokens: int) -> int:
         """A language model's logits, and what cross-entropy makes of them; a classifier's are a few numbers."""
-        if not self._spec.speaks:
+        if not self._spec.is_language_model:
             return 0
         return tokens * self._shape.vocabulary * 4 * _FP32
 

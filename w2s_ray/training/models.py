@@ -32,9 +32,7 @@ from transformers import (
 )
 
 from w2s_ray.errors import ModelError, first_line
-from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.stage import Architecture, ModelSource, Precision, StageSpec
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import Architecture, Execution, ModelSource, Precision, Prompt, StageSpec
 from w2s_ray.store.files import require_space
 from w2s_ray.training.adapters import merged, restrict
 from w2s_ray.training.feed import TokenRow
@@ -136,7 +134,7 @@ def load_network(spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFa
     """
     hf = (
         _language_model(spec, folder, tokenizer, execution)
-        if spec.speaks
+        if spec.is_language_model
         else _classifier(spec, folder, tokenizer, execution)
     )
     restrict(hf, spec)
@@ -157,7 +155,7 @@ def checkpoint_activations(network: Network) -> bool:
 
 def load_trained(spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFast, execution: Execution) -> Network:
     """Load a finished stage's model for prediction."""
-    auto = AutoModelForCausalLM if spec.speaks else AutoModelForSequenceClassification
+    auto = AutoModelForCausalLM if spec.is_language_model else AutoModelForSequenceClassification
     with sharded_loading(execution):
         hf = auto.from_pretrained(folder, dtype=torch.float32)
     return _network(hf, spec, tokenizer)
@@ -200,7 +198,7 @@ def _classifier(
 
 def _config(folder: Path, spec: StageSpec, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
     config = _with_dropout(AutoConfig.from_pretrained(folder), spec.optimisation.dropout)
-    if not spec.speaks:
+    if not spec.is_language_model:
         config.pad_token_id = tokenizer.pad_token_id
     return config
 

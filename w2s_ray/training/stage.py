@@ -21,8 +21,7 @@ from w2s_ray.data.tokens import Tokens, longest_tokens, special_tokens, tokenise
 from w2s_ray.errors import DeviceFull, LeaseHeld, OutOfMemory, StoreError, first_line
 from w2s_ray.spec.chain import ModelShape, PlannedStage
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.stage import ModelSource, PredictionSpec
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import ModelSource, PredictionSpec, Prompt
 from w2s_ray.store.artifacts import AGES, ArtifactStore
 from w2s_ray.store.micro_batches import Circumstances, read_limit, write_limit
 from w2s_ray.training import model_files
@@ -434,7 +433,7 @@ class _StageRun:
         own last token, and a language model goes on from there.
         """
         before, after = special_tokens(self.tokenizer)
-        is_encoder = not self.stage.spec.speaks and self.tokenizer.cls_token_id is not None
+        is_encoder = not self.stage.spec.is_language_model and self.tokenizer.cls_token_id is not None
         backend = self.tokenizer.backend_tokenizer.to_str()
         digest = identity("tokenizer", backend)
 

@@ -6,7 +6,7 @@ What is listed needs no python-chess; what is opened does, and is imported then.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.chess.extra import require_chess
 from w2s_ray.tasks.dataset import DatasetTask, Recipe
 from w2s_ray.tasks.examples import Example, Format

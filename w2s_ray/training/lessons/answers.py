@@ -13,8 +13,7 @@ from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
 from w2s_ray.science.metrics import share_equal
 from w2s_ray.spec.labels import LabelledSplit
-from w2s_ray.spec.stage import PredictionSpec
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import PredictionSpec, Prompt
 from w2s_ray.training.answers import answer_tokens, write_answers
 from w2s_ray.training.feed import Examples, IntArray, TokenRow, Written
 from w2s_ray.training.lessons.protocol import ACCURACY, AGREEMENT, Material

@@ -12,8 +12,7 @@ from w2s_ray.data.splits import draw
 from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.labels import LabelledSplit
-from w2s_ray.spec.stage import PredictionSpec
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import PredictionSpec, Prompt
 from w2s_ray.store.predictions import LABELS_NAME, write
 from w2s_ray.training.feed import Examples, FloatArray, IntArray, Labelled, TokenRow
 from w2s_ray.training.lessons.protocol import ACCURACY, AGREEMENT, Material
