@@ -1,5 +1,6 @@
 # make demo   the quickstart study: table, figures, one HTML page; a second time trains nothing
 # make test   the test suite             make check  ruff and mypy             make soak  the long tests
+# make bench  every benchmark, one after another (about 90 minutes on two cores)
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 W2S_STORE ?= ./w2s-store
@@ -9,12 +10,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
-.PHONY: demo test soak check format clean
+BENCHMARKS := submissions throughput overhead schedule sharing memory
+
+.PHONY: demo test soak bench check format clean
 
 demo: $(STAMP)
 	$(BIN)/w2s run tune_configs/quickstart.yaml
 
-# Tests start many processes on few cores: more than a thread in each and they wait for each other.
+# Tests start many processes on few cores, so each gets one thread.
 test soak: export OMP_NUM_THREADS ?= 1
 test soak: export TOKENIZERS_PARALLELISM ?= false
 
@@ -23,6 +26,9 @@ test: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak
+
+bench: $(STAMP)
+	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -33,7 +39,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# torch goes first, so that the wheel that the machine's index offers (CPU or CUDA) is settled before the rest.
+# torch is installed first, so that the machine's package index decides between its CPU and CUDA builds.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0

@@ -32,7 +32,7 @@ def make_model(folder: Path) -> Path:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from w2s_ray.ladder.tokenizer import FOLDER
-    from w2s_ray.training.models import load_tokenizer
+    from w2s_ray.training.models.network import load_tokenizer
 
     tokenizer = load_tokenizer(FOLDER, None)
     config = Qwen2Config(
@@ -93,7 +93,8 @@ def run_stage_case(rank: int, size: int, store: str, stage_json: str) -> dict[st
 
     from w2s_ray.spec.chain import PlannedStage
     from w2s_ray.store.artifacts import ArtifactStore
-    from w2s_ray.training import memory, stage, zero
+    from w2s_ray.training import stage, zero
+    from w2s_ray.training.memory import usage as memory
     from w2s_ray.training.progress import NullObserver
     from w2s_ray.training.workers import Workers
 
@@ -107,7 +108,7 @@ def run_stage_case(rank: int, size: int, store: str, stage_json: str) -> dict[st
             found[f"step {steps[0]}"] = memory.peak_bytes(torch.device("cpu"))
         return norm
 
-    zero.Engine.step = counted_step  # type: ignore[method-assign]
+    zero.Engine.step = counted_step  # type: ignore[assignment,method-assign]
     run = stage._StageRun(
         PlannedStage.model_validate_json(stage_json),
         ArtifactStore(store),
@@ -125,7 +126,7 @@ def run_trainer_case(rank: int, size: int, folder: str, settings: str) -> dict[s
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
-    from w2s_ray.training import memory
+    from w2s_ray.training.memory import usage as memory
 
     deepspeed.init_distributed(dist_backend="gloo")
     given = json.loads(settings)
@@ -169,10 +170,10 @@ def run_trainer_case(rank: int, size: int, folder: str, settings: str) -> dict[s
         given["model"], num_labels=2, dtype=torch.float32, pad_token_id=tokenizer.pad_token_id
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
-    memory._reset(torch.device("cpu"))
+    memory.reset_peak(torch.device("cpu"))
     trainer.train()
     found["training"] = memory.peak_bytes(torch.device("cpu"))
-    memory._reset(torch.device("cpu"))
+    memory.reset_peak(torch.device("cpu"))
     trainer.save_model(f"{folder}/trainer/model")
     return found | {"saving": memory.peak_bytes(torch.device("cpu"))}
 
@@ -251,7 +252,7 @@ def tokens_of(stage_json: str, store: Path) -> list[list[int]]:
     from w2s_ray.ladder.tokenizer import FOLDER
     from w2s_ray.spec.chain import PlannedStage
     from w2s_ray.store.artifacts import ArtifactStore
-    from w2s_ray.training.models import load_tokenizer
+    from w2s_ray.training.models.network import load_tokenizer
 
     (part,) = PlannedStage.model_validate_json(stage_json).spec.train
     prepared = load_prepared(ArtifactStore(store), part.split.task)

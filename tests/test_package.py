@@ -58,7 +58,7 @@ def test_no_pin_is_tied_to_one_kind_of_machine() -> None:
 
 
 def test_every_package_that_tasks_are_made_from_is_a_dependency() -> None:
-    from w2s_ray.tasks.corpus import PACKAGES
+    from w2s_ray.tasks.embedded.corpus import PACKAGES
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {re.split(r"[\[><=~! ;]", requirement)[0].replace("_", "-") for requirement in project["dependencies"]}

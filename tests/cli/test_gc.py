@@ -1,4 +1,4 @@
-"""What `w2s gc` removes, and what it keeps though no study's file names it."""
+"""What `w2s gc` removes, and what it keeps although no study file names it."""
 
 import io
 from pathlib import Path
@@ -21,7 +21,7 @@ RATE = "ladder.l.optimisation.learning_rate"
 
 @pytest.fixture
 def errors(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What is printed beside what was asked for."""
+    """Text printed to the error console."""
     text = io.StringIO()
     monkeypatch.setattr(terminal, "err", Console(file=text))
     return text
@@ -54,7 +54,7 @@ def kept(store: ArtifactStore) -> set[str]:
         {"sampler": "random", "num_samples": 4, "choose_by": "oracle", "scheduler": {"kind": "pbt"}},
     ],
 )
-def test_the_work_of_a_search_that_is_not_through_is_kept(
+def test_the_work_of_an_unfinished_search_is_kept(
     store: ArtifactStore, tmp_path: Path, search: dict[str, object], errors: io.StringIO
 ) -> None:
     study = judged_study(tmp_path, search={"space": {RATE: {"low": 1e-4, "high": 1e-2, "log": True}}, **search})
@@ -64,16 +64,16 @@ def test_the_work_of_a_search_that_is_not_through_is_kept(
     drawn = commit(store, *compiler.chains(point))
     collect(store.root, yes=True)
     assert kept(store) == drawn
-    assert "its search is not through" in errors.getvalue()
+    assert "search has not finished" in errors.getvalue()
 
     others = commit(store, *compiler.chains(never)) - drawn
     found = SearchResult(candidates=(Candidate(point=point, status="done", score=0.5),), winners=(point,))
     write_search_result(found, study, store)
     collect(store.root, yes=True)
-    assert kept(store) == drawn and others, "a candidate that the search does not name is no work of it"
+    assert kept(store) == drawn and others, "a candidate that the result does not list is not needed"
 
 
-def test_nothing_that_is_finished_goes_while_a_run_is_under_way(
+def test_finished_artifacts_are_kept_while_a_run_is_in_progress(
     store: ArtifactStore, tmp_path: Path, errors: io.StringIO
 ) -> None:
     first, last = judged_study(tmp_path, seeds=[0]), judged_study(tmp_path, seeds=[1])
@@ -81,14 +81,14 @@ def test_nothing_that_is_finished_goes_while_a_run_is_under_way(
     of_last = commit(store, *compile_study(last, resolved(last, store)))
     say_under_way((), {}, first, store)
     collect(store.root, yes=True)
-    assert kept(store) == of_first | of_last, "the run may be that of the first, whose study file is gone"
-    assert "a run of it is under way" in errors.getvalue()
+    assert kept(store) == of_first | of_last, "the run may be one of the first study, whose file was replaced"
+    assert "run of it is in progress" in errors.getvalue()
     say_over(first, store)
     collect(store.root, yes=True)
     assert kept(store) == of_last
 
 
-def test_what_a_run_has_taken_up_while_the_question_stood_stays(
+def test_artifacts_that_a_run_claims_while_gc_asks_are_kept(
     store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, last = judged_study(tmp_path, seeds=[0]), judged_study(tmp_path, seeds=[1])

@@ -1,4 +1,4 @@
-"""The live view: one line per running stage, one of counts."""
+"""The live view: one line per running stage and one line of counts."""
 
 from rich.console import Console
 
@@ -27,7 +27,7 @@ def shown(status: StudyStatus) -> str:
     return capture.get()
 
 
-def test_a_running_stage_is_one_line_with_its_figures() -> None:
+def test_a_running_stage_is_one_line_with_its_numbers() -> None:
     text = shown(StudyStatus(running=(RUNNING,), num_done=2, num_waiting=4, num_shared=3, num_stages=7))
     (line,) = [line for line in text.splitlines() if "chain" in line]
     for part in ("large", "code", "confidence0.5", "12/90", "3,412", "0.6931", "1:15"):
@@ -35,7 +35,7 @@ def test_a_running_stage_is_one_line_with_its_figures() -> None:
     assert "2/7 stages done · 3 shared · 1 running · 4 waiting" in text
 
 
-def test_what_is_not_known_yet_is_left_out() -> None:
+def test_unknown_numbers_are_left_out() -> None:
     loading = RunningStage("b" * 64, "floor", "small", "code", "naive", activity="loading")
     text = shown(StudyStatus(running=(loading,), num_failed=1))
     assert "loading" in text
@@ -43,11 +43,11 @@ def test_what_is_not_known_yet_is_left_out() -> None:
     assert "None" not in text
 
 
-def test_before_the_first_stage_the_crew_is_what_there_is_to_see() -> None:
-    assert "crew-1 of 2: opening" in shown(StudyStatus(crews=("crew-1 of 2: opening",)))
+def test_before_the_first_stage_the_worker_group_is_shown() -> None:
+    assert "group-1 of 2: starting" in shown(StudyStatus(crews=("group-1 of 2: starting",)))
 
 
-def test_why_a_run_waits_before_its_first_stage_is_there_to_see() -> None:
+def test_the_reason_why_a_run_waits_is_shown() -> None:
     assert "another run" in shown(StudyStatus(notice="waiting for another run"))
 
 

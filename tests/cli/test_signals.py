@@ -1,4 +1,4 @@
-"""What Ctrl-C and a terminal that goes away do to a run and to a job that is followed."""
+"""Effects of Ctrl-C and of a vanished terminal on a run and on a followed job."""
 
 import fcntl
 import os
@@ -14,13 +14,13 @@ from tests.cli.conftest import Done, environment
 
 
 def in_the_foreground() -> None:
-    """Signals as a shell leaves them, also where the tests themselves run under `nohup`."""
+    """Reset signals to a shell's defaults, even if the tests run under `nohup`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def with_this_terminal() -> None:
-    """The terminal's end is told to the process whose own it is."""
+    """Make the terminal the controlling one, so that its end sends SIGHUP."""
     in_the_foreground()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
@@ -38,9 +38,9 @@ def python(code: str, *arguments: str | Path, cwd: Path) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def test_only_ctrl_c_said_twice_ends_a_run_at_once(tmp_path: Path) -> None:
+def test_only_a_second_ctrl_c_ends_a_run_at_once(tmp_path: Path) -> None:
     code = (
-        "import signal; from w2s_ray.cli.interrupt import Interrupt\n"
+        "import signal; from w2s_ray.cli.live import Interrupt\n"
         "with Interrupt() as interrupt:\n"
         "    for name in ('SIGHUP', 'SIGHUP', 'SIGTERM', 'SIGTERM'): signal.raise_signal(signal.Signals[name])\n"
         "    print('asked' if interrupt.event.is_set() else 'not asked', flush=True)\n"
@@ -54,8 +54,7 @@ def test_only_ctrl_c_said_twice_ends_a_run_at_once(tmp_path: Path) -> None:
 DROPPED = """
 import sys, time
 from pathlib import Path
-from w2s_ray.cli.interrupt import Announcing, Interrupt
-from w2s_ray.cli.live import view_for
+from w2s_ray.cli.live import Interrupt, InterruptibleView, view_for
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import Interrupted
 from w2s_ray.scheduling.status import StudyStatus
@@ -64,21 +63,21 @@ folder = Path(sys.argv[1])
 terminal.capture(folder / "run.log")
 try:
     with view_for(terminal.out) as view, Interrupt() as interrupt:
-        view = Announcing(view, terminal.out, interrupt.event)
+        view = InterruptibleView(view, terminal.out, interrupt.event)
         while not (folder / "gone").exists():
             view.update(StudyStatus(num_stages=3))
             time.sleep(0.05)
         for _ in range(20):
             view.update(StudyStatus(num_stages=3))
-        (folder / "seen_off").write_text(str(interrupt.event.is_set()))
-        raise Interrupted("stopped", "a rule", "a remedy")
+        (folder / "stop_requested").write_text(str(interrupt.event.is_set()))
+        raise Interrupted("stopped", "a hint")
 except Interrupted as error:
     terminal.explain(error)
     (folder / "ended").touch()
 """
 
 
-def test_a_terminal_that_goes_away_lets_the_run_end_in_order(tmp_path: Path) -> None:
+def test_a_run_ends_in_order_when_its_terminal_vanishes(tmp_path: Path) -> None:
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", DROPPED, str(tmp_path)],
@@ -99,11 +98,11 @@ def test_a_terminal_that_goes_away_lets_the_run_end_in_order(tmp_path: Path) -> 
     (tmp_path / "gone").touch()
     process.wait(60)
     log = (tmp_path / "run.log").read_text()
-    assert (tmp_path / "seen_off").read_text() == "True" and (tmp_path / "ended").exists(), log
+    assert (tmp_path / "stop_requested").read_text() == "True" and (tmp_path / "ended").exists(), log
     assert process.returncode == 0 and "OSError" not in log, log
 
 
-def test_ctrl_c_on_a_followed_job_says_that_the_job_goes_on_and_how_to_end_it(home: Path) -> None:
+def test_ctrl_c_on_a_followed_job_prints_how_to_end_the_job(home: Path) -> None:
     code = (
         "import asyncio, os, signal, sys; from w2s_ray.cli import main, submit\n"
         "class Client:\n"
@@ -119,4 +118,4 @@ def test_ctrl_c_on_a_followed_job_says_that_the_job_goes_on_and_how_to_end_it(ho
     done = python(code, cwd=home)
     assert done.code == 130, done
     assert "a line of the job" in done.out
-    assert "job-1 goes on; end it: ray job stop --address http://here:8265 job-1" in done.out
+    assert "ray job stop --address http://here:8265 job-1" in done.out

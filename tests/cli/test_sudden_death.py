@@ -1,4 +1,4 @@
-"""The whole run killed with SIGKILL in the middle of its large stage, and run again: as if nothing had happened."""
+"""A run killed with SIGKILL in the middle of its large stage, and resumed, gives the results of an undisturbed one."""
 
 import json
 import subprocess
@@ -35,12 +35,12 @@ def stages_of(home: Path, store: ArtifactStore) -> list[PlannedStage]:
 
 
 def large_steps(store: Path) -> int:
-    """Steps of the large stages that are under way, as far as they are in a checkpoint."""
+    """Steps of the running large stages that are in a checkpoint."""
     markers = store.glob("artifacts/large-*/checkpoints/latest.json")
     return max((json.loads(marker.read_text())["progress"]["step"] for marker in markers), default=0)
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was_and_ends_as_if_undisturbed(home: Path) -> None:
+def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(home: Path) -> None:
     disturbed, whole = home / "disturbed", home / "whole"
     process = subprocess.Popen(
         command(*STUDY, *CHANGES, "--store", disturbed),
@@ -51,7 +51,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was_and_ends_as_if_undisturbed(ho
     )
     deadline = time.monotonic() + 240
     while large_steps(disturbed) < 40:
-        assert time.monotonic() < deadline and process.poll() is None, "the large stage never got going"
+        assert time.monotonic() < deadline and process.poll() is None, "the large stage did not start"
         time.sleep(0.05)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for member in family:
@@ -62,7 +62,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was_and_ends_as_if_undisturbed(ho
     store = ArtifactStore(disturbed)
     finished = {stage.identity for stage in stages_of(home, store) if store.find(stage.identity)}
     before = {identity: store.num_attempts(identity) for identity in finished}
-    assert finished, "the floor must have been done"
+    assert finished, "the floor is finished"
     done = w2s(*STUDY, *CHANGES, "--store", disturbed, cwd=home)
     assert done.code == 0, done.err
     assert {identity: store.num_attempts(identity) for identity in finished} == before
@@ -80,4 +80,4 @@ def test_a_run_that_is_killed_goes_on_where_it_was_and_ends_as_if_undisturbed(ho
         resumed += store.num_attempts(stage.identity) == 2
         steps = (store.verify(record) / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in steps] == list(range(1, len(steps) + 1))
-    assert resumed == 1, "the stage that was killed is tried a second time, from its checkpoint"
+    assert resumed == 1, "the killed stage is resumed from its checkpoint"

@@ -1,4 +1,4 @@
-"""What `w2s tasks` lists."""
+"""The list of built-in tasks."""
 
 import json
 
@@ -19,7 +19,7 @@ def test_every_known_task_is_listed_with_splits_licence_source_and_protocol() ->
     assert all(f"{name} " in done.out for name in EMBEDDED)
 
 
-def test_json_has_all_that_is_known() -> None:
+def test_json_has_every_field_of_a_task() -> None:
     done = w2s("tasks", "--json")
     listed = {task["name"]: task for task in json.loads(done.out)}
     assert set(listed) >= EMBEDDED | {recipe.name for recipe in RECIPES}

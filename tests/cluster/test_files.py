@@ -1,4 +1,4 @@
-"""The three ways to a cluster, checked without one."""
+"""The cluster files for ray up, KubeRay and Slurm, checked without a cluster."""
 
 import copy
 import re
@@ -25,7 +25,7 @@ def ray_up() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def manifests() -> dict[str, dict[str, Any]]:
     files = (yaml.safe_load((CLUSTER / name).read_text()) for name in ("store.yaml", "rayjob.yaml"))
-    return {each["kind"]: each for each in files}
+    return {manifest["kind"]: manifest for manifest in files}
 
 
 def test_ray_accepts_the_ray_up_file(ray_up: dict[str, Any]) -> None:
@@ -48,12 +48,12 @@ def test_every_file_names_the_pinned_ray(ray_up: dict[str, Any], manifests: dict
     assert f":{PINS['ray']}-" in (CLUSTER / "Dockerfile").read_text()
 
 
-def test_the_ray_up_dashboard_listens_on_localhost_alone(ray_up: dict[str, Any]) -> None:
+def test_the_ray_up_dashboard_listens_on_localhost_only(ray_up: dict[str, Any]) -> None:
     head = " ".join(ray_up["head_start_ray_commands"])
     assert "--dashboard-host=127.0.0.1" in head and "0.0.0.0" not in head
 
 
-def test_the_ray_job_has_what_kuberay_requires(manifests: dict[str, dict[str, Any]]) -> None:
+def test_the_ray_job_has_the_fields_that_kuberay_requires(manifests: dict[str, dict[str, Any]]) -> None:
     job = manifests["RayJob"]
     assert job["apiVersion"] == "ray.io/v1"
     assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,45}[a-z0-9])?", job["metadata"]["name"])
@@ -92,7 +92,7 @@ def test_every_pod_of_the_ray_job_mounts_the_store(manifests: dict[str, dict[str
             assert resources["requests"] == resources["limits"], "Ray reads its resources from the limits"
 
 
-def test_the_commands_for_a_cluster_are_ones_that_w2s_takes(manifests: dict[str, dict[str, Any]]) -> None:
+def test_w2s_parses_the_commands_of_the_cluster_files(manifests: dict[str, dict[str, Any]]) -> None:
     import typer
 
     from w2s_ray.cli.main import app
@@ -107,7 +107,7 @@ def test_the_commands_for_a_cluster_are_ones_that_w2s_takes(manifests: dict[str,
         group.commands[verb].make_context(verb, [word.strip('"') for word in arguments])  # type: ignore[attr-defined]
 
 
-def test_bash_can_read_the_slurm_script() -> None:
+def test_bash_parses_the_slurm_script() -> None:
     subprocess.run(["bash", "-n", str(CLUSTER / "slurm.sh")], check=True)
 
 
@@ -132,15 +132,15 @@ def test_every_variable_of_the_slurm_script_is_quoted() -> None:
 
 @pytest.fixture
 def submitted(tmp_path: Path) -> Callable[[], list[str]]:
-    """Submits the script to stand-ins for Slurm's commands and Ray's that print what they were called with."""
+    """Run the script with stubs of Slurm's and Ray's commands; they print their arguments."""
     for name, body in {
         "scontrol": "echo node-a; echo node-b",
-        "ray": "echo $@ >> ray-was-asked; mkdir -p ~/.ray; echo secret | tee ~/.ray/auth_token",
+        "ray": "echo $@ >> ray-calls; mkdir -p ~/.ray; echo secret | tee ~/.ray/auth_token",
         "srun": 'case "${!#}" in --ip-address) echo 10.0.0.1 10.0.0.2;; *) printf "%s\\n" "$RAY_AUTH_MODE" "$@"; esac',
     }.items():
-        stand_in = tmp_path / name
-        stand_in.write_text(f"#!/bin/bash\n{body}\n")
-        stand_in.chmod(0o755)
+        stub = tmp_path / name
+        stub.write_text(f"#!/bin/bash\n{body}\n")
+        stub.chmod(0o755)
     variables = {
         "PATH": f"{tmp_path}:/usr/bin:/bin",
         "HOME": str(tmp_path / "home"),
@@ -151,28 +151,28 @@ def submitted(tmp_path: Path) -> Callable[[], list[str]]:
     }
 
     def submit() -> list[str]:
-        asked = ["bash", str(CLUSTER / "slurm.sh"), "my study.yaml"]
-        done = subprocess.run(asked, env=variables, cwd=tmp_path, capture_output=True, text=True, check=True)
+        script = ["bash", str(CLUSTER / "slurm.sh"), "my study.yaml"]
+        done = subprocess.run(script, env=variables, cwd=tmp_path, capture_output=True, text=True, check=True)
         return done.stdout.splitlines()
 
     return submit
 
 
 def test_the_slurm_script_runs_the_study_through_ray(submitted: Callable[[], list[str]]) -> None:
-    words = submitted()
-    assert words[words.index("--address") + 1] == "10.0.0.1:6379"
-    assert words[words.index("--") + 1 :] == "w2s,run,my study.yaml,--store,/shared/store,--address,auto".split(",")
-    assert "--num-gpus=0" in words and "--min-nodes" in words
+    lines = submitted()
+    assert lines[lines.index("--address") + 1] == "10.0.0.1:6379"
+    assert lines[lines.index("--") + 1 :] == "w2s,run,my study.yaml,--store,/shared/store,--address,auto".split(",")
+    assert "--num-gpus=0" in lines and "--min-nodes" in lines
 
 
-def test_every_node_of_a_slurm_job_asks_for_one_token(submitted: Callable[[], list[str]], tmp_path: Path) -> None:
+def test_every_node_of_a_slurm_job_uses_one_token(submitted: Callable[[], list[str]], tmp_path: Path) -> None:
     for _ in range(2):
-        words = submitted()
-        assert words[0] == "token" and "secret" not in words, "and the job's log does not show it"
-    assert (tmp_path / "ray-was-asked").read_text() == "get-auth-token --generate\n", "a token that is there is kept"
+        lines = submitted()
+        assert lines[0] == "token" and "secret" not in lines, "the job's log does not show the token"
+    assert (tmp_path / "ray-calls").read_text() == "get-auth-token --generate\n", "an existing token is kept"
 
 
-def test_deleting_the_ray_job_leaves_its_store_alone() -> None:
+def test_deleting_the_ray_job_keeps_its_store() -> None:
     (job,) = yaml.safe_load_all((CLUSTER / "rayjob.yaml").read_text())
     assert job["kind"] == "RayJob"
     assert f"kubectl delete rayjob {job['metadata']['name']}" in (CLUSTER / "rayjob.yaml").read_text()

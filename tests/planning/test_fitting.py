@@ -10,7 +10,7 @@ from w2s_ray.planning.nodes import Node
 from w2s_ray.spec.chain import ModelShape, PlannedStage, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
-from w2s_ray.training.machine import GIB
+from w2s_ray.training.memory.usage import GIB
 
 SEVEN_B = ResolvedModel(
     revision="one",

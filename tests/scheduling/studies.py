@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from tests.tracking.null_tracker import NullTracker
 from w2s_ray.spec.chain import Chain, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
-from w2s_ray.tracking.null import NullTracker
 
 
 def small_study(**changes: Any) -> Study:

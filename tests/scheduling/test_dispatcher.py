@@ -14,6 +14,7 @@ import pytest
 
 from tests.scheduling.studies import chains_of, small_study
 from tests.scheduling.test_queue import stage_of
+from tests.tracking.null_tracker import NullTracker
 from w2s_ray.errors import OutOfMemory, StoreError, TrainingError
 from w2s_ray.planning.nodes import Node
 from w2s_ray.scheduling import askers as askers_module
@@ -27,7 +28,6 @@ from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.lease import LEASE_NAME, Lease, Process, _locked
 from w2s_ray.tracking.jsonl import JsonLinesTracker
-from w2s_ray.tracking.null import NullTracker
 from w2s_ray.tracking.tracker import chain_run_id, stage_run_id
 from w2s_ray.training.progress import StageProgress, StageResult
 

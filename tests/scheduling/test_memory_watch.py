@@ -7,7 +7,7 @@ import pytest
 
 from w2s_ray.scheduling import memory_watch
 from w2s_ray.scheduling.memory_watch import MemoryWatch, is_short
-from w2s_ray.training.machine import GIB, Memory
+from w2s_ray.training.memory.usage import GIB, Memory
 
 FULL, ROOMY = Memory(100 * GIB, GIB), Memory(100 * GIB, 50 * GIB)
 

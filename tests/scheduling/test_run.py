@@ -15,6 +15,7 @@ import pytest
 
 from tests.scheduling.runner import Behaviour, behave
 from tests.scheduling.studies import chains_of, no_tracker, resolution_of, small_study
+from tests.tracking.null_tracker import NullTracker
 from w2s_ray.errors import Interrupted, ResourceError
 from w2s_ray.scheduling.status import RunningStage, StudyStatus
 from w2s_ray.scheduling.study import RunSettings, StudyOutcome, is_finished, run_study
@@ -22,7 +23,6 @@ from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.study import Study
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.tracking.null import NullTracker
 
 pytestmark = pytest.mark.usefixtures("ray_of_two_cpus")
 

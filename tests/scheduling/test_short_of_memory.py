@@ -15,7 +15,7 @@ from w2s_ray.scheduling.status import RunningStage
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training.machine import host_memory, reserve_bytes
+from w2s_ray.training.memory.usage import host_memory, reserve_bytes
 
 pytestmark = pytest.mark.soak
 

@@ -145,7 +145,7 @@ def test_a_method_needs_as_many_examples_as_the_tasks_that_it_is_for_have(method
         "methods": {"m": {**method, "tasks": ["big"]}, "plain": {}},
     }
     assert parse_study(raw).methods["m"].tasks == ("big",)
-    with pytest.raises(StudyError, match="16, the (training )?examples of the task little"):
+    with pytest.raises(StudyError, match=r"16, the (training )?examples of the task little"):
         parse_study({**raw, "methods": {"m": method}})
 
 

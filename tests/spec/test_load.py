@@ -58,7 +58,10 @@ THREE = {"s": "w2s:small", "m": "w2s:medium", "l": "w2s:large"}
             {"tasks": {"t": {"builtin": "python_source", "test_examples": 50}}, **PRETRAINING},
             "tasks.t.test_examples",
         ),
-        ({"ladder": {"s": scratch(hidden_size=12, num_heads=4)}, **PRETRAINING}, "hidden_size = 12 must be a multiple of 8"),
+        (
+            {"ladder": {"s": scratch(hidden_size=12, num_heads=4)}, **PRETRAINING},
+            "hidden_size = 12 must be a multiple of 8",
+        ),
         (
             {"ladder": {"s": scratch()}, "optimisation": {"context_tokens": 512}, **PRETRAINING},
             "architecture.context_tokens = 256",

@@ -64,9 +64,7 @@ def test_the_text_of_a_contender_may_name_its_chain(text: str) -> None:
 )
 def test_a_contender_that_could_be_of_several_chains_has_to_name_one(report: dict[str, Any]) -> None:
     chains = [["small", "large"], ["medium", "large"]]
-    with pytest.raises(
-        StudyError, match=r"(?s)confidence/chain.*\(small>large\), \(medium>large\)"
-    ):
+    with pytest.raises(StudyError, match=r"(?s)confidence/chain.*\(small>large\), \(medium>large\)"):
         study(report, chains=chains)
     one = {"compare": [["confidence (medium>large)", "naive (medium>large)"]]}
     assert study(one, chains=chains).report.compare[0].first.path == ("medium", "large")
@@ -96,7 +94,10 @@ def test_recoveries_above_different_floors_are_not_compared() -> None:
             r"compare\.0\.tasks .*unknown task: sst.*did you mean 'sst2'",
         ),
         ({"references": [{"source": "s", "setting": "t", "values": {"naiv": 0.2}}]}, "did you mean 'naive'"),
-        ({"references": [{"source": "s", "setting": "t", "values": {"naive": 0.2}, "tasks": ["x"]}]}, "unknown task: x"),
+        (
+            {"references": [{"source": "s", "setting": "t", "values": {"naive": 0.2}, "tasks": ["x"]}]},
+            "unknown task: x",
+        ),
         ({"references": [{"source": "s", "setting": "t", "values": {"a/b/c/d": 0.2}}]}, "method/arm/level"),
         ({"references": [{"source": "s", "setting": "t", "values": {"naive (small": 0.2}}]}, "method/arm/level"),
         ({"compare": [["naive (medium>large)", "naive/direct"]]}, "did you mean 'small-medium-large'"),
@@ -107,7 +108,10 @@ def test_recoveries_above_different_floors_are_not_compared() -> None:
         ),
         ({"compare": [["speaking", "reading"]]}, "no task has both speaking and reading"),
         ({"compare": [["naive", "confidence"], ["naive", "confidence"]]}, "duplicate comparison"),
-        ({"compare": [["naive/chain/small", "confidence"]]}, "naive/chain/small, but chain has students on medium, large"),
+        (
+            {"compare": [["naive/chain/small", "confidence"]]},
+            "naive/chain/small, but chain has students on medium, large",
+        ),
         (
             {"compare": [{"first": "naive/self/large", "second": "naive", "by": "accuracy"}]},
             "naive/self/large, but self has students on small",
@@ -141,7 +145,7 @@ def test_more_comparisons_than_the_draws_can_tell_are_refused() -> None:
         study({"compare": pairs, "bootstrap_samples": 70})
     assert len(study({"compare": pairs, "bootstrap_samples": 79}).report.compare) == 2
     space = {"space": {"splits.train_examples": [100, 200, 400]}}
-    with pytest.raises(StudyError, match="at least 239 .* 6 declared comparisons"):
+    with pytest.raises(StudyError, match=r"at least 239 .* 6 declared comparisons"):
         study({"compare": pairs, "bootstrap_samples": 79}, search=space)
 
 

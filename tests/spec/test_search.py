@@ -177,7 +177,7 @@ def test_development_tasks_that_no_method_is_for_are_refused() -> None:
 def test_tasks_that_judge_nobody_and_that_no_method_is_for_are_refused() -> None:
     tasks = {"code": {"builtin": "code_continuation"}, "hard": {"builtin": "code_continuation_hard"}}
     changes = {"tasks": tasks, "methods": {"only": {"tasks": ["hard"]}}}
-    with pytest.raises(StudyError, match="no method .* code"):
+    with pytest.raises(StudyError, match=r"no method .* code"):
         searching({RATE: [1e-4]}, changes, choose_by="development_tasks", development_tasks=["hard"])
 
 
@@ -191,7 +191,7 @@ def test_sizes_that_every_task_has_of_its_own_are_not_searched() -> None:
 def test_declared_comparisons_and_chains_that_are_searched_do_not_go_together() -> None:
     pair = {"first": "half", "second": "half/ceiling", "by": "accuracy"}
     changes = {**LOSSES, "report": {"compare": [pair]}}
-    with pytest.raises(StudyError, match="search.space.chains and report.compare"):
+    with pytest.raises(StudyError, match=r"search.space.chains and report.compare"):
         searching({"chains": [[["s", "l"]]]}, changes)
 
 
@@ -238,7 +238,7 @@ LOSSES = {"methods": {"half": {"losses": {"l": {"kind": "confidence"}}}}}
 
 
 def test_candidates_need_a_student_to_be_judged_by() -> None:
-    with pytest.raises(StudyError, match="methods.naive.arms"):
+    with pytest.raises(StudyError, match=r"methods.naive.arms"):
         searching({RATE: [1e-4]}, {"methods": {"naive": {"arms": ["ceiling"]}}}, choose_by="oracle")
 
 
@@ -267,7 +267,11 @@ def test_candidates_need_a_student_to_be_judged_by() -> None:
         ({RATE: [1e-4]}, {"choose_by": "development_tasks"}, "development_tasks"),
         ({RATE: {"low": 1e-4, "high": 1e-3}}, {}, "must be a list for a grid"),
         ({RATE: {"low": 1e-3, "high": 1e-4}}, {"sampler": "random", "num_samples": 2}, "must be below high"),
-        ({RATE: {"low": 0, "high": 1, "log": True}}, {"sampler": "random", "num_samples": 2}, "low = 0 must be above 0"),
+        (
+            {RATE: {"low": 0, "high": 1, "log": True}},
+            {"sampler": "random", "num_samples": 2},
+            "low = 0 must be above 0",
+        ),
         ({RATE: [1e-4]}, {"sampler": "random"}, "num_samples"),
         ({RATE: [1e-4]}, {"sampler": "tpe", "num_samples": 2}, "needs choose_by"),
         ({RATE: [1e-4]}, {"scheduler": {"kind": "asha"}}, "needs choose_by"),

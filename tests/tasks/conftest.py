@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from w2s_ray.tasks import corpus
-from w2s_ray.tasks.code_continuation import CodeContinuation
+from w2s_ray.tasks.embedded import corpus
+from w2s_ray.tasks.embedded.code_continuation import CodeContinuation
 from w2s_ray.tasks.task import TaskData
 
 

@@ -15,7 +15,8 @@ from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.tasks.chess import extra, positions
+from w2s_ray.tasks import chess as chess_tasks
+from w2s_ray.tasks.chess import positions
 from w2s_ray.tasks.chess.puzzles import TEXT_SHARE, band_of, is_for_text
 from w2s_ray.tasks.judges import open_judge
 from w2s_ray.tasks.registry import open_task
@@ -187,7 +188,7 @@ def test_bad_rows_are_counted_by_reason_and_left_out(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", [*puzzles(200), *bad])
     found = {each.first_rows: each.reason for each in read("lichess_puzzles", path).left_out if each.is_fault}
     assert [found[rows].partition(" '")[0].partition(' "')[0] for rows in sorted(found)] == [
-        "a FEN that is no position",
+        "a FEN that is not a position",
         "no FEN",
         "no Moves",
         "no answer to the opponent's move",
@@ -197,7 +198,7 @@ def test_bad_rows_are_counted_by_reason_and_left_out(tmp_path: Path) -> None:
     assert sorted(row for rows in found for row in rows) == list(range(201, 209))
     text_faults = [row for each in read("chess_text", path).left_out if each.is_fault for row in each.first_rows]
     assert sorted(text_faults) == list(range(201, 208)), "a text has no rating"
-    with pytest.raises(DataError, match="8 of 208 rows are no examples: a FEN that is no position"):
+    with pytest.raises(DataError, match=r"8 of 208 rows are not usable, .* a FEN that is not a position"):
         read("lichess_puzzles", path, max_skipped=0.01)
 
 
@@ -237,10 +238,10 @@ def test_bands_hold_every_rating_once() -> None:
 def test_without_the_optional_package_a_chess_task_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(extra, "find_spec", lambda package: None)
+    monkeypatch.setattr(chess_tasks, "find_spec", lambda package: None)
     with pytest.raises(DataError) as caught:
         open_task(TaskSpec(builtin=name))
-    assert caught.value.value and caught.value.rule and "pip install 'w2s_ray[chess]'" in caught.value.remedy
+    assert caught.value.hint == "pip install 'w2s_ray[chess]'"
 
 
 def test_tasks_are_listed_without_python_chess() -> None:

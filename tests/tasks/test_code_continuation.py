@@ -10,10 +10,19 @@ import pytest
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.study import TaskSpec
-from w2s_ray.tasks import corpus
-from w2s_ray.tasks.code_continuation import CLASS_NAMES, CodeContinuation, is_informative
+from w2s_ray.tasks.embedded import corpus
+from w2s_ray.tasks.embedded.code_continuation import (
+    CLASS_NAMES,
+    MANIFEST,
+    CodeContinuation,
+    Manifest,
+    check_published,
+    digest_of,
+    is_informative,
+)
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import POOL, SCHEMA, TaskData
 
@@ -97,7 +106,7 @@ def test_a_bundle_holds_two_prefixes_and_two_lines_each_once_true_and_once_false
 
 def test_another_process_that_parses_the_task_files_alone_makes_the_same_examples(continuation: TaskData) -> None:
     script = (
-        "from w2s_ray.tasks.code_continuation import CodeContinuation;"
+        "from w2s_ray.tasks.embedded.code_continuation import CodeContinuation;"
         "print(*CodeContinuation().read().table['id'].to_pylist())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(corpus.__file__).parents[2])}
@@ -155,3 +164,20 @@ def test_both_tasks_go_by_their_names_and_have_fingerprints_of_their_own() -> No
     assert isinstance(easy, CodeContinuation) and isinstance(hard, CodeContinuation)
     assert easy.fingerprint() != hard.fingerprint()
     assert easy.kind == "classes"
+
+
+def test_the_installed_packages_give_the_published_tasks(continuation: TaskData, hard_continuation: TaskData) -> None:
+    published = Manifest.model_validate_json(MANIFEST.read_text())
+    assert published.versions == corpus.versions()
+    assert digest_of(continuation.table) == published.tasks["code_continuation"]
+    assert digest_of(hard_continuation.table) == published.tasks["code_continuation_hard"]
+
+
+def test_a_changed_source_file_is_refused_and_another_version_is_another_task(
+    continuation: TaskData, tmp_path: Path
+) -> None:
+    published = Manifest.model_validate_json(MANIFEST.read_text())
+    fewer = continuation.table.slice(4)
+    with pytest.raises(DataError, match=r"constraints\.txt"):
+        check_published("code_continuation", fewer, published.versions)
+    check_published("code_continuation", fewer, {**published.versions, "torch": "0.0"})

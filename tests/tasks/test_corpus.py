@@ -5,8 +5,8 @@ from importlib import metadata
 import pytest
 
 from w2s_ray.errors import DataError
-from w2s_ray.tasks import corpus
-from w2s_ray.tasks.python_source import PythonSource
+from w2s_ray.tasks.embedded import corpus
+from w2s_ray.tasks.embedded.python_source import PythonSource
 from w2s_ray.tasks.task import POOL, SCHEMA, TEST
 
 Functions = tuple[corpus.Function, ...]

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from w2s_ray import hub
 from w2s_ray.data.prepare import prepare_task
 from w2s_ray.errors import DataError
+from w2s_ray.hub import HubRepo
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.tasks import hub
 from w2s_ray.tasks.hh_rlhf import HH_RLHF, SUBSETS, first_human_turn
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import POOL, TEST, TaskData
@@ -127,9 +128,9 @@ def test_bad_rows_are_counted_by_reason_and_left_out(tmp_path: Path) -> None:
         ("chosen is list and not text", (205,), True),
         ("two dialogs that do not begin with the same human turn", (206, 207), True),
         ("the same text has different labels", (2, 209), True),
-        ("an example that is there already", (208,), False),
+        ("a repeated example", (208,), False),
     }
-    with pytest.raises(DataError, match="7 of 209 rows are no examples: two equal answers in row 201"):
+    with pytest.raises(DataError, match=r"7 of 209 rows are not usable, .* two equal answers in row 201"):
         read(tmp_path / "a.jsonl", max_skipped=0.01)
 
 
@@ -184,7 +185,7 @@ def test_the_hubs_rows_are_read_subset_by_subset_at_a_pinned_commit(monkeypatch:
         asked.append(data_files[split])
         return rows(4 * len(asked))[-4:]
 
-    monkeypatch.setattr(hub, "_ask", lambda name, revision: revision)
+    monkeypatch.setattr(hub, "look_up", lambda name, revision, repo_type: HubRepo(revision, (), None))
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     table = open_task(TaskSpec(builtin="hh_rlhf")).read().table
     assert asked == [

@@ -77,7 +77,7 @@ def test_braces_that_a_template_doubles_are_braces(tmp_path: Path) -> None:
     texts = open_task(TaskSpec(files=str(path), text='{{"ask": "{q}"}} yes?', label="y")).read().table["text"]
     assert texts.to_pylist() == ['{"ask": "q0"} yes?', '{"ask": "q1"} yes?']
     for text in ("{q!r}", "{q:>9}"):
-        with pytest.raises(DataError, match="nothing else in the braces"):
+        with pytest.raises(DataError, match="only a column name"):
             open_task(TaskSpec(files=str(path), text=text, label="y"))
 
 
@@ -146,8 +146,8 @@ def test_pool_rows_that_are_related_to_a_test_row_are_counted_and_left_out(tmp_p
         ({"review": float("nan")}, "no text"),
         ({"stars": float("nan")}, "no label"),
         ({"film": None}, "no film"),
-        ({"film": "\ud83d"}, "half a character, which is not Unicode"),
-        ({"stars": "\ud83d"}, "half a character, which is not Unicode"),
+        ({"film": "\ud83d"}, "half a surrogate pair, which is not valid Unicode"),
+        ({"stars": "\ud83d"}, "half a surrogate pair, which is not valid Unicode"),
     ],
 )
 def test_a_value_that_is_not_there_or_no_text_is_counted_and_becomes_no_example(
@@ -180,7 +180,7 @@ def test_half_a_character_is_a_bad_row(tmp_path: Path) -> None:
     data = read(path)
     assert data.table.num_rows == 40
     assert [(each.reason, each.first_rows) for each in data.left_out] == [
-        ("half a character, which is not Unicode", (41,))
+        ("half a surrogate pair, which is not valid Unicode", (41,))
     ]
 
 
@@ -197,30 +197,30 @@ def test_data_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
         ("a.txt", b"x", {}, "no known ending"),
         ("a.jsonl", b"", {}, "has no rows"),
         ("a.jsonl", b'{"review": "x", "stars": 1}\n{oops}\n', {}, "line 2 is not JSON"),
-        ("a.jsonl", b"[1]\n", {}, "line 1 holds list"),
-        ("a.json", b"[1]\n", {}, "item 1 holds int"),
+        ("a.jsonl", b"[1]\n", {}, "line 1 has the type list"),
+        ("a.json", b"[1]\n", {}, "item 1 has the type int"),
         (
             "a.jsonl",
             b'{"review": "x", "stars": 1}\n{"review": "\xff", "stars": 1}\n',
             {},
             "0xff on line 2 is not UTF-8",
         ),
-        ("a.jsonl.gz", b"not gzip", {}, "ends in .gz"),
-        ("a.jsonl.zst", b"not zstd", {}, "ends in .zst"),
-        ("a.jsonl.gz", gzip.compress(b'{"review": "x", "stars": 1}')[:-6], {}, "ends in .gz"),
-        ("a.csv", b"review,stars\nx,1\ny\n", {}, "line 3 has not as many fields"),
-        ("a.parquet", b"PAR0", {}, "is Parquet"),
+        ("a.jsonl.gz", b"not gzip", {}, "compressed with gzip"),
+        ("a.jsonl.zst", b"not zstd", {}, "compressed with zstd"),
+        ("a.jsonl.gz", gzip.compress(b'{"review": "x", "stars": 1}')[:-6], {}, "compressed with gzip"),
+        ("a.csv", b"review,stars\nx,1\ny\n", {}, "line 3 does not have as many fields"),
+        ("a.parquet", b"PAR0", {}, "is not a Parquet file"),
         ("a.csv", b"review,stars\nx,1\ny,0\n", {"text": "reviews"}, "did you mean 'review'?"),
         ("a.csv", b"review,stars\nx,1\ny,0\n", {"group": "film"}, "its columns are 'review', 'stars'"),
-        ("a.csv", b"review,stars\nx,1\ny,0\n", {"text": "{review"}, "a template holds"),
+        ("a.csv", b"review,stars\nx,1\ny,0\n", {"text": "{review"}, "a template has"),
         ("a.csv", b"review,stars\nx,1\n ,0\n", {}, "no text in row 2"),
         ("a.csv", b"review,stars\nx,1\ny,\n", {}, "no label in row 2"),
         ("a.csv", b"review,stars\nx,1\ny,1\n", {}, "every label is '1'"),
         ("a.csv", b"review,stars\nx,1\ny,0\nz,7\n", {"classes": ("0", "1")}, "unknown label '7' in row 3"),
-        ("a.csv", b"review,stars\nx,1\ny,0\n", {"classes": ("0", "0", "1")}, "each class stands once"),
+        ("a.csv", b"review,stars\nx,1\ny,0\n", {"classes": ("0", "0", "1")}, "lists a class twice"),
     ],
 )
-def test_bad_data_is_refused_with_value_rule_and_remedy(
+def test_bad_data_is_refused(
     tmp_path: Path, name: str, content: bytes | None, spec: dict[str, Any], message: str
 ) -> None:
     path = tmp_path / name
@@ -229,13 +229,12 @@ def test_bad_data_is_refused_with_value_rule_and_remedy(
     with pytest.raises(DataError) as caught:
         read(path, **spec)
     assert message in str(caught.value)
-    assert caught.value.value and caught.value.rule and caught.value.remedy
 
 
 def test_a_label_that_occurs_only_in_the_test_file_is_unknown(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", ROWS)
     other = json_lines(tmp_path / "b.jsonl", [{"review": "x", "stars": 5}])
-    with pytest.raises(DataError, match=r"b.jsonl: 1 of 1 rows are no examples: unknown label '5'"):
+    with pytest.raises(DataError, match=r"b.jsonl: 1 of 1 rows are not usable, .* unknown label '5'"):
         read(path, test_files=str(other))
 
 
@@ -279,7 +278,7 @@ def test_a_task_of_ones_own_is_named_like_a_builtin() -> None:
     register_task("mine_for_this_test", factory)
     register_task("mine_for_this_test", factory)
     assert open_task(TaskSpec(builtin="mine_for_this_test")).fingerprint() == "mine"
-    with pytest.raises(DataError, match="registered already"):
+    with pytest.raises(DataError, match="mine_for_this_test"):
         register_task("mine_for_this_test", lambda spec: Mine())
     with pytest.raises(DataError, match="did you mean 'code_continuation'"):
         open_task(TaskSpec(builtin="code_continuatoin"))

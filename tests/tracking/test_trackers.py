@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.tracking.null_tracker import NullTracker
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.study import Study, TrackingSpec
 from w2s_ray.tracking.fanout import Fanout
 from w2s_ray.tracking.jsonl import JsonLinesTracker
-from w2s_ray.tracking.null import NullTracker
 from w2s_ray.tracking.opening import POINTS, open_tracker
 from w2s_ray.tracking.tracker import RunInfo, Tracker, chain_run, stage_run, stage_run_id
 

@@ -22,7 +22,7 @@ from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.task import SCHEMA, Kind, Task, TaskData
-from w2s_ray.training.models import load_tokenizer
+from w2s_ray.training.models.network import load_tokenizer
 from w2s_ray.training.progress import StageProgress
 from w2s_ray.training.workers import Workers
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import astuple
 
 from w2s_ray.training import zero
-from w2s_ray.training.footprint import Limits, limits_for
+from w2s_ray.training.memory.footprint import Limits, limits_for
 
 LIMITS = {
     "ahead": Limits(bucket=4_096, prefetch=2_100, live=6_000, reuse=500, persistence=16, sub_group=8_192),

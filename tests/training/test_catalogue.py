@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from w2s_ray import hub
 from w2s_ray.errors import ModelError
+from w2s_ray.hub import HubUnreachable
 from w2s_ray.spec.stage import Architecture
 from w2s_ray.spec.study import LevelSpec
-from w2s_ray.training import catalogue, hub, model_files
-from w2s_ray.training.catalogue import Unresolved, model_folder, resolve_model
+from w2s_ray.training import model_files
+from w2s_ray.training.models import catalogue
+from w2s_ray.training.models.catalogue import model_folder, resolve_model
 
 TOKENIZER = catalogue.LADDER / "tokenizer"
 
@@ -164,8 +167,9 @@ def test_a_padding_token_that_is_no_token_is_refused(folder: Path) -> None:
 
 
 def test_without_the_hub_the_missing_files_are_named(offline: Path) -> None:
-    found = resolved(model="gpt2")
-    assert found == Unresolved(("gpt2/tokenizer.json", "gpt2/config.json", "gpt2/model.safetensors"))
+    with pytest.raises(HubUnreachable) as caught:
+        resolved(model="gpt2")
+    assert caught.value.files == ("gpt2/tokenizer.json", "gpt2/config.json", "gpt2/model.safetensors")
 
 
 def cache(offline: Path, folder: Path, commit: str = "c0ffee") -> None:
@@ -184,14 +188,17 @@ def test_without_the_hub_a_cached_model_resolves_to_its_commit(offline: Path, fo
 
 def test_without_the_hub_a_commit_that_is_not_cached_is_unresolved(offline: Path, folder: Path) -> None:
     cache(offline, folder)
-    assert isinstance(resolve_model(LevelSpec(model="owner/name"), pinned="another"), Unresolved)
+    with pytest.raises(HubUnreachable):
+        resolve_model(LevelSpec(model="owner/name"), pinned="another")
 
 
 def test_without_the_hub_a_missing_shard_is_named(offline: Path, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001.safetensors"}}')
     cache(offline, folder)
-    assert resolved(model="owner/name") == Unresolved(("owner/name/model-00001.safetensors",))
+    with pytest.raises(HubUnreachable) as caught:
+        resolved(model="owner/name")
+    assert caught.value.files == ("owner/name/model-00001.safetensors",)
 
 
 def test_a_model_that_the_hub_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,14 +216,15 @@ def test_a_model_that_the_hub_does_not_know_is_refused(monkeypatch: pytest.Monke
 
 def test_what_is_neither_id_nor_folder_is_refused() -> None:
     with pytest.raises(ModelError, match="hub id"):
-        hub.look_up("a b c?", None, weights=True)
+        hub.look_up("a b c?", None, "model")
 
 
 def test_the_catalogue_needs_neither_torch_nor_transformers() -> None:
     import subprocess
 
     code = (
-        "import sys; from w2s_ray.training.catalogue import resolve_model; from w2s_ray.spec.study import LevelSpec\n"
+        "import sys; from w2s_ray.training.models.catalogue import resolve_model\n"
+        "from w2s_ray.spec.study import LevelSpec\n"
         "from w2s_ray.spec.stage import Architecture as A\n"
         "shape = A(hidden_size=8, num_layers=1, num_heads=1, intermediate_size=8)\n"
         "resolve_model(LevelSpec(model='w2s:small', architecture=shape))\n"

@@ -12,7 +12,7 @@ from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.stage import Execution
 from w2s_ray.training.features import features
 from w2s_ray.training.feed import Examples, TokenRow
-from w2s_ray.training.models import load_tokenizer
+from w2s_ray.training.models.network import load_tokenizer
 from w2s_ray.training.workers import Workers
 
 PAD = 0

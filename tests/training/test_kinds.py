@@ -20,8 +20,8 @@ from w2s_ray.training.answers import answer_tokens
 from w2s_ray.training.checkpoints import Progress
 from w2s_ray.training.lessons.answers import AnswerLesson
 from w2s_ray.training.loop import Loop
-from w2s_ray.training.models import PairNetwork, load_network, load_tokenizer
-from w2s_ray.training.prompts import asked
+from w2s_ray.training.models.network import PairNetwork, load_network, load_tokenizer
+from w2s_ray.training.models.prompts import asked
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 

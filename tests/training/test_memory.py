@@ -15,8 +15,15 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.micro_batches import FOLDER
 from w2s_ray.training import feed, stage
-from w2s_ray.training.machine import GIB, host_memory, reserve_bytes, share_of_host, usage_text
-from w2s_ray.training.memory import Meter, is_out_of_memory
+from w2s_ray.training.memory.usage import (
+    GIB,
+    Meter,
+    host_memory,
+    is_out_of_memory,
+    reserve_bytes,
+    share_of_host,
+    usage_text,
+)
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine

@@ -18,7 +18,7 @@ from w2s_ray.ladder import publish as publishing
 from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import load_study
-from w2s_ray.store.artifacts import AGES, ArtifactStore
+from w2s_ray.store.artifacts import SNAPSHOTS, ArtifactStore
 from w2s_ray.tasks.task import SCHEMA, Kind, TaskData
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
@@ -132,7 +132,7 @@ def test_a_model_is_kept_at_the_ages_that_are_asked_for_also_when_training_was_s
         record = store.find(stage.identity)
         assert record is not None
         folder = store.verify(record)
-        assert sorted(path.name for path in (folder / AGES).iterdir()) == ["0.1", "0.6"]
+        assert sorted(path.name for path in (folder / SNAPSHOTS).iterdir()) == ["0.1", "0.6"]
         weights[store] = [
             AutoModelForCausalLM.from_pretrained(folder / age).state_dict()[name]
             for age in ("ages/0.1", "ages/0.6", "model")

@@ -31,7 +31,7 @@ from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.lessons import AGREEMENT
 from w2s_ray.training.lessons.classes import ClassLesson
 from w2s_ray.training.losses import naive, soft_cross_entropy
-from w2s_ray.training.models import Network, load_network, load_tokenizer
+from w2s_ray.training.models.network import Network, load_network, load_tokenizer
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine

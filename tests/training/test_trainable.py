@@ -16,9 +16,9 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import Execution, Lora, ModelSource, Prompt
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training import checkpoints
-from w2s_ray.training.adapters import merged
-from w2s_ray.training.models import load_network, load_tokenizer
-from w2s_ray.training.prompts import asked
+from w2s_ray.training.models.adapters import merged
+from w2s_ray.training.models.network import load_network, load_tokenizer
+from w2s_ray.training.models.prompts import asked
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 

@@ -1,5 +1,5 @@
-"""The command `w2s`: parse, call, print.
+"""The command `w2s`: parse the arguments, call the package, print the result.
 
-`main.py` declares the verbs and loads nothing heavy; each verb's module is imported when it is called. Only our own
-lines reach the terminal (`terminal.py`): what Ray, DeepSpeed, transformers and W&B print goes to a log file.
+`main.py` declares the verbs and imports nothing heavy; the module of a verb is imported when it is called. Only our own
+lines reach the terminal (`terminal.py`); the output of Ray, DeepSpeed, transformers and W&B goes to a log file.
 """

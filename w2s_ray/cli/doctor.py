@@ -1,13 +1,12 @@
-"""`w2s doctor`: what this machine has, and what a study would miss on it."""
+"""`w2s doctor`: check whether this machine can run studies."""
 
-import json
 import os
 import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -15,8 +14,8 @@ from typing import Literal
 from rich.table import Table
 from rich.text import Text
 
-from w2s_ray.cli.amounts import bytes_text
-from w2s_ray.cli.terminal import terminal
+from w2s_ray import hub
+from w2s_ray.cli.terminal import bytes_text, terminal
 from w2s_ray.errors import StoreError
 from w2s_ray.store.artifacts import FOLDERS, ArtifactStore
 
@@ -27,7 +26,7 @@ _MIN_SHM_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     subject: str
     verdict: Literal["ok", "note", "problem"]
@@ -35,12 +34,10 @@ class Finding:
 
 
 def examine(store_folder: Path, *, as_json: bool) -> int:
-    """Print what was found; return 1 where something would stop a study."""
+    """Print all findings; return 1 if one of them would stop a study."""
     findings = [finding for check in _CHECKS for finding in check(store_folder)]
     if as_json:
-        terminal.out.print(
-            json.dumps([asdict(finding) for finding in findings], indent=2), markup=False, soft_wrap=True
-        )
+        terminal.json(findings)
     else:
         table = Table(box=None, pad_edge=False, show_header=False)
         colours = {"ok": "green", "note": "yellow", "problem": "red"}
@@ -66,14 +63,14 @@ def _packages(_store: Path) -> Iterator[Finding]:
 def _machine(_store: Path) -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     verdict: Literal["ok", "note"] = "ok" if cores >= 2 else "note"
-    yield Finding("CPU cores", verdict, f"{cores}" if cores >= 2 else f"{cores}; the quickstart's crew has two workers")
+    yield Finding("CPU cores", verdict, f"{cores}" if cores >= 2 else f"{cores}; the quickstart study has two workers")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield Finding("memory", "ok" if memory >= _MIN_MEMORY_BYTES else "note", bytes_text(memory))
     shared = Path("/dev/shm")
     if shared.is_dir():
         free = shutil.disk_usage(shared).free
-        wanted = "" if free >= _MIN_SHM_BYTES else "; Ray's object store falls back to slower disk"
-        yield Finding("/dev/shm", "ok" if free >= _MIN_SHM_BYTES else "note", f"{bytes_text(free)} free{wanted}")
+        warning = "" if free >= _MIN_SHM_BYTES else "; Ray's object store will use slower disk"
+        yield Finding("/dev/shm", "ok" if free >= _MIN_SHM_BYTES else "note", f"{bytes_text(free)} free{warning}")
 
 
 def _accelerators(_store: Path) -> Iterator[Finding]:
@@ -88,43 +85,39 @@ def _accelerators(_store: Path) -> Iterator[Finding]:
     from w2s_ray.training.workers import computes_bf16
 
     has_bf16 = computes_bf16(torch.device("cuda" if count else "cpu"))
-    lack = "no instructions for it: `precision: bf16` computes in fp32, with other rounding and more slowly"
-    yield Finding("bf16", "ok" if has_bf16 else "note", "has instructions for it" if has_bf16 else lack)
+    without = "not supported by the hardware: `precision: bf16` computes in fp32, more slowly and with other rounding"
+    yield Finding("bf16", "ok" if has_bf16 else "note", "supported by the hardware" if has_bf16 else without)
 
 
 def _store(folder: Path) -> Iterator[Finding]:
     store = ArtifactStore(folder)
-    made = [each for each in (store.root, *store.root.parents) if not each.exists()]
-    inside = [each for each in (store.root / name for name in FOLDERS) if not each.exists()]
+    parents = [path for path in (store.root, *store.root.parents) if not path.exists()]
+    folders = [path for path in (store.root / name for name in FOLDERS) if not path.exists()]
     try:
         store.prepare()
     except StoreError as error:
-        yield Finding("store", "problem", f"{error.value}; {error.remedy}")
+        yield Finding("store", "problem", f"{error.message}; {error.hint}")
         return
-    finally:  # looking leaves nothing behind
-        for each in (*inside, *made):
+    finally:  # leave no folder behind
+        for path in (*folders, *parents):
             with suppress(OSError):
-                each.rmdir()
-    there = next(each for each in (store.root, *store.root.parents) if each.exists())
-    yield Finding("store", "ok", f"{store.root}, {bytes_text(shutil.disk_usage(there).free)} free")
+                path.rmdir()
+    existing = next(path for path in (store.root, *store.root.parents) if path.exists())
+    yield Finding("store", "ok", f"{store.root}, {bytes_text(shutil.disk_usage(existing).free)} free")
 
 
 def _services(_store: Path) -> Iterator[Finding]:
-    import socket
-
     try:
         from w2s_ray.tracking.wandb import has_key
     except ImportError:
-        pass  # said above, among the packages
+        pass  # `_packages` reports it
     else:
         known = has_key()
         yield Finding("W&B", "ok" if known else "note", "key found" if known else "no key: runs are kept offline")
-
-    try:
-        socket.create_connection(("huggingface.co", 443), timeout=3).close()
+    if hub.is_reachable():
         yield Finding("Hugging Face hub", "ok", "reachable")
-    except OSError:
-        yield Finding("Hugging Face hub", "note", "cannot be reached: only built-in, local and cached models and data")
+    else:
+        yield Finding("Hugging Face hub", "note", "unreachable: only built-in, local and cached models and data")
 
 
 _CHECKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (

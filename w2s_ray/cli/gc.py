@@ -1,12 +1,9 @@
-"""`w2s gc`: what in a store could go, removed only when told so."""
+"""`w2s gc`: list what no study needs, and remove it after a confirmation."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.table import Table
-
-from w2s_ray.cli.amounts import bytes_text, count_text
-from w2s_ray.cli.terminal import terminal
+from w2s_ray.cli.terminal import bytes_text, count_text, plain_table, terminal
 from w2s_ray.errors import StoreError, W2SError
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.load import STUDY_NAME, load_study
@@ -17,76 +14,70 @@ from w2s_ray.store.search_result import every_chain, read_search_result
 
 
 def collect(store_folder: Path, *, yes: bool) -> None:
-    """List what could go, ask, and remove it."""
+    """List the garbage, ask for confirmation unless `yes`, and remove it."""
     store = existing_store(store_folder)
-    waste = _waste(store)
-    if not waste:
-        terminal.out.print("nothing to remove: everything belongs to a study in the store")
+    garbage = _garbage(store)
+    if not garbage:
+        terminal.line("nothing to remove: everything belongs to a study in the store")
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("path", "why", "size"):
-        table.add_column(heading, justify="right" if heading == "size" else "left")
-    for item in waste:
+    table = plain_table("path", "why", "size", right=("size",))
+    for item in garbage:
         table.add_row(str(item.path.relative_to(store.root)), item.reason, bytes_text(item.num_bytes))
     terminal.out.print(table)
-    total = bytes_text(sum(item.num_bytes for item in waste))
+    total = bytes_text(sum(item.num_bytes for item in garbage))
     if not yes:
-        if not _confirmed(f"remove {count_text(len(waste), 'entry')}, {total}? [y/N] "):
-            terminal.out.print("nothing was removed")
+        if not _confirmed(f"remove {count_text(len(garbage), 'entry')}, {total}? [y/N] "):
+            terminal.line("nothing was removed")
             return
-        still = {item.path for item in _waste(store)}  # runs may have begun or ended while the question stood
-        waste = [item for item in waste if item.path in still]
-    terminal.out.print(f"removed {bytes_text(remove(store, waste))}")
+        still = {item.path for item in _garbage(store)}  # a run may have started or ended since the question
+        garbage = [item for item in garbage if item.path in still]
+    terminal.line(f"removed {bytes_text(remove(store, garbage))}")
 
 
-def _unreferenced(store: ArtifactStore) -> list[Waste]:
-    """Artifacts that no study in the store names; none where it is not known what a study names."""
-    keep: set[str] = set()
-    for folder in sorted((store.root / "studies").glob("*")):
-        if not folder.is_dir():
-            continue
-        try:
-            keep.update(_named(store, folder))
-        except W2SError as error:
-            line = f"only abandoned work is listed, because of study {folder.name}: {error.value}; {error.remedy}"
-            terminal.err.print(line, markup=False, soft_wrap=True)
-            return []
-    return unreferenced(store, keep)
+def _garbage(store: ArtifactStore) -> list[Waste]:
+    """Return abandoned work, and artifacts that no study needs if all that is needed is known."""
+    garbage = abandoned(store)
+    try:
+        garbage = [*garbage, *unreferenced(store, _needed(store))]
+    except W2SError as error:
+        terminal.err.print(f"only abandoned work is listed: {error}", markup=False, soft_wrap=True)
+    return list({item.path: item for item in garbage}.values())
 
 
-def _named(store: ArtifactStore, folder: Path) -> Iterator[str]:
-    """Identities and fingerprints that one study needs.
+def _needed(store: ArtifactStore) -> set[str]:
+    """Return the identities and fingerprints that the studies in the store need.
 
     Raises:
-        W2SError: when the study cannot be read, or when that cannot be known yet.
+        W2SError: when a study cannot be read, or may still need artifacts that its file does not name.
     """
+    needed: set[str] = set()
+    for folder in sorted((store.root / "studies").glob("*")):
+        if not (folder / STUDY_NAME).is_file():
+            continue
+        try:
+            needed.update(_needed_by(store, folder))
+        except W2SError as error:
+            raise StoreError(f"study {folder.name}: {error.message}", error.hint) from error
+    return needed
+
+
+def _needed_by(store: ArtifactStore, folder: Path) -> Iterator[str]:
     from w2s_ray.planning.resolve import locked
 
-    if not (folder / STUDY_NAME).is_file():
-        return
     study = load_study(folder / STUDY_NAME)
     if read_under_way(study, store) is not None:
-        raise StoreError(
-            "a run of it is under way",
-            "a run may want more than the study's file, which is that of its last start",
-            "wait for its end",
-        )
+        raise StoreError("a run of it is in progress and may need any artifact", "wait until the run ends")
     searches = study.search is not None and study.search.choose_by is not None
     if searches and read_search_result(study, store) is None:
         raise StoreError(
-            "its search is not through",
-            "what a search has drawn is known when it is through",
-            f"run the study again, or remove {folder} and with it the claim to what it has done",
+            "its search has not finished and may need any artifact",
+            f"run the study again, or delete {folder} if you do not need its results",
         )
     resolution = locked(study, store)
     yield from (task.fingerprint for task in resolution.tasks.values())
     for stage in distinct_stages(every_chain(study, resolution, store)).values():
         yield stage.identity
         yield from (prediction.identity for prediction in stage.predicts)
-
-
-def _waste(store: ArtifactStore) -> list[Waste]:
-    return list({item.path: item for item in (*abandoned(store), *_unreferenced(store))}.values())
 
 
 def _confirmed(question: str) -> bool:

@@ -1,7 +1,15 @@
-"""Which view of a run fits the terminal: redrawn lines, or where there is no terminal, a line at each turn."""
+"""What a run shows while it works, and Ctrl-C.
 
+On a terminal the running stages are redrawn in place; elsewhere each stage prints a line when it starts and ends. The
+first Ctrl-C asks the run to stop at its next step with a checkpoint, the second ends the process at once. SIGTERM and
+SIGHUP only ask, even if repeated: a dropped connection sends SIGHUP twice.
+"""
+
+import os
+import signal
+import threading
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self, cast
 
 from rich.console import Console, Group
@@ -13,42 +21,44 @@ from w2s_ray.scheduling.status import RunningStage, StudyStatus, StudyView
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import short
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HARD_EXIT_CODE = 130
+
 
 def view_for(console: Console) -> AbstractContextManager[StudyView]:
-    """Return the view to show a run with."""
+    """Return the view that suits the console."""
     if console.is_terminal:
         return cast(AbstractContextManager[StudyView], LiveView(console))
     return nullcontext(PlainView(console))
 
 
 class PlainView:
-    """Prints a line when a stage begins and when it is over, and none in between."""
+    """Prints a line when a stage starts and when it ends."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._running: set[str] = set()
-        self._noticed = ""
+        self._notice = ""
 
     def update(self, status: StudyStatus) -> None:
-        """Print what has turned since the update before."""
         counts = f"{status.num_done}/{status.num_stages} done, {status.num_waiting} waiting, {status.num_shared} shared"
-        if status.notice and not self._noticed:
+        if status.notice and not self._notice:
             self._line(status.notice)
-        self._noticed = status.notice
+        self._notice = status.notice
         for turn in status.turns:
-            identity, named = turn.stage.identity, _named(turn.stage)
+            identity, name = turn.stage.identity, _name(turn.stage)
             if turn.began and identity not in self._running:
                 self._running.add(identity)
-                self._line(f"started  {named}")
+                self._line(f"started  {name}")
             elif not turn.began and identity in self._running:
                 self._running.remove(identity)
-                self._line(f"ended    {named} · {counts}")
+                self._line(f"ended    {name} · {counts}")
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
 
 
-def _named(stage: PlannedStage) -> str:
+def _name(stage: PlannedStage) -> str:
     return f"{stage.task} {stage.level} {stage.arm} {stage.spec.description} {short(stage.identity)}"
 
 
@@ -56,27 +66,23 @@ class LiveView:
     """Shows one line per running stage and a line of counts, redrawn in place; a context manager."""
 
     def __init__(self, console: Console) -> None:
-        """Show on `console`, a terminal; nothing is drawn before the first update."""
         self._live = Live(console=console, transient=True, auto_refresh=False)
 
     def __enter__(self) -> Self:
-        """Begin to draw."""
         self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the screen as it was."""
         self._live.stop()
 
     def update(self, status: StudyStatus) -> None:
-        """Show the newest status."""
         self._live.update(status_lines(status), refresh=True)
 
 
 def status_lines(status: StudyStatus) -> Group:
-    """Return the whole view."""
+    """Return the table of running stages, and the counts below it."""
     table = Table(box=None, pad_edge=False)
     for name in ("arm", "model", "task", "method"):
         table.add_column(name, no_wrap=True)
@@ -84,15 +90,13 @@ def status_lines(status: StudyStatus) -> Group:
         table.add_column(name, justify="right", no_wrap=True)
     for stage in status.running:
         table.add_row(*_cells(stage))
-    counts = Text(counts_line(status), style="dim")
+    counts = Text(_counts(status), style="dim")
     return Group(table, counts) if status.running else Group(counts)
 
 
-def counts_line(status: StudyStatus) -> str:
-    """Return the counter of stages in one line."""
+def _counts(status: StudyStatus) -> str:
     parts = [f"{status.num_done}/{status.num_stages} stages done", f"{status.num_shared} shared"]
-    parts.append(f"{len(status.running)} running")
-    parts.append(f"{status.num_waiting} waiting")
+    parts += [f"{len(status.running)} running", f"{status.num_waiting} waiting"]
     if status.num_failed:
         parts.append(f"{status.num_failed} failed")
     if not status.running and status.crews:
@@ -121,3 +125,43 @@ def _clock(seconds: float | None) -> str:
         return ""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+class Interrupt:
+    """A context manager in which signals set `event` instead of raising."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP: leave it so
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        """Print nothing: the interrupted code may be printing. `InterruptibleView` prints the message."""
+        if self.event.is_set() and number == signal.SIGINT:
+            os._exit(HARD_EXIT_CODE)
+        self.event.set()
+
+
+class InterruptibleView:
+    """A view that also prints, once, that the run was asked to stop."""
+
+    def __init__(self, view: StudyView, console: Console, event: threading.Event) -> None:
+        self._view, self._console, self._event = view, console, event
+        self._announced = False
+
+    def update(self, status: StudyStatus) -> None:
+        if self._event.is_set() and not self._announced:
+            self._announced = True
+            self._console.print("stopping at the next step, with a checkpoint; press Ctrl-C again to end at once")
+        self._view.update(status)

@@ -1,4 +1,4 @@
-"""The verbs of `w2s`. Each one parses its arguments and calls a module of its own, loaded then."""
+"""The verbs of `w2s`. Each parses its arguments and imports its module only when it is called."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import W2SError
 
 app = typer.Typer(
-    help="Weak-to-strong generalization studies: one YAML file, every distinct training exactly once.",
+    help="Weak-to-strong generalization studies: one YAML file, each distinct training run exactly once.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -22,21 +22,21 @@ app = typer.Typer(
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
 StoreFolder = Annotated[
     Path,
-    typer.Option("--store", envvar="W2S_STORE", metavar="DIR", help="Where artifacts are kept.", show_default=True),
+    typer.Option("--store", envvar="W2S_STORE", metavar="DIR", help="Folder of all artifacts.", show_default=True),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Change a key of the study; may stand several times."),
+    typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Override a study key (repeatable)."),
 ]
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Judge a search's candidates again that failed.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Begin however many chains there are.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Re-run failed search candidates.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Run very large studies without refusing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STORE = Path("w2s-store")
 
 
 @app.command()
 def plan(study: StudyFile, store: StoreFolder = DEFAULT_STORE, set_: Overrides = None, json: AsJson = False) -> None:
-    """Print chains, distinct stages, what is in the store, and what running the rest would take."""
+    """Print the chains and distinct stages of a study, and estimate what running them takes."""
     from w2s_ray.cli import plan as verb
 
     verb.print_plan(study, store, set_ or [], as_json=json)
@@ -48,15 +48,15 @@ def run(
     store: StoreFolder = DEFAULT_STORE,
     set_: Overrides = None,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster to run on: auto, HOST:PORT; else this machine.")
+        str | None, typer.Option(help="Ray cluster to run on: auto or HOST:PORT; default: this machine.")
     ] = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="About two steps of each stage, in a throwaway store.")
+        bool, typer.Option("--smoke", help="Take about two steps of each stage, in a temporary store.")
     ] = False,
     retry_failed: RetryFailed = False,
     yes: Yes = False,
 ) -> None:
-    """Run a study, or go on with it: what is in the store is not trained again."""
+    """Run a study, or resume it: finished stages are not trained again."""
     from w2s_ray.cli import run as verb
 
     if smoke:
@@ -66,7 +66,7 @@ def run(
 
 @app.command()
 def status(study: StudyFile, store: StoreFolder = DEFAULT_STORE, set_: Overrides = None, json: AsJson = False) -> None:
-    """Print how far each stage of a study is, from the store alone."""
+    """Print the state of each stage of a study."""
     from w2s_ray.cli import status as verb
 
     verb.print_status(study, store, set_ or [], as_json=json)
@@ -90,16 +90,16 @@ def report(
 @app.command()
 def export(
     study: StudyFile,
-    stage: Annotated[str, typer.Argument(help="An identity's first digits, or arm:level[:method][:seed].")],
+    stage: Annotated[str, typer.Argument(help="First digits of an identity, or arm:level[:method][:seed].")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     store: StoreFolder = DEFAULT_STORE,
     set_: Overrides = None,
     at: Annotated[
-        float | None, typer.Option(help="The model as it was after this share of training (optimisation.keep_at).")
+        float | None, typer.Option(help="Export the snapshot after this share of training (optimisation.keep_at).")
     ] = None,
 ) -> None:
     """Copy a stage's model and tokenizer to a folder that transformers loads."""
-    from w2s_ray.cli import export as verb
+    from w2s_ray.cli import report as verb
 
     verb.export(study, store, set_ or [], stage, folder, at)
 
@@ -109,10 +109,10 @@ def submit(
     study: StudyFile,
     address: Annotated[str, typer.Option(help="The cluster's dashboard, http://HOST:8265.")],
     store: Annotated[
-        str, typer.Option("--store", metavar="DIR", help="A folder that every node sees, by its absolute path.")
+        str, typer.Option("--store", metavar="DIR", help="Absolute path of a folder that every node can reach.")
     ],
     set_: Overrides = None,
-    wait: Annotated[bool, typer.Option(help="Follow the job's lines until it ends.")] = True,
+    wait: Annotated[bool, typer.Option(help="Print the job's output until it ends.")] = True,
     retry_failed: RetryFailed = False,
     yes: Yes = False,
 ) -> None:
@@ -125,18 +125,16 @@ def submit(
 @app.command()
 def logs(
     stage: Annotated[
-        str, typer.Argument(help="An identity's first digits, a part of the slug, or with --study arm:level.")
+        str, typer.Argument(help="First digits of an identity, part of a slug, or (with --study) arm:level.")
     ],
-    study: Annotated[Path | None, typer.Option(metavar="STUDY.yaml", help="The study that names the stage.")] = None,
+    study: Annotated[Path | None, typer.Option(metavar="STUDY.yaml", help="Study that has the stage.")] = None,
     store: StoreFolder = DEFAULT_STORE,
     set_: Overrides = None,
-    last: Annotated[
-        int, typer.Option("-n", "--last", min=1, help="How many of the last steps and log lines to print.")
-    ] = 20,
+    last: Annotated[int, typer.Option("-n", "--last", min=1, help="Number of last steps and log lines to print.")] = 20,
     json: AsJson = False,
 ) -> None:
-    """Print what a stage measured at its steps, what it printed, and how often it was started."""
-    from w2s_ray.cli import logs as verb
+    """Print the metrics of a stage's steps, its log, and when it was started."""
+    from w2s_ray.cli import status as verb
 
     verb.print_logs(stage, store, study, set_ or [], last=last, as_json=json)
 
@@ -146,7 +144,7 @@ def gc(
     store: StoreFolder = DEFAULT_STORE,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
 ) -> None:
-    """List abandoned work and artifacts that no study names, and remove them if told so."""
+    """List abandoned work and artifacts that no study needs, and remove them after a confirmation."""
     from w2s_ray.cli import gc as verb
 
     verb.collect(store, yes=yes)
@@ -162,81 +160,14 @@ def doctor(store: StoreFolder = DEFAULT_STORE, json: AsJson = False) -> None:
 
 @app.command()
 def tasks(json: AsJson = False) -> None:
-    """List the known tasks with their splits, licences, sources and test protocols."""
+    """List the built-in tasks with their splits, licences, sources and test protocols."""
     from w2s_ray.cli import tasks as verb
 
     verb.print_tasks(as_json=json)
 
 
-bench = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
-
-
-@bench.command()
-def overhead(
-    seeds: Annotated[int, typer.Option(min=4, help="Seeds of the tiny study, three stages each.")] = 4,
-    json: AsJson = False,
-) -> None:
-    """What a crew's stage costs besides training and predictions; its memory; a crew's cold start."""
-    from w2s_ray.cli import bench as verb
-
-    verb.print_overhead(seeds, as_json=json)
-
-
-@bench.command()
-def throughput(
-    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL ...]", help="As a study names them.")] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Alternating pairs.")] = 7,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each.")] = 8,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
-    json: AsJson = False,
-) -> None:
-    """Training speed on one worker beside a bare PyTorch loop over the same batches."""
-    from w2s_ray.cli import bench as verb
-
-    verb.print_throughput(models or ["w2s:medium", "w2s:large"], pairs, steps, threads, as_json=json)
-
-
-@bench.command()
-def submissions(
-    chains: Annotated[int, typer.Option(min=1, help="Chains to compile and submit.")] = 2000,
-    json: AsJson = False,
-) -> None:
-    """How fast a sweep compiles, and how many stage submissions a second the dispatcher takes."""
-    from w2s_ray.cli import bench as verb
-
-    verb.print_submissions(chains, as_json=json)
-
-
-@bench.command()
-def sharing(
-    chains: Annotated[int, typer.Option(min=2, help="Chains of the sweep.")] = 12,
-    epochs: Annotated[float, typer.Option(help="Of each stage; more make stages longer.")] = 36.0,
-    json: AsJson = False,
-) -> None:
-    """What a sweep of chains takes together and each by itself (about half an hour)."""
-    from w2s_ray.cli import bench as verb
-
-    verb.print_sharing(chains, epochs, as_json=json)
-
-
-@bench.command()
-def schedule(
-    workloads: Annotated[
-        list[str] | None, typer.Argument(metavar="[WORKLOAD ...]", help="Names of ours, or YAML files; all of ours.")
-    ] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="Another number of GPUs.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Another number of seeds, and so of chains.")] = None,
-    json: AsJson = False,
-) -> None:
-    """How close the scheduling policy comes to the best possible schedule, on a virtual clock."""
-    from w2s_ray.cli import bench as verb
-
-    verb.print_schedule(workloads or [], gpus, seeds, as_json=json)
-
-
 def main() -> None:
-    """Run the command; errors come out as value, rule and remedy, never as a traceback."""
+    """Run the command. Errors for the user are printed without a traceback."""
     _leave(_exit_code())
 
 
@@ -259,8 +190,8 @@ def _exit_code() -> int:
 def _leave(code: int) -> None:
     """End the process.
 
-    Where Ray was loaded the interpreter is not taken down piece by piece: a thread of Ray's may still write to its log
-    when the logger is gone, and the process of a study that went well would end with a segmentation fault.
+    If Ray was imported, skip the interpreter's shutdown: a thread of Ray may still be logging, and would crash the
+    process.
     """
     if "ray" not in sys.modules:
         sys.exit(code)
@@ -271,7 +202,7 @@ def _leave(code: int) -> None:
 
 
 def _unexpected(error: Exception) -> None:
-    """A bug of ours or of a library: one line, and a log that tells the rest."""
+    """Print a bug as one line; its traceback goes to a log."""
     if terminal.log is None:
         descriptor, name = tempfile.mkstemp(prefix="w2s-", suffix=".log")
         os.close(descriptor)

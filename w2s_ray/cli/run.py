@@ -1,4 +1,7 @@
-"""`w2s run`: resolve, compile, run with a live view, print the results and the files that were written."""
+"""`w2s run`: resolve, compile, run with a live view, print the results and the files that were written.
+
+`--smoke` runs the same study so small that every stage takes two steps, in a temporary store.
+"""
 
 import shlex
 import shutil
@@ -9,75 +12,72 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from w2s_ray.cli.amounts import count_text
-from w2s_ray.cli.opening import open_for_writing
-from w2s_ray.cli.smoke import shrink, shrink_text
-from w2s_ray.cli.terminal import terminal
+from w2s_ray.cli.inputs import open_for_writing
+from w2s_ray.cli.terminal import count_text, terminal
 from w2s_ray.errors import Interrupted, StudyError
 from w2s_ray.spec.chain import Chain, Resolution, distinct_stages
+from w2s_ray.spec.checks import least_examples
 from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.spec.points import count_chains, notices
-from w2s_ray.spec.study import Study
+from w2s_ray.spec.search import SearchSpec
+from w2s_ray.spec.stage import Optimisation
+from w2s_ray.spec.study import LevelSpec, MethodSpec, Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.search_result import every_chain
 
 if TYPE_CHECKING:
     from w2s_ray.scheduling.study import StudyOutcome
 
-
-MOST_CHAINS = 100_000
-"""More than this are only begun by those who say so."""
+MAX_CHAINS = 100_000
+"""Larger studies need --yes."""
+SMOKE_STEPS = 2
+_SMOKE_DOCUMENTS_PER_EXAMPLE = 2
+"""Documents for one block of text, more than enough."""
+_SIZE_KEYS = {"splits", "epochs", "examples_per_step", "every_steps"}
+"""Parts of a key that sets how much is trained."""
 
 
 def run(
     path: Path, store_folder: Path, overrides: Sequence[str], *, address: str | None, retry_failed: bool, yes: bool
 ) -> int:
-    """Run the study at `path`; return the exit code."""
+    """Run the study at `path`; return the exit code.
+
+    Raises:
+        StudyError: when it has more than `MAX_CHAINS` chains and `yes` is not set.
+    """
     study, store = open_for_writing(path, store_folder, overrides, "run")
-    check_number(study, yes=yes)
+    num_chains = count_chains(study)
+    if num_chains > MAX_CHAINS and not yes:
+        raise StudyError(
+            f"study {study.name} has {num_chains:,} chains, more than {MAX_CHAINS:,}",
+            "pass --yes to run it, list fewer values, or draw a sample (search.sampler: random)",
+        )
     resolution = _resolve(study, store)
-    for line in (*notices(study), *resolution.notices):
-        terminal.out.print(line, markup=False, soft_wrap=True)
-    outcome = _go(study, resolution, store, address, retry_failed=retry_failed)
-    _say_what_was_trained(outcome, every_chain(study, resolution, store), store)
-    _report(study, resolution, store)
+    for notice in (*notices(study), *resolution.notices):
+        terminal.line(notice)
+    outcome = _run_chains(study, resolution, store, address, retry_failed=retry_failed)
+    _print_trained(outcome, every_chain(study, resolution, store), store)
+    _print_results(study, resolution, store)
     return _exit_code(outcome)
 
 
-def check_number(study: Study, *, yes: bool) -> None:
-    """Refuse a study of very many chains, unless told that they are meant.
-
-    Raises:
-        StudyError: naming the number.
-    """
-    num_chains = count_chains(study)
-    if num_chains > MOST_CHAINS and not yes:
-        raise StudyError(
-            f"study {study.name} comes to {num_chains:,} chains",
-            f"more than {MOST_CHAINS:,} are begun only with --yes",
-            "list fewer values, draw a sample (search.sampler: random), or say --yes",
-        )
-
-
 def _resolve(study: Study, store: ArtifactStore) -> Resolution:
-    """Prepare data and models, which can take a minute the first time."""
+    """Prepare data and models; this can take a minute the first time."""
     from w2s_ray.planning.resolve import resolve_whole
 
-    terminal.out.print(f"preparing {', '.join(study.tasks)}", markup=False, soft_wrap=True)
+    terminal.line(f"preparing {', '.join(study.tasks)}")
     try:
         return resolve_whole(study, store)
     except KeyboardInterrupt:
-        value, rule = "stopped while the data was being prepared", "nothing was trained yet"
-        raise Interrupted(value, rule, f"go on with: {_command(store)}") from None
+        raise Interrupted("stopped while data was prepared; nothing was trained", _resume_hint(store)) from None
 
 
-def _go(
+def _run_chains(
     study: Study, resolution: Resolution, store: ArtifactStore, address: str | None, *, retry_failed: bool = False
 ) -> "StudyOutcome":
-    """Run the chains under the live view, and let Ctrl-C stop them in order."""
+    """Run the chains with a live view; Ctrl-C stops them with a checkpoint."""
     from w2s_ray.api import settings_of
-    from w2s_ray.cli.interrupt import Announcing, Interrupt
-    from w2s_ray.cli.live import view_for
+    from w2s_ray.cli.live import Interrupt, InterruptibleView, view_for
     from w2s_ray.scheduling.study import run_study
 
     with view_for(terminal.out) as view, Interrupt() as interrupt:
@@ -87,66 +87,76 @@ def _go(
                 resolution=resolution,
                 store=store,
                 address=address,
-                view=Announcing(view, terminal.out, interrupt.event),
+                view=InterruptibleView(view, terminal.out, interrupt.event),
                 interrupt=interrupt.event,
-                settings=replace(settings_of(study, store), say=_say),
+                settings=replace(settings_of(study, store), say=_print_and_log),
                 retry_failed=retry_failed,
             )
         except Interrupted as stopped:
-            raise Interrupted(stopped.value, stopped.rule, f"go on with: {_command(store)}") from None
+            raise Interrupted(stopped.message, _resume_hint(store)) from None
 
 
-def _say(line: str) -> None:
-    """Put a line on the terminal and into the log."""
-    terminal.out.print(line, markup=False, soft_wrap=True)
-    print(line, flush=True)
+def _print_and_log(line: str) -> None:
+    terminal.line(line)
+    print(line, flush=True)  # standard output is the log
 
 
-def _report(study: Study, resolution: Resolution, store: ArtifactStore) -> None:
-    """Write the report and print its table."""
+def _print_trained(outcome: "StudyOutcome", chains: Sequence[Chain], store: ArtifactStore) -> None:
+    """Print how many stages were trained, shared, and in the store already."""
+    from w2s_ray.scheduling.study import is_finished
+
+    stages = distinct_stages(chains)
+    finished = {identity for identity, stage in stages.items() if is_finished(stage, store)}
+    reused = finished.difference(outcome.trained)
+    if len(reused) == len(stages):
+        terminal.line(
+            f"nothing to train: all {len(stages)} stages of {count_text(len(chains), 'chain')} are in the store"
+        )
+        return
+    line = f"finished {len(outcome.trained)} of {len(stages)} stages; sharing saved {outcome.num_shared} trainings"
+    terminal.line(f"{line}; {len(reused)} were in the store already" if reused else line)
+
+
+def _print_results(study: Study, resolution: Resolution, store: ArtifactStore) -> None:
+    """Write the report; print its table and the files that were written."""
     from w2s_ray.cli.report import print_summary
     from w2s_ray.report.findings import Summary
     from w2s_ray.report.page import write_report
 
     page = write_report(study, resolution, store)
     print_summary(Summary.model_validate_json((page.parent / "results.json").read_bytes()))
-    terminal.out.print("written:")
+    terminal.line("written:")
     for file in (*sorted(page.parent.iterdir()), store.study_folder(study.name) / STUDY_NAME):
-        shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-        terminal.out.print(f"  {shown}", markup=False, soft_wrap=True)
-
-
-def _say_what_was_trained(outcome: "StudyOutcome", chains: Sequence[Chain], store: ArtifactStore) -> None:
-    from w2s_ray.scheduling.study import is_finished
-
-    stages = distinct_stages(chains)
-    finished = {identity for identity, stage in stages.items() if is_finished(stage, store)}
-    there = finished.difference(outcome.trained)
-    if len(there) == len(stages):
-        line = f"nothing to train: all {len(stages)} stages of {count_text(len(chains), 'chain')} are in the store"
-    else:
-        line = f"finished {len(outcome.trained)} of {len(stages)} stages; sharing saved {outcome.num_shared} trainings"
-        line += f"; {len(there)} were there already" if there else ""
-    terminal.out.print(line, markup=False, soft_wrap=True)
+        terminal.line(f"  {file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}")
 
 
 def _exit_code(outcome: "StudyOutcome") -> int:
-    """Say which chains failed and why, each reason once, and why a search chose nothing."""
-    reasons: dict[str, list[str]] = {}
+    """Print the failed chains, grouped by reason, and why a search chose nothing; return 1 if there are any."""
+    chains_by_reason: dict[str, list[str]] = {}
     for chain, reason in outcome.failed.items():
-        reasons.setdefault(reason, []).append(chain)
-    for reason, names in reasons.items():
-        terminal.err.print(f"failed: {', '.join(names)}\n{reason}", style="red", markup=False, soft_wrap=True)
-    nothing = outcome.found.why_nothing_is_chosen if outcome.found is not None else None
-    if nothing is not None:
-        terminal.err.print(nothing, style="red", markup=False, soft_wrap=True)
-    if reasons or nothing is not None:
-        terminal.err.print(f"  log:    {terminal.log}, and each stage's beside it", markup=False, soft_wrap=True)
-    return int(bool(reasons) or nothing is not None)
+        chains_by_reason.setdefault(reason, []).append(chain)
+    errors = [f"failed: {', '.join(chains)}\n{reason}" for reason, chains in chains_by_reason.items()]
+    nothing_chosen = outcome.found.why_nothing_is_chosen if outcome.found is not None else None
+    if nothing_chosen is not None:
+        errors.append(nothing_chosen)
+    for error in errors:
+        terminal.error(error)
+    if errors:
+        terminal.err.print(f"  log:    {terminal.log}; each stage has its own beside it", markup=False, soft_wrap=True)
+    return int(bool(errors))
+
+
+def _resume_hint(store: ArtifactStore) -> str:
+    """Return the typed command with its program and store spelled out, so that it works in any shell."""
+    as_module = [sys.executable, "-m", "w2s_ray"] if sys.argv[0].endswith("__main__.py") else [sys.argv[0]]
+    words = [*(["w2s"] if shutil.which("w2s") else as_module), *sys.argv[1:]]
+    if not any(word.partition("=")[0] == "--store" for word in words):
+        words += ["--store", str(store.root)]
+    return f"resume with: {shlex.join(words)}"
 
 
 def smoke(path: Path, overrides: Sequence[str], *, address: str | None) -> int:
-    """Take every stage through two steps; the store goes again, and so does the log unless something failed."""
+    """Take every stage through two steps; store and log are removed again, but the log stays if something failed."""
     from w2s_ray.planning.resolve import resolve_whole
 
     study = shrink(load_study(path, overrides))
@@ -155,19 +165,75 @@ def smoke(path: Path, overrides: Sequence[str], *, address: str | None) -> int:
         store.prepare()
         log = Path(tempfile.mkdtemp(prefix="w2s-")) / "smoke.log"
         terminal.capture(log)
-        resolution = shrink_text(resolve_whole(study, store), study)
-        outcome = _go(study, resolution, store, address)
+        resolution = _shrink_text(resolve_whole(study, store), study)
+        outcome = _run_chains(study, resolution, store, address)
         code = _exit_code(outcome)
         if code == 0:
             num_stages = len(distinct_stages(every_chain(study, resolution, store)))
-            terminal.out.print(f"smoke: {len(outcome.trained)} of {num_stages} stages took their few steps")
+            terminal.line(f"smoke: {len(outcome.trained)} of {num_stages} stages took their few steps")
             shutil.rmtree(log.parent)
         return code
 
 
-def _command(store: ArtifactStore) -> str:
-    """The command line that was typed, good for another shell too: with its program and store spelt out."""
-    as_module = [sys.executable, "-m", "w2s_ray"] if sys.argv[0].endswith("__main__.py") else [sys.argv[0]]
-    words = [*(["w2s"] if shutil.which("w2s") else as_module), *sys.argv[1:]]
-    named = any(word.partition("=")[0] == "--store" for word in words)
-    return shlex.join(words if named else [*words, "--store", str(store.root)])
+def shrink(study: Study) -> Study:
+    """Return the study with two optimizer steps per stage, and test and validation sets of a few examples.
+
+    Seeds, chains, methods, models and execution settings stay, because they are what a smoke run tries. Filters and
+    pooled splits make the number of steps smaller or larger.
+    """
+    max_step = max(level.optimisation.examples_per_step for level in study.ladder.values())
+    needed = max(least_examples(method) for method in study.methods.values())
+    train_examples = max(SMOKE_STEPS * max_step, 2 * needed)  # balancing by class may leave too few neighbours
+    splits = study.splits.model_copy(update={"train_examples": train_examples, "validation_examples": 8})
+    sizes = {"test_examples": 16, "train_examples": None, "validation_examples": None}
+    labelled = [method for method in study.methods.values() if method.objective == "labels"]
+    tasks = {
+        name: task.model_copy(update=sizes) if any(method.serves(name) for method in labelled) else task
+        for name, task in study.tasks.items()
+    }
+    ladder = {name: _shrink_level(level, train_examples) for name, level in study.ladder.items()}
+    methods = {name: _shrink_method(method, train_examples) for name, method in study.methods.items()}
+    report = study.report.model_copy(update={"bootstrap_samples": 50})
+    tracking = study.tracking.model_copy(update={"wandb": "disabled"})
+    update = {"tracking": tracking, "tasks": tasks, "ladder": ladder, "methods": methods, "splits": splits}
+    return study.model_copy(update={**update, "report": report, "search": _shrink_search(study.search)})
+
+
+def _shrink_text(resolution: Resolution, study: Study) -> Resolution:
+    """Return the resolution with only as many documents as two steps of pretraining need."""
+    max_step = max(level.optimisation.examples_per_step for level in study.ladder.values())
+    limit = max_step * SMOKE_STEPS * _SMOKE_DOCUMENTS_PER_EXAMPLE
+    tasks = {
+        name: task.model_copy(
+            update={"num_documents": min(task.num_documents, limit), "num_held_out": min(task.num_held_out, 16)}
+        )
+        for name, task in resolution.tasks.items()
+    }
+    return resolution.model_copy(update={"tasks": tasks})
+
+
+def _shrink_level(level: LevelSpec, train_examples: int) -> LevelSpec:
+    return level.model_copy(update={"optimisation": _shrink_optimisation(level.optimisation, train_examples)})
+
+
+def _shrink_method(method: MethodSpec, train_examples: int) -> MethodSpec:
+    generative = {
+        level: _shrink_optimisation(settings, train_examples) for level, settings in method.generative.items()
+    }
+    return method.model_copy(update={"generative": generative})
+
+
+def _shrink_optimisation(optimisation: Optimisation, train_examples: int) -> Optimisation:
+    epochs = SMOKE_STEPS * optimisation.examples_per_step / train_examples
+    stopping = optimisation.early_stopping
+    if stopping is not None:  # evaluate at every step, but never stop before the last one
+        stopping = stopping.model_copy(update={"every_steps": 1, "patience": SMOKE_STEPS})
+    return optimisation.model_copy(update={"epochs": epochs, "early_stopping": stopping})
+
+
+def _shrink_search(search: SearchSpec | None) -> SearchSpec | None:
+    """Return the search without the keys that set how much is trained; None if no key remains."""
+    if search is None:
+        return None
+    space = {key: domain for key, domain in search.space.items() if not _SIZE_KEYS & set(key.split("."))}
+    return search.model_copy(update={"space": space}) if space else None

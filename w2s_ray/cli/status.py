@@ -1,27 +1,28 @@
-"""`w2s status`: how far each stage of a study is, read from the store alone."""
+"""`w2s status` and `w2s logs`: the state of each stage, its steps and its output, all read from the store."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from rich.table import Table
-
-from w2s_ray.cli.opening import open_for_reading
-from w2s_ray.cli.terminal import MOST_ROWS, terminal
+from w2s_ray.cli.inputs import find_stage, open_for_reading
+from w2s_ray.cli.terminal import MAX_ROWS, plain_table, terminal
+from w2s_ray.errors import StudyError
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.identity import short
+from w2s_ray.spec.load import load_study
 from w2s_ray.store import lease
-from w2s_ray.store.artifacts import CHECKPOINTS, ArtifactStore
+from w2s_ray.store.artifacts import ATTEMPTS_NAME, CHECKPOINTS, ArtifactStore, artifact_folders, existing_store
 from w2s_ray.store.run_status import read_under_way
 from w2s_ray.store.search_result import every_chain
 
-State = Literal["done", "predictions lack", "running", "stopped", "waiting"]
+State = Literal["done", "predictions missing", "running", "stopped", "waiting"]
+_NUMBERS = ("steps", "attempts", "training seconds")
 
 
 class StageStatus(Spec):
-    """One distinct stage as the store shows it."""
+    """One distinct stage as it is in the store."""
 
     identity: str
     task: str
@@ -30,47 +31,45 @@ class StageStatus(Spec):
     loss: str
     state: State
     steps: int
-    """Optimizer steps that it has taken, as far as its journal tells."""
+    """Optimizer steps in its journal."""
     attempts: int
+    """How often it was started."""
     seconds: float | None
-    """Seconds of training, once it is done."""
+    """Seconds of training; None until it is done."""
 
 
 def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as_json: bool) -> None:
-    """Print a line per distinct stage."""
+    """Print a line per distinct stage, and why stages wait if a run is in progress."""
     study, store = open_for_reading(path, store_folder, overrides, "status")
     from w2s_ray.planning.resolve import locked
 
     stages = distinct_stages(every_chain(study, locked(study, store), store)).values()
-    found = [stage_status(store, stage) for stage in stages]
+    statuses = [stage_status(store, stage) for stage in stages]
     if as_json:
-        text = json.dumps([status.model_dump(mode="json") for status in found], indent=2)
-        terminal.out.print(text, markup=False, soft_wrap=True)
+        terminal.json(statuses)
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("identity", "task", "level", "arm", "loss", "state", "steps", "attempts", "training seconds"):
-        table.add_column(heading, justify="right" if heading in ("steps", "attempts", "training seconds") else "left")
-    urgent_first = sorted(found, key=lambda status: status.state in ("done", "waiting"))
-    for status in urgent_first[:MOST_ROWS] if len(found) > MOST_ROWS else found:
+    table = plain_table("identity", "task", "level", "arm", "loss", "state", *_NUMBERS, right=_NUMBERS)
+    active_first = sorted(statuses, key=lambda status: status.state in ("done", "waiting"))
+    for status in active_first[:MAX_ROWS] if len(statuses) > MAX_ROWS else statuses:
         seconds = "" if status.seconds is None else f"{status.seconds:.1f}"
         names = (short(status.identity), status.task, status.level, status.arm, status.loss, status.state)
         table.add_row(*names, str(status.steps), str(status.attempts), seconds)
     terminal.out.print(table)
-    terminal.say_left_out(len(found), "stage")
-    num_done = sum(status.state == "done" for status in found)
-    terminal.out.print(f"{num_done} of {len(found)} stages done", markup=False)
-    now = read_under_way(study, store)
-    for crew in now.worker_groups if now is not None else ():
-        terminal.out.print(crew, markup=False, soft_wrap=True)
-    for name, reason in now.waiting.items() if now is not None else ():
-        terminal.out.print(f"waiting: {name}: {reason}", markup=False, soft_wrap=True)
+    terminal.omitted(len(statuses), "stage")
+    terminal.line(f"{sum(status.state == 'done' for status in statuses)} of {len(statuses)} stages done")
+    run = read_under_way(study, store)
+    if run is not None:
+        for group in run.worker_groups:
+            terminal.line(group)
+        for name, reason in run.waiting.items():
+            terminal.line(f"waiting: {name}: {reason}")
 
 
 def stage_status(store: ArtifactStore, stage: PlannedStage) -> StageStatus:
-    """Return what the store shows of one stage."""
+    """Return the status of one stage."""
     record = store.find(stage.identity)
     folder = store.folder(stage.spec.slug, stage.identity)
-    journal = journal_lines(folder)
+    journal = _read_journal(folder)
     return StageStatus(
         identity=stage.identity,
         task=stage.task,
@@ -84,20 +83,76 @@ def stage_status(store: ArtifactStore, stage: PlannedStage) -> StageStatus:
     )
 
 
-def journal_lines(folder: Path) -> list[dict[str, float]]:
-    """Return what a stage measured at its steps; the last line of a running one may be half-written and is left out."""
-    try:
-        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
-    except OSError:
-        return []
-    lines: list[dict[str, float]] = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return lines
-
-
 def _state(store: ArtifactStore, stage: PlannedStage, folder: Path, *, finished: bool) -> State:
     if lease.holder(folder) is not None:
         return "running"
     if finished:
-        lacking = any(store.find(prediction.identity) is None for prediction in stage.predicts)
-        return "predictions lack" if lacking else "done"
+        missing = any(store.find(prediction.identity) is None for prediction in stage.predicts)
+        return "predictions missing" if missing else "done"
     return "stopped" if (folder / CHECKPOINTS).is_dir() else "waiting"
+
+
+def _read_journal(folder: Path) -> list[dict[str, float]]:
+    """Return the metrics of each step; the last line of a running stage may be torn and is skipped."""
+    try:
+        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def print_logs(
+    name: str, store_folder: Path, study_file: Path | None, overrides: Sequence[str], *, last: int, as_json: bool
+) -> None:
+    """Print the attempts, the last lines of the log and the last steps of the stage with this name."""
+    store = existing_store(store_folder)
+    if study_file is None:
+        folder = _folder_by_name(store, name)
+    else:
+        folder = _folder_in_study(store, name, study_file, overrides)
+    steps = _read_journal(folder)
+    if as_json:
+        for step in steps:
+            terminal.line(json.dumps(step))
+        return
+    terminal.line(str(folder))
+    lines = (folder / ATTEMPTS_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+    attempts = [json.loads(line) for line in lines if line.endswith("}")]  # the last line may be torn
+    terminal.line(f"started: {', '.join(attempt['started_at'] for attempt in attempts)}")
+    for log in sorted(store.root.glob(f"studies/*/logs/{folder.name}.log")):
+        terminal.line(f"log: {log}")
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-last:]:
+            terminal.line(f"  {line}")
+    if not steps:
+        terminal.line("no steps yet")
+        return
+    keys = tuple(dict.fromkeys(key for step in steps[-last:] for key in step))
+    table = plain_table(*keys, right=keys)
+    for step in steps[-last:]:
+        table.add_row(*(f"{step[key]:.6g}" if key in step else "" for key in keys))
+    terminal.out.print(table)
+
+
+def _folder_in_study(store: ArtifactStore, name: str, study_file: Path, overrides: Sequence[str]) -> Path:
+    from w2s_ray.planning.resolve import locked
+
+    study = load_study(study_file, overrides)
+    stage = find_stage(every_chain(study, locked(study, store), store), name)
+    folder = store.folder(stage.spec.slug, stage.identity)
+    if not (folder / ATTEMPTS_NAME).is_file():
+        raise StudyError(f"{name} was not started yet", "`w2s status` lists all stages")
+    return folder
+
+
+def _folder_by_name(store: ArtifactStore, name: str) -> Path:
+    """Return the folder of the one stage whose digest starts with `name`, or whose slug contains it."""
+    stages = [folder for folder in artifact_folders(store.root) if (folder / ATTEMPTS_NAME).is_file()]
+    matching = [folder for folder in stages if folder.name.rpartition("-")[2].startswith(name[:12])]
+    matching = matching or [folder for folder in stages if name in folder.name]
+    if len(matching) != 1:
+        raise StudyError(
+            f"{name!r} matches {len(matching)} stages in {store.root}; a stage is named by the first digits of its "
+            "identity or by a part of its slug",
+            f"one of: {', '.join(folder.name for folder in matching or stages) or '(no stage was started yet)'}",
+        )
+    return matching[0]

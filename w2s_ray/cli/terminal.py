@@ -1,11 +1,12 @@
-"""The terminal, kept to our own lines.
+"""The terminal, reserved for our own lines, and how amounts are written on it.
 
-Libraries write to file descriptors 1 and 2, from C++ and from other threads, so replacing `sys.stdout` would not stop
-them. `capture` gives the console descriptors of its own and turns 1 and 2 to a log file. From then on a terminal that
-goes away, with the connection or the window, takes no run with it.
+Libraries write to file descriptors 1 and 2, from C++ and from other threads, so replacing `sys.stdout` would not catch
+everything. `capture` duplicates the two descriptors for our own lines and redirects 1 and 2 to a log file. After that,
+a terminal that disappears (dropped connection, closed window) does not end the run.
 """
 
 import io
+import json
 import os
 import sys
 import traceback
@@ -13,77 +14,107 @@ from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
+from rich.table import Table
 
-from w2s_ray.store.files import writing
+from w2s_ray.store.files import redirect_output, writing
 
 _PIPED_WIDTH = 160
 """Columns of a table that is not printed on a terminal."""
 _UNKNOWN_WIDTH = 80
-MOST_ROWS = 200
-"""Of a list that people are to read; `--json` has the rest."""
+MAX_ROWS = 200
+"""Rows of a printed list; `--json` prints all of them."""
 
 
 class Terminal:
-    """Where our own lines go: `out` for what was asked for, `err` for what went wrong."""
+    """Our own output: `out` for results, `err` for errors."""
 
     def __init__(self) -> None:
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows a question mark
+            if isinstance(stream, io.TextIOWrapper):  # print a question mark for characters that it does not support
                 stream.reconfigure(errors="replace")
         self.out = _console(sys.stdout)
         self.err = _console(sys.stderr)
         self.log: Path | None = None
-        self._saved: tuple[int, int] | None = None
 
     def capture(self, log: Path) -> None:
-        """Send all that libraries print to `log` from now on; our own lines still reach the terminal.
+        """Send all output of libraries to `log` from now on; our own lines still reach the terminal.
 
         Raises:
             StoreError: when the log cannot be written.
         """
-        if self._saved is not None:
+        if self.log is not None:
             return
         with writing(log):
-            log.parent.mkdir(parents=True, exist_ok=True)
-            target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        self._flush()
-        self._saved = (os.dup(1), os.dup(2))
-        self.out, self.err = (_console(_text_file(os.dup(saved))) for saved in self._saved)
-        os.dup2(target, 1)
-        os.dup2(target, 2)
-        os.close(target)
+            saved = redirect_output(log)
+        self.out, self.err = (_console(_text_file(descriptor)) for descriptor in saved)
         self.log = log
 
-    def release(self) -> None:
-        """Give descriptors 1 and 2 back to the terminal."""
-        if self._saved is None:
-            return
-        self._flush()
-        for descriptor, saved in enumerate(self._saved, start=1):
-            os.dup2(saved, descriptor)
-            os.close(saved)
-        self._saved = None
-        self.out, self.err = _console(sys.stdout), _console(sys.stderr)
+    def line(self, text: str) -> None:
+        """Print one line of results as it is, without markup and wrapping."""
+        self.out.print(text, markup=False, soft_wrap=True)
 
-    def say_left_out(self, count: int, word: str) -> None:
-        """Say how many of `count` rows were left out, if any were."""
-        if count > MOST_ROWS:
-            self.out.print(f"… and {count - MOST_ROWS:,} more {word}s; --json lists every one", markup=False)
+    def error(self, text: str) -> None:
+        """Print one line of errors."""
+        self.err.print(text, style="red", markup=False, soft_wrap=True)
 
-    def explain(self, error: BaseException, said: str | None = None) -> None:
-        """Print an error as `said`, or as it says itself; its traceback goes to the log."""
+    def json(self, value: Any) -> None:
+        """Print a value as JSON; pydantic models and dataclasses are converted."""
+        from pydantic_core import to_jsonable_python
+
+        self.line(json.dumps(to_jsonable_python(value), indent=2))
+
+    def omitted(self, count: int, noun: str) -> None:
+        """Print how many of `count` rows were left out, if any."""
+        if count > MAX_ROWS:
+            self.line(f"… and {count - MAX_ROWS:,} more {noun}s; --json lists all")
+
+    def explain(self, error: BaseException, text: str | None = None) -> None:
+        """Print an error, as `text` if given; its traceback goes to the log."""
         if self.log is not None:
             traceback.print_exception(error)
-        self._flush()
-        self.err.print(said or str(error), style="red", markup=False, soft_wrap=True)
+        for stream in (self.out.file, self.err.file, sys.stdout, sys.stderr):
+            stream.flush()
+        self.error(text or str(error))
         if self.log is not None:
             self.err.print(f"  log:    {self.log}", markup=False, soft_wrap=True)
 
-    def _flush(self) -> None:
-        for console in (self.out, self.err):
-            console.file.flush()
-        sys.stdout.flush()
-        sys.stderr.flush()
+
+def plain_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    """Return a table without borders; the columns named in `right` are right-aligned."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left")
+    return table
+
+
+def bytes_text(num_bytes: int | None) -> str:
+    """Return, for example, `1.5 MiB`; `?` if unknown."""
+    if num_bytes is None:
+        return "?"
+    amount = float(num_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """Return, for example, `45 s`, `3 min 20 s` or `2 h 05 min`; `?` if unknown."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 90:
+        return f"{whole} s"
+    if whole < 5400:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def count_text(count: int, noun: str) -> str:
+    """Return, for example, `1 stage`, `3 stages` or `2 entries`."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
 
 
 def _console(file: IO[str]) -> Console:
@@ -91,10 +122,10 @@ def _console(file: IO[str]) -> Console:
 
 
 def _width(file: IO[str]) -> int:
-    """Columns to fill. Once descriptors 1 and 2 are a log file, rich could no longer find the terminal's by itself."""
-    chosen = os.environ.get("COLUMNS", "")
-    if chosen.isdecimal() and int(chosen) > 0:
-        return int(chosen)
+    """Return the columns to fill; once descriptors 1 and 2 are a log file, rich cannot find the terminal's width."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
     if not file.isatty():
         return _PIPED_WIDTH
     try:
@@ -103,11 +134,10 @@ def _width(file: IO[str]) -> int:
         return _UNKNOWN_WIDTH
 
 
-class _Forgiving(io.FileIO):
-    """A descriptor whose other end may go away: what is said then is lost, and whoever says it goes on."""
+class _LossyFile(io.FileIO):
+    """A descriptor whose reader may disappear: later writes are dropped without an error."""
 
     def write(self, data: Any, /) -> int:
-        """Write what can be written."""
         try:
             return super().write(data)
         except OSError:
@@ -115,9 +145,9 @@ class _Forgiving(io.FileIO):
 
 
 def _text_file(descriptor: int) -> IO[str]:
-    binary = io.BufferedWriter(_Forgiving(descriptor, "w"))
+    binary = io.BufferedWriter(_LossyFile(descriptor, "w"))
     return io.TextIOWrapper(binary, encoding="utf-8", errors="replace", line_buffering=True)
 
 
 terminal = Terminal()
-"""The process has one."""
+"""The only one of the process."""

@@ -21,7 +21,7 @@ from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import RECORD_NAME, check_files, digest_files, publish_folder, write_file
 from w2s_ray.store.record import utc_now
 from w2s_ray.tasks.related import merged_groups
-from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, LeftOut, Task, TaskData
+from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, LeftOut, Task, TaskData, check_left_out
 
 RECIPE = 3
 """Version of preparation and of the way splits are drawn; raised when the same task would give other splits."""
@@ -122,7 +122,6 @@ def prepare(store: ArtifactStore, name: str, spec: TaskSpec) -> PreparedTask:
     Raises:
         DataError: when its source is missing or its examples break a rule.
     """
-    from w2s_ray.tasks.accounting import check_left_out
     from w2s_ray.tasks.registry import open_task
 
     prepared = prepare_task(store, name, open_task(spec), spec.test_fraction)

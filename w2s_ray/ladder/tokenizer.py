@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.errors import DataError
 from w2s_ray.spec.load import load_study
-from w2s_ray.tasks.python_source import PythonSource
+from w2s_ray.tasks.embedded.python_source import PythonSource
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import POOL, Task
 

@@ -1,7 +1,7 @@
 """Whether the workers of a stage fit into the memory of the nodes, and the nearest setting that does.
 
-The need is an estimate (training/footprint.py, within 15 % of what docs/memory.md measured), so a stage is refused only
-where it exceeds all that a node or device has.
+The need is an estimate (training/memory/footprint.py, within 15 % of what docs/memory.md measured), so a stage is
+refused only where it exceeds all that a node or device has.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,9 +17,9 @@ from w2s_ray.planning.resolve import UNRESOLVED
 from w2s_ray.spec.chain import PlannedStage, Resolution
 from w2s_ray.spec.stage import Execution, ZeroStage
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training.catalogue import model_folder
-from w2s_ray.training.footprint import Footprint, footprint
-from w2s_ray.training.machine import GIB, share_of_host
+from w2s_ray.training.memory.footprint import Footprint, footprint
+from w2s_ray.training.memory.usage import GIB, share_of_host
+from w2s_ray.training.models.catalogue import model_folder
 
 
 def need_of(stage: PlannedStage, resolution: Resolution, tokens: int | None) -> Footprint | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from w2s_ray.spec.stage import GroupShape
-from w2s_ray.training.machine import gpu_bytes, host_memory
+from w2s_ray.training.memory.usage import gpu_bytes, host_memory
 
 Place = tuple[tuple[int, int], ...]
 """Pairs of a node's number and how many workers stand on it."""

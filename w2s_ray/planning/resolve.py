@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from w2s_ray.data.prepare import PreparedTask, prepare
 from w2s_ray.data.splits import check_sizes, num_documents, num_test
 from w2s_ray.errors import DataError, ModelError
+from w2s_ray.hub import HubUnreachable
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.checks import check_classes
@@ -23,9 +24,8 @@ from w2s_ray.spec.stage import Lora, Probe, Prompt
 from w2s_ray.spec.study import LevelSpec, MethodSpec, SplitSizes, Study, TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
-from w2s_ray.tasks.hub import HubUnreachable
 from w2s_ray.tasks.registry import open_task
-from w2s_ray.training.catalogue import Unresolved, resolve_model
+from w2s_ray.training.models.catalogue import resolve_model
 
 LOCK_NAME = "study.lock.yaml"
 UNRESOLVED = "unresolved"
@@ -60,11 +60,11 @@ def resolve(study: Study, store: ArtifactStore) -> Resolution:
     models: dict[str, ResolvedModel] = {}
     for name, level in study.ladder.items():
         pinned, contexts, targets = _pinned(lock, name, level), _contexts(variants, name), _targets(variants, name)
-        found = resolve_model(level, pinned, contexts, targets)
-        if isinstance(found, Unresolved):
-            unresolved += found.files
-            found = ResolvedModel(revision=UNRESOLVED, num_parameters=None)
-        models[name] = found
+        try:
+            models[name] = resolve_model(level, pinned, contexts, targets)
+        except HubUnreachable as error:
+            unresolved += error.files
+            models[name] = ResolvedModel(revision=UNRESOLVED, num_parameters=None)
     tasks: dict[str, ResolvedTask] = {}
     for name, task in study.tasks.items():
         try:

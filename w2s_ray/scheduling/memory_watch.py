@@ -18,7 +18,7 @@ from typing import TextIO
 
 import psutil
 
-from w2s_ray.training.machine import Memory, host_memory, reserve_bytes, usage_text
+from w2s_ray.training.memory.usage import Memory, host_memory, reserve_bytes, usage_text
 
 logger = logging.getLogger(__name__)
 

@@ -45,7 +45,7 @@ from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.run_status import say_over, say_under_way
-from w2s_ray.training.machine import usage_text
+from w2s_ray.training.memory.usage import usage_text
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle

@@ -28,11 +28,11 @@ from w2s_ray.scheduling.group import Group
 from w2s_ray.scheduling.line import Line
 from w2s_ray.scheduling.memory_watch import MemoryWatch
 from w2s_ray.scheduling.messages import CrewCard, Order
-from w2s_ray.scheduling.output import output_to
 from w2s_ray.scheduling.queue import Crash, CrashKind
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.files import output_to
 from w2s_ray.store.run_status import log_path
 from w2s_ray.training.progress import NullObserver, Observer, StageResult
 
@@ -190,6 +190,6 @@ def _named(error: BaseException | None) -> str:
 
 def _give_memory_back() -> None:
     if "torch" in sys.modules:
-        from w2s_ray.training.memory import give_memory_back
+        from w2s_ray.training.memory.usage import give_memory_back
 
         give_memory_back()

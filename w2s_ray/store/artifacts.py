@@ -44,8 +44,10 @@ if TYPE_CHECKING:
     from w2s_ray.store.predictions import Predictions
 
 CHECKPOINTS = "checkpoints"
-AGES = "ages"
-"""Where a stage keeps its model as it was during training, by the share of it that was done."""
+SNAPSHOTS = "ages"
+"""Folder of a stage's snapshots, one folder for each share of training in `optimisation.keep_at`.
+
+The name on disk is older than the word: files are part of an artifact's checksums."""
 ATTEMPTS_NAME = "attempts.jsonl"
 FOLDERS = ("artifacts", "data", "studies")
 """What a store has in its own folder."""
@@ -370,7 +372,7 @@ def _plain_slug(slug: str) -> str:
 
 def _clear_leftovers(folder: Path) -> None:
     for entry in folder.iterdir():
-        if entry.name in (*_BESIDE, AGES) or entry.suffix == ".jsonl":
+        if entry.name in (*_BESIDE, SNAPSHOTS) or entry.suffix == ".jsonl":
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

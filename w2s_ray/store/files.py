@@ -8,6 +8,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,40 @@ def writing(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         remedy = _REMEDIES.get(error.errno or 0, "check the disk, or choose another folder with --store")
         raise StoreError(f"cannot write {path}: {reason}", "the store must be writable and not full", remedy) from error
+
+
+def redirect_output(path: Path) -> tuple[int, int]:
+    """Append everything that this process prints, also from C code, to `path`.
+
+    Returns:
+        Duplicates of file descriptors 1 and 2 as they were before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _flush_output()
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    saved = os.dup(1), os.dup(2)
+    for descriptor in (1, 2):
+        os.dup2(target, descriptor)
+    os.close(target)
+    return saved
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Append everything that this process prints inside the block, also from C code, to `path`."""
+    saved = redirect_output(path)
+    try:
+        yield
+    finally:
+        _flush_output()
+        for descriptor, original in enumerate(saved, start=1):
+            os.dup2(original, descriptor)
+            os.close(original)
+
+
+def _flush_output() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 def require_space(folder: Path, num_bytes: int) -> None:

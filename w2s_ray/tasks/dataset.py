@@ -1,11 +1,11 @@
-"""Data sets: a format reads the rows, wherever they lie.
+"""Data sets: rows from any source, read by a format.
 
-A *recipe* is a known data set: its format, where its rows lie on the hub, and what a reader has to know of it. It reads
-the same columns from local files (`builtin: sst2` with `files:`). Own data is a format made from the study's keys
-(`own.py`). Both become a `DatasetTask`.
+A *recipe* is a known data set: its format, its place on the hub, and its description. It reads the same columns from
+local files (`builtin: sst2` with `files:`). For own data, a format is made from the study's keys (`own.py`). Both
+become a `DatasetTask`.
 
-Rows that are no examples are counted by reason, reported with their numbers, and left out, up to a share of the rows
-(`max_skipped`); above it the data is refused. Nothing goes silently.
+Rows that give no example are counted by reason, reported with their numbers, and left out. If their share of the rows
+exceeds `max_skipped`, the data is refused; no row is dropped silently.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,7 @@ from w2s_ray.spec.identity import identity
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.examples import Format
 from w2s_ray.tasks.gather import RECIPE, gather
-from w2s_ray.tasks.hub import PARQUET, HubRows, parse_revision
-from w2s_ray.tasks.sources import Rows, local_rows
+from w2s_ray.tasks.sources import PARQUET, HubRows, RowSource, local_rows, parse_revision
 from w2s_ray.tasks.task import TaskData, TaskInfo
 
 
@@ -25,20 +24,20 @@ class Recipe:
     """A known data set.
 
     Attributes:
-        name: what `builtin:` calls it.
+        name: the value of `builtin:`.
         format: how its rows become examples.
         hub: its id on the Hugging Face hub.
         licence: its licence, as its authors or its page on the hub state it.
         citation: who made it.
-        protocol: what is asked and how it is balanced, in one phrase.
+        protocol: the question and how it is balanced, in one phrase.
         subset: its configuration on the hub.
         pool: the split that training, validation and (without `test`) test examples come from; `a+b` joins two.
-        test: the split of the test set; without one it is drawn from the pool by group.
+        test: the split of the test set; None if the test set is drawn from the pool by group.
         branch: the hub's branch with the rows.
-        commit: the commit of that branch; where it is not known, the first resolution of a study locks it.
+        commit: the commit of that branch; None for the newest one, which the first resolution of a study locks.
         num_rows: rows of the pool and the test split, where known.
-        parts: folders of the hub's rows, or names of local files, by which results are also given.
-        version: raised whenever the format would make other examples from the same rows.
+        parts: folders of the hub's rows, or names of local files; each is a stratum.
+        version: increased when the format would make different examples from the same rows.
     """
 
     name: str
@@ -58,7 +57,6 @@ class Recipe:
 
     @property
     def info(self) -> TaskInfo:
-        """What a reader has to know of it."""
         return TaskInfo(
             name=self.name,
             kind=self.format.kind,
@@ -73,10 +71,10 @@ class Recipe:
         )
 
     def open(self, spec: TaskSpec) -> "DatasetTask":
-        """Return the task: of the files that `spec` names, or else of the hub's rows, at `spec.revision` if given."""
+        """Return the task for the files that `spec` names, or for the hub's rows, at `spec.revision` if given."""
         definition = [self.name, self.version]
         if spec.files is not None:
-            rows: Rows = local_rows(spec.files, spec.test_files, self.pool, self.test, self.parts)
+            rows: RowSource = local_rows(spec.files, spec.test_files, self.pool, self.test, self.parts)
         else:
             branch, commit = parse_revision(spec.revision) if spec.revision else (self.branch, self.commit)
             rows = HubRows(self.hub, self.subset, branch or self.branch, self.pool, self.test, commit, self.parts)
@@ -86,7 +84,7 @@ class Recipe:
 class DatasetTask:
     """Rows read by a format."""
 
-    def __init__(self, format_: Format, rows: Rows, definition: Sequence[object], max_skipped: float) -> None:
+    def __init__(self, format_: Format, rows: RowSource, definition: Sequence[object], max_skipped: float) -> None:
         self.kind = format_.kind
         self._format = format_
         self.rows = rows
@@ -94,10 +92,10 @@ class DatasetTask:
         self._max_skipped = max_skipped
 
     def fingerprint(self) -> str:
-        """Return the digest of how the rows are read and of their content.
+        """Return the digest of the definition and of the rows' content.
 
         Raises:
-            DataError: when the rows cannot be found.
+            DataError: when the rows do not exist.
         """
         return identity("task", [RECIPE, *self._definition, self.rows.digest()])
 
@@ -105,7 +103,7 @@ class DatasetTask:
         """Return the rows as examples, and which rows are left out.
 
         Raises:
-            DataError: when the rows cannot be read, or too many of them are not as they should be.
+            DataError: when the rows cannot be read, or too many of them are faulty.
         """
         data = gather(self._format, self.rows.read(), self._max_skipped)
         return replace(data, revision=self.rows.revision())

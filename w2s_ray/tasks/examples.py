@@ -1,7 +1,8 @@
-"""What a row becomes, and how a format reads a row's fields.
+"""Formats: how one row becomes examples.
 
-A *format* is one function from a row to its examples, with what it needs and gives. A row that is not as it should be
-raises `Skip` with a reason; `gather.py` counts such rows, reports them and leaves them out.
+A *format* is a function from a row to its examples, with the columns that it reads and the classes that it gives. For
+an unusable row it raises `Skip` with a reason; `gather.py` counts, reports and leaves out such rows. The helpers below
+read a row's fields.
 """
 
 import hashlib
@@ -15,23 +16,23 @@ from w2s_ray.tasks.rows import Row
 from w2s_ray.tasks.task import Kind
 
 PAIR_CLASSES = ("first", "second")
-"""Which text of a pair is the better one."""
+"""The class names of pairs: which text is the better one."""
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 class Example(NamedTuple):
-    """One example, as a format makes it.
+    """One example.
 
     Attributes:
-        text: what is read; of a pair, the first text.
-        group: what it shares with related examples: the passage, the question, the premise.
-        label: the name of its class; nothing for answers and texts.
+        text: the text that a model reads, or the first text of a pair.
+        group: the key that related examples share: the passage, the question, the premise.
+        label: the name of its class; None for answers and texts.
         other: the second text of a pair, or the answer.
-        ties: further keys that related examples share; who shares any of them belongs to one group.
-        bundle: what it shares with the examples that are drawn side by side with it, all of one group; as many of one
-            class are kept as of every other.
-        stratum: what it is also judged by itself with: a topic, a rating band.
-        id: the data set's own id; without one it is a digest of the content.
+        ties: further keys; examples that share any key are in one group.
+        bundle: the key of the examples that are drawn side by side with it, all of one group; a bundle keeps equally
+            many examples of each class.
+        stratum: a subset with its own metrics: a topic, a rating band.
+        id: the data set's own id; None for a digest of the content.
     """
 
     text: str
@@ -45,10 +46,10 @@ class Example(NamedTuple):
 
 
 class Skip(Exception):
-    """Raised by a format for a row that is no example: `reason`, and the value that was met, where it helps.
+    """Raised by a format for a row that gives no example: the reason, and the value that was found if that helps.
 
-    With `is_fault=False` the row is sound and has no place in the task, such as a third class of a two-class task: it
-    is reported, and does not count towards `max_skipped`.
+    With `is_fault=False` the row is sound but not part of the task, such as a third class of a two-class task. It is
+    reported, and does not count towards `max_skipped`.
     """
 
     def __init__(self, reason: str, value: object = None, *, is_fault: bool = True) -> None:
@@ -63,11 +64,11 @@ class Format:
     """How rows become examples.
 
     Attributes:
-        kind: what the examples are.
-        columns: the columns that every source has.
+        kind: the kind of its examples.
+        columns: the columns that every source must have.
         examples: one row → its examples; raises `Skip`.
-        class_names: the classes in label order; without them, the distinct labels of the pool, sorted.
-        together: all examples → what becomes of each, where a row by itself cannot tell what it is related to.
+        class_names: the classes in label order; None for the distinct labels of the pool, sorted.
+        together: all examples → the final example, or `Skip`, for each; for relations that one row does not show.
         judge: name of the judge of its answers; None for an exact match.
     """
 
@@ -83,7 +84,7 @@ def text_of(row: Row, column: str) -> str:
     """Return a column's text without white space at its ends.
 
     Raises:
-        Skip: when there is none.
+        Skip: when it is empty or not text.
     """
     value = row.get(column)
     if value is not None and not isinstance(value, str):
@@ -95,10 +96,10 @@ def text_of(row: Row, column: str) -> str:
 
 
 def optional_text(row: Row, column: str) -> str:
-    """Return a column's text, or nothing where it is empty or not there.
+    """Return a column's text, or an empty one if the row has none.
 
     Raises:
-        Skip: when it is something else.
+        Skip: when it is not text.
     """
     return text_of(row, column) if row.get(column) not in (None, "") and str(row[column]).strip() else ""
 
@@ -107,11 +108,11 @@ def texts_of(row: Row, column: str) -> list[str]:
     """Return a column's list of texts.
 
     Raises:
-        Skip: when it is no list, or one of them is no text.
+        Skip: when it is not a list, or holds something else than text.
     """
     values = row.get(column)
     if not isinstance(values, list) or not values:
-        raise Skip(f"{column} is no list of texts")
+        raise Skip(f"{column} is not a list of texts")
     return [text_of({column: value}, column) for value in values]
 
 
@@ -119,7 +120,7 @@ def number_of(row: Row, column: str) -> int:
     """Return a column's whole number, which may be written as text.
 
     Raises:
-        Skip: when it is something else.
+        Skip: when it is not a whole number.
     """
     value = row.get(column)
     if value is None or value == "":
@@ -130,10 +131,10 @@ def number_of(row: Row, column: str) -> int:
 
 
 def class_of(row: Row, column: str, names: Sequence[str] | Mapping[Any, str]) -> str:
-    """Return the class that a column's number (or, in a mapping, its value) stands for.
+    """Return the class name for a column's number, or for its value if `names` is a mapping.
 
     Raises:
-        Skip: when it stands for none.
+        Skip: when there is no such class.
     """
     value = row.get(column)
     if value is None or value == "":
@@ -149,17 +150,17 @@ def class_of(row: Row, column: str, names: Sequence[str] | Mapping[Any, str]) ->
 
 
 def digest(*content: object) -> str:
-    """Return a short name for what examples share: 24 digits of its hash."""
+    """Return a short key for content that examples share: 24 hex digits of its SHA-256."""
     return hashlib.sha256("\x1f".join(map(str, content)).encode()).hexdigest()[:24]
 
 
 def draw(num: int, *content: object) -> int:
-    """Return a number below `num` by hash of the content alone: the coin of every choice that a format makes."""
+    """Return a number below `num` that depends on the content alone; formats use it for every random choice."""
     return seeded_hash("draw", *content) % num
 
 
 def pair(chosen: str, rejected: str, group: str, stratum: str | None = None) -> Example:
-    """Return two texts in an order that says nothing of which is the better one: the hash of both decides it.
+    """Return two texts in an order that is decided by the hash of both, so that it does not show which is better.
 
     Raises:
         Skip: when the texts are equal.

@@ -1,8 +1,8 @@
-"""Rows become a task's table, and every row that does not is accounted for.
+"""Rows become a task's table, and every row that does not become an example is counted with its reason.
 
-A text that occurs twice is one example, related to all that its rows were related to. Where such rows disagree on the
-label or the answer, none of them is kept, because nobody knows which is right. Of a bundle as many examples of one
-class are kept as of every other.
+A text that occurs twice is one example, related to everything that its rows were related to. If such rows disagree on
+the label or the answer, none of them is kept, because it is unknown which is right. A bundle keeps equally many
+examples of each class.
 """
 
 import difflib
@@ -11,6 +11,7 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -18,31 +19,58 @@ import pyarrow as pa
 from w2s_ray.errors import DataError
 from w2s_ray.spec.base import Kind
 from w2s_ray.spec.identity import identity, seeded_hash
-from w2s_ray.tasks.accounting import Account
 from w2s_ray.tasks.examples import Example, Format, Skip
-from w2s_ray.tasks.related import merged_groups
+from w2s_ray.tasks.related import merged_groups, tied
 from w2s_ray.tasks.sources import Source
-from w2s_ray.tasks.task import POOL, SCHEMA, TEST, TaskData
-from w2s_ray.tasks.ties import tied
+from w2s_ray.tasks.task import POOL, SCHEMA, TEST, LeftOut, TaskData, check_left_out
 
 RECIPE = 4
-"""Raised whenever this module would make other examples from the same rows."""
+"""Increase when this module would make different examples from the same rows."""
 
 MAX_CLASSES = 100
-"""More distinct labels than this, where nothing lists them, are taken for a mistake."""
+"""Without `classes:`, more distinct labels than this are an error: probably the column is not a label."""
+SHOWN = 5
+"""How many row numbers and how many values are listed per reason."""
 _PLAIN_INTEGER = re.compile(r"-?\d{1,18}")
 _logger = logging.getLogger(__name__)
 
-_NOT_UNICODE = Skip("half a character, which is not Unicode")
+_NOT_UNICODE = Skip("half a surrogate pair, which is not valid Unicode")
 _CONTRADICTED = Skip("the same text has different labels")
 _ANSWERED_OTHERWISE = Skip("the same text has different answers")
-_REPEATED = Skip("an example that is there already", is_fault=False)
+_REPEATED = Skip("a repeated example", is_fault=False)
 _RELATED = Skip("an example that is related to one of the test set", is_fault=False)
 _SURPLUS = Skip("more examples of a class than the others of its question", is_fault=False)
 
 
+@dataclass(eq=False)
+class Account:
+    """The rows of one source that became no example, by (reason, whether it is a fault)."""
+
+    source: Source
+    num_rows: int = 0
+    _rows: dict[tuple[str, bool], dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
+
+    def leave_out(self, row: int, skip: Skip) -> None:
+        """Count a row; rows are numbered from 1."""
+        self._rows[skip.reason, skip.is_fault][row] = "" if skip.value is None else repr(skip.value)
+
+    def left_out(self) -> list[LeftOut]:
+        """Return the counts, faults first."""
+        return [
+            LeftOut(
+                source=self.source.name,
+                reason=" ".join((reason, ", ".join(sorted(set(filter(None, rows.values())))[:SHOWN]))).strip(),
+                num_rows=len(rows),
+                first_rows=tuple(sorted(rows)[:SHOWN]),
+                num_source_rows=self.num_rows,
+                is_fault=is_fault,
+            )
+            for (reason, is_fault), rows in sorted(self._rows.items(), key=lambda item: not item[0][1])
+        ]
+
+
 class Placed(NamedTuple):
-    """An example and the row that it was made from."""
+    """An example and the row that it came from."""
 
     example: Example
     row: int
@@ -50,22 +78,20 @@ class Placed(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Pool or test."""
         return self.account.source.origin
 
     def leave_out(self, skip: Skip) -> None:
-        """Count its row."""
         self.account.leave_out(self.row, skip)
 
 
 def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> TaskData:
-    """Turn rows into examples by `format_`; at most the share `max_skipped` of a source's rows may be faulty.
+    """Turn rows into examples with `format_`; at most the share `max_skipped` of a source's rows may be faulty.
 
     Raises:
-        DataError: when a source is empty or lacks a column, or has too many faulty rows.
+        DataError: when a source is empty, has no such column, or has too many faulty rows.
     """
     accounts = [Account(source) for source in sources]
-    placed = [each for account in accounts for each in _read(account, format_, max_skipped)]
+    placed = [example for account in accounts for example in _read(account, format_, max_skipped)]
     classes = format_.class_names or _class_names(placed)
     if format_.kind in ("classes", "pairs"):
         placed = _known(placed, classes)
@@ -74,11 +100,10 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
     if format_.together is not None:
         placed = _together(placed, format_)
     placed, groups = _apart(placed, format_)
-    for account in accounts:
-        account.check(max_skipped)
-    left_out = tuple(each for account in accounts for each in account.left_out())
-    for each in left_out:
-        _logger.warning("%s", each)
+    left_out = tuple(entry for account in accounts for entry in account.left_out())
+    check_left_out(left_out, max_skipped)
+    for entry in left_out:
+        _logger.warning("%s", entry)
     return TaskData(_table(placed, groups, classes), classes, left_out, judge=format_.judge)
 
 
@@ -96,35 +121,33 @@ def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Pla
             account.leave_out(number, _NOT_UNICODE)
         else:
             yield from (Placed(example, number, account) for example in made)
-    account.check(max_skipped)
+    check_left_out(account.left_out(), max_skipped)
 
 
 def _check_columns(source: Source, columns: Sequence[str]) -> None:
     known = list(dict.fromkeys(name for row in itertools.islice(source.rows, 100) for name in row))
     if not known:
-        raise DataError(f"{source.name} has no rows", "a task has examples", "check the file")
+        raise DataError(f"{source.name} has no rows")
     for column in columns:
         if column not in known:
             near = difflib.get_close_matches(column, known, n=1, cutoff=0.5)
-            remedy = f"did you mean {near[0]!r}?" if near else f"its columns are {', '.join(map(repr, known))}"
-            rule = f"the task reads the column{'s' * (len(columns) > 1)} {', '.join(columns)}"
-            raise DataError(f"{source.name} has no column {column!r}", rule, remedy)
+            hint = f"did you mean {near[0]!r}?" if near else f"its columns are {', '.join(map(repr, known))}"
+            raise DataError(f"{source.name} has no column {column!r}; the task reads {', '.join(columns)}", hint)
 
 
 def _class_names(placed: Sequence[Placed]) -> tuple[str, ...]:
-    """Return the labels that the pool has: numbers as numbers, else as text."""
-    distinct = {each.example.label for each in placed if each.origin == POOL and each.example.label is not None}
+    """Return the distinct labels of the pool, sorted as numbers if all are whole numbers, else as text."""
+    distinct = {item.example.label for item in placed if item.origin == POOL and item.example.label is not None}
     source = placed[0].account.source.name if placed else "the task"
     if len(distinct) > MAX_CLASSES:
         raise DataError(
-            f"{source}: the label has {len(distinct)} distinct values",
-            f"without `classes:` a label has at most {MAX_CLASSES}",
+            f"{source}: the label has {len(distinct)} distinct values; without `classes:` at most {MAX_CLASSES} are "
+            "allowed",
             "check `label:`, or list the values under `classes:`",
         )
     if len(distinct) < 2:
         raise DataError(
-            f"{source}: every label is {min(distinct, default='')!r}",
-            "a classification task has examples of two classes or more",
+            f"{source}: every label is {min(distinct, default='')!r}, and a classification task needs two classes",
             "check `label:` and `classes:`",
         )
     if all(_PLAIN_INTEGER.fullmatch(label) for label in distinct):
@@ -135,98 +158,101 @@ def _class_names(placed: Sequence[Placed]) -> tuple[str, ...]:
 def _known(placed: Sequence[Placed], classes: Sequence[str]) -> list[Placed]:
     """Keep the examples of known classes."""
     known = set(classes)
-    for each in placed:
-        if each.example.label not in known:
-            each.leave_out(Skip("unknown label", each.example.label))
-    return [each for each in placed if each.example.label in known]
+    for item in placed:
+        if item.example.label not in known:
+            item.leave_out(Skip("unknown label", item.example.label))
+    return [item for item in placed if item.example.label in known]
 
 
 def _single(placed: Sequence[Placed], kind: Kind) -> list[Placed]:
-    """Keep the first example of each content, and none where its rows disagree on the label or the answer."""
+    """Keep the first example of each text (or pair), and none if its rows disagree on the label or the answer."""
     same: dict[tuple[str, str, str | None], list[Placed]] = {}
-    for each in placed:
-        other = each.example.other if kind == "pairs" else None
-        same.setdefault((each.origin, each.example.text, other), []).append(each)
+    for item in placed:
+        other = item.example.other if kind == "pairs" else None
+        same.setdefault((item.origin, item.example.text, other), []).append(item)
+    conflict = _ANSWERED_OTHERWISE if kind == "answers" else _CONTRADICTED
     kept = []
     for first, *repeats in same.values():
-        said = (first.example.label, first.example.other)
-        contradicted = any((each.example.label, each.example.other) != said for each in repeats)
-        if not contradicted:
-            further = (key for each in repeats for key in (each.example.group, *each.example.ties))
-            ties = tuple(dict.fromkeys((*first.example.ties, *further)))
-            kept.append(first._replace(example=first.example._replace(ties=ties)))
-        for each in (first, *repeats) if contradicted else repeats:
-            each.leave_out((_ANSWERED_OTHERWISE if kind == "answers" else _CONTRADICTED) if contradicted else _REPEATED)
+        target = (first.example.label, first.example.other)
+        if any((item.example.label, item.example.other) != target for item in repeats):
+            for item in (first, *repeats):
+                item.leave_out(conflict)
+            continue
+        for item in repeats:
+            item.leave_out(_REPEATED)
+        further = (key for item in repeats for key in (item.example.group, *item.example.ties))
+        ties = tuple(dict.fromkeys((*first.example.ties, *further)))
+        kept.append(first._replace(example=first.example._replace(ties=ties)))
     return kept
 
 
 def _evened(placed: Sequence[Placed], num_classes: int) -> list[Placed]:
-    """Keep of each bundle as many examples of a class as the rarest has, chosen by hash of their content."""
+    """Keep as many examples of each class in a bundle as its rarest class has, chosen by hash of their content."""
     bundles: dict[tuple[str, str], list[Placed]] = defaultdict(list)
-    for each in placed:
-        if each.example.bundle is not None:
-            bundles[each.origin, each.example.bundle].append(each)
-    kept = [each for each in placed if each.example.bundle is None]
+    for item in placed:
+        if item.example.bundle is not None:
+            bundles[item.origin, item.example.bundle].append(item)
+    kept = [item for item in placed if item.example.bundle is None]
     for members in bundles.values():
-        counts = Counter(each.example.label for each in members)
+        counts = Counter(item.example.label for item in members)
         left = dict.fromkeys(counts, min(counts.values()) if len(counts) == num_classes else 0)
-        for each in sorted(members, key=lambda each: seeded_hash("even", each.example.text)):
-            if left[each.example.label]:
-                left[each.example.label] -= 1
-                kept.append(each)
+        for item in sorted(members, key=lambda item: seeded_hash("even", item.example.text)):
+            if left[item.example.label]:
+                left[item.example.label] -= 1
+                kept.append(item)
             else:
-                each.leave_out(_SURPLUS)
+                item.leave_out(_SURPLUS)
     return kept
 
 
 def _together(placed: Sequence[Placed], format_: Format) -> list[Placed]:
-    """Replace the examples by what the format makes of them when it sees them all."""
+    """Apply the format's `together`, which sees all examples at once."""
     assert format_.together is not None
-    seen = format_.together([each.example for each in placed])
+    results = format_.together([item.example for item in placed])
     kept = []
-    for each, made in zip(placed, seen, strict=True):
-        if isinstance(made, Skip):
-            each.leave_out(made)
+    for item, result in zip(placed, results, strict=True):
+        if isinstance(result, Skip):
+            item.leave_out(result)
         else:
-            kept.append(each._replace(example=made))
+            kept.append(item._replace(example=result))
     return kept
 
 
 def _apart(placed: Sequence[Placed], format_: Format) -> tuple[list[Placed], list[str]]:
-    """Keep of the pool what is not related to an example of the test source; return what is kept, and its groups."""
-    examples = [each.example for each in placed]
+    """Remove pool examples that are related to an example of the test source; return the rest and their groups."""
+    examples = [item.example for item in placed]
     groups = tied([(example.group, *example.ties) for example in examples])
     if format_.kind != "text":
         others = [example.other or "" for example in examples] if format_.kind == "pairs" else ()
         groups = merged_groups(groups, [example.text for example in examples], others)
-    in_test = {group for each, group in zip(placed, groups, strict=True) if each.origin == TEST}
+    in_test = {group for item, group in zip(placed, groups, strict=True) if item.origin == TEST}
     kept = []
-    for each, group in zip(placed, groups, strict=True):
-        if each.origin == POOL and group in in_test:
-            each.leave_out(_RELATED)
+    for item, group in zip(placed, groups, strict=True):
+        if item.origin == POOL and group in in_test:
+            item.leave_out(_RELATED)
         else:
-            kept.append((each, group))
-    if in_test and all(each.origin == TEST for each, _ in kept):
+            kept.append((item, group))
+    if in_test and all(item.origin == TEST for item, _ in kept):
         raise DataError(
-            f"every example of {placed[0].account.source.name} is related to one of the test set",
-            "who learns and who judges never share a text, a question or a `group`",
+            f"every example of {placed[0].account.source.name} is related to one of the test set; training and test "
+            "examples must not share a text, a question or a `group`",
             "check `group:`, or name another test set",
         )
-    return [each for each, _ in kept], [group for _, group in kept]
+    return [item for item, _ in kept], [group for _, group in kept]
 
 
 def _table(placed: Sequence[Placed], groups: Sequence[str], classes: Sequence[str]) -> pa.Table:
-    examples = [each.example for each in placed]
+    examples = [item.example for item in placed]
     number_of = {name: number for number, name in enumerate(classes)}
     columns = {
-        "id": [_id(each) for each in placed],
+        "id": [_id(item) for item in placed],
         "text": [example.text for example in examples],
         "other": [example.other for example in examples],
         "label": [0 if example.label is None else number_of[example.label] for example in examples],
         "group": groups,
         "bundle": [example.bundle for example in examples],
-        "stratum": [each.example.stratum or each.account.source.part for each in placed],
-        "origin": [each.origin for each in placed],
+        "stratum": [item.example.stratum or item.account.source.part for item in placed],
+        "origin": [item.origin for item in placed],
     }
     return pa.table(columns, schema=SCHEMA)
 

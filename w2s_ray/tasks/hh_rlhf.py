@@ -1,11 +1,11 @@
-"""Anthropic's hh-rlhf as pairs of dialogs (Bai et al. 2022), a public stand-in for the paper's reward modelling.
+"""Anthropic's hh-rlhf as pairs of dialogs (Bai et al. 2022), a public substitute for the paper's reward modelling.
 
-A row holds two dialogs, `chosen` and `rejected`, that begin alike and end in different answers. Neither is good or bad
-by itself, so single answers with a label are chance (field trap 11): an example is the pair, and a student gives each
-dialog a score.
+A row has two dialogs, `chosen` and `rejected`, that begin alike and end in different answers. Neither is good or bad by
+itself, so classifying single answers gives chance accuracy (field trap 11): an example is the pair, and a student gives
+each dialog a score.
 
-Rows whose dialogs begin with the same human turn, in any case and spacing, are related: crowd workers asked some things
-more than once, and each further turn of a conversation became a row of its own.
+Rows whose dialogs begin with the same human turn, ignoring case and spacing, are related: crowd workers asked some
+questions more than once, and each further turn of a conversation is a row of its own.
 """
 
 import re
@@ -31,9 +31,9 @@ def dialogs(row: Row) -> Iterable[Example]:
 
 
 def first_human_turn(dialog: str) -> str | None:
-    """Return what the human says first, in lower case and with single spaces; None where a dialog begins otherwise."""
-    found = _FIRST_TURN.match(dialog)
-    return " ".join(found[1].lower().split()) if found else None
+    """Return the first human turn in lower case with single spaces; None if the dialog begins differently."""
+    match = _FIRST_TURN.match(dialog)
+    return " ".join(match[1].lower().split()) if match else None
 
 
 HH_RLHF = Recipe(

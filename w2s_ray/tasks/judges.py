@@ -1,8 +1,7 @@
-"""Judges: what is to be said of an answer besides whether it is the very one that was asked for.
+"""Judges decide whether a written answer is possible, and whether it is as good as the target.
 
-A task whose examples are answers may name a judge. It needs nothing but an example's own text, so whoever evaluates a
-student asks it without the task's raw files. An answer that is not allowed still serves as a weak label: students must
-bear what their supervisor says.
+A task of answers may name a judge. A judge sees only an example's own text, so evaluation does not need the task's raw
+files. An answer that is not allowed still serves as a weak label: students must cope with their supervisor's mistakes.
 """
 
 from typing import Protocol
@@ -10,46 +9,43 @@ from typing import Protocol
 from w2s_ray.errors import DataError
 
 
-class Judge(Protocol):
-    """Says which answers to a text are allowed and which are as good as the target."""
+class AnswerJudge(Protocol):
+    """Decides which answers to a text are allowed, and which are as good as the target."""
 
     def allows(self, text: str, answer: str) -> bool:
-        """Tell whether the answer is a possible one at all."""
+        """Return whether the answer is possible at all, such as a legal move."""
 
     def accepts(self, text: str, target: str, answer: str) -> bool:
-        """Tell whether the answer is as good as the target; the target itself always is."""
+        """Return whether the answer is as good as the target; the target itself always is."""
 
 
 class Verbatim:
-    """Every answer is allowed and none but the target is right, save for white space at the ends."""
+    """Allows every answer and accepts only the target, ignoring white space at the ends."""
 
     def allows(self, text: str, answer: str) -> bool:
-        """Return true."""
         return True
 
     def accepts(self, text: str, target: str, answer: str) -> bool:
-        """Tell whether the answer is the target."""
         return answer.strip() == target.strip()
 
 
 JUDGES = ("chess_position", "chess_history")
-"""What a task may name; without a name it is `Verbatim`."""
+"""Names of judges; a task without one uses `Verbatim`."""
 
 
-def open_judge(name: str | None) -> Judge:
-    """Return the judge that a task names.
+def open_judge(name: str | None) -> AnswerJudge:
+    """Return the judge of that name, or `Verbatim` for None.
 
     Raises:
-        DataError: when there is none of that name, or what it needs is not installed.
+        DataError: when no judge has that name, or its package is not installed.
     """
     if name is None:
         return Verbatim()
     if name not in JUDGES:
-        rule, remedy = f"judges are {', '.join(JUDGES)}", "name one of these, or none for an exact match"
-        raise DataError(f"{name!r} is no judge", rule, remedy)
-    from w2s_ray.tasks.chess.extra import require_chess
+        raise DataError(f"unknown judge {name!r}", f"the judges are {', '.join(JUDGES)}")
+    from w2s_ray.tasks.chess import require_chess
 
     require_chess()
-    from w2s_ray.tasks.chess import judge
+    from w2s_ray.tasks.chess import positions
 
-    return judge.of_position() if name == "chess_position" else judge.of_history()
+    return positions.of_position() if name == "chess_position" else positions.of_history()

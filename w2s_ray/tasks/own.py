@@ -1,11 +1,11 @@
-"""Own data: the columns that a study names become a format.
+"""Own data: a format made from the columns that a study names.
 
-    text       a column, or a template such as "{question} {passage}"; white space at the ends goes
+    text       a column, or a template such as "{question} {passage}"; white space at the ends is removed
     label      a column: the examples have classes. Its values, as text, are matched with `classes`
-    answer     a column: the answer, of one line, that is to be written after the text
+    answer     a column: the answer, one line, that is written after the text
     chosen, rejected
-               columns: the examples are pairs, and `text`, where given, stands before both
-    group      a column; without one, rows whose texts differ only in case and white space are related
+               columns: the examples are pairs; `text`, if given, precedes both
+    group      a column; without it, rows whose texts differ only in case and white space are related
 
 With `text` alone the examples have no labels: text for pretraining.
 """
@@ -19,21 +19,20 @@ from w2s_ray.spec.identity import identity
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.dataset import DatasetTask
 from w2s_ray.tasks.examples import PAIR_CLASSES, Example, Format, Skip, pair
-from w2s_ray.tasks.hub import HubRows, parse_revision
 from w2s_ray.tasks.rows import Row
-from w2s_ray.tasks.sources import Rows, local_rows
+from w2s_ray.tasks.sources import HubRows, RowSource, local_rows, parse_revision
 
-_SEVERAL_LINES = Skip("an answer of several lines, and what is written is read up to the end of its line")
+_SEVERAL_LINES = Skip("an answer of several lines; written answers end with their line")
 
 
 def own_task(spec: TaskSpec) -> DatasetTask:
     """Return the task of own data, local or on the hub; nothing is read yet.
 
     Raises:
-        DataError: when the template's braces do not match, or a class stands twice.
+        DataError: when the template's braces do not match, or a class is listed twice.
     """
     if spec.files is not None:
-        rows: Rows = local_rows(spec.files, spec.test_files)
+        rows: RowSource = local_rows(spec.files, spec.test_files)
     else:
         assert spec.hub is not None
         branch, commit = parse_revision(spec.revision) if spec.revision else (None, None)
@@ -42,10 +41,10 @@ def own_task(spec: TaskSpec) -> DatasetTask:
 
 
 def own_format(spec: TaskSpec) -> Format:
-    """Return how own rows are read.
+    """Return the format that `spec` describes.
 
     Raises:
-        DataError: when the template's braces do not match, or a class stands twice.
+        DataError: when the template's braces do not match, or a class is listed twice.
     """
     kind = _kind(spec)
     parts = _template(spec.text or "")
@@ -53,7 +52,7 @@ def own_format(spec: TaskSpec) -> Format:
     named = (spec.label, spec.answer, spec.chosen, spec.rejected, spec.group)
     columns = (*fields, *(column for column in named if column is not None))
     if spec.classes is not None and len(set(spec.classes)) != len(spec.classes):
-        raise DataError(f"classes: {list(spec.classes)}", "each class stands once", "remove the doubles")
+        raise DataError(f"classes: {list(spec.classes)} lists a class twice")
     classes = {"classes": spec.classes, "pairs": PAIR_CLASSES, "answers": ("answer",), "text": ("text",)}[kind]
 
     def examples(row: Row) -> Iterable[Example]:
@@ -63,7 +62,7 @@ def own_format(spec: TaskSpec) -> Format:
             assert spec.chosen is not None and spec.rejected is not None
             chosen, rejected = (_value(row, column) for column in (spec.chosen, spec.rejected))
             related = group if group is not None else group_of(text or min(chosen, rejected))
-            better, worse = ("\n".join(filter(None, (text, each))) for each in (chosen, rejected))
+            better, worse = ("\n".join(filter(None, (text, end))) for end in (chosen, rejected))
             yield pair(better, worse, related)
             return
         label = _value(row, spec.label, "label") if spec.label is not None else None
@@ -76,22 +75,22 @@ def own_format(spec: TaskSpec) -> Format:
 
 
 def group_of(text: str) -> str:
-    """Return the group of a text that is related to those that differ from it in case and white space alone."""
+    """Return the group of a text: the same for texts that differ only in case and white space."""
     return identity("text", " ".join(text.lower().split()))[:24]
 
 
 def _written(row: Row, column: str) -> str:
-    """Return a value as text; truth values as JSON does, nothing as nothing, whole floats without their point.
+    """Return a value as text: booleans as in JSON, a missing value as "", whole floats without a decimal point.
 
     Raises:
-        Skip: when it is a list, an object or bytes, which would be learnt as Python writes it.
+        Skip: when it is a list, an object or bytes.
     """
     value = row.get(column)
-    if value is None or value != value:  # NaN is how tables write nothing into a column of numbers
+    if value is None or value != value:  # NaN marks a missing value in a column of numbers
         return ""
-    for shape, called in ((list, "a list"), (dict, "a mapping"), (bytes, "bytes")):
-        if isinstance(value, shape):
-            raise Skip(f"{column} is {called} and not text")
+    for type_, noun in ((list, "a list"), (dict, "a mapping"), (bytes, "bytes")):
+        if isinstance(value, type_):
+            raise Skip(f"{column} is {noun} and not text")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
@@ -100,26 +99,26 @@ def _written(row: Row, column: str) -> str:
 
 
 def _template(text: str) -> list[tuple[str, str | None]]:
-    """Return what `text:`, one column or a template of several, is made of: words, and the column that follows them."""
-    rule, remedy = "a template holds {column} fields", 'write for example "{question} {passage}"'
+    """Split `text:`, a column name or a template, into pairs of literal text and the column that follows it."""
+    hint = 'a template has {column} fields, for example "{question} {passage}"'
     try:
         parts = list(string.Formatter().parse(text))
     except ValueError as error:
-        raise DataError(f"text: {text!r}: {error}", rule, remedy) from None
+        raise DataError(f"text: {text!r}: {error}", hint) from None
     if all(field is None for _, field, _, _ in parts):
         return [("", text)] if text else []
     for _, field, format_, conversion in parts:
         if format_ or conversion:
-            found = f"text: {text!r}: {field!r} with {'!' + conversion if conversion else ':' + str(format_)}"
-            raise DataError(found, f"{rule} and nothing else in the braces", remedy)
+            extra = f"!{conversion}" if conversion else f":{format_}"
+            raise DataError(f"text: {text!r}: only a column name may be in braces, not {field}{extra}", hint)
     return [(words, field) for words, field, _, _ in parts]
 
 
 def _filled(parts: Sequence[tuple[str, str | None]], row: Row) -> str:
-    """Put the row's values between the template's words; not `str.format`, which would look into them.
+    """Fill the template with the row's values, without `str.format`, which would evaluate attributes in field names.
 
     Raises:
-        Skip: when every value is empty: the row says nothing then, whatever the template adds.
+        Skip: when every value is empty.
     """
     values = [None if field is None else _written(row, field).strip() for _, field in parts]
     if not any(values):
@@ -127,15 +126,15 @@ def _filled(parts: Sequence[tuple[str, str | None]], row: Row) -> str:
     return "".join(words + (value or "") for (words, _), value in zip(parts, values, strict=True)).strip()
 
 
-def _value(row: Row, column: str, called: str | None = None) -> str:
-    """Return a value, without white space at its ends, that may not be empty.
+def _value(row: Row, column: str, name: str | None = None) -> str:
+    """Return a value without white space at its ends.
 
     Raises:
-        Skip: when it is.
+        Skip: when it is empty.
     """
     value = _written(row, column).strip()
     if not value:
-        raise Skip(f"no {called or column}")
+        raise Skip(f"no {name or column}")
     return value
 
 

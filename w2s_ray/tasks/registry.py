@@ -1,4 +1,4 @@
-"""Tasks by name: what `builtin:` in a study names, and the way from a `TaskSpec` to its task."""
+"""Tasks by name: from a `TaskSpec` (`builtin:`, `hub:` or `files:` in a study) to its task."""
 
 import difflib
 from collections.abc import Callable
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from w2s_ray.errors import DataError
 from w2s_ray.spec.study import TaskSpec
-from w2s_ray.tasks import code_continuation, nlp
+from w2s_ray.tasks import nlp
 from w2s_ray.tasks.chess import recipes as chess_tasks
-from w2s_ray.tasks.code_continuation import CodeContinuation
 from w2s_ray.tasks.dataset import Recipe
+from w2s_ray.tasks.embedded.code_continuation import CLASS_NAMES, CodeContinuation
+from w2s_ray.tasks.embedded.python_source import PythonSource
 from w2s_ray.tasks.hh_rlhf import HH_RLHF
 from w2s_ray.tasks.own import own_task
-from w2s_ray.tasks.python_source import PythonSource
 from w2s_ray.tasks.task import Kind, Task, TaskInfo
 
 TaskFactory = Callable[[TaskSpec], Task]
@@ -20,7 +20,7 @@ TaskFactory = Callable[[TaskSpec], Task]
 
 @dataclass(frozen=True)
 class Embedded:
-    """A task made from what is installed; it reads no files."""
+    """A task made from installed packages; it reads no files."""
 
     info: TaskInfo
     factory: Callable[[], Task]
@@ -34,9 +34,9 @@ class Embedded:
         for key in ("files", "revision"):
             if getattr(spec, key) is not None:
                 raise DataError(
-                    f"{key}: {getattr(spec, key)} beside builtin: {self.info.name}",
-                    "an embedded task is made from installed packages: it reads no files, and has no revisions",
-                    f"drop `{key}:`, or name a known data set (`w2s tasks`)",
+                    f"builtin: {self.info.name} is made from installed packages, so {key}: {getattr(spec, key)} has no "
+                    "meaning",
+                    f"remove `{key}:`, or name a known data set (`w2s tasks`)",
                 )
         return self.factory()
 
@@ -63,14 +63,14 @@ _EMBEDDED = (
     _embedded(
         "code_continuation",
         "classes",
-        code_continuation.CLASS_NAMES,
+        CLASS_NAMES,
         "does this line follow? the wrong one is from another package",
         CodeContinuation,
     ),
     _embedded(
         "code_continuation_hard",
         "classes",
-        code_continuation.CLASS_NAMES,
+        CLASS_NAMES,
         "does this line follow? the wrong one is from the same file",
         lambda: CodeContinuation(hard=True),
     ),
@@ -84,42 +84,41 @@ _known: dict[str, Embedded | Recipe | TaskFactory] = {
 
 
 def register_task(name: str, task: Recipe | TaskFactory) -> None:
-    """Let studies name a task of your own as `builtin: name`.
+    """Register a task of your own, so that studies can name it as `builtin: name`.
 
     `task` is a recipe, or a function that makes the task from the study's `TaskSpec`. A task is prepared in the process
     that runs the study: register it there, before `run_study`.
 
     Raises:
-        DataError: when the name is taken by another task.
+        DataError: when another task has that name.
     """
     if _known.setdefault(name, task) is not task:
-        raise DataError(f"task {name!r} is registered already", "a name means one task", "choose another name")
+        raise DataError(f"another task is registered as {name!r}", "choose another name")
 
 
 def known_tasks() -> tuple[TaskInfo, ...]:
-    """Return what is to be known of the embedded tasks and the known data sets, those of `register_task` included."""
+    """Return the descriptions of embedded tasks and known data sets, including recipes from `register_task`."""
     return tuple(task.info for task in _known.values() if isinstance(task, Embedded | Recipe))
 
 
 def open_task(spec: TaskSpec) -> Task:
-    """Return the task that `spec` describes; nothing is read yet.
+    """Return the task that `spec` describes, without reading its rows.
 
     Raises:
-        DataError: when `builtin` names no registered task, or keys stand beside it that it does not read.
+        DataError: when `builtin` is not a registered task, or `spec` has keys that it does not read.
     """
     if spec.builtin is None:
         return own_task(spec)
     if spec.builtin not in _known:
         near = difflib.get_close_matches(spec.builtin, _known, n=1, cutoff=0.5)
-        remedy = f"did you mean {near[0]!r}?" if near else "`w2s tasks` lists them"
-        raise DataError(f"builtin: {spec.builtin!r} is no task", "`builtin:` names a registered task", remedy)
+        hint = f"did you mean {near[0]!r}?" if near else "`w2s tasks` lists the tasks"
+        raise DataError(f"builtin: {spec.builtin!r} is not a registered task", hint)
     task = _known[spec.builtin]
     if not isinstance(task, Embedded | Recipe):
         return task(spec)
     if spec.own_keys:
         raise DataError(
-            f"{', '.join(spec.own_keys)} beside builtin: {spec.builtin}",
-            "a known task knows how its rows are read",
-            "drop those keys, or name the data with `hub:` or `files:` alone",
+            f"builtin: {spec.builtin} has its own format, so {', '.join(spec.own_keys)} cannot be set",
+            "remove those keys, or name the data with `hub:` or `files:` alone",
         )
     return task.open(spec)

@@ -1,15 +1,42 @@
-"""Examples that must stay together: those of one group, and those whose texts are the same but for case and signs."""
+"""Groups of related examples, which a split never divides.
 
+Examples are related when they share a key such as a passage or a sentence (`tied`), or when their texts differ in case
+and punctuation only (`merged_groups`). The relation is transitive: examples that are linked through others are in one
+group.
+"""
+
+import itertools
 import re
 from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 _NOT_WORDS = re.compile(r"\W+")
 
 
-def merged_groups(groups: Sequence[str], texts: Sequence[str], others: Sequence[str] = ()) -> list[str]:
-    """Return each example's group, with groups that share a text made one, named by the first in sorted order.
+def tied(keys: Sequence[Sequence[str]]) -> list[str]:
+    """Return the group of each example from its keys, of which the first is the name of its own group.
 
-    So a text that occurs twice never stands on two sides of a split, whatever the task said of its groups. `others` are
+    Groups that share a key are merged, and named by the first of their names in sorted order.
+    """
+    if all(len(own_keys) == 1 for own_keys in keys):
+        return [own for (own,) in keys]
+    number_of = {key: number for number, key in enumerate(sorted(set(itertools.chain.from_iterable(keys))))}
+    pairs = np.array([(number_of[own], number_of[key]) for own, *others in keys for key in (own, *others)])
+    links = coo_matrix((np.ones(len(pairs), dtype=bool), pairs.T), shape=(len(number_of),) * 2)
+    _, component_of_key = connected_components(links, directed=False)
+    first: dict[int, str] = {}
+    for own in sorted({own for own, *_ in keys}):
+        first.setdefault(int(component_of_key[number_of[own]]), own)
+    return [first[int(component_of_key[number_of[own]])] for own, *_ in keys]
+
+
+def merged_groups(groups: Sequence[str], texts: Sequence[str], others: Sequence[str] = ()) -> list[str]:
+    """Return each example's group after groups that share a text are merged, named by the first in sorted order.
+
+    A text that occurs twice is therefore never on two sides of a split, whatever groups the task gives. `others` are
     the second texts of pairs.
     """
     parents = {group: group for group in groups}
@@ -24,12 +51,12 @@ def merged_groups(groups: Sequence[str], texts: Sequence[str], others: Sequence[
 
 
 def normalised(text: str) -> str:
-    """Return the words of a text in lower case; the text itself where it has no words."""
+    """Return the words of a text in lower case, or the text itself if it has no words."""
     return _NOT_WORDS.sub(" ", text).strip().casefold() or text
 
 
 def _root(parents: dict[str, str], group: str) -> str:
-    """The name that `group` goes by; the way there is shortened for the next one who asks."""
+    """Return the name of the merged group, and shorten the path to it (union-find with path halving)."""
     while parents[group] != group:
         parents[group] = parents[parents[group]]
         group = parents[group]

@@ -1,7 +1,8 @@
-"""Rows of a local file: JSON, JSON lines, CSV, TSV or Parquet, compressed (.gz, .zst) or not.
+"""Rows of a local file: JSON, JSON lines, CSV, TSV or Parquet, optionally compressed (.gz, .zst).
 
-A row is a mapping from column to value. Files are read with the standard library rather than as typed tables, so that
-a value is what the file says (`1` stays `1`, not `1.0` because another row is empty) and an error names its line.
+A row is a mapping from column to value. Text formats are read with `json` and `csv` and not as Arrow tables: a table
+would change values (`1` becomes `1.0` if another row is empty, text like a date becomes a date), and Arrow's CSV reader
+accepts a quote that is never closed and returns the rest of the file as one value.
 """
 
 import csv
@@ -17,9 +18,8 @@ from w2s_ray.errors import DataError, first_line
 Row = Mapping[str, Any]
 
 FORMATS = ("json", "jsonl", "ndjson", "csv", "tsv", "parquet")
-"""Endings that say how a file is read; each but `parquet` also with one of `COMPRESSIONS`."""
+"""File name endings; all but `parquet` may be followed by one of `COMPRESSIONS`."""
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-_ANY_FORMAT = "a data file is .json, .jsonl, .ndjson, .csv or .tsv (also with .gz or .zst), or .parquet"
 _CSV_FIELD_CHARS = 2**31 - 1
 
 
@@ -27,7 +27,7 @@ def file_digest(path: Path) -> str:
     """Return the format and SHA-256 of the file at `path`.
 
     Raises:
-        DataError: when there is no such file, or its ending names no known format.
+        DataError: when the file does not exist, or its ending is not a known format.
     """
     kind = _format(path)
     with _opened(path) as file:
@@ -35,10 +35,11 @@ def file_digest(path: Path) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of the file at `path`, in its order.
+    """Return the rows of the file at `path`, in file order.
 
     Raises:
-        DataError: when the file is missing, is not UTF-8, or is not what its ending says.
+        DataError: when the file does not exist, is not UTF-8, or does not have the format of its ending; the message
+            names the line, where the format has lines.
     """
     kind = _format(path)
     if kind == "parquet":
@@ -46,18 +47,25 @@ def read_rows(path: Path) -> list[Row]:
     text = _text(path)
     if kind in ("csv", "tsv"):
         return _delimited(path, text, "\t" if kind == "tsv" else ",")
-    return _json_lines(path, text) if kind in ("jsonl", "ndjson") else _json(path, text)
+    if kind == "json" and text.lstrip()[:1] == "[":
+        return [_as_row(path, value, f"item {n}") for n, value in enumerate(_parsed(path, text, 1), start=1)]
+    # Files of JSON lines are often called .json. Not splitlines(): a JSON string may contain U+2028, a line end there.
+    lines = ((n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
+    return [_as_row(path, _parsed(path, line, n), f"line {n}") for n, line in lines]
 
 
 def without_compression(path: Path) -> Path:
-    """Return the path without the ending that says how it is compressed."""
+    """Return the path without the ending of a compressed file."""
     return path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
 
 
 def _format(path: Path) -> str:
     kind = without_compression(path).suffix.lower().removeprefix(".")
     if kind not in FORMATS:
-        raise DataError(f"{path} has no known ending", _ANY_FORMAT, "convert the file, or give it the right ending")
+        raise DataError(
+            f"{path} has no known ending",
+            "data files are .json, .jsonl, .ndjson, .csv or .tsv (also with .gz or .zst), or .parquet",
+        )
     return kind
 
 
@@ -65,72 +73,46 @@ def _opened(path: Path) -> io.BufferedReader:
     try:
         return path.open("rb")
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist", "data files must exist", "check the path") from None
+        raise DataError(f"data file {path} does not exist") from None
     except OSError as error:
-        problem = f"{path} cannot be read: {error.strerror}"
-        raise DataError(problem, "a data file is a readable file", "check the path and its permissions") from None
+        raise DataError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from None
 
 
 def _text(path: Path) -> str:
+    import pyarrow as pa
+
     with _opened(path) as file:
         data = file.read()
     compression = COMPRESSIONS.get(path.suffix.lower())
-    if compression is not None:
-        data = _decompressed(path, data, compression)
     try:
+        if compression is not None:
+            data = bytes(pa.CompressedInputStream(pa.BufferReader(data), compression).read())
         return data.decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} is not compressed with {compression}: {error}", "download the file again") from None
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1  # what was decoded begins after a byte-order mark
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path}: byte 0x{error.object[error.start]:02x} on line {line} is not UTF-8",
-            "data files are UTF-8",
             f"convert it: iconv -f latin1 -t utf-8 {path.name} > converted",
         ) from None
 
 
-def _decompressed(path: Path, data: bytes, compression: str) -> bytes:
-    import pyarrow as pa
-
-    try:
-        return bytes(pa.CompressedInputStream(pa.BufferReader(data), compression).read())
-    except OSError as error:
-        rule = f"a file that ends in {path.suffix} is compressed with {compression}"
-        raise DataError(f"{path}: {error}", rule, "fetch the file again") from None
-
-
-def _json_lines(path: Path, text: str) -> list[Row]:
-    rows = []
-    # Not splitlines(): a JSON string may hold separators, such as U+2028, that it takes for line ends.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            rows.append(_as_row(path, _parsed(path, line, number), f"line {number}"))
-    return rows
-
-
-def _json(path: Path, text: str) -> list[Row]:
-    """Read a list of objects; a `.json` file may also hold JSON lines, as many data sets do."""
-    if text.lstrip()[:1] != "[":
-        return _json_lines(path, text)
-    return [_as_row(path, value, f"item {number}") for number, value in enumerate(_parsed(path, text, 1), start=1)]
-
-
-def _parsed(path: Path, text: str, first_line: int) -> Any:
+def _parsed(path: Path, text: str, line: int) -> Any:
+    """Parse JSON that begins on line `line` of the file."""
     try:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        line = first_line + getattr(error, "lineno", 1) - 1
+        line += getattr(error, "lineno", 1) - 1
         raise DataError(
             f"{path}: line {line} is not JSON: {getattr(error, 'msg', error)}",
             "a JSON file is a list of objects, or one object per line",
-            "mend that line",
         ) from None
 
 
 def _as_row(path: Path, value: object, where: str) -> Row:
     if not isinstance(value, dict):
-        raise DataError(
-            f"{path}: {where} holds {type(value).__name__}", "a row is a JSON object", "make each row an object"
-        )
+        raise DataError(f"{path}: {where} has the type {type(value).__name__}, and a row is a JSON object")
     return value
 
 
@@ -142,14 +124,12 @@ def _delimited(path: Path, text: str, delimiter: str) -> list[Row]:
         for row in reader:
             if None in row or None in row.values():
                 raise DataError(
-                    f"{path}: line {reader.line_num} has not as many fields as the header",
-                    "every row has one value per column; the first line names the columns",
-                    "quote values that hold the delimiter or line breaks",
+                    f"{path}: line {reader.line_num} does not have as many fields as the header",
+                    "put values that contain the delimiter or line breaks in double quotes",
                 )
             rows.append(row)
     except csv.Error as error:
-        found = f"{path}: line {reader.line_num}: {error}"
-        raise DataError(found, "a CSV file quotes with double quotes", "mend that line") from None
+        raise DataError(f"{path}: line {reader.line_num}: {error}", "values are quoted with double quotes") from None
     return rows
 
 
@@ -161,6 +141,5 @@ def _parquet(path: Path) -> list[Row]:
     try:
         rows: list[Row] = pq.read_table(path).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        found = f"{path}: {first_line(error)}"
-        raise DataError(found, "a .parquet file is Parquet", "write the file again") from None
+        raise DataError(f"{path} is not a Parquet file: {first_line(error)}") from None
     return rows

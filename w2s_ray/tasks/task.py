@@ -1,17 +1,19 @@
-"""What a task is: a kind, a fingerprint, and a table of examples."""
+"""The definition of a task: a kind, a fingerprint, and a table of examples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
+from w2s_ray.errors import DataError
 from w2s_ray.spec.base import Kind as Kind
 from w2s_ray.spec.base import Spec
 
 POOL = "pool"
-"""Origin of examples that training, validation and (where there is no other) test sets are drawn from."""
+"""Origin of examples for training and validation sets and, if no example has the origin `TEST`, test sets."""
 TEST = "test"
-"""Origin of examples that serve as the test set only."""
+"""Origin of examples for the test set only."""
 
 SCHEMA = pa.schema(
     [
@@ -27,10 +29,13 @@ SCHEMA = pa.schema(
 )
 """Columns of every task's table.
 
-Examples of one `group` are related and never stand in two splits. Examples of one `bundle`, all of one group, are drawn
-side by side, because they say more together than apart; an example without one (null) stands by itself. `other` is the
-second text of a pair, or the answer, and null elsewhere. Examples of one `stratum` (a rating band, a topic) are also
-judged by themselves; null where a task has no strata. Answers and texts have the label 0.
+    other     the second text of a pair, or the answer; null for other kinds
+    label     index of the class; 0 for answers and texts
+    group     related examples; a group is never divided between splits
+    bundle    examples of one group that are drawn side by side, because they are more informative together; null for
+              an example by itself
+    stratum   examples that also get their own metrics (a rating band, a topic); null if the task has no strata
+    origin    `POOL` or `TEST`
 """
 
 
@@ -41,23 +46,40 @@ class LeftOut(Spec):
     reason: str
     num_rows: int
     first_rows: tuple[int, ...]
-    """The first of them, counted from 1."""
+    """Numbers of the first few of these rows, from 1."""
     num_source_rows: int
-    """Rows that the source has in all."""
+    """All rows of the source."""
     is_fault: bool = True
-    """False where the rows are sound, and the task has no use for them."""
+    """False if the rows are sound, but the task has no use for them."""
 
     def __str__(self) -> str:
-        """Say what is left out, and why."""
         rows = "1 row" if self.num_rows == 1 else f"{self.num_rows:,} rows"
         return f"{self.source}: {rows} left out, {self.reason} ({self.where})"
 
     @property
     def where(self) -> str:
-        """The rows, as a reader looks for them."""
+        """The row numbers as text."""
         more = self.num_rows - len(self.first_rows)
         shown = ", ".join(map(str, self.first_rows)) + (f" and {more} more" if more else "")
         return f"row {shown}" if self.num_rows == 1 else f"rows {shown}"
+
+
+def check_left_out(left_out: Sequence[LeftOut], max_skipped: float) -> None:
+    """Check that at most the share `max_skipped` of each source's rows is faulty.
+
+    Raises:
+        DataError: with the reasons and the first rows of a source that has more.
+    """
+    for name in dict.fromkeys(entry.source for entry in left_out):
+        faults = [entry for entry in left_out if entry.source == name and entry.is_fault]
+        num_faults = sum(entry.num_rows for entry in faults)
+        if faults and num_faults > max_skipped * faults[0].num_source_rows:
+            reasons = "; ".join(f"{entry.reason} in {entry.where}" for entry in faults)
+            raise DataError(
+                f"{name}: {num_faults} of {faults[0].num_source_rows} rows are not usable, more than "
+                f"{max_skipped:.1%} (max_skipped): {reasons}",
+                "correct or remove those rows, correct the task's columns and classes, or raise `max_skipped:`",
+            )
 
 
 @dataclass(frozen=True)
@@ -66,10 +88,10 @@ class TaskData:
 
     Attributes:
         table: one row per example with the columns of `SCHEMA`; ids are unique, labels index `class_names`.
-        class_names: the classes, in label order; one name for answers and texts, `answer` or `text`.
+        class_names: the classes, in label order; the one name `answer` or `text` for those kinds.
         left_out: the rows that became no example.
         judge: name of the judge of its answers (`judges.py`).
-        revision: what pins the rows on the hub, `branch@commit`; nothing for rows from elsewhere.
+        revision: `branch@commit` of rows from the hub; None for other rows.
     """
 
     table: pa.Table
@@ -80,43 +102,42 @@ class TaskData:
 
 
 class TaskInfo(Spec):
-    """What a reader has to know of a known task before choosing it."""
+    """Description of a known task, for `w2s tasks`."""
 
     name: str
-    """What `builtin:` calls it."""
+    """The value of `builtin:`."""
     kind: Kind
     class_names: tuple[str, ...]
     pool: str
-    """The split that training and validation examples come from."""
+    """The split of training and validation examples."""
     test: str | None
-    """The split of the test set; none where it is drawn from the pool by group."""
+    """The split of the test set; None if the test set is drawn from the pool by group."""
     num_rows: int | None
     """Rows of both splits, where known."""
     licence: str
     source: str
-    """Where its rows come from: an id on the Hugging Face hub, or what is installed."""
+    """An id on the Hugging Face hub, or installed packages."""
     citation: str
     protocol: str
-    """What is asked and how it is balanced; test sets are always balanced by class."""
+    """The question and how it is balanced; test sets are always balanced by class."""
 
 
 class Task(Protocol):
     """A data set."""
 
     @property
-    def kind(self) -> Kind:
-        """What its examples are."""
+    def kind(self) -> Kind: ...
 
     def fingerprint(self) -> str:
         """Return the digest of the definition and of the source's content.
 
         Raises:
-            DataError: when the source cannot be found.
+            DataError: when the source does not exist.
         """
 
     def read(self) -> TaskData:
         """Return every example.
 
         Raises:
-            DataError: when the source cannot be read as the definition says.
+            DataError: when the source does not match the definition.
         """

@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from w2s_ray.training.feed import Examples, Feeder, MicroBatch, TokenRow
-from w2s_ray.training.models import Network
+from w2s_ray.training.models.network import Network
 from w2s_ray.training.predict import evaluating
 
 

@@ -22,27 +22,28 @@ from w2s_ray.errors import DeviceFull, LeaseHeld, OutOfMemory, StoreError, first
 from w2s_ray.spec.chain import ModelShape, PlannedStage
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.stage import ModelSource, PredictionSpec, Prompt
-from w2s_ray.store.artifacts import AGES, ArtifactStore
+from w2s_ray.store.artifacts import SNAPSHOTS, ArtifactStore
 from w2s_ray.store.micro_batches import Circumstances, read_limit, write_limit
 from w2s_ray.training import model_files
-from w2s_ray.training.catalogue import model_folder
 from w2s_ray.training.checkpoints import Checkpoints, Progress
 from w2s_ray.training.features import features
 from w2s_ray.training.feed import FloatArray, IntArray, LastGroup, Purpose
-from w2s_ray.training.footprint import LARGE_MODEL, PREDICTION_TOKENS, footprint
 from w2s_ray.training.journal import Journal
 from w2s_ray.training.lessons import ACCURACY, Material, lesson_of
 from w2s_ray.training.loop import Loop
-from w2s_ray.training.machine import GIB, give_back_at_once
-from w2s_ray.training.memory import (
+from w2s_ray.training.memory.footprint import LARGE_MODEL, PREDICTION_TOKENS, footprint
+from w2s_ray.training.memory.usage import (
+    GIB,
     Meter,
     device_bytes,
     device_name,
+    give_back_at_once,
     give_memory_back,
     is_out_of_memory,
     shortage_text,
 )
-from w2s_ray.training.models import (
+from w2s_ray.training.models.catalogue import model_folder
+from w2s_ray.training.models.network import (
     Network,
     checkpoint_activations,
     load_network,
@@ -270,7 +271,7 @@ class _StageRun:
         """Keep the model as it is now beside the one to come."""
         assert self.engine is not None
         weights = self.engine.state_dict()
-        self.workers.led(lambda: self._save(weights, f"{AGES}/{share:g}"))
+        self.workers.led(lambda: self._save(weights, f"{SNAPSHOTS}/{share:g}"))
 
     def _save(self, weights: dict[str, torch.Tensor] | None, name: str) -> None:
         """Write the model into the stage's folder; on rank 0, which has the weights."""

@@ -23,8 +23,8 @@ import deepspeed
 from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from w2s_ray.spec.stage import Execution, Optimisation
-from w2s_ray.training.footprint import LARGE_MODEL, Limits, limits_for
-from w2s_ray.training.memory import give_memory_back
+from w2s_ray.training.memory.footprint import LARGE_MODEL, Limits, limits_for
+from w2s_ray.training.memory.usage import give_memory_back
 
 _MAPPED = 64 * 2**20
 """Bytes from which on memory is the kernel's own, fresh and zeroed, and not what the process has kept."""

@@ -1,9 +1,9 @@
 """Rows become chess puzzles, and text for pretraining.
 
-A position is on one of two *sides* by the hash of its name, whichever colour is to move and whatever the move number:
-the share `TEXT_SHARE` of all positions is for text, the others for the labelled tasks. A text is made of puzzles of its
-own side, and of their lines it holds only positions of its own side. So no text shows a position that a labelled
-example asks about, and puzzles with the same position, which are one group, are on one side.
+Positions are divided into two *sides* by a hash that does not depend on the colour to move or the move number: a share
+of `TEXT_SHARE` is for text, the others for the labelled tasks. A text is made from puzzles of its own side, and only
+from the positions of their lines that are on its side. Therefore no text shows a position of a labelled example, and
+puzzles with the same position, which are one group, are on one side.
 """
 
 from collections.abc import Iterable
@@ -17,13 +17,13 @@ from w2s_ray.tasks.examples import Example, Skip, number_of, text_of
 from w2s_ray.tasks.rows import Row
 
 TEXT_SHARE = 0.5
-"""Share of the positions that are for text; the rest is for the labelled tasks."""
+"""Share of the positions for text; the rest is for the labelled tasks."""
 BANDS = (1000, 1500, 2000)
-"""Where a puzzle's rating (Glicko-2) passes into the next band; results are also given by band."""
+"""Lower limits of the bands of a puzzle's rating (Glicko-2); each band is a stratum."""
 
 
 def puzzle(row: Row) -> Iterable[Example]:
-    """Make a row of the dump the question for the move that answers the opponent's."""
+    """A row of the dump: the position after the opponent's move → the best move."""
     board = _board(row)
     moves = text_of(row, "Moves").split()
     if len(moves) < 2:
@@ -37,7 +37,7 @@ def puzzle(row: Row) -> Iterable[Example]:
 
 
 def puzzle_after_game(row: Row) -> Iterable[Example]:
-    """Make a game's moves (`ctx`) the question for the next one (`target`), both in SAN."""
+    """A game's moves (`ctx`) → the next move (`target`), both in SAN."""
     history, target = text_of(row, "ctx"), text_of(row, "target")
     try:
         board = positions.replayed(history)
@@ -48,7 +48,7 @@ def puzzle_after_game(row: Row) -> Iterable[Example]:
 
 
 def line_as_text(row: Row) -> Iterable[Example]:
-    """Make a row of the dump a text: each position of its line that is for text, in the task's form, with its move."""
+    """A row of the dump as text: each position of its line that is for text, in the task's form, with its move."""
     parts, names = [], []
     try:
         for board, move in positions.line(_board(row), text_of(row, "Moves").split()):
@@ -65,12 +65,12 @@ def line_as_text(row: Row) -> Iterable[Example]:
 
 
 def is_for_text(position: str) -> bool:
-    """Tell whether a position, by the name that `positions.seen` gives it, is for text."""
+    """Return whether a position, as given by `positions.seen`, is for text."""
     return seeded_hash("chess text", position) < TEXT_SHARE * 2**63
 
 
 def band_of(rating: int) -> str:
-    """Return the name of the band that a rating is in."""
+    """Return the name of a rating's band."""
     above = [edge for edge in BANDS if rating >= edge]
     below = [edge for edge in BANDS if rating < edge]
     if not above:
@@ -82,11 +82,11 @@ def _board(row: Row) -> chess.Board:
     try:
         return positions.position(text_of(row, "FEN"))
     except ValueError as error:
-        raise Skip("a FEN that is no position", str(error)) from None
+        raise Skip("a FEN that is not a position", str(error)) from None
 
 
 def _labelled(board: chess.Board) -> str:
-    """Return the name of a position that is for the labelled tasks."""
+    """Return the group of a position for the labelled tasks; raise `Skip` if the position is for text."""
     name = positions.seen(board)
     if is_for_text(name):
         raise Skip("a puzzle that is for chess_text", is_fault=False)

@@ -1,13 +1,13 @@
 """The chess tasks: from the Lichess dump, with the game's history, and as text for pretraining.
 
-What is listed needs no python-chess; what is opened does, and is imported then.
+Listing the tasks does not need python-chess. Modules that do are imported when a task is opened.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from w2s_ray.spec.study import TaskSpec
-from w2s_ray.tasks.chess.extra import require_chess
+from w2s_ray.tasks.chess import require_chess
 from w2s_ray.tasks.dataset import DatasetTask, Recipe
 from w2s_ray.tasks.examples import Example, Format
 from w2s_ray.tasks.rows import Row

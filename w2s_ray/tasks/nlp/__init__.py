@@ -1,15 +1,15 @@
-"""The natural language tasks of Burns et al. 2023 (appendix A.1), made binary, and one more of its public code.
+"""The natural language tasks of Burns et al. 2023 (appendix A.1) as binary tasks, and one more from its public code.
 
-One small format each, by family. Where the authors keep the labels of a test split, the validation split serves.
+Each task is a small format and a recipe. If the labels of a test split are not public, the validation split is used.
 """
 
 from w2s_ray.tasks.dataset import Recipe
-from w2s_ray.tasks.nlp import commonsense, ethics, reading, science, sentences, sentiment
+from w2s_ray.tasks.nlp import ethics, questions, sentences, sentiment
 
 RECIPES: tuple[Recipe, ...] = (
-    reading.BOOLQ,
-    reading.COSMOS_QA,
-    reading.DREAM,
+    questions.BOOLQ,
+    questions.COSMOS_QA,
+    questions.DREAM,
     ethics.DEONTOLOGY,
     ethics.JUSTICE,
     ethics.VIRTUE,
@@ -17,16 +17,16 @@ RECIPES: tuple[Recipe, ...] = (
     sentences.ANLI_R2,
     sentences.COLA,
     sentiment.SST2,
-    commonsense.HELLASWAG,
-    reading.MC_TACO,
-    science.OPENBOOKQA,
+    questions.HELLASWAG,
+    questions.MC_TACO,
+    questions.OPENBOOKQA,
     sentences.PAWS,
-    reading.QUAIL,
-    commonsense.PIQA,
-    science.QUARTZ,
-    science.SCIQ,
-    commonsense.SOCIAL_I_QA,
-    reading.MULTIRC,
+    questions.QUAIL,
+    questions.PIQA,
+    questions.QUARTZ,
+    questions.SCIQ,
+    questions.SOCIAL_I_QA,
+    questions.MULTIRC,
     sentences.WIC,
     sentiment.TWITTER_SENTIMENT,
     sentiment.AMAZON_POLARITY,

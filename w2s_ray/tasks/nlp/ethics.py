@@ -1,14 +1,14 @@
 """Four of the ETHICS data sets (Hendrycks et al. 2021).
 
-On the hub their `validation` split is the authors' test set; their `test` split is the adversarially filtered one, of
-another distribution, which is not used.
+On the hub, the `validation` split is the authors' test set. The `test` split is adversarially filtered, so it has a
+different distribution; it is not used.
 """
 
 from collections.abc import Callable, Iterable
 
 from w2s_ray.tasks.dataset import Recipe
 from w2s_ray.tasks.examples import PAIR_CLASSES, Example, Format, Skip, class_of, digest, pair, text_of
-from w2s_ray.tasks.nlp.choices import YES_NO
+from w2s_ray.tasks.nlp.questions import YES_NO
 from w2s_ray.tasks.rows import Row
 
 
@@ -27,7 +27,7 @@ def justice(row: Row) -> Iterable[Example]:
 
 
 def virtue(row: Row) -> Iterable[Example]:
-    """What somebody did, and one of five traits, one of which shows; related: what was done."""
+    """An action and one of five traits, one of which it shows; related: the same action."""
     scenario, separator, trait = text_of(row, "scenario").partition("[SEP]")
     if not separator or not scenario.strip() or not trait.strip():
         raise Skip("a scenario without a trait")
@@ -36,7 +36,7 @@ def virtue(row: Row) -> Iterable[Example]:
 
 
 def utilitarianism(row: Row) -> Iterable[Example]:
-    """Two events, one more pleasant, in an order by hash; related: all that are ranked against each other."""
+    """Two events, one more pleasant, in an order by hash; related: events that are ranked against each other."""
     better, worse = text_of(row, "baseline"), text_of(row, "less_pleasant")
     ordered = pair(better, worse, digest(better))
     text = f"First: {ordered.text}\nSecond: {ordered.other}\nWhich is more pleasant?"

@@ -1,38 +1,38 @@
-"""Single sentences and pairs of sentences: related are those that share a sentence, a premise or a word.
+"""Single sentences and pairs of sentences. Examples that share a sentence, a premise or a word are related.
 
-The validation splits of CoLA and WiC are too small to be balanced and tested on; they join the pool.
+The validation splits of CoLA and WiC are too small for a balanced test set; they are part of the pool.
 """
 
 from collections.abc import Iterable
 
 from w2s_ray.tasks.dataset import Recipe
 from w2s_ray.tasks.examples import Example, Format, class_of, digest, text_of
-from w2s_ray.tasks.nlp.choices import YES_NO
+from w2s_ray.tasks.nlp.questions import YES_NO
 from w2s_ray.tasks.rows import Row
 
 
 def cola(row: Row) -> Iterable[Example]:
-    """A sentence that linguists call acceptable or not."""
+    """A sentence that linguists judge as acceptable or not."""
     sentence = text_of(row, "sentence")
     yield Example(f"{sentence}\nIs this sentence grammatical?", digest(sentence), class_of(row, "label", YES_NO))
 
 
 def anli(row: Row) -> Iterable[Example]:
-    """A premise that entails the hypothesis, or is neutral to it, or contradicts it: the last two are one class."""
+    """A premise and a hypothesis: entailed, or else neutral or contradicted, which are one class."""
     premise = text_of(row, "premise")
     text = f"{premise}\n\nHypothesis: {text_of(row, 'hypothesis')}\nDoes this follow?"
     yield Example(text, digest(premise), class_of(row, "label", ("yes", "no", "no")))
 
 
 def paws(row: Row) -> Iterable[Example]:
-    """Two sentences of almost the same words; a sentence stands in several pairs."""
+    """Two sentences with almost the same words; a sentence occurs in several pairs."""
     first, second = text_of(row, "sentence1"), text_of(row, "sentence2")
     text = f"First: {first}\nSecond: {second}\nDo they mean the same?"
     yield Example(text, digest(first), class_of(row, "label", YES_NO), ties=(digest(second),))
 
 
 def wic(row: Row) -> Iterable[Example]:
-    """A word in two sentences; related: the word, and the sentences that it shares with others."""
+    """A word in two sentences; related: the same word, or a shared sentence."""
     word, first, second = (text_of(row, column) for column in ("word", "sentence1", "sentence2"))
     text = f"First: {first}\nSecond: {second}\nDoes {word!r} mean the same in both?"
     label = class_of(row, "label", YES_NO)

@@ -1,9 +1,9 @@
-"""Is the writer for it or against it?
+"""Sentiment: is a text positive or negative?
 
-SST-2's training rows are phrases, cut from some 6,900 sentences, and the sentences themselves. A phrase of a test
-sentence must not be trained on, so rows are related by containment, word by word. Short phrases of several sentences
-("the film", "good") would tie everything to everything: they are left out. The test set is drawn from these rows too,
-because the 872 of the validation split have a standard error of 0.017.
+SST-2's training rows are some 6,900 sentences and phrases from them. A phrase of a test sentence must not be used for
+training, so rows are related if one contains the other, word by word. Short phrases that occur in several sentences
+("the film", "good") would connect almost all rows; they are left out. The test set is drawn from these rows too,
+because the validation split has only 872 (a standard error of 0.017).
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ from w2s_ray.tasks.rows import Row
 
 SENTIMENTS = ("negative", "positive")
 SHORT_WORDS = 2
-"""Phrases of so many words or fewer are left out where more than one sentence has them."""
+"""Phrases with at most this many words are left out if they occur in more than one sentence."""
 
 Words = tuple[str, ...]
 _COMMON = Skip("a short phrase of several sentences", is_fault=False)
@@ -28,15 +28,15 @@ def sst2(row: Row) -> Iterable[Example]:
 
 
 def related_by_containment(examples: Sequence[Example]) -> list[Example | Skip]:
-    """Tie every phrase to the sentences that contain it; the stratum says which rows are phrases.
+    """Tie every phrase to the sentences that contain it; the strata are `sentence` and `phrase`.
 
-    A sentence is a text that no other contains. Texts are taken from the longest to the shortest, and only sentences
-    are searched for what they contain, so every phrase is known before its turn comes.
+    A sentence is a text that no other text contains. Texts are visited from the longest to the shortest, and the parts
+    of each sentence are marked as phrases, so a phrase is marked before it is visited.
     """
     words = [tuple(example.text.casefold().split()) for example in examples]
     sentences_of: dict[Words, set[str]] = defaultdict(set)
     known = set(words)
-    lengths = sorted({len(each) for each in known})
+    lengths = sorted({len(text) for text in known})
     for text in sorted(known, key=lambda text: (-len(text), text)):
         if text not in sentences_of:
             name = digest("sentence", *text)
@@ -47,7 +47,7 @@ def related_by_containment(examples: Sequence[Example]) -> list[Example | Skip]:
 
 
 def _parts(text: Words, lengths: Sequence[int]) -> Iterable[Words]:
-    """Every run of words in `text`, itself included, of one of the lengths."""
+    """Yield every run of words in `text`, including itself, of one of the lengths."""
     for length in lengths:
         for start in range(len(text) - length + 1):
             yield text[start : start + length]

@@ -17,9 +17,9 @@ from w2s_ray.spec.stage import PredictionSpec, Prompt
 from w2s_ray.training.answers import answer_tokens, write_answers
 from w2s_ray.training.feed import Examples, IntArray, TokenRow, Written
 from w2s_ray.training.lessons.protocol import ACCURACY, AGREEMENT, Material
-from w2s_ray.training.models import Network
+from w2s_ray.training.models.network import Network
+from w2s_ray.training.models.prompts import asked, joined, shots
 from w2s_ray.training.objectives import Objective, Writing
-from w2s_ray.training.prompts import asked, joined, shots
 
 
 class AnswerLesson:

@@ -16,10 +16,10 @@ from w2s_ray.spec.stage import PredictionSpec, Prompt
 from w2s_ray.store.predictions import LABELS_NAME, write
 from w2s_ray.training.feed import Examples, FloatArray, IntArray, Labelled, TokenRow
 from w2s_ray.training.lessons.protocol import ACCURACY, AGREEMENT, Material
-from w2s_ray.training.models import Network, name_tokens
+from w2s_ray.training.models.network import Network, name_tokens
+from w2s_ray.training.models.prompts import asked, shots
 from w2s_ray.training.objectives import Classification, Objective
 from w2s_ray.training.predict import predict
-from w2s_ray.training.prompts import asked, shots
 
 
 class ClassLesson:

@@ -12,7 +12,7 @@ from w2s_ray.data.tokens import Tokens
 from w2s_ray.spec.stage import PredictionSpec, StageSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.feed import Examples, Feeder, IntArray, LastGroup, Purpose
-from w2s_ray.training.models import Network
+from w2s_ray.training.models.network import Network
 from w2s_ray.training.objectives import Objective
 from w2s_ray.training.workers import Workers
 

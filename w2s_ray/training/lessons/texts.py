@@ -12,7 +12,7 @@ from w2s_ray.spec.stage import PredictionSpec
 from w2s_ray.training.feed import IntArray, Written
 from w2s_ray.training.language import held_out_loss
 from w2s_ray.training.lessons.protocol import HELD_OUT, Material
-from w2s_ray.training.models import Network
+from w2s_ray.training.models.network import Network
 from w2s_ray.training.objectives import Objective, Writing
 
 _HELD_OUT_BLOCKS = 256

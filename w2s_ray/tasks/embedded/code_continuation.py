@@ -1,0 +1,298 @@
+"""The builtin tasks `code_continuation` and `code_continuation_hard`: HellaSwag for source code.
+
+An example shows the first lines of a function and one more line: does it really follow? The answer depends on how
+likely the line is under a language model, so the label tests what pretraining teaches.
+
+A *cut* divides a function into a *prefix* and the *line* that follows it. The prefix starts at the `def`, or later if
+that exceeds its limit. Cuts come in pairs, a and b, and each pair gives four examples: (prefix a, line a) and (prefix
+b, line b) are true, (prefix a, line b) and (prefix b, line a) are false. No prefix and no line occurs in two cuts. Each
+prefix and each line is therefore true once and false once: a model that sees only one of them has an accuracy of
+exactly one half. The four are a bundle: with three of them in a split, the line alone would predict the label.
+
+    code_continuation        a and b are from files of different packages, and a line keeps its own indentation:
+                             syntax, names and meaning are all informative; the group is the pair of files
+    code_continuation_hard   a and b are different functions of one file, both cuts change the indentation in the same
+                             direction, and a line gets the indentation of the true one: only names and meaning are
+                             informative; the group is the file
+
+Only the corpus's task files are used, which pretraining never reads.
+
+`manifest.json` has the package versions and digests of the published examples. With the packages that `constraints.txt`
+pins, every installation makes the same examples, hence the same test set. If the versions match and a digest does not,
+an installed source file was changed, and the task is refused. Other versions make a different task with another
+fingerprint, which is logged. After a change of recipe or pins, rewrite the manifest:
+
+    python -m w2s_ray.tasks.embedded.code_continuation
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from w2s_ray.errors import DataError
+from w2s_ray.spec.base import Spec
+from w2s_ray.spec.identity import identity, seeded_hash
+from w2s_ray.tasks.embedded import corpus
+from w2s_ray.tasks.embedded.python_source import function_id
+from w2s_ray.tasks.task import POOL, SCHEMA, Kind, TaskData
+
+RECIPE = 3
+"""Increase when this module would make different examples from the same corpus."""
+
+CLASS_NAMES = ("elsewhere", "follows")
+CUTS_PER_FUNCTION = 3
+MIN_PREFIX_LINES = 2
+PREFIX_CHARS = (30, 140)
+LINE_CHARS = (10, 60)
+"""Shortest and longest; an example has about 45 tokens of the built-in ladder's tokenizer."""
+MIN_NAMES = 2
+"""Distinct names, not counting keywords and common builtins, that a line must have to be used."""
+
+MANIFEST = Path(__file__).with_name("manifest.json")
+_logger = logging.getLogger(__name__)
+_NAME = re.compile(r"[^\W\d]\w{2,}")
+_PLAIN_WORDS = frozenset(
+    "and any assert async await break class continue def del dict elif else except False finally float for from global "
+    "import int isinstance lambda len list None nonlocal not NotImplementedError pass raise return self set str super "
+    "True try tuple ValueError while with yield".split()
+)
+_SKIPPED_HEADS = ("elif ", "import ", "from ", "def ", "async def ", "class ", "@")
+
+
+class Cut(NamedTuple):
+    """One place where a function is cut.
+
+    Attributes:
+        function: the function.
+        prefix: the function's lines before the cut, as many as fit.
+        line: the line that follows, without its indentation.
+        indentation: the spaces before that line.
+        direction: 1 if it is indented more than the line before, 0 if equally, -1 if less.
+    """
+
+    function: corpus.Function
+    prefix: str
+    line: str
+    indentation: int
+    direction: int
+
+
+Pair = tuple[Cut, Cut]
+
+
+class CodeContinuation:
+    """The task `code_continuation`, or `code_continuation_hard`."""
+
+    kind: Kind = "classes"
+
+    def __init__(self, hard: bool = False) -> None:
+        self.name = "code_continuation_hard" if hard else "code_continuation"
+        self._hard = hard
+        self._pairs: Callable[[Iterable[Cut]], Iterator[Pair]] = pairs_within_files if hard else pairs_across_packages
+
+    def fingerprint(self) -> str:
+        """Return the digest of the recipe and the packages' versions.
+
+        Raises:
+            DataError: when a package is not installed.
+        """
+        return identity("task", [self.name, RECIPE, corpus.RECIPE, corpus.versions()])
+
+    def read(self) -> TaskData:
+        """Return four examples, a bundle, for each pair of cuts; the group is the pair's file or files.
+
+        Raises:
+            DataError: when a package is not installed, or its source was changed.
+        """
+        table = self.examples()
+        check_published(self.name, table, corpus.versions())
+        return TaskData(table, CLASS_NAMES)
+
+    def examples(self) -> pa.Table:
+        """Return the examples without comparing them with the manifest.
+
+        Raises:
+            DataError: when a package is not installed.
+        """
+        versions = corpus.versions()
+        cuts = cuts_of(corpus.task_functions())
+        rows = [row for pair in self._pairs(cuts) for row in self._examples(pair, versions)]
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+    def _examples(self, pair: Pair, versions: dict[str, str]) -> Iterator[dict[str, object]]:
+        group = " ".join(sorted({cut.function.file for cut in pair}))
+        bundle = identity("bundle", [[cut.function.file, cut.prefix, cut.line] for cut in pair])
+        for start in pair:
+            for end in pair:
+                indentation = start.indentation if self._hard else end.indentation
+                text = f"{start.prefix}\n{' ' * indentation}{end.line}\n"
+                yield {
+                    "id": function_id(start.function, versions, self.name, text),
+                    "text": text,
+                    "label": int(start is end),
+                    "group": group,
+                    "bundle": bundle,
+                    "origin": POOL,
+                }
+
+
+def cuts_of(functions: Iterable[corpus.Function]) -> list[Cut]:
+    """Return up to `CUTS_PER_FUNCTION` cuts of each function; no prefix and no line occurs twice."""
+    prefixes: set[str] = set()
+    lines: set[str] = set()
+    chosen = []
+    for function in functions:
+        taken = 0
+        for cut in _possible_cuts(function):
+            if taken == CUTS_PER_FUNCTION:
+                break
+            if cut.prefix in prefixes or cut.line in lines:
+                continue
+            prefixes.add(cut.prefix)
+            lines.add(cut.line)
+            chosen.append(cut)
+            taken += 1
+    return chosen
+
+
+def is_informative(line: str) -> bool:
+    """Return whether a line (without indentation) has enough names to be recognised."""
+    if not LINE_CHARS[0] <= len(line) <= LINE_CHARS[1] or line.startswith(_SKIPPED_HEADS):
+        return False
+    return len(set(_NAME.findall(line)) - _PLAIN_WORDS) >= MIN_NAMES
+
+
+def pairs_within_files(cuts: Iterable[Cut]) -> Iterator[Pair]:
+    """Pair cuts of different functions of one file with the same direction."""
+    by_place: dict[tuple[str, int], list[Cut]] = defaultdict(list)
+    for cut in cuts:
+        by_place[cut.function.file, cut.direction].append(cut)
+    for place in sorted(by_place):
+        waiting: list[Cut] = []
+        for cut in sorted(by_place[place], key=_order):
+            partner = next((other for other in waiting if other.function.text != cut.function.text), None)
+            if partner is None:
+                waiting.append(cut)
+            else:
+                waiting.remove(partner)
+                yield partner, cut
+
+
+def pairs_across_packages(cuts: Iterable[Cut]) -> Iterator[Pair]:
+    """Pair each file with one of another package that has about as many cuts, then pair their cuts."""
+    by_file: dict[str, list[Cut]] = defaultdict(list)
+    for cut in cuts:
+        by_file[cut.function.file].append(cut)
+    for first, second in _partner_files({file: len(of_file) for file, of_file in by_file.items()}):
+        yield from zip(*(sorted(by_file[file], key=_order) for file in (first, second)), strict=False)
+
+
+def _partner_files(sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
+    waiting: list[str] = []
+    for file in sorted(sizes, key=lambda file: (-sizes[file], seeded_hash("code_continuation file", file))):
+        package = file.partition(":")[0]
+        partner = next((other for other in waiting if other.partition(":")[0] != package), None)
+        if partner is None:
+            waiting.append(file)
+        else:
+            waiting.remove(partner)
+            yield partner, file
+
+
+def _possible_cuts(function: corpus.Function) -> list[Cut]:
+    """Return every cut within the limits: first those that show the function from its `def`, then by hash."""
+    lines = function.text.split("\n")
+    cuts = []
+    for at in function.cuts:
+        line = lines[at].lstrip()
+        if not is_informative(line):
+            continue
+        start = _window_start(function, lines, at)
+        if at - start < MIN_PREFIX_LINES:
+            continue
+        indentations = [_indentation(shown) for shown in lines[start : at + 1]]
+        margin = min(indentations)
+        prefix = "\n".join(shown[margin:] for shown in lines[start:at])
+        if len(prefix) >= PREFIX_CHARS[0]:
+            direction = (indentations[-1] > indentations[-2]) - (indentations[-1] < indentations[-2])
+            cuts.append((start > 0, Cut(function, prefix, line, indentations[-1] - margin, direction)))
+    return [cut for _, cut in sorted(cuts, key=lambda item: (item[0], _order(item[1])))]
+
+
+def _window_start(function: corpus.Function, lines: list[str], end: int) -> int:
+    """Return the index of the prefix's first line: the `def`, or else the first statement that fits."""
+    chars = 0
+    first = end
+    for start in range(end - 1, -1, -1):
+        chars += len(lines[start]) + 1
+        if chars > PREFIX_CHARS[1]:
+            break
+        if start == 0 or (start in function.cuts and not lines[start].lstrip().startswith("elif ")):
+            first = start
+    return first
+
+
+def _indentation(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _order(cut: Cut) -> bytes:
+    return hashlib.sha256(f"{cut.function.file}\n{cut.prefix}\n{cut.line}".encode()).digest()
+
+
+class PublishedTask(Spec):
+    """One task in the manifest."""
+
+    num_examples: int
+    digest: str
+
+
+class Manifest(Spec):
+    """The content of `manifest.json`."""
+
+    versions: dict[str, str]
+    tasks: dict[str, PublishedTask]
+
+
+def digest_of(table: pa.Table) -> PublishedTask:
+    """Return the digest over id, group, bundle and label of every example, independent of their order."""
+    columns = (table[name].to_pylist() for name in ("id", "group", "bundle", "label"))
+    lines = sorted("\t".join(map(str, row)) + "\n" for row in zip(*columns, strict=True))
+    return PublishedTask(num_examples=len(lines), digest=hashlib.sha256("".join(lines).encode()).hexdigest())
+
+
+def check_published(name: str, table: pa.Table, versions: dict[str, str], path: Path = MANIFEST) -> None:
+    """Compare `table` with the published task.
+
+    Raises:
+        DataError: when it differs although the packages have the published versions.
+    """
+    manifest = Manifest.model_validate_json(path.read_text())
+    if versions != manifest.versions:
+        changed = sorted(key for key in versions if versions[key] != manifest.versions.get(key))
+        _logger.warning("%s is not the published task: other versions of %s", name, ", ".join(changed))
+        return
+    actual, published = digest_of(table), manifest.tasks[name]
+    if actual != published:
+        raise DataError(
+            f"{name} has {actual.num_examples} examples with digest {actual.digest[:12]}; with these package versions "
+            f"it should have {published.num_examples} with digest {published.digest[:12]}",
+            "an installed source file was changed: reinstall the packages of constraints.txt",
+        )
+
+
+def _write() -> None:
+    tasks = {task.name: digest_of(task.examples()) for task in (CodeContinuation(), CodeContinuation(hard=True))}
+    manifest = Manifest(versions=corpus.versions(), tasks=tasks)
+    MANIFEST.write_text(json.dumps(manifest.model_dump(), indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    _write()

@@ -1,0 +1,301 @@
+"""Questions with several answers: about passages, school science and common sense.
+
+A question becomes two examples: its right answer, and one wrong answer chosen by hash. So each question is right as
+often as wrong, and the question alone does not predict the label. The two examples are a bundle, and have the same
+form, so that the form of an answer does not predict the label either. The question follows its passage and the answer
+is last, because texts that are too long lose their beginning.
+
+Examples about the same passage or question, or with the same beginning of a story, are related.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from w2s_ray.tasks.dataset import Recipe
+from w2s_ray.tasks.examples import (
+    Example,
+    Format,
+    Skip,
+    class_of,
+    digest,
+    draw,
+    number_of,
+    optional_text,
+    text_of,
+    texts_of,
+)
+from w2s_ray.tasks.rows import Row
+
+YES_NO = ("no", "yes")
+
+
+def judged(context: str, answer: str, ask: str = "Is this answer right?") -> str:
+    """Return the text of an example: is this answer right?"""
+    return f"{context}\nAnswer: {answer}\n{ask}"
+
+
+def one_right_one_wrong(context: str, right: str, wrong: Sequence[str], group: str, ask: str) -> Iterator[Example]:
+    """Yield (context, right answer) and (context, a wrong answer), a bundle.
+
+    Raises:
+        Skip: when every wrong answer equals the right one, ignoring case.
+    """
+    others = [answer for answer in wrong if answer.casefold() != right.casefold()]
+    if not others:
+        raise Skip("no wrong answer that differs from the right one")
+    bundle = digest(group, context)
+    answers = {"yes": right, "no": others[draw(len(others), context, right, *others)]}
+    for label, answer in answers.items():
+        yield Example(judged(context, answer, ask), digest(group), label, bundle=bundle)
+
+
+def question(text: str, right: int, answers: Sequence[str], *, passage: str = "", never: str = "") -> Iterator[Example]:
+    """Yield the two examples of a question with answers 0, 1, …; the group is the passage, or else the text.
+
+    Answers that begin with `never`, such as "none of the above", have no meaning without the other answers. A question
+    with such a right answer is left out, and such answers are not used as wrong ones.
+
+    Raises:
+        Skip: when no answer has the number `right`, when there is no wrong one, or when the right one is `never`.
+    """
+    if not 0 <= right < len(answers):
+        raise Skip("a right answer that is not among the answers", right)
+    unfit = [bool(never) and answer.casefold().startswith(never) for answer in answers]
+    if unfit[right]:
+        raise Skip(f"the right answer is {never!r}", is_fault=False)
+    wrong = [answer for at, answer in enumerate(answers) if at != right and not unfit[at]]
+    context = "\n\n".join(filter(None, (passage, f"Question: {text}")))
+    return one_right_one_wrong(context, answers[right], wrong, passage or text, "Is this answer right?")
+
+
+def boolq(row: Row) -> Iterable[Example]:
+    """A question with the answer yes or no."""
+    passage = text_of(row, "passage")
+    text = f"{passage}\n\nQuestion: {text_of(row, 'question')}?"
+    yield Example(text, digest(passage), class_of(row, "answer", {False: "no", True: "yes"}))
+
+
+def cosmos_qa(row: Row) -> Iterable[Example]:
+    """Four answers; "none of the above choices" is not an answer by itself."""
+    answers = [text_of(row, f"answer{number}") for number in range(4)]
+    never = "none of the above"
+    right = number_of(row, "label")
+    return question(text_of(row, "question"), right, answers, passage=text_of(row, "context"), never=never)
+
+
+def dream(row: Row) -> Iterable[Example]:
+    """Three answers about a dialogue."""
+    answers, right = texts_of(row, "choice"), text_of(row, "answer")
+    if right not in answers:
+        raise Skip("a right answer that is not among the answers", right)
+    dialogue = "\n".join(texts_of(row, "dialogue"))
+    return question(text_of(row, "question"), answers.index(right), answers, passage=dialogue)
+
+
+def quail(row: Row) -> Iterable[Example]:
+    """Four answers; the wording "not enough information" alone would show whether it is right."""
+    right, answers = number_of(row, "correct_answer_id"), texts_of(row, "answers")
+    never = "not enough information"
+    return question(text_of(row, "question"), right, answers, passage=text_of(row, "context"), never=never)
+
+
+def multirc(row: Row) -> Iterable[Example]:
+    """One of several answers to a question, each right or wrong by itself."""
+    passage, asked = text_of(row, "paragraph"), text_of(row, "question")
+    text = judged(f"{passage}\n\nQuestion: {asked}", text_of(row, "answer"))
+    yield Example(text, digest(passage), class_of(row, "label", YES_NO), bundle=digest(passage, asked))
+
+
+def mc_taco(row: Row) -> Iterable[Example]:
+    """One of several answers to a question about time, each plausible or not by itself."""
+    sentence, asked = text_of(row, "sentence"), text_of(row, "question")
+    text = judged(f"{sentence}\n\nQuestion: {asked}", text_of(row, "answer"), "Is this answer plausible?")
+    yield Example(text, digest(sentence), class_of(row, "label", YES_NO), bundle=digest(sentence, asked))
+
+
+SCIQ_COLUMNS = ("question", "distractor1", "distractor2", "distractor3", "correct_answer", "support")
+
+
+def sciq(row: Row) -> Iterable[Example]:
+    """Four answers; the passage that supports the right one, if there is one, precedes the question.
+
+    Questions are complete without their passage, and some occur again with a different one.
+    """
+    answers = [text_of(row, column) for column in ("correct_answer", "distractor1", "distractor2", "distractor3")]
+    asked = text_of(row, "question")
+    for example in question(asked, 0, answers, passage=optional_text(row, "support")):
+        yield example._replace(ties=(digest("question", asked.casefold()),))
+
+
+def openbookqa(row: Row) -> Iterable[Example]:
+    """Four answers with letters; only their texts are shown."""
+    return question(text_of(row, "question_stem"), *_lettered(row))
+
+
+def quartz(row: Row) -> Iterable[Example]:
+    """Two answers with letters, about a passage that states a law of nature."""
+    return question(text_of(row, "question"), *_lettered(row), passage=text_of(row, "para"))
+
+
+def _lettered(row: Row) -> tuple[int, list[str]]:
+    """Return the number of the right answer, and all answers."""
+    choices = row.get("choices")
+    if not isinstance(choices, dict):
+        raise Skip("choices are not a mapping with `text` and `label`")
+    letters, letter = texts_of(choices, "label"), text_of(row, "answerKey")
+    if letter not in letters:
+        raise Skip("unknown answerKey", letter)
+    return letters.index(letter), texts_of(choices, "text")
+
+
+def hellaswag(row: Row) -> Iterable[Example]:
+    """Four endings; beginnings from the same video or article are related."""
+    beginning, endings, right = text_of(row, "ctx"), texts_of(row, "endings"), number_of(row, "label")
+    if not 0 <= right < len(endings):
+        raise Skip("unknown label", right)
+    wrong = [ending for at, ending in enumerate(endings) if at != right]
+    ask = "Is this how it goes on?"
+    source = optional_text(row, "source_id")
+    for example in one_right_one_wrong(beginning, endings[right], wrong, beginning, ask):
+        yield example._replace(ties=(digest("source", source),) if source else ())
+
+
+def piqa(row: Row) -> Iterable[Example]:
+    """Two ways to a goal."""
+    goal, ways = text_of(row, "goal"), (text_of(row, "sol1"), text_of(row, "sol2"))
+    right = class_of(row, "label", ("0", "1")) == "1"
+    return one_right_one_wrong(f"Goal: {goal}", ways[right], [ways[not right]], goal, "Does this reach the goal?")
+
+
+def social_i_qa(row: Row) -> Iterable[Example]:
+    """Three answers to a question about a social situation."""
+    answers = [text_of(row, column) for column in ("answerA", "answerB", "answerC")]
+    return question(text_of(row, "question"), number_of(row, "label") - 1, answers, passage=text_of(row, "context"))
+
+
+BOOLQ = Recipe(
+    name="boolq",
+    hub="google/boolq",
+    format=Format("classes", ("question", "passage", "answer"), boolq, YES_NO),
+    licence="CC BY-SA 3.0",
+    citation="Clark et al. 2019",
+    protocol="is the answer yes?",
+    test="validation",
+    num_rows=9_427 + 3_270,
+)
+COSMOS_QA = Recipe(
+    name="cosmos_qa",
+    hub="allenai/cosmos_qa",
+    format=Format(
+        "classes", ("context", "question", "answer0", "answer1", "answer2", "answer3", "label"), cosmos_qa, YES_NO
+    ),
+    licence="CC BY 4.0",
+    citation="Huang et al. 2019",
+    protocol="is this answer right? one right and one wrong per question, none answered by none of the above",
+    test="validation",
+    num_rows=25_262 + 2_985,
+)
+DREAM = Recipe(
+    name="dream",
+    hub="dataset-org/dream",
+    format=Format("classes", ("dialogue", "question", "choice", "answer"), dream, YES_NO),
+    licence="non-commercial research",
+    citation="Sun et al. 2019",
+    protocol="is this answer right? one right and one wrong per question",
+    test="test",
+    num_rows=6_116 + 2_041,
+)
+QUAIL = Recipe(
+    name="quail",
+    hub="textmachinelab/quail",
+    format=Format("classes", ("context", "question", "answers", "correct_answer_id"), quail, YES_NO),
+    licence="CC BY-NC-SA 4.0",
+    citation="Rogers et al. 2020",
+    commit="8c8b4a9b0b3b161f32afc4875c2ba7a2b0b25b3c",
+    protocol="is this answer right? one right and one wrong per question that has an answer",
+    test="validation",
+    num_rows=10_246 + 2_164,
+)
+MULTIRC = Recipe(
+    name="multirc",
+    hub="aps/super_glue",
+    subset="multirc",
+    format=Format("classes", ("paragraph", "question", "answer", "label"), multirc, YES_NO),
+    licence="research use",
+    citation="Khashabi et al. 2018; SuperGLUE, Wang et al. 2019",
+    commit="51a0ed3b5e7269640c1a335e1f90a7ce8835eec1",
+    protocol="is this answer right? as many right as wrong per question",
+    test="validation",
+    num_rows=27_243 + 4_848,
+)
+MC_TACO = Recipe(
+    name="mc_taco",
+    hub="CogComp/mc_taco",
+    format=Format("classes", ("sentence", "question", "answer", "label"), mc_taco, YES_NO),
+    licence="not stated",
+    citation="Zhou et al. 2019",
+    protocol="is this answer plausible? as many right as wrong per question; there is no train split",
+    pool="test",
+    test="validation",
+    num_rows=9_442 + 3_783,
+)
+SCIQ = Recipe(
+    name="sciq",
+    hub="allenai/sciq",
+    format=Format("classes", SCIQ_COLUMNS, sciq, YES_NO),
+    licence="CC BY-NC 3.0",
+    citation="Welbl, Liu and Gardner 2017",
+    protocol="is this answer right? one right and one wrong per question",
+    test="test",
+    num_rows=11_679 + 1_000,
+)
+OPENBOOKQA = Recipe(
+    name="openbookqa",
+    hub="allenai/openbookqa",
+    subset="main",
+    format=Format("classes", ("question_stem", "choices", "answerKey"), openbookqa, YES_NO),
+    licence="not stated",
+    citation="Mihaylov et al. 2018",
+    protocol="is this answer right? one right and one wrong per question",
+    test="validation+test",
+    num_rows=4_957 + 1_000,
+)
+QUARTZ = Recipe(
+    name="quartz",
+    hub="allenai/quartz",
+    format=Format("classes", ("question", "choices", "answerKey", "para"), quartz, YES_NO),
+    licence="CC BY 4.0",
+    citation="Tafjord et al. 2019",
+    protocol="is this answer right? one right and one wrong per question",
+    test="validation+test",
+    num_rows=2_696 + 384 + 784,
+)
+HELLASWAG = Recipe(
+    name="hellaswag",
+    hub="Rowan/hellaswag",
+    format=Format("classes", ("ctx", "endings", "label"), hellaswag, YES_NO),
+    licence="MIT",
+    citation="Zellers et al. 2019",
+    protocol="is this how it goes on? one right and one wrong ending per beginning",
+    test="validation",
+    num_rows=39_905 + 10_042,
+)
+PIQA = Recipe(
+    name="piqa",
+    hub="ybisk/piqa",
+    format=Format("classes", ("goal", "sol1", "sol2", "label"), piqa, YES_NO),
+    licence="not stated",
+    citation="Bisk et al. 2020",
+    protocol="does this reach the goal? one right and one wrong way per goal",
+    test="validation",
+    num_rows=16_113 + 1_838,
+)
+SOCIAL_I_QA = Recipe(
+    name="social_i_qa",
+    hub="allenai/social_i_qa",
+    format=Format("classes", ("context", "question", "answerA", "answerB", "answerC", "label"), social_i_qa, YES_NO),
+    licence="not stated",
+    citation="Sap et al. 2019",
+    protocol="is this answer right? one right and one wrong per question",
+    test="validation",
+    num_rows=33_410 + 1_954,
+)

@@ -1,0 +1,288 @@
+"""What a worker of a stage holds in memory, computed from the model's shape and the settings; no torch.
+
+`limits_for` chooses how much of a sharded model is in one piece at a time; zero.py gives these limits to DeepSpeed.
+`footprint` adds up what each phase of a stage holds. The terms that are not plain arithmetic (activations, what the
+allocator keeps, the process itself) are fitted to `benchmarks/memory.py`; docs/memory.md has both side by side.
+
+Units are bytes; a model's weights, gradients and moments are fp32 whatever its precision (zero.py).
+"""
+
+from dataclasses import dataclass
+
+from w2s_ray.spec.chain import ModelShape, PlannedStage
+from w2s_ray.spec.stage import AllWeights, Lora, ModelSource, Precision, Probe, Prompt
+
+PREDICTION_TOKENS = 8192
+"""Padded tokens of one forward pass without gradients."""
+LARGE_MODEL = 50_000_000
+"""Parameters from which on freed memory goes back to the machine at once, whose cost then no longer counts."""
+
+_SMALLEST_BUCKET = 2**23
+"""Elements. Below this size a collective costs more in latency than it saves in memory."""
+_LARGEST_BUCKET = 500_000_000
+_SMALLEST_SUB_GROUP = 2**24
+
+_FP32, _BF16 = 4, 2
+_PROCESS = int(0.58 * 2**30)
+"""A worker's interpreter and libraries, before it has a model."""
+_UNFUSED, _UNFUSED_COPIES = ("gelu_new", "gelu_fast"), 6
+"""Activations that are written as single operations, each of which saves its input."""
+_CUDA_CONTEXT = int(0.6 * 2**30)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of a model DeepSpeed holds in one piece at a time, in elements."""
+
+    bucket: int
+    """Gradients, or weights, that one collective carries."""
+    prefetch: int
+    """Weights that ZeRO-3 fetches ahead of their use."""
+    live: int
+    """Gathered weights at which ZeRO-3 fetches no further ahead."""
+    reuse: int
+    """ZeRO-3 keeps weights gathered that are used again within so many."""
+    persistence: int
+    """ZeRO-3 never shards a weight as small as this."""
+    sub_group: int
+    """Weights that ZeRO-3 updates at once: it copies their gradients."""
+
+
+def limits_for(num_parameters: int, hidden_size: int) -> Limits:
+    """Return the limits for a model.
+
+    Buckets are hidden_size², as Hugging Face's `auto` has them, and at least 2^23 elements.
+    """
+    bucket = min(max(hidden_size**2, _SMALLEST_BUCKET), _LARGEST_BUCKET)
+    bucket = max(min(bucket, num_parameters), 1024) // 2 * 2  # ZeRO-1 and 2 align on pairs of elements
+    return Limits(
+        bucket=bucket,
+        prefetch=bucket,
+        live=2 * bucket,
+        reuse=bucket,
+        persistence=100_000,
+        sub_group=max(2 * bucket, _SMALLEST_SUB_GROUP),
+    )
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one worker holds, in bytes; of rank 0 where ranks differ."""
+
+    parts: dict[str, int]
+    """What the phase with the highest peak consists of."""
+    phases: dict[str, int]
+    """The peak of each phase."""
+
+    @property
+    def peak(self) -> int:
+        """The highest of all phases."""
+        return max(self.phases.values())
+
+
+def footprint(
+    stage: PlannedStage,
+    num_parameters: int,
+    shape: ModelShape,
+    longest_tokens: int | None = None,
+    precision: Precision | None = None,
+) -> Footprint:
+    """Return what a worker of `stage` holds; on a GPU, what its device holds.
+
+    Args:
+        stage: what is trained and how.
+        num_parameters: of the model.
+        shape: of the model.
+        longest_tokens: of a text of the task; None where that is not known.
+        precision: of the forward pass, where the device does not have the one that is asked for.
+    """
+    holding = _Holding(stage, num_parameters, shape, longest_tokens, precision)
+    phases = {name: sum(parts.values()) for name, parts in holding.phases.items()}
+    worst = max(phases, key=lambda name: phases[name])
+    return Footprint(parts={name: size for name, size in holding.phases[worst].items() if size}, phases=phases)
+
+
+class _Holding:
+    """The terms, and the phases that they add up to."""
+
+    def __init__(
+        self,
+        stage: PlannedStage,
+        num_parameters: int,
+        shape: ModelShape,
+        longest_tokens: int | None,
+        precision: Precision | None,
+    ) -> None:
+        self._stage, self._spec, self._execution = stage, stage.spec, stage.execution
+        self._precision = precision or stage.spec.optimisation.precision
+        self._size, self._shape = num_parameters, shape
+        self._on_gpu = self._execution.gpus_per_worker > 0
+        self._context = self._spec.optimisation.context_tokens
+        if longest_tokens is not None and not self._spec.is_language_model:  # prompts and blocks fill their context
+            self._context = min(self._context, longest_tokens)
+        self._limits = limits_for(num_parameters, shape.hidden_size)
+        self._is_large = num_parameters >= LARGE_MODEL
+        self.phases: dict[str, dict[str, int]] = {
+            "loading": self._process() | {"weights": self._weights, "loading": self._drawn or self._whole},
+            "predicting": self._process() | {"weights": self._weights} | self._forward_alone(),
+        }
+        if self._trained:
+            self.phases |= {"training": self._training(), "saving": self._saving()}
+        if self._trained and (self._spec.optimisation.early_stopping is not None or stage.num_reports):
+            self.phases["evaluating"] = self.phases["predicting"] | {"moments": self._moments}
+
+    def _process(self) -> dict[str, int]:
+        return {"process": _CUDA_CONTEXT if self._on_gpu else _PROCESS}
+
+    @property
+    def _whole(self) -> int:
+        """The model in one piece, which lies in the host's memory while it is read or saved."""
+        return 0 if self._on_gpu else _FP32 * self._size
+
+    @property
+    def _drawn(self) -> int:
+        """A model that begins with random weights is whole on every worker's device before it is sharded."""
+        source = self._spec.starts_from
+        is_drawn = isinstance(source, ModelSource) and (source.random or source.architecture is not None)
+        return _FP32 * self._size if is_drawn and self._execution.zero_stage == 3 else 0
+
+    @property
+    def _moments(self) -> int:
+        """ZeRO moves them to the host's memory where it is asked to; without ZeRO they stay."""
+        if self._execution.offload_optimizer and self._execution.zero_stage and self._on_gpu:
+            return 0
+        return 2 * _FP32 * self._trained // self._share(1)
+
+    @property
+    def _weights(self) -> int:
+        return _FP32 * self._size // self._share(3)
+
+    @property
+    def _trained(self) -> int:
+        """Parameters that are trained."""
+        shape, hidden = self._shape, self._shape.hidden_size
+        match self._spec.trainable:
+            case AllWeights():
+                return self._size
+            case Probe():
+                return hidden * self._spec.num_classes
+            case Lora() as lora:
+                attention = 4 * hidden + 2 * (hidden + shape.key_size)
+                inner = (3 if shape.gated else 2) * (hidden + shape.inner_size)
+                return shape.num_layers * lora.rank * (attention + inner)
+            case Prompt():
+                return 0
+
+    def _share(self, from_stage: int) -> int:
+        """By how much the workers divide what ZeRO shards from a stage on."""
+        return self._execution.workers if self._execution.zero_stage >= from_stage else 1
+
+    def _training(self) -> dict[str, int]:
+        """The worst of three moments: the end of a forward pass, the end of a backward pass, the optimizer's step."""
+        all_gradients = _FP32 * self._trained
+        shard = all_gradients // self._execution.workers
+        zero_stage = self._execution.zero_stage
+        arriving = all_gradients if zero_stage <= 1 else shard
+        forward = {
+            "activations": self._activations(),
+            "head": self._head(self._micro_tokens),
+            "bf16 weights": self._cast_weights(),
+            "gradients": arriving if self._num_micro_batches > 1 else 0,  # of the micro-batches before
+        }
+        backward = {"gradients": arriving}
+        copies = {0: 0, 1: shard, 2: shard, 3: min(_FP32 * self._limits.sub_group, shard)}
+        step = {"gradients": all_gradients if zero_stage == 0 else shard, "copied gradients": copies[zero_stage]}
+        always = self._process() | {
+            "weights": self._weights,
+            "moments": self._moments,
+            "gathered weights": self._gathered(),
+            "buckets": self._buckets(),
+        }
+        worst = max((forward, backward, step), key=lambda parts: sum(parts.values()))
+        return always | worst | {"kept by the allocator": self._kept(always, forward)}
+
+    def _saving(self) -> dict[str, int]:
+        return self._process() | {
+            "weights": self._weights,
+            "collected weights": self._whole,
+            "gathered weights": self._gathered(),
+            "buckets": self._buckets(),
+        }
+
+    def _forward_alone(self) -> dict[str, int]:
+        tokens = min(PREDICTION_TOKENS, self._most_predicted)
+        layer = tokens * _FP32 * (3 * self._shape.inner_size + 6 * self._shape.hidden_size)
+        return {"activations": layer, "head": self._head(tokens) * 3 // 4, "gathered weights": self._gathered()}
+
+    @property
+    def _most_predicted(self) -> int:
+        """Tokens of the largest split that is predicted."""
+        rows = max((prediction.split.num_examples for prediction in self._stage.predicts), default=0)
+        rows_per_example = self._spec.num_classes if isinstance(self._spec.trainable, Prompt) else 1
+        return max(rows // self._execution.workers, 1) * self._example * rows_per_example
+
+    @property
+    def _micro_tokens(self) -> int:
+        """Padded tokens of a worker's largest micro-batch."""
+        examples = -(-self._spec.optimisation.examples_per_step // self._execution.workers)
+        return max(min(examples * self._example, self._execution.tokens_per_micro_batch), self._example)
+
+    @property
+    def _num_micro_batches(self) -> int:
+        examples = -(-self._spec.optimisation.examples_per_step // self._execution.workers)
+        return -(-examples * self._example // self._micro_tokens)
+
+    @property
+    def _example(self) -> int:
+        """Tokens of an example; a pair has two texts."""
+        return self._context * (2 if self._spec.objective == "preference" else 1)
+
+    @property
+    def _element(self) -> int:
+        """Bytes of a number where the forward pass is autocast."""
+        return _BF16 if self._precision == "bf16" else _FP32
+
+    def _activations(self) -> int:
+        """What autograd saves of one micro-batch: see docs/memory.md for the terms."""
+        shape, tokens, element = self._shape, self._micro_tokens, self._element
+        if isinstance(self._spec.trainable, Probe):
+            return tokens * _FP32 * (3 * shape.inner_size + 6 * shape.hidden_size)  # of one layer, which goes at once
+        inner = 4 if shape.gated else _UNFUSED_COPIES if shape.activation in _UNFUSED else 2
+        norms = 6 if shape.gated else 4
+        attention = 2 * (shape.hidden_size + shape.key_size)
+        layer = tokens * (element * (inner * shape.inner_size + attention) + _FP32 * norms * shape.hidden_size)
+        if self._execution.activation_checkpointing is True:
+            return shape.num_layers * tokens * _FP32 * shape.hidden_size + 2 * layer
+        return shape.num_layers * layer
+
+    def _head(self, tokens: int) -> int:
+        """A language model's logits, and what cross-entropy makes of them; a classifier's are a few numbers."""
+        if not self._spec.is_language_model:
+            return 0
+        return tokens * self._shape.vocabulary * 4 * _FP32
+
+    def _cast_weights(self) -> int:
+        """Without ZeRO-3 autocast keeps a bf16 copy of each matrix from the forward to the backward pass."""
+        if self._element != _BF16 or self._execution.zero_stage == 3:
+            return 0
+        return _BF16 * (self._size if isinstance(self._spec.trainable, Lora) else self._trained)
+
+    def _gathered(self) -> int:
+        if self._execution.zero_stage != 3:
+            return 0
+        shape, limits = self._shape, self._limits
+        largest = max(shape.vocabulary, shape.inner_size) * shape.hidden_size
+        return _FP32 * min(self._size, largest + limits.prefetch + limits.reuse)
+
+    def _buckets(self) -> int:
+        """Gradients on their way: collected, and as the collective sends and receives them."""
+        copies = 2 if self._execution.zero_stage else 1
+        return _FP32 * min(self._limits.bucket, self._trained) * copies
+
+    def _kept(self, always: dict[str, int], forward: dict[str, int]) -> int:
+        """What a CPU worker's allocator holds in pieces (docs/memory.md)."""
+        if self._on_gpu:
+            return 0
+        if self._is_large:
+            return (sum(always.values()) + sum(forward.values())) // 20
+        return forward["activations"] + always["buckets"] + always["gathered weights"]
