@@ -93,9 +93,10 @@ def run_stage_case(rank: int, size: int, store: str, stage_json: str) -> dict[st
 
     from w2s_ray.spec.chain import PlannedStage
     from w2s_ray.store.artifacts import ArtifactStore
-    from w2s_ray.training import stage, zero
+    from w2s_ray.training import zero
     from w2s_ray.training.memory import usage as memory
     from w2s_ray.training.progress import NullObserver
+    from w2s_ray.training.stage import run_stage
     from w2s_ray.training.workers import Workers
 
     found: dict[str, int] = {"imports": memory.resident_bytes()}
@@ -109,14 +110,15 @@ def run_stage_case(rank: int, size: int, store: str, stage_json: str) -> dict[st
         return norm
 
     zero.Engine.step = counted_step  # type: ignore[assignment,method-assign]
-    run = stage._StageRun(
+    meter = memory.Meter(torch.device("cpu"))
+    run_stage(
         PlannedStage.model_validate_json(stage_json),
-        ArtifactStore(store),
-        Workers(rank, size, torch.device("cpu")),
-        NullObserver() if rank == 0 else None,
+        store=ArtifactStore(store),
+        workers=Workers(rank, size, torch.device("cpu")),
+        observer=NullObserver(),
+        meter=meter,
     )
-    run.run()
-    return found | run.meter.peaks
+    return found | meter.peaks
 
 
 def run_trainer_case(rank: int, size: int, folder: str, settings: str) -> dict[str, int]:

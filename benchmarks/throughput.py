@@ -26,14 +26,13 @@ from w2s_ray.data.batches import plan_steps
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
 from w2s_ray.spec.stage import Execution, ModelSource, Optimisation, Precision, StageSpec
-from w2s_ray.training.checkpoints import Checkpoints, Progress
-from w2s_ray.training.feed import Feeder, IntArray, Labelled, MicroBatch
-from w2s_ray.training.journal import Journal
+from w2s_ray.training.checkpoints import Checkpoints
+from w2s_ray.training.feed import Feeder, IntArray, LabelledExamples, MicroBatch
 from w2s_ray.training.loop import Loop
+from w2s_ray.training.losses import ClassBatchLoss
 from w2s_ray.training.models.catalogue import model_folder
 from w2s_ray.training.models.network import Network, load_network, load_tokenizer
-from w2s_ray.training.objectives import Classification
-from w2s_ray.training.progress import NullObserver
+from w2s_ray.training.progress import Journal, NullObserver, TrainState
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
 
@@ -93,8 +92,8 @@ class Case:
     """A model, and batches to train it on."""
 
     spec: StageSpec
-    examples: Labelled
-    feeder: Feeder[Labelled]
+    examples: LabelledExamples
+    feeder: Feeder[LabelledExamples]
     steps: list[IntArray]
     load: Callable[[], Network]
 
@@ -110,12 +109,12 @@ def case_of(model: str, workers: Workers, num_steps: int) -> Case:
     lengths = rng.integers(35, 90, size=num_steps * SETTINGS.examples_per_step)
     tokens = [rng.integers(2, len(tokenizer), size=length).astype(np.int32) for length in lengths]
     targets = np.eye(2, dtype=np.float32)[rng.integers(0, 2, size=len(tokens))]
-    examples = Labelled(tokens=tokens, targets_NC=targets, ties_N=np.arange(len(tokens)))
+    examples = LabelledExamples(tokens=tokens, targets_NC=targets, ties_N=np.arange(len(tokens)))
     split = SplitSpec(task="bench", name="S", num_examples=len(tokens), num_levels=2, split_seed=0)
     spec = StageSpec(
         starts_from=ModelSource(name=model, revision=""),
         train=(LabelledSplit(split=split, labels=GroundTruth()),),
-        optimisation=SETTINGS if workers.compute_bf16() else SETTINGS.model_copy(update={"precision": "fp32"}),
+        optimisation=SETTINGS if workers.all_compute_bf16() else SETTINGS.model_copy(update={"precision": "fp32"}),
         init_seed=0,
         order_seed=0,
     )
@@ -142,16 +141,16 @@ def our_side(case: Case, folder: Path) -> Callable[[], None]:
         Loop(
             spec=case.spec,
             engine=engine,
-            objective=Classification(case.spec, case.examples, workers),
+            loss=ClassBatchLoss(case.spec.loss, case.examples, workers),
             feeder=case.feeder,
-            check=None,
+            validate=None,
             steps=case.steps,
             checkpoints=Checkpoints(folder / "checkpoints", EXECUTION, workers),
             checkpoint_every_seconds=EXECUTION.checkpoint_every_seconds,
             journal=Journal("bench", path, NullObserver(), len(case.steps)),
-            keep=lambda share: None,
-            taken_up=lambda: False,
-        ).run(Progress())
+            save_snapshot=lambda share: None,
+            is_superseded=lambda: False,
+        ).run(TrainState())
 
     return run
 
@@ -164,7 +163,7 @@ def bare_side(case: Case) -> Callable[[], None]:
     for positions in case.steps:
         batches = [
             (batch, torch.from_numpy(case.examples.targets_NC[batch.positions]))
-            for batch in case.feeder.group(positions)
+            for batch in case.feeder.micro_batches(positions)
         ]
         groups.append((len(positions), batches))
 

@@ -1,4 +1,4 @@
-"""What the package is from the outside: light to import, complete when installed."""
+"""The package from outside: light to import, complete when installed."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ PINS = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)$", (ROOT / "constraints.txt")
 
 
 def modules_after(code: str) -> set[str]:
-    """Top-level modules that a fresh interpreter holds after `code`."""
+    """Top-level modules in a fresh interpreter after `code`."""
     script = f"import sys\n{code}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     return set(done.stdout.splitlines()[-1].split())
@@ -35,13 +35,13 @@ def test_registering_a_task_loads_neither_torch_nor_ray() -> None:
 
 
 @pytest.mark.parametrize("name", w2s_ray.__all__)
-def test_every_public_name_is_there(name: str) -> None:
+def test_every_public_name_can_be_imported(name: str) -> None:
     assert callable(getattr(w2s_ray, name))
     assert name in dir(w2s_ray)
 
 
-def test_another_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'run_sudy'"):
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="run_sudy"):
         _ = w2s_ray.run_sudy
 
 
@@ -57,7 +57,7 @@ def test_no_pin_is_tied_to_one_kind_of_machine() -> None:
     assert PINS["torch"] == "2.13.0"
 
 
-def test_every_package_that_tasks_are_made_from_is_a_dependency() -> None:
+def test_every_package_that_embedded_tasks_read_is_a_dependency() -> None:
     from w2s_ray.tasks.embedded.corpus import PACKAGES
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -65,7 +65,7 @@ def test_every_package_that_tasks_are_made_from_is_a_dependency() -> None:
     assert {package.replace("_", "-") for package in PACKAGES} <= names
 
 
-def test_files_that_are_no_code_are_installed_too() -> None:
+def test_data_files_are_installed() -> None:
     """Every file below the package that is not Python matches a pattern of the package data."""
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["w2s_ray"]
     package = ROOT / "w2s_ray"
@@ -74,6 +74,6 @@ def test_files_that_are_no_code_are_installed_too() -> None:
     assert not [str(file.relative_to(package)) for file in loose if file not in matched]
 
 
-def test_the_published_models_are_small() -> None:
+def test_the_built_in_models_are_small() -> None:
     size = sum(file.stat().st_size for file in (ROOT / "w2s_ray" / "ladder").rglob("*") if file.suffix != ".pyc")
     assert size <= 20 * 2**20

@@ -6,7 +6,7 @@
     run_study(study, store="w2s-store")
     frame = read_results(study, store="w2s-store")
 
-The names load what they need when they are first used: importing the package loads neither torch nor ray.
+Each name is imported when it is first used, so importing the package loads neither torch nor ray.
 """
 
 from importlib import import_module

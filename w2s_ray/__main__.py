@@ -1,4 +1,4 @@
-"""`python -m w2s_ray` is the command `w2s`."""
+"""`python -m w2s_ray` runs the command `w2s`."""
 
 from w2s_ray.cli.main import main
 

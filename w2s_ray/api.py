@@ -1,4 +1,4 @@
-"""The public functions that stand for whole verbs: run a study, read its results."""
+"""The public functions: run a study, read its results."""
 
 import functools
 import threading
@@ -25,17 +25,17 @@ def run_study(
     view: "StudyView | None" = None,
     interrupt: threading.Event | None = None,
 ) -> "StudyOutcome":
-    """Run every chain of a study; what is in the store is not trained again.
+    """Run every chain of a study; stages in the store are not trained again.
 
     Args:
         study: from `load_study`.
-        store: the folder where artifacts are kept.
-        address: a Ray cluster (`auto`, `HOST:PORT`), or None for this machine.
-        view: shown the status twice a second; nothing is shown where it is None.
-        interrupt: set it, from another thread, to stop at the next step with a checkpoint.
+        store: the folder of all artifacts.
+        address: a Ray cluster (`auto` or `HOST:PORT`); None for this machine.
+        view: receives the status twice a second; None shows nothing.
+        interrupt: set it from another thread to stop at the next step with a checkpoint.
 
     Raises:
-        W2SError: when the study cannot run, or was interrupted. Chains that fail are listed in the outcome instead.
+        W2SError: when the study cannot run or was interrupted. The outcome lists failed chains.
     """
     from w2s_ray.planning.resolve import resolve_whole
     from w2s_ray.scheduling.status import NullView
@@ -55,7 +55,7 @@ def run_study(
 
 
 def settings_of(study: Study, store: ArtifactStore) -> "RunSettings":
-    """Return how a study is run from outside: its summary runs say what came of each chain."""
+    """Return settings whose summary runs report each chain's results."""
     from w2s_ray.report.summary import chain_figures
     from w2s_ray.scheduling.study import RunSettings
 
@@ -63,10 +63,10 @@ def settings_of(study: Study, store: ArtifactStore) -> "RunSettings":
 
 
 def read_results(study: Study, store: Path | str = DEFAULT_STORE) -> "pd.DataFrame":
-    """Return a row for each stage of each chain that the store has results of.
+    """Return one row for each stage of each chain with results in the store.
 
     Raises:
-        W2SError: when there is no store, or it holds something that cannot be read.
+        W2SError: when there is no store, or something in it cannot be read.
     """
     from w2s_ray.planning.resolve import locked
     from w2s_ray.report.results import read_results as read

@@ -1,7 +1,7 @@
-"""Errors for the user: one plain sentence with the value and the rule, and a hint with the remedy where there is one.
+"""Errors for the user: one plain sentence with the value and the rule, and a hint with the remedy if there is one.
 
-They are plain data and pickle, because they cross from workers to the dispatcher and from there to the command.
-`exit_code` is 2 where the request was at fault and 1 where a run failed. Bugs of our own are assertions instead.
+They can be pickled, because they are sent from workers to the dispatcher and from there to the command. `exit_code` is
+2 for an invalid request and 1 for a failed run. Bugs of our own are assertions instead.
 """
 
 
@@ -9,9 +9,9 @@ class W2SError(Exception):
     """Base class of all errors that w2s_ray raises for its user.
 
     Attributes:
-        message: what is wrong: the value that was found and the rule that it breaks.
-        hint: what to do about it; empty where the message says enough.
-        exit_code: the code with which the command ends.
+        message: what is wrong: the value and the rule that it breaks.
+        hint: what to do about it; empty if the message is enough.
+        exit_code: the exit code of the command.
     """
 
     exit_code = 2
@@ -41,7 +41,7 @@ class ModelError(W2SError):
 
 
 class StoreError(W2SError):
-    """The store cannot be written, is full, or holds something that fails its checksum."""
+    """The store cannot be written, is full, or has a file that fails its checksum."""
 
 
 class LeaseHeld(StoreError):
@@ -49,11 +49,11 @@ class LeaseHeld(StoreError):
 
 
 class ResourceError(W2SError):
-    """The cluster lacks the resources that the study needs."""
+    """The cluster does not have the resources that the study needs."""
 
 
 class TrainingError(W2SError):
-    """A stage failed while it ran, for instance with a loss that is not finite."""
+    """A stage failed while it ran, for example with a loss that is not finite."""
 
     exit_code = 1
 
@@ -63,11 +63,11 @@ class DeviceFull(TrainingError):
 
 
 class OutOfMemory(DeviceFull):
-    """A stage's micro-batches were too large; it can go on with smaller ones from its checkpoint."""
+    """A stage's micro-batches were too large; it can continue from its checkpoint with smaller ones."""
 
 
 class Interrupted(W2SError):
-    """The run was stopped on request; the same command resumes it from its checkpoints."""
+    """The run was stopped by the user; the same command resumes it from its checkpoints."""
 
     exit_code = 1
 

@@ -9,9 +9,8 @@ from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError, StoreError
 from w2s_ray.spec.labels import GroundTruth, KeepRandom, LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.stage import PredictionSpec
-from w2s_ray.store.answers import Answers
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.predictions import Predictions
+from w2s_ray.store.predictions import Answers, Predictions
 
 Split = Callable[..., SplitSpec]
 

@@ -27,7 +27,7 @@ def study(tmp_path: Path) -> Path:
     return tmp_path / "study.yaml"
 
 
-def test_a_tokenizer_of_a_studys_text_reads_it_in_fewer_tokens_and_loses_nothing(study: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_for_a_studys_text_needs_fewer_tokens_and_is_lossless(study: Path, tmp_path: Path) -> None:
     task = text_task(study, ["tasks.text.files=reviews.jsonl"])
     train_tokenizer(texts_of(task), tmp_path / "own")
     own, builtin = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "own", FOLDER))
@@ -36,10 +36,10 @@ def test_a_tokenizer_of_a_studys_text_reads_it_in_fewer_tokens_and_loses_nothing
     assert len(own(text)["input_ids"]) < len(builtin(text)["input_ids"])
 
 
-def test_a_task_with_labels_trains_no_tokenizer(study: Path) -> None:
-    with pytest.raises(DataError, match="without labels"):
+def test_a_task_with_labels_is_refused(study: Path) -> None:
+    with pytest.raises(DataError, match="classes"):
         text_task(study, ["tasks.text.label=review"])
 
 
-def test_a_sample_ends_with_the_text_that_fills_it() -> None:
+def test_a_sample_ends_with_the_text_that_reaches_its_size() -> None:
     assert sample(["aaa", "bbb", "ccc"], chars=4) == ["aaa", "bbb"]

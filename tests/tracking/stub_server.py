@@ -1,4 +1,4 @@
-"""A W&B server on loopback, as much of it as the real client needs, that remembers what it was told."""
+"""A W&B server on loopback with what the real client needs; it records what it receives."""
 
 import gzip
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class StubServer:
-    """Takes runs and their history; can be told to stop answering."""
+    """Receives runs and their history; clear `answering` to make it stop responding."""
 
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, Any]] = {}

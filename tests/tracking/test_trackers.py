@@ -1,4 +1,4 @@
-"""The protocol's other implementations, and the ids that runs go by."""
+"""The JSON lines tracker, the fan-out, and the ids of runs."""
 
 import json
 import pickle
@@ -10,9 +10,8 @@ import pytest
 from tests.tracking.null_tracker import NullTracker
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.study import Study, TrackingSpec
-from w2s_ray.tracking.fanout import Fanout
+from w2s_ray.tracking.fanout import POINTS, Fanout, open_tracker
 from w2s_ray.tracking.jsonl import JsonLinesTracker
-from w2s_ray.tracking.opening import POINTS, open_tracker
 from w2s_ray.tracking.tracker import RunInfo, Tracker, chain_run, stage_run, stage_run_id
 
 
@@ -20,7 +19,7 @@ def lines_of(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_points_are_json_lines_that_a_resumed_run_goes_on_with(tmp_path: Path, info: RunInfo) -> None:
+def test_a_resumed_run_appends_to_its_json_lines(tmp_path: Path, info: RunInfo) -> None:
     for step in (1, 2):
         tracker = JsonLinesTracker(tmp_path / "points")
         tracker.begin(info)
@@ -36,7 +35,7 @@ def test_points_are_json_lines_that_a_resumed_run_goes_on_with(tmp_path: Path, i
     assert lines[-1]["values"] == {"accuracy": 0.75}
 
 
-def test_a_run_that_was_stopped_has_no_summary_yet(tmp_path: Path, info: RunInfo) -> None:
+def test_a_stopped_run_has_no_summary(tmp_path: Path, info: RunInfo) -> None:
     for summary, ended_well in (({}, False), ({"accuracy": 0.75}, True)):
         tracker = JsonLinesTracker(tmp_path)
         tracker.begin(info)
@@ -44,7 +43,7 @@ def test_a_run_that_was_stopped_has_no_summary_yet(tmp_path: Path, info: RunInfo
     assert [line["kind"] for line in lines_of(tmp_path / f"{info.run_id}.jsonl")] == ["run", "run", "summary"]
 
 
-def test_a_point_that_is_not_finite_stays_json(tmp_path: Path, info: RunInfo) -> None:
+def test_values_that_are_not_finite_become_null(tmp_path: Path, info: RunInfo) -> None:
     tracker = JsonLinesTracker(tmp_path)
     tracker.begin(info)
     tracker.log(info.run_id, 1, {"loss": float("nan"), "lr": 0.1})
@@ -52,32 +51,32 @@ def test_a_point_that_is_not_finite_stays_json(tmp_path: Path, info: RunInfo) ->
     assert lines_of(tmp_path / f"{info.run_id}.jsonl")[1]["values"] == {"loss": None, "lr": 0.1}
 
 
-def test_the_half_line_of_a_killed_writer_costs_no_other_line(tmp_path: Path, info: RunInfo) -> None:
+def test_a_torn_line_of_a_killed_writer_does_not_damage_the_next(tmp_path: Path, info: RunInfo) -> None:
     path = tmp_path / f"{info.run_id}.jsonl"
     path.write_text('{"kind": "point", "st')
     tracker = JsonLinesTracker(tmp_path)
     tracker.begin(info)
     tracker.log(info.run_id, 1, {"loss": 0.5})
     tracker.close()
-    readable = path.read_text().splitlines()[1:]
+    readable = path.read_text().splitlines()
     assert [json.loads(line)["kind"] for line in readable] == ["run", "point"]
 
 
-def test_points_of_an_unknown_run_are_dropped(tmp_path: Path) -> None:
+def test_metrics_of_an_unknown_run_are_dropped(tmp_path: Path) -> None:
     tracker = JsonLinesTracker(tmp_path / "points")
-    tracker.log("nobody", 1, {"loss": 0.5})
-    tracker.finish("nobody", {}, ended_well=True)
+    tracker.log("unknown", 1, {"loss": 0.5})
+    tracker.finish("unknown", {}, ended_well=True)
     assert not (tmp_path / "points").exists()
 
 
 class Broken(NullTracker):
-    """A tracker whose disk is full."""
+    """A tracker with a full disk."""
 
     def log(self, run_id: str, step: int, values: object) -> None:
         raise OSError("no space left on device")
 
 
-def test_one_broken_tracker_does_not_keep_points_from_the_others(tmp_path: Path, info: RunInfo) -> None:
+def test_a_failing_tracker_does_not_stop_the_others(tmp_path: Path, info: RunInfo) -> None:
     tracker = Fanout([Broken(), JsonLinesTracker(tmp_path)])
     tracker.begin(info)
     tracker.log(info.run_id, 1, {"loss": 0.5})
@@ -87,7 +86,7 @@ def test_one_broken_tracker_does_not_keep_points_from_the_others(tmp_path: Path,
 
 
 @pytest.mark.parametrize("mode", ["offline", "disabled"])
-def test_a_study_gets_json_lines_and_wandb_unless_it_is_disabled(mode: str, tmp_path: Path, info: RunInfo) -> None:
+def test_a_study_gets_json_lines_and_wandb_unless_disabled(mode: str, tmp_path: Path, info: RunInfo) -> None:
     factory = partial(open_tracker, TrackingSpec.model_validate({"wandb": mode}), tmp_path)
     tracker: Tracker = pickle.loads(pickle.dumps(factory))([].append)
     tracker.begin(info)
@@ -97,7 +96,7 @@ def test_a_study_gets_json_lines_and_wandb_unless_it_is_disabled(mode: str, tmp_
     assert bool(list(tmp_path.glob("wandb/offline-run-*"))) == (mode == "offline")
 
 
-def test_the_runs_of_a_study_have_ids_that_its_content_fixes(study: Study, resolution: object) -> None:
+def test_run_ids_depend_on_content_only(study: Study, resolution: object) -> None:
     first, again = (compile_study(study, resolution) for _ in range(2))  # type: ignore[arg-type]
     assert [chain_run(chain) for chain in first] == [chain_run(chain) for chain in again]
     ids = {chain_run(chain).run_id for chain in first}

@@ -15,8 +15,7 @@ from w2s_ray.errors import ModelError
 from w2s_ray.hub import HubUnreachable
 from w2s_ray.spec.stage import Architecture
 from w2s_ray.spec.study import LevelSpec
-from w2s_ray.training import model_files
-from w2s_ray.training.models import catalogue
+from w2s_ray.training.models import catalogue, files
 from w2s_ray.training.models.catalogue import model_folder, resolve_model
 
 TOKENIZER = catalogue.LADDER / "tokenizer"
@@ -119,7 +118,7 @@ def test_from_scratch_only_the_tokenizer_counts(folder: Path) -> None:
     found = resolved(model=str(folder), architecture=shape)
     builtin = resolved(model="w2s:small", architecture=shape)
     assert found == builtin
-    assert found.revision == model_files.digest(model_files.tokenizer_files(TOKENIZER))
+    assert found.revision == files.digest(files.tokenizer_files(TOKENIZER))
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -127,7 +126,7 @@ def test_the_size_of_a_model_from_scratch_is_exact(layers: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = Architecture(hidden_size=32, num_layers=layers, num_heads=2, intermediate_size=48)
-    vocabulary = model_files.vocabulary_size(TOKENIZER)
+    vocabulary = files.vocabulary_size(TOKENIZER)
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=32,
@@ -137,13 +136,13 @@ def test_the_size_of_a_model_from_scratch_is_exact(layers: int) -> None:
         intermediate_size=48,
         tie_word_embeddings=True,
     )
-    assert model_files.num_parameters_of(shape, vocabulary) == LlamaForCausalLM(config).num_parameters()
+    assert files.num_parameters_of(shape, vocabulary) == LlamaForCausalLM(config).num_parameters()
 
 
 def test_the_vocabulary_is_the_tokenizers(folder: Path) -> None:
     from transformers import AutoTokenizer
 
-    assert model_files.vocabulary_size(folder) == len(AutoTokenizer.from_pretrained(folder))
+    assert files.vocabulary_size(folder) == len(AutoTokenizer.from_pretrained(folder))
 
 
 def test_a_tokenizer_without_a_padding_token_is_refused_with_the_line_to_add(folder: Path) -> None:

@@ -10,8 +10,8 @@ from transformers import AutoModel, RobertaConfig, RobertaForMaskedLM
 from tests.training.conftest import write_tiny_llama
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.stage import Execution
-from w2s_ray.training.features import features
 from w2s_ray.training.feed import Examples, TokenRow
+from w2s_ray.training.inputs import features
 from w2s_ray.training.models.network import load_tokenizer
 from w2s_ray.training.workers import Workers
 

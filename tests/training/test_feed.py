@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from w2s_ray.training.feed import Feeder, Labelled
+from w2s_ray.training.feed import Feeder, LabelledExamples
 from w2s_ray.training.workers import Workers
 
 PAD = 0
@@ -11,8 +11,8 @@ PAD = 0
 
 def feeder_of(
     rows: list[list[int]], size: int = 1, rank: int = 0, tokens_per_micro_batch: int = 1000
-) -> Feeder[Labelled]:
-    examples = Labelled(
+) -> Feeder[LabelledExamples]:
+    examples = LabelledExamples(
         tokens=[np.array(row, dtype=np.int32) for row in rows],
         targets_NC=np.zeros((len(rows), 2), dtype=np.float32),
         ties_N=np.arange(len(rows)),
@@ -22,18 +22,18 @@ def feeder_of(
 
 def test_trap_1_a_text_that_holds_or_ends_in_the_padding_token_is_pooled_at_its_end() -> None:
     rows = [[5, PAD, 7, PAD], [PAD, PAD], [5, 6, 7, 8, 9, PAD]]
-    (batch,) = feeder_of(rows).group(np.arange(3))
+    (batch,) = feeder_of(rows).micro_batches(np.arange(3))
     last = {int(position): int(at) for position, at in zip(batch.positions, batch.last_R, strict=True)}
     assert last == {0: 3, 1: 1, 2: 5}
 
 
 def test_padding_stands_on_the_right() -> None:
-    (batch,) = feeder_of([[5, 6], [7, 8, 9]]).group(np.arange(2))
+    (batch,) = feeder_of([[5, 6], [7, 8, 9]]).micro_batches(np.arange(2))
     rows = {int(position): row.tolist() for position, row in zip(batch.positions, batch.tokens_RT, strict=True)}
     assert rows == {0: [5, 6, PAD], 1: [7, 8, 9]}
 
 
 def test_every_rank_takes_as_many_micro_batches_and_fillers_weigh_nothing() -> None:
-    groups = [feeder_of([[5, 6, 7]], size=2, rank=rank).group(np.arange(1)) for rank in (0, 1)]
+    groups = [feeder_of([[5, 6, 7]], size=2, rank=rank).micro_batches(np.arange(1)) for rank in (0, 1)]
     assert [len(group) for group in groups] == [1, 1]
     assert sorted(float(group[0].real_R.sum()) for group in groups) == [0.0, 1.0]

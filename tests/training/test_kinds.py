@@ -15,13 +15,12 @@ from w2s_ray.data.splits import draw
 from w2s_ray.spec.chain import Chain
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.stage import Execution, Prompt
-from w2s_ray.training import stage as stages
-from w2s_ray.training.answers import answer_tokens
-from w2s_ray.training.checkpoints import Progress
-from w2s_ray.training.lessons.answers import AnswerLesson
+from w2s_ray.training.inputs import StageInputs
+from w2s_ray.training.language_objectives import AnswerObjective, answer_tokens
 from w2s_ray.training.loop import Loop
 from w2s_ray.training.models.network import PairNetwork, load_network, load_tokenizer
-from w2s_ray.training.models.prompts import asked
+from w2s_ray.training.models.prompts import prompt_tokens
+from w2s_ray.training.progress import TrainState
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 
@@ -114,7 +113,7 @@ def test_texts_longer_than_the_context_are_counted_and_the_first_are_named(
         assert record is not None and 0 < len(cut) < len(rows)
         assert record.metrics["cut_examples"] == len(cut)
         said = capsys.readouterr().out
-        assert f"{len(cut)} of {len(rows)} texts do not fit" in said and cut[0] in said
+        assert f"{len(cut)} of {len(rows)} texts exceed" in said and cut[0] in said
 
 
 def test_a_chain_of_answers_writes_what_its_supervisor_wrote(replies: Tiny, alone: Workers) -> None:
@@ -146,9 +145,9 @@ def test_answers_of_other_lengths_leave_student_and_ceiling_the_same_batches(
     planned = []
     run = Loop.run
 
-    def watched(loop: Loop, progress: Progress) -> tuple[Progress, bool]:
+    def watched(loop: Loop, state: TrainState) -> tuple[TrainState, bool]:
         planned.append((loop.steps, loop.feeder.examples.lengths_N))
-        return run(loop, progress)
+        return run(loop, state)
 
     monkeypatch.setattr(Loop, "run", watched)
     for stage in (student, ceiling):
@@ -231,14 +230,12 @@ def test_a_beginning_of_text_stands_before_texts_with_answers_and_before_prompts
         single="<|end|> $A", special_tokens=[("<|end|>", begin)]
     )
     tokenizer.save_pretrained(folder)
-    work = stages._StageRun(stage, replies.store, alone, None)
-    work.tokenizer = work._tokenizer()
-    examples = AnswerLesson(work._material()).examples
+    examples = AnswerObjective(StageInputs(stage, replies.store, alone)).examples
     rows = draw(replies.prepared, stage.spec.train[0].split)
     ends = answer_tokens(tokenizer, replies.prepared.others(rows))
     texts = [tokenizer.encode(text, add_special_tokens=False) for text in replies.prepared.texts(rows)]
-    for row, start, text, end in zip(examples.tokens, examples.learnt_from_N, texts, ends, strict=True):
+    for row, start, text, end in zip(examples.tokens, examples.loss_from_N, texts, ends, strict=True):
         assert row.tolist() == [begin, *text[-(11 - len(end)) :], *end.tolist()]
         assert row[start:].tolist() == end.tolist()
-    (prompt,), (is_cut,) = asked(tokenizer, Prompt(cue=""), "", ["a text of some words and more of them"], 4)
+    (prompt,), (is_cut,) = prompt_tokens(tokenizer, Prompt(cue=""), "", ["a text of some words and more of them"], 4)
     assert is_cut and len(prompt) == 4 and prompt[0] == begin and begin not in prompt[1:]

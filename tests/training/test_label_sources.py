@@ -18,9 +18,9 @@ from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.spec.labels import WeakLabels
 from w2s_ray.spec.study import MethodSpec
-from w2s_ray.training import stage as stage_module
-from w2s_ray.training.features import features
+from w2s_ray.training import inputs
 from w2s_ray.training.feed import Examples, FloatArray
+from w2s_ray.training.inputs import features
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 
@@ -119,7 +119,7 @@ def test_features_are_those_of_the_students_own_model_before_it_is_trained(
         seen.append((len(examples), folder))
         return features(examples, folder, *others)
 
-    monkeypatch.setattr(stage_module, "features", watched)
+    monkeypatch.setattr(inputs, "features", watched)
     student = student_of(chain_of(taught, {**KNN, "k": 6}))
     run(taught, alone, (student,))
     assert seen == [(100, Path(student.spec.starts_from.name))]
@@ -131,7 +131,7 @@ def test_no_features_are_computed_where_no_transform_asks(
     def refuse(*_: object) -> None:
         raise AssertionError("nobody asked")
 
-    monkeypatch.setattr(stage_module, "features", refuse)
+    monkeypatch.setattr(inputs, "features", refuse)
     run(taught, alone, (student_of(chain_of(taught, {"kind": "keep_confident", "fraction": 0.2})),))
     with pytest.raises(AssertionError, match="nobody asked"):
         run(taught, alone, (student_of(chain_of(taught, {**KNN, "k": 7})),))

@@ -220,7 +220,7 @@ def test_trap_3_the_threshold_is_over_the_whole_batch_whatever_the_level_of_the_
     p1 = np.linspace(0.9, 0.99, 10, dtype=np.float32)
     probs, labels = np.stack([1 - p1, p1], axis=1), np.full((10, 2), 0.5, dtype=np.float32)
     loss = student_loss(ConfidenceLoss(alpha_max=1.0), labels)
-    assert loss.reads_batch
+    assert loss.reads_predictions
     targets = loss.targets(OptimizerBatch(labels, np.arange(10), 0.5, probs))
     assert targets.argmax(axis=1).tolist() == [0] * 5 + [1] * 5
 

@@ -148,7 +148,7 @@ def test_one_text_that_is_too_large_fails_with_its_figures(
     with pytest.raises(TrainingError) as failed:
         until_it_fits(tiny, floor_of(tiny), alone)
     assert not isinstance(failed.value, OutOfMemory)
-    assert "GiB" in failed.value.rule
+    assert "GiB" in failed.value.message
 
 
 def test_predictions_that_are_too_large_are_made_in_smaller_pieces(

@@ -1,20 +1,16 @@
 """From logits to losses: the whole optimizer batch is seen before it is learnt, and one graph is held at a time."""
 
 import weakref
-from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
 from w2s_ray.spec.losses import ConfidenceLoss, EntropyLoss, HardLoss, KLLoss, Loss, NaiveLoss, ProductLoss, WindowLoss
-from w2s_ray.spec.stage import ModelSource, StageSpec
-from w2s_ray.training.feed import Feeder, Labelled
-from w2s_ray.training.objectives import Classification
+from w2s_ray.training.feed import Feeder, LabelledExamples
+from w2s_ray.training.losses import ClassBatchLoss
 from w2s_ray.training.workers import Workers
-from w2s_ray.training.zero import Engine
 
 ALONE = Workers(0, 1, torch.device("cpu"))
 LOSSES = [NaiveLoss(), HardLoss(), ConfidenceLoss(), EntropyLoss(), ProductLoss(), WindowLoss(), KLLoss()]
@@ -54,22 +50,14 @@ def learn(loss: Loss, tokens_per_micro_batch: int) -> Scorer:
     """One optimizer batch's forward and backward passes, in the middle of training."""
     coin = np.random.default_rng(0)
     labels_N = coin.uniform(size=NUM_EXAMPLES)
-    examples = Labelled(
+    examples = LabelledExamples(
         tokens=[coin.integers(1, 50, size, dtype=np.int32) for size in coin.integers(2, 9, NUM_EXAMPLES)],
         targets_NC=np.stack([1 - labels_N, labels_N], axis=1).astype(np.float32),
         ties_N=coin.permutation(NUM_EXAMPLES),
     )
-    split = SplitSpec(task="t", name="T1", num_examples=NUM_EXAMPLES, num_levels=2, split_seed=0)
-    spec = StageSpec(
-        starts_from=ModelSource(name="m", revision="r"),
-        train=(LabelledSplit(split=split, labels=GroundTruth()),),
-        loss=loss,
-        init_seed=0,
-        order_seed=0,
-    )
-    model, objective = Scorer(), Classification(spec, examples, ALONE)
+    model, batch_loss = Scorer(), ClassBatchLoss(loss, examples, ALONE)
     positions_N = coin.permutation(NUM_EXAMPLES)
-    group = Feeder(examples, ALONE, tokens_per_micro_batch, pad=0).group(positions_N)
+    group = Feeder(examples, ALONE, tokens_per_micro_batch, pad=0).micro_batches(positions_N)
     assert len(group) == (NUM_EXAMPLES if tokens_per_micro_batch == ONE_BY_ONE else 1)
 
     def pack(tensor: torch.Tensor) -> Saved:
@@ -78,7 +66,7 @@ def learn(loss: Loss, tokens_per_micro_batch: int) -> Scorer:
         return saved
 
     with saved_tensors_hooks(pack, lambda saved: saved.tensor):
-        for value in objective.losses(cast(Engine, model), group, positions_N, step=5, num_steps=10):
+        for value in batch_loss.values(model, group, positions_N, step=5, num_steps=10):
             value.backward()
     return model
 

@@ -13,8 +13,8 @@ from tests.training.sharding import LIMITS, TINY, largest, sharding
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import EarlyStopping, Execution, Optimisation
 from w2s_ray.store.artifacts import SNAPSHOTS
-from w2s_ray.training.features import features
 from w2s_ray.training.feed import Examples
+from w2s_ray.training.inputs import features
 from w2s_ray.training.models.network import Network, load_network, load_tokenizer
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine, count_parameters
@@ -45,8 +45,8 @@ def test_every_limit_lies_below_the_size_of_the_model_it_is_for(tiny: Tiny, alon
 
 @pytest.mark.parametrize("name", [name for name in LIMITS if name not in TINY])
 def test_every_limit_lies_below_the_size_of_the_built_in_large_model(name: str) -> None:
-    from w2s_ray.training.model_files import num_parameters, weight_files
     from w2s_ray.training.models.catalogue import LADDER
+    from w2s_ray.training.models.files import num_parameters, weight_files
 
     assert largest(LIMITS[name]) < num_parameters(weight_files(LADDER / "large"))
 

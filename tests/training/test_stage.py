@@ -27,11 +27,11 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import EarlyStopping
 from w2s_ray.store import files
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training import losses
 from w2s_ray.training.checkpoints import Checkpoints
-from w2s_ray.training.lessons import AGREEMENT
-from w2s_ray.training.lessons.classes import ClassLesson
-from w2s_ray.training.losses import naive, soft_cross_entropy
+from w2s_ray.training.losses import soft_cross_entropy
 from w2s_ray.training.models.network import Network, load_network, load_tokenizer
+from w2s_ray.training.objectives import AGREEMENT, ClassObjective
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
@@ -156,13 +156,13 @@ def test_a_stage_that_another_run_has_taken_up_stops_at_its_next_step_and_writes
 def test_a_stage_that_another_run_has_finished_is_not_written_over(
     tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage, check = floor_of(tiny), ClassLesson.check
+    stage, check = floor_of(tiny), ClassObjective.validate
 
-    def slow(lesson: ClassLesson, network: Network) -> dict[str, float]:
+    def slow(objective: ClassObjective, network: Network) -> dict[str, float]:
         by_another_run(tiny, stage)
-        return check(lesson, network)
+        return check(objective, network)
 
-    monkeypatch.setattr(ClassLesson, "check", slow)
+    monkeypatch.setattr(ClassObjective, "validate", slow)
     assert run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker()).stopped
     record = tiny.store.find(stage.identity)
     assert record is not None and record.metrics == {}
@@ -178,7 +178,7 @@ def test_another_zero_stage_starts_the_stage_from_its_beginning_and_says_so(
     onlooker = Onlooker()
     run_stage(floor_of(tiny, zero_stage=2), store=tiny.store, workers=alone, observer=onlooker)
     assert min(point.step for point in onlooker.points if point.activity == "training") == 1
-    assert "starts from its beginning" in capsys.readouterr().out
+    assert "starts from the beginning" in capsys.readouterr().out
 
 
 def test_trap_6_the_exported_folder_predicts_what_the_stage_predicted(tiny: Tiny, alone: Workers) -> None:
@@ -219,7 +219,7 @@ def test_gradients_that_are_not_finite_are_an_error_under_every_zero_stage(
             logits_BC.register_hook(lambda gradient: gradient * torch.nan)
         return soft_cross_entropy(logits_BC, target_BC)
 
-    monkeypatch.setattr(naive, "soft_cross_entropy", poisoned)
+    monkeypatch.setattr(losses, "soft_cross_entropy", poisoned)
     stage = floor_of(tiny, zero_stage=zero_stage)
     with pytest.raises(TrainingError, match="gradient norm"):
         run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
@@ -275,7 +275,7 @@ def test_reports_come_evenly_over_the_steps_judge_by_labels_and_truth_and_change
     (quiet.store.root / "data").rmdir()
     (quiet.store.root / "data").symlink_to(tiny.store.root / "data")
     floor, student = tiny.chain().stages[:2]
-    losses = []
+    all_losses = []
     for each, num_reports in ((tiny, 3), (quiet, 0)):
         run_stage(floor, store=each.store, workers=alone, observer=Onlooker())
         onlooker = Onlooker()
@@ -288,8 +288,8 @@ def test_reports_come_evenly_over_the_steps_judge_by_labels_and_truth_and_change
         record = each.store.find(student.identity)
         assert record is not None
         lines = map(json.loads, (each.store.verify(record) / "metrics.jsonl").read_text().splitlines())
-        losses.append([line["loss"] for line in lines])
-    assert losses[0] == losses[1]
+        all_losses.append([line["loss"] for line in lines])
+    assert all_losses[0] == all_losses[1]
 
 
 def test_trap_5_steps_are_taken_in_training_mode_one_graph_at_a_time(
@@ -311,7 +311,7 @@ def test_trap_5_steps_are_taken_in_training_mode_one_graph_at_a_time(
         return loss
 
     monkeypatch.setattr(Engine, "__call__", watched)
-    monkeypatch.setattr(naive, "soft_cross_entropy", remembered)
+    monkeypatch.setattr(losses, "soft_cross_entropy", remembered)
     run_stage(floor_of(tiny, tokens_per_micro_batch=64), store=tiny.store, workers=alone, observer=Onlooker())
     assert len(modes) > 20 and all(modes)
     assert max(alive) <= 1, "the loss before may still be on its way out, none before that"
@@ -343,7 +343,7 @@ def test_a_device_without_bf16_computes_in_fp32_and_the_record_says_so(
     assert record is not None
     assert precisions == {"bf16" if has_bf16 else "fp32"}
     assert record.metrics["fell_back_to_fp32"] == float(not has_bf16)
-    assert ("no instructions for bf16" in capsys.readouterr().out) == (not has_bf16)
+    assert ("no bf16 instructions" in capsys.readouterr().out) == (not has_bf16)
 
 
 def test_a_head_block_of_its_own_is_drawn_from_the_stages_seed(tiny: Tiny, tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_early_stopping_goes_back_to_the_best_weights_when_they_are_not_the_last
     tiny: Tiny, alone: Workers, zero_stage: int, checkpoint_seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agreements = iter([0.5, 0.9, 0.4, 0.3, 0.9])
-    monkeypatch.setattr(ClassLesson, "check", lambda *_: {AGREEMENT: next(agreements)})
+    monkeypatch.setattr(ClassObjective, "validate", lambda *_: {AGREEMENT: next(agreements)})
     best: dict[str, torch.Tensor] = {}
     save_best = Checkpoints.save_best
 
@@ -402,7 +402,7 @@ def test_a_damaged_checkpoint_starts_the_stage_from_its_beginning_and_says_so(
     onlooker = Onlooker()
     run_stage(stage, store=tiny.store, workers=alone, observer=onlooker)
     assert min(point.step for point in onlooker.points if point.activity == "training") == 1
-    assert "has not the size that was written" in capsys.readouterr().out
+    assert "changed size" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stop_at", [3, None], ids=["checkpoint", "model"])

@@ -16,9 +16,9 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import Execution, Lora, ModelSource, Prompt
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training import checkpoints
-from w2s_ray.training.models.adapters import merged
+from w2s_ray.training.models.adapters import merge_adapters
 from w2s_ray.training.models.network import load_network, load_tokenizer
-from w2s_ray.training.models.prompts import asked
+from w2s_ray.training.models.prompts import prompt_tokens
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 
@@ -111,7 +111,9 @@ def test_additions_to_layers_that_hold_their_weights_transposed_are_merged_right
             torch.nn.init.normal_(parameter)
     tokens, last = torch.tensor([[5, 6, 7]]), torch.tensor([2])
     expected = network(tokens, last)
-    weights = merged(network.hf, {name: each.detach().clone() for name, each in network.hf.state_dict().items()})
+    weights = merge_adapters(
+        network.hf, {name: each.detach().clone() for name, each in network.hf.state_dict().items()}
+    )
     plain = load_network(
         spec.model_copy(update={"trainable": tiny.chain("naive").stages[0].spec.trainable}),
         folder,
@@ -194,8 +196,8 @@ def test_a_prompt_scores_a_class_by_the_mean_log_probability_of_its_name(tiny: T
 
 def test_a_students_shots_carry_its_supervisors_labels_and_a_ceilings_the_truth(tiny: Tiny, alone: Workers) -> None:
     from w2s_ray.data.prepare import load_prepared
-    from w2s_ray.training import stage as stages
-    from w2s_ray.training.lessons.classes import ClassLesson
+    from w2s_ray.training.inputs import StageInputs
+    from w2s_ray.training.objectives import ClassObjective
 
     chain = tiny.chain("shots")
     floor, student, ceiling = chain.stages[0], chain.find("chain", "large"), chain.find("ceiling", "large")
@@ -203,10 +205,7 @@ def test_a_students_shots_carry_its_supervisors_labels_and_a_ceilings_the_truth(
     run(tiny, alone, floor)
     told = {}
     for each in (student, ceiling):
-        work = stages._StageRun(each, tiny.store, alone, None)
-        work.tokenizer = work._tokenizer()
-        lesson = ClassLesson(work._material())
-        told[each.arm] = lesson._shots
+        told[each.arm] = ClassObjective(StageInputs(each, tiny.store, alone))._shots
     prepared = load_prepared(tiny.store, student.spec.train[0].split.task)
     rows = draw(prepared, student.spec.train[0].split)
     label = dict(zip(prepared.texts(rows), prepared.labels(rows), strict=True))
@@ -244,7 +243,7 @@ def test_a_prompt_that_is_too_long_loses_the_beginning_of_its_text_and_none_of_i
     tokenizer, prompt = load_tokenizer(TOKENIZER, None), Prompt(num_shots=1)
     before, texts = "a shot that stays\nAnswer: up\n\n", ["short", "one two three four five six seven eight — nine!"]
     lengths = [len(tokenizer.encode(before + text + prompt.cue)) for text in texts]
-    rows, is_cut = asked(tokenizer, prompt, before, texts, lengths[1] - 3)
+    rows, is_cut = prompt_tokens(tokenizer, prompt, before, texts, lengths[1] - 3)
     assert is_cut.tolist() == [False, True]
     assert [len(row) for row in rows] == [lengths[0], lengths[1] - 3]
     assert tokenizer.decode(rows[0]) == before + texts[0] + prompt.cue
@@ -270,7 +269,7 @@ def test_cut_prompts_are_counted_and_the_first_are_named(
     assert record is not None and 0 < len(cut) < len(rows)
     assert record.metrics["cut_examples"] == len(cut)
     said = capsys.readouterr().out
-    assert f"{len(cut)} of {len(rows)} texts do not fit" in said and cut[0] in said
+    assert f"{len(cut)} of {len(rows)} texts exceed" in said and cut[0] in said
 
 
 def test_shots_that_leave_no_room_for_a_text_are_an_error(tiny: Tiny, alone: Workers) -> None:

@@ -16,13 +16,13 @@ def _one_rank(rank: int, meeting: str, met: "multiprocessing.Queue[tuple[int, st
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     workers = Workers(rank, 2, torch.device("cpu"))
     began: list[int] = []
-    workers.led(lambda: began.append(rank))
+    workers.on_rank_0(lambda: began.append(rank))
 
     def refuse() -> None:
         raise StoreError("the disk is full", "it must not be", "make room")
 
     try:
-        workers.led(refuse)
+        workers.on_rank_0(refuse)
     except StoreError as error:
         (total,) = workers.sum(torch.ones(1)).tolist()  # both are still in step
         met.put((rank, f"{error.value} {began}", int(total)))
@@ -46,4 +46,4 @@ def test_an_error_that_is_not_the_users_is_not_passed_off_as_one() -> None:
         raise AssertionError("a bug")
 
     with pytest.raises(AssertionError, match="a bug"):
-        Workers(0, 1, torch.device("cpu")).led(broken)
+        Workers(0, 1, torch.device("cpu")).on_rank_0(broken)

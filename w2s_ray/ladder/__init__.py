@@ -1,1 +1,1 @@
-"""The built-in ladder: one tokenizer and the models pretrained with it, published inside the package."""
+"""The built-in ladder: one tokenizer and the models pretrained with it, shipped in the package."""

@@ -1,9 +1,9 @@
-"""Train a ladder's tokenizer: byte-level BPE, small, for source code or any other text.
+"""Train a ladder's tokenizer: small byte-level BPE, for source code or any other text.
 
-    python -m w2s_ray.ladder.tokenizer FOLDER                          the built-in ladder's; `tokenizer/` is the result
-    python -m w2s_ray.ladder.tokenizer FOLDER STUDY.yaml [KEY=VALUE …] one for the text that a pretraining study learns
+    python -m w2s_ray.ladder.tokenizer FOLDER                          the tokenizer of the built-in ladder
+    python -m w2s_ray.ladder.tokenizer FOLDER STUDY.yaml [KEY=VALUE …] a tokenizer for the text of a pretraining study
 
-Every text can be encoded (bytes are the alphabet), and a run of spaces is one piece of the pre-tokenizer, so that a
+The alphabet is all bytes, so every text can be encoded. The pre-tokenizer keeps runs of spaces together, so that a
 line's indentation is one or two tokens.
 """
 
@@ -24,16 +24,16 @@ VOCABULARY = 4096
 PAD, END = "<|pad|>", "<|end|>"
 FOLDER = Path(__file__).parent / "tokenizer"
 SAMPLE_CHARS = 8_000_000
-"""Characters of the pretraining pool that a tokenizer is trained on."""
+"""Characters of text that a tokenizer is trained on."""
 
 _PIECES = r" ?[A-Za-z_]+| ?[0-9]| ?[^\sA-Za-z_0-9]+|\n *|[^\S\n]+(?=\S)|\s+"
-"""A word or a run of signs, each with the space before it; a digit; a line break with the next line's indentation."""
+"""Words and runs of symbols, each with the space before it; digits; line breaks with the next line's indentation."""
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path | str) -> None:
-    """Train on `texts` and write what `AutoTokenizer.from_pretrained(folder)` reads; equal texts, equal tokenizer.
+    """Train on `texts` and write a tokenizer for `AutoTokenizer.from_pretrained(folder)`; deterministic.
 
-    It has a padding token and an end-of-text token, none for the beginning, and pads on the right.
+    It has a padding token and an end-of-text token, no beginning-of-text token, and pads on the right.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -61,7 +61,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path | str) -> None:
 
 
 def sample(texts: Iterable[str], chars: int = SAMPLE_CHARS) -> list[str]:
-    """Return the first texts that hold `chars` characters together."""
+    """Return the first texts that have at least `chars` characters together."""
     taken: list[str] = []
     total = 0
     for text in texts:
@@ -81,13 +81,13 @@ def text_task(study: Path, overrides: Sequence[str] = ()) -> Task:
     """
     task = open_task(next(iter(load_study(study, overrides).tasks.values())))
     if task.kind != "text":
-        rule, remedy = "a tokenizer is trained on text without labels", "name a pretraining study"
-        raise DataError(f"the first task of {study} has {task.kind}", rule, remedy)
+        message = f"the first task of {study} has {task.kind}; a tokenizer is trained on text without labels"
+        raise DataError(message, "choose a pretraining study")
     return task
 
 
 def texts_of(task: Task) -> list[str]:
-    """Return a sample of a task's text, in the order of its ids.
+    """Return a sample of a task's text, ordered by id.
 
     Raises:
         DataError: when the task cannot be read.

@@ -17,7 +17,7 @@ from w2s_ray.spec.study import Study
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.search_result import read_search_result, write_failures
-from w2s_ray.tracking.opening import open_tracker
+from w2s_ray.tracking.fanout import open_tracker
 from w2s_ray.training.progress import StageResult
 
 logger = logging.getLogger(__name__)

@@ -1,5 +1,5 @@
-"""Where points go while a study runs: W&B, JSON lines, or nowhere.
+"""Where metrics go while a study runs: JSON lines, and Weights & Biases unless it is disabled.
 
-One small protocol (`tracker.py`); `wandb.py` is the only module that imports wandb. One process of a run writes: a
-tracker is made by `opening.py` inside it, and everyone else sends it points.
+`tracker.py` has the protocol, `wandb.py` is the only module that imports wandb. One process of a run writes: it makes
+the tracker (`fanout.open_tracker`), and the others send it their metrics.
 """

@@ -1,39 +1,56 @@
-"""One tracker made of several; what goes wrong in one is logged and does not reach the others."""
+"""The tracker of a study: several trackers behind one, of which each may fail alone."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+from w2s_ray.spec.study import TrackingSpec
+from w2s_ray.tracking.jsonl import JsonLinesTracker
 from w2s_ray.tracking.tracker import RunInfo, Tracker
 
 logger = logging.getLogger(__name__)
 
+POINTS = "points"
+"""Folder of the JSON lines inside a study's folder; W&B writes to `wandb` beside it."""
+
+
+def open_tracker(spec: TrackingSpec, folder: Path, say: Callable[[str], None]) -> Tracker:
+    """Make the tracker of a study, in the process that writes.
+
+    Args:
+        spec: the study's `tracking:` section.
+        folder: the study's folder in the store.
+        say: prints a line for the user.
+    """
+    trackers: list[Tracker] = [JsonLinesTracker(folder / POINTS)]
+    if spec.wandb != "disabled":
+        from w2s_ray.tracking.wandb import WandbTracker  # importing wandb takes half a second
+
+        trackers.append(WandbTracker(spec, folder, say=say))
+    return Fanout(trackers)
+
 
 class Fanout:
-    """Passes everything on to each of its trackers."""
+    """Passes everything on to each of its trackers. An exception in one is logged; the others continue."""
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
-        """Take the trackers in the order in which they are told."""
         self._trackers = tuple(trackers)
 
     def begin(self, run: RunInfo) -> None:
-        """Open the run everywhere."""
-        self._each(lambda tracker: tracker.begin(run))
+        self._call_all(lambda tracker: tracker.begin(run))
 
     def log(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
-        """Put the values down everywhere."""
-        self._each(lambda tracker: tracker.log(run_id, step, values))
+        self._call_all(lambda tracker: tracker.log(run_id, step, values))
 
     def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
-        """Close the run everywhere."""
-        self._each(lambda tracker: tracker.finish(run_id, summary, ended_well=ended_well))
+        self._call_all(lambda tracker: tracker.finish(run_id, summary, ended_well=ended_well))
 
     def close(self) -> None:
-        """Close every tracker."""
-        self._each(lambda tracker: tracker.close())
+        self._call_all(lambda tracker: tracker.close())
 
-    def _each(self, tell: Callable[[Tracker], None]) -> None:
+    def _call_all(self, call: Callable[[Tracker], None]) -> None:
         for tracker in self._trackers:
             try:
-                tell(tracker)
+                call(tracker)
             except Exception:
-                logger.exception("%s failed; the others go on", type(tracker).__name__)
+                logger.exception("%s failed; the other trackers continue", type(tracker).__name__)

@@ -1,7 +1,6 @@
-"""Points as JSON lines: one file per run, each line a JSON object with `kind` run, point or summary.
+"""Metrics as JSON lines: one file per run, each line an object with `kind` run, point (one step) or summary.
 
-This is the account that needs no service and no package to read. Lines are only ever appended, so a run that is
-resumed goes on below what it had.
+Reading them needs no service and no package. Lines are only appended, so a resumed run continues its file.
 """
 
 import json
@@ -9,8 +8,9 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
+from w2s_ray.store.json_lines import open_for_appending
 from w2s_ray.tracking.tracker import RunInfo
 
 
@@ -18,29 +18,22 @@ class JsonLinesTracker:
     """Writes `<folder>/<run id>.jsonl`."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is made when the first run begins."""
         self._folder = folder
-        self._files: dict[str, TextIO] = {}
+        self._files: dict[str, BinaryIO] = {}
 
     def begin(self, run: RunInfo) -> None:
-        """Open the run's file and say who it is."""
         if run.run_id in self._files:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{run.run_id}.jsonl"
-        torn = _ends_torn(path)
-        self._files[run.run_id] = path.open("a", encoding="utf-8")
-        if torn:
-            self._files[run.run_id].write("\n")
-        about = run.model_dump(mode="json", exclude={"config"})
-        self._write(run.run_id, {"kind": "run", **about, "config": run.settings})
+        self._files[run.run_id] = open_for_appending(self._folder / f"{run.run_id}.jsonl")
+        fields = run.model_dump(mode="json", exclude={"config"})
+        self._write(run.run_id, {"kind": "run", **fields, "config": run.settings})
 
     def log(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
-        """Append one point."""
         self._write(run_id, {"kind": "point", "step": step, "values": _plain(values)})
 
     def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
-        """Append the summary and close the file; a run that was stopped has no summary yet."""
+        """Append the summary and close the file; a stopped run has no summary yet."""
         if ended_well or summary:
             self._write(run_id, {"kind": "summary", "values": _plain(summary)})
         file = self._files.pop(run_id, None)
@@ -48,7 +41,6 @@ class JsonLinesTracker:
             file.close()
 
     def close(self) -> None:
-        """Close every file."""
         for run_id in list(self._files):
             self._files.pop(run_id).close()
 
@@ -57,19 +49,10 @@ class JsonLinesTracker:
         if file is None:
             return
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        file.write(json.dumps({**line, "at": at}, allow_nan=False) + "\n")
+        file.write(json.dumps({**line, "at": at}, allow_nan=False).encode() + b"\n")
         file.flush()
 
 
 def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Values that JSON can hold; what is not finite becomes null."""
+    """Replace values that are not finite, which JSON does not have, by null."""
     return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
-
-
-def _ends_torn(path: Path) -> bool:
-    """Whether the last writer died in the middle of a line."""
-    if not path.exists() or not path.stat().st_size:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) != b"\n"

@@ -1,8 +1,8 @@
-"""The protocol of a tracker, and what it has to know of a run.
+"""The protocol of a tracker, and the description of a run.
 
-A run is one stage, or the summary of one chain. Its id comes from its identity, so a stage that is resumed tomorrow, by
-another process, goes on in its own run. A tracker never raises for what happens outside of it and never blocks for
-long: training does not wait for a dashboard.
+A run is one stage, or the summary of one chain. Its id comes from its identity, so a stage that another process resumes
+continues its own run. A tracker does not raise for external failures and does not block for long: training never waits
+for a dashboard.
 """
 
 import json
@@ -15,52 +15,52 @@ from w2s_ray.spec.identity import identity, short
 
 
 class RunInfo(Spec):
-    """Who a run is."""
+    """The description of a run."""
 
     run_id: str
-    """Deterministic: the same work has the same id in every process and at every time."""
+    """Deterministic: the same work always has the same id."""
     study: str
     name: str
-    """For people."""
+    """For display."""
     job_type: str
     """The stage's arm, or `chain-summary`."""
     tags: tuple[str, ...] = ()
-    """The chains that the stage serves."""
+    """The chains that use the stage."""
     config: str = "{}"
-    """JSON object: what was asked for."""
+    """JSON object: the stage or chain as planned."""
     group: str = ""
-    """Runs that belong together: the study."""
+    """The study; W&B shows its runs together."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """`config`, read."""
-        read = json.loads(self.config)
-        assert isinstance(read, dict), "config holds a JSON object"
-        return read
+        """`config`, parsed."""
+        settings = json.loads(self.config)
+        assert isinstance(settings, dict), "config is a JSON object"
+        return settings
 
 
 class Tracker(Protocol):
-    """Takes the points of many runs at once."""
+    """Receives the metrics of many runs at once."""
 
     def begin(self, run: RunInfo) -> None:
-        """Open a run, or go on in it; a run that is open stays open."""
+        """Open a run, or continue it; does nothing if it is open."""
         ...
 
     def log(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
-        """Put down the values measured at `step`; points of a run that was never begun are dropped."""
+        """Record the values measured at `step`; dropped if the run was not begun."""
         ...
 
     def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
-        """Close a run with its last words; one that was stopped or failed did not end well, and may have none."""
+        """Close a run with its summary, which may be empty if it was stopped or failed (`ended_well` is False)."""
         ...
 
     def close(self) -> None:
-        """Close every run that is open, and the tracker; safe to call twice."""
+        """Close all open runs and the tracker; may be called twice."""
         ...
 
 
 def stage_run(study: str, stage: PlannedStage, chains: Iterable[str]) -> RunInfo:
-    """Return the run of a stage that serves `chains` (their names)."""
+    """Return the run of a stage that the chains with these names use."""
     return RunInfo(
         run_id=stage_run_id(stage.identity),
         study=study,
@@ -74,7 +74,7 @@ def stage_run(study: str, stage: PlannedStage, chains: Iterable[str]) -> RunInfo
 
 def chain_run(chain: Chain) -> RunInfo:
     """Return the summary run of a chain."""
-    about = {
+    config = {
         "task": chain.task,
         "path": list(chain.path),
         "method": chain.method,
@@ -88,7 +88,7 @@ def chain_run(chain: Chain) -> RunInfo:
         name=chain.name,
         job_type="chain-summary",
         tags=(chain.name,),
-        config=json.dumps(about, sort_keys=True),
+        config=json.dumps(config, sort_keys=True),
         group=chain.study,
     )
 

@@ -1,8 +1,8 @@
 """Weights & Biases: a run per stage, a summary run per chain; the only module that imports wandb.
 
-Runs are opened at their first point, several at once, each under its own deterministic id with `resume="allow"`, so a
-stage that is resumed goes on in its own run. The network never stops the study: every wait has a limit, and what the
-server does not take in time goes on offline, into `<folder>/wandb`, from where `wandb sync` takes it.
+Runs are opened at their first metrics, several at once, each under its own deterministic id with `resume="allow"`, so a
+resumed stage continues its own run. The network never stops the study: every wait has a time limit, and when the server
+does not respond in time, runs continue offline in `<folder>/wandb`, from where `wandb sync` uploads them.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ MAX_TAG_CHARS = 64
 
 
 class WandbTracker:
-    """Points as W&B runs, online where that works and offline from the moment on where it does not."""
+    """Metrics as W&B runs: online until the server fails, then offline."""
 
     def __init__(
         self,
@@ -39,35 +39,35 @@ class WandbTracker:
         finish_timeout_seconds: float = 15.0,
         say: Callable[[str], None],
     ) -> None:
-        """Run folders go below `folder`/wandb; `say` takes the one line on falling back to offline."""
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # telemetry of the client itself
+        """Run folders are made in `folder`/wandb; `say` prints the one line about the fallback to offline."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # the client's own telemetry
         os.environ.setdefault("WANDB_SILENT", "true")
         self._spec, self._folder, self._say = spec, folder, say
         self._timeouts = {"init_timeout": init_timeout_seconds, "finish_timeout": finish_timeout_seconds}
         self._mode = choose_mode(spec)
         if self._mode == "online" and not has_key():
             self._mode = "offline"
-            self._say(f"W&B: no key was found, so runs are kept offline; {self._how_to_sync()}")
+            self._say(f"W&B: no API key found, runs are kept offline; {self._how_to_sync()}")
         self._begun: dict[str, RunInfo] = {}
         self._open: dict[str, wandb.Run] = {}
 
     def begin(self, run: RunInfo) -> None:
-        """Remember the run; it is opened at its first point."""
+        """Remember the run; it is opened at its first metrics."""
         self._begun.setdefault(run.run_id, run)
 
     def log(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
-        """Put the values down at `step`, which is a metric of its own: W&B's counter knows nothing of resuming."""
+        """Log the values with `step` as a metric: W&B's own counter does not survive a resume."""
         if run_id in self._begun:
-            self._surely(lambda: self._run(run_id).log({**values, "step": step}))
+            self._with_offline_fallback(lambda: self._run(run_id).log({**values, "step": step}))
 
     def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
-        """Close the run with its summary; a run that has neither points nor summary leaves nothing."""
+        """Close the run with its summary; a run without metrics and summary leaves nothing behind."""
         if run_id in self._begun and (summary or run_id in self._open):
             self._end(run_id, summary, exit_code=0 if ended_well else 1)
         self._begun.pop(run_id, None)
 
     def close(self) -> None:
-        """Close every run that is still open, as one that did not come to its end."""
+        """Close every open run as unfinished."""
         for run_id in list(self._open):
             self._end(run_id, {}, exit_code=1)
         self._begun.clear()
@@ -75,16 +75,15 @@ class WandbTracker:
     def _end(self, run_id: str, summary: Mapping[str, float], exit_code: int) -> None:
         def end() -> None:
             if not summary and run_id not in self._open:
-                return  # it went down with the server, and there is nothing more to say
+                return  # the run was closed with the server, and there is nothing to add
             run = self._run(run_id)
             run.summary.update(dict(summary))
             run.finish(exit_code=exit_code)
 
-        self._surely(end)
+        self._with_offline_fallback(end)
         self._open.pop(run_id, None)
 
     def _run(self, run_id: str) -> wandb.Run:
-        """The open run of this id, opened if need be."""
         if run_id not in self._open:
             self._open[run_id] = self._init(self._begun[run_id])
         return self._open[run_id]
@@ -113,7 +112,7 @@ class WandbTracker:
         return run
 
     def _settings(self) -> wandb.Settings:
-        """Nothing but the points: no console, code, machine statistics or package list; and a limit to each wait."""
+        """Send metrics only (no console, code, machine statistics or package list), with a time limit on each wait."""
         settings: dict[str, Any] = {
             **self._timeouts,
             "finish_timeout_raises": True,
@@ -129,55 +128,55 @@ class WandbTracker:
         }
         return wandb.Settings(**settings)
 
-    def _surely(self, tell: Callable[[], None]) -> None:
-        """Do it; where the server is in the way, do it offline, from now on."""
+    def _with_offline_fallback(self, call: Callable[[], None]) -> None:
+        """Do `call`; on an error of the server switch to offline mode and repeat it."""
         if self._mode == "disabled":
             return
         try:
-            tell()
+            call()
         except Exception as error:
             if self._mode == "offline":
-                logger.exception("W&B: a point was lost")
+                logger.exception("W&B: metrics were lost")
                 return
             self._go_offline(error)
-            self._surely(tell)
+            self._with_offline_fallback(call)
 
     def _go_offline(self, error: Exception) -> None:
-        """Leave the server for good: the open runs go on in offline folders under their own ids."""
+        """Stop using the server; open runs continue in offline folders under their own ids."""
         reason = first_line(error)
-        self._say(f"W&B did not answer ({reason}), so runs are kept offline from here on; {self._how_to_sync()}")
+        self._say(f"W&B did not respond ({reason}), runs are kept offline from now on; {self._how_to_sync()}")
         self._mode = "offline"
         self._open.clear()
         with contextlib.suppress(Exception):
-            wandb.teardown()  # the service of the failed runs: it holds on to their ids
+            wandb.teardown()  # stops the service process, which blocks the ids of the failed runs
 
     def _how_to_sync(self) -> str:
-        return f"`wandb sync --include-online` in {self._folder} sends them later"
+        return f"`wandb sync --include-online` in {self._folder} uploads them later"
 
 
 def choose_mode(spec: TrackingSpec) -> Mode:
-    """Return how runs are kept: as asked, or for `auto` as WANDB_MODE says, else online where there is a key."""
+    """Return the mode: the study's, or for `auto` that of WANDB_MODE, else online if there is an API key."""
     if spec.wandb != "auto":
         return spec.wandb
-    wished = os.environ.get("WANDB_MODE", "")
-    if wished in ("offline", "disabled", "online"):
-        return wished  # type: ignore[return-value]
+    mode = os.environ.get("WANDB_MODE", "")
+    if mode in ("offline", "disabled", "online"):
+        return mode  # type: ignore[return-value]
     return "online" if has_key() else "offline"
 
 
 def has_key() -> bool:
-    """Say whether W&B would find credentials without asking anyone."""
+    """Return whether W&B finds credentials without a prompt."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = wandb.setup(wandb.Settings(silent=True)).settings.base_url
     try:
         return read_netrc_auth(host=host) is not None
-    except Exception:  # a key that is not in W&B's form
+    except Exception:  # an API key in the wrong format
         return False
 
 
 def fit_tag(tag: str) -> str:
-    """Return `tag` in at most 64 characters; a shortened one ends in a digest and so stays its own."""
+    """Return `tag` with at most 64 characters; a shortened tag ends in a digest and stays unique."""
     if len(tag) <= MAX_TAG_CHARS:
         return tag
     digest = hashlib.sha256(tag.encode()).hexdigest()[:8]

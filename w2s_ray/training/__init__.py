@@ -1,6 +1,11 @@
-"""One process group that trains one stage; this room knows torch and DeepSpeed and nothing of Ray.
+"""Train one stage on one process group. Uses torch and DeepSpeed, never Ray.
 
-Every rank calls `stage.run_stage` with the same planned stage. `models.py` loads weights and heads, `feed.py` makes
-tensors of the planned optimizer batches, `losses/` says what to aim at, `loop.py` takes the steps, `zero.py` is the
-only file that knows DeepSpeed, `checkpoints.py` survives a kill, `predict.py` applies the trained model to a split.
+Every rank calls `stage.run_stage` with the same planned stage. Read in this order:
+
+- `stage.py` the whole life of a stage: load, train, commit, predict
+- `inputs.py` its data: task, tokens, tokenizer, folders of models; `feed.py` cuts it into micro-batches
+- `objectives.py`, `language_objectives.py` what is learned, validated and predicted; `losses.py` every loss
+- `loop.py` the optimizer steps; `zero.py` DeepSpeed (no other file knows it); `checkpoints.py` resumes a killed stage
+- `progress.py` what a stage reports while it runs; `workers.py` its process group and collectives
+- `models/` where models come from, networks, adapters, prompts; `memory/` what workers need and have
 """

@@ -1,8 +1,10 @@
-"""From rows of a split to tensors: the examples of a stage, its optimizer batches, and their micro-batches.
+"""Tokenised examples, and their micro-batches as tensors.
 
-Which examples make an optimizer batch is fixed by the spec (data/batches.py); how a batch is cut into micro-batches on
-ranks is execution. All ranks take as many micro-batches, the missing ones filled with rows of weight zero, because
-under ZeRO every forward and backward is a collective.
+The spec fixes which examples form an optimizer batch (data/batches.py); the execution decides how the batch is cut into
+micro-batches over ranks. Under ZeRO every forward and backward pass is a collective, so all ranks get the same number
+of micro-batches; missing ones are fillers of weight zero.
+
+Shapes: N examples of K texts, B examples and R = K·B rows of a micro-batch, T tokens, C classes.
 """
 
 from collections.abc import Iterator
@@ -19,20 +21,20 @@ from w2s_ray.training.workers import Workers
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
 TokenRow = npt.NDArray[np.int32]
 """The tokens of one text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Tokenised examples of a stage: N examples of K texts each, as a rule one."""
+    """N tokenised examples of K texts each (K is 1 except for pairs and prompts)."""
 
     tokens: list[TokenRow]
-    """N·K rows: the first texts of all examples, then all second ones, and so on."""
+    """K·N rows: the first text of every example, then every second text, and so on."""
     texts_per_example: int = 1
 
     def __len__(self) -> int:
-        """N."""
         return len(self.tokens) // self.texts_per_example
 
     @cached_property
@@ -52,8 +54,8 @@ class Examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled(Examples):
-    """Examples with soft targets."""
+class LabelledExamples(Examples):
+    """Examples with a probability per class as target."""
 
     targets_NC: FloatArray
     ties_N: IntArray
@@ -61,15 +63,15 @@ class Labelled(Examples):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written(Examples):
-    """Texts whose tokens are learnt, from some place on."""
+class LanguageExamples(Examples):
+    """Texts of which the tokens from some position on are learned."""
 
-    learnt_from_N: IntArray
-    """Index of each row's first token that is learnt, at least 1; those before it are given."""
+    loss_from_N: IntArray
+    """Index of each row's first token that counts in the loss, at least 1; earlier tokens are context."""
 
-    def num_learnt(self, positions_N: IntArray) -> int:
-        """Count the tokens that are learnt of these examples."""
-        return int((self.lengths_N[positions_N] - self.learnt_from_N[positions_N]).sum())
+    def num_loss_tokens(self, positions_N: IntArray) -> int:
+        """Count the tokens of these examples that the loss counts."""
+        return int((self.lengths_N[positions_N] - self.loss_from_N[positions_N]).sum())
 
 
 AnyExamples = TypeVar("AnyExamples", bound=Examples, covariant=True)
@@ -77,74 +79,72 @@ AnyExamples = TypeVar("AnyExamples", bound=Examples, covariant=True)
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward pass of one rank: R = K·B rows, the first texts of its B examples, then their second ones.
+    """One forward pass of one rank: R = K·B rows, the first texts of its B examples, then their second texts.
 
-    Padding is on the right; a filler is one example of padding and has no positions.
+    Rows are padded on the right. A filler is one example of padding and has no positions.
     """
 
     positions: IntArray
-    """Which of the stage's examples these are."""
+    """Indices of the examples among the stage's examples."""
     tokens_RT: torch.Tensor
     last_R: torch.Tensor
-    """Index of each row's last real token."""
+    """Index of each row's last token that is not padding."""
     real_R: torch.Tensor
-    """1 for texts, 0 for a filler's rows."""
+    """1 for rows of examples, 0 for a filler's rows."""
 
 
 Purpose = Literal["training", "predicting"]
 
 
 @dataclass
-class LastGroup:
-    """The micro-batches that a rank was given last: what is to be halved if memory runs out."""
+class LargestMicroBatch:
+    """The largest of the micro-batches that a rank got last; its size is halved when memory runs out."""
 
     purpose: Purpose = "training"
-    allowed: int = 0
-    """Tokens that each of them might have."""
+    allowed_tokens: int = 0
     tokens: int = 0
-    """Padded tokens of the largest."""
+    """Padding included."""
     examples: int = 0
-    """Examples of the largest."""
 
 
 @dataclass(frozen=True)
 class Feeder(Generic[AnyExamples]):
-    """Cuts optimizer batches for one rank and makes tensors of them."""
+    """Cuts optimizer batches into one rank's micro-batches."""
 
     examples: AnyExamples
     workers: Workers
     tokens_per_micro_batch: int
     pad: int
     purpose: Purpose = "training"
-    last: LastGroup = field(default_factory=LastGroup)
+    largest: LargestMicroBatch = field(default_factory=LargestMicroBatch)
 
-    def group(self, positions_N: IntArray) -> list[MicroBatch]:
-        """Return this rank's micro-batches of one optimizer batch; as many on every rank."""
+    def micro_batches(self, positions_N: IntArray) -> list[MicroBatch]:
+        """Return this rank's micro-batches of one optimizer batch; the same number on every rank."""
         pieces = partition(
             positions_N,
             self.examples.padded_N,
             world=self.workers.size,
             tokens_per_micro_batch=self.tokens_per_micro_batch,
         )
-        group = [self._collate(piece) for piece in pieces[self.workers.rank]]
-        largest = max(group, key=lambda batch: batch.tokens_RT.numel())
-        self.last.purpose, self.last.allowed = self.purpose, self.tokens_per_micro_batch
-        self.last.tokens, self.last.examples = largest.tokens_RT.numel(), len(largest.positions)
-        return group
+        batches = [self._collate(piece) for piece in pieces[self.workers.rank]]
+        largest = max(batches, key=lambda batch: batch.tokens_RT.numel())
+        self.largest.purpose, self.largest.allowed_tokens = self.purpose, self.tokens_per_micro_batch
+        self.largest.tokens, self.largest.examples = largest.tokens_RT.numel(), len(largest.positions)
+        return batches
 
-    def sweep(self, examples_per_group: int = 512) -> Iterator[MicroBatch]:
+    def sweep(self, examples_per_round: int = 512) -> Iterator[MicroBatch]:
         """Yield every example once, spread over the ranks, similar lengths together: for prediction."""
         order_N = np.argsort(self.examples.lengths_N, kind="stable")
-        for start in range(0, len(order_N), examples_per_group):
-            yield from self.group(order_N[start : start + examples_per_group])
+        for start in range(0, len(order_N), examples_per_round):
+            yield from self.micro_batches(order_N[start : start + examples_per_round])
 
     def _collate(self, positions: IntArray) -> MicroBatch:
         examples = self.examples
-        places = range(examples.texts_per_example)
-        rows = [examples.tokens[position + place * len(examples)] for place in places for position in positions]
+        texts = range(examples.texts_per_example)
+        rows = [examples.tokens[position + text * len(examples)] for text in texts for position in positions]
         real = [1.0] * len(rows)
         if not rows:
-            rows, real = [np.full(2, self.pad, dtype=np.int32) for _ in places], [0.0] * len(places)
+            rows, real = [np.full(2, self.pad, dtype=np.int32) for _ in texts], [0.0] * len(texts)
         width = max(len(row) for row in rows)
         tokens = np.full((len(rows), width), self.pad, dtype=np.int64)
         for index, row in enumerate(rows):

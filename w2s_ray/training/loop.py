@@ -1,7 +1,7 @@
-"""The training loop: optimizer steps from the last checkpoint on.
+"""The training loop: optimizer steps from the last checkpoint to the last planned step.
 
-One group of micro-batches is one optimizer update. Each step ends with one small all-reduce that carries the loss and
-rank 0's wishes (stop, checkpoint), so all ranks act alike and a stage can be stopped at any step.
+One optimizer batch is one step. Each step ends with one small all-reduce of the loss and of rank 0's decisions (stop,
+checkpoint), so all ranks act alike and a stage can stop at any step.
 """
 
 import math
@@ -13,137 +13,143 @@ import torch
 
 from w2s_ray.errors import TrainingError
 from w2s_ray.spec.stage import Optimisation, StageSpec
-from w2s_ray.training.checkpoints import Checkpoints, Progress
+from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.feed import Examples, Feeder, IntArray
-from w2s_ray.training.journal import Journal
-from w2s_ray.training.lessons import ACCURACY, AGREEMENT
-from w2s_ray.training.objectives import Objective
+from w2s_ray.training.losses import BatchLoss
+from w2s_ray.training.objectives import ACCURACY, AGREEMENT
+from w2s_ray.training.progress import Journal, TrainState
 from w2s_ray.training.zero import Engine
+
+
+@dataclass(frozen=True)
+class _Agreed:
+    """What all ranks know after the all-reduce that ends a step."""
+
+    mean_loss: float
+    stop: bool
+    checkpoint: bool
+    superseded: bool
 
 
 @dataclass
 class Loop:
-    """All that one stage's training needs, wired together by stage.py."""
+    """One stage's training. stage.py wires it together."""
 
     spec: StageSpec
     engine: Engine
-    objective: Objective
+    loss: BatchLoss
     feeder: Feeder[Examples]
-    check: Callable[[], dict[str, float]] | None
-    """The network's figures on Vi."""
+    validate: Callable[[], dict[str, float]] | None
+    """Returns the network's metrics on Vi; None without a validation split."""
     steps: Sequence[IntArray]
+    """Positions of each step's examples."""
     checkpoints: Checkpoints
     checkpoint_every_seconds: float
     journal: Journal
-    keep: Callable[[float], None]
-    """Keeps the model as it is now, under the share of training that is done."""
-    taken_up: Callable[[], bool]
-    """Whether another run has begun the stage meanwhile; rank 0 asks it at every step."""
+    save_snapshot: Callable[[float], None]
+    """Keeps the current model under this share of the training."""
+    is_superseded: Callable[[], bool]
+    """Whether another run has started the stage meanwhile; called on rank 0 at every step."""
     num_reports: int = 0
-    """Reports on the validation examples, evenly over the steps; they change nothing."""
+    """Validation reports, evenly over the steps; they do not change the result."""
 
-    def run(self, progress: Progress) -> tuple[Progress, bool]:
-        """Take the steps that remain; return the progress made and whether the stage stopped before the last one.
+    def run(self, state: TrainState) -> tuple[TrainState, bool]:
+        """Take the remaining steps; return the state, and whether the stage stopped before its last step.
 
-        Asked to, it leaves a checkpoint; where another run has taken it up, it leaves that run's files alone.
+        A stage that is asked to stop leaves a checkpoint; one that is superseded leaves the other run's files alone.
         """
         workers, num_steps = self.feeder.workers, len(self.steps)
         last_checkpoint = time.monotonic()
-        for step in range(progress.step, num_steps):
-            if self._gave_up(progress):
+        for step in range(state.step, num_steps):
+            if self._has_stopped_improving(state):
                 break
             began = time.perf_counter()
             torch.manual_seed(self.spec.order_seed + step)  # dropout, if any, is the same after a resume
             positions_N = self.steps[step]
-            group = self.feeder.group(positions_N)
-            scale = workers.size / self.objective.units(positions_N)
+            batches = self.feeder.micro_batches(positions_N)
+            scale = workers.size / self.loss.num_units(positions_N)
             loss_sum = torch.zeros((), device=workers.device)
-            losses = self.objective.losses(self.engine, group, positions_N, step, num_steps)
-            for index, loss in enumerate(losses):
-                self.engine.backward(loss * scale, is_last=index == len(group) - 1)
+            losses = self.loss.values(self.engine, batches, positions_N, step, num_steps)
+            for number, loss in enumerate(losses, start=1):
+                self.engine.backward(loss * scale, is_last=number == len(batches))
                 loss_sum += loss.detach()
-            due = time.monotonic() - last_checkpoint >= self.checkpoint_every_seconds
-            mean_loss, stop, due, lost = self._agree(loss_sum, scale, due)
-            if lost:
-                return progress, True
+            is_due = time.monotonic() - last_checkpoint >= self.checkpoint_every_seconds
+            agreed = self._agree(loss_sum, scale, is_due)
+            if agreed.superseded:
+                return state, True
             learning_rate = learning_rate_at(self.spec.optimisation, step, num_steps)
             norm = self.engine.step(learning_rate)
             self._check_finite("gradient norm", norm)
-            progress = progress.model_copy(
+            state = state.model_copy(
                 update={
                     "step": step + 1,
-                    "train_tokens": progress.train_tokens + int(self.feeder.examples.lengths_N[positions_N].sum()),
-                    "train_seconds": progress.train_seconds + time.perf_counter() - began,
+                    "train_tokens": state.train_tokens + int(self.feeder.examples.lengths_N[positions_N].sum()),
+                    "train_seconds": state.train_seconds + time.perf_counter() - began,
                 }
             )
-            self.journal.step(progress, {"loss": mean_loss, "learning_rate": learning_rate, "grad_norm": norm})
-            progress = self._evaluate(progress)
-            self._report(progress)
-            self._keep(progress.step)
-            if stop or due:
-                self.checkpoints.save(self.engine, progress)
-                self.journal.saved(progress.step)
+            self.journal.step(state, {"loss": agreed.mean_loss, "learning_rate": learning_rate, "grad_norm": norm})
+            state = self._check_early_stopping(state)
+            self._report(state)
+            for share in self.spec.optimisation.keep_at:
+                if state.step == max(1, round(share * num_steps)):
+                    self.save_snapshot(share)
+            if agreed.stop or agreed.checkpoint:
+                self.checkpoints.save(self.engine, state)
+                self.journal.saved(state.step)
                 last_checkpoint = time.monotonic()
-            if stop and step + 1 < num_steps:
-                return progress, True
-        if self.spec.optimisation.early_stopping is not None and progress.best_step not in (0, progress.step):
-            self.checkpoints.restore_best(self.engine, progress.best_step)
-        return progress, False
+            if agreed.stop and state.step < num_steps:
+                return state, True
+        if self.spec.optimisation.early_stopping is not None and state.best_step not in (0, state.step):
+            self.checkpoints.restore_best(self.engine, state.best_step)
+        return state, False
 
-    def _agree(self, loss_sum: torch.Tensor, scale: float, due: bool) -> tuple[float, bool, bool, bool]:
-        """Share the loss, and rank 0's wishes and whether it lost the stage.
+    def _agree(self, loss_sum: torch.Tensor, scale: float, is_due: bool) -> _Agreed:
+        """Share the mean loss and rank 0's decisions.
 
         Raises:
             TrainingError: on every rank, before the step is taken, when the loss is not finite.
         """
         workers = self.feeder.workers
-        wishes = [self.journal.should_stop(), due, self.taken_up()] if workers.leads else [False, False, False]
-        told = torch.tensor([float(loss_sum) * scale / workers.size, *wishes], dtype=torch.float64)
-        loss, stop, due_, lost = workers.sum(told.to(workers.device)).tolist()
+        flags = [self.journal.should_stop(), is_due, self.is_superseded()] if workers.is_rank_0 else [False] * 3
+        shared = torch.tensor([float(loss_sum) * scale / workers.size, *flags], dtype=torch.float64)
+        loss, stop, checkpoint, superseded = workers.sum(shared.to(workers.device)).tolist()
         self._check_finite("loss", loss)
-        return loss, stop > 0, due_ > 0, lost > 0
+        return _Agreed(loss, stop > 0, checkpoint > 0, superseded > 0)
 
     def _check_finite(self, name: str, value: float) -> None:
-        """Refuse a value, the same on every rank, that says that training has come apart."""
         if not math.isfinite(value):
             raise TrainingError(
                 f"the {name} of {self.spec.slug} is {value}",
-                f"a {name} must be finite",
-                f"lower optimisation.learning_rate (now {self.spec.optimisation.learning_rate:g}) or look at the data",
+                f"lower optimisation.learning_rate (now {self.spec.optimisation.learning_rate:g}), or check the data",
             )
 
-    def _report(self, progress: Progress) -> None:
-        """Judge the model as it is now, if a report is due: agreement with its labels, and accuracy."""
-        if self.num_reports == 0 or self.check is None:
+    def _report(self, state: TrainState) -> None:
+        """Report the metrics on Vi if a validation report is due."""
+        if self.num_reports == 0 or self.validate is None:
             return
-        before, now = ((step * self.num_reports) // len(self.steps) for step in (progress.step - 1, progress.step))
+        before, now = ((step * self.num_reports) // len(self.steps) for step in (state.step - 1, state.step))
         if now != before:
-            self.journal.judged(progress, now, self.check())
+            self.journal.validated(state, now, self.validate())
 
-    def _keep(self, step: int) -> None:
-        for share in self.spec.optimisation.keep_at:
-            if step == max(1, round(share * len(self.steps))):
-                self.keep(share)
-
-    def _gave_up(self, progress: Progress) -> bool:
+    def _has_stopped_improving(self, state: TrainState) -> bool:
         rule = self.spec.optimisation.early_stopping
-        return rule is not None and progress.evaluations_since_best >= rule.patience
+        return rule is not None and state.evaluations_since_best >= rule.patience
 
-    def _evaluate(self, progress: Progress) -> Progress:
-        """Early stopping: compare with the labels of Vi, which are the arm's own (weak ones for students)."""
+    def _check_early_stopping(self, state: TrainState) -> TrainState:
+        """Compare with the labels of Vi, which are the arm's own (weak labels for students), or with the truth."""
         rule = self.spec.optimisation.early_stopping
-        if rule is None or self.check is None:
-            return progress
-        if progress.step % rule.every_steps and progress.step != len(self.steps):
-            return progress
+        if rule is None or self.validate is None:
+            return state
+        if state.step % rule.every_steps and state.step != len(self.steps):
+            return state
         name = ACCURACY if rule.by == "oracle" else AGREEMENT
-        figure = self.check()[name]
-        self.journal.step(progress, {name: figure})
-        if figure <= progress.best_accuracy:
-            return progress.model_copy(update={"evaluations_since_best": progress.evaluations_since_best + 1})
-        self.checkpoints.save_best(self.engine, progress.step)
-        return progress.model_copy(
-            update={"best_accuracy": figure, "best_step": progress.step, "evaluations_since_best": 0}
+        accuracy = self.validate()[name]
+        self.journal.step(state, {name: accuracy})
+        if accuracy <= state.best_accuracy:
+            return state.model_copy(update={"evaluations_since_best": state.evaluations_since_best + 1})
+        self.checkpoints.save_best(self.engine, state.step)
+        return state.model_copy(
+            update={"best_accuracy": accuracy, "best_step": state.step, "evaluations_since_best": 0}
         )
 
 

@@ -1,460 +1,302 @@
-"""Run one planned stage on one process group: train it unless the store has it, then make the predictions that lack.
+"""Run one planned stage on one process group: train it unless the store has it, then make missing predictions.
 
-Rank 0 reads and writes the store's records; every decision that leads to collectives is shared first. What a killed
-run leaves behind (a folder without a record, a checkpoint) is where the next one goes on.
+Rank 0 reads and writes the store's records, and every decision that leads to collectives is shared first. A killed run
+leaves a folder without a record, and perhaps a checkpoint; the next run resumes from them.
 """
 
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.data.batches import plan_steps
-from w2s_ray.data.prepare import PreparedTask, load_prepared
-from w2s_ray.data.tokens import Tokens, longest_tokens, special_tokens, tokenise
-from w2s_ray.errors import DeviceFull, LeaseHeld, OutOfMemory, StoreError, first_line
+from w2s_ray.errors import DeviceFull, LeaseHeld
 from w2s_ray.spec.chain import ModelShape, PlannedStage
-from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.stage import ModelSource, PredictionSpec, Prompt
+from w2s_ray.spec.stage import Objective as ObjectiveName
 from w2s_ray.store.artifacts import SNAPSHOTS, ArtifactStore
-from w2s_ray.store.micro_batches import Circumstances, read_limit, write_limit
-from w2s_ray.training import model_files
-from w2s_ray.training.checkpoints import Checkpoints, Progress
-from w2s_ray.training.features import features
-from w2s_ray.training.feed import FloatArray, IntArray, LastGroup, Purpose
-from w2s_ray.training.journal import Journal
-from w2s_ray.training.lessons import ACCURACY, Material, lesson_of
+from w2s_ray.store.record import Record
+from w2s_ray.training.checkpoints import Checkpoints
+from w2s_ray.training.inputs import StageInputs
+from w2s_ray.training.language_objectives import AnswerObjective, TextObjective
 from w2s_ray.training.loop import Loop
-from w2s_ray.training.memory.footprint import LARGE_MODEL, PREDICTION_TOKENS, footprint
-from w2s_ray.training.memory.usage import (
-    GIB,
-    Meter,
-    device_bytes,
-    device_name,
-    give_back_at_once,
-    give_memory_back,
-    is_out_of_memory,
-    shortage_text,
-)
-from w2s_ray.training.models.catalogue import model_folder
+from w2s_ray.training.memory.fit import MemoryFit, device_full
+from w2s_ray.training.memory.usage import Meter, give_memory_back, is_out_of_memory
+from w2s_ray.training.models import files
 from w2s_ray.training.models.network import (
     Network,
     checkpoint_activations,
     load_network,
-    load_tokenizer,
     load_trained,
     save_network,
 )
-from w2s_ray.training.progress import Observer, StageResult
+from w2s_ray.training.objectives import ACCURACY, ClassObjective, StageObjective
+from w2s_ray.training.progress import Journal, Observer, StageResult, TrainState, timed
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
 
-_MORE_MEMORY = (
-    "raise execution.zero_stage or execution.workers, set activation_checkpointing: true, or end what else uses it"
-)
-_SHOWN = 3
-"""Ids that a line names."""
+OBJECTIVES: dict[ObjectiveName, type[StageObjective]] = {
+    "classification": ClassObjective,
+    "preference": ClassObjective,
+    "answer": AnswerObjective,
+    "next_token": TextObjective,
+}
+_IDS_SHOWN = 3
 
 
-def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: Workers, observer: Observer) -> StageResult:
-    """Bring the store up to `stage`: its trained model and its predictions. Collective over `workers`.
+def run_stage(
+    stage: PlannedStage, *, store: ArtifactStore, workers: Workers, observer: Observer, meter: Meter | None = None
+) -> StageResult:
+    """Train a stage unless it is finished, and make its missing predictions. Collective over `workers`.
+
+    Args:
+        stage: what to train, how, and what to predict with it.
+        store: where its inputs are and its artifacts go.
+        workers: the process group; every rank calls with the same stage.
+        observer: gets the progress; used on rank 0 only.
+        meter: measures the peak memory of each phase.
 
     Raises:
         W2SError: on all ranks alike, when data, model or loss are at fault.
+        DeviceFull: on the rank that ran out of memory; OutOfMemory when another attempt may fit.
     """
-    return _StageRun(stage, store, workers, observer if workers.leads else None).run()
-
-
-@dataclass
-class _StageRun:
-    stage: PlannedStage
-    store: ArtifactStore
-    workers: Workers
-    observer: Observer | None
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    engine: Engine | None = None
-    """The one that is in memory now."""
-    attempt: int = 0
-    """The number of this start of the stage."""
-
-    def __post_init__(self) -> None:
-        self.meter = Meter(self.workers.device)
-        self.last = LastGroup()
-        self.checkpoints_activations = False
-        self._verified: dict[str, Path] = {}
-
-    @property
-    def folder(self) -> Path:
-        """The stage's own, in the store."""
-        return self.store.folder(self.stage.spec.slug, self.stage.identity)
-
-    def run(self) -> StageResult:
-        """Do what lacks, and give the engine's memory back however it ends."""
-        try:
-            return self._run()
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise self._out_of_memory(error) from error
-            raise
-        finally:
-            if self.engine is not None:
-                self.engine.destroy()
-            self.meter.read()
-
-    def _run(self) -> StageResult:
+    run = _StageRun(stage, store, workers, observer if workers.is_rank_0 else None, meter or Meter(workers.device))
+    try:
         began = time.perf_counter()
-        spec = self.stage.spec
-        self.meter.enter("loading")
-        self.tokenizer = self._tokenizer()
-        known = self.workers.led(lambda: self.store.find(spec.identity))
-        size, shape = self._model_size(is_trained=known is not None)
-        give_back_at_once(size >= LARGE_MODEL and self.workers.device.type == "cpu")
-        self.checkpoints_activations = self._checkpoints_activations(size, shape)
-        self.tokens_per_micro_batch = self._allowed("training", self.stage.execution.tokens_per_micro_batch)
-        self.material = self._material()
-        self.lesson = lesson_of(self.material)
-        missing = self._missing()
-        metrics: dict[str, float] = dict(known.metrics) if known else {}
-        stopped = False
-        if known is None:
-            metrics, stopped = self._train()
+        finished = workers.on_rank_0(lambda: store.find(stage.identity))
+        run.prepare(finished)
+        missing = workers.on_rank_0(lambda: tuple(spec for spec in stage.predicts if store.find(spec.identity) is None))
+        if finished is None:
+            run.train()
         elif missing:
-            self._start_engine(self._trained(), trains=False)
-        if missing and not stopped:
-            self._predict(missing)
-        self.seconds["total"] = time.perf_counter() - began
-        return StageResult(spec.identity, stopped, known is None, dict(self.seconds), metrics)
-
-    def _material(self) -> Material:
-        prepared = load_prepared(self.store, self.stage.spec.train[0].split.task)
-        return Material(
-            spec=self.stage.spec,
-            store=self.store,
-            prepared=prepared,
-            tokens=self._tokens(prepared),
-            tokenizer=self.tokenizer,
-            workers=self.workers,
-            sharded=self.stage.execution.zero_stage == 3,
-            prediction_tokens=self._allowed("predicting", PREDICTION_TOKENS),
-            last=self.last,
-            features=self._features,
+            run.load_for_prediction()
+        if missing and not run.stopped:
+            run.predict(missing)
+        run.inputs.seconds["total"] = time.perf_counter() - began
+        return StageResult(
+            identity=stage.identity,
+            stopped=run.stopped,
+            attempts_trained=finished is None,
+            seconds=dict(run.inputs.seconds),
+            metrics=run.metrics,
         )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise run.out_of_memory(error) from error
+        raise
+    finally:
+        run.close()
 
-    def _features(self, rows_N: IntArray) -> FloatArray:
-        """What the model that the stage starts from makes of rows of the task."""
-        texts = self.material.texts(rows_N, self.stage.spec.optimisation.context_tokens)
-        with self._timed("features"):
-            pad = self.tokenizer.pad_token_id
-            return features(texts, self._source_folder(), pad, self.stage.execution, self.workers)
 
-    def _start_engine(self, network: Network, *, trains: bool) -> Engine:
-        network.to(self.workers.device)
-        self.network = network
-        self.engine = Engine(network, self.stage.execution, self.stage.spec.optimisation if trains else None)
-        give_memory_back()  # what loading took
-        return self.engine
+class _StageRun:
+    """The state of one `run_stage`: inputs, engine, and the metrics so far."""
 
-    def _trained(self) -> Network:
-        """The finished stage's network; of one that trains nothing, the one that it asks."""
-        spec = self.stage.spec
+    engine: Engine
+    network: Network
+    fit: MemoryFit
+    objective: StageObjective
+
+    def __init__(
+        self, stage: PlannedStage, store: ArtifactStore, workers: Workers, observer: Observer | None, meter: Meter
+    ) -> None:
+        self.stage, self.spec, self.store, self.workers = stage, stage.spec, store, workers
+        self.observer, self.meter = observer, meter
+        self.folder = store.folder(stage.spec.slug, stage.identity)
+        self.inputs = StageInputs(stage, store, workers)
+        self.metrics: dict[str, float] = {}
+        self.stopped = False
+        self.attempt = 0
+        """Number of this start of the stage; a later start by another run supersedes it."""
+
+    def prepare(self, finished: Record | None) -> None:
+        """Choose how the stage fits into memory, and load its inputs."""
+        self.meter.enter("loading")
+        self.metrics = dict(finished.metrics) if finished else {}
+        size, shape = self._model_size(is_finished=finished is not None)
+        self.fit = MemoryFit(self.inputs, size, shape)
+        for note in self.fit.notes:
+            self.log(note)
+        self.inputs.prediction_tokens = self.fit.prediction_tokens
+        self.objective = OBJECTIVES[self.spec.objective](self.inputs)
+
+    def train(self) -> None:
+        """Train the stage and commit it to the store; a prompted stage is only validated."""
+        spec, execution, settings = self.spec, self.stage.execution, self.spec.optimisation
+        self.attempt = self.workers.on_rank_0(self._begin)
         if isinstance(spec.trainable, Prompt):
-            return load_network(spec, self._source_folder(), self.tokenizer, self.stage.execution)
-        return load_trained(spec, self._trained_model(spec.identity), self.tokenizer, self.stage.execution)
-
-    def _train(self) -> tuple[dict[str, float], bool]:
-        spec = self.stage.spec
-        self.attempt = self.workers.led(self._begin)
-        if isinstance(spec.trainable, Prompt):
-            cut = self._cut()
-            self._start_engine(self._trained(), trains=False)
-            metrics = self._metrics(Progress(), 0) | cut | self._validate()
-            return metrics, not self._commit(metrics)
-        return self._learn()
-
-    def _begin(self) -> int:
-        spec = self.stage.spec
-        self.store.begin("stage", spec.slug, spec.identity)
-        return self.store.last_attempt(spec.slug, spec.identity)
-
-    def _learn(self) -> tuple[dict[str, float], bool]:
-        spec, execution = self.stage.spec, self.stage.execution
-        examples = self.lesson.examples
-        settings = spec.optimisation
+            self._count_truncated()
+            self.load_for_prediction()
+            self._finish(TrainState(), num_steps=0)
+            return
         steps = plan_steps(
-            self.lesson.planned_lengths_N,
+            self.objective.planned_lengths_N,
             epochs=settings.epochs,
             examples_per_step=settings.examples_per_step,
             order_seed=spec.order_seed,
             bucketing_window=settings.bucketing_window,
         )
-        cut = self._cut()
+        self._count_truncated()
         journal = Journal(spec.identity, self.folder / "metrics.jsonl", self.observer, len(steps))
         journal.activity("loading")
-        network = load_network(spec, self._source_folder(), self.tokenizer, execution)
-        fell_back = settings.precision == "bf16" and not self.workers.compute_bf16()
-        if fell_back:
-            network.precision = "fp32"
-            self._say("a device here has no instructions for bf16; the stage computes in fp32")
-        if self.checkpoints_activations and not checkpoint_activations(network):
-            self._say("this model's layers cannot be computed again; activations are kept")
-        engine = self._start_engine(network, trains=True)
+        self._start_engine(self._load_trainable(), trains=True)
         checkpoints = Checkpoints(self.folder / "checkpoints", execution, self.workers)
-        progress, said = checkpoints.restore(engine)
-        if said:
-            self._say(said)
-        self.workers.led(lambda: journal.resume_at(progress.step))
+        state, unusable = checkpoints.restore(self.engine)
+        if unusable:
+            self.log(unusable)
+        self.workers.on_rank_0(lambda: journal.resume_at(state.step))
         loop = Loop(
             spec=spec,
-            engine=engine,
-            objective=self.lesson.objective(),
-            feeder=self.material.feeder(examples, self.tokens_per_micro_batch),
-            check=partial(self.lesson.check, network) if spec.validation is not None else None,
+            engine=self.engine,
+            loss=self.objective.loss(),
+            feeder=self.inputs.feeder(self.objective.examples, self.fit.training_tokens),
+            validate=partial(self.objective.validate, self.network) if spec.validation is not None else None,
             steps=steps,
             checkpoints=checkpoints,
             checkpoint_every_seconds=execution.checkpoint_every_seconds,
             journal=journal,
-            keep=self._keep,
-            taken_up=lambda: self.store.last_attempt(spec.slug, spec.identity) != self.attempt,
+            save_snapshot=self._save_snapshot,
+            is_superseded=lambda: self.store.last_attempt(spec.slug, spec.identity) != self.attempt,
             num_reports=self.stage.num_reports,
         )
         self.meter.enter("training")
-        with self._timed("training"):
-            progress, stopped = loop.run(progress)
-        metrics = self._metrics(progress, len(steps)) | cut | {"fell_back_to_fp32": float(fell_back)}
-        if not stopped:
-            engine.forget_moments()
-            metrics |= self._validate()
-            stopped = not self._commit(metrics)
-        return metrics, stopped
+        with timed(self.inputs.seconds, "training"):
+            state, self.stopped = loop.run(state)
+        self._finish(state, len(steps))
 
-    def _cut(self) -> dict[str, float]:
-        """Count the stage's examples that do not fit into the context, and name the first."""
-        cut = self.lesson.cut()
-        if cut:
-            self._say(
-                f"{len(cut)} of {len(self.lesson.examples)} texts do not fit into optimisation.context_tokens "
-                f"({self.stage.spec.optimisation.context_tokens}) and keep their last tokens; the first are "
-                f"{', '.join(cut[:_SHOWN])}"
+    def _begin(self) -> int:
+        self.store.begin("stage", self.spec.slug, self.spec.identity)
+        return self.store.last_attempt(self.spec.slug, self.spec.identity)
+
+    def _count_truncated(self) -> None:
+        truncated = self.objective.truncated_ids()
+        if truncated:
+            self.log(
+                f"{len(truncated)} of {len(self.objective.examples)} texts exceed optimisation.context_tokens "
+                f"({self.spec.optimisation.context_tokens}) and keep their last tokens; the first are "
+                f"{', '.join(truncated[:_IDS_SHOWN])}"
             )
-        return {"cut_examples": float(len(cut))}
+        self.metrics["cut_examples"] = len(truncated)
 
-    def _say(self, words: str) -> None:
-        if self.workers.leads:
-            print(f"{self.stage.spec.slug}: {words}", flush=True)
+    def _load_trainable(self) -> Network:
+        """Load the network to be trained, in the precision and with the checkpointing that device and model allow."""
+        network = load_network(self.spec, self.inputs.source_folder, self.inputs.tokenizer, self.stage.execution)
+        falls_back = self.spec.optimisation.precision == "bf16" and not self.workers.all_compute_bf16()
+        if falls_back:
+            network.precision = "fp32"
+            self.log("a device has no bf16 instructions; the stage computes in fp32")
+        self.metrics["fell_back_to_fp32"] = falls_back
+        if self.fit.checkpoints_activations and not checkpoint_activations(network):
+            self.log("this model does not support activation checkpointing; activations are kept")
+        return network
 
-    def _metrics(self, progress: Progress, num_steps: int) -> dict[str, float]:
-        seconds = max(progress.train_seconds, 1e-9)
-        return {
-            "num_steps": float(progress.step),
-            "planned_steps": float(num_steps),
-            "best_step": float(progress.best_step),
-            "train_tokens": float(progress.train_tokens),
-            "train_seconds": progress.train_seconds,
-            "tokens_per_second": progress.train_tokens / seconds,
+    def load_for_prediction(self) -> None:
+        """Load the finished stage's network for prediction; for a prompted stage, the network that it prompts."""
+        inputs, execution = self.inputs, self.stage.execution
+        if isinstance(self.spec.trainable, Prompt):
+            network = load_network(self.spec, inputs.source_folder, inputs.tokenizer, execution)
+        else:
+            folder = inputs.trained_model(self.spec.identity)
+            network = load_trained(self.spec, folder, inputs.tokenizer, execution)
+        self._start_engine(network, trains=False)
+
+    def _start_engine(self, network: Network, *, trains: bool) -> None:
+        network.to(self.workers.device)
+        self.network = network
+        self.engine = Engine(network, self.stage.execution, self.spec.optimisation if trains else None)
+        give_memory_back()  # used while loading
+
+    def _finish(self, state: TrainState, num_steps: int) -> None:
+        """Add the metrics of the training and, unless it stopped, validate and commit."""
+        self.metrics |= {
+            "num_steps": state.step,
+            "planned_steps": num_steps,
+            "best_step": state.best_step,
+            "train_tokens": state.train_tokens,
+            "train_seconds": state.train_seconds,
+            "tokens_per_second": state.train_tokens / max(state.train_seconds, 1e-9),
         }
+        if self.stopped:
+            return
+        if num_steps:
+            self.engine.forget_moments()
+        if self.spec.validation is not None:
+            self.meter.enter("evaluating")
+            with timed(self.inputs.seconds, "evaluation"):
+                metrics = self.objective.validate(self.network)
+            self.metrics |= {name: value for name, value in metrics.items() if name != ACCURACY}
+        self._commit()
 
-    def _validate(self) -> dict[str, float]:
-        if self.stage.spec.validation is None:
-            return {}
-        self.meter.enter("evaluating")
-        with self._timed("evaluation"):
-            figures = self.lesson.check(self.network)
-        return {name: value for name, value in figures.items() if name != ACCURACY}
-
-    def _keep(self, share: float) -> None:
-        """Keep the model as it is now beside the one to come."""
-        assert self.engine is not None
-        weights = self.engine.state_dict()
-        self.workers.led(lambda: self._save(weights, f"{SNAPSHOTS}/{share:g}"))
-
-    def _save(self, weights: dict[str, torch.Tensor] | None, name: str) -> None:
-        """Write the model into the stage's folder; on rank 0, which has the weights."""
-        assert weights is not None
-        context = self.stage.spec.optimisation.context_tokens
-        save_network(self.network, weights, self.tokenizer, self.folder / name, context)
-
-    def _commit(self, metrics: dict[str, float]) -> bool:
-        """Finish the stage's artifact; say whether it was still this run's to finish."""
-        spec = self.stage.spec
+    def _commit(self) -> None:
+        """Finish the stage's artifact, unless another run has started the stage meanwhile."""
+        spec = self.spec
         self.meter.enter("saving")
-        weights = self._weights()
+        weights = None if isinstance(spec.trainable, Prompt) else self.engine.state_dict()
 
         def commit() -> None:
             self.store.check_attempt(spec.slug, spec.identity, self.attempt)
             if weights is not None:
                 self._save(weights, "model")
             if spec.keeps_labels:
-                self.lesson.keep_labels(self.folder)
+                self.objective.write_labels(self.folder)
             self.store.commit(
                 kind="stage",
                 slug=spec.slug,
                 spec=spec,
                 identity=spec.identity,
                 parents=tuple(sorted(self.stage.requires)),
-                metrics=metrics,
+                metrics=self.metrics,
                 attempt=self.attempt,
             )
 
         try:
-            self.workers.led(commit)
-        except LeaseHeld as lost:
-            self._say(lost.value)
-            return False
-        return True
+            self.workers.on_rank_0(commit)
+        except LeaseHeld as error:
+            self.log(error.message)
+            self.stopped = True
 
-    def _weights(self) -> dict[str, torch.Tensor] | None:
-        """The trained weights on rank 0; None on the others, and where nothing was trained."""
-        assert self.engine is not None
-        return None if isinstance(self.stage.spec.trainable, Prompt) else self.engine.state_dict()
+    def _save_snapshot(self, share: float) -> None:
+        weights = self.engine.state_dict()
+        self.workers.on_rank_0(lambda: self._save(weights, f"{SNAPSHOTS}/{share:g}"))
 
-    def _predict(self, missing: tuple[PredictionSpec, ...]) -> None:
+    def _save(self, weights: dict[str, torch.Tensor] | None, name: str) -> None:
+        """Write the model into the stage's folder; on rank 0, which has the weights."""
+        assert weights is not None
+        context = self.spec.optimisation.context_tokens
+        save_network(self.network, weights, self.inputs.tokenizer, self.folder / name, context)
+
+    def predict(self, missing: tuple[PredictionSpec, ...]) -> None:
+        """Make the missing predictions."""
         journal = Journal(self.stage.identity, self.folder / "metrics.jsonl", self.observer, 0)
         self.meter.enter("predicting")
         for prediction in missing:
             journal.activity("predicting")
-            with self._timed("evaluation" if prediction.split.is_test else "labelling"):
-                self.lesson.predict(self.network, prediction)
+            with timed(self.inputs.seconds, "evaluation" if prediction.split.is_test else "labelling"):
+                self.objective.predict(self.network, prediction)
 
-    def _model_size(self, *, is_trained: bool) -> tuple[int, ModelShape | None]:
-        """Return the parameters of the stage's model, and its shape; from its own files once it is trained."""
-        source, is_asked = self.stage.spec.starts_from, isinstance(self.stage.spec.trainable, Prompt)
-        is_own = is_trained and not is_asked
-        folder = self._trained_model(self.stage.identity) if is_own else self._source_folder()
-        if not is_trained and isinstance(source, ModelSource) and source.architecture is not None:
-            vocabulary = model_files.vocabulary_size(folder)
-            shape = model_files.shape_of_architecture(source.architecture, vocabulary)
-            return model_files.num_parameters_of(source.architecture, vocabulary), shape
-        return model_files.num_parameters(model_files.weight_files(folder)), model_files.shape_of(folder)
+    def _model_size(self, *, is_finished: bool) -> tuple[int, ModelShape | None]:
+        """Return the number of parameters and the shape of the stage's model."""
+        source = self.spec.starts_from
+        has_own_model = is_finished and not isinstance(self.spec.trainable, Prompt)
+        folder = self.inputs.trained_model(self.spec.identity) if has_own_model else self.inputs.source_folder
+        if not is_finished and isinstance(source, ModelSource) and source.architecture is not None:
+            vocabulary = files.vocabulary_size(folder)
+            shape = files.shape_of_architecture(source.architecture, vocabulary)
+            return files.num_parameters_of(source.architecture, vocabulary), shape
+        return files.num_parameters(files.weight_files(folder)), files.shape_of(folder)
 
-    def _checkpoints_activations(self, size: int, shape: ModelShape | None) -> bool:
-        """Whether activations are computed again: as asked, or where they would not fit. Collective."""
-        asked = self.stage.execution.activation_checkpointing
-        if asked != "auto":
-            return asked
-        if shape is None:
-            return False
-        prepared = load_prepared(self.store, self.stage.spec.train[0].split.task)
-        tokens = longest_tokens(prepared, self.tokenizer.backend_tokenizer)
-        precision = self.stage.spec.optimisation.precision if self.workers.compute_bf16() else "fp32"
-        need = footprint(self.stage, size, shape, tokens, precision).peak
-        has = device_bytes(self.workers.device, self._workers_per_device)
-        (too_much,) = self.workers.any(need > has)
-        if too_much:
-            self._say(f"activations are computed again: with them a worker would hold {need / GIB:.1f} GiB")
-        return too_much
+    def out_of_memory(self, error: Exception) -> DeviceFull:
+        """Return the error to raise; where smaller micro-batches may help, the next attempt uses them."""
+        phase = self.meter.phase or "starting"
+        if phase in ("starting", "loading", "saving"):
+            return device_full(self.inputs, error, phase)
+        return self.fit.shrink(error)
 
-    @property
-    def _workers_per_device(self) -> int:
-        """Workers that share this one's GPU, or its machine."""
-        gpus = self.stage.execution.gpus_per_worker
-        if self.workers.device.type == "cuda":
-            return int(1 / gpus) if 0 < gpus < 1 else 1
-        return self.workers.local_size
+    def log(self, text: str) -> None:
+        if self.workers.is_rank_0:
+            print(f"{self.spec.slug}: {text}", flush=True)
 
-    def _circumstances(self, purpose: Purpose) -> Circumstances:
-        spec, execution = self.stage.spec, self.stage.execution
-        source = spec.starts_from
-        return Circumstances(
-            model=source.name,
-            revision=source.revision if isinstance(source, ModelSource) else "",
-            architecture=source.architecture if isinstance(source, ModelSource) else None,
-            trainable=spec.trainable.kind,
-            device=device_name(self.workers.device),
-            context_tokens=spec.optimisation.context_tokens,
-            precision=spec.optimisation.precision,
-            workers=self.workers.size,
-            zero_stage=execution.zero_stage,
-            offload_optimizer=execution.offload_optimizer,
-            activation_checkpointing=self.checkpoints_activations,
-            purpose=purpose,
-        )
-
-    def _allowed(self, purpose: Purpose, wanted: int) -> int:
-        """Tokens of a micro-batch: as many as `wanted`, or what was found to fit on every rank's device. Collective."""
-        known = self.workers.min(read_limit(self.store, self._circumstances(purpose)) or wanted)
-        if known >= wanted:
-            return wanted
-        self._say(f"micro-batches for {purpose} have {known} tokens: larger ones ran out of memory on this device")
-        return known
-
-    def _out_of_memory(self, error: Exception) -> DeviceFull:
-        """Halve the micro-batches for the next attempt; where there is nothing to halve, say what ran short."""
-        phase, last = self.meter.phase or "starting", self.last
-        value = f"{self.stage.spec.slug} ran out of memory while {phase}: {first_line(error)}"
-        figures = shortage_text(self.workers.device)
-        fewer = last.tokens // 2
-        if phase in ("loading", "saving"):
-            return DeviceFull(value, figures, _MORE_MEMORY)
-        if last.examples <= 1 or fewer >= last.allowed:
-            return DeviceFull(f"{value}, with one example of {last.tokens} tokens at a time", figures, _MORE_MEMORY)
-        write_limit(self.store, self._circumstances(last.purpose), fewer)
-        return OutOfMemory(
-            f"{value}, with micro-batches of {last.tokens} tokens",
-            figures,
-            f"it goes on from its last checkpoint with micro-batches of {fewer} tokens, and so do stages like it",
-        )
-
-    def _tokenizer(self) -> PreTrainedTokenizerFast:
-        source = self.stage.spec.starts_from
-        if isinstance(source, ModelSource):
-            return load_tokenizer(model_folder(source.name, source.revision, tokenizer=True), source.pad_token)
-        return load_tokenizer(self._trained_model(source.stage), None)
-
-    def _source_folder(self) -> Path:
-        source = self.stage.spec.starts_from
-        if isinstance(source, ModelSource):
-            from_scratch = source.architecture is not None
-            return model_folder(source.name, source.revision, tokenizer=from_scratch)
-        return self._trained_model(source.stage)
-
-    def _trained_model(self, identity: str) -> Path:
-        """The model folder of a finished stage, verified once."""
-        if identity in self._verified:
-            return self._verified[identity]
-        record = self.store.find(identity)
-        if record is None:
-            raise StoreError(
-                f"stage {short(identity)} has no record",
-                "a stage starts from finished ones",
-                "run the study that trains it first",
-            )
-        self._verified[identity] = self.store.verify(record) / "model"
-        return self._verified[identity]
-
-    def _tokens(self, prepared: PreparedTask) -> Tokens:
-        """The task's tokens; rank 0 makes them where they lack.
-
-        What a tokenizer puts behind a text is for encoders, which have a class token: a decoder's head reads the text's
-        own last token, and a language model goes on from there.
-        """
-        before, after = special_tokens(self.tokenizer)
-        is_encoder = not self.stage.spec.is_language_model and self.tokenizer.cls_token_id is not None
-        backend = self.tokenizer.backend_tokenizer.to_str()
-        digest = identity("tokenizer", backend)
-
-        def opened() -> Tokens:
-            tokens = tokenise(self.store, prepared, self.tokenizer, digest)
-            return replace(tokens, before=before, after=after if is_encoder else tokens.after)
-
-        def make() -> None:
-            opened()  # every rank maps the files itself: tokens are too many to be sent
-
-        self.workers.led(make)
-        return opened()
-
-    def _missing(self) -> tuple[PredictionSpec, ...]:
-        """Predictions that the store lacks, the same on every rank."""
-        predicts = self.stage.predicts
-        return self.workers.led(lambda: tuple(each for each in predicts if self.store.find(each.identity) is None))
-
-    @contextmanager
-    def _timed(self, activity: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.seconds[activity] += time.perf_counter() - began
+    def close(self) -> None:
+        """Free the engine's memory."""
+        if hasattr(self, "engine"):
+            self.engine.destroy()
+        self.meter.read()

@@ -1,4 +1,4 @@
-"""The process group that a stage runs on: who am I, and the few collectives that the room needs."""
+"""The process group of a stage: this process's rank, and the few collectives that training needs."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Return whether `device` has instructions for bf16; imitated, a product takes tens of times as long."""
+    """Return whether `device` has bf16 instructions; emulated, a matrix product takes tens of times as long."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -22,7 +22,7 @@ def computes_bf16(device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class Workers:
-    """This process's place in the group; the group itself is torch's default one and is initialised already."""
+    """This process's place in torch's default process group, which the caller has initialised."""
 
     rank: int
     size: int
@@ -30,60 +30,58 @@ class Workers:
 
     @property
     def local_size(self) -> int:
-        """Workers of the group on this machine; all of them where nobody says."""
+        """Workers of the group on this machine; all of them when LOCAL_WORLD_SIZE is not set."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
 
     @property
-    def leads(self) -> bool:
-        """Whether this is rank 0, which talks to the outside."""
+    def is_rank_0(self) -> bool:
         return self.rank == 0
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Add `tensor` up over all ranks, in place."""
+        """Add `tensor` over all ranks, in place, and return it."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Return for each flag whether any rank raised it; one small all-reduce."""
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is true on any rank."""
         if self.size == 1:
-            return flags
-        raised = torch.tensor(flags, dtype=torch.int32, device=self.device)
+            return flag
+        raised = torch.tensor(flag, dtype=torch.int32, device=self.device)
         dist.all_reduce(raised, op=dist.ReduceOp.MAX)
-        return tuple(bool(flag) for flag in raised.tolist())
+        return bool(raised)
 
     def min(self, value: int) -> int:
-        """Return the least `value` of any rank."""
+        """Return the smallest `value` of all ranks."""
         if self.size == 1:
             return value
-        least = torch.tensor(value, device=self.device)
-        dist.all_reduce(least, op=dist.ReduceOp.MIN)
-        return int(least)
+        smallest = torch.tensor(value, device=self.device)
+        dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
+        return int(smallest)
 
-    def led(self, work: Callable[[], T]) -> T:
-        """Do `work` on rank 0 while the others wait, and give what comes of it to all.
+    def on_rank_0(self, work: Callable[[], T]) -> T:
+        """Run `work` on rank 0 and broadcast the result.
 
         Raises:
-            W2SError: on every rank alike, what rank 0 met: the others must not wait in a collective for it.
+            W2SError: on every rank, when rank 0 raised it; otherwise the others would wait in a collective forever.
         """
         if self.size == 1:
             return work()
         outcome: list[tuple[T | None, W2SError | None]] = [(None, None)]
-        if self.leads:
+        if self.is_rank_0:
             try:
                 outcome = [(work(), None)]
-            except W2SError as met:
-                outcome = [(None, met)]
+            except W2SError as error:
+                outcome = [(None, error)]
         dist.broadcast_object_list(outcome, src=0, device=self.device)
-        value, error = outcome[0]
-        if error is not None:
-            raise error
+        value, raised = outcome[0]
+        if raised is not None:
+            raise raised
         return value  # type: ignore[return-value]
 
-    def compute_bf16(self) -> bool:
-        """Return whether every worker's device has instructions for bf16. Collective."""
-        (imitates,) = self.any(not computes_bf16(self.device))
-        return not imitates
+    def all_compute_bf16(self) -> bool:
+        """Return whether every rank's device has bf16 instructions. Collective."""
+        return not self.any(not computes_bf16(self.device))
 
     def barrier(self) -> None:
         """Wait for all ranks."""

@@ -1,10 +1,10 @@
-"""What a worker of a stage holds in memory, computed from the model's shape and the settings; no torch.
+"""The memory of a stage's workers, computed from the model's shape and the settings. Loads no torch.
 
-`limits_for` chooses how much of a sharded model is in one piece at a time; zero.py gives these limits to DeepSpeed.
-`footprint` adds up what each phase of a stage holds. The terms that are not plain arithmetic (activations, what the
-allocator keeps, the process itself) are fitted to `benchmarks/memory.py`; docs/memory.md has both side by side.
+`footprint` adds up the memory of each phase of a stage. `limits_for` chooses how much of a sharded model is gathered at
+a time; zero.py passes these limits to DeepSpeed. Terms that are not plain arithmetic (activations, memory that the
+allocator keeps, the process itself) are fitted to measurements of `benchmarks/memory.py` (docs/memory.md).
 
-Units are bytes; a model's weights, gradients and moments are fp32 whatever its precision (zero.py).
+Sizes are in bytes. Weights, gradients and moments are fp32 for every precision of the forward pass (zero.py).
 """
 
 from dataclasses import dataclass
@@ -13,39 +13,39 @@ from w2s_ray.spec.chain import ModelShape, PlannedStage
 from w2s_ray.spec.stage import AllWeights, Lora, ModelSource, Precision, Probe, Prompt
 
 PREDICTION_TOKENS = 8192
-"""Padded tokens of one forward pass without gradients."""
+"""Padded tokens of one forward pass without gradients, unless memory ran out before."""
 LARGE_MODEL = 50_000_000
-"""Parameters from which on freed memory goes back to the machine at once, whose cost then no longer counts."""
+"""Parameters from which on freed memory is returned to the kernel at once: the cost is then negligible."""
 
 _SMALLEST_BUCKET = 2**23
-"""Elements. Below this size a collective costs more in latency than it saves in memory."""
+"""Elements; below this a collective costs more latency than it saves memory."""
 _LARGEST_BUCKET = 500_000_000
 _SMALLEST_SUB_GROUP = 2**24
 
 _FP32, _BF16 = 4, 2
 _PROCESS = int(0.58 * 2**30)
-"""A worker's interpreter and libraries, before it has a model."""
+"""The interpreter and libraries of a worker without a model."""
 _UNFUSED, _UNFUSED_COPIES = ("gelu_new", "gelu_fast"), 6
-"""Activations that are written as single operations, each of which saves its input."""
+"""Activations that PyTorch computes as separate operations, each of which saves its input."""
 _CUDA_CONTEXT = int(0.6 * 2**30)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of a model DeepSpeed holds in one piece at a time, in elements."""
+    """How much of a model DeepSpeed gathers at a time, in elements."""
 
     bucket: int
-    """Gradients, or weights, that one collective carries."""
+    """Gradients or weights in one collective."""
     prefetch: int
     """Weights that ZeRO-3 fetches ahead of their use."""
     live: int
-    """Gathered weights at which ZeRO-3 fetches no further ahead."""
+    """Gathered weights at which ZeRO-3 stops prefetching."""
     reuse: int
-    """ZeRO-3 keeps weights gathered that are used again within so many."""
+    """ZeRO-3 keeps weights gathered that are used again within this many elements."""
     persistence: int
-    """ZeRO-3 never shards a weight as small as this."""
+    """ZeRO-3 does not shard weights up to this size."""
     sub_group: int
-    """Weights that ZeRO-3 updates at once: it copies their gradients."""
+    """Weights that ZeRO-3 updates at once, copying their gradients."""
 
 
 def limits_for(num_parameters: int, hidden_size: int) -> Limits:
@@ -67,16 +67,15 @@ def limits_for(num_parameters: int, hidden_size: int) -> Limits:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one worker holds, in bytes; of rank 0 where ranks differ."""
+    """Peak memory of one worker, in bytes; of rank 0 where ranks differ."""
 
     parts: dict[str, int]
-    """What the phase with the highest peak consists of."""
+    """Parts of the phase with the highest peak."""
     phases: dict[str, int]
     """The peak of each phase."""
 
     @property
     def peak(self) -> int:
-        """The highest of all phases."""
         return max(self.phases.values())
 
 
@@ -87,23 +86,23 @@ def footprint(
     longest_tokens: int | None = None,
     precision: Precision | None = None,
 ) -> Footprint:
-    """Return what a worker of `stage` holds; on a GPU, what its device holds.
+    """Return the memory of a worker of `stage`; on a GPU, of its device.
 
     Args:
         stage: what is trained and how.
         num_parameters: of the model.
         shape: of the model.
-        longest_tokens: of a text of the task; None where that is not known.
-        precision: of the forward pass, where the device does not have the one that is asked for.
+        longest_tokens: tokens of the task's longest text; None when unknown.
+        precision: of the forward pass, if it differs from the stage's (a device without bf16).
     """
-    holding = _Holding(stage, num_parameters, shape, longest_tokens, precision)
-    phases = {name: sum(parts.values()) for name, parts in holding.phases.items()}
+    terms = _Terms(stage, num_parameters, shape, longest_tokens, precision)
+    phases = {name: sum(parts.values()) for name, parts in terms.phases.items()}
     worst = max(phases, key=lambda name: phases[name])
-    return Footprint(parts={name: size for name, size in holding.phases[worst].items() if size}, phases=phases)
+    return Footprint(parts={name: size for name, size in terms.phases[worst].items() if size}, phases=phases)
 
 
-class _Holding:
-    """The terms, and the phases that they add up to."""
+class _Terms:
+    """The terms of a footprint, and the phases that they are part of."""
 
     def __init__(
         self,
@@ -123,7 +122,7 @@ class _Holding:
         self._limits = limits_for(num_parameters, shape.hidden_size)
         self._is_large = num_parameters >= LARGE_MODEL
         self.phases: dict[str, dict[str, int]] = {
-            "loading": self._process() | {"weights": self._weights, "loading": self._drawn or self._whole},
+            "loading": self._process() | {"weights": self._weights, "loading": self._drawn or self._full},
             "predicting": self._process() | {"weights": self._weights} | self._forward_alone(),
         }
         if self._trained:
@@ -135,20 +134,20 @@ class _Holding:
         return {"process": _CUDA_CONTEXT if self._on_gpu else _PROCESS}
 
     @property
-    def _whole(self) -> int:
-        """The model in one piece, which lies in the host's memory while it is read or saved."""
+    def _full(self) -> int:
+        """All weights, gathered in the host's memory while they are read or saved."""
         return 0 if self._on_gpu else _FP32 * self._size
 
     @property
     def _drawn(self) -> int:
-        """A model that begins with random weights is whole on every worker's device before it is sharded."""
+        """A model with random initial weights is complete on every worker's device before it is sharded."""
         source = self._spec.starts_from
         is_drawn = isinstance(source, ModelSource) and (source.random or source.architecture is not None)
         return _FP32 * self._size if is_drawn and self._execution.zero_stage == 3 else 0
 
     @property
     def _moments(self) -> int:
-        """ZeRO moves them to the host's memory where it is asked to; without ZeRO they stay."""
+        """ZeRO offloads them to the host's memory if asked; without ZeRO they stay."""
         if self._execution.offload_optimizer and self._execution.zero_stage and self._on_gpu:
             return 0
         return 2 * _FP32 * self._trained // self._share(1)
@@ -159,7 +158,7 @@ class _Holding:
 
     @property
     def _trained(self) -> int:
-        """Parameters that are trained."""
+        """Number of trained parameters."""
         shape, hidden = self._shape, self._shape.hidden_size
         match self._spec.trainable:
             case AllWeights():
@@ -174,11 +173,11 @@ class _Holding:
                 return 0
 
     def _share(self, from_stage: int) -> int:
-        """By how much the workers divide what ZeRO shards from a stage on."""
+        """Number of workers that share what ZeRO shards from `from_stage` on."""
         return self._execution.workers if self._execution.zero_stage >= from_stage else 1
 
     def _training(self) -> dict[str, int]:
-        """The worst of three moments: the end of a forward pass, the end of a backward pass, the optimizer's step."""
+        """The largest of three: the end of the forward pass, the end of the backward pass, the optimizer's step."""
         all_gradients = _FP32 * self._trained
         shard = all_gradients // self._execution.workers
         zero_stage = self._execution.zero_stage
@@ -187,7 +186,7 @@ class _Holding:
             "activations": self._activations(),
             "head": self._head(self._micro_tokens),
             "bf16 weights": self._cast_weights(),
-            "gradients": arriving if self._num_micro_batches > 1 else 0,  # of the micro-batches before
+            "gradients": arriving if self._num_micro_batches > 1 else 0,  # of earlier micro-batches
         }
         backward = {"gradients": arriving}
         copies = {0: 0, 1: shard, 2: shard, 3: min(_FP32 * self._limits.sub_group, shard)}
@@ -204,7 +203,7 @@ class _Holding:
     def _saving(self) -> dict[str, int]:
         return self._process() | {
             "weights": self._weights,
-            "collected weights": self._whole,
+            "collected weights": self._full,
             "gathered weights": self._gathered(),
             "buckets": self._buckets(),
         }
@@ -216,7 +215,7 @@ class _Holding:
 
     @property
     def _most_predicted(self) -> int:
-        """Tokens of the largest split that is predicted."""
+        """Padded tokens per worker of the largest predicted split."""
         rows = max((prediction.split.num_examples for prediction in self._stage.predicts), default=0)
         rows_per_example = self._spec.num_classes if isinstance(self._spec.trainable, Prompt) else 1
         return max(rows // self._execution.workers, 1) * self._example * rows_per_example
@@ -239,14 +238,14 @@ class _Holding:
 
     @property
     def _element(self) -> int:
-        """Bytes of a number where the forward pass is autocast."""
+        """Bytes of a number in the autocast forward pass."""
         return _BF16 if self._precision == "bf16" else _FP32
 
     def _activations(self) -> int:
-        """What autograd saves of one micro-batch: see docs/memory.md for the terms."""
+        """What autograd saves of one micro-batch; docs/memory.md explains the terms."""
         shape, tokens, element = self._shape, self._micro_tokens, self._element
         if isinstance(self._spec.trainable, Probe):
-            return tokens * _FP32 * (3 * shape.inner_size + 6 * shape.hidden_size)  # of one layer, which goes at once
+            return tokens * _FP32 * (3 * shape.inner_size + 6 * shape.hidden_size)  # one layer, freed at once
         inner = 4 if shape.gated else _UNFUSED_COPIES if shape.activation in _UNFUSED else 2
         norms = 6 if shape.gated else 4
         attention = 2 * (shape.hidden_size + shape.key_size)
@@ -256,7 +255,7 @@ class _Holding:
         return shape.num_layers * layer
 
     def _head(self, tokens: int) -> int:
-        """A language model's logits, and what cross-entropy makes of them; a classifier's are a few numbers."""
+        """A language model's logits and the intermediates of cross-entropy; a classifier has next to none."""
         if not self._spec.is_language_model:
             return 0
         return tokens * self._shape.vocabulary * 4 * _FP32
@@ -275,12 +274,12 @@ class _Holding:
         return _FP32 * min(self._size, largest + limits.prefetch + limits.reuse)
 
     def _buckets(self) -> int:
-        """Gradients on their way: collected, and as the collective sends and receives them."""
+        """Gradients being reduced: the bucket, and under ZeRO the copy that the collective sends."""
         copies = 2 if self._execution.zero_stage else 1
         return _FP32 * min(self._limits.bucket, self._trained) * copies
 
     def _kept(self, always: dict[str, int], forward: dict[str, int]) -> int:
-        """What a CPU worker's allocator holds in pieces (docs/memory.md)."""
+        """Fragments that a CPU worker's allocator keeps (docs/memory.md)."""
         if self._on_gpu:
             return 0
         if self._is_large:

@@ -1,8 +1,7 @@
-"""Where models come from: `w2s:<size>` inside the package, a local folder, or the Hugging Face hub.
+"""Where models come from: `w2s:<size>` in the package, a local folder, or the Hugging Face hub.
 
-`resolve_model` turns a level's model into a revision (a hub commit, or a digest of the files) that the identity of its
-stages hangs on; loaders ask `model_folder` for the files of that revision. Neither torch nor
-transformers is needed for any of it.
+`resolve_model` turns a level's model into a revision (a hub commit, or a digest of the files), which is part of the
+identity of its stages; `model_folder` returns the files of that revision. Loads neither torch nor transformers.
 """
 
 import difflib
@@ -16,10 +15,10 @@ from w2s_ray.hub import HubUnreachable
 from w2s_ray.spec.chain import ResolvedModel
 from w2s_ray.spec.stage import Architecture, is_path
 from w2s_ray.spec.study import LevelSpec
-from w2s_ray.training import model_files
+from w2s_ray.training.models import files
 
 LADDER = Path(__file__).parents[2] / "ladder"
-"""The models that come with w2s_ray, and their one tokenizer."""
+"""Folder of the built-in models and of their tokenizer."""
 BUILTIN = "w2s:"
 SIZES = ("small", "medium", "large")
 
@@ -27,11 +26,13 @@ SIZES = ("small", "medium", "large")
 def resolve_model(
     level: LevelSpec, pinned: str | None = None, reading: Sequence[int] = (), targets: Sequence[str] = ()
 ) -> ResolvedModel:
-    """Return the revision and size of a level's model.
+    """Return the revision, size and shape of a level's model.
 
-    `pinned` is the hub commit that a study has locked; `reading` are other contexts than the level's own in which it
-    learns, `targets` the modules that low-rank additions are made to (on the hub they are looked for when they are
-    trained).
+    Args:
+        level: names the model.
+        pinned: the hub commit that the study's lock file names.
+        reading: context lengths other than the level's own in which the model is trained.
+        targets: modules that LoRA adapters are added to; for hub models they are checked when the stage trains.
 
     Raises:
         ModelError: when the model does not exist, is incomplete, or has no padding token.
@@ -40,21 +41,21 @@ def resolve_model(
     name = level.model
     if _is_builtin(name) or _is_local(name):
         return _resolve_folders(level, reading, targets)
-    found = _hub_model(name, level.revision or pinned, weights=level.architecture is None)
-    model_files.check_pad_token(found.folder, name, level.pad_token)
+    model = _hub_model(name, level.revision or pinned, weights=level.architecture is None)
+    files.check_pad_token(model.folder, name, level.pad_token)
     if level.architecture is None:
         for context in (level.optimisation.context_tokens, *reading):
-            model_files.check_context(found.folder, name, context)
-        shape = model_files.shape_of(found.folder)
-        return ResolvedModel(revision=found.commit, num_parameters=found.num_parameters, shape=shape)
-    return _from_scratch(found.commit, level.architecture, found.folder)
+            files.check_context(model.folder, name, context)
+        shape = files.shape_of(model.folder)
+        return ResolvedModel(revision=model.commit, num_parameters=model.num_parameters, shape=shape)
+    return _from_scratch(model.commit, level.architecture, model.folder)
 
 
 def model_folder(name: str, revision: str, *, tokenizer: bool = False) -> Path:
-    """Return the local folder of a model's configuration and weights, or of its tokenizer; the hub's are fetched.
+    """Return the folder of a model's configuration and weights, or of its tokenizer; hub models are downloaded.
 
     Raises:
-        ModelError: when it cannot be had.
+        ModelError: when it does not exist or cannot be downloaded.
     """
     if _is_builtin(name):
         return LADDER / "tokenizer" if tokenizer else _builtin_folder(name)
@@ -89,72 +90,63 @@ def _hub_model(name: str, revision: str | None, *, weights: bool) -> _HubModel:
 def _cached_model(name: str, revision: str | None, *, weights: bool) -> _HubModel:
     commit, folder = hub.cached(name, revision)
     present = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    missing = _missing(present, weights=weights) or (_missing_shards(folder) if weights else [])
+    missing = _missing(present, weights=weights) or (files.missing_weight_files(folder) if weights else [])
     if missing:
         raise HubUnreachable(
             f"the hub is unreachable, and the cache has no {', '.join(missing)} of {name}",
             "connect to the hub once, or name a local folder",
             files=tuple(f"{name}/{file}" for file in missing),
         )
-    size = model_files.num_parameters(model_files.weight_files(folder)) if weights else None
+    size = files.num_parameters(files.weight_files(folder)) if weights else None
     return _HubModel(commit, folder, size)
 
 
 def _download(name: str, commit: str, *, weights: bool) -> Path:
-    patterns = [model_files.CONFIG, *model_files.TOKENIZER_FILES]
+    patterns = [files.CONFIG, *files.TOKENIZER_FILES]
     if weights:
-        patterns += [model_files.WEIGHTS, model_files.WEIGHTS_INDEX, "model-*.safetensors"]
+        patterns += [files.WEIGHTS, files.WEIGHTS_INDEX, "model-*.safetensors"]
     return hub.download(name, commit, patterns)
 
 
 def _missing(names: Sequence[str], *, weights: bool) -> list[str]:
     """Return the files that a model needs and that are not among `names`."""
     missing = []
-    if not any(name in names for name in model_files.VOCABULARIES):
-        missing.append(model_files.VOCABULARIES[0])
+    if not any(name in names for name in files.VOCABULARIES):
+        missing.append(files.VOCABULARIES[0])
     if weights:
-        missing += [name for name in (model_files.CONFIG,) if name not in names]
-        if model_files.WEIGHTS not in names and model_files.WEIGHTS_INDEX not in names:
-            missing.append(model_files.WEIGHTS)
+        missing += [name for name in (files.CONFIG,) if name not in names]
+        if files.WEIGHTS not in names and files.WEIGHTS_INDEX not in names:
+            missing.append(files.WEIGHTS)
     return missing
-
-
-def _missing_shards(folder: Path) -> list[str]:
-    try:
-        model_files.weight_files(folder)
-    except ModelError as error:
-        return [error.message.rsplit(" ", 1)[-1]]
-    return []
 
 
 def _resolve_folders(level: LevelSpec, reading: Sequence[int], targets: Sequence[str]) -> ResolvedModel:
     if level.revision is not None:
         raise ModelError(
-            f"revision {level.revision!r} of {level.model}",
-            "a revision is a commit or branch of a model on the hub; local and built-in models have none",
+            f"revision {level.revision!r} of {level.model}: only models on the hub have revisions",
             "drop `revision:`, or name a hub id",
         )
     tokenizer = model_folder(level.model, "", tokenizer=True)
-    tokenizer_files = model_files.tokenizer_files(tokenizer)
-    model_files.check_pad_token(tokenizer, level.model, level.pad_token)
+    tokenizer_files = files.tokenizer_files(tokenizer)
+    files.check_pad_token(tokenizer, level.model, level.pad_token)
     if level.architecture is not None:
-        return _from_scratch(model_files.digest(tokenizer_files), level.architecture, tokenizer)
+        return _from_scratch(files.digest(tokenizer_files), level.architecture, tokenizer)
     folder = model_folder(level.model, "")
-    weights = model_files.weight_files(folder)
+    weights = files.weight_files(folder)
     for context in (level.optimisation.context_tokens, *reading):
-        model_files.check_context(folder, level.model, context)
-    model_files.check_modules(weights, level.model, targets)
-    revision = model_files.digest((*weights, *tokenizer_files))
-    size, shape = model_files.num_parameters(weights), model_files.shape_of(folder)
+        files.check_context(folder, level.model, context)
+    files.check_modules(weights, level.model, targets)
+    revision = files.digest((*weights, *tokenizer_files))
+    size, shape = files.num_parameters(weights), files.shape_of(folder)
     return ResolvedModel(revision=revision, num_parameters=size, shape=shape)
 
 
 def _from_scratch(revision: str, architecture: Architecture, tokenizer: Path) -> ResolvedModel:
-    vocabulary = model_files.vocabulary_size(tokenizer)
+    vocabulary = files.vocabulary_size(tokenizer)
     return ResolvedModel(
         revision=revision,
-        num_parameters=model_files.num_parameters_of(architecture, vocabulary),
-        shape=model_files.shape_of_architecture(architecture, vocabulary),
+        num_parameters=files.num_parameters_of(architecture, vocabulary),
+        shape=files.shape_of_architecture(architecture, vocabulary),
     )
 
 
@@ -163,7 +155,7 @@ def _is_builtin(name: str) -> bool:
 
 
 def _is_local(name: str) -> bool:
-    """A path, rather than a hub id: it exists, or is written as one."""
+    """Return whether the name is a folder, and not a hub id: it exists or is written as a path."""
     return Path(name).is_dir() or is_path(name)
 
 
@@ -171,11 +163,10 @@ def _builtin_folder(name: str) -> Path:
     size = name.removeprefix(BUILTIN)
     folder = LADDER / size
     if size not in SIZES or not folder.is_dir():
-        near = () if size in SIZES else difflib.get_close_matches(size, SIZES, n=1)
+        similar = [] if size in SIZES else difflib.get_close_matches(size, SIZES, n=1)
         raise ModelError(
-            f"model {name} does not come with w2s_ray",
-            f"the built-in models are {', '.join(BUILTIN + each for each in SIZES)}",
-            f"did you mean {BUILTIN}{near[0]}?" if near else "name one of them, a folder, or a hub id",
+            f"{name} is not a built-in model; they are {', '.join(BUILTIN + size for size in SIZES)}",
+            f"did you mean {BUILTIN}{similar[0]}?" if similar else "",
         )
     return folder
 
@@ -183,5 +174,5 @@ def _builtin_folder(name: str) -> Path:
 def _local_folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise ModelError(f"model folder {name} does not exist", "a local model is a folder", "check the path")
+        raise ModelError(f"model folder {name} does not exist")
     return folder

@@ -1,17 +1,18 @@
-"""Models and heads: a decoder (or encoder) from disk, hub or scratch, and one logit per class from its last token.
+"""Networks: a decoder or encoder with a classification head, a language model, or one that compares or is prompted.
 
-A network maps the texts of examples to what its objective reads: logits of classes, or of every next token. For pairs
-one head of one output scores both texts, and the two scores are the logits of which is better, so that their softmax
-is sigmoid(score2 - score1) (Burns et al. 2023, reward modelling).
+A network maps the tokens of examples to logits: of classes, or of every next token. For pairs one head with one output
+scores both texts, and the two scores are the logits of which text is better: their softmax is sigmoid(score2 - score1)
+(Burns et al. 2023, reward modelling).
 
-Pooling goes by the attention mask, never by looking for a padding token: `"!"` is token 0 in GPT-2 and a text may end
-in the padding token. Rows are padded on the right, so a causal decoder needs no mask: no real token sees a padded one.
+Pooling uses the attention mask and never looks for a padding token: `"!"` is token 0 in GPT-2, and a text may end in
+the padding token. Rows are padded on the right, so a causal decoder needs no mask: no real token sees padding.
 
-The classification head is linear, initialised from the unembedding rows of "0", "1", … (Burns et al. 2023; for pairs
-that of "1"), or from the stage's seed where those are not single tokens.
+The classification head is linear. It is initialised from the unembedding rows of "0", "1", … (Burns et al. 2023; for
+pairs that of "1"), or from the stage's seed where these are not single tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,17 @@ from w2s_ray.errors import ModelError, first_line
 from w2s_ray.spec.stage import Architecture, Execution, ModelSource, Precision, Prompt, StageSpec
 from w2s_ray.store.files import require_space
 from w2s_ray.training.feed import TokenRow
-from w2s_ray.training.language import token_losses
-from w2s_ray.training.model_files import weight_files
-from w2s_ray.training.models.adapters import merged, restrict
-from w2s_ray.training.zero import sharded_loading, whole
+from w2s_ray.training.losses import token_losses
+from w2s_ray.training.models.adapters import freeze, merge_adapters
+from w2s_ray.training.models.files import weight_files
+from w2s_ray.training.zero import gathered, sharded_loading
 
 _HEAD_STD = 0.02
 _UNEMBEDDINGS = ("lm_head.weight", "embed_out.weight")
 
 
 class Network(nn.Module):
-    """A transformers model that maps right-padded tokens to logits, at the last token or at every one."""
+    """A transformers model that maps right-padded tokens to logits, at the last token or at every token."""
 
     def __init__(self, hf: PreTrainedModel, precision: Precision) -> None:
         super().__init__()
@@ -56,14 +57,14 @@ class Network(nn.Module):
         """Return logits_RC of each row's last token (classification) or logits_RTV (language), in fp32."""
         with torch.autocast(tokens_RT.device.type, torch.bfloat16, enabled=self.precision == "bf16" and self.training):
             if not hasattr(self.hf, "score"):
-                return self._without_score(tokens_RT, last_R).float()
+                return self._own_logits(tokens_RT, last_R).float()
             hidden_RTD = self.hf.base_model(input_ids=tokens_RT, use_cache=False).last_hidden_state
             pooled_RD = hidden_RTD[torch.arange(len(last_R), device=last_R.device), last_R]
             logits_RC: torch.Tensor = self.hf.score(pooled_RD)
             return logits_RC.float()
 
-    def _without_score(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
-        """Language models, and encoders whose classifier pools by itself and needs the mask."""
+    def _own_logits(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a language model, or of an encoder whose classifier pools by itself with the mask."""
         arguments: dict[str, Any] = {}
         if isinstance(self.hf, PreTrainedModel) and "SequenceClassification" in type(self.hf).__name__:
             positions_T = torch.arange(tokens_RT.shape[1], device=tokens_RT.device)
@@ -75,32 +76,32 @@ class Network(nn.Module):
 
 
 class PairNetwork(Network):
-    """Compares two texts: the scores of both are the logits of which is better."""
+    """Compares two texts: their scores are the logits of which is better."""
 
     def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
-        """Return logits_B2 for the pairs whose first texts are the first half of the rows."""
+        """Return logits_B2 of B pairs; their first texts are the first half of the rows."""
         scores_R1 = super().forward(tokens_RT, last_R)
         return scores_R1.view(2, -1).T
 
 
 class PromptNetwork(Network):
-    """Names classes: row r of class c ends in the name of c, whose mean log-probability is the logit of c."""
+    """Scores class names: row r of class c ends in the name of c, whose mean log-probability is the logit of c."""
 
     def __init__(self, hf: PreTrainedModel, precision: Precision, name_lengths: Sequence[int]) -> None:
-        """`name_lengths` has the tokens of each class's name."""
+        """`name_lengths`: tokens of each class's name."""
         super().__init__(hf, precision)
         self.name_lengths = tuple(name_lengths)
 
     def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
-        """Return logits_BC of B examples: their rows with the first class's name come first, then the second's."""
+        """Return logits_BC of B examples; first all rows with the first class's name, then the second's."""
         logits_RTV = super().forward(tokens_RT, last_R)
         lengths_R = torch.tensor(self.name_lengths, device=last_R.device).repeat_interleave(
             len(tokens_RT) // len(self.name_lengths)
         )
         losses_RT = token_losses(logits_RTV, tokens_RT)
         ends_T = torch.arange(1, tokens_RT.shape[1], device=last_R.device)[None, :]
-        named_RT = (ends_T <= last_R[:, None]) & (ends_T > (last_R - lengths_R)[:, None])
-        means_R = -(losses_RT * named_RT).sum(dim=1) / lengths_R
+        is_name_RT = (ends_T <= last_R[:, None]) & (ends_T > (last_R - lengths_R)[:, None])
+        means_R = -(losses_RT * is_name_RT).sum(dim=1) / lengths_R
         return means_R.view(len(self.name_lengths), -1).T
 
 
@@ -108,9 +109,9 @@ def load_tokenizer(folder: Path, pad_token: str | None) -> PreTrainedTokenizerFa
     """Load a fast tokenizer that pads on the right and truncates on the left.
 
     Raises:
-        ModelError: when it has no padding token and none is given.
+        ModelError: when it has no padding token, and `pad_token` is None.
     """
-    tokenizer = AutoTokenizer.from_pretrained(  # what is given here is saved with it
+    tokenizer = AutoTokenizer.from_pretrained(  # these settings are saved with it
         folder, split_special_tokens=True, padding_side="right", truncation_side="left"
     )
     if pad_token is not None:
@@ -118,34 +119,33 @@ def load_tokenizer(folder: Path, pad_token: str | None) -> PreTrainedTokenizerFa
     if tokenizer.pad_token_id is None:
         raise ModelError(
             f"the tokenizer of {folder} has no padding token",
-            "batches are padded to one length",
-            f"name one in the level, for example `pad_token: {tokenizer.eos_token!r}`",
+            f"add one to the level, for example `pad_token: {tokenizer.eos_token!r}`",
         )
     return tokenizer
 
 
 def load_network(spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFast, execution: Execution) -> Network:
-    """Build the network that `spec` starts from, in fp32, sharded while it loads under ZeRO-3.
+    """Return the network that `spec` starts from, in fp32, sharded while it loads under ZeRO-3.
 
-    `folder` holds the weights, or for a network from scratch nothing that is read.
+    `folder` holds the weights; for a network from scratch it is not read.
 
     Raises:
-        ModelError: when the model is not one that can learn this way.
+        ModelError: when transformers has no head for the objective on this model.
     """
     hf = (
         _language_model(spec, folder, tokenizer, execution)
         if spec.is_language_model
         else _classifier(spec, folder, tokenizer, execution)
     )
-    restrict(hf, spec)
+    freeze(hf, spec)
     return _network(hf, spec, tokenizer)
 
 
 def checkpoint_activations(network: Network) -> bool:
-    """Keep only the inputs of each layer for the gradients; say whether the model can do that.
+    """Keep only the inputs of each layer for the backward pass; return whether the model supports it.
 
-    The layers are computed again in the backward pass, by the same operations and with the same dropout, so no result
-    changes (Chen et al. 2016, arXiv 1604.06174).
+    The backward pass recomputes the layers with the same operations and the same dropout, so no result changes
+    (Chen et al. 2016, arXiv 1604.06174).
     """
     if not network.hf.supports_gradient_checkpointing:
         return False
@@ -154,7 +154,7 @@ def checkpoint_activations(network: Network) -> bool:
 
 
 def load_trained(spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFast, execution: Execution) -> Network:
-    """Load a finished stage's model for prediction."""
+    """Load a finished stage's network for prediction."""
     auto = AutoModelForCausalLM if spec.is_language_model else AutoModelForSequenceClassification
     with sharded_loading(execution):
         hf = auto.from_pretrained(folder, dtype=torch.float32)
@@ -166,14 +166,14 @@ def _network(hf: PreTrainedModel, spec: StageSpec, tokenizer: PreTrainedTokenize
     if spec.objective == "preference":
         return PairNetwork(hf, precision)
     if spec.objective == "classification" and isinstance(spec.trainable, Prompt):
-        return PromptNetwork(hf, precision, [len(name) for name in name_tokens(spec, tokenizer)])
+        return PromptNetwork(hf, precision, [len(name) for name in class_name_tokens(spec, tokenizer)])
     return Network(hf, precision)
 
 
-def name_tokens(spec: StageSpec, tokenizer: PreTrainedTokenizerFast) -> list[TokenRow]:
-    """Return the tokens of each class's name as they follow a cue."""
-    named = (tokenizer.encode(f" {name}", add_special_tokens=False) for name in spec.class_names)
-    return [np.array(tokens, dtype=np.int32) for tokens in named]
+def class_name_tokens(spec: StageSpec, tokenizer: PreTrainedTokenizerFast) -> list[TokenRow]:
+    """Return the tokens of each class's name as it follows a prompt's cue."""
+    encoded = (tokenizer.encode(f" {name}", add_special_tokens=False) for name in spec.class_names)
+    return [np.array(tokens, dtype=np.int32) for tokens in encoded]
 
 
 def _language_model(
@@ -206,8 +206,8 @@ def _config(folder: Path, spec: StageSpec, tokenizer: PreTrainedTokenizerFast) -
 def _loaded(auto: Any, config: PretrainedConfig, spec: StageSpec, folder: Path, execution: Execution) -> Any:
     """Load the weights.
 
-    What the checkpoint lacks, such as an encoder's own classifier block, and all of a model that begins with random
-    weights, is drawn from the stage's seed.
+    Weights that the checkpoint does not have, such as an encoder's own classifier block, are drawn from the stage's
+    seed; for `random` models all are.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.init_seed)
@@ -219,9 +219,8 @@ def _loaded(auto: Any, config: PretrainedConfig, spec: StageSpec, folder: Path, 
         except ValueError as error:
             raise ModelError(
                 f"{spec.starts_from.name} cannot be loaded for {spec.objective}: {first_line(error)}",
-                "answers, prompts and next tokens need a language model, classes and pairs one with a classification "
-                "head in transformers",
-                "choose another model",
+                "choose a model that transformers can load as a language model (for answers, prompts and next_token) "
+                "or with a sequence classification head (for classes and pairs)",
             ) from error
 
 
@@ -232,14 +231,14 @@ def save_network(
     folder: Path,
     context_tokens: int,
 ) -> None:
-    """Write a folder that `AutoModelFor…` and `AutoTokenizer` load; `weights` are the network's, in one piece.
+    """Write a folder that `AutoModelFor…` and `AutoTokenizer` load; `weights` are the network's, gathered.
 
     Raises:
-        StoreError: when there is no room for it.
+        StoreError: when the disk has no room for it.
     """
     require_space(folder, sum(tensor.nbytes for tensor in weights.values()))
     prefix = "hf."
-    state = merged(network.hf, {name.removeprefix(prefix): tensor for name, tensor in weights.items()})
+    state = merge_adapters(network.hf, {name.removeprefix(prefix): tensor for name, tensor in weights.items()})
     network.hf.save_pretrained(folder, state_dict=state, safe_serialization=True)
     tokenizer.model_max_length = context_tokens
     tokenizer.save_pretrained(folder)
@@ -265,28 +264,28 @@ def _from_scratch(shape: Architecture, tokenizer: PreTrainedTokenizerFast, init_
 
 
 def _initialise_head(hf: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerFast, spec: StageSpec) -> None:
-    """Set the head alike on every rank and under every ZeRO stage."""
+    """Set the same head on every rank and under every ZeRO stage."""
     head = getattr(hf, "score", None) or getattr(hf, "classifier", None)
     if not isinstance(head, nn.Linear):
-        return  # an encoder's own classifier block keeps transformers' initialisation
+        return  # transformers initialises an encoder's own classifier block
     labels = [1] if spec.objective == "preference" else range(spec.num_classes)
     digits = [tokenizer.encode(str(label), add_special_tokens=False) for label in labels]
     generator = torch.Generator().manual_seed(spec.init_seed)
     rows_CD = torch.randn((len(digits), head.in_features), generator=generator) * _HEAD_STD
     if all(len(tokens) == 1 for tokens in digits):
         is_random = isinstance(spec.starts_from, ModelSource) and spec.starts_from.random
-        found_CD = _unembedding_rows(hf, None if is_random else folder, [tokens[0] for tokens in digits])
-        if found_CD.shape == rows_CD.shape:
-            rows_CD = found_CD
-    with whole([head.weight]), torch.no_grad():
+        unembedding_CD = _unembedding_rows(hf, None if is_random else folder, [tokens[0] for tokens in digits])
+        if unembedding_CD.shape == rows_CD.shape:
+            rows_CD = unembedding_CD
+    with gathered([head.weight]), torch.no_grad():
         head.weight.copy_(rows_CD)
     if head.bias is not None:
-        with whole([head.bias]), torch.no_grad():
+        with gathered([head.bias]), torch.no_grad():
             head.bias.zero_()
 
 
 def _unembedding_rows(hf: PreTrainedModel, folder: Path | None, tokens: list[int]) -> torch.Tensor:
-    """The unembedding's rows: the checkpoint's own, or the embedding's where the two are tied or there is none."""
+    """Return the checkpoint's unembedding rows, or embedding rows where the two are tied or it has no unembedding."""
     files = [] if folder is None or hf.config.tie_word_embeddings else weight_files(folder)
     for file in (file for file in files if file.suffix == ".safetensors"):
         with safe_open(file, framework="pt") as weights:
@@ -294,13 +293,25 @@ def _unembedding_rows(hf: PreTrainedModel, folder: Path | None, tokens: list[int
                 matrix = weights.get_slice(name)
                 return torch.cat([matrix[token : token + 1] for token in tokens]).float()
     embeddings_VD: torch.Tensor = hf.get_input_embeddings().weight
-    with whole([embeddings_VD]):
+    with gathered([embeddings_VD]):
         return embeddings_VD.detach()[tokens].clone()
 
 
 def _with_dropout(config: Any, dropout: float) -> Any:
-    """Set every dropout of the configuration; 0 keeps results independent of workers and micro-batches."""
+    """Set every dropout of the configuration; 0 makes results independent of workers and micro-batches."""
     for name in vars(config):
         if name.endswith(("dropout", "pdrop", "dropout_prob")) and isinstance(getattr(config, name), int | float):
             setattr(config, name, dropout)
     return config
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model into evaluation mode, without gradients, inside the block."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,176 @@
+"""What a stage reads: its task, tokens, tokenizer, the folders of its models, and features for label transforms."""
+
+import sys
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
+
+from w2s_ray.data.prepare import PreparedTask, load_prepared
+from w2s_ray.data.tokens import Tokens, special_tokens, tokenise
+from w2s_ray.errors import StoreError
+from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.identity import identity, short
+from w2s_ray.spec.stage import Execution, ModelSource
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training.feed import Examples, Feeder, FloatArray, IntArray, LargestMicroBatch, Purpose
+from w2s_ray.training.memory.footprint import PREDICTION_TOKENS
+from w2s_ray.training.models.catalogue import model_folder
+from w2s_ray.training.models.network import evaluating, load_tokenizer
+from w2s_ray.training.progress import timed
+from w2s_ray.training.workers import Workers
+from w2s_ray.training.zero import Engine, sharded_loading
+
+AnyExamples = TypeVar("AnyExamples", bound=Examples)
+
+_TEXTS_PER_FEATURE_BATCH = 16
+
+
+class StageInputs:
+    """The inputs of one stage, each loaded on first use and then kept. First uses are collective over `workers`."""
+
+    def __init__(self, stage: PlannedStage, store: ArtifactStore, workers: Workers) -> None:
+        self.stage, self.spec, self.store, self.workers = stage, stage.spec, store, workers
+        self.prediction_tokens = PREDICTION_TOKENS
+        """Padded tokens of one forward pass without gradients; fewer where memory ran out before."""
+        self.largest = LargestMicroBatch()
+        self.seconds: dict[str, float] = {}
+        """Wall time by activity."""
+        self._verified: dict[str, Path] = {}
+
+    @cached_property
+    def prepared(self) -> PreparedTask:
+        return load_prepared(self.store, self.spec.train[0].split.task)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        source = self.spec.starts_from
+        if isinstance(source, ModelSource):
+            return load_tokenizer(model_folder(source.name, source.revision, tokenizer=True), source.pad_token)
+        return load_tokenizer(self.trained_model(source.stage), None)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The task's tokens, which rank 0 makes when the store does not have them.
+
+        Special tokens after a text are for encoders, which have a class token. A decoder's head reads the text's own
+        last token, and a language model continues from it.
+        """
+        before, after = special_tokens(self.tokenizer)
+        is_encoder = not self.spec.is_language_model and self.tokenizer.cls_token_id is not None
+        digest = identity("tokenizer", self.tokenizer.backend_tokenizer.to_str())
+
+        def make() -> None:
+            tokenise(self.store, self.prepared, self.tokenizer, digest)
+
+        self.workers.on_rank_0(make)
+        tokens = tokenise(self.store, self.prepared, self.tokenizer, digest)  # each rank maps the files
+        return replace(tokens, before=before, after=after if is_encoder else tokens.after)
+
+    @cached_property
+    def source_folder(self) -> Path:
+        """The model that the stage starts from; for a model from scratch, its tokenizer."""
+        source = self.spec.starts_from
+        if isinstance(source, ModelSource):
+            return model_folder(source.name, source.revision, tokenizer=source.architecture is not None)
+        return self.trained_model(source.stage)
+
+    def trained_model(self, identity: str) -> Path:
+        """Return the model folder of a finished stage, whose checksums are verified once.
+
+        Raises:
+            StoreError: when the stage is not finished, or its files are damaged.
+        """
+        if identity not in self._verified:
+            record = self.store.find(identity)
+            if record is None:
+                raise StoreError(
+                    f"stage {short(identity)} has no record, and another stage starts from its model",
+                    "run the study that trains it first",
+                )
+            self._verified[identity] = self.store.verify(record) / "model"
+        return self._verified[identity]
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the weights are spread over the workers."""
+        return self.stage.execution.zero_stage == 3
+
+    def texts(self, rows_N: IntArray, context: int) -> Examples:
+        """Return the texts of these rows of the task, each cut to its last `context` tokens."""
+        return Examples(
+            tokens=self.tokens.rows(self.prepared.text_numbers(rows_N), context),
+            texts_per_example=self.prepared.texts_per_example,
+        )
+
+    def feeder(self, examples: AnyExamples, tokens_per_micro_batch: int | None = None) -> Feeder[AnyExamples]:
+        """Return a feeder for training with micro-batches of this size, or without a size for predictions."""
+        purpose: Purpose = "predicting" if tokens_per_micro_batch is None else "training"
+        tokens = tokens_per_micro_batch or self.prediction_tokens
+        return Feeder(examples, self.workers, tokens, self.tokenizer.pad_token_id, purpose, self.largest)
+
+    def features(self, rows_N: IntArray) -> FloatArray:
+        """Return features_ND of these rows under the model that the stage starts from. Collective."""
+        texts = self.texts(rows_N, self.spec.optimisation.context_tokens)
+        with timed(self.seconds, "features"):
+            pad = self.tokenizer.pad_token_id
+            return features(texts, self.source_folder, pad, self.stage.execution, self.workers)
+
+
+def features(examples: Examples, folder: Path, pad: int, execution: Execution, workers: Workers) -> FloatArray:
+    """Return features_ND of N examples: the last hidden state of each text's last token. Collective.
+
+    Label transforms compare examples by these, so they must be the same on every rank and under every execution: texts
+    are read in fp32, in batches that depend on their lengths alone, each batch on one rank. The weights are those of
+    the model in `folder`, before the stage trains it. The features of a pair are its second text's minus its first's,
+    so that swapped texts have the opposite features.
+    """
+    with sharded_loading(execution):
+        hf = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    engine = Engine(_LastHiddenState(hf).to(workers.device), execution, None)
+    try:
+        hidden_MD = _hidden_states(engine.model, Examples(tokens=examples.tokens), pad, workers)
+    finally:
+        engine.destroy()
+    if examples.texts_per_example == 1:
+        return hidden_MD
+    first_ND, second_ND = hidden_MD.reshape(2, len(examples), -1)
+    return np.asarray(second_ND - first_ND)
+
+
+class _LastHiddenState(nn.Module):
+    def __init__(self, hf: PreTrainedModel) -> None:
+        super().__init__()
+        self.hf = hf
+        hf.config.use_cache = False
+
+    def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
+        """Return hidden_RD of each row's last token that is not padding."""
+        positions_T = torch.arange(tokens_RT.shape[1], device=last_R.device)
+        mask_RT = (positions_T[None, :] <= last_R[:, None]).long()
+        hidden_RTD: torch.Tensor = self.hf(input_ids=tokens_RT, attention_mask=mask_RT).last_hidden_state
+        return hidden_RTD[torch.arange(len(last_R), device=last_R.device), last_R]
+
+
+def _hidden_states(model: nn.Module, texts: Examples, pad: int, workers: Workers) -> FloatArray:
+    """Return hidden_ND of all texts. Ranks without a batch in the last round repeat it and discard the result."""
+    feeder = Feeder(texts, Workers(0, 1, workers.device), sys.maxsize, pad)
+    order_N = np.argsort(texts.lengths_N, kind="stable")
+    starts = range(0, len(order_N), _TEXTS_PER_FEATURE_BATCH)
+    batches = [order_N[start : start + _TEXTS_PER_FEATURE_BATCH] for start in starts]
+    hidden_ND: torch.Tensor | None = None
+    with evaluating(model):
+        for number in range(workers.rank, len(batches) + workers.rank, workers.size):
+            (batch,) = feeder.micro_batches(batches[min(number, len(batches) - 1)])
+            hidden_RD = model(batch.tokens_RT, batch.last_R)
+            if hidden_ND is None:
+                hidden_ND = torch.zeros((len(texts), hidden_RD.shape[1]), device=workers.device)
+            if number < len(batches):
+                hidden_ND[torch.from_numpy(batch.positions).to(workers.device)] = hidden_RD
+    assert hidden_ND is not None, "no texts"
+    return workers.sum(hidden_ND).cpu().numpy()

@@ -1,0 +1,340 @@
+"""All losses: what the optimizer minimises, from logits to one summed loss per micro-batch.
+
+The loop asks a `BatchLoss` for the loss of each micro-batch and for the number of units (examples or tokens) that the
+optimizer batch is divided by, so the result does not depend on how the batch was cut.
+
+    ClassBatchLoss   soft labels, and one of the student losses below (`loss:` in the study)
+    TokenBatchLoss   cross-entropy of the next token, for answers and text
+
+A student loss has two parts. `targets` sees the whole optimizer batch, over all ranks and micro-batches, without
+gradients: a threshold computed over less would depend on how the batch was cut. `value` sees one micro-batch, with
+gradients. `StudentLoss` itself is the naive loss; the others override the part in which they differ. To add one, write
+its settings in spec/losses.py (where the formulas and their sources are) and register its class here by `kind`.
+
+Shapes: R rows and B examples of a micro-batch, N examples of an optimizer batch, C classes, T tokens, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from w2s_ray.spec.losses import (
+    ConfidenceLoss,
+    EntropyLoss,
+    HardLoss,
+    KLLoss,
+    Loss,
+    ProductLoss,
+    WindowLoss,
+)
+from w2s_ray.training.feed import FloatArray, IntArray, LabelledExamples, LanguageExamples, MicroBatch
+from w2s_ray.training.workers import Workers
+
+_LOG_ODDS_EPSILON = 1e-7
+"""Keeps the log-odds of a label finite (EleutherAI/w2s)."""
+_KL_EPSILON = 1e-6
+"""Smallest label of a class in the reverse KL divergence, which is infinite at 0."""
+
+Settings = TypeVar("Settings", bound=Loss)
+
+Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Maps (tokens_RT, last_R) to logits: an engine, or a network."""
+
+
+@dataclass(frozen=True)
+class OptimizerBatch:
+    """All examples of one optimizer step, over all ranks and micro-batches, in the planned order."""
+
+    labels_NC: FloatArray
+    ties_N: IntArray
+    """hash(example id), which orders equal probabilities."""
+    progress: float
+    """Share of the training's steps that are done, in [0, 1)."""
+    probs_NC: FloatArray | None = None
+    """The student's predictions before this step; None for losses that do not read them."""
+
+
+class StudentLoss(Generic[Settings]):
+    """The naive loss CE(w, p), and the base of all others.
+
+    Args:
+        spec: the loss's settings.
+        labels_NC: all labels that the student learns from, of which some losses take a mean or median.
+    """
+
+    reads_predictions = False
+    """Whether `targets` needs the student's predictions for the whole optimizer batch."""
+
+    def __init__(self, spec: Settings, labels_NC: FloatArray) -> None:
+        self.spec = spec
+
+    def targets(self, batch: OptimizerBatch) -> FloatArray:
+        """Return targets_NC, through which no gradient flows."""
+        return batch.labels_NC
+
+    def value(self, logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
+        """Return the loss of a micro-batch, summed over its examples, in fp32; `progress` as in OptimizerBatch."""
+        return soft_cross_entropy(logits_BC, targets_BC)
+
+
+AnyStudentLoss = TypeVar("AnyStudentLoss", bound=type[StudentLoss[Any]])
+_STUDENT_LOSSES: dict[str, type[StudentLoss[Any]]] = {"naive": StudentLoss}
+
+
+def student_loss(spec: Loss, labels_NC: FloatArray) -> StudentLoss[Any]:
+    """Return the loss that the study names by `kind`."""
+    return _STUDENT_LOSSES[spec.kind](spec, labels_NC)
+
+
+def _register(kind: str) -> Callable[[AnyStudentLoss], AnyStudentLoss]:
+    def add(loss: AnyStudentLoss) -> AnyStudentLoss:
+        _STUDENT_LOSSES[kind] = loss
+        return loss
+
+    return add
+
+
+@_register("hard")
+class Hard(StudentLoss[HardLoss]):
+    """CE(onehot(argmax w), p)."""
+
+    def targets(self, batch: OptimizerBatch) -> FloatArray:
+        return _most_probable(batch.labels_NC)
+
+
+@_register("confidence")
+class Confidence(StudentLoss[ConfidenceLoss]):
+    """CE((1 - α)·w + α·h, p), h the student's own prediction hardened over the whole optimizer batch.
+
+    Over single examples the threshold would degenerate: it would always choose class 0.
+    """
+
+    reads_predictions = True
+
+    def __init__(self, spec: ConfidenceLoss, labels_NC: FloatArray) -> None:
+        super().__init__(spec, labels_NC)
+        self._mean_label = float(labels_NC[:, -1].mean())
+
+    def targets(self, batch: OptimizerBatch) -> FloatArray:
+        spec = self.spec
+        alpha = _alpha(batch.progress, spec.alpha_max, spec.warmup_fraction, spec.schedule)
+        labels_NC = _balanced(batch.labels_NC) if spec.balance_labels else batch.labels_NC
+        mixed_NC: FloatArray = ((1 - alpha) * labels_NC + alpha * self._hardened(batch)).astype("float32")
+        return mixed_NC
+
+    def _hardened(self, batch: OptimizerBatch) -> FloatArray:
+        assert batch.probs_NC is not None, "predictions of the optimizer batch are missing"
+        if self.spec.prior == "argmax" or len(batch.probs_NC) == 1:
+            return _most_probable(batch.probs_NC)
+        shares = {"half": 0.5, "weak": self._mean_label, "batch": float(batch.labels_NC[:, 1].mean())}
+        return _above_threshold(batch.probs_NC, batch.ties_N, shares[self.spec.prior])
+
+
+@_register("entropy")
+class Entropy(StudentLoss[EntropyLoss]):
+    """CE((1 - α)·w + α·p', p), p' the student's own prediction without gradients."""
+
+    def targets(self, batch: OptimizerBatch) -> FloatArray:
+        return _balanced(batch.labels_NC) if self.spec.balance_labels else batch.labels_NC
+
+    def value(self, logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
+        alpha = _alpha(progress, self.spec.alpha_max, self.spec.warmup_fraction)
+        own_BC = logits_BC.detach().float().softmax(dim=-1)
+        return soft_cross_entropy(logits_BC, (1 - alpha) * targets_BC + alpha * own_BC)
+
+
+@_register("product")
+class Product(StudentLoss[ProductLoss]):
+    """CE(q, p), q ∝ w^weak_power · p^student_power without gradients, computed from logarithms to avoid underflow."""
+
+    def value(self, logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
+        log_own_BC = logits_BC.detach().float().log_softmax(dim=-1)
+        log_product_BC = self.spec.weak_power * targets_BC.log() + self.spec.student_power * log_own_BC
+        return soft_cross_entropy(logits_BC, log_product_BC.softmax(dim=-1))
+
+
+@_register("window")
+class Window(StudentLoss[WindowLoss]):
+    """CE(w, p) where max p < 1/2 + radius, else 0."""
+
+    def __init__(self, spec: WindowLoss, labels_NC: FloatArray) -> None:
+        super().__init__(spec, labels_NC)
+        self._radius = float(np.median(np.abs(labels_NC[:, 1] - 0.5))) if spec.radius == "midweak" else spec.radius
+
+    def value(self, logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
+        confidence_B1 = logits_BC.detach().float().softmax(dim=-1).amax(dim=-1, keepdim=True)
+        return soft_cross_entropy(logits_BC, targets_BC * (confidence_B1 < 0.5 + self._radius))
+
+
+@_register("kl")
+class KL(StudentLoss[KLLoss]):
+    """KL(w ‖ p), or in reverse KL(p ‖ w)."""
+
+    def value(self, logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
+        log_own_BC = log_softmax(logits_BC.float(), dim=-1)
+        if self.spec.direction == "forward":
+            return kl_div(log_own_BC, targets_BC, reduction="sum")
+        log_weak_BC = targets_BC.clamp(min=_KL_EPSILON).log()
+        return kl_div(log_weak_BC, log_own_BC, reduction="sum", log_target=True)
+
+
+def soft_cross_entropy(logits_BC: torch.Tensor, target_BC: torch.Tensor) -> torch.Tensor:
+    """Return -Σ target · log softmax(logits), summed over the micro-batch, in fp32."""
+    return -(target_BC * log_softmax(logits_BC.float(), dim=-1)).sum()
+
+
+def _alpha(
+    progress: float, alpha_max: float, warmup_fraction: float, schedule: Literal["linear", "openai"] = "linear"
+) -> float:
+    """Return α at a share of training: a linear rise to `alpha_max`, or openai's jump at the end of the warm-up."""
+    if schedule == "openai":
+        return alpha_max * (progress if progress <= warmup_fraction else 1.0)
+    return alpha_max * (min(1.0, progress / warmup_fraction) if warmup_fraction > 0 else 1.0)
+
+
+def _one_hot(classes_N: IntArray, num_classes: int) -> FloatArray:
+    return np.eye(num_classes, dtype=np.float32)[classes_N]
+
+
+def _most_probable(probs_NC: FloatArray) -> FloatArray:
+    """Return one-hot rows of the most probable class; of equal ones the first."""
+    return _one_hot(probs_NC.argmax(axis=1), probs_NC.shape[1])
+
+
+def _above_threshold(probs_NC: FloatArray, ties_N: IntArray, share: float) -> FloatArray:
+    """Return one-hot rows of two classes: class 1 for the `share` of examples with the highest probability of class 1.
+
+    The threshold is the (1 - share) quantile, interpolated linearly, so ⌈share · (N - 1)⌉ examples are above it, as in
+    public code. `ties_N` orders equal probabilities (a head that starts at zero makes all of them equal), so the number
+    holds then too and does not depend on the order of the batch.
+    """
+    assert probs_NC.shape[1] == 2, probs_NC.shape
+    ranked_N = np.lexsort((ties_N, -probs_NC[:, 1].astype(np.float64)))
+    classes_N = np.zeros(len(probs_NC), dtype=np.int64)
+    classes_N[ranked_N[: math.ceil(share * (len(probs_NC) - 1))]] = 1
+    return _one_hot(classes_N, 2)
+
+
+def _balanced(labels_NC: FloatArray) -> FloatArray:
+    """Return two-class labels with their log-odds shifted so that the batch's mean is 0."""
+    assert labels_NC.shape[1] == 2, labels_NC.shape
+    labels_N = labels_NC[:, 1].astype(np.float64)
+    log_odds_N = np.log(labels_N + _LOG_ODDS_EPSILON) - np.log(1 - labels_N + _LOG_ODDS_EPSILON)
+    shifted_N = 1 / (1 + np.exp(log_odds_N.mean() - log_odds_N))
+    return np.stack([1 - shifted_N, shifted_N], axis=1).astype(np.float32)
+
+
+class BatchLoss(Protocol):
+    """The loss of an optimizer batch, as the loop sees it."""
+
+    def num_units(self, positions_N: IntArray) -> int:
+        """Return the number of examples or tokens by which the summed loss of these examples is divided."""
+        ...
+
+    def values(
+        self, forward: Forward, batches: Sequence[MicroBatch], positions_N: IntArray, step: int, num_steps: int
+    ) -> Iterator[torch.Tensor]:
+        """Yield the summed loss of each of this rank's micro-batches, with its graph; one graph is alive at a time."""
+        ...
+
+
+class ClassBatchLoss:
+    """A student loss over examples with a label per class. Collective."""
+
+    def __init__(self, spec: Loss, examples: LabelledExamples, workers: Workers) -> None:
+        self._loss = student_loss(spec, examples.targets_NC)
+        self._examples = examples
+        self._workers = workers
+
+    def num_units(self, positions_N: IntArray) -> int:
+        return len(positions_N)
+
+    def values(
+        self, forward: Forward, batches: Sequence[MicroBatch], positions_N: IntArray, step: int, num_steps: int
+    ) -> Iterator[torch.Tensor]:
+        """Yield one loss per micro-batch.
+
+        A loss that reads the predictions of the whole batch gets them from a pass without gradients, so that only one
+        graph is alive; where each rank has a single micro-batch, the pass with gradients serves both purposes.
+        """
+        rows_of = {int(position): row for row, position in enumerate(positions_N)}
+        only_logits_BC, probs_NC = None, None
+        if self._loss.reads_predictions:
+            only_logits_BC = forward(batches[0].tokens_RT, batches[0].last_R) if len(batches) == 1 else None
+            probs_NC = self._predict(forward, batches, only_logits_BC, rows_of)
+        batch = OptimizerBatch(
+            labels_NC=self._examples.targets_NC[positions_N],
+            ties_N=self._examples.ties_N[positions_N],
+            progress=step / num_steps,
+            probs_NC=probs_NC,
+        )
+        targets_NC = self._loss.targets(batch)
+        for micro in batches:
+            logits_BC = forward(micro.tokens_RT, micro.last_R) if only_logits_BC is None else only_logits_BC
+            if not len(micro.positions):
+                yield logits_BC.sum() * 0.0  # a filler takes part in the collectives and adds nothing
+                continue
+            rows = [rows_of[int(position)] for position in micro.positions]
+            targets_BC = torch.from_numpy(targets_NC[rows]).to(logits_BC.device)
+            yield self._loss.value(logits_BC, targets_BC, batch.progress)
+
+    def _predict(
+        self,
+        forward: Forward,
+        batches: Sequence[MicroBatch],
+        only_logits_BC: torch.Tensor | None,
+        rows_of: dict[int, int],
+    ) -> FloatArray:
+        """Return probs_NC of the whole optimizer batch, from all ranks, the same on each."""
+        probs_NC = torch.zeros((len(rows_of), self._examples.targets_NC.shape[1]), device=self._workers.device)
+        with torch.no_grad():
+            for micro in batches:
+                logits_BC = forward(micro.tokens_RT, micro.last_R) if only_logits_BC is None else only_logits_BC
+                if len(micro.positions):
+                    probs_NC[[rows_of[int(position)] for position in micro.positions]] = logits_BC.float().softmax(
+                        dim=-1
+                    )
+        gathered_NC: FloatArray = self._workers.sum(probs_NC).cpu().numpy()
+        return gathered_NC
+
+
+class TokenBatchLoss:
+    """Cross-entropy of every learned token given the tokens before it."""
+
+    def __init__(self, examples: LanguageExamples) -> None:
+        self._examples = examples
+
+    def num_units(self, positions_N: IntArray) -> int:
+        return self._examples.num_loss_tokens(positions_N)
+
+    def values(
+        self, forward: Forward, batches: Sequence[MicroBatch], positions_N: IntArray, step: int, num_steps: int
+    ) -> Iterator[torch.Tensor]:
+        for batch in batches:
+            logits_RTV = forward(batch.tokens_RT, batch.last_R)
+            yield token_cross_entropy(logits_RTV, batch, loss_from(self._examples, batch))
+
+
+def token_losses(logits_RTV: torch.Tensor, tokens_RT: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy (R, T - 1) of each token but the first given those before it, in nats."""
+    losses = cross_entropy(logits_RTV[:, :-1].float().flatten(0, 1), tokens_RT[:, 1:].flatten(), reduction="none")
+    return losses.view(len(tokens_RT), -1)
+
+
+def token_cross_entropy(logits_RTV: torch.Tensor, batch: MicroBatch, loss_from_R: torch.Tensor) -> torch.Tensor:
+    """Return the summed cross-entropy of the tokens from `loss_from_R` on; padding and fillers count nothing."""
+    ends_T = torch.arange(1, batch.tokens_RT.shape[1], device=batch.last_R.device)[None, :]
+    counts_RT = (ends_T >= loss_from_R[:, None]) & (ends_T <= batch.last_R[:, None])
+    losses_RT = token_losses(logits_RTV, batch.tokens_RT)
+    return (losses_RT * counts_RT * batch.real_R[:, None]).sum()
+
+
+def loss_from(examples: LanguageExamples, batch: MicroBatch) -> torch.Tensor:
+    """Return the index of the first token that counts, for each row of a micro-batch."""
+    rows = examples.loss_from_N[batch.positions] if len(batch.positions) else np.ones(1, dtype=np.int64)
+    return torch.from_numpy(rows).to(batch.last_R.device)

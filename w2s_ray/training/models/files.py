@@ -1,0 +1,268 @@
+"""What a model's folder contains: digest, size, shape, vocabulary, padding token. Loads neither torch nor transformers.
+
+Planning runs on this, so sizes come from safetensors headers, vocabularies from tokenizer.json, and shapes from
+config.json itself (transformers' `AutoConfig` would import torch, which takes seconds). Only a tokenizer without
+tokenizer.json is loaded by transformers.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+
+from w2s_ray.errors import ModelError, first_line
+from w2s_ray.spec.chain import ModelShape
+from w2s_ray.spec.identity import identity
+from w2s_ray.spec.stage import Architecture
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+)
+"""Files that a tokenizer may consist of."""
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+"""Files of which a tokenizer has at least one."""
+
+_EMBEDDINGS = re.compile(r"(embeddings?|_embed|embed_(tokens|positions|in)|wte|wpe|shared)\.weight$")
+"""Names of token and position embeddings, which are matrices but no linear layers."""
+_ATTENTION_MASKS = (".attn.bias", ".attn.masked_bias")
+"""Names of masks that GPT-2's checkpoints store among the parameters."""
+_POSITIONS = ("max_position_embeddings", "n_positions")
+_HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "d_inner")
+_HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "hidden_function")
+_GATED = ("gemma", "modernbert")
+"""Model types with a gated feed-forward block whose activation is not silu."""
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the configuration and weights of the model in `folder`.
+
+    Raises:
+        ModelError: when one is missing.
+    """
+    missing = missing_weight_files(folder)
+    if missing:
+        raise ModelError(f"{folder} has no {missing[0]}", "name a folder written by `save_pretrained`")
+    return [folder / name for name in _weight_names(folder)]
+
+
+def missing_weight_files(folder: Path) -> list[str]:
+    """Return the names of the configuration and weight files that `folder` should have and does not."""
+    return [name for name in _weight_names(folder) if not (folder / name).is_file()]
+
+
+def _weight_names(folder: Path) -> list[str]:
+    index = folder / WEIGHTS_INDEX
+    if index.is_file():
+        return [CONFIG, WEIGHTS_INDEX, *sorted(set(_json(index)["weight_map"].values()))]
+    return [CONFIG, WEIGHTS]
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return the files of the tokenizer in `folder`.
+
+    Raises:
+        ModelError: when there is none.
+    """
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise ModelError(
+            f"{folder} has none of {', '.join(VOCABULARIES)}", "name a folder written by `save_pretrained`"
+        )
+    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+
+
+def digest(files: Iterable[Path]) -> str:
+    """Return one digest of the names and contents of `files`."""
+    return identity("model", {file.name: _sha256(file, file.stat().st_mtime_ns) for file in files})
+
+
+def num_parameters(files: Iterable[Path]) -> int:
+    """Count the parameters in the safetensors files among `files`."""
+    return sum(math.prod(shape) for name, shape in _tensors(files) if not name.endswith(_ATTENTION_MASKS))
+
+
+def num_parameters_of(architecture: Architecture, vocabulary: int) -> int:
+    """Count the parameters of a Llama of this shape with tied embeddings."""
+    hidden, inner = architecture.hidden_size, architecture.intermediate_size
+    layer = 4 * hidden * hidden + 3 * hidden * inner + 2 * hidden
+    return vocabulary * hidden + architecture.num_layers * layer + hidden
+
+
+def shape_of(folder: Path) -> ModelShape | None:
+    """Return the model's shape from its configuration; None when a number is missing."""
+    config = _json(folder / CONFIG)
+    config = config.get("text_config", config)
+    hidden, layers, vocabulary = (_first(config, names) for names in (_HIDDEN, _LAYERS, ("vocab_size",)))
+    if hidden is None or layers is None or vocabulary is None:
+        return None
+    heads = _first(config, _HEADS) or 1
+    head_size = _first(config, ("head_dim",)) or hidden // heads
+    activation = next((config[name] for name in _ACTIVATIONS if isinstance(config.get(name), str)), "gelu")
+    return ModelShape(
+        hidden_size=hidden,
+        num_layers=layers,
+        inner_size=_first(config, _INNER) or 4 * hidden,
+        key_size=head_size * (_first(config, ("num_key_value_heads",)) or heads),
+        vocabulary=vocabulary,
+        activation=activation,
+        gated=activation == "silu" or config.get("model_type", "").startswith(_GATED),
+    )
+
+
+def shape_of_architecture(architecture: Architecture, vocabulary: int) -> ModelShape:
+    """Return the shape of a Llama from scratch."""
+    return ModelShape(
+        hidden_size=architecture.hidden_size,
+        num_layers=architecture.num_layers,
+        inner_size=architecture.intermediate_size,
+        key_size=architecture.hidden_size,
+        vocabulary=vocabulary,
+        activation="silu",
+        gated=True,
+    )
+
+
+def vocabulary_size(folder: Path) -> int:
+    """Return the number of tokens of the tokenizer in `folder`, including added ones."""
+    tokenizer = _tokenizer(folder)
+    return tokenizer.get_vocab_size() if isinstance(tokenizer, Tokenizer) else len(tokenizer)
+
+
+def check_pad_token(folder: Path, model: str, pad_token: str | None) -> None:
+    """Check that batches can be padded.
+
+    Raises:
+        ModelError: when the tokenizer has no padding token and none is given, or `pad_token` is not one of its tokens.
+    """
+    if pad_token is not None:
+        if pad_token not in _tokenizer(folder).get_vocab():
+            raise ModelError(
+                f"pad_token {pad_token!r} is not a token of {model}",
+                "choose one of the tokenizer's tokens, for example its end-of-text token",
+            )
+        return
+    if _declared(folder, "pad_token") is None and _auto_tokenizer(folder).pad_token is None:
+        end = _declared(folder, "eos_token") or "<|endoftext|>"
+        raise ModelError(f"the tokenizer of {model} has no padding token", f'add `pad_token: "{end}"` to the level')
+
+
+def check_context(folder: Path, model: str, context_tokens: int) -> None:
+    """Check that the model has a position for every token of a text.
+
+    Raises:
+        ModelError: when its configuration names fewer positions.
+    """
+    positions = _first(_json(folder / CONFIG), _POSITIONS)
+    if positions is not None and context_tokens > positions:
+        raise ModelError(
+            f"context_tokens is {context_tokens}, and {model} has {positions} positions",
+            f"lower context_tokens of the level, or of its generative stage, to {positions}, or choose another model",
+        )
+
+
+def check_modules(weights: Iterable[Path], model: str, names: Iterable[str]) -> None:
+    """Check that the model has linear layers of these names, according to its safetensors files.
+
+    Raises:
+        ModelError: when it has none of one name.
+    """
+    linear = {
+        name.removesuffix(".weight")
+        for name, shape in _tensors(weights)
+        if name.endswith(".weight") and len(shape) == 2 and not _EMBEDDINGS.search(name)
+    }
+    for wanted in names:
+        if not any(name == wanted or name.endswith(f".{wanted}") for name in linear):
+            raise ModelError(
+                f"trainable.targets names {wanted!r}, and {model} has no linear layer of that name",
+                f"its linear layers are {', '.join(sorted({name.rpartition('.')[2] for name in linear}))}",
+            )
+
+
+def _tensors(files: Iterable[Path]) -> Iterator[tuple[str, list[int]]]:
+    """Yield name and shape of each tensor in the safetensors files among `files`, from their headers."""
+    for file in (file for file in files if file.suffix == ".safetensors"):
+        try:
+            with safe_open(file, framework="np") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (not a mapping)
+                    yield name, tensors.get_slice(name).get_shape()
+        except SafetensorError as error:
+            raise ModelError(
+                f"{file} is not a safetensors file: {first_line(error)}", "download or save the model again"
+            ) from None
+
+
+def _first(config: dict[str, Any], names: Iterable[str]) -> int | None:
+    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {error}", "download or save the model again") from None
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, _changed_ns: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _tokenizer(folder: Path) -> Any:
+    """Return a `tokenizers.Tokenizer`, or transformers' tokenizer if `folder` has no tokenizer.json."""
+    file = folder / "tokenizer.json"
+    return _from_file(file, file.stat().st_mtime_ns) if file.is_file() else _auto_tokenizer(folder)
+
+
+@lru_cache(maxsize=8)
+def _from_file(file: Path, _changed_ns: int) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing more specific
+        raise ModelError(f"cannot read {file}: {first_line(error)}", "download or save the model again") from None
+
+
+@lru_cache(maxsize=8)
+def _auto_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer with transformers, which knows defaults that are in no file."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"AutoTokenizer cannot load the tokenizer in {folder}: {first_line(error)}",
+            "write it with `save_pretrained`",
+        ) from None
+
+
+def _declared(folder: Path, key: str) -> str | None:
+    """Return a special token that the tokenizer's JSON files name."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = folder / name
+        value = _json(path).get(key) if path.is_file() else None
+        value = value.get("content") if isinstance(value, dict) else value
+        if isinstance(value, str):
+            return value
+    return None
