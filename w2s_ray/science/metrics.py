@@ -164,7 +164,7 @@ def majority(train_N: IntArray) -> int:
     return int(labels[counts.argmax()])
 
 
-def by_length(train_lengths_N: IntArray, train_labels_N: IntArray, lengths_M: IntArray) -> IntArray:
+def by_length(train_lengths_N: FloatArray, train_labels_N: IntArray, lengths_M: FloatArray) -> IntArray:
     """Return the classes (M) that logistic regression on a length alone predicts, fitted on ground truth: a baseline.
 
     Lengths leak the class where one class's texts are longer, as preferred answers often are.
