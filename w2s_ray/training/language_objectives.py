@@ -14,7 +14,6 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from w2s_ray.data import labels
-from w2s_ray.data.judging import allowed
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
 from w2s_ray.science.metrics import share_equal
@@ -74,7 +73,7 @@ class AnswerObjective(StageObjective):
         generated = self._generate(network, rows_N, prediction.context_tokens)
 
         def write() -> None:
-            allowed_N = allowed(inputs.prepared, rows_N, generated)
+            allowed_N = inputs.prepared.allowed(rows_N, generated)
             inputs.store.write_answers(prediction, inputs.prepared.ids(rows_N), generated, allowed_N)
 
         inputs.workers.on_rank_0(write)
