@@ -211,11 +211,8 @@ def test_bad_histories_are_counted_by_reason_and_left_out(tmp_path: Path) -> Non
         {"id": "p1", "target": " e4"},
     ]
     data = read("lichess_puzzles_history", write_json(tmp_path / "a.jsonl", [*good, *bad]))
-    faults = {
-        entry.reason.partition(' "')[0].partition(" '")[0]: entry.first_rows
-        for entry in data.left_out
-        if entry.is_fault
-    }
+    left_out = [entry for entry in data.left_out if entry.is_fault]
+    faults = {entry.reason.partition(' "')[0].partition(" '")[0]: entry.first_rows for entry in left_out}
     assert faults == {"an illegal move": (201, 202), "no target": (203,), "no ctx": (204,)}
 
 
