@@ -130,7 +130,7 @@ def test_slots_of_one_kind_are_of_one_size(prepared: PreparedTask, split: Split)
     def size(name: str) -> int:
         with pytest.raises(DataError) as caught:
             draw(prepared, split(prepared, name, 10_000, balance=False))
-        return int(caught.value.value.split()[-1])
+        return int(caught.value.message.split()[-1])
 
     train, validation = ([size(name) for name in slot_names(3) if name.startswith("V") == kind] for kind in (0, 1))
     assert max(train) - min(train) <= 8
@@ -155,7 +155,7 @@ def test_splits_do_not_depend_on_the_order_of_the_rows(toy: Toy, rows_of: RowsOf
 def test_more_test_examples_than_there_are_is_refused(prepared: PreparedTask) -> None:
     with pytest.raises(DataError, match="test_examples = 5000") as caught:
         num_test(prepared, 5000)
-    assert f"at most {num_test(prepared)}" in caught.value.remedy
+    assert f"at most {num_test(prepared)}" in caught.value.hint
     assert num_test(prepared, 10) == 10
 
 
@@ -184,7 +184,7 @@ def test_too_few_examples_are_refused_with_sizes_that_fit(prepared: PreparedTask
     assert "needs 380 balanced examples, there are" in error.value
     assert "of class 'no'" in error.value and "of class 'yes'" in error.value
     assert "longest ladder that fits has 3 levels" in error.value
-    largest = [int(word.strip(",")) for word in error.remedy.split() if word.strip(",").isdigit()]
+    largest = [int(word.strip(",")) for word in error.hint.split() if word.strip(",").isdigit()]
     check_sizes(prepared, **sizes(num_levels=6, train_examples=largest[0], validation_examples=largest[1]))
     for more in ({"train_examples": largest[0] + 1}, {"validation_examples": largest[1] + 1}):
         fitting = {"train_examples": largest[0], "validation_examples": largest[1]} | more

@@ -37,7 +37,7 @@ def test_a_store_that_cannot_be_written_is_refused_with_a_hint(tmp_path: Path) -
     for root in (tmp_path / "file" / "store", Path("/proc/store")):
         with pytest.raises(StoreError, match="cannot write") as caught:
             ArtifactStore(root).prepare()
-        assert "--store" in caught.value.remedy
+        assert "--store" in caught.value.hint
 
 
 def test_a_store_with_little_free_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_a_file_that_changed_is_refused(
     weights.unlink() if damage is None else weights.write_bytes(damage)
     with pytest.raises(StoreError, match=r"weights\.bin") as caught:
         store.verify(record)
-    assert "remove" in caught.value.remedy
+    assert "remove" in caught.value.hint
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]"])

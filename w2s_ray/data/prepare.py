@@ -265,7 +265,7 @@ def _check_ids(where: str, ids: pa.ChunkedArray) -> None:
 
 def _check_labels(where: str, labels: pa.ChunkedArray, class_names: tuple[str, ...]) -> None:
     counts = np.bincount(labels.to_numpy(), minlength=len(class_names))
-    assert len(counts) == len(class_names), f"{where}: a label lies outside {class_names}"
+    assert len(counts) == len(class_names), f"{where}: a label is outside of {class_names}"
     present = [name for name, count in zip(class_names, counts, strict=True) if count]
     if len(present) < 2:
         raise DataError(

@@ -110,7 +110,7 @@ def tokenise(
         DataError: when the text of a labelled example has no tokens.
         StoreError: when they cannot be written, or fail their checksum.
     """
-    assert prepared.folder.is_relative_to(store.root), "the task lies in another store"
+    assert prepared.folder.is_relative_to(store.root), "the task is in another store"
     name = identity("tokens", {"tokenizer": tokenizer_digest, "recipe": RECIPE})
     folder = prepared.folder / f"tokens-{short(name)}"
     if not (folder / RECORD_NAME).is_file():

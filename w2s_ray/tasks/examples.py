@@ -108,7 +108,7 @@ def texts_of(row: Row, column: str) -> list[str]:
     """Return a column's list of texts.
 
     Raises:
-        Skip: when it is not a list, or holds something else than text.
+        Skip: when it is not a list, or an item is not text.
     """
     values = row.get(column)
     if not isinstance(values, list) or not values:
