@@ -16,7 +16,7 @@ from w2s_ray.data.prepare import PreparedTask, prepare
 from w2s_ray.data.splits import draw, num_test, slot_names
 from w2s_ray.data.tokens import tokenise
 from w2s_ray.spec.stage import SplitSpec
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 
 Split = Callable[..., SplitSpec]

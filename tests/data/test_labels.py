@@ -7,9 +7,8 @@ from w2s_ray.data.labels import join, join_answers, one_hot, places, targets
 from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError, StoreError
-from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec, WeakLabels
+from w2s_ray.spec.labels import GroundTruth, KeepRandom, LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.stage import PredictionSpec
-from w2s_ray.spec.transforms import KeepRandom
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.predictions import Answers, Predictions
 

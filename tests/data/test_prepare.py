@@ -9,7 +9,7 @@ import pytest
 
 from w2s_ray.data.prepare import PreparedTask, load_prepared, prepare, prepare_task
 from w2s_ray.errors import DataError, StoreError
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 
 Rows = list[dict[str, Any]]

@@ -13,7 +13,7 @@ from w2s_ray.data.prepare import prepare_task
 from w2s_ray.data.splits import num_documents
 from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks import chess as chess_tasks
 from w2s_ray.tasks.chess import positions

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.embedded import corpus
 from w2s_ray.tasks.embedded.code_continuation import (
     CLASS_NAMES,

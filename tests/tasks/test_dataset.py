@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from w2s_ray.errors import DataError
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.dataset import Recipe
 from w2s_ray.tasks.examples import Example, Format, class_of, text_of
 from w2s_ray.tasks.registry import known_tasks, open_task, register_task

@@ -11,7 +11,7 @@ from w2s_ray import hub
 from w2s_ray.data.prepare import prepare_task
 from w2s_ray.errors import DataError
 from w2s_ray.hub import HubRepo
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.hh_rlhf import HH_RLHF, SUBSETS, first_human_turn
 from w2s_ray.tasks.registry import open_task

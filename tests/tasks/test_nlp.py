@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from w2s_ray.errors import DataError
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.dataset import Recipe
 from w2s_ray.tasks.nlp import RECIPES
 from w2s_ray.tasks.registry import open_task

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from w2s_ray.errors import DataError
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.registry import open_task, register_task
 from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, TaskData
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from w2s_ray.data.prepare import prepare
 from w2s_ray.errors import DataError
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import TaskData
@@ -112,10 +112,10 @@ def test_a_folder_of_own_files_is_read_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"text": "q", "label": "y", "answer": "a"}, "one of label, answer, chosen"),
-        ({"chosen": "good"}, "give both"),
+        ({"text": "q", "label": "y", "answer": "a"}, "not label, answer"),
+        ({"chosen": "good"}, "both `chosen:` and `rejected:`"),
         ({"label": "y"}, "own data needs `text:`"),
-        ({"text": "q", "answer": "a", "classes": ("x", "y")}, "which is not given"),
+        ({"text": "q", "answer": "a", "classes": ("x", "y")}, "`classes:` needs `label:`"),
         ({"builtin": "sst2", "text": "q"}, "exactly one of builtin, hub, files"),
     ],
 )
@@ -127,12 +127,12 @@ def test_columns_that_define_no_task_are_refused_when_the_study_is_read(spec: di
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"builtin": "sst2", "test_files": "t.jsonl"}, "test_files belongs to `files:`"),
-        ({"hub": "me/x", "text": "t", "label": "y", "test_files": "t.jsonl"}, "test_files belongs to `files:`"),
-        ({"builtin": "cola", "split": "validation"}, "split belongs to `hub:`"),
-        ({"files": "a.csv", "text": "t", "label": "y", "test_split": "test"}, "test_split belongs to `hub:`"),
-        ({"files": "a.csv", "text": "t", "label": "y", "subset": "en"}, "subset belongs to `hub:`"),
-        ({"files": "a.csv", "text": "t", "label": "y", "revision": "main"}, "revision belongs to data on the hub"),
+        ({"builtin": "sst2", "test_files": "t.jsonl"}, "test_files needs `files:`"),
+        ({"hub": "me/x", "text": "t", "label": "y", "test_files": "t.jsonl"}, "test_files needs `files:`"),
+        ({"builtin": "cola", "split": "validation"}, "split needs `hub:`"),
+        ({"files": "a.csv", "text": "t", "label": "y", "test_split": "test"}, "test_split needs `hub:`"),
+        ({"files": "a.csv", "text": "t", "label": "y", "subset": "en"}, "subset needs `hub:`"),
+        ({"files": "a.csv", "text": "t", "label": "y", "revision": "main"}, "revision is for data on the hub"),
     ],
 )
 def test_keys_of_another_source_are_refused(spec: dict[str, Any], message: str) -> None:

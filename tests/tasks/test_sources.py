@@ -7,7 +7,7 @@ import pytest
 
 from w2s_ray import hub
 from w2s_ray.hub import HubRepo, HubUnreachable
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.sources import PARQUET, parse_revision
 from w2s_ray.tasks.task import POOL, TEST

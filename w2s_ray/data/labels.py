@@ -9,8 +9,7 @@ from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
 from w2s_ray.science.ensemble import combine
 from w2s_ray.science.metrics import accuracy
-from w2s_ray.science.relabelling.apply import apply
-from w2s_ray.science.relabelling.label_set import LabelSet
+from w2s_ray.science.relabelling import LabelSet, apply
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.labels import LabelledSplit, WeakLabels, Weighing
 from w2s_ray.spec.stage import StageSpec

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from w2s_ray.errors import DataError, StoreError
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import RECORD_NAME, check_files, digest_files, publish_folder, write_file
 from w2s_ray.store.record import utc_now

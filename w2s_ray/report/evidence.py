@@ -19,9 +19,7 @@ from w2s_ray.data.labels import combined, join, join_answers, learnt
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
-from w2s_ray.science.baselines import by_length, majority
-from w2s_ray.science.degeneracy import Spread, degeneracy, spread
-from w2s_ray.science.metrics import hard
+from w2s_ray.science.metrics import Spread, by_length, degeneracy, hard, majority, spread
 from w2s_ray.spec.base import Kind
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import compile_study

@@ -18,8 +18,7 @@ from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
 from w2s_ray.science.metrics import share_equal
 from w2s_ray.spec.labels import LabelledSplit, SplitSpec
-from w2s_ray.spec.stage import PredictionSpec
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import PredictionSpec, Prompt
 from w2s_ray.training.feed import BoolArray, Examples, Feeder, IntArray, LanguageExamples, MicroBatch, TokenRow
 from w2s_ray.training.losses import BatchLoss, TokenBatchLoss, loss_from, token_cross_entropy
 from w2s_ray.training.models.network import Network, evaluating
