@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from synthetic import Skill, SyntheticStudy, arm_of, printed, value
 
-from w2s_ray.report import judge
+from w2s_ray.report import evaluation
 from w2s_ray.report.findings import Summary
 from w2s_ray.report.summary import chain_metrics, summary_of
 from w2s_ray.spec.chain import PlannedStage
@@ -110,7 +110,7 @@ def test_an_unfinished_study_shows_what_is_planned(synthetic: Callable[..., Synt
 
 def test_an_oracle_is_marked(finished: SyntheticStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "w2s_ray.report.judge.is_oracle", lambda *given: given[-1].arm == "direct" and given[-1].level == "large"
+        "w2s_ray.report.evaluation.is_oracle", lambda *given: given[-1].arm == "direct" and given[-1].level == "large"
     )
     summary = finished.summary()
     assert [a.label for a in summary.arms if a.oracle] == ["direct"]
@@ -289,7 +289,7 @@ def test_lengths_of_chains_are_compared_within_one_method_and_point(
 
 def test_many_students_have_no_pairs_but_keep_differences_between_lengths(two_lengths: SyntheticStudy) -> None:
     with pytest.MonkeyPatch.context() as few:
-        few.setattr(judge, "_MOST_COMPARED", 1)
+        few.setattr(evaluation, "_MOST_COMPARED", 1)
         summary = two_lengths.summary()
     assert summary.comparisons == () and summary.steps[-1].difference is not None
 
