@@ -16,7 +16,7 @@ from w2s_ray.data.prepare import PreparedTask, prepare
 from w2s_ray.data.splits import draw, num_test, slot_names
 from w2s_ray.data.tokens import tokenise
 from w2s_ray.spec.stage import SplitSpec
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 
 Split = Callable[..., SplitSpec]
@@ -103,9 +103,7 @@ def test_trap_10_questions_on_one_passage_stay_in_one_split(known: Prepare, spli
     assert all(len(splits) == 1 for splits in where.values()), where
 
 
-def test_trap_12_rows_that_come_class_by_class_are_drawn_from_all_over_and_balanced(
-    known: Prepare, split: Split
-) -> None:
+def test_trap_12_rows_sorted_by_class_are_sampled_everywhere_and_balanced(known: Prepare, split: Split) -> None:
     rows = [{"text": f"tweet {number}", "label": int(number >= 900)} for number in range(1200)]
     prepared = known("twitter_sentiment", rows)
     for name, texts, labels in all_splits(prepared, split):
@@ -145,7 +143,7 @@ def test_trap_13_long_texts_are_in_every_models_test_set(
     assert end.endswith("?"), "the question, which comes last, is what a long text keeps"
 
 
-def test_trap_13_the_test_set_is_the_same_whatever_else_a_study_asks_for(known: Prepare, split: Split) -> None:
+def test_trap_13_the_test_set_does_not_depend_on_other_settings(known: Prepare, split: Split) -> None:
     prepared = known("sst2", reviews(60))
     size = num_test(prepared)
     first = prepared.ids(draw(prepared, split(prepared, "test", size)))
@@ -184,7 +182,7 @@ def test_real_sciq_has_its_own_test_set(real: Prepare, split: Split) -> None:
     assert prepared.labels(train).mean() == 0.5
 
 
-def test_real_boolq_without_a_train_split_is_drawn_from_what_there_is(real: Prepare, split: Split) -> None:
+def test_real_boolq_without_a_train_split_is_split_from_its_other_file(real: Prepare, split: Split) -> None:
     prepared = real("boolq")
     assert prepared.table().num_rows == 3270 and not prepared.left_out
     assert 400 < num_test(prepared) < 600

@@ -43,14 +43,14 @@ def test_no_two_splits_share_an_example_or_a_group(
     assert all(len(set(rows)) == len(rows) for rows in drawn.values())
 
 
-def test_balanced_splits_hold_every_class_alike(toy: Toy, rows_of: RowsOf, split: Split) -> None:
+def test_balanced_splits_have_equally_many_of_each_class(toy: Toy, rows_of: RowsOf, split: Split) -> None:
     prepared = toy(rows_of(3000, num_classes=3), class_names=("a", "b", "c"))
     for name, size in (("S", 300), ("T2", 200), ("V1", 31), ("test", 100)):
         counts = np.bincount(prepared.labels(draw(prepared, split(prepared, name, size))), minlength=3)
         assert counts.tolist() == [size // 3 + (label < size % 3) for label in range(3)]
 
 
-def test_without_balance_the_classes_stay_as_they_fall(toy: Toy, rows_of: RowsOf, split: Split) -> None:
+def test_without_balance_classes_have_their_natural_shares(toy: Toy, rows_of: RowsOf, split: Split) -> None:
     rows = rows_of(4000)
     for number, row in enumerate(rows):
         row["label"] = int(number % 10 == 0)
@@ -68,14 +68,14 @@ def test_a_smaller_split_is_a_prefix_of_a_larger_one(
         np.testing.assert_array_equal(draw(prepared, split(prepared, name, size, balance=balance)), large[:size])
 
 
-def test_the_seed_moves_training_and_validation_and_never_the_test_set(prepared: PreparedTask, split: Split) -> None:
+def test_the_seed_changes_training_and_validation_but_not_the_test_set(prepared: PreparedTask, split: Split) -> None:
     first, second = (every_slot(prepared, split, split_seed=seed) for seed in (0, 1))
     np.testing.assert_array_equal(first.pop("test"), second.pop("test"))
     for name in first:
         assert set(first[name]) != set(second[name])
 
 
-def test_neither_ladder_nor_seed_nor_balance_moves_the_test_set(toy: Toy, rows_of: RowsOf, split: Split) -> None:
+def test_the_test_set_does_not_depend_on_ladder_seed_or_balance(toy: Toy, rows_of: RowsOf, split: Split) -> None:
     prepared = toy([row | {"label": int(number % 3 == 0)} for number, row in enumerate(rows_of(2000))])
     variants = [
         split(prepared, "test", 100, num_levels=levels, split_seed=seed, balance=balance)
@@ -86,7 +86,7 @@ def test_neither_ladder_nor_seed_nor_balance_moves_the_test_set(toy: Toy, rows_o
     assert len({tuple(draw(prepared, variant)) for variant in variants}) == 1
 
 
-def test_more_rows_leave_the_test_side_of_each_group_as_it_was(toy: Toy, rows_of: RowsOf, split: Split) -> None:
+def test_more_rows_do_not_change_which_groups_are_in_the_test_set(toy: Toy, rows_of: RowsOf, split: Split) -> None:
     few, many = toy(rows_of(1000), name="few"), toy(rows_of(2000), name="many")
     small, large = (set(ids(each, split(each, "test", num_test(each) // 2 * 2))) for each in (few, many))
     surplus = {example for example in small if int(example[1:]) < 1000} - large
@@ -138,14 +138,14 @@ def test_slots_of_one_kind_are_of_one_size(prepared: PreparedTask, split: Split)
     assert 3.5 < np.mean(train) / np.mean(validation) < 4.5
 
 
-def test_draws_are_pinned(prepared: PreparedTask, split: Split) -> None:
+def test_splits_are_pinned(prepared: PreparedTask, split: Split) -> None:
     """If these change, so do all results: raise RECIPE in data/prepare.py and pin anew."""
     assert ids(prepared, split(prepared, "S", 4)) == ["e1522", "e879", "e1227", "e1911"]
     assert ids(prepared, split(prepared, "T2", 4, split_seed=1)) == ["e803", "e998", "e337", "e727"]
     assert ids(prepared, split(prepared, "test", 4)) == ["e763", "e917", "e594", "e109"]
 
 
-def test_a_draw_does_not_depend_on_the_order_of_the_rows(toy: Toy, rows_of: RowsOf, split: Split) -> None:
+def test_splits_do_not_depend_on_the_order_of_the_rows(toy: Toy, rows_of: RowsOf, split: Split) -> None:
     rows = rows_of(1000, group_size=3)
     forward, backward = toy(rows, name="forward"), toy(rows[::-1], name="backward")
     for name in ("S", "T2", "V1", "test"):
@@ -177,7 +177,7 @@ def test_sizes_that_fit_pass_and_can_be_drawn(prepared: PreparedTask, split: Spl
             draw(prepared, split(prepared, name, 70 if name.startswith("V") else 380, split_seed=seed))
 
 
-def test_too_few_examples_name_counts_the_longest_ladder_and_sizes_that_fit(prepared: PreparedTask) -> None:
+def test_too_few_examples_are_refused_with_sizes_that_fit(prepared: PreparedTask) -> None:
     with pytest.raises(DataError) as caught:
         check_sizes(prepared, **sizes(num_levels=6))
     error = caught.value
@@ -192,7 +192,7 @@ def test_too_few_examples_name_counts_the_longest_ladder_and_sizes_that_fit(prep
             check_sizes(prepared, **sizes(num_levels=6, **fitting))
 
 
-def test_when_no_ladder_fits_it_is_said(prepared: PreparedTask) -> None:
+def test_when_no_ladder_fits_the_error_has_no_sizes(prepared: PreparedTask) -> None:
     with pytest.raises(DataError, match="no ladder of two levels or more fits"):
         check_sizes(prepared, **sizes(train_examples=5000))
 
@@ -209,7 +209,7 @@ def test_every_seed_is_checked(prepared: PreparedTask) -> None:
         check_sizes(prepared, **sizes(train_examples=largest, seeds=range(30)))
 
 
-def test_documents_are_taken_whole_by_origin(toy: Toy, rows_of: RowsOf, split: Split) -> None:
+def test_documents_are_split_by_origin(toy: Toy, rows_of: RowsOf, split: Split) -> None:
     rows = rows_of(50, num_classes=1) + rows_of(7, num_classes=1, origin="test", prefix="h")
     prepared = toy(rows, kind="text", class_names=("text",))
     assert num_documents(prepared) == (50, 7)
@@ -234,14 +234,12 @@ def test_documents_of_a_group_that_is_held_out_are_not_learned(toy: Toy, rows_of
 
 
 def test_documents_without_a_held_out_part_are_refused(toy: Toy, rows_of: RowsOf) -> None:
-    with pytest.raises(DataError, match="0 held out"):
+    with pytest.raises(DataError, match="and 0"):
         check_sizes(toy(rows_of(3, num_classes=1), test_fraction=0.001, kind="text", class_names=("text",)), **sizes())
 
 
-def test_a_task_with_labels_gives_no_documents_because_they_would_hold_its_test_set(
-    prepared: PreparedTask, split: Split
-) -> None:
-    with pytest.raises(DataError, match="task with labels"):
+def test_a_task_with_labels_has_no_documents(prepared: PreparedTask, split: Split) -> None:
+    with pytest.raises(DataError, match="task without labels"):
         draw(prepared, split(prepared, "text", 10))
 
 

@@ -23,7 +23,7 @@ def with_texts(rows: Rows, *texts: str) -> Rows:
     return rows
 
 
-def test_every_text_comes_back_as_its_own_tokens(
+def test_every_text_has_its_own_tokens(
     store: ArtifactStore, prepared: PreparedTask, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     tokens = tokenise(store, prepared, tokenizer, "digest")
@@ -45,7 +45,7 @@ def test_long_texts_keep_their_last_tokens_and_none_is_dropped(
         np.testing.assert_array_equal(short, full[-8:])
 
 
-def test_no_text_can_smuggle_in_a_special_token(
+def test_a_text_cannot_inject_a_special_token(
     toy: Toy, rows_of: RowsOf, store: ArtifactStore, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     texts = ("a text </s>", "<pad><pad>", "!!!! ! <pad>", "</s>")
@@ -102,7 +102,7 @@ def test_a_labelled_text_without_tokens_is_refused(
         tokenise(store, toy(with_texts(rows_of(2), "text", "")), tokenizer, "digest")
 
 
-def test_blocks_hold_the_documents_in_order_each_with_its_end() -> None:
+def test_blocks_have_the_documents_in_order_each_with_an_end_token() -> None:
     tokens = Tokens(token_ids=np.arange(10, 20, dtype=np.uint16), offsets=np.array([0, 3, 3, 10]))
     blocks = tokens.blocks(np.array([2, 1, 0]), 4, end_token=1)
     assert blocks.dtype == np.int32
@@ -114,7 +114,7 @@ def test_fewer_tokens_than_a_block_give_none() -> None:
     assert tokens.blocks(np.array([0]), 8, end_token=1).shape == (0, 8)
 
 
-def test_special_tokens_stand_around_every_text_within_the_context_and_before_every_document() -> None:
+def test_special_tokens_surround_texts_within_the_context() -> None:
     tokens = Tokens(
         token_ids=np.arange(10, 20, dtype=np.uint16),
         offsets=np.array([0, 3, 3, 10]),

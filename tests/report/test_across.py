@@ -16,7 +16,6 @@ from synthetic import SyntheticStudy, value
 from w2s_ray.report.findings import AcrossTasks, DeclaredComparison, Summary
 from w2s_ray.report.summary import summary_of
 from w2s_ray.report.text import contest, num_seeds, pooled_share, scope, whole
-from w2s_ray.science.significance import smallest_p_value
 from w2s_ray.spec.chain import PlannedStage
 
 CEILING = {"easy": 0.8, "harder": 0.9, "flat": 0.6}
@@ -25,6 +24,8 @@ CEILING = {"easy": 0.8, "harder": 0.9, "flat": 0.6}
 NAIVE = {"easy": 0.65, "harder": 0.75, "flat": 0.57}
 
 
+SMALLEST_P_VALUE = 2 / 401
+"""Of 400 resamples."""
 METHODS = {"naive": {}, "confident": {"losses": {"large": {"kind": "confidence"}}}, "same": {"arms": ["chain"]}}
 
 
@@ -109,7 +110,7 @@ def test_a_declared_comparison_is_one_test_over_all_tasks(three: Callable[..., S
     assert comparison.tasks == ("easy", "harder", "flat")
     assert value(comparison.accuracy) == pytest.approx(0.03, abs=2e-3)
     assert value(comparison.pgr) == pytest.approx(3 * 0.03 / 0.5, abs=0.01)
-    assert comparison.p_value == comparison.p_holm == smallest_p_value(400), "nested models: better on every resample"
+    assert comparison.p_value == comparison.p_holm == SMALLEST_P_VALUE, "nested models: better on every resample"
 
 
 def test_every_contender_is_shown_with_its_arm_and_chain(three: Callable[..., Summary]) -> None:
@@ -121,9 +122,9 @@ def test_every_contender_is_shown_with_its_arm_and_chain(three: Callable[..., Su
 
 
 def test_holm_corrects_over_declared_comparisons_alone(three: Callable[..., Summary]) -> None:
-    """Two of three differ on every draw, a student and its double on none."""
+    """Two of three differ on every resample, a student and its double on none."""
     summary = three({"compare": [["confident", "naive"], ["naive", "confident"], ["naive", "same"]]})
-    least = smallest_p_value(400)
+    least = SMALLEST_P_VALUE
     assert [row.p_value for row in summary.declared] == [least, least, 1.0]
     assert [row.p_holm for row in summary.declared] == [pytest.approx(3 * least), pytest.approx(3 * least), 1.0]
     assert len(summary.comparisons) == 3 - 1, "one exploratory pair on each task that has a gap"
@@ -136,8 +137,8 @@ def test_an_undefined_pgr_leaves_a_declared_comparison_undecided_and_counted(thr
     assert undecided.p_value is None and undecided.p_holm is None and undecided.pgr is None
     assert undecided.undecided is not None and "not above 0.02" in undecided.undecided
     assert undecided.accuracy is not None and undecided.accuracy.low > 0, "accuracy first"
-    assert decided.p_holm == pytest.approx(3 * smallest_p_value(400))
-    assert by_accuracy.p_value == smallest_p_value(400) and by_accuracy.undecided is None
+    assert decided.p_holm == pytest.approx(3 * SMALLEST_P_VALUE)
+    assert by_accuracy.p_value == SMALLEST_P_VALUE and by_accuracy.undecided is None
 
 
 def test_a_declared_comparison_of_unfinished_arms_is_undecided(synthetic: Callable[..., SyntheticStudy]) -> None:
@@ -187,7 +188,7 @@ def test_points_that_change_neither_side_are_one_comparison(
     untouched, *touched = study.summary().declared
     assert untouched.point is None and untouched.first == "hard/chain (small→large)"
     assert [row.point for row in touched] == ["alpha_max 0.25", "alpha_max 0.5", "alpha_max 0.75"]
-    assert [row.p_holm for row in (untouched, *touched)] == [pytest.approx(4 * smallest_p_value(400))] * 4
+    assert [row.p_holm for row in (untouched, *touched)] == [pytest.approx(4 * SMALLEST_P_VALUE)] * 4
 
 
 def test_both_contenders_are_compared_over_the_seeds_that_both_have(synthetic: Callable[..., SyntheticStudy]) -> None:

@@ -12,7 +12,7 @@ TEXTS = ["e2e4", "", "O-O-O ♔\n"]
 ALLOWED_N = np.array([True, False, True])
 
 
-def test_answers_come_back_letter_for_letter_in_their_order(store: ArtifactStore, prediction: PredictionSpec) -> None:
+def test_answers_are_read_as_they_were_written(store: ArtifactStore, prediction: PredictionSpec) -> None:
     record = store.write_answers(prediction, IDS, TEXTS, ALLOWED_N)
     assert record.kind == "predictions" and set(record.files) == {"answers.parquet"}
     assert record.parents == (prediction.stage,)
@@ -21,13 +21,13 @@ def test_answers_come_back_letter_for_letter_in_their_order(store: ArtifactStore
     assert found.is_allowed_N.dtype == bool and found.is_allowed_N.tolist() == ALLOWED_N.tolist()
 
 
-def test_answers_that_are_stored_stay(store: ArtifactStore, prediction: PredictionSpec) -> None:
+def test_stored_answers_are_not_replaced(store: ArtifactStore, prediction: PredictionSpec) -> None:
     first = store.write_answers(prediction, IDS, TEXTS, ALLOWED_N)
     assert store.write_answers(prediction, IDS, TEXTS[::-1], ALLOWED_N) == first
     assert store.read_answers(prediction.identity).texts == tuple(TEXTS)
 
 
-def test_answers_that_were_damaged_are_not_read(store: ArtifactStore, prediction: PredictionSpec) -> None:
+def test_damaged_answers_are_refused(store: ArtifactStore, prediction: PredictionSpec) -> None:
     store.write_answers(prediction, IDS, TEXTS, ALLOWED_N)
     path = store.folder(prediction.slug, prediction.identity) / "answers.parquet"
     content = bytearray(path.read_bytes())
@@ -37,9 +37,7 @@ def test_answers_that_were_damaged_are_not_read(store: ArtifactStore, prediction
         store.read_answers(prediction.identity)
 
 
-def test_answers_are_not_taken_for_soft_labels_nor_these_for_answers(
-    store: ArtifactStore, prediction: PredictionSpec
-) -> None:
+def test_answers_and_soft_labels_are_not_confused(store: ArtifactStore, prediction: PredictionSpec) -> None:
     other = prediction.model_copy(update={"context_tokens": 32})
     store.write_answers(prediction, IDS, TEXTS, ALLOWED_N)
     store.write_predictions(other, IDS, np.full((3, 2), 0.5))
@@ -49,6 +47,6 @@ def test_answers_are_not_taken_for_soft_labels_nor_these_for_answers(
         store.read_answers(other.identity)
 
 
-def test_an_example_answered_twice_is_our_own_mistake(store: ArtifactStore, prediction: PredictionSpec) -> None:
+def test_an_example_answered_twice_fails_an_assertion(store: ArtifactStore, prediction: PredictionSpec) -> None:
     with pytest.raises(AssertionError, match="answered twice"):
         store.write_answers(prediction, ["a", "a"], ["x", "y"], np.ones(2, dtype=bool))

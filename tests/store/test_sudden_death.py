@@ -91,7 +91,7 @@ print(moment)
 """
 
 
-def test_a_commit_cut_off_at_any_file_operation_is_whole_or_not_there(store: ArtifactStore, stage: StageSpec) -> None:
+def test_a_commit_killed_at_any_file_operation_is_whole_or_absent(store: ArtifactStore, stage: StageSpec) -> None:
     base = json.dumps(stage.model_dump(mode="json"))
     command = [sys.executable, "-c", EACH_MOMENT, str(store.root), base]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -100,7 +100,7 @@ def test_a_commit_cut_off_at_any_file_operation_is_whole_or_not_there(store: Art
 
 
 @pytest.mark.parametrize("delay_seconds", [0.0, 0.02, 0.05, 0.113, 0.31])
-def test_nothing_committed_is_lost_and_nothing_half_written_is_read(
+def test_killed_writers_lose_no_commit_and_leave_nothing_incomplete_readable(
     delay_seconds: float, store: ArtifactStore, stage: StageSpec
 ) -> None:
     base = json.dumps(stage.model_dump(mode="json"))
@@ -123,7 +123,7 @@ def test_nothing_committed_is_lost_and_nothing_half_written_is_read(
             check_files(folder, json.loads((folder / RECORD_NAME).read_bytes()))
 
 
-def test_a_stage_that_was_cut_off_is_begun_again_and_finished(
+def test_a_killed_stage_is_restarted_and_finished(
     store: ArtifactStore, stage: StageSpec, prediction: PredictionSpec
 ) -> None:
     folder = store.begin("stage", stage.slug, stage.identity)

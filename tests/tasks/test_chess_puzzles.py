@@ -13,7 +13,7 @@ from w2s_ray.data.prepare import prepare_task
 from w2s_ray.data.splits import num_documents
 from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks import chess as chess_tasks
 from w2s_ray.tasks.chess import positions
@@ -114,7 +114,7 @@ def test_a_puzzle_after_its_game_asks_for_the_target(tmp_path: Path) -> None:
         assert judge.allows(example["text"], example["other"])
 
 
-def test_both_forms_of_a_puzzle_have_one_group_and_are_on_one_side(tmp_path: Path) -> None:
+def test_both_forms_of_a_puzzle_are_in_one_group_and_on_one_side(tmp_path: Path) -> None:
     """The line of the dump begins four half-moves before the game's end, and the history ends two before it."""
     of_positions = read("lichess_puzzles", write_csv(tmp_path / "a.csv", puzzles(80))).table
     of_histories = read("lichess_puzzles_history", write_json(tmp_path / "a.jsonl", histories(80))).table
@@ -131,7 +131,7 @@ def test_every_answer_is_allowed_and_accepted_by_the_tasks_own_judge(tmp_path: P
         assert not judge.allows(example["text"], " a1a1")
 
 
-def test_puzzles_with_one_position_are_one_group_on_one_side_in_either_colour(tmp_path: Path) -> None:
+def test_puzzles_with_one_position_are_one_group_in_either_colour(tmp_path: Path) -> None:
     same = [
         as_row(1000, "6k1/5ppp/8/8/8/7P/5PP1/R5K1 b - - 0 30", "h7h6 a1a8"),
         as_row(1001, "6k1/5ppp/8/8/8/7P/5PP1/R5K1 b - - 5 41", "h7h6 a1a8"),
@@ -145,7 +145,7 @@ def test_puzzles_with_one_position_are_one_group_on_one_side_in_either_colour(tm
     assert name not in next(iter(of_both.values()))
 
 
-def test_no_text_for_pretraining_shows_a_position_that_a_puzzle_asks_about(tmp_path: Path) -> None:
+def test_no_text_for_pretraining_has_a_position_of_a_puzzle(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", puzzles(300))
     labelled, texts = read("lichess_puzzles", path).table, read("chess_text", path).table
     assert labelled.num_rows + texts.num_rows == 300
@@ -160,7 +160,7 @@ def test_no_text_for_pretraining_shows_a_position_that_a_puzzle_asks_about(tmp_p
     assert shown.isdisjoint(positions.seen(positions.asked(text)) for text in labelled["text"].to_pylist())
 
 
-def test_a_text_holds_the_puzzles_own_position_and_its_solution(tmp_path: Path) -> None:
+def test_a_text_has_the_puzzles_position_and_solution(tmp_path: Path) -> None:
     given = puzzles(60)
     table = read("chess_text", write_csv(tmp_path / "a.csv", given)).table
     texts = "\n".join(table["text"].to_pylist())
@@ -223,7 +223,7 @@ def test_a_column_that_is_missing_is_named(tmp_path: Path) -> None:
         read("lichess_puzzles", path)
 
 
-def test_bands_hold_every_rating_once() -> None:
+def test_every_rating_is_in_one_band() -> None:
     names = {rating: band_of(rating) for rating in (399, 999, 1000, 1499, 1500, 1999, 2000, 3165)}
     assert list(dict.fromkeys(names.values())) == [
         "rated 0 to 999",
@@ -235,7 +235,7 @@ def test_bands_hold_every_rating_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["lichess_puzzles", "lichess_puzzles_history", "chess_text"])
-def test_without_the_optional_package_a_chess_task_says_what_to_install(
+def test_without_python_chess_a_task_is_refused_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(chess_tasks, "find_spec", lambda package: None)
@@ -254,7 +254,7 @@ def test_tasks_are_listed_without_python_chess() -> None:
     assert listed == "True\n"
 
 
-def test_text_for_pretraining_is_prepared_with_a_part_held_out_and_puzzles_keep_their_judge(tmp_path: Path) -> None:
+def test_text_is_prepared_with_a_held_out_part_and_puzzles_with_a_judge(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "store")
     store.prepare()
     path = write_csv(tmp_path / "a.csv", puzzles(200))

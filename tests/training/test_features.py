@@ -9,7 +9,7 @@ from transformers import AutoModel, RobertaConfig, RobertaForMaskedLM
 
 from tests.training.conftest import write_tiny_llama
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
-from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Execution
 from w2s_ray.training.feed import Examples, TokenRow
 from w2s_ray.training.inputs import features
 from w2s_ray.training.models.network import load_tokenizer

@@ -13,7 +13,7 @@ from tests.training.group import run_cases
 from tests.training.sharding import TINY
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.losses import ConfidenceLoss, EntropyLoss, HardLoss, KLLoss, Loss, NaiveLoss, ProductLoss, WindowLoss
-from w2s_ray.spec.method import Arm
+from w2s_ray.spec.study import Arm
 
 ROOMY, TIGHT = 100_000, 64
 LOSSES: tuple[Loss, ...] = (

@@ -17,7 +17,7 @@ from w2s_ray.report.evidence import gather_chains
 from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.spec.labels import WeakLabels
-from w2s_ray.spec.method import MethodSpec
+from w2s_ray.spec.study import MethodSpec
 from w2s_ray.training import inputs
 from w2s_ray.training.feed import Examples, FloatArray
 from w2s_ray.training.inputs import features

@@ -11,8 +11,7 @@ from tests.training.conftest import Moods, Tiny, make_tiny
 from tests.training.group import run_cases
 from tests.training.sharding import LIMITS, TINY, largest, sharding
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.stage import EarlyStopping, Optimisation
+from w2s_ray.spec.stage import EarlyStopping, Execution, Optimisation
 from w2s_ray.store.artifacts import SNAPSHOTS
 from w2s_ray.training.feed import Examples
 from w2s_ray.training.inputs import features

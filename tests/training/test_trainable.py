@@ -13,9 +13,7 @@ from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError, ModelError
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.stage import ModelSource
-from w2s_ray.spec.trainable import Lora, Prompt
+from w2s_ray.spec.stage import Execution, Lora, ModelSource, Prompt
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training import checkpoints
 from w2s_ray.training.models.adapters import merge_adapters

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from w2s_ray.data import batches
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.trainable import AllWeights, Probe, Prompt
+from w2s_ray.spec.stage import AllWeights, Execution, Probe, Prompt
 from w2s_ray.store.record import Record
 
 ASSUMED_FLOPS_PER_CPU = 1e11

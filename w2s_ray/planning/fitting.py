@@ -15,7 +15,7 @@ from w2s_ray.errors import ResourceError
 from w2s_ray.planning.nodes import FreeResources, Node
 from w2s_ray.planning.resolve import UNRESOLVED
 from w2s_ray.spec.chain import PlannedStage, Resolution
-from w2s_ray.spec.execution import Execution, ZeroStage
+from w2s_ray.spec.stage import Execution, ZeroStage
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.memory.footprint import Footprint, footprint
 from w2s_ray.training.memory.usage import GIB, share_of_host

@@ -11,9 +11,9 @@ from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import UNRESOLVED
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages, num_named
-from w2s_ray.spec.execution import ZeroStage
+from w2s_ray.spec.points import count_chains, notices, uses_dropout
+from w2s_ray.spec.stage import ZeroStage
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import count_chains, notices, uses_dropout
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record, package_versions
 from w2s_ray.store.search_result import every_chain, read_search_result

@@ -16,14 +16,12 @@ from w2s_ray.errors import DataError, ModelError
 from w2s_ray.hub import HubUnreachable
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
+from w2s_ray.spec.checks import check_classes
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.load import STUDY_NAME
-from w2s_ray.spec.losses import check_classes
-from w2s_ray.spec.method import MethodSpec
-from w2s_ray.spec.study import LevelSpec, SplitSizes, Study
-from w2s_ray.spec.task import TaskSpec
-from w2s_ray.spec.trainable import Lora, Probe, Prompt
-from w2s_ray.spec.variants import largest, one_changed
+from w2s_ray.spec.points import largest, one_changed
+from w2s_ray.spec.stage import Lora, Probe, Prompt
+from w2s_ray.spec.study import LevelSpec, MethodSpec, SplitSizes, Study, TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 from w2s_ray.tasks.registry import open_task

@@ -15,8 +15,7 @@ from statistics import median
 from w2s_ray.report.arms import DistinctArm, NamedArm, Place, set_labels
 from w2s_ray.report.evaluation import Standing, TaskEvaluation, estimate, pgr_estimate
 from w2s_ray.report.findings import AcrossTasks, DeclaredComparison
-from w2s_ray.science.recovery import Recovery, Sampled, compare, difference, mean_of, too_few_groups
-from w2s_ray.science.significance import holm, p_value
+from w2s_ray.science.recovery import Recovery, Sampled, compare, difference, holm, mean_of, p_value, too_few_groups
 from w2s_ray.spec.reporting import ComparisonSpec, Contender
 from w2s_ray.spec.search import Point
 from w2s_ray.spec.study import Study
@@ -202,7 +201,7 @@ def _test(study: Study, spec: ComparisonSpec, pairs: Mapping[str, _Pair], point:
         update={
             "accuracy": estimate(in_accuracy),
             "pgr": estimate(in_pgr) if in_pgr is not None else None,
-            "p_value": p_value(tested.draws_B) if tested is not None and undecided is None else None,
+            "p_value": p_value(tested.resampled_B) if tested is not None and undecided is None else None,
             "undecided": undecided,
         }
     )

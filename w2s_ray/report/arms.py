@@ -15,11 +15,9 @@ from dataclasses import dataclass, field
 
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.spec.labels import GroundTruth, WeakLabels
-from w2s_ray.spec.method import Arm
 from w2s_ray.spec.search import Point
-from w2s_ray.spec.stage import StageSource, StageSpec
-from w2s_ray.spec.study import Study
-from w2s_ray.spec.trainable import AllWeights, Trainable
+from w2s_ray.spec.stage import AllWeights, StageSource, StageSpec, Trainable
+from w2s_ray.spec.study import Arm, Study
 
 ARM_ORDER: tuple[Arm, ...] = (
     "pretraining",

@@ -15,14 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from w2s_ray.data.judging import accepted
 from w2s_ray.data.labels import combined, join, join_answers, learnt
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
-from w2s_ray.science.baselines import by_length, majority
-from w2s_ray.science.degeneracy import Spread, degeneracy, spread
-from w2s_ray.science.metrics import hard
+from w2s_ray.science.metrics import Spread, by_length, degeneracy, hard, majority, spread
 from w2s_ray.spec.base import Kind
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import compile_study
@@ -224,7 +221,7 @@ class _Reader:
         (open_M,) = np.nonzero(~is_accepted_N & answers.is_allowed_N)
         prepared = load_prepared(self._store, prediction.split.task)
         texts = [answers.texts[row] for row in open_M]
-        is_accepted_N[open_M] = accepted(prepared, draw(prepared, prediction.split)[open_M], texts)
+        is_accepted_N[open_M] = prepared.accepted(draw(prepared, prediction.split)[open_M], texts)
         return EvalPredictions(stage.task, predicted_N, is_allowed_N=answers.is_allowed_N, is_accepted_N=is_accepted_N)
 
     def _ensemble(self, student: PlannedStage, supervisors: Sequence[PlannedStage]) -> EvalPredictions | None:

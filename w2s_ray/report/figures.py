@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from w2s_ray.report.findings import AcrossTasks, ArmSummary, Estimate, Summary
 from w2s_ray.report.text import oracle_mark, undefined_share, value_of, with_bounds
-from w2s_ray.spec.method import Arm
+from w2s_ray.spec.study import Arm
 
 _LOOKS: dict[Arm, tuple[str, str]] = {
     "floor": ("#7c7c85", "s"),

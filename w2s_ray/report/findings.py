@@ -6,8 +6,8 @@ from pydantic import Field
 
 from w2s_ray.report.arms import STUDENTS
 from w2s_ray.spec.base import Kind, Spec
-from w2s_ray.spec.method import Arm
-from w2s_ray.spec.reporting import Figure
+from w2s_ray.spec.reporting import Outcome
+from w2s_ray.spec.study import Arm
 
 SCHEMA = 3
 """Version of the keys of results.json."""
@@ -121,7 +121,7 @@ class DeclaredComparison(Spec):
 
     first: str
     second: str
-    by: Figure
+    by: Outcome
     point: str | None
     """The searched settings; None where the comparison is the same at all points."""
     asked: tuple[str, ...]
@@ -184,7 +184,7 @@ class ReferenceRow(Spec):
 
     source: str
     setting: str
-    figure: Figure
+    figure: Outcome
     contender: str
     theirs: float | str
     ours: float | None

@@ -15,9 +15,7 @@ from statistics import fmean
 from typing import Literal
 
 from w2s_ray.report.evidence import BoolArray, EvalPredictions, Evidence, FloatArray, IntArray, LabelQuality
-from w2s_ray.science.degeneracy import spread
-from w2s_ray.science.metrics import auroc, brier, calibration_error
-from w2s_ray.science.relations import Relation, error_correlation, relate
+from w2s_ray.science.metrics import Relation, auroc, brier, calibration_error, error_correlation, relate, spread
 
 GroupName = Literal["links", "calibration", "answers", "cost"]
 Values = dict[str, float | None]

@@ -27,7 +27,7 @@ from w2s_ray.report.text import (
     whole,
 )
 from w2s_ray.spec.identity import short
-from w2s_ray.spec.method import Arm
+from w2s_ray.spec.study import Arm
 
 _CANDIDATES_SHOWN = 10
 

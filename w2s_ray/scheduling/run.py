@@ -41,9 +41,9 @@ from w2s_ray.scheduling.tune.trials import ChainTuning, Tuning, killed_for_memor
 from w2s_ray.scheduling.workers.group import RayGroupLauncher
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.compile import compile_study
+from w2s_ray.spec.points import executions
 from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import executions
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.run_status import clear_run_status, write_run_status
 from w2s_ray.training.memory.usage import usage_text

@@ -14,13 +14,11 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from w2s_ray.data import labels
-from w2s_ray.data.judging import allowed
 from w2s_ray.data.splits import draw
 from w2s_ray.errors import DataError
 from w2s_ray.science.metrics import share_equal
 from w2s_ray.spec.labels import LabelledSplit, SplitSpec
-from w2s_ray.spec.stage import PredictionSpec
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import PredictionSpec, Prompt
 from w2s_ray.training.feed import BoolArray, Examples, Feeder, IntArray, LanguageExamples, MicroBatch, TokenRow
 from w2s_ray.training.losses import BatchLoss, TokenBatchLoss, loss_from, token_cross_entropy
 from w2s_ray.training.models.network import Network, evaluating
@@ -75,7 +73,7 @@ class AnswerObjective(StageObjective):
         generated = self._generate(network, rows_N, prediction.context_tokens)
 
         def write() -> None:
-            allowed_N = allowed(inputs.prepared, rows_N, generated)
+            allowed_N = inputs.prepared.allowed(rows_N, generated)
             inputs.store.write_answers(prediction, inputs.prepared.ids(rows_N), generated, allowed_N)
 
         inputs.workers.on_rank_0(write)

@@ -24,8 +24,7 @@ from w2s_ray.errors import TrainingError
 from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.labels import LabelledSplit
-from w2s_ray.spec.stage import PredictionSpec
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import PredictionSpec, Prompt
 from w2s_ray.store.predictions import LABELS_NAME, write
 from w2s_ray.training.feed import BoolArray, Examples, Feeder, FloatArray, IntArray, LabelledExamples, TokenRow
 from w2s_ray.training.inputs import StageInputs

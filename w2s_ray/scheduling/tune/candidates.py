@@ -28,7 +28,6 @@ from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler
 from w2s_ray.spec.search import Asha, Pbt, Point, SearchSpec, chosen
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import level_of
 from w2s_ray.store.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
@@ -204,7 +203,7 @@ class CandidateTrial(DispatcherTrainable):
             return
         kept = json.loads(Path(checkpoint, _CHECKPOINT).read_text())
         done = self._path[: kept["levels_done"] + 1]
-        kept_settings = {key: value for key, value in kept["drawn"].items() if level_of(self._judge.study, key) in done}
+        kept_settings = {key: value for key, value in kept["drawn"].items() if self._judge.study.level_of(key) in done}
         self._start_point({**self._drawn, **kept_settings}, kept["levels_done"])
 
     def _start_point(self, drawn: Mapping[str, Any], levels_done: int) -> None:
