@@ -1,10 +1,11 @@
-"""A tiny real study for the training room: real text files of words, a tiny real Llama, real process groups."""
+"""A tiny real study: text files of words, a tiny Llama, process groups, and limits under which ZeRO-3 really shards."""
 
 import gc
 import os
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,6 @@ import torch
 import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.training.sharding import sharding
 from w2s_ray.data.prepare import PreparedTask, prepare_task
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.chain import Chain, Resolution, ResolvedModel, ResolvedTask
@@ -22,11 +22,52 @@ from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.task import SCHEMA, Kind, Task, TaskData
+from w2s_ray.training import zero
+from w2s_ray.training.memory.footprint import Limits, limits_for
 from w2s_ray.training.models.network import load_tokenizer
 from w2s_ray.training.progress import StageProgress
 from w2s_ray.training.workers import Workers
 
+LIMITS = {
+    "ahead": Limits(bucket=4_096, prefetch=2_100, live=6_000, reuse=500, persistence=16, sub_group=8_192),
+    "bare": Limits(bucket=1_024, prefetch=0, live=256, reuse=0, persistence=0, sub_group=1_024),
+    # For the built-in large model.
+    "million": Limits(bucket=10**6, prefetch=10**6, live=10**6, reuse=10**6, persistence=1_000, sub_group=2 * 10**6),
+    "tenth of a million": Limits(
+        bucket=10**5, prefetch=10**5, live=10**5, reuse=10**5, persistence=0, sub_group=2 * 10**5
+    ),
+}
+
+
+TINY = ("ahead", "bare")
+
+
+"""Those for the tests' own models."""
+
+
+@contextmanager
+def sharding(name: str) -> Iterator[None]:
+    """Let every engine made inside have the limits of that name, or those of its size where there is no name.
+
+    The buffer of gradients is let go after each step, as large models' are.
+    """
+    before, worth = zero.limits_for, zero._WORTH_FREEING
+    zero.limits_for = (lambda num_parameters, hidden_size: LIMITS[name]) if name else limits_for
+    zero._WORTH_FREEING = 0 if name else zero._MAPPED
+    try:
+        yield
+    finally:
+        zero.limits_for, zero._WORTH_FREEING = before, worth
+
+
+def largest(limits: Limits) -> int:
+    """The largest of the limits, in elements."""
+    return max(astuple(limits))
+
+
 UP = ("warm", "bright", "gentle", "calm", "sweet")
+
+
 DOWN = ("cold", "dark", "harsh", "wild", "bitter")
 
 

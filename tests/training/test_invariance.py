@@ -8,9 +8,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from tests.training.conftest import Moods, Pairings, Replies, Tiny, make_tiny
-from tests.training.group import run_cases
-from tests.training.sharding import TINY
+from tests.training.conftest import TINY, Moods, Pairings, Replies, Tiny, make_tiny
+from tests.training.processes import run_cases
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.losses import ConfidenceLoss, EntropyLoss, HardLoss, KLLoss, Loss, NaiveLoss, ProductLoss, WindowLoss
 from w2s_ray.spec.method import Arm
@@ -37,7 +36,7 @@ class Way:
     zero_stage: int
     tokens: int
     limits: str = ""
-    """Of `tests.training.sharding`; none are those that the model's size gives, above which no tiny model is."""
+    """Of `tests.training.conftest`; none are those that the model's size gives, above which no tiny model is."""
     checkpointing: bool = False
 
     def __str__(self) -> str:

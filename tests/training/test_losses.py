@@ -1,10 +1,12 @@
-"""The losses give the values of the paper and of public code, computed here independently: loops and plain numbers."""
+"""Losses give the values of the paper and of public code, computed here with loops and plain numbers."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from w2s_ray.spec.losses import (
     ConfidenceLoss,
@@ -16,13 +18,29 @@ from w2s_ray.spec.losses import (
     ProductLoss,
     WindowLoss,
 )
-from w2s_ray.training.feed import FloatArray
-from w2s_ray.training.losses import OptimizerBatch, soft_cross_entropy, student_loss
+from w2s_ray.training.feed import Feeder, FloatArray, LabelledExamples, LanguageExamples, MicroBatch
+from w2s_ray.training.losses import (
+    ClassBatchLoss,
+    OptimizerBatch,
+    loss_from,
+    soft_cross_entropy,
+    student_loss,
+    token_cross_entropy,
+)
+from w2s_ray.training.workers import Workers
 
 LOGITS = np.random.default_rng(0).normal(0, 1.5, (16, 2)).astype(np.float32)
+
+
 WEAK = np.random.default_rng(1).beta(0.7, 0.5, 16)
+
+
 LABELS = np.stack([1 - WEAK, WEAK], axis=1).astype(np.float32)
+
+
 THREE_LOGITS = np.random.default_rng(2).normal(0, 1.5, (9, 3)).astype(np.float32)
+
+
 THREE_LABELS = np.random.default_rng(3).dirichlet((1.0, 1.0, 1.0), 9).astype(np.float32)
 
 
@@ -240,3 +258,121 @@ def test_soft_cross_entropy_is_summed_and_in_fp32() -> None:
     found = soft_cross_entropy(logits, torch.tensor(LABELS))
     assert found.dtype == torch.float32
     assert float(found) == pytest.approx(len(LOGITS) * mean_against(LABELS.tolist(), logits.float().numpy()), rel=1e-5)
+
+
+ALONE = Workers(0, 1, torch.device("cpu"))
+
+
+LOSSES = [NaiveLoss(), HardLoss(), ConfidenceLoss(), EntropyLoss(), ProductLoss(), WindowLoss(), KLLoss()]
+
+
+NUM_EXAMPLES = 12
+
+
+ONE_BY_ONE, AT_ONCE = 1, 10_000
+
+
+"""Tokens of a micro-batch."""
+
+
+class Scorer(torch.nn.Module):
+    """A model as small as can be: the scores of a text's tokens, added up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = torch.nn.Embedding(50, 2)
+        self.saved: weakref.WeakSet[Saved] = weakref.WeakSet()
+        self.held: list[int] = []
+        """Tensors that are held for backward passes when a forward pass begins."""
+        self.num_blind = 0
+        """Passes without gradients."""
+
+    def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
+        self.held.append(len(self.saved))
+        self.num_blind += not torch.is_grad_enabled()
+        logits_RC: torch.Tensor = self.table(tokens_RT).tanh().cumsum(dim=1)[torch.arange(len(last_R)), last_R]
+        return logits_RC
+
+
+class Saved:
+    """A tensor that autograd holds until the backward pass."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+def learn(loss: Loss, tokens_per_micro_batch: int) -> Scorer:
+    """One optimizer batch's forward and backward passes, in the middle of training."""
+    coin = np.random.default_rng(0)
+    labels_N = coin.uniform(size=NUM_EXAMPLES)
+    examples = LabelledExamples(
+        tokens=[coin.integers(1, 50, size, dtype=np.int32) for size in coin.integers(2, 9, NUM_EXAMPLES)],
+        targets_NC=np.stack([1 - labels_N, labels_N], axis=1).astype(np.float32),
+        ties_N=coin.permutation(NUM_EXAMPLES),
+    )
+    model, batch_loss = Scorer(), ClassBatchLoss(loss, examples, ALONE)
+    positions_N = coin.permutation(NUM_EXAMPLES)
+    group = Feeder(examples, ALONE, tokens_per_micro_batch, pad=0).micro_batches(positions_N)
+    assert len(group) == (NUM_EXAMPLES if tokens_per_micro_batch == ONE_BY_ONE else 1)
+
+    def pack(tensor: torch.Tensor) -> Saved:
+        saved = Saved(tensor)
+        model.saved.add(saved)
+        return saved
+
+    with saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        for value in batch_loss.values(model, group, positions_N, step=5, num_steps=10):
+            value.backward()
+    return model
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.label)
+def test_trap_3_micro_batches_of_one_learn_what_the_whole_batch_learns(loss: Loss) -> None:
+    one, all_ = learn(loss, ONE_BY_ONE), learn(loss, AT_ONCE)
+    assert one.table.weight.grad is not None and all_.table.weight.grad is not None
+    assert one.table.weight.grad.abs().sum() > 0
+    torch.testing.assert_close(one.table.weight.grad, all_.table.weight.grad)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.label)
+def test_trap_4_no_graph_of_an_earlier_micro_batch_is_kept(loss: Loss) -> None:
+    model = learn(loss, ONE_BY_ONE)
+    assert len(model.held) >= NUM_EXAMPLES
+    assert set(model.held) == {0}
+
+
+def test_only_a_threshold_over_several_micro_batches_costs_a_pass_without_gradients() -> None:
+    blind = {loss.label: learn(loss, ONE_BY_ONE).num_blind for loss in LOSSES}
+    assert {label for label, count in blind.items() if count} == {ConfidenceLoss().label}
+    model = learn(ConfidenceLoss(), AT_ONCE)
+    assert (model.num_blind, len(model.held)) == (0, 1), "where a rank has one micro-batch, its pass is used"
+
+
+def batch_of(
+    rows: list[list[int]], starts: list[int], positions: list[int], world: int = 1, rank: int = 0
+) -> tuple[MicroBatch, torch.Tensor, LanguageExamples]:
+    examples = LanguageExamples(tokens=[np.array(row, dtype=np.int32) for row in rows], loss_from_N=np.array(starts))
+    feeder = Feeder(examples, Workers(rank, world, torch.device("cpu")), 1000, 0)
+    (batch,) = feeder.micro_batches(np.array(positions))
+    return batch, loss_from(examples, batch), examples
+
+
+def test_only_the_tokens_that_are_learnt_count() -> None:
+    rows, starts = [[3, 4, 5, 6], [5, 2, 3]], [2, 1]
+    batch, learnt, examples = batch_of(rows, starts, [0, 1])
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 7)
+    expected = 0.0
+    for row, position in enumerate(batch.positions):
+        log_probs = logits[row].log_softmax(-1)
+        for at in range(starts[position], len(rows[position])):
+            expected -= float(log_probs[at - 1, rows[position][at]])
+    assert float(token_cross_entropy(logits, batch, learnt)) == pytest.approx(expected, rel=1e-6)
+    assert examples.num_loss_tokens(np.array([0, 1])) == 4
+
+
+def test_a_fillers_row_weighs_nothing() -> None:
+    batches = [batch_of([[3, 4, 5]], [1], [0], world=2, rank=rank) for rank in (0, 1)]
+    filler, learnt = next((batch, learnt) for batch, learnt, _ in batches if not len(batch.positions))
+    assert float(token_cross_entropy(torch.randn(1, 2, 7), filler, learnt)) == 0.0

@@ -3,7 +3,7 @@
 The engine gets fp32 master weights; bf16 is autocast inside the model's forward pass (models/network.py), so updates
 are never smaller than the resolution of the weights, and one code path serves ZeRO 0 to 3. The number of micro-batches
 varies by step (they follow a token budget), so DeepSpeed's accumulation counter stays at one and the boundary is set by
-hand. Workarounds for DeepSpeed carry their reason where they are; tests/training/test_sharded.py tests them.
+hand. Workarounds for DeepSpeed carry their reason where they are; tests/training/test_zero.py tests them.
 """
 
 import gc

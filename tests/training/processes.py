@@ -11,7 +11,7 @@ def run_cases(
 ) -> dict[str, list[float]]:
     """Run each case (a planned stage as JSON) on `size` processes; return the losses of its steps by case.
 
-    A case whose name ends in `@SHARDING` runs with those limits of `tests.training.sharding`. With `stop_at` each is
+    A case whose name ends in `@SHARDING` runs with those limits of `tests.training.conftest`. With `stop_at` each is
     stopped at that step first and then gone on with.
     """
     context = multiprocessing.get_context("spawn")
@@ -44,8 +44,7 @@ def _work(
     import torch
     import torch.distributed as dist
 
-    from tests.training.conftest import Onlooker, spare_libraries
-    from tests.training.sharding import sharding
+    from tests.training.conftest import Onlooker, sharding, spare_libraries
     from w2s_ray.spec.chain import PlannedStage
     from w2s_ray.store.artifacts import ArtifactStore
     from w2s_ray.training.stage import run_stage
