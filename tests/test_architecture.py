@@ -17,7 +17,7 @@ BEFORE: dict[str, set[str]] = {
     "tasks": {"errors", "hub", "spec", "science"},
     "store": {"errors", "spec", "science", "tasks"},
     "data": {"errors", "spec", "science", "tasks", "store"},
-    "tracking": {"errors", "spec"},
+    "tracking": {"errors", "spec", "store"},
     "training": {"errors", "hub", "spec", "science", "tasks", "store", "data"},
     "report": {"errors", "spec", "science", "store", "data"},
     "planning": {"errors", "hub", "spec", "tasks", "store", "data", "training"},

@@ -10,9 +10,8 @@ from w2s_ray.errors import DataError, StoreError
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.stage import PredictionSpec
 from w2s_ray.spec.transforms import KeepRandom
-from w2s_ray.store.answers import Answers
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.predictions import Predictions
+from w2s_ray.store.predictions import Answers, Predictions
 
 Split = Callable[..., SplitSpec]
 

@@ -14,7 +14,7 @@ from w2s_ray.report.results import read_results
 from w2s_ray.report.summary import summarise, summary_of
 from w2s_ray.report.wording import with_bounds
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.store.answers import Answers
+from w2s_ray.store.predictions import Answers
 
 Skill = Callable[[PlannedStage], float]
 

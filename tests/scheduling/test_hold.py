@@ -147,11 +147,11 @@ def test_a_run_that_cannot_say_that_it_goes_on_goes_on_unless_its_study_was_take
     resolution = resolution_of(study)
     one = Run(study, resolution, (), None, store, NullView(), threading.Event(), settings)
     (folder_of(store) / "under-way.json").mkdir(parents=True)  # no file can be written there
-    one._say_under_way(StudyStatus())
+    one._write_run_status(StudyStatus())
     assert "others are not told that the run goes on" in caplog.text
     one._hold.release()
     with another_run(store), pytest.raises(LeaseHeld):
-        one._say_under_way(StudyStatus())
+        one._write_run_status(StudyStatus())
 
 
 def test_two_runs_of_one_process_are_two(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:

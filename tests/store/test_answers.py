@@ -43,9 +43,9 @@ def test_answers_are_not_taken_for_soft_labels_nor_these_for_answers(
     other = prediction.model_copy(update={"context_tokens": 32})
     store.write_answers(prediction, IDS, TEXTS, ALLOWED_N)
     store.write_predictions(other, IDS, np.full((3, 2), 0.5))
-    with pytest.raises(StoreError, match=r"hold answers\.parquet, not predictions\.parquet"):
+    with pytest.raises(StoreError, match=r"not predictions\.parquet"):
         store.read_predictions(prediction.identity)
-    with pytest.raises(StoreError, match=r"hold predictions\.parquet, not answers\.parquet"):
+    with pytest.raises(StoreError, match=r"not answers\.parquet"):
         store.read_answers(other.identity)
 
 

@@ -7,7 +7,7 @@ from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.search import Candidate, Point, SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.run_status import read_under_way
+from w2s_ray.store.run_status import read_run_status
 from w2s_ray.store.search_result import (
     FAILURES_NAME,
     FOUND_NAME,
@@ -57,8 +57,8 @@ def test_files_of_another_version_are_told_with_a_remedy_or_are_nothing(store: A
     folder = store.study_folder(study.name)
     for name in (FOUND_NAME, FAILURES_NAME, "under-way.json"):
         (folder / name).write_text('{"another": "version"}')
-    with pytest.raises(StoreError, match=r"search\.json cannot be read"):
+    with pytest.raises(StoreError, match=r"search\.json"):
         read_search_result(study, store)
-    with pytest.raises(StoreError, match=r"failures\.json cannot be read"):
+    with pytest.raises(StoreError, match=r"failures\.json"):
         read_failures(study, store)
-    assert read_under_way(study, store) is None
+    assert read_run_status(study, store) is None

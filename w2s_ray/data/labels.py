@@ -14,9 +14,8 @@ from w2s_ray.science.relabelling.label_set import LabelSet
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.labels import LabelledSplit, WeakLabels, Weighing
 from w2s_ray.spec.stage import StageSpec
-from w2s_ray.store.answers import Answers
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.predictions import Predictions
+from w2s_ray.store.predictions import Answers, Predictions
 
 Features = Callable[[np.ndarray], np.ndarray]
 """Gives the features_ND of rows of the task: what the student itself makes of them before it is trained."""

@@ -23,8 +23,8 @@ from w2s_ray.spec.base import Kind
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.labels import LabelledSplit, SplitSpec, WeakLabels
-from w2s_ray.store.answers import Answers
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.predictions import Answers
 from w2s_ray.store.record import Record
 
 

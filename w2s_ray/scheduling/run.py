@@ -44,7 +44,7 @@ from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.spec.variants import executions
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.run_status import say_over, say_under_way
+from w2s_ray.store.run_status import clear_run_status, write_run_status
 from w2s_ray.training.memory.usage import usage_text
 
 if TYPE_CHECKING:
@@ -221,14 +221,14 @@ class Run:
         self._view.update(self._whole(bulletin.status, turns))
         if time.monotonic() - self._said_at > _SAID_SECONDS:
             self._said_at = time.monotonic()
-            self._say_under_way(bulletin.status)
+            self._write_run_status(bulletin.status)
         return bulletin
 
-    def _say_under_way(self, status: StudyStatus) -> None:
+    def _write_run_status(self, status: StudyStatus) -> None:
         """Tell other processes that the run goes on; on a disk that is full for a while they hear it later."""
         try:
             self._hold.renew()
-            say_under_way(status.crews, status.waiting, self._study, self._store)
+            write_run_status(status.crews, status.waiting, self._study, self._store)
         except LeaseHeld:
             raise
         except StoreError:
@@ -257,7 +257,7 @@ class Run:
             logger.exception("the crews are not waited for")
         finally:
             crews.end_now()
-        say_over(self._study, self._store)
+        clear_run_status(self._study, self._store)
         if self._tuning is not None:
             self._tuning.wait(self._settings.farewell_seconds)
 

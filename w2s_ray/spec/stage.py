@@ -20,8 +20,7 @@ from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 RECIPE = 2
 """Version of the numerics. Raised when the same spec would no longer give the same weights."""
 
-ON = "-on-"
-"""Stands in the name of predictions between their stage's short identity and their split."""
+_ON = "-on-"
 Precision = Literal["fp32", "bf16"]
 Objective = Literal["classification", "preference", "answer", "next_token"]
 """What a stage learns: a text's class, which of two texts is better, what to write after a text, or text itself."""
@@ -187,4 +186,10 @@ class PredictionSpec(Spec):
     @property
     def slug(self) -> str:
         """A readable name: the predicting stage and the split."""
-        return f"{short(self.stage)}{ON}{self.split.name}"
+        return f"{short(self.stage)}{_ON}{self.split.name}"
+
+    @staticmethod
+    def stage_of(name: str) -> str | None:
+        """Return the short identity of the predicting stage from a slug or a folder's name; None for other names."""
+        stage, on, _ = name.partition(_ON)
+        return stage if on else None
