@@ -42,14 +42,14 @@ LIMITS = {
 TINY = ("ahead", "bare")
 
 
-"""Those for the tests' own models."""
+"""Limits for the tests' tiny models."""
 
 
 @contextmanager
 def sharding(name: str) -> Iterator[None]:
-    """Let every engine made inside have the limits of that name, or those of its size where there is no name.
+    """Give every engine made inside the limits of that name, or without a name those of its size.
 
-    The buffer of gradients is let go after each step, as large models' are.
+    The gradient buffer is freed after each step, as for large models.
     """
     before, worth = zero.limits_for, zero._WORTH_FREEING
     zero.limits_for = (lambda num_parameters, hidden_size: LIMITS[name]) if name else limits_for
@@ -72,7 +72,7 @@ DOWN = ("cold", "dark", "harsh", "wild", "bitter")
 
 
 class Moods:
-    """Sentences of ragged length whose mood words tell the label."""
+    """Sentences of different lengths whose mood words determine the label."""
 
     kind: Kind = "classes"
 
@@ -100,7 +100,7 @@ class Moods:
 
 
 class Pairings:
-    """Two sentences; the one with the brighter word is the better one."""
+    """Two sentences; the one with the brighter word is better."""
 
     kind: Kind = "pairs"
 
@@ -119,7 +119,7 @@ class Pairings:
 
 
 class Replies:
-    """A sentence, and the mood that is to be written after it."""
+    """A sentence, and its mood as the answer."""
 
     kind: Kind = "answers"
 
@@ -166,7 +166,7 @@ class Tiny:
     prepared: PreparedTask
 
     def chain(self, method: str = "naive", **execution: object) -> Chain:
-        """Compile with every level run by `execution`."""
+        """Compile the study with this execution on every level."""
         study = self.study
         if execution:
             ladder = {
@@ -212,7 +212,7 @@ def tiny(tmp_path: Path) -> Tiny:
 
 
 class Onlooker:
-    """Keeps the points; asks to stop once `stop_at` steps were polled."""
+    """Keeps all progress; asks to stop at the `stop_at`-th poll."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.points: list[StageProgress] = []
@@ -229,20 +229,20 @@ class Onlooker:
 
 @pytest.fixture(autouse=True)
 def sharded() -> Iterator[None]:
-    """Every stage that a test runs in this process has limits below its model's size, so that ZeRO-3 really shards."""
+    """Give every stage of this process limits below its model's size, so that ZeRO-3 really shards."""
     with sharding("ahead"):
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def libraries() -> None:
-    """Load what stages need, and spare the collection at the end of each from going through it, as crews do."""
+    """Import the libraries once and exclude them from garbage collection, as worker groups do."""
     import w2s_ray.training.stage  # noqa: F401
 
-    spare_libraries()
+    freeze_libraries()
 
 
-def spare_libraries() -> None:
+def freeze_libraries() -> None:
     gc.collect()
     gc.freeze()
 

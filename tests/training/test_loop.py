@@ -26,17 +26,17 @@ from w2s_ray.training.zero import Engine
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.1])
-def test_the_learning_rate_warms_up_in_a_line_and_falls_in_a_cosine_to_its_floor(floor: float) -> None:
+def test_the_learning_rate_warms_up_linearly_and_decays_as_a_cosine(floor: float) -> None:
     optimisation = Optimisation(learning_rate=2e-3, warmup_fraction=0.2, final_lr_fraction=floor)
     rates = [learning_rate_at(optimisation, step, 50) for step in range(51)]
     np.testing.assert_allclose(rates[:10], 2e-4 * np.arange(1, 11))
     assert rates[10] == pytest.approx(2e-3)
-    assert rates[30] == pytest.approx(2e-3 * (1 + floor) / 2), "half way down after half of the steps"
+    assert rates[30] == pytest.approx(2e-3 * (1 + floor) / 2), "half of the decay after half of the steps"
     assert rates[50] == pytest.approx(2e-3 * floor)
     assert np.all(np.diff(rates[10:]) < 0)
 
 
-def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
+def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
     assert learning_rate_at(Optimisation(learning_rate=1e-3, warmup_fraction=0), 0, 10) == pytest.approx(1e-3)
 
 
@@ -45,7 +45,7 @@ def floor_of(tiny: Tiny, **execution: object) -> PlannedStage:
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_a_stopped_stage_goes_on_from_its_checkpoint_and_ends_as_if_undisturbed(
+def test_a_stopped_stage_resumes_and_ends_as_if_it_had_not_stopped(
     tiny: Tiny, alone: Workers, zero_stage: int, tmp_path: Path
 ) -> None:
     stage = floor_of(tiny, zero_stage=zero_stage)
@@ -54,9 +54,9 @@ def test_a_stopped_stage_goes_on_from_its_checkpoint_and_ends_as_if_undisturbed(
     onlooker = Onlooker()
     run_stage(stage, store=tiny.store, workers=alone, observer=onlooker)
     trained = [point.step for point in onlooker.points if point.activity == "training"]
-    assert min(trained) == 4, "it must go on after the third step"
+    assert min(trained) == 4, "it must resume after the third step"
     saved = {point.saved_step for point in onlooker.points if point.activity == "training"}
-    assert saved == {3}, "and says where another attempt would"
+    assert saved == {3}, "and reports the step that another attempt would resume from"
     other = ArtifactStore(tmp_path / "other")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "data").symlink_to(tiny.store.root / "data")
@@ -74,7 +74,7 @@ def test_a_stopped_stage_goes_on_from_its_checkpoint_and_ends_as_if_undisturbed(
 
 
 def by_another_run(tiny: Tiny, stage: PlannedStage) -> None:
-    """Take the stage up and finish it, as a run does that finds its lease free."""
+    """Start and finish the stage, as another run that gets its lease does."""
     folder = tiny.store.begin("stage", stage.spec.slug, stage.identity)
     (folder / "model").mkdir()
     (folder / "model" / "weights").write_text("the other run's")
@@ -90,9 +90,7 @@ def by_another_run(tiny: Tiny, stage: PlannedStage) -> None:
     )
 
 
-def test_a_stage_that_another_run_has_taken_up_stops_at_its_next_step_and_writes_nothing_more(
-    tiny: Tiny, alone: Workers
-) -> None:
+def test_a_stage_that_another_run_has_started_stops_and_writes_nothing(tiny: Tiny, alone: Workers) -> None:
     stage = floor_of(tiny)
 
     class Suspended(Onlooker):
@@ -113,7 +111,7 @@ def test_a_stage_that_another_run_has_taken_up_stops_at_its_next_step_and_writes
     assert all(tiny.store.find(prediction.identity) is None for prediction in stage.predicts)
 
 
-def test_a_stage_that_another_run_has_finished_is_not_written_over(
+def test_a_stage_finished_by_another_run_is_not_overwritten(
     tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage, check = floor_of(tiny), ClassObjective.validate
@@ -131,7 +129,7 @@ def test_a_stage_that_another_run_has_finished_is_not_written_over(
     assert not (folder / "model" / "model.safetensors").exists()
 
 
-def test_another_zero_stage_starts_the_stage_from_its_beginning_and_says_so(
+def test_another_zero_stage_restarts_the_stage_and_is_logged(
     tiny: Tiny, alone: Workers, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_stage(floor_of(tiny, zero_stage=1), store=tiny.store, workers=alone, observer=Onlooker(stop_at=3))
@@ -141,7 +139,7 @@ def test_another_zero_stage_starts_the_stage_from_its_beginning_and_says_so(
     assert "starts from the beginning" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_not_finite_is_an_error_with_a_remedy(tiny: Tiny, alone: Workers) -> None:
+def test_a_loss_that_is_not_finite_is_an_error_with_a_hint(tiny: Tiny, alone: Workers) -> None:
     stage = floor_of(tiny)
     wild = stage.spec.optimisation.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 1e30})
     stage = stage.model_copy(update={"spec": stage.spec.model_copy(update={"optimisation": wild})})
@@ -198,9 +196,7 @@ def test_early_stopping_keeps_the_weights_that_agree_best_with_the_weak_labels(t
         assert record.metrics["num_steps"] <= record.metrics["best_step"] + 2
 
 
-def test_reports_come_evenly_over_the_steps_judge_by_labels_and_truth_and_change_nothing(
-    tiny: Tiny, alone: Workers, tmp_path: Path
-) -> None:
+def test_validation_reports_are_evenly_spaced_and_change_no_result(tiny: Tiny, alone: Workers, tmp_path: Path) -> None:
     quiet = Tiny(ArtifactStore(tmp_path / "quiet"), tiny.study, tiny.prepared)
     quiet.store.prepare()
     (quiet.store.root / "data").rmdir()
@@ -245,11 +241,11 @@ def test_trap_5_steps_are_taken_in_training_mode_one_graph_at_a_time(
     monkeypatch.setattr(losses, "soft_cross_entropy", remembered)
     run_stage(floor_of(tiny, tokens_per_micro_batch=64), store=tiny.store, workers=alone, observer=Onlooker())
     assert len(modes) > 20 and all(modes)
-    assert max(alive) <= 1, "the loss before may still be on its way out, none before that"
+    assert max(alive) <= 1, "only the previous loss may still be alive"
 
 
 @pytest.mark.parametrize(("zero_stage", "checkpoint_seconds"), [(1, 3600), (3, 0)])
-def test_early_stopping_goes_back_to_the_best_weights_when_they_are_not_the_last_and_keeps_no_more_than_it_may_need(
+def test_early_stopping_restores_the_best_weights_and_deletes_others(
     tiny: Tiny, alone: Workers, zero_stage: int, checkpoint_seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agreements = iter([0.5, 0.9, 0.4, 0.3, 0.9])
@@ -277,7 +273,7 @@ def test_early_stopping_goes_back_to_the_best_weights_when_they_are_not_the_last
         torch.testing.assert_close(tensor, best[f"hf.{name}"], rtol=0, atol=0)
 
 
-def test_a_damaged_checkpoint_starts_the_stage_from_its_beginning_and_says_so(
+def test_a_damaged_checkpoint_restarts_the_stage_and_is_logged(
     tiny: Tiny, alone: Workers, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage = floor_of(tiny, zero_stage=1)

@@ -1,4 +1,4 @@
-"""Pairs, answers and text: what a chain learns of tasks that are not one text and its class."""
+"""Objectives of pairs and answers: what chains learn and predict."""
 
 import json
 from pathlib import Path
@@ -69,14 +69,14 @@ def test_a_pair_is_judged_by_one_score_for_each_text(pairs: Tiny) -> None:
     torch.testing.assert_close(logits.softmax(-1)[0, 1], torch.sigmoid(scores[1] - scores[0]))
 
 
-def test_the_other_way_round_a_pair_has_the_other_answer(pairs: Tiny) -> None:
+def test_swapping_a_pair_swaps_its_logits(pairs: Tiny) -> None:
     network = network_of(pairs)
     tokens, last = torch.tensor([[5, 6, 7], [4, 3, 2], [8, 9, 0], [3, 3, 3]]), torch.tensor([2, 2, 1, 2])
     swapped = [2, 3, 0, 1]
     torch.testing.assert_close(network(tokens, last), network(tokens[swapped], last[swapped]).flip(1))
 
 
-def test_the_score_begins_as_the_unembedding_row_of_1(pairs: Tiny) -> None:
+def test_the_pair_score_starts_from_the_unembedding_row_of_1(pairs: Tiny) -> None:
     network, folder = network_of(pairs), Path(pairs.study.ladder["small"].model)
     (token,) = load_tokenizer(folder, None).encode("1", add_special_tokens=False)
     torch.testing.assert_close(network.hf.score.weight[0], network.hf.get_input_embeddings().weight[token])
@@ -106,18 +106,18 @@ def test_texts_longer_than_the_context_are_counted_and_the_first_are_named(
         others = tiny.prepared.others(rows)
         if tiny.prepared.kind == "pairs":
             seconds = [tokenizer.encode(text, add_special_tokens=False) for text in others]
-            longest = [max(len(one), len(two)) for one, two in zip(texts, seconds, strict=True)]
+            longest = [max(len(first), len(second)) for first, second in zip(texts, seconds, strict=True)]
         else:
-            longest = [len(one) + len(end) for one, end in zip(texts, answer_tokens(tokenizer, others), strict=True)]
+            longest = [len(text) + len(end) for text, end in zip(texts, answer_tokens(tokenizer, others), strict=True)]
         cut = [id_ for id_, length in zip(tiny.prepared.ids(rows), longest, strict=True) if length > 12]
         record = tiny.store.find(stage.identity)
         assert record is not None and 0 < len(cut) < len(rows)
         assert record.metrics["cut_examples"] == len(cut)
-        said = capsys.readouterr().out
-        assert f"{len(cut)} of {len(rows)} texts exceed" in said and cut[0] in said
+        output = capsys.readouterr().out
+        assert f"{len(cut)} of {len(rows)} texts exceed" in output and cut[0] in output
 
 
-def test_a_chain_of_answers_writes_what_its_supervisor_wrote(replies: Tiny, alone: Workers) -> None:
+def test_a_chain_of_answers_learns_its_supervisors_answers(replies: Tiny, alone: Workers) -> None:
     chain = run_chain(replies, alone)
     for stage in chain.stages:
         assert stage.test_prediction is not None
@@ -132,7 +132,7 @@ def test_a_chain_of_answers_writes_what_its_supervisor_wrote(replies: Tiny, alon
     assert "validation_accuracy" not in record.metrics, "the truth of Vi is for reports and oracles"
 
 
-def test_answers_of_other_lengths_leave_student_and_ceiling_the_same_batches(
+def test_student_and_ceiling_share_batches_despite_different_answer_lengths(
     replies: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain = replies.chain()
@@ -141,7 +141,7 @@ def test_answers_of_other_lengths_leave_student_and_ceiling_the_same_batches(
     for part in (student.spec.train[0], student.spec.validation):
         rows = draw(replies.prepared, part.split)
         written = ["down down down down" if at % 3 else "up" for at in range(len(rows))]
-        prediction = next(each for each in chain.stages[0].predicts if each.split == part.split)
+        prediction = next(spec for spec in chain.stages[0].predicts if spec.split == part.split)
         replies.store.write_answers(prediction, replies.prepared.ids(rows), written, np.ones(len(rows), dtype=bool))
     planned = []
     run = Loop.run
@@ -188,9 +188,7 @@ def test_only_the_answers_tokens_are_trained_on(replies: Tiny, alone: Workers) -
     assert json.loads(lines[0])["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
-def test_a_prompt_of_answers_is_its_shots_and_the_text_and_what_comes_first_is_its_answer(
-    tmp_path: Path, alone: Workers
-) -> None:
+def test_an_answer_prompt_is_its_shots_and_the_text(tmp_path: Path, alone: Workers) -> None:
     methods = {"shots": {"arms": ["ceiling", "zero_shot"], "trainable": {"large": {"kind": "prompt", "num_shots": 2}}}}
     tiny = make_tiny(tmp_path, Replies(), optimisation={"context_tokens": 64}, methods=methods)
     chain = tiny.chain("shots")
@@ -220,7 +218,7 @@ def test_a_prompt_of_answers_is_its_shots_and_the_text_and_what_comes_first_is_i
             assert written == tokenizer.decode(expected).lstrip().split("\n", 1)[0].rstrip()
 
 
-def test_a_beginning_of_text_stands_before_texts_with_answers_and_before_prompts(replies: Tiny, alone: Workers) -> None:
+def test_beginning_of_text_token_precedes_texts_with_answers_and_prompts(replies: Tiny, alone: Workers) -> None:
     stage = replies.chain().stages[0]
     settings = stage.spec.optimisation.model_copy(update={"context_tokens": 12})
     stage = stage.model_copy(update={"spec": stage.spec.model_copy(update={"optimisation": settings})})

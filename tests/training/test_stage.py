@@ -1,4 +1,4 @@
-"""A stage from start to record, alone in this process."""
+"""A stage from start to record, on one worker in this process."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def floor_of(tiny: Tiny, **execution: object) -> PlannedStage:
     return tiny.chain(**execution).stages[0]
 
 
-def test_a_stage_leaves_a_model_its_metrics_and_its_predictions(tiny: Tiny, alone: Workers) -> None:
+def test_a_stage_stores_its_model_metrics_and_predictions(tiny: Tiny, alone: Workers) -> None:
     stage = floor_of(tiny)
     result = run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
     record = tiny.store.find(stage.identity)
@@ -58,9 +58,7 @@ def test_a_second_run_trains_nothing(tiny: Tiny, alone: Workers) -> None:
     assert tiny.store.num_attempts(stage.identity) == 1
 
 
-def test_trap_6_predictions_asked_for_later_are_those_of_the_trained_model(
-    tiny: Tiny, alone: Workers, tmp_path: Path
-) -> None:
+def test_trap_6_predictions_added_later_come_from_the_trained_model(tiny: Tiny, alone: Workers, tmp_path: Path) -> None:
     stage = floor_of(tiny)
     run_stage(stage.model_copy(update={"predicts": ()}), store=tiny.store, workers=alone, observer=Onlooker())
     run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
@@ -107,7 +105,7 @@ def test_an_error_leaves_no_engine_in_memory(tiny: Tiny, alone: Workers, monkeyp
 
 
 @pytest.mark.parametrize("has_bf16", [True, False])
-def test_a_device_without_bf16_computes_in_fp32_and_the_record_says_so(
+def test_a_device_without_bf16_computes_in_fp32_and_the_record_shows_it(
     tiny: Tiny,
     alone: Workers,
     monkeypatch: pytest.MonkeyPatch,
@@ -135,7 +133,7 @@ def test_a_device_without_bf16_computes_in_fp32_and_the_record_says_so(
     assert ("no bf16 instructions" in capsys.readouterr().out) == (not has_bf16)
 
 
-def test_a_head_block_of_its_own_is_drawn_from_the_stages_seed(tiny: Tiny, tmp_path: Path) -> None:
+def test_an_encoders_classifier_block_is_drawn_from_the_stages_seed(tiny: Tiny, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(TOKENIZER, None)
     config = RobertaConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
@@ -153,7 +151,7 @@ def test_a_head_block_of_its_own_is_drawn_from_the_stages_seed(tiny: Tiny, tmp_p
 
 
 @pytest.mark.parametrize("stop_at", [3, None], ids=["checkpoint", "model"])
-def test_a_disk_without_room_is_an_error_before_anything_is_half_written(
+def test_a_full_disk_is_an_error_before_anything_is_written(
     tiny: Tiny, alone: Workers, stop_at: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = floor_of(tiny)
@@ -167,9 +165,7 @@ def test_a_disk_without_room_is_an_error_before_anything_is_half_written(
 
 
 @pytest.mark.parametrize("is_encoder", [False, True])
-def test_a_model_reads_texts_between_the_special_tokens_that_its_tokenizer_adds(
-    tiny: Tiny, alone: Workers, is_encoder: bool
-) -> None:
+def test_texts_are_read_with_the_tokenizers_special_tokens(tiny: Tiny, alone: Workers, is_encoder: bool) -> None:
     stage = floor_of(tiny)
     folder = Path(stage.spec.starts_from.name)
     tokenizer = load_tokenizer(folder, None)

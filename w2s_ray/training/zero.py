@@ -251,7 +251,7 @@ class Engine:
         """Wait for the parameters that ZeRO-3 fetches ahead, and release them.
 
         A forward pass without a backward pass leaves fetches under way, and DeepSpeed can neither gather nor shard a
-        parameter in that state.
+        parameter in that state (deepspeedai/DeepSpeed#3068).
         """
         if self._engine is not None:
             self._engine.empty_partition_cache()
@@ -263,11 +263,11 @@ class Engine:
             give_memory_back()
 
     def destroy(self) -> None:
-        """Free the memory; `del` alone does not."""
+        """Free the memory; `del` alone does not (deepspeedai/DeepSpeed#7204)."""
         if self._engine is not None:
             self._engine.destroy()
         del self._engine, self.model, self._gradients
-        torch.nn.functional.linear = _LINEAR  # ZeRO-3 leaves its own, slower function there
+        torch.nn.functional.linear = _LINEAR  # ZeRO-3 replaces it for good (DeepSpeed#952), by a slower one
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -22,7 +22,7 @@ MORE_THAN_THERE_IS = 2**50
 
 
 class Device:
-    """Has room for micro-batches of so many tokens, and refuses larger ones by an allocation that really fails."""
+    """Allows micro-batches of this many tokens; larger ones run into an allocation that really fails."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
         self.tokens, self.largest = tokens, 0
@@ -49,7 +49,7 @@ def losses_of(store: ArtifactStore, stage: PlannedStage) -> list[float]:
 
 
 def until_it_fits(tiny: Tiny, stage: PlannedStage, workers: Workers) -> int:
-    """Run a stage again as long as it may go on; return how often it ran out of memory."""
+    """Run a stage until it fits; return how often it ran out of memory."""
     for num_refusals in range(20):
         try:
             run_stage(stage, store=tiny.store, workers=workers, observer=Onlooker())
@@ -59,7 +59,7 @@ def until_it_fits(tiny: Tiny, stage: PlannedStage, workers: Workers) -> int:
     raise AssertionError("it never fitted")
 
 
-def test_a_stage_that_runs_out_of_memory_goes_on_with_smaller_micro_batches_and_the_same_losses(
+def test_after_out_of_memory_smaller_micro_batches_give_the_same_losses(
     tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     other = make_tiny(tmp_path / "other")
@@ -70,11 +70,11 @@ def test_a_stage_that_runs_out_of_memory_goes_on_with_smaller_micro_batches_and_
     assert until_it_fits(tiny, stage, alone) >= 2
     assert device.largest <= 60
     np.testing.assert_allclose(losses_of(tiny.store, stage), losses_of(other.store, undisturbed), rtol=1e-5)
-    (found,) = (tiny.store.root / FOLDER).iterdir()
-    assert json.loads(found.read_text())["tokens"] <= 60
+    (limit,) = (tiny.store.root / FOLDER).iterdir()
+    assert json.loads(limit.read_text())["tokens"] <= 60
 
 
-def test_the_next_stage_like_it_begins_with_what_was_found_to_fit(
+def test_a_similar_stage_starts_with_the_size_that_fitted(
     tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Device(monkeypatch, 60)
@@ -84,7 +84,7 @@ def test_the_next_stage_like_it_begins_with_what_was_found_to_fit(
     assert until_it_fits(tiny, again, alone) == 0
 
 
-def test_one_text_that_is_too_large_fails_with_its_figures(
+def test_a_single_text_that_does_not_fit_fails_with_the_devices_memory(
     tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Device(monkeypatch, 1)
@@ -94,7 +94,7 @@ def test_one_text_that_is_too_large_fails_with_its_figures(
     assert "GiB" in failed.value.message
 
 
-def test_predictions_that_are_too_large_are_made_in_smaller_pieces(
+def test_predictions_that_run_out_of_memory_use_smaller_micro_batches(
     tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = floor_of(tiny)
@@ -115,9 +115,7 @@ def test_predictions_that_are_too_large_are_made_in_smaller_pieces(
     assert all(tiny.store.find(prediction.identity) is not None for prediction in trained.predicts)
 
 
-def test_what_is_no_shortage_of_memory_ends_a_stage_as_it_is(
-    tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_errors_pass_through_unchanged(tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "load_network", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_stage(floor_of(tiny), store=tiny.store, workers=alone, observer=Onlooker())

@@ -24,7 +24,7 @@ MORE_THAN_THERE_IS = 2**50
 
 
 def refusals() -> Iterator[BaseException]:
-    """What libraries raise when they get no memory: each of them met here."""
+    """Errors that libraries raise when an allocation fails, provoked here."""
     for work in (
         lambda: torch.empty(MORE_THAN_THERE_IS),
         lambda: np.empty(MORE_THAN_THERE_IS),
@@ -37,13 +37,13 @@ def refusals() -> Iterator[BaseException]:
     yield torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
-def test_a_refused_allocation_is_told_from_other_errors() -> None:
+def test_failed_allocations_are_distinguished_from_other_errors() -> None:
     assert all(is_out_of_memory(error) for error in refusals())
     others = (RuntimeError("shapes do not match"), OSError(errno.ENOSPC, "No space left"), ValueError("out"))
     assert not any(is_out_of_memory(error) for error in others)
 
 
-def test_the_peak_of_a_phase_is_what_was_held_in_it_and_freed_again() -> None:
+def test_the_peak_of_a_phase_includes_memory_freed_in_it() -> None:
     meter = Meter(CPU)
     meter.enter("small")
     meter.enter("large")
@@ -55,13 +55,13 @@ def test_the_peak_of_a_phase_is_what_was_held_in_it_and_freed_again() -> None:
     assert meter.peaks["small again"] < meter.peaks["large"] - 50 * 2**20
 
 
-def test_less_is_reserved_of_a_large_machine_where_rays_monitor_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_less_is_reserved_when_rays_memory_monitor_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     for refresh_ms, reserved in (("250", 5.25 * GIB), ("0", 2.25 * GIB)):
         monkeypatch.setenv("RAY_memory_monitor_refresh_ms", refresh_ms)
         assert reserve_bytes(100 * GIB) == int(reserved)
 
 
-def test_a_machine_says_what_it_has_and_who_uses_it() -> None:
+def test_usage_text_describes_the_machines_memory() -> None:
     memory = host_memory()
     assert 0 < memory.available < memory.total
     assert share_of_host(memory.total, 2) == share_of_host(memory.total, 1) // 2
