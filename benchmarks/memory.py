@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from w2s_ray.scheduling.environment import ALLOCATOR
+from w2s_ray.scheduling.session import ALLOCATOR
 
 STEPS_SHOWN = (1, 10)
 EXAMPLES, EXAMPLES_PER_STEP, EPOCHS, CONTEXT = 64, 16, 2.5, 128

@@ -47,7 +47,7 @@ HOMES = {
     "huggingface_hub": {"hub.py"},
     "datasets": {"hub.py"},
     "ray": {"scheduling", "cli/submit.py"},
-    "torch": {"training", "scheduling/group.py", "cli/doctor.py"},
+    "torch": {"training", "scheduling/workers/process_group.py", "cli/doctor.py"},
     "deepspeed": {"training/zero.py"},
     "wandb": {"tracking/wandb.py"},
     "typer": {"cli"},
@@ -107,3 +107,13 @@ def test_the_order_of_the_rooms_has_no_cycle() -> None:
 
 def test_no_module_has_a_catch_all_name() -> None:
     assert not [named(path) for path in MODULES if path.stem in ("utils", "util", "helpers", "common", "misc")]
+
+
+def test_only_the_adapter_imports_private_names_of_ray() -> None:
+    private = {
+        named(path)
+        for path in MODULES
+        for name in imports(ast.parse(path.read_text()))
+        if name.startswith("ray.") and any(part.startswith("_") for part in name.split("."))
+    }
+    assert private == {"scheduling/ray_adapter.py"}

@@ -4,16 +4,25 @@ A model of accuracy a is right on the first a·N examples of a split, in the spl
 whatever the weaker one knows, the stronger one knows too.
 """
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+from rich.console import Console
 
 from w2s_ray.data.labels import targets
 from w2s_ray.data.prepare import PreparedTask, prepare_task
 from w2s_ray.data.splits import draw, num_test
+from w2s_ray.report.evidence import Evidence, gather
+from w2s_ray.report.findings import ArmSummary, Estimate, Summary
+from w2s_ray.report.page import write_report
+from w2s_ray.report.results import read_results
+from w2s_ray.report.summary import summarise
+from w2s_ray.report.terminal import render, render_details
 from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask, distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
@@ -67,6 +76,18 @@ class SyntheticStudy:
     """Texts that each stage found longer than its context."""
     lack_bf16: tuple[str, ...] = ()
     """Levels whose stages were computed on devices without bf16."""
+
+    def evidence(self) -> Evidence:
+        return gather(self.study, self.resolution, self.store)
+
+    def summary(self) -> Summary:
+        return summarise(self.study, self.resolution, self.store)
+
+    def frame(self) -> pd.DataFrame:
+        return read_results(self.study, self.resolution, self.store)
+
+    def write_report(self) -> Path:
+        return write_report(self.study, self.resolution, self.store)
 
     @property
     def stages(self) -> dict[str, PlannedStage]:
@@ -145,3 +166,22 @@ def make(
         models={level: ResolvedModel(revision="1", num_parameters=1000) for level in study.ladder},
     )
     return SyntheticStudy(study, resolution, store, prepared)
+
+
+def arm_of(summary: Summary, level: str, label: str, task: str = "code") -> ArmSummary:
+    """The arm of this label, or of this kind where no label is so called."""
+    arms = [arm for arm in summary.arms if (arm.task, arm.level) == (task, level)]
+    (arm,) = [arm for arm in arms if arm.label == label] or [arm for arm in arms if arm.arm == label]
+    return arm
+
+
+def value(estimate: Estimate | None) -> float:
+    assert estimate is not None
+    return estimate.value
+
+
+def printed(summary: Summary, width: int, *, details: bool = False) -> str:
+    """The results, or the tables behind them, in a terminal of this width."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print((render_details if details else render)(summary, width=width))
+    return console.export_text()

@@ -88,7 +88,7 @@ def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: object, obs
         stop = torch.tensor([float(leads and observer.should_stop())])
         dist.all_reduce(stop)
         if spec.optimisation.learning_rate >= TOO_HIGH and not (store.root / FORGIVEN).exists():
-            raise TrainingError("the loss is nan", "a loss must be finite", "lower the learning rate")
+            raise TrainingError("the loss is nan")
         if leads:
             checkpoint.write_text(str(step))
             report = step * stage.num_reports // STEPS

@@ -90,7 +90,7 @@ def _run_chains(
                 address=address,
                 view=InterruptibleView(view, terminal.out, interrupt.event),
                 interrupt=interrupt.event,
-                settings=replace(settings_of(study, store), say=_print_and_log),
+                settings=replace(settings_of(study, store), notify=_print_and_log),
                 retry_failed=retry_failed,
             )
         except Interrupted as stopped:
@@ -137,7 +137,7 @@ def _exit_code(outcome: "StudyOutcome") -> int:
     for chain, reason in outcome.failed.items():
         chains_by_reason.setdefault(reason, []).append(chain)
     errors = [f"failed: {', '.join(chains)}\n{reason}" for reason, chains in chains_by_reason.items()]
-    nothing_chosen = outcome.found.why_nothing_is_chosen if outcome.found is not None else None
+    nothing_chosen = outcome.search.why_nothing_is_chosen if outcome.search is not None else None
     if nothing_chosen is not None:
         errors.append(nothing_chosen)
     for error in errors:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from w2s_ray.data.prepare import load_prepared
 from w2s_ray.data.tokens import longest_tokens
 from w2s_ray.errors import ResourceError
-from w2s_ray.planning.nodes import Node, Room
+from w2s_ray.planning.nodes import FreeResources, Node
 from w2s_ray.planning.resolve import UNRESOLVED
 from w2s_ray.spec.chain import PlannedStage, Resolution
 from w2s_ray.spec.execution import Execution, ZeroStage
@@ -65,7 +65,7 @@ def has_of(execution: Execution, nodes: Sequence[Node]) -> int | None:
     on_gpus = execution.gpus_per_worker > 0
     # Room begins with the first nodes that have GPUs, and on CPUs with the last.
     nodes = sorted(nodes, key=lambda node: -(node.gpu_bytes or 0) if on_gpus else node.memory_bytes or 0)
-    place = Room(nodes).place(execution.group_shape)
+    place = FreeResources(nodes).take(execution.group_shape)
     if place is None:
         return None
     if on_gpus:
@@ -165,4 +165,4 @@ def _halves(size: int) -> list[int]:
 
 
 def _has_room(execution: Execution, workers: int, nodes: Sequence[Node]) -> bool:
-    return Room(nodes).place(execution.model_copy(update={"workers": workers}).group_shape) is not None
+    return FreeResources(nodes).take(execution.model_copy(update={"workers": workers}).group_shape) is not None
