@@ -1,4 +1,4 @@
-"""What a weakly supervised student minimises; the formulas live here as text, their code in training/losses/.
+"""What a weakly supervised student minimises; the formulas live here as text, their code in training/losses.py.
 
 Notation, per example: w the label that the student gets, p its own prediction (a softmax), CE(w, p) = -Σ w·log p. The
 loss of an optimizer batch is the mean over its examples. α is a share between label and own prediction that rises
