@@ -268,7 +268,7 @@ def test_reports_measure_learned_labels_not_the_supervisors_raw_labels(taught: T
     chain = chain_of(taught, {"kind": "logistic", "mode": "relabel", "fraction": 0.1}, {"kind": "harden"})
     run(taught, alone, (student_of(chain),))
     student = student_of(chain)
-    labelling = gather_chains((chain,), taught.store).labellings[student.identity]
+    labelling = gather_chains((chain,), taught.store).labels[student.identity]
     rows_N, labels_NC = learnt(taught.store, taught.prepared, student.spec)
     assert labelling.num_examples == 100
     assert labelling.accuracy == accuracy(labels_NC, taught.prepared.labels(rows_N))

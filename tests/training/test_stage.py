@@ -156,7 +156,7 @@ def test_a_full_disk_is_an_error_before_anything_is_written(
 ) -> None:
     stage = floor_of(tiny)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(StoreError, match=r"what is to be written there takes \d+ MiB"):
+    with pytest.raises(StoreError, match="MiB"):
         run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker(stop_at))
     assert tiny.store.find(stage.identity) is None
     monkeypatch.undo()
