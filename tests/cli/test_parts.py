@@ -27,6 +27,7 @@ from w2s_ray.scheduling.session import ALLOCATOR, PASSED_ON
 from w2s_ray.scheduling.status import EventKind, StageEvent, StudyStatus
 from w2s_ray.scheduling.study import StudyOutcome
 from w2s_ray.spec.chain import distinct_stages
+from w2s_ray.spec.checks import check_together
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import load_study
 from w2s_ray.spec.search import Candidate, Point, SearchResult
@@ -112,7 +113,7 @@ def test_a_run_whose_search_chose_nothing_fails_with_the_reason(monkeypatch: pyt
     monkeypatch.setattr(terminal, "err", Console(file=text))
     failed = Candidate(point=Point.of({"optimisation.epochs": 1}), status="failed", error="the loss is nan")
     assert _exit_code(StudyOutcome({}, search=SearchResult(candidates=(failed,), winners=()))) == 1
-    assert "the search has nothing to choose from" in text.getvalue() and "the loss is nan" in text.getvalue()
+    assert "of 1, 1 failed" in text.getvalue() and "the loss is nan" in text.getvalue()
 
 
 def test_failed_stages_are_not_counted_as_in_the_store(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +159,7 @@ def test_a_smoke_study_keeps_enough_examples_for_its_methods() -> None:
     )
     small = shrink(study)
     assert small.search is not None and list(small.search.space) == [LOSS]
-    small.check_together()
+    check_together(small)
     stages = distinct_stages(chains_of(small)).values()
     assert {num_steps(stage, 50.0) for stage in stages} == {1, SMOKE_STEPS}, (
         "one step if half of the examples are dropped"

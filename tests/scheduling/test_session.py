@@ -12,7 +12,7 @@ from tests.scheduling.studies import small_study
 from w2s_ray.errors import ResourceError
 from w2s_ray.planning.nodes import Node
 from w2s_ray.scheduling.session import check_cluster, session_folder
-from w2s_ray.spec.variants import executions
+from w2s_ray.spec.points import executions
 
 KILLED = """
 import os, signal, tempfile

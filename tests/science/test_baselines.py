@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from w2s_ray.science.baselines import by_length, majority
+from w2s_ray.science.metrics import by_length, majority
 
 
 def test_the_majority_is_the_most_frequent_label_and_of_equal_ones_the_lowest() -> None:

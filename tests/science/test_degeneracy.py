@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from w2s_ray.science.degeneracy import degeneracy, spread
+from w2s_ray.science.metrics import degeneracy, spread
 
 
 def test_trap_20_labels_that_are_nearly_all_of_one_class_are_told() -> None:

@@ -5,11 +5,11 @@ import time
 import numpy as np
 import pytest
 
-from w2s_ray.science.bootstrap import Draws, interval
+from w2s_ray.science.bootstrap import Resamples, interval
 from w2s_ray.science.recovery import Sampled, compare, difference, gap, mean_of, minimum_detectable, pgr, recover
 
 
-def scored(draws: Draws, *correct_SN: np.ndarray) -> list[Sampled]:
+def scored(draws: Resamples, *correct_SN: np.ndarray) -> list[Sampled]:
     """Each model's accuracy over its seeds (S × N), all on the same draws."""
     found = []
     for each_SN in correct_SN:
@@ -30,10 +30,12 @@ def test_pgr_is_the_share_of_the_gap_that_is_recovered() -> None:
 
 
 def test_one_draw_serves_floor_arm_and_ceiling() -> None:
-    draws = Draws(np.arange(1000), num_draws=400)
+    draws = Resamples(np.arange(1000), num_resamples=400)
     floor, student, ceiling = scored(draws, right(600), right(700), right(800))
     again, *_ = scored(draws, right(600))
-    assert np.array_equal(floor.draws_B, again.draws_B), "the same models on the same test set get the same draws"
+    assert np.array_equal(floor.resampled_B, again.resampled_B), (
+        "the same models on the same test set get the same draws"
+    )
     found = recover(student, floor, ceiling, min_gap=0.02)
     assert found.pgr == pytest.approx(0.5) and found.interval is not None
     # Nested models: the student's gain is Binomial(700 − 600, half of the gap); unpaired draws would be far wider.
@@ -41,14 +43,14 @@ def test_one_draw_serves_floor_arm_and_ceiling() -> None:
 
 
 def test_a_student_equal_to_its_ceiling_recovers_everything_on_every_draw() -> None:
-    draws = Draws(np.arange(1000), num_draws=400)
+    draws = Resamples(np.arange(1000), num_resamples=400)
     floor, student, ceiling = scored(draws, right(600), right(800), right(800))
     found = recover(student, floor, ceiling, min_gap=0.02)
     assert found.interval is not None and (found.interval.low, found.interval.high) == (1.0, 1.0)
 
 
 def test_the_interval_of_an_accuracy_has_the_binomial_width() -> None:
-    draws = Draws(np.arange(1000), num_draws=4000)
+    draws = Resamples(np.arange(1000), num_resamples=4000)
     (model,) = scored(draws, right(700))
     wanted = 1.96 * np.sqrt(0.7 * 0.3 / 1000)
     assert model.interval.low == pytest.approx(0.7 - wanted, abs=0.004)
@@ -56,18 +58,18 @@ def test_the_interval_of_an_accuracy_has_the_binomial_width() -> None:
 
 
 def test_related_examples_are_drawn_together() -> None:
-    alone = Draws(np.arange(1000), num_draws=2000)
-    related = Draws(np.arange(1000) // 10, num_draws=2000)
+    alone = Resamples(np.arange(1000), num_resamples=2000)
+    related = Resamples(np.arange(1000) // 10, num_resamples=2000)
     (narrow,), (wide,) = scored(alone, right(700)), scored(related, right(700))
     # All ten of a group are right or wrong at once, so there are 100 examples' worth of evidence: √10 times as wide.
-    assert wide.draws_B.std() / narrow.draws_B.std() == pytest.approx(np.sqrt(10), rel=0.1)
+    assert wide.resampled_B.std() / narrow.resampled_B.std() == pytest.approx(np.sqrt(10), rel=0.1)
 
 
 def test_groups_of_unequal_size_weigh_by_their_examples() -> None:
     group_of_N = np.array([0] * 90 + list(range(1, 11)))
-    (model,) = scored(Draws(group_of_N, num_draws=200), (group_of_N == 0)[None, :])
+    (model,) = scored(Resamples(group_of_N, num_resamples=200), (group_of_N == 0)[None, :])
     assert model.value == pytest.approx(0.9)
-    assert set(np.round(model.draws_B[model.draws_B < 1], 6)) <= {
+    assert set(np.round(model.resampled_B[model.resampled_B < 1], 6)) <= {
         round(90 * k / (90 * k + 11 - k), 6) for k in range(11)
     }
 
@@ -76,7 +78,7 @@ def test_pgr_over_seeds_is_the_ratio_of_means() -> None:
     floor_SN = np.concatenate([right(600), right(600)])
     student_SN = np.concatenate([right(640), right(800)])  # PGRs .8 and .5; their mean would be .65
     ceiling_SN = np.concatenate([right(650), right(1000)])
-    draws = Draws(np.arange(1000), num_draws=200)
+    draws = Resamples(np.arange(1000), num_resamples=200)
     floor, student, ceiling = scored(draws, floor_SN, student_SN, ceiling_SN)
     assert recover(student, floor, ceiling, min_gap=0.02).pgr == pytest.approx((0.72 - 0.6) / (0.825 - 0.6))
 
@@ -87,9 +89,9 @@ def test_seeds_are_drawn_as_blocks_that_floor_arm_and_ceiling_share() -> None:
     floor_SN, student_SN, ceiling_SN = (
         np.concatenate([right(base + each) for each in shift]) for base in (400, 500, 600)
     )
-    draws = Draws(np.arange(1000), num_draws=2000)
+    draws = Resamples(np.arange(1000), num_resamples=2000)
     floor, student, ceiling = scored(draws, floor_SN, student_SN, ceiling_SN)
-    assert student.draws_B.std() > 0.03, "five seeds that spread by .2 are not sure of their mean"
+    assert student.resampled_B.std() > 0.03, "five seeds that spread by .2 are not sure of their mean"
     found = recover(student, floor, ceiling, min_gap=0.02)
     assert found.interval is not None and found.interval.high - found.interval.low < 0.12
     weights_BS = draws.seed_weights(5)
@@ -100,18 +102,18 @@ def test_seeds_are_drawn_as_blocks_that_floor_arm_and_ceiling_share() -> None:
 def test_a_draw_on_which_two_arms_are_equal_is_a_tie_to_the_last_digit() -> None:
     """Each is right on what the other is in another seed: where a draw has every seed once, they are equal."""
     one_SN, two_SN, three_SN = right(413, 700), right(447, 700), right(561, 700)
-    draws = Draws(np.arange(700), num_draws=2000)
+    draws = Resamples(np.arange(700), num_resamples=2000)
     first, second = scored(
         draws, np.concatenate([one_SN, two_SN, three_SN]), np.concatenate([three_SN, one_SN, two_SN])
     )
     alike_B = (draws.seed_weights(3) == 1 / 3).all(axis=1)
     assert alike_B.sum() > 300
-    assert (first.draws_B - second.draws_B)[alike_B].any(), "their sums differ in the last digit"
-    assert not difference(first, second).draws_B[alike_B].any()
+    assert (first.resampled_B - second.resampled_B)[alike_B].any(), "their sums differ in the last digit"
+    assert not difference(first, second).resampled_B[alike_B].any()
 
 
 def test_trap_15_a_tiny_gap_leaves_the_pgr_undefined_and_says_why() -> None:
-    draws = Draws(np.arange(1000), num_draws=400)
+    draws = Resamples(np.arange(1000), num_resamples=400)
     floor, student, ceiling = scored(draws, right(600), right(660), right(615))
     found = recover(student, floor, ceiling, min_gap=0.02)
     assert found.pgr is None and found.interval is None
@@ -120,18 +122,18 @@ def test_trap_15_a_tiny_gap_leaves_the_pgr_undefined_and_says_why() -> None:
 
 
 def test_one_group_of_related_examples_has_no_pgr_and_says_why() -> None:
-    draws = Draws(np.zeros(100), num_draws=400)
+    draws = Resamples(np.zeros(100), num_resamples=400)
     floor, student, ceiling = scored(draws, right(60, 100), right(70, 100), right(80, 100))
     found = recover(student, floor, ceiling, min_gap=0.02)
     assert found.pgr is None and found.interval is None
     assert found.undefined is not None and "1 group" in found.undefined and "at least 2" in found.undefined
-    two = scored(Draws(np.arange(100) % 2, num_draws=400), right(60, 100), right(80, 100))
+    two = scored(Resamples(np.arange(100) % 2, num_resamples=400), right(60, 100), right(80, 100))
     other = scored(draws, right(60, 100), right(80, 100))
     assert gap(*two).num_groups == 2 and mean_of([two[0], other[0]]).num_groups == 1, "the task with the fewest decides"
 
 
 def test_a_ceiling_below_its_floor_leaves_the_pgr_undefined() -> None:
-    draws = Draws(np.arange(1000), num_draws=400)
+    draws = Resamples(np.arange(1000), num_resamples=400)
     floor, student, ceiling = scored(draws, right(600), right(650), right(500))
     assert recover(student, floor, ceiling, min_gap=0.0).undefined is not None
     assert gap(floor, ceiling).value == pytest.approx(-0.1)
@@ -140,7 +142,9 @@ def test_a_ceiling_below_its_floor_leaves_the_pgr_undefined() -> None:
 def test_trap_15_pooled_over_tasks_no_task_is_left_out_however_small_its_gap() -> None:
     """Of three tasks one has no gap; leaving it out would make .5 of what is (.05 + .1 − .06) / (.1 + .2 + .0)."""
     tasks = [
-        scored(Draws(np.arange(1000), num_draws=400, test_set=name), right(floor), right(student), right(ceiling))
+        scored(
+            Resamples(np.arange(1000), num_resamples=400, test_set=name), right(floor), right(student), right(ceiling)
+        )
         for name, floor, student, ceiling in (("a", 600, 650, 700), ("b", 600, 700, 800), ("c", 600, 540, 600))
     ]
     assert [recover(student, floor, ceiling, min_gap=0.02).pgr is None for floor, student, ceiling in tasks] == [
@@ -153,7 +157,7 @@ def test_trap_15_pooled_over_tasks_no_task_is_left_out_however_small_its_gap() -
 
 
 def test_test_sets_of_different_tasks_are_drawn_independently_and_seeds_together() -> None:
-    one, other = (Draws(np.arange(1000), num_draws=2000, test_set=name) for name in ("a", "b"))
+    one, other = (Resamples(np.arange(1000), num_resamples=2000, test_set=name) for name in ("a", "b"))
     first, second = one.accuracies(right(600))[:, 0], other.accuracies(right(600))[:, 0]
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
     assert np.array_equal(one.seed_weights(3), other.seed_weights(3))
@@ -172,21 +176,21 @@ def test_single_draws_with_a_gap_near_zero_do_not_decide_over_the_minimum_detect
 
 
 def test_arms_are_compared_on_the_same_draws() -> None:
-    draws = Draws(np.arange(1000), num_draws=400)
+    draws = Resamples(np.arange(1000), num_resamples=400)
     floor, first, second, ceiling = scored(draws, right(600), right(700), right(660), right(800))
     better, worse = (recover(arm, floor, ceiling, min_gap=0.02) for arm in (first, second))
     found = compare(better, worse)
     assert found is not None and found.value == pytest.approx(0.2)
     assert found.interval.low > 0, "nested models: the better one is better on every draw"
-    assert 0 < minimum_detectable(found.draws_B) < 0.3
+    assert 0 < minimum_detectable(found.resampled_B) < 0.3
     same = compare(better, better)
-    assert same is not None and minimum_detectable(same.draws_B) == 0
+    assert same is not None and minimum_detectable(same.resampled_B) == 0
     assert compare(better, recover(first, ceiling, floor, min_gap=0.02)) is None
 
 
 def test_other_examples_than_those_drawn_are_refused() -> None:
     with pytest.raises(AssertionError, match="same examples"):
-        Draws(np.arange(10), num_draws=10).accuracies(np.ones((1, 9), dtype=bool))
+        Resamples(np.arange(10), num_resamples=10).accuracies(np.ones((1, 9), dtype=bool))
 
 
 def test_draws_without_a_value_do_not_spoil_an_interval() -> None:
@@ -197,5 +201,5 @@ def test_draws_without_a_value_do_not_spoil_an_interval() -> None:
 def test_two_thousand_draws_of_four_thousand_examples_and_ten_arms_take_no_two_seconds() -> None:
     correct_KN = np.random.default_rng(0).random((10, 4000)) < 0.7
     began = time.perf_counter()
-    Draws(np.arange(4000), num_draws=2000).accuracies(correct_KN)
+    Resamples(np.arange(4000), num_resamples=2000).accuracies(correct_KN)
     assert time.perf_counter() - began < 2

@@ -10,11 +10,9 @@ from scipy.special import log_softmax, softmax
 
 from w2s_ray.errors import DataError
 from w2s_ray.science.ensemble import combine, samme_weights
-from w2s_ray.science.relabelling.apply import apply
-from w2s_ray.science.relabelling.label_set import LabelSet
-from w2s_ray.science.relabelling.logistic import NUM_FOLDS
+from w2s_ray.science.relabelling import NUM_FOLDS, LabelSet, apply
 from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.transforms import (
+from w2s_ray.spec.labels import (
     Harden,
     KeepConfident,
     KeepRandom,
@@ -270,7 +268,7 @@ def test_topological_gives_outsiders_the_label_of_the_nearest_members() -> None:
 
 @pytest.mark.parametrize("transform", [Knn(mode="filter", fraction=0.5), Topological(mode="filter")])
 def test_more_neighbours_than_examples_are_refused(transform: Transform) -> None:
-    with pytest.raises(DataError, match="the 20 nearest of 19 examples"):
+    with pytest.raises(DataError, match="k = 20 must be at most 19"):
         apply((transform,), examples(20))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from w2s_ray.science.relations import error_correlation, relate
+from w2s_ray.science.metrics import error_correlation, relate
 
 TRUTH_N = np.array([1, 1, 1, 0, 0])
 SUPERVISOR_N = np.array([1, 1, 0, 1, 0])  # right, right, wrong, wrong, right

@@ -9,8 +9,7 @@ from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedModel, R
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.labels import GroundTruth, WeakLabels
 from w2s_ray.spec.load import parse_study
-from w2s_ray.spec.stage import ModelSource, StageSource
-from w2s_ray.spec.trainable import AllWeights, Probe, Prompt
+from w2s_ray.spec.stage import AllWeights, ModelSource, Probe, Prompt, StageSource
 
 
 def chain_of(**method: object) -> Chain:
@@ -79,14 +78,14 @@ def test_a_random_start_is_that_of_student_and_ceiling_alike() -> None:
 @pytest.mark.parametrize(
     ("method", "said"),
     [
-        ({"trainable": {"x": {"kind": "probe"}}}, "names the level 'x'"),
+        ({"trainable": {"x": {"kind": "probe"}}}, "trainable names an unknown level: x"),
         ({"random": ["s"]}, "first supervisor"),
         ({"generative": {"s": {}}}, "first supervisor"),
-        ({"generative": {"l": {"early_stopping": {}}}}, "reads labels"),
-        ({"trainable": {"l": {"kind": "prompt"}}, "losses": {"l": {"kind": "kl"}}}, "trains nothing"),
-        ({"tasks": ["other"]}, "names 'other'"),
+        ({"generative": {"l": {"early_stopping": {}}}}, "generative.l.early_stopping"),
+        ({"trainable": {"l": {"kind": "prompt"}}, "losses": {"l": {"kind": "kl"}}}, "losses.l = kl"),
+        ({"tasks": ["other"]}, "unknown task: other"),
         ({"losses": {"s": {"kind": "hard"}}}, "never a student"),
-        ({"trainable": {"l": {"kind": "prompt", "num_shots": 5000}}}, r"num_shots is 5000(?s:.*)a level has 2000"),
+        ({"trainable": {"l": {"kind": "prompt", "num_shots": 5000}}}, "num_shots = 5000 must be at most 2000"),
         ({"tasks": []}, "methods.m.tasks is empty"),
     ],
 )
@@ -107,7 +106,7 @@ def test_what_does_not_go_together_is_refused(method: dict[str, object], said: s
     ],
 )
 def test_what_says_how_labels_are_learned_is_refused_of_a_method_that_learns_text(key: str, value: object) -> None:
-    with pytest.raises(StudyError, match=f"(?s)methods.m.{key} is for those who learn labels.*drop {key}"):
+    with pytest.raises(StudyError, match=f"methods.m.{key} has no effect"):
         chain_of(objective="next_token", **{key: value})
 
 
@@ -146,7 +145,7 @@ def test_a_method_needs_as_many_examples_as_the_tasks_that_it_is_for_have(method
         "methods": {"m": {**method, "tasks": ["big"]}, "plain": {}},
     }
     assert parse_study(raw).methods["m"].tasks == ("big",)
-    with pytest.raises(StudyError, match="16 examples of the task little"):
+    with pytest.raises(StudyError, match=r"16, the (training )?examples of the task little"):
         parse_study({**raw, "methods": {"m": method}})
 
 
@@ -182,7 +181,7 @@ def test_a_task_may_have_split_sizes_of_its_own() -> None:
 
 
 def test_a_truth_chain_needs_a_level_between() -> None:
-    with pytest.raises(StudyError, match="no chain has a level between"):
+    with pytest.raises(StudyError, match="truth_chain"):
         chains(chains=[["s", "l"]], methods={"m": {"arms": ["chain", "truth_chain"]}})
 
 

@@ -64,9 +64,7 @@ def test_the_text_of_a_contender_may_name_its_chain(text: str) -> None:
 )
 def test_a_contender_that_could_be_of_several_chains_has_to_name_one(report: dict[str, Any]) -> None:
     chains = [["small", "large"], ["medium", "large"]]
-    with pytest.raises(
-        StudyError, match=r"of which chain confidence/chain is; write .*: \(small>large\), \(medium>large\)"
-    ):
+    with pytest.raises(StudyError, match=r"(?s)confidence/chain.*\(small>large\), \(medium>large\)"):
         study(report, chains=chains)
     one = {"compare": [["confidence (medium>large)", "naive (medium>large)"]]}
     assert study(one, chains=chains).report.compare[0].first.path == ("medium", "large")
@@ -75,7 +73,7 @@ def test_a_contender_that_could_be_of_several_chains_has_to_name_one(report: dic
 def test_recoveries_above_different_floors_are_not_compared() -> None:
     chains = [["small", "large"], ["medium", "large"]]
     pair = {"first": "confidence (medium>large)", "second": "naive (small>large)"}
-    with pytest.raises(StudyError, match="above the floor medium with one above the floor small"):
+    with pytest.raises(StudyError, match="different floors, medium and small"):
         study({"compare": [pair]}, chains=chains)
     assert study({"compare": [{**pair, "by": "accuracy"}]}, chains=chains).report.compare[0].by == "accuracy"
 
@@ -83,40 +81,46 @@ def test_recoveries_above_different_floors_are_not_compared() -> None:
 @pytest.mark.parametrize(
     ("report", "message"),
     [
-        ({"compare": [["confidnce", "naive"]]}, "names the method 'confidnce'; did you mean 'confidence'"),
-        ({"compare": [["naive/drect", "naive"]]}, "names the arm 'drect' of naive; did you mean 'direct'"),
-        ({"compare": [["confidence/direct", "naive"]]}, "names the arm 'direct' of confidence"),
-        ({"compare": [["naive/chain/larg", "confidence"]]}, "names the level 'larg'; did you mean 'large'"),
+        ({"compare": [["confidnce", "naive"]]}, "unknown method: confidnce.*did you mean 'confidence'"),
+        ({"compare": [["naive/drect", "naive"]]}, "naive.*unknown arm: drect.*did you mean 'direct'"),
+        ({"compare": [["confidence/direct", "naive"]]}, "confidence.*unknown arm: direct"),
+        ({"compare": [["naive/chain/larg", "confidence"]]}, "unknown level: larg.*did you mean 'large'"),
         (
             {"compare": [{"first": {"method": "naive", "path": ["medium", "large"]}, "second": "naive/direct"}]},
-            "names the chain .*did you mean 'small-medium-large'",
+            "unknown chain: medium-large.*did you mean 'small-medium-large'",
         ),
         (
             {"compare": [{"first": "naive", "second": "confidence", "tasks": ["sst"]}]},
-            r"compare\.0\.tasks names 'sst'; did you mean 'sst2'",
+            r"compare\.0\.tasks .*unknown task: sst.*did you mean 'sst2'",
         ),
         ({"references": [{"source": "s", "setting": "t", "values": {"naiv": 0.2}}]}, "did you mean 'naive'"),
-        ({"references": [{"source": "s", "setting": "t", "values": {"naive": 0.2}, "tasks": ["x"]}]}, "names 'x'"),
+        (
+            {"references": [{"source": "s", "setting": "t", "values": {"naive": 0.2}, "tasks": ["x"]}]},
+            "unknown task: x",
+        ),
         ({"references": [{"source": "s", "setting": "t", "values": {"a/b/c/d": 0.2}}]}, "method/arm/level"),
         ({"references": [{"source": "s", "setting": "t", "values": {"naive (small": 0.2}}]}, "method/arm/level"),
         ({"compare": [["naive (medium>large)", "naive/direct"]]}, "did you mean 'small-medium-large'"),
-        ({"compare": [["naive", "naive"]]}, "with itself"),
+        ({"compare": [["naive", "naive"]]}, "compared with itself"),
         (
             {"compare": [{"first": "naive", "second": "reading", "tasks": ["sst2", "sciq"]}]},
-            r"tasks names 'sst2', and not both methods are for it; both are for \['sciq'\]",
+            r"compare\.0\.tasks names sst2",
         ),
         ({"compare": [["speaking", "reading"]]}, "no task has both speaking and reading"),
-        ({"compare": [["naive", "confidence"], ["naive", "confidence"]]}, "one comparison twice"),
-        ({"compare": [["naive/chain/small", "confidence"]]}, "chain has students on medium, large alone in the chain"),
+        ({"compare": [["naive", "confidence"], ["naive", "confidence"]]}, "duplicate comparison"),
+        (
+            {"compare": [["naive/chain/small", "confidence"]]},
+            "naive/chain/small, but chain has students on medium, large",
+        ),
         (
             {"compare": [{"first": "naive/self/large", "second": "naive", "by": "accuracy"}]},
-            "self has students on small alone",
+            "naive/self/large, but self has students on small",
         ),
         ({"compare": [["naive/self", "naive"]]}, "naive/self has no PGR of its own; compare `by: accuracy`"),
     ],
 )
 def test_names_that_the_study_lacks_are_refused_with_the_nearest(report: dict[str, Any], message: str) -> None:
-    with pytest.raises(StudyError, match=message):
+    with pytest.raises(StudyError, match=f"(?s){message}"):
         study(report)
 
 
@@ -124,7 +128,7 @@ def test_tasks_that_judge_candidates_are_not_compared() -> None:
     pair = {"first": "naive", "second": "confidence", "tasks": ["sst2"]}
     search = {"space": {"optimisation.epochs": [1, 2]}, "choose_by": "development_tasks", "development_tasks": ["sst2"]}
     naive = {"methods": {"naive": {}, "confidence": {"losses": {"large": {"kind": "confidence"}}}}}
-    with pytest.raises(StudyError, match="names 'sst2'"):
+    with pytest.raises(StudyError, match="unknown task: sst2"):
         study({"compare": [pair]}, search=search, **naive)
     study({"compare": [{**pair, "tasks": ["sciq"]}]}, search=search, **naive)
 
@@ -137,11 +141,11 @@ def test_arms_without_a_pgr_are_compared_by_accuracy() -> None:
 def test_more_comparisons_than_the_draws_can_tell_are_refused() -> None:
     """Of 70 draws no p-value is below .028, and twice that is above .05."""
     pairs = [["naive", "confidence"], ["naive", "naive/direct"]]
-    with pytest.raises(StudyError, match="they need at least 79"):
+    with pytest.raises(StudyError, match="must be at least 79"):
         study({"compare": pairs, "bootstrap_samples": 70})
     assert len(study({"compare": pairs, "bootstrap_samples": 79}).report.compare) == 2
     space = {"space": {"splits.train_examples": [100, 200, 400]}}
-    with pytest.raises(StudyError, match="6 declared comparisons; they need at least 239"):
+    with pytest.raises(StudyError, match=r"at least 239 .* 6 declared comparisons"):
         study({"compare": pairs, "bootstrap_samples": 79}, search=space)
 
 

@@ -8,9 +8,9 @@ from tests.scheduling.studies import chains_of, resolution_of, small_study
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
+from w2s_ray.spec.points import at, executions, notices, optimisation_keys
 from w2s_ray.spec.search import Candidate, Point, Range, SearchResult, SearchSpec, best, chosen, distributions
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import at, executions, notices, optimisation_keys
 
 RATE = "ladder.l.optimisation.learning_rate"
 ALPHA = "methods.half.losses.l.alpha_max"
@@ -38,7 +38,7 @@ def test_points_share_every_stage_that_their_settings_leave_alone() -> None:
 def test_execution_may_be_searched_and_is_said_to_change_nothing() -> None:
     study = searching({"ladder.l.execution.workers": [1, 2]})
     assert len(distinct_stages(chains_of(study))) == 3, "its values share their stages"
-    assert "never their results" in notices(study)[0]
+    assert "ladder.l.execution.workers" in notices(study)[0]
     assert {execution.workers for name, execution in executions(study) if name == "l"} == {1, 2}
 
 
@@ -170,20 +170,20 @@ def test_a_method_may_be_for_some_of_the_tasks_that_judge_or_are_judged() -> Non
 def test_development_tasks_that_no_method_is_for_are_refused() -> None:
     tasks = {"code": {"builtin": "code_continuation"}, "hard": {"builtin": "code_continuation_hard"}}
     changes = {"tasks": tasks, "methods": {"only": {"tasks": ["code"]}}}
-    with pytest.raises(StudyError, match="hard, and no method is for any of them"):
+    with pytest.raises(StudyError, match="development_tasks hard"):
         searching({RATE: [1e-4]}, changes, choose_by="development_tasks", development_tasks=["hard"])
 
 
 def test_tasks_that_judge_nobody_and_that_no_method_is_for_are_refused() -> None:
     tasks = {"code": {"builtin": "code_continuation"}, "hard": {"builtin": "code_continuation_hard"}}
     changes = {"tasks": tasks, "methods": {"only": {"tasks": ["hard"]}}}
-    with pytest.raises(StudyError, match="no method is for code"):
+    with pytest.raises(StudyError, match=r"no method .* code"):
         searching({RATE: [1e-4]}, changes, choose_by="development_tasks", development_tasks=["hard"])
 
 
 def test_sizes_that_every_task_has_of_its_own_are_not_searched() -> None:
     tasks = {"code": {"builtin": "code_continuation", "train_examples": 100}}
-    with pytest.raises(StudyError, match="changes nothing"):
+    with pytest.raises(StudyError, match="train_examples has no effect"):
         searching({"splits.train_examples": [50, 60]}, {"tasks": tasks})
     searching({"splits.validation_examples": [50, 60]}, {"tasks": tasks})
 
@@ -191,7 +191,7 @@ def test_sizes_that_every_task_has_of_its_own_are_not_searched() -> None:
 def test_declared_comparisons_and_chains_that_are_searched_do_not_go_together() -> None:
     pair = {"first": "half", "second": "half/ceiling", "by": "accuracy"}
     changes = {**LOSSES, "report": {"compare": [pair]}}
-    with pytest.raises(StudyError, match="beside report"):
+    with pytest.raises(StudyError, match=r"search.space.chains and report.compare"):
         searching({"chains": [[["s", "l"]]]}, changes)
 
 
@@ -221,8 +221,8 @@ def test_a_search_that_found_nothing_to_choose_from_says_what_became_of_its_cand
     done = Candidate(point=good, status="done", score=0.5)
     assert SearchResult(candidates=(failed, done), winners=(good,)).why_nothing_is_chosen is None
     why = str(SearchResult(candidates=(failed, stopped), winners=()).why_nothing_is_chosen)
-    assert "of 2 candidates 1 failed and 1 were stopped; raise search.time_budget_seconds, --retry-failed" in why
-    assert why.endswith("the first that failed: the loss is nan")
+    assert "of 2, 1 failed and 1 were stopped; raise search.time_budget_seconds, or" in why and "--retry-failed" in why
+    assert why.endswith("the loss is nan")
     assert "--retry" not in str(SearchResult(candidates=(stopped,), winners=()).why_nothing_is_chosen)
     assert "time_budget" not in str(SearchResult(candidates=(failed,), winners=()).why_nothing_is_chosen)
 
@@ -238,7 +238,7 @@ LOSSES = {"methods": {"half": {"losses": {"l": {"kind": "confidence"}}}}}
 
 
 def test_candidates_need_a_student_to_be_judged_by() -> None:
-    with pytest.raises(StudyError, match="no chain arm"):
+    with pytest.raises(StudyError, match=r"methods.naive.arms"):
         searching({RATE: [1e-4]}, {"methods": {"naive": {"arms": ["ceiling"]}}}, choose_by="oracle")
 
 
@@ -250,40 +250,44 @@ def test_candidates_need_a_student_to_be_judged_by() -> None:
         ({RATE: [1, "fast"]}, {}, "learning_rate"),
         ({"name": ["a"]}, {}, "changes no result"),
         ({"tasks.code.test_examples": [5]}, {}, "declare each variant as a task"),
-        ({"ladder.l.model": ["w2s:medium"]}, {}, "as a level of the ladder"),
-        ({"ladder.s.optimisation.learning_rate": [1e-4]}, AGREEMENT, "only optimisation keys of the last student"),
-        ({"optimisation.learning_rate": [1e-4]}, AGREEMENT, "only optimisation keys of the last student"),
-        ({ALPHA: [0.1]}, AGREEMENT, "meant to disagree"),
-        ({"chains": [[["s", "l"]]]}, AGREEMENT, "only optimisation keys of the last student"),
-        ({"seeds": [[5]]}, {"choose_by": "oracle"}, "seeds are not searched"),
-        ({"seeds": [[5]]}, {}, "seeds are not searched"),
-        ({"ladder.l": [{"model": "w2s:medium"}]}, {}, "as a level of the ladder"),
-        ({"ladder.l.architecture.hidden_size": [32]}, {}, "as a level of the ladder"),
-        ({"splits": [{"train_examples": 50}]}, {}, "one by one"),
-        ({RATE: [1e-4]}, {"choose_by": "oracle", "seeds": [7, 7]}, "seeds holds one twice"),
-        ({RATE: [1e-4]}, {"choose_by": "oracle", "seeds": [0]}, "fresh seeds"),
-        ({RATE: [1e-4]}, {"choose_by": "development_tasks", "development_tasks": ["code"]}, "judged nobody"),
-        ({RATE: [1e-4]}, {"choose_by": "development_tasks", "development_tasks": ["prose"]}, "tasks of the study"),
+        ({"ladder.l.model": ["w2s:medium"]}, {}, "models cannot be searched"),
+        ({"ladder.s.optimisation.learning_rate": [1e-4]}, AGREEMENT, "agreement"),
+        ({"optimisation.learning_rate": [1e-4]}, AGREEMENT, "agreement"),
+        ({ALPHA: [0.1]}, AGREEMENT, "agreement"),
+        ({"chains": [[["s", "l"]]]}, AGREEMENT, "agreement"),
+        ({"seeds": [[5]]}, {"choose_by": "oracle"}, "search.space.seeds"),
+        ({"seeds": [[5]]}, {}, "search.space.seeds"),
+        ({"ladder.l": [{"model": "w2s:medium"}]}, {}, "models cannot be searched"),
+        ({"ladder.l.architecture.hidden_size": [32]}, {}, "models cannot be searched"),
+        ({"splits": [{"train_examples": 50}]}, {}, "search.space.splits"),
+        ({RATE: [1e-4]}, {"choose_by": "oracle", "seeds": [7, 7]}, "duplicate seeds: [7, 7]"),
+        ({RATE: [1e-4]}, {"choose_by": "oracle", "seeds": [0]}, "search.seeds and seeds share 0"),
+        ({RATE: [1e-4]}, {"choose_by": "development_tasks", "development_tasks": ["code"]}, "search.development_tasks"),
+        ({RATE: [1e-4]}, {"choose_by": "development_tasks", "development_tasks": ["prose"]}, "unknown task: prose"),
         ({RATE: [1e-4]}, {"choose_by": "development_tasks"}, "development_tasks"),
-        ({RATE: {"low": 1e-4, "high": 1e-3}}, {}, "a grid needs a list"),
+        ({RATE: {"low": 1e-4, "high": 1e-3}}, {}, "must be a list for a grid"),
         ({RATE: {"low": 1e-3, "high": 1e-4}}, {"sampler": "random", "num_samples": 2}, "must be below high"),
-        ({RATE: {"low": 0, "high": 1, "log": True}}, {"sampler": "random", "num_samples": 2}, "logarithm"),
+        (
+            {RATE: {"low": 0, "high": 1, "log": True}},
+            {"sampler": "random", "num_samples": 2},
+            "low = 0 must be above 0",
+        ),
         ({RATE: [1e-4]}, {"sampler": "random"}, "num_samples"),
-        ({RATE: [1e-4]}, {"sampler": "tpe", "num_samples": 2}, "nothing to judge it by"),
-        ({RATE: [1e-4]}, {"scheduler": {"kind": "asha"}}, "nothing to judge it by"),
-        ({RATE: [1e-4]}, {"time_budget_seconds": 60}, "nothing to judge it by"),
-        ({RATE: [1e-4]}, {"num_winners": 2}, "nothing to judge it by"),
-        ({RATE: [1e-4]}, {"seeds": [7]}, "nothing to judge it by"),
+        ({RATE: [1e-4]}, {"sampler": "tpe", "num_samples": 2}, "needs choose_by"),
+        ({RATE: [1e-4]}, {"scheduler": {"kind": "asha"}}, "needs choose_by"),
+        ({RATE: [1e-4]}, {"time_budget_seconds": 60}, "needs choose_by"),
+        ({RATE: [1e-4]}, {"num_winners": 2}, "needs choose_by"),
+        ({RATE: [1e-4]}, {"seeds": [7]}, "needs choose_by"),
         ({RATE: [1e-4]}, {**AGREEMENT, "scheduler": {"kind": "asha", "reports": 1}}, "reports"),
         (
             {RATE: [1e-4]},
             {**AGREEMENT, "scheduler": {"kind": "pbt"}, "sampler": "random", "num_samples": 4},
-            "changes supervisors",
+            "choose_by = agreement",
         ),
         (
             {"splits.train_examples": [50]},
             {"choose_by": "oracle", "scheduler": {"kind": "pbt"}, "sampler": "random", "num_samples": 4},
-            "belong to one level",
+            "must belong to one level",
         ),
         ({RATE: [1e-4]}, {"choose_by": "oracle", "sampler": "nsga2", "num_samples": 4}, "second objective"),
     ],
@@ -294,4 +298,3 @@ def test_a_search_that_could_not_be_right_is_refused_before_anything_runs(
     with pytest.raises(StudyError) as caught:
         searching(space, LOSSES, **search)
     assert words in str(caught.value)
-    assert caught.value.remedy

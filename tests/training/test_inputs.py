@@ -13,15 +13,15 @@ from transformers import AutoModel, RobertaConfig, RobertaForMaskedLM
 from tests.training.conftest import Onlooker, Tiny, make_tiny, write_tiny_llama
 from tests.training.processes import run_cases
 from w2s_ray.data.labels import learnt
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import W2SError
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.report.evidence import gather_chains
 from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.chain import Chain, PlannedStage
-from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.labels import WeakLabels
-from w2s_ray.spec.method import MethodSpec
+from w2s_ray.spec.stage import Execution
+from w2s_ray.spec.study import MethodSpec
 from w2s_ray.training import inputs
 from w2s_ray.training.feed import Examples, FloatArray, TokenRow
 from w2s_ray.training.inputs import features
@@ -153,7 +153,7 @@ def test_a_stage_learns_and_stores_its_transformed_labels(
     assert [json.loads(line)["step"] for line in lines] == list(range(1, num_steps + 1))
     rows_N, labels_NC = learnt(taught.store, taught.prepared, student.spec)
     assert len(rows_N) == num_learnt
-    assert set(rows_N) <= set(draw(taught.prepared, student.spec.train[0].split))
+    assert set(rows_N) <= set(rows_of_split(taught.prepared, student.spec.train[0].split))
     weak = weak_labels(taught, student)
     same = [np.array_equal(weak[id_], row) for id_, row in zip(taught.prepared.ids(rows_N), labels_NC, strict=True)]
     if all(transform["kind"] in ("keep_confident", "keep_random", "knn") for transform in transforms):

@@ -12,7 +12,7 @@ from tests.training.conftest import TINY, Moods, Pairings, Replies, Tiny, make_t
 from tests.training.processes import run_cases
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.losses import ConfidenceLoss, EntropyLoss, HardLoss, KLLoss, Loss, NaiveLoss, ProductLoss, WindowLoss
-from w2s_ray.spec.method import Arm
+from w2s_ray.spec.study import Arm
 
 ROOMY, TIGHT = 100_000, 64
 LOSSES: tuple[Loss, ...] = (

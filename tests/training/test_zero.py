@@ -11,8 +11,7 @@ from torch import nn
 from tests.training.conftest import LIMITS, TINY, Moods, Tiny, largest, make_tiny, sharding
 from tests.training.processes import run_cases
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.stage import EarlyStopping, Optimisation
+from w2s_ray.spec.stage import EarlyStopping, Execution, Optimisation
 from w2s_ray.store.artifacts import SNAPSHOTS
 from w2s_ray.training.feed import Examples
 from w2s_ray.training.inputs import features

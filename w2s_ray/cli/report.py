@@ -10,7 +10,7 @@ from w2s_ray.cli.inputs import describe, find_stage, open_for_reading
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StoreError
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import Prompt
 from w2s_ray.store.artifacts import SNAPSHOTS, ArtifactStore
 from w2s_ray.store.files import writing
 from w2s_ray.store.search_result import every_chain

@@ -16,13 +16,12 @@ from w2s_ray.cli.inputs import open_for_writing
 from w2s_ray.cli.terminal import count_text, terminal
 from w2s_ray.errors import Interrupted, StudyError
 from w2s_ray.spec.chain import Chain, Resolution, distinct_stages
-from w2s_ray.spec.label_rules import least_examples
+from w2s_ray.spec.checks import least_examples
 from w2s_ray.spec.load import STUDY_NAME, load_study
-from w2s_ray.spec.method import MethodSpec
+from w2s_ray.spec.points import count_chains, notices
 from w2s_ray.spec.search import SearchSpec
 from w2s_ray.spec.stage import Optimisation
-from w2s_ray.spec.study import LevelSpec, Study
-from w2s_ray.spec.variants import count_chains, notices
+from w2s_ray.spec.study import LevelSpec, MethodSpec, Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.search_result import every_chain
 

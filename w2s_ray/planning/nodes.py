@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from w2s_ray.spec.execution import GroupShape
+from w2s_ray.spec.stage import GroupShape
 from w2s_ray.training.memory.usage import gpu_bytes, host_memory
 
 Placement = tuple[tuple[int, int], ...]

@@ -15,11 +15,9 @@ from dataclasses import dataclass, field
 
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.spec.labels import GroundTruth, WeakLabels
-from w2s_ray.spec.method import Arm
 from w2s_ray.spec.search import Point
-from w2s_ray.spec.stage import StageSource, StageSpec
-from w2s_ray.spec.study import Study
-from w2s_ray.spec.trainable import AllWeights, Trainable
+from w2s_ray.spec.stage import AllWeights, StageSource, StageSpec, Trainable
+from w2s_ray.spec.study import Arm, Study
 
 ARM_ORDER: tuple[Arm, ...] = (
     "pretraining",
@@ -67,26 +65,21 @@ class NamedArm:
 
     @property
     def arm(self) -> Arm:
-        """Its first name."""
         return self.places[0].arm
 
     @property
     def kinds(self) -> list[Arm]:
-        """Its distinct names, the first one first."""
         return list(dict.fromkeys(place.arm for place in self.places))
 
     @property
     def methods(self) -> list[str]:
-        """The methods that share it."""
         return list(dict.fromkeys(place.method for place in self.places))
 
     @property
     def is_student(self) -> bool:
-        """Whether it learned from a supervisor's labels."""
         return self.arm in STUDENTS
 
     def add(self, place: Place) -> None:
-        """Add one more name."""
         self.places.append(place)
         route = _route(place, self.level)
         if route not in self.routes:

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from w2s_ray.errors import ResourceError, first_line
 from w2s_ray.planning.nodes import FreeResources, Node, this_machine
-from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Execution
 
 PASSED_ON = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "WANDB_ENTITY", "HF_TOKEN", "HF_ENDPOINT")
 """Environment variables forwarded to cluster workers and jobs: where results and models are, and their keys."""

@@ -23,8 +23,7 @@ os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it; worker groups
 import deepspeed
 from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.stage import Optimisation
+from w2s_ray.spec.stage import Execution, Optimisation
 from w2s_ray.training.memory.footprint import LARGE_MODEL, Limits, limits_for
 from w2s_ray.training.memory.usage import give_memory_back
 

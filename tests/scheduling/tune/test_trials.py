@@ -14,7 +14,7 @@ from w2s_ray.scheduling.dispatcher.dispatcher import Dispatcher
 from w2s_ray.scheduling.dispatcher.leases import StageLeases
 from w2s_ray.scheduling.tune import trials
 from w2s_ray.scheduling.tune.trials import ChainTrial, TuneStopped, Tuning, killed_for_memory
-from w2s_ray.spec.execution import GroupShape
+from w2s_ray.spec.stage import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 
 

@@ -15,7 +15,7 @@ from w2s_ray.scheduling.ray_adapter import WorkerGroupTrainer
 from w2s_ray.scheduling.workers import group as module
 from w2s_ray.scheduling.workers.group import NoRoomError, RayGroupLauncher, run_group
 from w2s_ray.scheduling.workers.worker import GroupPlan
-from w2s_ray.spec.execution import GroupShape
+from w2s_ray.spec.stage import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 
 PAIR = GroupShape(workers=2, cpus_per_worker=1, gpus_per_worker=0)

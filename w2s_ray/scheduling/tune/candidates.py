@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from w2s_ray.data.labels import answers, join, join_answers, targets
 from w2s_ray.data.prepare import PreparedTask, load_prepared
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.scheduling.dispatcher.reports import TrialReport
 from w2s_ray.scheduling.tune.trials import DispatcherTrainable
 from w2s_ray.science.metrics import accuracy, share_equal
@@ -28,7 +28,6 @@ from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler
 from w2s_ray.spec.search import Asha, Pbt, Point, SearchSpec, chosen
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import level_of
 from w2s_ray.store.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ class CandidateJudge:
         assert validation is not None
         prediction = next(each for each in stage.predicts if each.split == validation.split)
         prepared = self._task(validation.split.task)
-        rows_N, name = draw(prepared, validation.split), f"predictions of {stage.spec.slug}"
+        rows_N, name = rows_of_split(prepared, validation.split), f"predictions of {stage.spec.slug}"
         by_labels = self.search.choose_by == "agreement"
         if prepared.kind == "answers":
             written = join_answers(prepared.ids(rows_N), self.store.read_answers(prediction.identity), name)
@@ -204,7 +203,7 @@ class CandidateTrial(DispatcherTrainable):
             return
         kept = json.loads(Path(checkpoint, _CHECKPOINT).read_text())
         done = self._path[: kept["levels_done"] + 1]
-        kept_settings = {key: value for key, value in kept["drawn"].items() if level_of(self._judge.study, key) in done}
+        kept_settings = {key: value for key, value in kept["drawn"].items() if self._judge.study.level_of(key) in done}
         self._start_point({**self._drawn, **kept_settings}, kept["levels_done"])
 
     def _start_point(self, drawn: Mapping[str, Any], levels_done: int) -> None:

@@ -17,7 +17,7 @@ from w2s_ray.scheduling import ray_adapter
 from w2s_ray.scheduling.core.scheduler import GroupEnded
 from w2s_ray.scheduling.workers.process_group import ProcessGroupConfig
 from w2s_ray.scheduling.workers.worker import GroupPlan, run_worker
-from w2s_ray.spec.execution import GroupShape
+from w2s_ray.spec.stage import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from w2s_ray.report.arms import TEXT_ARMS, DistinctArm, is_oracle, setting_of
 from w2s_ray.report.evidence import BoolArray, Evidence, FloatArray
 from w2s_ray.report.findings import ArmSummary, Comparison, Estimate
 from w2s_ray.report.metrics import case_of, mean_values, measure
-from w2s_ray.science.bootstrap import FEWEST_GROUPS, Draws
+from w2s_ray.science.bootstrap import FEWEST_GROUPS, Resamples
 from w2s_ray.science.recovery import FEW_SEEDS, Recovery, Sampled, compare, gap, minimum_detectable, recover
 from w2s_ray.spec.study import Study
 
@@ -49,7 +49,7 @@ class Accuracies:
                 self._correct_N[name] = predictions.predicted_N == self._test.truth_N
         for baseline, correct_SN in evidence.baselines.get(task, {}).items():
             self._correct_N |= {f"{baseline}/{number}": correct_N for number, correct_N in enumerate(correct_SN)}
-        self._draws = Draws(self._test.groups_N, num_draws=num_resamples, test_set=task)
+        self._draws = Resamples(self._test.groups_N, num_resamples=num_resamples, test_set=task)
         self._resampled_B = _resampled(self._draws, self._correct_N)
 
     def __contains__(self, name: object) -> bool:
@@ -81,7 +81,7 @@ class Accuracies:
         for stratum in self.strata():
             is_in_N = self._test.strata_N == stratum
             test_set = f"{self._task} {stratum}"
-            draws = Draws(self._test.groups_N[is_in_N], num_draws=self._num_resamples, test_set=test_set)
+            draws = Resamples(self._test.groups_N[is_in_N], num_resamples=self._num_resamples, test_set=test_set)
             if draws.num_groups < FEWEST_GROUPS:
                 continue
             correct_N = {name: correct_N[is_in_N] for name, correct_N in self._correct_N.items()}
@@ -91,7 +91,7 @@ class Accuracies:
         return estimates
 
 
-class TaskJudge:
+class TaskEvaluation:
     """Summarises and compares the arms of one task."""
 
     def __init__(self, study: Study, evidence: Evidence, task: str, arms: Sequence[DistinctArm]) -> None:
@@ -153,7 +153,7 @@ class TaskJudge:
                 first=first.label,
                 second=second.label,
                 difference=estimate(difference),
-                minimum_detectable=minimum_detectable(difference.draws_B),
+                minimum_detectable=minimum_detectable(difference.resampled_B),
                 oracle=self.is_oracle(first) or self.is_oracle(second),
             )
             for first, second in pairs
@@ -248,14 +248,14 @@ def pgr_estimate(recovery: Recovery) -> Estimate | None:
     return Estimate(value=recovery.pgr, low=recovery.interval.low, high=recovery.interval.high)
 
 
-def _resampled(draws: Draws, correct_N: Mapping[str, BoolArray]) -> dict[str, FloatArray]:
+def _resampled(draws: Resamples, correct_N: Mapping[str, BoolArray]) -> dict[str, FloatArray]:
     """Return each model's accuracy on every resample (B)."""
     accuracies_BK = draws.accuracies(np.stack(list(correct_N.values())))
     return dict(zip(correct_N, accuracies_BK.T, strict=True))
 
 
 def _mean(
-    draws: Draws, resampled_B: Mapping[str, FloatArray], correct_N: Mapping[str, BoolArray], names: Sequence[str]
+    draws: Resamples, resampled_B: Mapping[str, FloatArray], correct_N: Mapping[str, BoolArray], names: Sequence[str]
 ) -> Sampled:
     accuracy_BS = np.stack([resampled_B[name] for name in names], axis=1)
     value = fmean(float(correct_N[name].mean()) for name in names)
