@@ -1,4 +1,4 @@
-"""A finished study in a real store, with predictions of known accuracy.
+"""A study in a real store whose stages have predictions of chosen accuracy, without any training.
 
 A model of accuracy a is right on the first a·N examples of a split, in the split's own order, so models are nested:
 whatever the weaker one knows, the stronger one knows too.
@@ -66,7 +66,7 @@ class ToyTask:
 
 @dataclass
 class SyntheticStudy:
-    """A study whose every stage can be finished by decree."""
+    """A study whose stages can be given any accuracy."""
 
     study: Study
     resolution: Resolution
@@ -94,7 +94,7 @@ class SyntheticStudy:
         return distinct_stages(compile_study(self.study, self.resolution))
 
     def finish(self, skill: Skill, *, leave_out: Callable[[PlannedStage], bool] = lambda stage: False) -> None:
-        """Put a record and predictions of the wanted accuracy into the store for every stage."""
+        """Write a record and predictions of this accuracy for every stage."""
         for stage in self.stages.values():
             if not leave_out(stage):
                 self._train(stage)
@@ -108,8 +108,8 @@ class SyntheticStudy:
             self.store.write_predictions(prediction, *self.predictions(stage, prediction, skill))
 
     def answers(self, spec: PredictionSpec, skill: float) -> tuple[list[str], list[str], np.ndarray]:
-        """Answers that are right on the first examples; of the others one and the same, on half of them forbidden."""
-        (prepared,) = (each for each in self.prepared.values() if each.fingerprint == spec.split.task)
+        """Answers that are right on the first examples; all others are the same, half of them forbidden."""
+        (prepared,) = (task for task in self.prepared.values() if task.fingerprint == spec.split.task)
         rows = draw(prepared, spec.split)
         num_right = round(skill * len(rows))
         texts = [*prepared.others(rows[:num_right]), *["wrong"] * (len(rows) - num_right)]
@@ -159,9 +159,9 @@ def make(
     resolution = Resolution(
         tasks={
             task: ResolvedTask(
-                fingerprint=each.fingerprint, kind=kind, num_classes=each.num_classes, num_test=num_test(each)
+                fingerprint=data.fingerprint, kind=kind, num_classes=data.num_classes, num_test=num_test(data)
             )
-            for task, each in prepared.items()
+            for task, data in prepared.items()
         },
         models={level: ResolvedModel(revision="1", num_parameters=1000) for level in study.ladder},
     )

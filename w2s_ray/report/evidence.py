@@ -1,4 +1,4 @@
-"""What the store has of a study: test predictions, training records, and how good each student's weak labels were.
+"""Reads a study from its store: test predictions, training records, and the quality of each student's weak labels.
 
 All arms of a task are evaluated on the same examples. Predictions are joined by example id, and a stage that misses an
 example of the test set or has an extra one is an error.
@@ -70,7 +70,6 @@ class EvalPredictions:
 class LabelQuality:
     """The weak labels of a student's training examples, compared with ground truth."""
 
-    split: str
     num_examples: int
     accuracy: float
     spread: Spread
@@ -253,7 +252,6 @@ class _Reader:
             labels_N, truth_N, allowed_share = hard(labels_NC), prepared.labels(rows_N), None
         label_spread = spread(labels_N)
         return LabelQuality(
-            split="+".join(part.split.name for part in parts),
             num_examples=len(labels_N),
             accuracy=float((labels_N == truth_N).mean()),
             spread=label_spread,
