@@ -13,7 +13,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.data.prepare import PreparedTask, prepare
-from w2s_ray.data.splits import draw, num_test, slot_names
+from w2s_ray.data.splits import num_test, rows_of_split, slot_names
 from w2s_ray.data.tokens import tokenise
 from w2s_ray.spec.stage import SplitSpec
 from w2s_ray.spec.study import TaskSpec
@@ -73,7 +73,7 @@ def all_splits(
     """Yield name, texts and labels of every slot at its largest size, and of the test set."""
     sizes = {"test": num_test(prepared)} | dict.fromkeys(slot_names(num_levels), 4)
     for name, size in sizes.items():
-        rows = draw(prepared, split(prepared, name, size, num_levels=num_levels))
+        rows = rows_of_split(prepared, split(prepared, name, size, num_levels=num_levels))
         yield name, prepared.table()["text"].take(rows).to_pylist(), prepared.labels(rows)
 
 
@@ -133,7 +133,7 @@ def test_trap_13_long_texts_are_in_every_models_test_set(
         return {"question": f"is it so {number}", "passage": passage, "answer": number % 2 == 0}
 
     prepared = known("boolq", [row(number) for number in range(120)])
-    rows = draw(prepared, split(prepared, "test", num_test(prepared)))
+    rows = rows_of_split(prepared, split(prepared, "test", num_test(prepared)))
     assert any(len(text) > 4000 for text in prepared.table()["text"].take(rows).to_pylist())
     tokens = tokenise(store, prepared, tokenizer, "toy")
     for context in (8, 64):
@@ -146,9 +146,9 @@ def test_trap_13_long_texts_are_in_every_models_test_set(
 def test_trap_13_the_test_set_does_not_depend_on_other_settings(known: Prepare, split: Split) -> None:
     prepared = known("sst2", reviews(60))
     size = num_test(prepared)
-    first = prepared.ids(draw(prepared, split(prepared, "test", size)))
-    assert first == prepared.ids(draw(prepared, split(prepared, "test", size, num_levels=2, split_seed=7)))
-    assert first[:10] == prepared.ids(draw(prepared, split(prepared, "test", 10)))
+    first = prepared.ids(rows_of_split(prepared, split(prepared, "test", size)))
+    assert first == prepared.ids(rows_of_split(prepared, split(prepared, "test", size, num_levels=2, split_seed=7)))
+    assert first[:10] == prepared.ids(rows_of_split(prepared, split(prepared, "test", 10)))
 
 
 def test_rows_left_out_are_kept_in_the_store(known: Prepare, store: ArtifactStore) -> None:
@@ -162,7 +162,7 @@ def test_real_sst2_is_grouped_by_containment_and_tested_on_thousands(real: Prepa
     prepared = real("sst2")
     assert prepared.class_names == ("negative", "positive")
     assert 63_000 < prepared.table().num_rows < 67_349
-    test = draw(prepared, split(prepared, "test", num_test(prepared)))
+    test = rows_of_split(prepared, split(prepared, "test", num_test(prepared)))
     assert len(test) > 9_000 and prepared.labels(test).mean() == 0.5
     table = prepared.table().select(["text", "group"]).to_pydict()
     group_of = {text.casefold(): group for text, group in zip(table["text"], table["group"], strict=True)}
@@ -178,7 +178,7 @@ def test_real_sciq_has_its_own_test_set(real: Prepare, split: Split) -> None:
     prepared = real("sciq")
     assert num_test(prepared) == 2000
     assert not [entry for entry in prepared.left_out if entry.is_fault]
-    train = draw(prepared, split(prepared, "S", 4000))
+    train = rows_of_split(prepared, split(prepared, "S", 4000))
     assert prepared.labels(train).mean() == 0.5
 
 
@@ -187,8 +187,8 @@ def test_real_boolq_without_a_train_split_is_split_from_its_other_file(real: Pre
     assert prepared.table().num_rows == 3270 and not prepared.left_out
     assert 400 < num_test(prepared) < 600
     groups = prepared.table()["group"]
-    test = draw(prepared, split(prepared, "test", num_test(prepared)))
-    others = np.concatenate([draw(prepared, split(prepared, name, 30)) for name in slot_names(3)])
+    test = rows_of_split(prepared, split(prepared, "test", num_test(prepared)))
+    others = np.concatenate([rows_of_split(prepared, split(prepared, name, 30)) for name in slot_names(3)])
     assert not set(groups.take(test).to_pylist()) & set(groups.take(others).to_pylist())
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from w2s_ray.data.labels import join, join_answers, one_hot, places, targets
 from w2s_ray.data.prepare import PreparedTask
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError, StoreError
 from w2s_ray.spec.labels import GroundTruth, KeepRandom, LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.stage import PredictionSpec
@@ -47,7 +47,7 @@ def test_ground_truth_is_one_hot(store: ArtifactStore, prepared: PreparedTask, t
 def test_weak_labels_are_joined_by_id_in_any_order(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec
 ) -> None:
-    rows = draw(prepared, transfer)
+    rows = rows_of_split(prepared, transfer)
     probs_NC = probabilities(len(rows))
     shuffle = np.random.default_rng(1).permutation(len(rows))
     identity = predict(store, transfer, prepared.ids(rows[shuffle]), probs_NC[shuffle])
@@ -59,7 +59,7 @@ def test_weak_labels_are_joined_by_id_in_any_order(
 def test_every_arm_of_a_level_learns_on_the_same_examples(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec
 ) -> None:
-    rows = draw(prepared, transfer)
+    rows = rows_of_split(prepared, transfer)
     identity = predict(store, transfer, prepared.ids(rows), probabilities(len(rows)))
     ceiling, _ = targets(store, prepared, LabelledSplit(split=transfer, labels=GroundTruth()), 2)
     student, _ = targets(store, prepared, weak(transfer, identity), 2)
@@ -67,7 +67,7 @@ def test_every_arm_of_a_level_learns_on_the_same_examples(
 
 
 def test_several_supervisors_are_averaged(store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec) -> None:
-    rows = draw(prepared, transfer)
+    rows = rows_of_split(prepared, transfer)
     first, second = probabilities(len(rows), 0), probabilities(len(rows), 1)
     names = [
         predict(store, transfer, prepared.ids(rows), first, "a"),
@@ -80,7 +80,7 @@ def test_several_supervisors_are_averaged(store: ArtifactStore, prepared: Prepar
 def test_predictions_without_an_example_are_refused(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec
 ) -> None:
-    ids = prepared.ids(draw(prepared, transfer))
+    ids = prepared.ids(rows_of_split(prepared, transfer))
     identity = predict(store, transfer, ids[1:], probabilities(len(ids) - 1))
     with pytest.raises(DataError, match=f"1 of {len(ids)} examples, the first is '{ids[0]}'"):
         targets(store, prepared, weak(transfer, identity), 2)
@@ -89,7 +89,7 @@ def test_predictions_without_an_example_are_refused(
 def test_predictions_for_other_examples_are_refused(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec, split: Split
 ) -> None:
-    others = prepared.ids(draw(prepared, split(prepared, "T2", 60)))
+    others = prepared.ids(rows_of_split(prepared, split(prepared, "T2", 60)))
     identity = predict(store, transfer, others, probabilities(60))
     with pytest.raises(DataError, match="60 of 60"):
         targets(store, prepared, weak(transfer, identity), 2)
@@ -119,7 +119,7 @@ def test_missing_predictions_are_refused(store: ArtifactStore, prepared: Prepare
 @pytest.fixture
 def labelled(store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec) -> tuple[np.ndarray, np.ndarray, str]:
     """Rows, weak labels that are right on the first 45 of 60, and their identity."""
-    rows = draw(prepared, transfer)
+    rows = rows_of_split(prepared, transfer)
     said_N = np.where(np.arange(60) < 45, prepared.labels(rows), 1 - prepared.labels(rows))
     sure_N = np.linspace(0.51, 0.99, 60, dtype=np.float32)
     probs_NC = np.where(np.eye(2, dtype=bool)[said_N], sure_N[:, None], 1 - sure_N[:, None])
@@ -199,7 +199,7 @@ def test_supervisors_are_weighted_by_their_errors_on_labelled_validation(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec, split: Split
 ) -> None:
     judged = split(prepared, "V0", 40)
-    judged_rows, rows = draw(prepared, judged), draw(prepared, transfer)
+    judged_rows, rows = rows_of_split(prepared, judged), rows_of_split(prepared, transfer)
     truth_N = prepared.labels(judged_rows)
     sources, judging = [], []
     for stage, num_wrong, answer in (("a", 2, 1), ("b", 14, 0), ("c", 14, 0)):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from w2s_ray.data.prepare import PreparedTask
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError
 from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.science.ensemble import combine
@@ -36,7 +36,7 @@ def targets(
         DataError: when predictions do not have each example once or have other classes, or a filter leaves too few.
         StoreError: when predictions are missing or damaged.
     """
-    rows_N, labels = draw(prepared, part.split), part.labels
+    rows_N, labels = rows_of_split(prepared, part.split), part.labels
     if isinstance(labels, WeakLabels):
         soft_NC = combined(store, prepared, prepared.ids(rows_N), labels, num_classes)
     else:
@@ -66,7 +66,7 @@ def learnt(store: ArtifactStore, prepared: PreparedTask, stage: StageSpec) -> tu
         parts = [targets(store, prepared, part, stage.num_classes) for part in stage.train]
         return np.concatenate([rows_N for rows_N, _ in parts]), np.concatenate([labels_NC for _, labels_NC in parts])
     kept = store.read_labels(stage.identity)
-    rows_N = np.concatenate([draw(prepared, part.split) for part in stage.train])
+    rows_N = np.concatenate([rows_of_split(prepared, part.split) for part in stage.train])
     return rows_N[places(prepared.ids(rows_N), kept.ids, f"splits of {stage.slug}")], kept.probs_NC
 
 
@@ -90,7 +90,7 @@ def _errors(
     store: ArtifactStore, prepared: PreparedTask, weighing: Weighing, num_classes: int
 ) -> tuple[FloatArray, int]:
     """Return the error rate of each supervisor on labelled examples, and the number of those."""
-    rows_N = draw(prepared, weighing.split)
+    rows_N = rows_of_split(prepared, weighing.split)
     probs_SNC = _joined(store, prepared.ids(rows_N), weighing.predictions, num_classes)
     truth_N = prepared.labels(rows_N)
     return np.array([1 - accuracy(probs_NC, truth_N) for probs_NC in probs_SNC]), len(rows_N)
@@ -110,7 +110,7 @@ def answers(store: ArtifactStore, prepared: PreparedTask, part: LabelledSplit) -
         DataError: when the supervisor's answers do not have each example once.
         StoreError: when they are missing or damaged.
     """
-    row_numbers = draw(prepared, part.split)
+    row_numbers = rows_of_split(prepared, part.split)
     if not isinstance(part.labels, WeakLabels):
         return row_numbers, prepared.others(row_numbers)
     (source,) = part.labels.predictions

@@ -31,7 +31,7 @@ def slot_names(num_levels: int) -> tuple[str, ...]:
     return (*train, *(f"V{level}" for level in range(num_levels)))
 
 
-def draw(prepared: PreparedTask, split: SplitSpec) -> IntArray:
+def rows_of_split(prepared: PreparedTask, split: SplitSpec) -> IntArray:
     """Return the rows of a split (int64), a prefix of every larger split of the same slot.
 
     Balanced splits, and every test set, alternate between the classes, so N examples have N / C of each, and the first

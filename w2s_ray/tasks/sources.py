@@ -1,6 +1,6 @@
 """Where a task's rows come from: local files (`LocalRows`) or a data set on the hub (`HubRows`).
 
-Both are `Rows`, so a task is read in the same way from either.
+Both are a `RowSource`, so a task is read in the same way from either.
 
 `HubRows` asks the hub for the commit of its revision. When the hub is unreachable, a revision that is a whole commit
 still identifies the data, which may be in the store already. Rows never come from the offline cache of `datasets`,
