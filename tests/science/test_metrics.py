@@ -1,10 +1,23 @@
-"""Figures of one model, against values that can be worked out by hand or by scikit-learn."""
+"""Metrics, against values computed by hand or by scikit-learn."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from w2s_ray.science.metrics import accuracy, auroc, brier, calibration_error, correct, hard
+from w2s_ray.science.metrics import (
+    accuracy,
+    auroc,
+    brier,
+    by_length,
+    calibration_error,
+    correct,
+    degeneracy,
+    error_correlation,
+    hard,
+    majority,
+    relate,
+    spread,
+)
 
 
 def binary(*probabilities: float) -> np.ndarray:
@@ -80,3 +93,106 @@ def test_the_brier_score_of_two_classes_is_scikit_learns_and_of_three_the_sum() 
     )
     thirds_NC = np.full((3, 3), 1 / 3)
     assert brier(thirds_NC, np.array([0, 1, 2])) == pytest.approx(4 / 9 + 1 / 9 + 1 / 9)
+
+
+TRUTH_N = np.array([1, 1, 1, 0, 0])
+SUPERVISOR_N = np.array([1, 1, 0, 1, 0])  # right, right, wrong, wrong, right
+
+
+def test_agreement_is_split_by_whether_the_supervisor_is_right() -> None:
+    found = relate(np.array([1, 0, 0, 0, 0]), SUPERVISOR_N, TRUTH_N)  # same, other, same, other, same
+    assert found.agreement == pytest.approx(3 / 5)
+    assert found.agreement_supervisor_right == pytest.approx(2 / 3)
+    assert found.agreement_supervisor_wrong == pytest.approx(1 / 2)
+
+
+def test_of_two_classes_an_error_is_either_inherited_or_corrected() -> None:
+    found = relate(np.array([1, 0, 0, 0, 0]), SUPERVISOR_N, TRUTH_N)
+    assert found.inherited == found.corrected == pytest.approx(1 / 2)
+    assert found.new_errors == pytest.approx(1 / 3), "of three that the supervisor gets right one is wrong now"
+
+
+def test_of_several_answers_another_error_is_neither_inherited_nor_corrected() -> None:
+    truth_N, supervisor_N = np.array([0, 1, 2, 3]), np.array([9, 9, 9, 3])
+    found = relate(np.array([9, 1, 7, 3]), supervisor_N, truth_N)
+    assert (found.inherited, found.corrected) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert found.new_errors == 0
+
+
+def test_a_supervisor_without_errors_has_none_to_be_inherited() -> None:
+    found = relate(np.array([1, 1]), np.array([1, 0]), np.array([1, 0]))
+    assert found.inherited is None and found.corrected is None
+    assert (found.agreement, found.new_errors) == (0.5, 0.5)
+
+
+def test_errors_on_the_same_examples_are_wholly_correlated_and_on_others_less_than_not() -> None:
+    truth_N = np.zeros(4, dtype=int)
+    first_N = np.array([1, 1, 0, 0])
+    assert error_correlation(first_N, first_N, truth_N) == pytest.approx(1)
+    assert error_correlation(first_N, 1 - first_N, truth_N) == pytest.approx(-1)
+    assert error_correlation(first_N, np.array([1, 0, 1, 0]), truth_N) == pytest.approx(0)
+
+
+def test_the_error_correlation_is_phi_of_the_two_by_two_table() -> None:
+    random = np.random.default_rng(0)
+    truth_N = random.integers(0, 3, 400)
+    first_N, second_N = (np.where(random.random(400) < 0.7, truth_N, random.integers(0, 3, 400)) for _ in range(2))
+    first, second = first_N != truth_N, second_N != truth_N
+    both, neither = (first & second).sum(), (~first & ~second).sum()
+    only_first, only_second = (first & ~second).sum(), (~first & second).sum()
+    margins = np.sqrt(float(first.sum()) * (~first).sum() * second.sum() * (~second).sum())
+    assert error_correlation(first_N, second_N, truth_N) == pytest.approx(
+        (both * neither - only_first * only_second) / margins
+    )
+
+
+def test_a_model_that_never_errs_has_no_error_correlation() -> None:
+    truth_N = np.array([0, 1, 1])
+    assert error_correlation(truth_N, np.array([1, 1, 1]), truth_N) is None
+
+
+def test_trap_20_labels_that_are_nearly_all_of_one_class_are_told() -> None:
+    found = spread(np.array([1] * 91 + [0] * 9))
+    assert found.majority_share == pytest.approx(0.91)
+    said = degeneracy(found, are_answers=False)
+    assert said is not None and "91%" in said and "one class" in said
+    assert degeneracy(spread(np.array([1] * 90 + [0] * 10)), are_answers=False) is None
+
+
+def test_trap_20_answers_that_are_mostly_one_and_the_same_are_told() -> None:
+    constant = spread(np.array([7] * 60 + list(range(100, 140))))
+    assert constant.distinct_share == pytest.approx(0.41)
+    said = degeneracy(constant, are_answers=True)
+    assert said is not None and "60% are one answer" in said
+    assert degeneracy(spread(np.arange(100)), are_answers=True) is None
+
+
+def test_the_entropy_is_a_bit_for_two_equal_classes_and_nothing_for_one() -> None:
+    assert spread(np.array([0, 1, 0, 1])).entropy_bits == pytest.approx(1)
+    assert spread(np.array([2, 2, 2])).entropy_bits == 0
+    quarter = -(0.25 * np.log2(0.25) + 0.75 * np.log2(0.75))
+    assert spread(np.array([0, 1, 1, 1])).entropy_bits == pytest.approx(quarter)
+
+
+def test_the_majority_is_the_most_frequent_label_and_of_equal_ones_the_lowest() -> None:
+    assert majority(np.array([2, 0, 2, 1])) == 2
+    assert majority(np.array([1, 0, 0, 1])) == 0
+
+
+def test_a_class_of_longer_texts_is_found_by_length_alone() -> None:
+    random = np.random.default_rng(0)
+    labels_N = random.integers(0, 2, 400)
+    lengths_N = 100 + 400 * labels_N + random.integers(0, 50, 400)
+    assert by_length(lengths_N, labels_N, np.array([90, 120, 300 + 250, 9000])).tolist() == [0, 0, 1, 1]
+    assert by_length(lengths_N, 1 - labels_N, np.array([90, 9000])).tolist() == [1, 0]
+
+
+def test_a_length_that_says_nothing_predicts_about_half() -> None:
+    random = np.random.default_rng(1)
+    train_N, test_N = random.integers(10, 900, 1000), random.integers(10, 900, 1000)
+    predicted_N = by_length(train_N, np.arange(1000) % 2, test_N)
+    assert 0.42 < (predicted_N == np.arange(1000) % 2).mean() < 0.58
+
+
+def test_training_examples_of_one_class_leave_nothing_to_fit() -> None:
+    assert by_length(np.array([1, 2]), np.array([1, 1]), np.array([5, 6, 7])).tolist() == [1, 1, 1]
