@@ -34,7 +34,7 @@ def test_accuracy_counts_the_most_probable_class() -> None:
     assert accuracy(probs_NC, labels_N) == 0.5
 
 
-def test_trap_17_tied_scores_count_half_in_the_auroc_whatever_their_order() -> None:
+def test_trap_17_tied_scores_count_half_in_the_auroc_in_any_order() -> None:
     labels_N = np.array([1, 0, 1, 0])
     tied_NC = binary(0.5, 0.5, 0.5, 0.5)
     assert auroc(tied_NC, labels_N) == 0.5
@@ -43,7 +43,7 @@ def test_trap_17_tied_scores_count_half_in_the_auroc_whatever_their_order() -> N
     assert auroc(binary(0.7, 0.5, 0.5, 0.2), labels_N) == pytest.approx(3.5 / 4)
 
 
-def test_trap_17_an_area_that_takes_equal_scores_as_they_come_depends_on_their_order() -> None:
+def test_trap_17_an_auroc_without_tie_handling_depends_on_the_order() -> None:
     """What EleutherAI/w2s does: one step of the curve per example, equal scores one after another."""
 
     def stepwise(scores_N: np.ndarray, labels_N: np.ndarray) -> float:
@@ -56,7 +56,7 @@ def test_trap_17_an_area_that_takes_equal_scores_as_they_come_depends_on_their_o
     assert auroc(binary(*scores_N), labels_N) == auroc(binary(*scores_N), labels_N[[1, 2, 0, 3]]) == 0.5
 
 
-def test_trap_17_the_auroc_with_many_ties_is_the_share_of_pairs_ranked_right() -> None:
+def test_trap_17_the_auroc_is_the_share_of_correctly_ranked_pairs() -> None:
     random = np.random.default_rng(0)
     p_N = random.integers(0, 6, 500) / 5
     labels_N = (random.random(500) < 0.3 + 0.4 * p_N).astype(int)
@@ -72,11 +72,11 @@ def test_the_auroc_of_three_classes_is_the_mean_over_classes() -> None:
     assert auroc(probs_NC, labels_N) == pytest.approx(wanted)
 
 
-def test_one_class_alone_has_no_auroc() -> None:
+def test_the_auroc_of_a_single_class_is_none() -> None:
     assert auroc(binary(0.2, 0.8), np.array([1, 1])) is None
 
 
-def test_a_model_that_is_as_sure_as_it_is_right_is_calibrated() -> None:
+def test_a_model_whose_confidence_equals_its_accuracy_is_calibrated() -> None:
     labels_N = np.array([1] * 8 + [0] * 2)
     assert calibration_error(binary(*[0.8] * 10), labels_N) == pytest.approx(0, abs=1e-6)
     assert calibration_error(binary(*[1.0] * 10), labels_N) == pytest.approx(0.2)
@@ -86,7 +86,7 @@ def test_a_model_that_is_as_sure_as_it_is_right_is_calibrated() -> None:
     assert calibration_error(mixed_NC, truth_N) == pytest.approx((0.3 + 0.45) / 2, abs=1e-6)
 
 
-def test_the_brier_score_of_two_classes_is_scikit_learns_and_of_three_the_sum() -> None:
+def test_the_brier_score_matches_scikit_learn_and_sums_over_three_classes() -> None:
     labels_N = np.array([1, 0, 1])
     assert brier(binary(0.9, 0.4, 0.3), labels_N) == pytest.approx(
         brier_score_loss(labels_N, [0.9, 0.4, 0.3]), abs=1e-6
@@ -106,26 +106,26 @@ def test_agreement_is_split_by_whether_the_supervisor_is_right() -> None:
     assert found.agreement_supervisor_wrong == pytest.approx(1 / 2)
 
 
-def test_of_two_classes_an_error_is_either_inherited_or_corrected() -> None:
+def test_with_two_classes_an_error_is_inherited_or_corrected() -> None:
     found = relate(np.array([1, 0, 0, 0, 0]), SUPERVISOR_N, TRUTH_N)
     assert found.inherited == found.corrected == pytest.approx(1 / 2)
     assert found.new_errors == pytest.approx(1 / 3), "of three that the supervisor gets right one is wrong now"
 
 
-def test_of_several_answers_another_error_is_neither_inherited_nor_corrected() -> None:
+def test_with_several_answers_a_different_error_is_neither_inherited_nor_corrected() -> None:
     truth_N, supervisor_N = np.array([0, 1, 2, 3]), np.array([9, 9, 9, 3])
     found = relate(np.array([9, 1, 7, 3]), supervisor_N, truth_N)
     assert (found.inherited, found.corrected) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert found.new_errors == 0
 
 
-def test_a_supervisor_without_errors_has_none_to_be_inherited() -> None:
+def test_a_supervisor_without_errors_has_no_share_of_inherited_errors() -> None:
     found = relate(np.array([1, 1]), np.array([1, 0]), np.array([1, 0]))
     assert found.inherited is None and found.corrected is None
     assert (found.agreement, found.new_errors) == (0.5, 0.5)
 
 
-def test_errors_on_the_same_examples_are_wholly_correlated_and_on_others_less_than_not() -> None:
+def test_errors_on_the_same_examples_correlate_and_on_disjoint_ones_anticorrelate() -> None:
     truth_N = np.zeros(4, dtype=int)
     first_N = np.array([1, 1, 0, 0])
     assert error_correlation(first_N, first_N, truth_N) == pytest.approx(1)
@@ -151,7 +151,7 @@ def test_a_model_that_never_errs_has_no_error_correlation() -> None:
     assert error_correlation(truth_N, np.array([1, 1, 1]), truth_N) is None
 
 
-def test_trap_20_labels_that_are_nearly_all_of_one_class_are_told() -> None:
+def test_trap_20_labels_that_are_nearly_all_one_class_are_reported() -> None:
     found = spread(np.array([1] * 91 + [0] * 9))
     assert found.majority_share == pytest.approx(0.91)
     said = degeneracy(found, are_answers=False)
@@ -159,7 +159,7 @@ def test_trap_20_labels_that_are_nearly_all_of_one_class_are_told() -> None:
     assert degeneracy(spread(np.array([1] * 90 + [0] * 10)), are_answers=False) is None
 
 
-def test_trap_20_answers_that_are_mostly_one_and_the_same_are_told() -> None:
+def test_trap_20_answers_that_are_mostly_the_same_are_reported() -> None:
     constant = spread(np.array([7] * 60 + list(range(100, 140))))
     assert constant.distinct_share == pytest.approx(0.41)
     said = degeneracy(constant, are_answers=True)
@@ -167,19 +167,19 @@ def test_trap_20_answers_that_are_mostly_one_and_the_same_are_told() -> None:
     assert degeneracy(spread(np.arange(100)), are_answers=True) is None
 
 
-def test_the_entropy_is_a_bit_for_two_equal_classes_and_nothing_for_one() -> None:
+def test_the_entropy_is_one_bit_for_two_equal_classes_and_zero_for_one() -> None:
     assert spread(np.array([0, 1, 0, 1])).entropy_bits == pytest.approx(1)
     assert spread(np.array([2, 2, 2])).entropy_bits == 0
     quarter = -(0.25 * np.log2(0.25) + 0.75 * np.log2(0.75))
     assert spread(np.array([0, 1, 1, 1])).entropy_bits == pytest.approx(quarter)
 
 
-def test_the_majority_is_the_most_frequent_label_and_of_equal_ones_the_lowest() -> None:
+def test_the_majority_is_the_most_frequent_label_and_the_lowest_of_equal_ones() -> None:
     assert majority(np.array([2, 0, 2, 1])) == 2
     assert majority(np.array([1, 0, 0, 1])) == 0
 
 
-def test_a_class_of_longer_texts_is_found_by_length_alone() -> None:
+def test_a_class_of_longer_texts_is_predicted_from_length_alone() -> None:
     random = np.random.default_rng(0)
     labels_N = random.integers(0, 2, 400)
     lengths_N = 100 + 400 * labels_N + random.integers(0, 50, 400)
@@ -187,12 +187,12 @@ def test_a_class_of_longer_texts_is_found_by_length_alone() -> None:
     assert by_length(lengths_N, 1 - labels_N, np.array([90, 9000])).tolist() == [1, 0]
 
 
-def test_a_length_that_says_nothing_predicts_about_half() -> None:
+def test_an_uninformative_length_predicts_about_half() -> None:
     random = np.random.default_rng(1)
     train_N, test_N = random.integers(10, 900, 1000), random.integers(10, 900, 1000)
     predicted_N = by_length(train_N, np.arange(1000) % 2, test_N)
     assert 0.42 < (predicted_N == np.arange(1000) % 2).mean() < 0.58
 
 
-def test_training_examples_of_one_class_leave_nothing_to_fit() -> None:
+def test_the_length_baseline_of_a_single_class_predicts_that_class() -> None:
     assert by_length(np.array([1, 2]), np.array([1, 1]), np.array([5, 6, 7])).tolist() == [1, 1, 1]

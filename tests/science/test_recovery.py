@@ -40,7 +40,7 @@ def test_pgr_is_the_share_of_the_gap_that_is_recovered() -> None:
     assert pgr(0.9, 0.6, 0.8) == pytest.approx(1.5)
 
 
-def test_one_draw_serves_floor_arm_and_ceiling() -> None:
+def test_floor_arm_and_ceiling_share_resamples() -> None:
     draws = Resamples(np.arange(1000), num_resamples=400)
     floor, student, ceiling = scored(draws, right(600), right(700), right(800))
     again, *_ = scored(draws, right(600))
@@ -53,7 +53,7 @@ def test_one_draw_serves_floor_arm_and_ceiling() -> None:
     assert 0.08 < found.interval.high - found.interval.low < 0.20
 
 
-def test_a_student_equal_to_its_ceiling_recovers_everything_on_every_draw() -> None:
+def test_a_student_equal_to_its_ceiling_has_pgr_1_on_every_resample() -> None:
     draws = Resamples(np.arange(1000), num_resamples=400)
     floor, student, ceiling = scored(draws, right(600), right(800), right(800))
     found = recover(student, floor, ceiling, min_gap=0.02)
@@ -68,7 +68,7 @@ def test_the_interval_of_an_accuracy_has_the_binomial_width() -> None:
     assert model.interval.high == pytest.approx(0.7 + wanted, abs=0.004)
 
 
-def test_related_examples_are_drawn_together() -> None:
+def test_related_examples_are_resampled_together() -> None:
     alone = Resamples(np.arange(1000), num_resamples=2000)
     related = Resamples(np.arange(1000) // 10, num_resamples=2000)
     (narrow,), (wide,) = scored(alone, right(700)), scored(related, right(700))
@@ -76,7 +76,7 @@ def test_related_examples_are_drawn_together() -> None:
     assert wide.resampled_B.std() / narrow.resampled_B.std() == pytest.approx(np.sqrt(10), rel=0.1)
 
 
-def test_groups_of_unequal_size_weigh_by_their_examples() -> None:
+def test_a_group_counts_by_its_number_of_examples() -> None:
     group_of_N = np.array([0] * 90 + list(range(1, 11)))
     (model,) = scored(Resamples(group_of_N, num_resamples=200), (group_of_N == 0)[None, :])
     assert model.value == pytest.approx(0.9)
@@ -94,7 +94,7 @@ def test_pgr_over_seeds_is_the_ratio_of_means() -> None:
     assert recover(student, floor, ceiling, min_gap=0.02).pgr == pytest.approx((0.72 - 0.6) / (0.825 - 0.6))
 
 
-def test_seeds_are_drawn_as_blocks_that_floor_arm_and_ceiling_share() -> None:
+def test_seeds_are_resampled_as_blocks_shared_by_floor_arm_and_ceiling() -> None:
     """Seeds differ widely, but within a seed all three move together: the PGR hardly varies, the accuracy does."""
     shift = np.arange(5) * 50
     floor_SN, student_SN, ceiling_SN = (
@@ -110,7 +110,7 @@ def test_seeds_are_drawn_as_blocks_that_floor_arm_and_ceiling_share() -> None:
     assert np.array_equal(weights_BS, draws.seed_weights(5))
 
 
-def test_a_draw_on_which_two_arms_are_equal_is_a_tie_to_the_last_digit() -> None:
+def test_a_resample_on_which_two_arms_are_equal_is_an_exact_tie() -> None:
     """Each is right on what the other is in another seed: where a draw has every seed once, they are equal."""
     one_SN, two_SN, three_SN = right(413, 700), right(447, 700), right(561, 700)
     draws = Resamples(np.arange(700), num_resamples=2000)
@@ -123,7 +123,7 @@ def test_a_draw_on_which_two_arms_are_equal_is_a_tie_to_the_last_digit() -> None
     assert not difference(first, second).resampled_B[alike_B].any()
 
 
-def test_trap_15_a_tiny_gap_leaves_the_pgr_undefined_and_says_why() -> None:
+def test_trap_15_a_tiny_gap_makes_the_pgr_undefined_with_a_reason() -> None:
     draws = Resamples(np.arange(1000), num_resamples=400)
     floor, student, ceiling = scored(draws, right(600), right(660), right(615))
     found = recover(student, floor, ceiling, min_gap=0.02)
@@ -132,7 +132,7 @@ def test_trap_15_a_tiny_gap_leaves_the_pgr_undefined_and_says_why() -> None:
     assert recover(student, floor, ceiling, min_gap=0.0).pgr == pytest.approx(4.0), "the bound decides, not the student"
 
 
-def test_one_group_of_related_examples_has_no_pgr_and_says_why() -> None:
+def test_a_single_group_of_examples_has_no_pgr_and_a_reason() -> None:
     draws = Resamples(np.zeros(100), num_resamples=400)
     floor, student, ceiling = scored(draws, right(60, 100), right(70, 100), right(80, 100))
     found = recover(student, floor, ceiling, min_gap=0.02)
@@ -143,14 +143,14 @@ def test_one_group_of_related_examples_has_no_pgr_and_says_why() -> None:
     assert gap(*two).num_groups == 2 and mean_of([two[0], other[0]]).num_groups == 1, "the task with the fewest decides"
 
 
-def test_a_ceiling_below_its_floor_leaves_the_pgr_undefined() -> None:
+def test_a_ceiling_below_its_floor_makes_the_pgr_undefined() -> None:
     draws = Resamples(np.arange(1000), num_resamples=400)
     floor, student, ceiling = scored(draws, right(600), right(650), right(500))
     assert recover(student, floor, ceiling, min_gap=0.0).undefined is not None
     assert gap(floor, ceiling).value == pytest.approx(-0.1)
 
 
-def test_trap_15_pooled_over_tasks_no_task_is_left_out_however_small_its_gap() -> None:
+def test_trap_15_the_pooled_pgr_includes_tasks_with_a_small_gap() -> None:
     """Of three tasks one has no gap; leaving it out would make .5 of what is (.05 + .1 − .06) / (.1 + .2 + .0)."""
     tasks = [
         scored(
@@ -167,7 +167,7 @@ def test_trap_15_pooled_over_tasks_no_task_is_left_out_however_small_its_gap() -
     assert pooled.interval is not None and pooled.interval.low < pooled.pgr < pooled.interval.high
 
 
-def test_test_sets_of_different_tasks_are_drawn_independently_and_seeds_together() -> None:
+def test_tasks_are_resampled_independently_and_seeds_together() -> None:
     one, other = (Resamples(np.arange(1000), num_resamples=2000, test_set=name) for name in ("a", "b"))
     first, second = one.accuracies(right(600))[:, 0], other.accuracies(right(600))[:, 0]
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
@@ -179,14 +179,14 @@ def test_the_minimum_detectable_difference_is_2_8_standard_errors() -> None:
     assert minimum_detectable(difference_B) == pytest.approx(2.8 * 0.05, rel=0.05)
 
 
-def test_single_draws_with_a_gap_near_zero_do_not_decide_over_the_minimum_detectable_difference() -> None:
+def test_a_resample_with_a_tiny_gap_does_not_change_the_detectable_difference() -> None:
     difference_B = np.random.default_rng(0).normal(0.1, 0.05, 4000)
     difference_B[:4] = [90, -40, 200, -60]
     assert difference_B.std() > 3
     assert minimum_detectable(difference_B) == pytest.approx(2.8 * 0.05, rel=0.05)
 
 
-def test_arms_are_compared_on_the_same_draws() -> None:
+def test_arms_are_compared_on_the_same_resamples() -> None:
     draws = Resamples(np.arange(1000), num_resamples=400)
     floor, first, second, ceiling = scored(draws, right(600), right(700), right(660), right(800))
     better, worse = (recover(arm, floor, ceiling, min_gap=0.02) for arm in (first, second))
@@ -199,28 +199,28 @@ def test_arms_are_compared_on_the_same_draws() -> None:
     assert compare(better, recover(first, ceiling, floor, min_gap=0.02)) is None
 
 
-def test_other_examples_than_those_drawn_are_refused() -> None:
+def test_predictions_for_other_examples_are_refused() -> None:
     with pytest.raises(AssertionError, match="same examples"):
         Resamples(np.arange(10), num_resamples=10).accuracies(np.ones((1, 9), dtype=bool))
 
 
-def test_draws_without_a_value_do_not_spoil_an_interval() -> None:
+def test_resamples_without_a_value_are_left_out_of_an_interval() -> None:
     found = interval(np.array([0.1, np.nan, 0.3]))
     assert 0.1 <= found.low < found.high <= 0.3
 
 
-def test_two_thousand_draws_of_four_thousand_examples_and_ten_arms_take_no_two_seconds() -> None:
+def test_2000_resamples_of_4000_examples_and_10_arms_take_under_2_seconds() -> None:
     correct_KN = np.random.default_rng(0).random((10, 4000)) < 0.7
     began = time.perf_counter()
     Resamples(np.arange(4000), num_resamples=2000).accuracies(correct_KN)
     assert time.perf_counter() - began < 2
 
 
-def test_a_difference_that_no_draw_puts_on_the_other_side_has_the_smallest_p_value() -> None:
+def test_a_difference_with_one_sign_on_all_resamples_has_the_smallest_p_value() -> None:
     assert p_value(np.full(1999, 0.1)) == p_value(np.full(1999, -0.1)) == 0.001
 
 
-def test_draws_on_both_sides_alike_show_nothing() -> None:
+def test_as_many_positive_as_negative_differences_have_p_value_1() -> None:
     assert p_value(np.array([-1.0, 1.0] * 50)) == 1.0
     assert p_value(np.zeros(100)) == 1.0
 
@@ -232,23 +232,23 @@ def test_the_p_value_is_twice_the_share_on_the_rarer_side_of_zero() -> None:
 
 
 @pytest.mark.parametrize(("mean", "is_clear"), [(0.03, True), (0.01, False)])
-def test_a_p_value_below_five_percent_is_an_interval_that_leaves_zero_out(mean: float, is_clear: bool) -> None:
+def test_a_p_value_below_5_percent_agrees_with_an_interval_without_zero(mean: float, is_clear: bool) -> None:
     difference_B = np.random.default_rng(0).normal(mean, 0.01, 2000)
     assert (p_value(difference_B) < 0.05) == is_clear == (interval(difference_B).low > 0)
 
 
-def test_under_no_difference_five_in_a_hundred_p_values_are_below_five_percent() -> None:
+def test_without_a_difference_5_percent_of_p_values_are_below_5_percent() -> None:
     random = np.random.default_rng(1)
     errors = random.normal(0, 1, 400)
     found = [p_value(random.normal(error, 1, 400)) for error in errors]
     assert 0.02 < np.mean(np.array(found) < 0.05) < 0.085
 
 
-def test_holm_multiplies_the_smallest_by_all_and_the_next_by_one_less_and_never_falls() -> None:
+def test_holm_multiplies_by_the_number_of_remaining_tests_and_never_falls() -> None:
     assert holm([0.03, 0.01, 0.04]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([0.04]) == [0.04] and holm([]) == []
 
 
-def test_a_declared_comparison_without_a_p_value_still_counts_as_one_of_the_family() -> None:
+def test_holm_counts_a_comparison_without_a_p_value() -> None:
     assert holm([0.02, None]) == [0.04, None]
