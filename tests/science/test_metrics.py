@@ -100,29 +100,29 @@ SUPERVISOR_N = np.array([1, 1, 0, 1, 0])  # right, right, wrong, wrong, right
 
 
 def test_agreement_is_split_by_whether_the_supervisor_is_right() -> None:
-    found = relate(np.array([1, 0, 0, 0, 0]), SUPERVISOR_N, TRUTH_N)  # same, other, same, other, same
-    assert found.agreement == pytest.approx(3 / 5)
-    assert found.agreement_supervisor_right == pytest.approx(2 / 3)
-    assert found.agreement_supervisor_wrong == pytest.approx(1 / 2)
+    relation = relate(np.array([1, 0, 0, 0, 0]), SUPERVISOR_N, TRUTH_N)  # same, other, same, other, same
+    assert relation.agreement == pytest.approx(3 / 5)
+    assert relation.agreement_supervisor_right == pytest.approx(2 / 3)
+    assert relation.agreement_supervisor_wrong == pytest.approx(1 / 2)
 
 
 def test_with_two_classes_an_error_is_inherited_or_corrected() -> None:
-    found = relate(np.array([1, 0, 0, 0, 0]), SUPERVISOR_N, TRUTH_N)
-    assert found.inherited == found.corrected == pytest.approx(1 / 2)
-    assert found.new_errors == pytest.approx(1 / 3), "of three that the supervisor gets right one is wrong now"
+    relation = relate(np.array([1, 0, 0, 0, 0]), SUPERVISOR_N, TRUTH_N)
+    assert relation.inherited == relation.corrected == pytest.approx(1 / 2)
+    assert relation.new_errors == pytest.approx(1 / 3), "of three that the supervisor gets right one is wrong now"
 
 
 def test_with_several_answers_a_different_error_is_neither_inherited_nor_corrected() -> None:
     truth_N, supervisor_N = np.array([0, 1, 2, 3]), np.array([9, 9, 9, 3])
-    found = relate(np.array([9, 1, 7, 3]), supervisor_N, truth_N)
-    assert (found.inherited, found.corrected) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
-    assert found.new_errors == 0
+    relation = relate(np.array([9, 1, 7, 3]), supervisor_N, truth_N)
+    assert (relation.inherited, relation.corrected) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert relation.new_errors == 0
 
 
 def test_a_supervisor_without_errors_has_no_share_of_inherited_errors() -> None:
-    found = relate(np.array([1, 1]), np.array([1, 0]), np.array([1, 0]))
-    assert found.inherited is None and found.corrected is None
-    assert (found.agreement, found.new_errors) == (0.5, 0.5)
+    relation = relate(np.array([1, 1]), np.array([1, 0]), np.array([1, 0]))
+    assert relation.inherited is None and relation.corrected is None
+    assert (relation.agreement, relation.new_errors) == (0.5, 0.5)
 
 
 def test_errors_on_the_same_examples_correlate_and_on_disjoint_ones_anticorrelate() -> None:
@@ -152,18 +152,18 @@ def test_a_model_that_never_errs_has_no_error_correlation() -> None:
 
 
 def test_trap_20_labels_that_are_nearly_all_one_class_are_reported() -> None:
-    found = spread(np.array([1] * 91 + [0] * 9))
-    assert found.majority_share == pytest.approx(0.91)
-    said = degeneracy(found, are_answers=False)
-    assert said is not None and "91%" in said and "one class" in said
+    labels = spread(np.array([1] * 91 + [0] * 9))
+    assert labels.majority_share == pytest.approx(0.91)
+    warning = degeneracy(labels, are_answers=False)
+    assert warning is not None and "91%" in warning and "one class" in warning
     assert degeneracy(spread(np.array([1] * 90 + [0] * 10)), are_answers=False) is None
 
 
 def test_trap_20_answers_that_are_mostly_the_same_are_reported() -> None:
     constant = spread(np.array([7] * 60 + list(range(100, 140))))
     assert constant.distinct_share == pytest.approx(0.41)
-    said = degeneracy(constant, are_answers=True)
-    assert said is not None and "60% are one answer" in said
+    warning = degeneracy(constant, are_answers=True)
+    assert warning is not None and "60% are one answer" in warning
     assert degeneracy(spread(np.arange(100)), are_answers=True) is None
 
 

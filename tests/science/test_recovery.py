@@ -1,4 +1,4 @@
-"""PGR and its intervals: analytic values, the pairing of draws, and the traps of a small gap."""
+"""PGR and its intervals: analytic values, the pairing of resamples, and the traps of a small gap."""
 
 import time
 
@@ -20,13 +20,13 @@ from w2s_ray.science.recovery import (
 )
 
 
-def scored(draws: Resamples, *correct_SN: np.ndarray) -> list[Sampled]:
-    """Each model's accuracy over its seeds (S × N), all on the same draws."""
-    found = []
-    for each_SN in correct_SN:
-        accuracy_BS = draws.accuracies(each_SN)
-        found.append(Sampled(float(each_SN.mean()), draws.over_seeds(accuracy_BS), draws.num_groups))
-    return found
+def scored(resamples: Resamples, *correct_SN: np.ndarray) -> list[Sampled]:
+    """Each model's accuracy over its seeds (S × N), all on the same resamples."""
+    sampled = []
+    for model_SN in correct_SN:
+        accuracy_BS = resamples.accuracies(model_SN)
+        sampled.append(Sampled(float(model_SN.mean()), resamples.over_seeds(accuracy_BS), resamples.num_groups))
+    return sampled
 
 
 def right(num_right: int, num: int = 1000, seeds: int = 1) -> np.ndarray:
@@ -41,28 +41,28 @@ def test_pgr_is_the_share_of_the_gap_that_is_recovered() -> None:
 
 
 def test_floor_arm_and_ceiling_share_resamples() -> None:
-    draws = Resamples(np.arange(1000), num_resamples=400)
-    floor, student, ceiling = scored(draws, right(600), right(700), right(800))
-    again, *_ = scored(draws, right(600))
+    resamples = Resamples(np.arange(1000), num_resamples=400)
+    floor, student, ceiling = scored(resamples, right(600), right(700), right(800))
+    again, *_ = scored(resamples, right(600))
     assert np.array_equal(floor.resampled_B, again.resampled_B), (
-        "the same models on the same test set get the same draws"
+        "the same models on the same test set get the same resamples"
     )
-    found = recover(student, floor, ceiling, min_gap=0.02)
-    assert found.pgr == pytest.approx(0.5) and found.interval is not None
-    # Nested models: the student's gain is Binomial(700 − 600, half of the gap); unpaired draws would be far wider.
-    assert 0.08 < found.interval.high - found.interval.low < 0.20
+    recovery = recover(student, floor, ceiling, min_gap=0.02)
+    assert recovery.pgr == pytest.approx(0.5) and recovery.interval is not None
+    # Nested models: the student's gain is Binomial(700 − 600, half of the gap); unpaired resamples would be far wider.
+    assert 0.08 < recovery.interval.high - recovery.interval.low < 0.20
 
 
 def test_a_student_equal_to_its_ceiling_has_pgr_1_on_every_resample() -> None:
-    draws = Resamples(np.arange(1000), num_resamples=400)
-    floor, student, ceiling = scored(draws, right(600), right(800), right(800))
-    found = recover(student, floor, ceiling, min_gap=0.02)
-    assert found.interval is not None and (found.interval.low, found.interval.high) == (1.0, 1.0)
+    resamples = Resamples(np.arange(1000), num_resamples=400)
+    floor, student, ceiling = scored(resamples, right(600), right(800), right(800))
+    recovery = recover(student, floor, ceiling, min_gap=0.02)
+    assert recovery.interval is not None and (recovery.interval.low, recovery.interval.high) == (1.0, 1.0)
 
 
 def test_the_interval_of_an_accuracy_has_the_binomial_width() -> None:
-    draws = Resamples(np.arange(1000), num_resamples=4000)
-    (model,) = scored(draws, right(700))
+    resamples = Resamples(np.arange(1000), num_resamples=4000)
+    (model,) = scored(resamples, right(700))
     wanted = 1.96 * np.sqrt(0.7 * 0.3 / 1000)
     assert model.interval.low == pytest.approx(0.7 - wanted, abs=0.004)
     assert model.interval.high == pytest.approx(0.7 + wanted, abs=0.004)
@@ -89,8 +89,8 @@ def test_pgr_over_seeds_is_the_ratio_of_means() -> None:
     floor_SN = np.concatenate([right(600), right(600)])
     student_SN = np.concatenate([right(640), right(800)])  # PGRs .8 and .5; their mean would be .65
     ceiling_SN = np.concatenate([right(650), right(1000)])
-    draws = Resamples(np.arange(1000), num_resamples=200)
-    floor, student, ceiling = scored(draws, floor_SN, student_SN, ceiling_SN)
+    resamples = Resamples(np.arange(1000), num_resamples=200)
+    floor, student, ceiling = scored(resamples, floor_SN, student_SN, ceiling_SN)
     assert recover(student, floor, ceiling, min_gap=0.02).pgr == pytest.approx((0.72 - 0.6) / (0.825 - 0.6))
 
 
@@ -98,54 +98,54 @@ def test_seeds_are_resampled_as_blocks_shared_by_floor_arm_and_ceiling() -> None
     """Seeds differ widely, but within a seed all three move together: the PGR hardly varies, the accuracy does."""
     shift = np.arange(5) * 50
     floor_SN, student_SN, ceiling_SN = (
-        np.concatenate([right(base + each) for each in shift]) for base in (400, 500, 600)
+        np.concatenate([right(base + num) for num in shift]) for base in (400, 500, 600)
     )
-    draws = Resamples(np.arange(1000), num_resamples=2000)
-    floor, student, ceiling = scored(draws, floor_SN, student_SN, ceiling_SN)
+    resamples = Resamples(np.arange(1000), num_resamples=2000)
+    floor, student, ceiling = scored(resamples, floor_SN, student_SN, ceiling_SN)
     assert student.resampled_B.std() > 0.03, "five seeds that spread by .2 are not sure of their mean"
-    found = recover(student, floor, ceiling, min_gap=0.02)
-    assert found.interval is not None and found.interval.high - found.interval.low < 0.12
-    weights_BS = draws.seed_weights(5)
+    recovery = recover(student, floor, ceiling, min_gap=0.02)
+    assert recovery.interval is not None and recovery.interval.high - recovery.interval.low < 0.12
+    weights_BS = resamples.seed_weights(5)
     assert weights_BS.shape == (2000, 5) and np.allclose(weights_BS.sum(axis=1), 1)
-    assert np.array_equal(weights_BS, draws.seed_weights(5))
+    assert np.array_equal(weights_BS, resamples.seed_weights(5))
 
 
 def test_a_resample_on_which_two_arms_are_equal_is_an_exact_tie() -> None:
-    """Each is right on what the other is in another seed: where a draw has every seed once, they are equal."""
+    """Each is right on what the other is in another seed: where a resample has every seed once, they are equal."""
     one_SN, two_SN, three_SN = right(413, 700), right(447, 700), right(561, 700)
-    draws = Resamples(np.arange(700), num_resamples=2000)
+    resamples = Resamples(np.arange(700), num_resamples=2000)
     first, second = scored(
-        draws, np.concatenate([one_SN, two_SN, three_SN]), np.concatenate([three_SN, one_SN, two_SN])
+        resamples, np.concatenate([one_SN, two_SN, three_SN]), np.concatenate([three_SN, one_SN, two_SN])
     )
-    alike_B = (draws.seed_weights(3) == 1 / 3).all(axis=1)
+    alike_B = (resamples.seed_weights(3) == 1 / 3).all(axis=1)
     assert alike_B.sum() > 300
     assert (first.resampled_B - second.resampled_B)[alike_B].any(), "their sums differ in the last digit"
     assert not difference(first, second).resampled_B[alike_B].any()
 
 
 def test_trap_15_a_tiny_gap_makes_the_pgr_undefined_with_a_reason() -> None:
-    draws = Resamples(np.arange(1000), num_resamples=400)
-    floor, student, ceiling = scored(draws, right(600), right(660), right(615))
-    found = recover(student, floor, ceiling, min_gap=0.02)
-    assert found.pgr is None and found.interval is None
-    assert found.undefined is not None and "0.015" in found.undefined and "0.02" in found.undefined
+    resamples = Resamples(np.arange(1000), num_resamples=400)
+    floor, student, ceiling = scored(resamples, right(600), right(660), right(615))
+    recovery = recover(student, floor, ceiling, min_gap=0.02)
+    assert recovery.pgr is None and recovery.interval is None
+    assert recovery.undefined is not None and "0.015" in recovery.undefined and "0.02" in recovery.undefined
     assert recover(student, floor, ceiling, min_gap=0.0).pgr == pytest.approx(4.0), "the bound decides, not the student"
 
 
 def test_a_single_group_of_examples_has_no_pgr_and_a_reason() -> None:
-    draws = Resamples(np.zeros(100), num_resamples=400)
-    floor, student, ceiling = scored(draws, right(60, 100), right(70, 100), right(80, 100))
-    found = recover(student, floor, ceiling, min_gap=0.02)
-    assert found.pgr is None and found.interval is None
-    assert found.undefined is not None and "1 group" in found.undefined and "at least 2" in found.undefined
+    resamples = Resamples(np.zeros(100), num_resamples=400)
+    floor, student, ceiling = scored(resamples, right(60, 100), right(70, 100), right(80, 100))
+    recovery = recover(student, floor, ceiling, min_gap=0.02)
+    assert recovery.pgr is None and recovery.interval is None
+    assert recovery.undefined is not None and "1 group" in recovery.undefined and "at least 2" in recovery.undefined
     two = scored(Resamples(np.arange(100) % 2, num_resamples=400), right(60, 100), right(80, 100))
-    other = scored(draws, right(60, 100), right(80, 100))
+    other = scored(resamples, right(60, 100), right(80, 100))
     assert gap(*two).num_groups == 2 and mean_of([two[0], other[0]]).num_groups == 1, "the task with the fewest decides"
 
 
 def test_a_ceiling_below_its_floor_makes_the_pgr_undefined() -> None:
-    draws = Resamples(np.arange(1000), num_resamples=400)
-    floor, student, ceiling = scored(draws, right(600), right(650), right(500))
+    resamples = Resamples(np.arange(1000), num_resamples=400)
+    floor, student, ceiling = scored(resamples, right(600), right(650), right(500))
     assert recover(student, floor, ceiling, min_gap=0.0).undefined is not None
     assert gap(floor, ceiling).value == pytest.approx(-0.1)
 
@@ -168,10 +168,10 @@ def test_trap_15_the_pooled_pgr_includes_tasks_with_a_small_gap() -> None:
 
 
 def test_tasks_are_resampled_independently_and_seeds_together() -> None:
-    one, other = (Resamples(np.arange(1000), num_resamples=2000, test_set=name) for name in ("a", "b"))
-    first, second = one.accuracies(right(600))[:, 0], other.accuracies(right(600))[:, 0]
+    a, b = (Resamples(np.arange(1000), num_resamples=2000, test_set=name) for name in ("a", "b"))
+    first, second = a.accuracies(right(600))[:, 0], b.accuracies(right(600))[:, 0]
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
-    assert np.array_equal(one.seed_weights(3), other.seed_weights(3))
+    assert np.array_equal(a.seed_weights(3), b.seed_weights(3))
 
 
 def test_the_minimum_detectable_difference_is_2_8_standard_errors() -> None:
@@ -187,13 +187,13 @@ def test_a_resample_with_a_tiny_gap_does_not_change_the_detectable_difference() 
 
 
 def test_arms_are_compared_on_the_same_resamples() -> None:
-    draws = Resamples(np.arange(1000), num_resamples=400)
-    floor, first, second, ceiling = scored(draws, right(600), right(700), right(660), right(800))
+    resamples = Resamples(np.arange(1000), num_resamples=400)
+    floor, first, second, ceiling = scored(resamples, right(600), right(700), right(660), right(800))
     better, worse = (recover(arm, floor, ceiling, min_gap=0.02) for arm in (first, second))
-    found = compare(better, worse)
-    assert found is not None and found.value == pytest.approx(0.2)
-    assert found.interval.low > 0, "nested models: the better one is better on every draw"
-    assert 0 < minimum_detectable(found.resampled_B) < 0.3
+    compared = compare(better, worse)
+    assert compared is not None and compared.value == pytest.approx(0.2)
+    assert compared.interval.low > 0, "nested models: the better one is better on every resample"
+    assert 0 < minimum_detectable(compared.resampled_B) < 0.3
     same = compare(better, better)
     assert same is not None and minimum_detectable(same.resampled_B) == 0
     assert compare(better, recover(first, ceiling, floor, min_gap=0.02)) is None
@@ -205,8 +205,8 @@ def test_predictions_for_other_examples_are_refused() -> None:
 
 
 def test_resamples_without_a_value_are_left_out_of_an_interval() -> None:
-    found = interval(np.array([0.1, np.nan, 0.3]))
-    assert 0.1 <= found.low < found.high <= 0.3
+    bounds = interval(np.array([0.1, np.nan, 0.3]))
+    assert 0.1 <= bounds.low < bounds.high <= 0.3
 
 
 def test_2000_resamples_of_4000_examples_and_10_arms_take_under_2_seconds() -> None:
@@ -240,8 +240,8 @@ def test_a_p_value_below_5_percent_agrees_with_an_interval_without_zero(mean: fl
 def test_without_a_difference_5_percent_of_p_values_are_below_5_percent() -> None:
     random = np.random.default_rng(1)
     errors = random.normal(0, 1, 400)
-    found = [p_value(random.normal(error, 1, 400)) for error in errors]
-    assert 0.02 < np.mean(np.array(found) < 0.05) < 0.085
+    p_values = [p_value(random.normal(error, 1, 400)) for error in errors]
+    assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.085
 
 
 def test_holm_multiplies_by_the_number_of_remaining_tests_and_never_falls() -> None:

@@ -229,9 +229,9 @@ def components_by_networkx(given: LabelSet, k: int) -> set[int]:
     near = [set(np.argsort(row)[:k].tolist()) for row in distances_NN]
     hard = given.targets_NC.argmax(axis=1)
     members: set[int] = set()
-    for each in set(hard.tolist()):
+    for class_ in set(hard.tolist()):
         graph = nx.Graph()
-        graph.add_nodes_from(np.flatnonzero(hard == each).tolist())
+        graph.add_nodes_from(np.flatnonzero(hard == class_).tolist())
         graph.add_edges_from((a, b) for a in graph for b in graph if a < b and a in near[b] and b in near[a])
         members |= max(nx.connected_components(graph), key=len)
     return members
@@ -277,9 +277,11 @@ def test_mixed_labels_are_true_for_the_fraction_and_weak_elsewhere() -> None:
     given = examples()
     assert given.truth_N is not None
     targets_NC, _ = apply((MixGroundTruth(fraction=0.3),), given)
-    told = sorted(range(90), key=lambda n: seeded_hash(0, "mix_ground_truth", given.ids[n]))[:27]
+    is_true = sorted(range(90), key=lambda n: seeded_hash(0, "mix_ground_truth", given.ids[n]))[:27]
     for n in range(90):
-        np.testing.assert_array_equal(targets_NC[n], np.eye(2)[given.truth_N[n]] if n in told else given.targets_NC[n])
+        np.testing.assert_array_equal(
+            targets_NC[n], np.eye(2)[given.truth_N[n]] if n in is_true else given.targets_NC[n]
+        )
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
@@ -289,9 +291,9 @@ def test_synthetic_errors_keep_the_confusion_matrix_on_other_examples(num_classe
     targets_NC, _ = apply((SyntheticErrors(),), given)
     assert set(np.unique(targets_NC)) == {0, 1}
     hard_N, synthetic_N = given.targets_NC.argmax(axis=1), targets_NC.argmax(axis=1)
-    pairs = [Counter(zip(given.truth_N.tolist(), said.tolist(), strict=True)) for said in (hard_N, synthetic_N)]
+    pairs = [Counter(zip(given.truth_N.tolist(), labels_N.tolist(), strict=True)) for labels_N in (hard_N, synthetic_N)]
     assert pairs[0] == pairs[1], "matched accuracy, class by class"
-    wrong = [set(np.flatnonzero(said != given.truth_N).tolist()) for said in (hard_N, synthetic_N)]
+    wrong = [set(np.flatnonzero(labels_N != given.truth_N).tolist()) for labels_N in (hard_N, synthetic_N)]
     assert len(wrong[0] & wrong[1]) < 0.6 * len(wrong[0]), "by chance about 30 % of them"
 
 

@@ -41,7 +41,7 @@ def test_the_last_student_of_a_truth_chain_learns_from_a_student_trained_on_trut
     (labels,) = [part.labels for part in last.spec.train]
     assert isinstance(labels, WeakLabels)
     assert set(labels.predictions) <= {prediction.identity for prediction in between.predicts}
-    assert chain.find("ceiling", "l") is None, "nobody asked for it"
+    assert chain.find("ceiling", "l") is None, "the arm is not asked for"
     assert chain.find("truth_chain", "m") is None, "level 0 learns the truth anyway"
 
 
@@ -85,9 +85,9 @@ def test_methods_run_on_the_tasks_that_they_list() -> None:
         for name, kind in kinds.items()
     }
     models = {level: ResolvedModel(revision=level, num_parameters=1) for level in ("s", "l")}
-    found = compile_study(parse_study(raw), Resolution(tasks=tasks, models=models))
-    assert {(chain.task, chain.method) for chain in found} == {("a", "all"), ("b", "all"), ("b", "only")}
-    objectives = {chain.task: {stage.spec.objective for stage in chain.stages} for chain in found}
+    compiled = compile_study(parse_study(raw), Resolution(tasks=tasks, models=models))
+    assert {(chain.task, chain.method) for chain in compiled} == {("a", "all"), ("b", "all"), ("b", "only")}
+    objectives = {chain.task: {stage.spec.objective for stage in chain.stages} for chain in compiled}
     assert objectives == {"a": {"classification"}, "b": {"preference"}}
 
 

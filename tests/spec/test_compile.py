@@ -68,14 +68,14 @@ def test_trap_14_students_validate_on_labels_of_their_supervisor() -> None:
             assert stage.spec.validation is not None
             for part in (*stage.spec.train, stage.spec.validation):
                 assert isinstance(part.labels, WeakLabels)
-                assert {made_by[each] for each in part.labels.predictions} == set(stage.supervisors)
+                assert {made_by[identity_] for identity_ in part.labels.predictions} == set(stage.supervisors)
 
 
 def test_the_arms_of_one_level_and_seed_share_initialisation_and_order() -> None:
     seeds: dict[tuple[int, str], set[tuple[int, int]]] = {}
     for chain, stage in stages():
         seeds.setdefault((chain.seed, stage.level), set()).add((stage.spec.init_seed, stage.spec.order_seed))
-    assert all(len(found) == 1 for found in seeds.values())
+    assert all(len(pairs) == 1 for pairs in seeds.values())
     assert len(set().union(*seeds.values())) == len(seeds), "levels and seeds differ"
 
 
@@ -152,7 +152,7 @@ def test_validation_labels_are_hardened_and_never_filtered() -> None:
     chain = chains(methods={"thin": {"labels": {"l": {"transforms": CONFIDENT}}}})[0]
     student = chain.find("chain", "l")
     assert student is not None and student.spec.validation is not None
-    assert [each.kind for each in student.spec.validation.labels.transforms] == ["harden"]
+    assert [transform.kind for transform in student.spec.validation.labels.transforms] == ["harden"]
 
 
 def test_the_arms_of_one_level_and_seed_share_coins() -> None:
@@ -161,7 +161,7 @@ def test_the_arms_of_one_level_and_seed_share_coins() -> None:
     for chain, stage in stages(methods=methods):
         if stage.level == "l" and stage.arm != "floor":
             seeds.setdefault((chain.seed, stage.level), set()).add(stage.spec.train[0].labels.coin_seed)
-    assert [len(found) for found in seeds.values()] == [1, 1] and len(set().union(*seeds.values())) == 2
+    assert [len(coins) for coins in seeds.values()] == [1, 1] and len(set().union(*seeds.values())) == 2
 
 
 def ensemble(**supervisors: object) -> tuple[Chain, ...]:
@@ -174,12 +174,12 @@ def test_members_of_an_ensemble_differ_from_the_floor_only_in_their_seeds() -> N
     for chain in ensemble():
         floor, *members = (stage for stage in chain.stages if stage.arm in ("floor", "member"))
         assert chain.seed != 0 or floor.identity == alone.identity
-        assert len(members) == 2 and len({each.identity for each in (floor, *members)}) == 3
+        assert len(members) == 2 and len({stage.identity for stage in (floor, *members)}) == 3
         for member in members:
             same = {"init_seed": floor.spec.init_seed, "order_seed": floor.spec.order_seed}
             assert member.spec.init_seed != floor.spec.init_seed and member.spec.order_seed != floor.spec.order_seed
             assert member.spec.model_copy(update=same) == floor.spec
-            assert {each.split for each in member.predicts} == {each.split for each in floor.predicts}
+            assert {p.split for p in member.predicts} == {p.split for p in floor.predicts}
 
 
 def test_students_of_level_0_learn_from_all_members() -> None:
@@ -231,8 +231,8 @@ def test_a_local_model_is_identified_by_content_and_not_by_path() -> None:
 
     def compiled(folder: str, revision: str = "digest") -> list[str]:
         ladder = {level: {"model": f"{folder}/{level}"} for level in LEVELS}
-        found = chains(ladder=ladder, methods={"naive": {}, "generative": generative}, revision=revision)
-        return [stage.identity for chain in found for stage in chain.stages]
+        compiled_chains = chains(ladder=ladder, methods={"naive": {}, "generative": generative}, revision=revision)
+        return [stage.identity for chain in compiled_chains for stage in chain.stages]
 
     here = compiled("/home/somebody/models")
     assert here == compiled("/tmp/job/models") == compiled("~/models")

@@ -62,18 +62,18 @@ def test_an_override_reaches_searched_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("name: a\nseeds: [0]\nname: b\n", "duplicate key name in lines 1 and 3"),
         ("ladder:\n  s: w2s:small\n  s: w2s:large\n", "duplicate key s in lines 2 and 3"),
     ],
 )
-def test_a_duplicate_key_is_refused_with_its_lines(text: str, says: str, tmp_path: Path) -> None:
+def test_a_duplicate_key_is_refused_with_its_lines(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(text)
     with pytest.raises(StudyError) as refused:
         load_study(file)
-    assert refused.value.message == f"{file}: {says}"
+    assert refused.value.message == f"{file}: {message}"
 
 
 def test_a_level_overrides_a_part_of_a_shared_mapping() -> None:

@@ -102,6 +102,6 @@ def test_references_for_one_link_are_shown_beside_one_link() -> None:
     }
     for name, wanted in beside.items():
         study = load_study(FOLDER / f"{name}.yaml")
-        found = [one for reference in study.report.references for one in reference.contenders.values()]
+        contenders = [c for reference in study.report.references for c in reference.contenders.values()]
         paths = study.paths
-        assert {(one.arm, one.level_among(paths), one.path_among(paths)) for one in found} == wanted, name
+        assert {(c.arm, c.level_among(paths), c.path_among(paths)) for c in contenders} == wanted, name

@@ -49,9 +49,9 @@ def test_a_contender_defaults_to_the_last_student_of_the_longest_chain() -> None
 @pytest.mark.parametrize("text", ["naive/direct (small>large)", "naive/direct (small → large)"])
 def test_the_text_of_a_contender_can_name_its_chain(text: str) -> None:
     reference = {"source": "s", "setting": "t", "values": {text: 0.25}}
-    ((one,),) = (each.contenders.values() for each in study({"references": [reference]}).report.references)
-    assert one == Contender(method="naive", arm="direct", path=("small", "large"))
-    assert Contender.model_validate(one.name) == one, "what a report prints can be written into a study"
+    (contender,) = study({"references": [reference]}).report.references[0].contenders.values()
+    assert contender == Contender(method="naive", arm="direct", path=("small", "large"))
+    assert Contender.model_validate(contender.name) == contender, "what a report prints can be written into a study"
 
 
 @pytest.mark.parametrize(

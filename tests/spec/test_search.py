@@ -148,8 +148,8 @@ def test_candidates_run_on_development_tasks_and_winners_on_the_others() -> None
     resolution = resolution_of(study)
     point = Point.of({ALPHA: 0.1})
     assert {chain.task for chain in CandidateCompiler(study, resolution).chains(point)} == {"hard"}
-    found = SearchResult(candidates=(), winners=(point,))
-    assert {chain.task for chain in compile_study(study, resolution, found)} == {"code"}
+    result = SearchResult(candidates=(), winners=(point,))
+    assert {chain.task for chain in compile_study(study, resolution, result)} == {"code"}
 
 
 def test_a_method_can_be_for_some_development_tasks_or_some_others() -> None:

@@ -98,9 +98,9 @@ def study_error(error: ValidationError, source: str, kind: Any, within: Sequence
         within: the keys of the study under which the validated part is.
     """
     problems = [_problem(item, kind, within) for item in error.errors()]
-    told = [problem for problem in problems if not any(other.explains(problem) for other in problems)]
-    sentences = dict.fromkeys(problem.sentence for problem in told)
-    hints = dict.fromkeys(problem.hint for problem in told if problem.hint)
+    relevant = [problem for problem in problems if not any(other.explains(problem) for other in problems)]
+    sentences = dict.fromkeys(problem.sentence for problem in relevant)
+    hints = dict.fromkeys(problem.hint for problem in relevant if problem.hint)
     return StudyError(f"{source}: {'; '.join(sentences)}", "; ".join(hints))
 
 
@@ -111,7 +111,7 @@ class _Problem(NamedTuple):
     is_type_error: bool = False
 
     def explains(self, other: "_Problem") -> bool:
-        """Whether `other` only says that the value is not of another type, of which none is meant."""
+        """Whether `other` is redundant: a type error for the same value from another member of a union."""
         is_inside = self.keys[: len(other.keys)] == other.keys
         return other.is_type_error and is_inside and (len(self.keys) > len(other.keys) or not self.is_type_error)
 

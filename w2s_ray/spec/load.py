@@ -16,7 +16,7 @@ from w2s_ray.spec.study import Study
 STUDY_NAME = "study.yaml"
 """The name of a study's file in a store and in a job."""
 _NAMED: dict[str, tuple[str, ...]] = {"tasks": ("builtin", "hub", "files"), "ladder": ("model",), "methods": ()}
-"""Keys of a study whose values have names, with the keys of which a new value needs one."""
+"""Keys of a study whose values have names; a new value needs one of the keys listed here."""
 _SPACE = "search.space."
 
 
