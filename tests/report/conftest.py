@@ -1,4 +1,4 @@
-"""Studies whose results are decreed."""
+"""Studies whose stages have chosen accuracies."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,6 @@ from synthetic import Skill, SyntheticStudy, make
 
 from w2s_ray.report.findings import Summary
 from w2s_ray.spec.chain import PlannedStage
-
-FLOOR, CEILING = 0.6, 0.8
 
 
 @pytest.fixture
@@ -22,39 +20,51 @@ def synthetic(tmp_path: Path) -> Callable[..., SyntheticStudy]:
     return build
 
 
+ACCURACIES = {
+    ("floor", "small"): 0.6,
+    ("ceiling", "medium"): 0.7,
+    ("ceiling", "large"): 0.8,
+    ("chain", "medium"): 0.65,
+    ("direct", "medium"): 0.65,
+    ("direct", "large"): 0.66,
+    ("pooled", "medium"): 0.65,
+    ("pooled", "large"): 0.68,
+    ("self", "small"): 0.61,
+}
+"""By arm and level; the large student of a chain by its loss."""
+
+
+def accuracy_of(stage: PlannedStage) -> float:
+    by_loss = {"naive": 0.7, "confidence0.5": 0.55}
+    return ACCURACIES.get((stage.arm, stage.level)) or by_loss[stage.spec.loss.label]
+
+
 @pytest.fixture
 def skill() -> Skill:
-    """A floor of .60 and ceilings of .70 and .80; students by arm, level and loss."""
+    """Floors of .60 and ceilings of .70 and .80; see `ACCURACIES`."""
+    return accuracy_of
 
-    def of(stage: PlannedStage) -> float:
-        known = {
-            ("floor", "small"): FLOOR,
-            ("ceiling", "medium"): 0.7,
-            ("ceiling", "large"): CEILING,
-            ("chain", "medium"): 0.65,
-            ("direct", "medium"): 0.65,
-            ("direct", "large"): 0.66,
-            ("pooled", "medium"): 0.65,
-            ("pooled", "large"): 0.68,
-            ("self", "small"): 0.61,
-        }
-        by_loss = {"naive": 0.7, "confidence0.5": 0.55}
-        return known[stage.arm, stage.level] if (stage.arm, stage.level) in known else by_loss[stage.spec.loss.label]
 
-    return of
+def finish(folder: Path) -> SyntheticStudy:
+    methods = {
+        "naive": {"arms": ["chain", "direct", "ceiling"]},
+        "confident": {"losses": {"large": {"kind": "confidence"}}},
+    }
+    study = make(folder, methods=methods)
+    study.finish(accuracy_of)
+    return study
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> SyntheticStudy:
+    """A finished study of two methods with every arm but `self`; tests only read it, or write its report."""
+    return finish(tmp_path_factory.mktemp("finished") / "store")
 
 
 @pytest.fixture
-def finished(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> SyntheticStudy:
-    """A finished study of two methods with every arm but `self`."""
-    made = synthetic(
-        methods={
-            "naive": {"arms": ["chain", "direct", "ceiling"]},
-            "confident": {"losses": {"large": {"kind": "confidence"}}},
-        }
-    )
-    made.finish(skill)
-    return made
+def own_finished(tmp_path: Path) -> SyntheticStudy:
+    """A study like `finished` whose store the test may change."""
+    return finish(tmp_path / "store")
 
 
 @pytest.fixture
@@ -84,7 +94,7 @@ METHODS = {
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> SyntheticStudy:
-    """A finished study of three tasks and every kind of arm; on one task nothing is to be gained."""
+    """A finished study of three tasks and every kind of arm; one task has no gap."""
 
     def skill(stage: PlannedStage) -> float:
         if stage.task == "flat":

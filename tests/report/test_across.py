@@ -56,21 +56,23 @@ def three(synthetic: Callable[..., SyntheticStudy]) -> Callable[..., Summary]:
     return build
 
 
-def row(summary: Summary, label: str) -> AcrossTasks:
-    (found,) = (each for each in summary.across if each.label == label)
-    return found
+def student_of(summary: Summary, label: str) -> AcrossTasks:
+    (student,) = (row for row in summary.across if row.label == label)
+    return student
 
 
 def test_trap_15_undefined_pgrs_are_counted_and_pooling_skips_no_task(
     three: Callable[..., Summary],
 ) -> None:
-    found = row(three(), "chain · naive, same")
-    assert found.pgrs["easy"] == pytest.approx(0.25, abs=0.01) and found.pgrs["harder"] == pytest.approx(0.5, abs=0.01)
-    assert found.pgrs["flat"] is None and found.num_undefined == 1
-    assert found.median == pytest.approx(0.375, abs=0.01)
-    assert value(found.pooled) == pytest.approx(0.34, abs=0.01), "not .4"
-    assert found.pooled.low < found.pooled.value < found.pooled.high
-    assert found.accuracy.value == pytest.approx((0.65 + 0.75 + 0.57) / 3, abs=2e-3)
+    student = student_of(three(), "chain · naive, same")
+    assert student.pgrs["easy"] == pytest.approx(0.25, abs=0.01) and student.pgrs["harder"] == pytest.approx(
+        0.5, abs=0.01
+    )
+    assert student.pgrs["flat"] is None and student.num_undefined == 1
+    assert student.median == pytest.approx(0.375, abs=0.01)
+    assert value(student.pooled) == pytest.approx(0.34, abs=0.01), "not .4"
+    assert student.pooled.low < student.pooled.value < student.pooled.high
+    assert student.accuracy.value == pytest.approx((0.65 + 0.75 + 0.57) / 3, abs=2e-3)
 
 
 def test_one_task_has_no_table_over_all_tasks(finished: SyntheticStudy) -> None:
@@ -79,52 +81,52 @@ def test_one_task_has_no_table_over_all_tasks(finished: SyntheticStudy) -> None:
 
 def test_a_method_for_some_tasks_is_pooled_over_those(three: Callable[..., Summary]) -> None:
     methods = {"naive": {}, "confident": {**METHODS["confident"], "tasks": ["easy", "harder"]}}
-    found = row(three(methods=methods), "chain · confident")
-    assert set(found.pgrs) == {"easy", "harder"}
-    assert value(found.pooled) == pytest.approx((0.08 + 0.18) / 0.5, abs=0.01)
+    student = student_of(three(methods=methods), "chain · confident")
+    assert set(student.pgrs) == {"easy", "harder"}
+    assert value(student.pooled) == pytest.approx((0.08 + 0.18) / 0.5, abs=0.01)
 
 
 def test_tasks_without_a_ceiling_count_in_the_mean_accuracy_and_as_undefined(three: Callable[..., Summary]) -> None:
     """The naive student's ceilings are another method's, which serves two of the three tasks."""
     confident = {**METHODS["confident"], "arms": ["chain", "ceiling"], "tasks": ["easy", "harder"]}
     summary = three(methods={"naive": {"arms": ["chain", "self"]}, "confident": confident})
-    found = row(summary, "chain · naive")
-    assert found.accuracy.value == pytest.approx((0.65 + 0.75 + 0.57) / 3, abs=2e-3)
-    assert set(found.pgrs) == set(CEILING) and found.pgrs["flat"] is None and found.num_undefined == 1
-    assert value(found.pooled) == pytest.approx(0.4, abs=0.01), "of the two"
-    assert found.num_pooled == 2 and pooled_share(found) == "2 of 3 tasks"
-    own = row(summary, "self")
+    student = student_of(summary, "chain · naive")
+    assert student.accuracy.value == pytest.approx((0.65 + 0.75 + 0.57) / 3, abs=2e-3)
+    assert set(student.pgrs) == set(CEILING) and student.pgrs["flat"] is None and student.num_undefined == 1
+    assert value(student.pooled) == pytest.approx(0.4, abs=0.01), "of the two"
+    assert student.num_pooled == 2 and pooled_share(student) == "2 of 3 tasks"
+    own = student_of(summary, "self")
     assert own.pooled is None and own.pooled_undefined is not None and own.num_undefined == 3, "it has no ceiling"
-    assert pooled_share(row(summary, "chain · confident")) == "", "all of its own tasks"
+    assert pooled_share(student_of(summary, "chain · confident")) == "", "all of its own tasks"
 
 
 def declared(summary: Summary) -> DeclaredComparison:
-    (found,) = summary.declared
-    return found
+    (comparison,) = summary.declared
+    return comparison
 
 
 def test_a_declared_comparison_is_one_test_over_all_tasks(three: Callable[..., Summary]) -> None:
-    found = declared(three({"compare": [["confident", "naive"]]}))
-    assert found.tasks == ("easy", "harder", "flat")
-    assert value(found.accuracy) == pytest.approx(0.03, abs=2e-3)
-    assert value(found.pgr) == pytest.approx(3 * 0.03 / 0.5, abs=0.01)
-    assert found.p_value == found.p_holm == SMALLEST_P_VALUE, "nested models: better on every draw"
+    comparison = declared(three({"compare": [["confident", "naive"]]}))
+    assert comparison.tasks == ("easy", "harder", "flat")
+    assert value(comparison.accuracy) == pytest.approx(0.03, abs=2e-3)
+    assert value(comparison.pgr) == pytest.approx(3 * 0.03 / 0.5, abs=0.01)
+    assert comparison.p_value == comparison.p_holm == SMALLEST_P_VALUE, "nested models: better on every resample"
 
 
 def test_every_contender_is_shown_with_its_arm_and_chain(three: Callable[..., Summary]) -> None:
     reference = {"source": "s", "setting": "t", "values": {"naive": 0.25, "confident (small>large)": 0.8}}
     summary = three({"compare": [["confident", "naive"]], "references": [reference]})
-    found = declared(summary)
-    assert (found.first, found.second) == ("confident/chain (small→large)", "naive/chain (small→large)")
-    assert [each.contender for each in summary.references] == [found.second, found.first]
+    comparison = declared(summary)
+    assert (comparison.first, comparison.second) == ("confident/chain (small→large)", "naive/chain (small→large)")
+    assert [row.contender for row in summary.references] == [comparison.second, comparison.first]
 
 
 def test_holm_corrects_over_declared_comparisons_alone(three: Callable[..., Summary]) -> None:
-    """Two of three differ on every draw, a student and its double on none."""
+    """Two of three differ on every resample, a student and its double on none."""
     summary = three({"compare": [["confident", "naive"], ["naive", "confident"], ["naive", "same"]]})
     least = SMALLEST_P_VALUE
-    assert [each.p_value for each in summary.declared] == [least, least, 1.0]
-    assert [each.p_holm for each in summary.declared] == [pytest.approx(3 * least), pytest.approx(3 * least), 1.0]
+    assert [row.p_value for row in summary.declared] == [least, least, 1.0]
+    assert [row.p_holm for row in summary.declared] == [pytest.approx(3 * least), pytest.approx(3 * least), 1.0]
     assert len(summary.comparisons) == 3 - 1, "one exploratory pair on each task that has a gap"
 
 
@@ -143,8 +145,8 @@ def test_a_declared_comparison_of_unfinished_arms_is_undecided(synthetic: Callab
     report = {"compare": [["confident", "naive"]], "bootstrap_samples": 100}
     study = synthetic(chains=[["small", "large"]], methods=METHODS, report=report)
     study.finish(lambda stage: 0.6, leave_out=lambda stage: stage.spec.loss.kind == "confidence")
-    found = declared(study.summary())
-    assert found.undecided == "both are not finished for any seed of any task" and found.tasks == ()
+    comparison = declared(study.summary())
+    assert comparison.undecided == "both are not finished for any seed of any task" and comparison.tasks == ()
 
 
 def test_a_declared_comparison_without_one_of_its_tasks_is_undecided(
@@ -165,10 +167,10 @@ def test_a_declared_comparison_without_one_of_its_tasks_is_undecided(
     assert everywhere.undecided == "both are finished on 2 of 3 tasks" and everywhere.tasks == ("easy", "harder")
     assert everywhere.p_value is None and everywhere.p_holm is None and everywhere.accuracy is not None
     assert easy.p_holm is not None and easy.num_tasks == 1
-    assert served.p_holm is not None and served.num_tasks == 1, "a task that a method is not for does not lack"
+    assert served.p_holm is not None and served.num_tasks == 1, "tasks that a method is not for do not count"
     assert rest.undecided == "both are finished on 1 of 2 tasks"
-    said = [contest(each).removeprefix(f"{each.first} − {each.second}") for each in summary.declared]
-    assert said == [" · 2 of 3 tasks", " · easy", " · harder, flat · 1 of 2 tasks", ""]
+    names = [contest(row).removeprefix(f"{row.first} − {row.second}") for row in summary.declared]
+    assert names == [" · 2 of 3 tasks", " · easy", " · harder, flat · 1 of 2 tasks", ""]
 
 
 def test_points_that_change_neither_side_are_one_comparison(
@@ -185,8 +187,8 @@ def test_points_that_change_neither_side_are_one_comparison(
     study.finish(lambda stage: known.get(stage.arm, known[stage.spec.loss.kind]))
     untouched, *touched = study.summary().declared
     assert untouched.point is None and untouched.first == "hard/chain (small→large)"
-    assert [each.point for each in touched] == ["alpha_max 0.25", "alpha_max 0.5", "alpha_max 0.75"]
-    assert [each.p_holm for each in (untouched, *touched)] == [pytest.approx(4 * SMALLEST_P_VALUE)] * 4
+    assert [row.point for row in touched] == ["alpha_max 0.25", "alpha_max 0.5", "alpha_max 0.75"]
+    assert [row.p_holm for row in (untouched, *touched)] == [pytest.approx(4 * SMALLEST_P_VALUE)] * 4
 
 
 def test_both_contenders_are_compared_over_the_seeds_that_both_have(synthetic: Callable[..., SyntheticStudy]) -> None:
@@ -202,10 +204,10 @@ def test_both_contenders_are_compared_over_the_seeds_that_both_have(synthetic: C
         return stage.spec.loss.kind == "confidence" and stage.spec.train[0].split.split_seed == 1
 
     study.finish(by_seed, leave_out=second_confident)
-    found = declared(study.summary())
-    assert value(found.accuracy) == pytest.approx(0.05, abs=2e-3), "seed 0 alone"
-    assert found.seeds == {"code": (0,)} and num_seeds(found) == "1†"
-    assert value(found.pgr) == pytest.approx(0.25, abs=0.01)
+    comparison = declared(study.summary())
+    assert value(comparison.accuracy) == pytest.approx(0.05, abs=2e-3), "seed 0 alone"
+    assert comparison.seeds == {"code": (0,)} and num_seeds(comparison) == "1†"
+    assert value(comparison.pgr) == pytest.approx(0.25, abs=0.01)
 
 
 def test_one_group_of_test_examples_decides_nothing_and_few_are_warned_of(
@@ -221,14 +223,14 @@ def test_one_group_of_test_examples_decides_nothing_and_few_are_warned_of(
         test = evidence.tests[task]
         evidence.tests[task] = replace(test, groups_N=np.arange(len(test.ids)) % num_groups)
     summary = summary_of(study.study, evidence)
-    one, two, alone = summary.declared
-    assert one.p_value is None and two.p_value is None and alone.p_value is not None
-    assert one.undecided == two.undecided and two.undecided is not None and "1 group" in two.undecided
-    found = row(summary, "chain · naive, same")
-    assert found.pgrs["easy"] is None and found.pgrs["harder"] is not None
-    assert found.pooled_undefined is not None and "1 group" in found.pooled_undefined, "it is over both tasks"
+    by_pgr, both, harder_alone = summary.declared
+    assert by_pgr.p_value is None and both.p_value is None and harder_alone.p_value is not None
+    assert by_pgr.undecided == both.undecided and both.undecided is not None and "1 group" in both.undecided
+    student = student_of(summary, "chain · naive, same")
+    assert student.pgrs["easy"] is None and student.pgrs["harder"] is not None
+    assert student.pooled_undefined is not None and "1 group" in student.pooled_undefined, "it is over both tasks"
     strata = {arm.task: list(arm.strata) for arm in summary.arms}
-    assert strata == {"easy": [], "harder": ["band 0", "band 1", "band 2"]}, "one group of a stratum is no more"
+    assert strata == {"easy": [], "harder": ["band 0", "band 1", "band 2"]}, "one group is too few"
     easy, harder = (whole(task.num_test) for task in summary.tasks.values())
     warnings = [line.partition(" of related")[0] for line in summary.warnings if "groups" in line]
     assert [line.partition(":")[0] for line in warnings] == ["easy", "harder"]

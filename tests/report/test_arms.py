@@ -22,8 +22,8 @@ FIRST = {"learning_rate": 1e-3, "epochs": 1}
 
 def student(study: SyntheticStudy, method: str, arm: str = "chain") -> ArmSummary:
     """The large student of a method."""
-    arms = [one for one in study.summary().arms if (one.level, one.arm) == ("large", arm) and method in one.methods]
-    (student,) = arms
+    large = [student for student in study.summary().arms if (student.level, student.arm) == ("large", arm)]
+    (student,) = (student for student in large if method in student.methods)
     return student
 
 
@@ -126,10 +126,10 @@ def test_the_order_of_methods_does_not_change_what_is_shown(synthetic: Callable[
 def test_a_ceiling_trains_like_its_student_from_the_same_start(
     settings: SyntheticStudy, method: str, setting: str, ceiling: float
 ) -> None:
-    found = student(settings, method)
-    assert found.setting == setting
-    assert value(found.ceiling) == pytest.approx(ceiling, abs=1e-3)
-    assert value(found.pgr) == pytest.approx(0.5, abs=0.03)
+    large = student(settings, method)
+    assert large.setting == setting
+    assert value(large.ceiling) == pytest.approx(ceiling, abs=1e-3)
+    assert value(large.pgr) == pytest.approx(0.5, abs=0.03)
 
 
 def test_a_probe_has_a_second_pgr_against_the_ceiling_of_all_weights(settings: SyntheticStudy) -> None:
@@ -146,15 +146,15 @@ def test_a_probes_full_ceiling_is_the_plain_methods_ceiling(settings: SyntheticS
 
 def test_training_on_texts_is_listed_with_the_pretrained_levels(settings: SyntheticStudy) -> None:
     summary = settings.summary()
-    assert [(each.arm, each.level) for each in summary.pretrained] == [("generative", "large")]
+    assert [(level.arm, level.level) for level in summary.pretrained] == [("generative", "large")]
     assert "generative" not in {arm.arm for arm in summary.arms}
     assert student(settings, "texts").metrics["seconds_in_all"] == 30, "the floor, its texts, and itself"
 
 
 def test_zero_shot_is_at_every_level_and_has_no_pgr(settings: SyntheticStudy) -> None:
-    found = [arm for arm in settings.summary().arms if arm.arm == "zero_shot"]
-    assert [arm.level for arm in found] == ["small", "large"]
-    for arm in found:
+    zero_shot = [arm for arm in settings.summary().arms if arm.arm == "zero_shot"]
+    assert [arm.level for arm in zero_shot] == ["small", "large"]
+    for arm in zero_shot:
         assert value(arm.accuracy) == pytest.approx(0.5, abs=1e-3)
         assert arm.pgr is None and not arm.is_student and arm.supervisors == ()
 
@@ -174,9 +174,9 @@ def test_a_truth_chain_is_compared_with_its_own_ceiling(
     study = synthetic(methods={"plain": {"arms": ["chain", "truth_chain", "ceiling"]}})
     skills = {"floor": 0.6, "chain": 0.65, "truth_chain": 0.75, "ceiling": 0.8}
     study.finish(lambda stage: skills[stage.arm])
-    found = student(study, "plain", arm="truth_chain")
-    assert value(found.pgr) == pytest.approx(0.75, abs=0.02)
-    assert found.supervisors == ("medium (ceiling)",)
+    truth_chain = student(study, "plain", arm="truth_chain")
+    assert value(truth_chain.pgr) == pytest.approx(0.75, abs=0.02)
+    assert truth_chain.supervisors == ("medium (ceiling)",)
 
 
 def test_a_truth_chain_is_compared_with_the_floor_of_each_path(synthetic: Callable[..., SyntheticStudy]) -> None:
@@ -190,9 +190,9 @@ def test_a_truth_chain_is_compared_with_the_floor_of_each_path(synthetic: Callab
     skills = {"chain": 0.65, "truth_chain": 0.7, "ceiling": 0.8}
     study.finish(lambda stage: floors[stage.level] if stage.arm == "floor" else skills[stage.arm])
     summary = study.summary()
-    found = {arm.label: arm for arm in summary.arms if arm.arm == "truth_chain"}
-    assert list(found) == ["truth_chain · tiny→medium→large", "truth_chain · small→medium→large"]
-    first, second = found.values()
+    by_label = {arm.label: arm for arm in summary.arms if arm.arm == "truth_chain"}
+    assert list(by_label) == ["truth_chain · tiny→medium→large", "truth_chain · small→medium→large"]
+    first, second = by_label.values()
     assert first.stages == second.stages
     assert value(first.floor) == pytest.approx(0.5, abs=1e-3)
     assert value(second.floor) == pytest.approx(0.6, abs=1e-3)

@@ -9,7 +9,7 @@ from w2s_ray.errors import DataError
 from w2s_ray.store.predictions import Answers
 
 
-@pytest.mark.parametrize("change", ["one missing", "one more", "one replaced"])
+@pytest.mark.parametrize("change", ["missing", "extra", "replaced"])
 def test_a_stage_evaluated_on_other_examples_is_an_error(
     synthetic: Callable[..., SyntheticStudy], skill: Skill, change: str
 ) -> None:
@@ -19,9 +19,9 @@ def test_a_stage_evaluated_on_other_examples_is_an_error(
     assert odd.test_prediction is not None
     ids, probs_NC = study.predictions(odd, odd.test_prediction, 0.8)
     other = next(id_ for id_ in (f"e{n}" for n in range(4000)) if id_ not in set(ids))
-    if change == "one missing":
+    if change == "missing":
         ids, probs_NC = ids[1:], probs_NC[1:]
-    elif change == "one more":
+    elif change == "extra":
         ids, probs_NC = [*ids, other], probs_NC[[*range(len(ids)), 0]]
     else:
         ids = [other, *ids[1:]]
@@ -47,8 +47,8 @@ def test_white_space_around_an_answer_is_ignored(written: SyntheticStudy, monkey
     plain, before = written.store.read_answers, written.summary()
 
     def padded(_: object, identity: str) -> Answers:
-        found = plain(identity)
-        return Answers(found.ids, tuple(f" {text}\n" for text in found.texts), found.is_allowed_N)
+        answers = plain(identity)
+        return Answers(answers.ids, tuple(f" {text}\n" for text in answers.texts), answers.is_allowed_N)
 
     monkeypatch.setattr(type(written.store), "read_answers", padded)
     assert written.summary().arms == before.arms
@@ -59,5 +59,5 @@ def test_baselines_are_fitted_once_for_floors_that_learn_from_the_same_examples(
 ) -> None:
     study = synthetic(chains=[["small", "large"], ["medium", "large"]], methods={"naive": {}}, seeds=[0, 1])
     study.finish(lambda stage: 0.6)
-    found = study.evidence().baselines["code"]
-    assert {name: len(correct_SN) for name, correct_SN in found.items()} == {"majority": 2, "length": 2}
+    baselines = study.evidence().baselines["code"]
+    assert {name: len(correct_SN) for name, correct_SN in baselines.items()} == {"majority": 2, "length": 2}

@@ -38,7 +38,7 @@ def test_a_registered_metric_is_in_table_page_csv_and_json(
     finished: SyntheticStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metric = Metric(
-        "median_confidence", "calibration", "sureness", "the middle confidence", median_confidence, digits=3
+        "median_confidence", "calibration", "sureness", median_confidence, "the middle confidence", digits=3
     )
     monkeypatch.setitem(METRICS, metric.name, metric)
     assert metrics_of(finished, "large", "chain · naive")[metric.name] == pytest.approx(0.8)
@@ -54,7 +54,7 @@ def test_a_registered_metric_is_in_table_page_csv_and_json(
 
 
 def test_a_headline_metric_is_in_the_first_table_too(finished: SyntheticStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    metric = Metric("median_confidence", "calibration", "sureness", "", median_confidence, headline=True)
+    metric = Metric("median_confidence", "calibration", "sureness", median_confidence, "", headline=True)
     monkeypatch.setitem(METRICS, metric.name, metric)
     assert "sureness" in printed(finished.summary(), 160)
 

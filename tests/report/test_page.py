@@ -86,7 +86,7 @@ def test_pretraining_has_its_own_table(synthetic: Callable[..., SyntheticStudy],
     study = synthetic(methods={"pretrain": {"objective": "next_token"}})
     study.finish(skill)
     summary = study.summary()
-    assert [each.level for each in summary.pretrained] == ["small", "medium", "large"] and summary.arms == ()
+    assert [level.level for level in summary.pretrained] == ["small", "medium", "large"] and summary.arms == ()
     assert "Training on text alone" in printed(summary, 125) and "40,000" in printed(summary, 125)
     assert "Training on text alone" in study.write_report().read_text()
 
@@ -97,20 +97,22 @@ def test_the_page_of_a_new_study_shows_that_nothing_is_finished(synthetic: Calla
     assert "0 of 5 stages finished" in text and "no stage is finished" in text
 
 
-def test_the_study_file_cannot_become_markup(finished: SyntheticStudy) -> None:
-    path = finished.store.study_folder("demo") / "study.yaml"
-    text = study_text(finished.study, finished.store)
+def test_the_study_file_cannot_become_markup(own_finished: SyntheticStudy) -> None:
+    path = own_finished.store.study_folder("demo") / "study.yaml"
+    text = study_text(own_finished.study, own_finished.store)
     path.write_text("# <script>alert(1)</script>\n" + text)
-    assert study_text(finished.study, finished.store) == path.read_text(), "the file as it was run, comments and all"
-    page = finished.write_report().read_text()
+    assert study_text(own_finished.study, own_finished.store) == path.read_text(), (
+        "the file as it was run, comments and all"
+    )
+    page = own_finished.write_report().read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page
 
 
-def test_another_study_file_in_the_folder_is_not_shown_as_this_one(finished: SyntheticStudy) -> None:
-    (finished.store.study_folder("demo") / "study.yaml").write_text("name: other\ntasks: {}\n")
-    text = study_text(finished.study, finished.store)
+def test_another_study_file_in_the_folder_is_not_shown_as_this_one(own_finished: SyntheticStudy) -> None:
+    (own_finished.store.study_folder("demo") / "study.yaml").write_text("name: other\ntasks: {}\n")
+    text = study_text(own_finished.study, own_finished.store)
     assert "other" not in text
-    assert parse_study(yaml.safe_load(text)) == finished.study
+    assert parse_study(yaml.safe_load(text)) == own_finished.study
 
 
 def test_the_diagram_names_supervisor_and_split_of_each_link(finished: SyntheticStudy) -> None:
@@ -153,8 +155,8 @@ def test_the_page_shows_every_section_and_escapes_the_study(whole_page: Path, wh
 def test_every_row_of_the_page_has_a_cell_for_each_column(whole_page: Path) -> None:
     rows = Tables()
     rows.feed(whole_page.read_text())
-    assert len(rows.found) > 10
-    for columns, cells in rows.found:
+    assert len(rows.tables) > 10
+    for columns, cells in rows.tables:
         assert set(cells) <= {columns}, f"{cells} cells under {columns} columns"
 
 
@@ -163,14 +165,14 @@ class Tables(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[int, list[int]]] = []
+        self.tables: list[tuple[int, list[int]]] = []
         self._head, self._cells, self._inside = 0, 0, False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "table":
             self._inside, self._head = ("class", "results") in attrs, 0
             if self._inside:
-                self.found.append((0, []))
+                self.tables.append((0, []))
         if tag == "th":
             self._head += 1
         if tag == "tr":
@@ -182,8 +184,8 @@ class Tables(HTMLParser):
         if not self._inside:
             return
         if tag == "thead":
-            self.found[-1] = (self._head, self.found[-1][1])
+            self.tables[-1] = (self._head, self.tables[-1][1])
         if tag == "tr" and self._cells:
-            self.found[-1][1].append(self._cells)
+            self.tables[-1][1].append(self._cells)
         if tag == "table":
             self._inside = False

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from synthetic import Skill, SyntheticStudy, arm_of, printed, value
 
-from w2s_ray.report import judge
+from w2s_ray.report import evaluation
 from w2s_ray.report.findings import Summary
 from w2s_ray.report.summary import chain_metrics, summary_of
 from w2s_ray.spec.chain import PlannedStage
@@ -77,11 +77,11 @@ def two_lengths(synthetic: Callable[..., SyntheticStudy]) -> SyntheticStudy:
 
 @pytest.fixture
 def searched(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> SyntheticStudy:
-    """A search that is through: one winner, one that was stopped, one that failed."""
+    """A finished search: one winner, one that was stopped, one that failed."""
     search = {"space": {KEY: [1e-3, 2e-3, 3e-3]}, "choose_by": "oracle", "seeds": [11]}
     study = synthetic(search=search, methods={"naive": {}}, seeds=[0])
     points = study.study.search.points()
-    found = SearchResult(
+    result = SearchResult(
         candidates=(
             Candidate(point=points[0], status="done", score=0.61),
             Candidate(point=points[1], status="failed", error="Traceback\n  out of room\nRuntimeError: no <b>memory"),
@@ -89,7 +89,7 @@ def searched(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> Syntheti
         ),
         winners=(points[0],),
     )
-    write_search_result(found, study.study, study.store)
+    write_search_result(result, study.study, study.store)
     study.finish(skill)
     return study
 
@@ -110,7 +110,7 @@ def test_an_unfinished_study_shows_what_is_planned(synthetic: Callable[..., Synt
 
 def test_an_oracle_is_marked(finished: SyntheticStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "w2s_ray.report.judge.is_oracle", lambda *given: given[-1].arm == "direct" and given[-1].level == "large"
+        "w2s_ray.report.evaluation.is_oracle", lambda *given: given[-1].arm == "direct" and given[-1].level == "large"
     )
     summary = finished.summary()
     assert [a.label for a in summary.arms if a.oracle] == ["direct"]
@@ -137,8 +137,8 @@ def test_recorded_metrics_are_averaged_over_the_stages_that_have_them(
     recorded = ({"num_steps": 50.0, "of_old": 1.0}, {"num_steps": 50.0}, {"num_steps": 80.0, "of_new": 4.0})
     for identity, metrics in zip(large, recorded, strict=True):
         evidence.records[identity] = evidence.records[identity].model_copy(update={"metrics": metrics})
-    (found,) = (each for each in summary_of(study.study, evidence).pretrained if each.level == "large")
-    assert found.metrics == {"num_steps": 60.0, "of_old": 1.0, "of_new": 4.0}
+    (pretrained,) = (row for row in summary_of(study.study, evidence).pretrained if row.level == "large")
+    assert pretrained.metrics == {"num_steps": 60.0, "of_old": 1.0, "of_new": 4.0}
 
 
 def test_trap_20_degenerate_labels_are_warned_of(
@@ -175,7 +175,7 @@ def test_texts_longer_than_the_context_are_warned_of(synthetic: Callable[..., Sy
 
 
 @pytest.mark.parametrize(
-    ("lack_bf16", "said"),
+    ("lack_bf16", "warnings"),
     [
         ((), []),
         (("small",), ["1 of 3 stages computed in fp32, on devices without bf16: they differ by rounding"]),
@@ -183,19 +183,19 @@ def test_texts_longer_than_the_context_are_warned_of(synthetic: Callable[..., Sy
     ],
 )
 def test_stages_of_one_study_in_different_precisions_are_warned_of(
-    synthetic: Callable[..., SyntheticStudy], skill: Skill, lack_bf16: tuple[str, ...], said: list[str]
+    synthetic: Callable[..., SyntheticStudy], skill: Skill, lack_bf16: tuple[str, ...], warnings: list[str]
 ) -> None:
     study = synthetic(chains=[["small", "large"]], optimisation={"precision": "bf16"})
     study.lack_bf16 = lack_bf16
     study.finish(skill)
-    assert [line for line in study.summary().warnings if "bf16" in line] == said
+    assert [line for line in study.summary().warnings if "bf16" in line] == warnings
 
 
 def test_references_are_compared_with_the_median_pgr_or_mean_accuracy(three: Callable[..., Summary]) -> None:
     reference = {"source": "Burns et al. 2023", "setting": "22 tasks", "values": {"naive": 0.25, "confident": "~0.8"}}
-    one = {"source": "openai", "setting": "SciQ", "values": {"naive": 0.33}, "tasks": ["easy"]}
-    by_accuracy = {**one, "figure": "accuracy", "tasks": ["easy", "flat"]}
-    first, second, third, last = three({"references": [reference, one, by_accuracy]}).references
+    openai = {"source": "openai", "setting": "SciQ", "values": {"naive": 0.33}, "tasks": ["easy"]}
+    by_accuracy = {**openai, "figure": "accuracy", "tasks": ["easy", "flat"]}
+    first, second, third, last = three({"references": [reference, openai, by_accuracy]}).references
     assert (first.theirs, first.num_tasks, first.num_undefined) == (0.25, 3, 1)
     assert first.ours == pytest.approx(0.375, abs=0.01)
     assert second.theirs == "~0.8" and second.ours == pytest.approx((0.4 + 0.6) / 2, abs=0.01)
@@ -211,7 +211,7 @@ def test_the_ceilings_learning_curve_is_by_number_of_examples(synthetic: Callabl
     (curve,) = study.summary().curves
     assert (curve.task, curve.level) == ("code", "large")
     assert [size for size, _ in curve.points] == [50, 100, 200]
-    assert [found.value for _, found in curve.points] == pytest.approx([0.7, 0.75, 0.8], abs=2e-3)
+    assert [accuracy.value for _, accuracy in curve.points] == pytest.approx([0.7, 0.75, 0.8], abs=2e-3)
 
 
 def test_ceilings_with_another_optimisation_are_another_learning_curve(
@@ -227,8 +227,8 @@ def test_ceilings_with_another_optimisation_are_another_learning_curve(
     study.finish(skill)
     curves = study.summary().curves
     assert [curve.setting for curve in curves] == ["learning_rate 0.001", "learning_rate 1e-05"]
-    for curve, accuracy in zip(curves, (0.9, 0.7), strict=True):
-        assert [found.value for _, found in curve.points] == pytest.approx([accuracy, accuracy], abs=2e-3)
+    for curve, expected in zip(curves, (0.9, 0.7), strict=True):
+        assert [accuracy.value for _, accuracy in curve.points] == pytest.approx([expected, expected], abs=2e-3)
 
 
 def test_one_size_makes_no_learning_curve(finished: SyntheticStudy) -> None:
@@ -289,7 +289,7 @@ def test_lengths_of_chains_are_compared_within_one_method_and_point(
 
 def test_many_students_have_no_pairs_but_keep_differences_between_lengths(two_lengths: SyntheticStudy) -> None:
     with pytest.MonkeyPatch.context() as few:
-        few.setattr(judge, "_MOST_COMPARED", 1)
+        few.setattr(evaluation, "_MOST_COMPARED", 1)
         summary = two_lengths.summary()
     assert summary.comparisons == () and summary.steps[-1].difference is not None
 
@@ -344,7 +344,7 @@ def test_a_search_that_minimises_a_cost_shows_it(synthetic: Callable[..., Synthe
     assert "1,234" in text and "1,234" in page and "train_seconds" in page
 
 
-def test_why_chains_failed_is_shown_in_terminal_and_page(finished: SyntheticStudy) -> None:
-    write_failures({"code/naive/0": "no room"}, finished.study, finished.store)
-    _, text, page = shown(finished)
+def test_why_chains_failed_is_shown_in_terminal_and_page(own_finished: SyntheticStudy) -> None:
+    write_failures({"code/naive/0": "no room"}, own_finished.study, own_finished.store)
+    _, text, page = shown(own_finished)
     assert "failed: code/naive/0: no room" in text and "failed: code/naive/0: no room" in page

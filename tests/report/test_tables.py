@@ -68,21 +68,21 @@ def test_every_table_marks_oracles_and_few_seeds(synthetic: Callable[..., Synthe
         },
     )
     study.finish(skill)
-    found = study.summary()
-    oracles = {(arm.task, arm.level, arm.label) for arm in found.arms if arm.oracle}
-    assert 0 < len(oracles) < sum(arm.is_student for arm in found.arms)
-    for rows in (found.across, found.steps):
+    summary = study.summary()
+    oracles = {(arm.task, arm.level, arm.label) for arm in summary.arms if arm.oracle}
+    assert 0 < len(oracles) < sum(arm.is_student for arm in summary.arms)
+    for rows in (summary.across, summary.steps):
         assert {row.oracle for row in rows} == {True, False} and all(row.seed_conditional for row in rows)
-    for step in found.steps:
+    for step in summary.steps:
         assert step.oracle == ((step.task, step.level, step.label) in oracles)
-    for pair in found.comparisons:
+    for pair in summary.comparisons:
         assert pair.oracle == any((pair.task, pair.level, name) in oracles for name in (pair.first, pair.second))
-    assert [row.oracle for row in found.declared] == [True, False] and found.references[0].oracle
-    names = [str(row.cells[1]) for table in headline_tables(found) if not table.task for row in table.rows]
-    num_oracles = sum(row.oracle for row in (*found.across, *found.steps))
+    assert [row.oracle for row in summary.declared] == [True, False] and summary.references[0].oracle
+    names = [str(row.cells[1]) for table in headline_tables(summary) if not table.task for row in table.rows]
+    num_oracles = sum(row.oracle for row in (*summary.across, *summary.steps))
     assert sum(name.endswith("† (oracle)") for name in names) == num_oracles
-    assert contest(found.declared[0]).endswith("(oracle)") and ours(found.references[0]).startswith(".")
-    assert "(oracle)" in ours(found.references[0])
+    assert contest(summary.declared[0]).endswith("(oracle)") and ours(summary.references[0]).startswith(".")
+    assert "(oracle)" in ours(summary.references[0])
 
 
 def test_the_results_have_baselines_declared_tests_and_references(whole_summary: Summary) -> None:
@@ -134,9 +134,9 @@ def test_an_undecided_comparison_says_why(synthetic: Callable[..., SyntheticStud
     methods = {name: METHODS[name] for name in ("naive", "confidence")}
     study = synthetic(tasks=("flat",), methods=methods, report=report, num=800)
     study.finish(lambda stage: 0.6)
-    found = study.summary()
+    summary = study.summary()
     line = "not decided: confidence/chain (small→medium→large) − naive/chain (small→medium→large): ceiling − floor"
-    assert line in printed(found, 200)
+    assert line in printed(summary, 200)
     assert "not decided" in study.write_report().read_text()
 
 

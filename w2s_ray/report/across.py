@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from w2s_ray.report.arms import DistinctArm, NamedArm, Place, set_labels
+from w2s_ray.report.evaluation import Standing, TaskEvaluation, estimate, pgr_estimate
 from w2s_ray.report.findings import AcrossTasks, DeclaredComparison
-from w2s_ray.report.judge import Standing, TaskJudge, estimate, pgr_estimate
 from w2s_ray.science.recovery import Recovery, Sampled, compare, difference, holm, mean_of, p_value, too_few_groups
 from w2s_ray.spec.reporting import ComparisonSpec, Contender
 from w2s_ray.spec.search import Point
 from w2s_ray.spec.study import Study
 
-Judges = Mapping[str, TaskJudge]
+Evaluations = Mapping[str, TaskEvaluation]
 """By task."""
 
 
@@ -31,19 +31,19 @@ class _TaskSpanningArm(NamedArm):
     by_task: dict[str, DistinctArm] = field(default_factory=dict)
 
 
-def across_tasks(judges: Judges) -> tuple[AcrossTasks, ...]:
+def across_tasks(evaluations: Evaluations) -> tuple[AcrossTasks, ...]:
     """Return every student that is finished on two tasks or more."""
-    if len(judges) < 2:
+    if len(evaluations) < 2:
         return ()
-    summaries = [_across(arm, judges) for arm in _task_spanning_arms(judges)]
-    return tuple(summary for summary in summaries if summary is not None)
+    rows = [_across(arm, evaluations) for arm in _task_spanning_arms(evaluations)]
+    return tuple(row for row in rows if row is not None)
 
 
-def _task_spanning_arms(judges: Judges) -> list[_TaskSpanningArm]:
+def _task_spanning_arms(evaluations: Evaluations) -> list[_TaskSpanningArm]:
     """Return the students with the same places in the study on each task, each once."""
     places: dict[tuple[str, Place], dict[str, DistinctArm]] = {}
-    for task, judge in judges.items():
-        for arm in judge.distinct:
+    for task, evaluation in evaluations.items():
+        for arm in evaluation.distinct:
             for place in arm.places if arm.is_student else ():
                 places.setdefault((arm.level, place), {})[task] = arm
     arms: dict[tuple[str, ...], _TaskSpanningArm] = {}
@@ -56,26 +56,26 @@ def _task_spanning_arms(judges: Judges) -> list[_TaskSpanningArm]:
     return list(arms.values())
 
 
-def _across(row: _TaskSpanningArm, judges: Judges) -> AcrossTasks | None:
+def _across(row: _TaskSpanningArm, evaluations: Evaluations) -> AcrossTasks | None:
     accuracies: dict[str, Sampled] = {}
     standings: dict[str, Standing] = {}
     for task, arm in row.by_task.items():
-        judge = judges[task]
-        if seeds := judge.seeds(arm):
-            accuracies[task] = judge.accuracies.mean(arm.identities, seeds)
-        if pgr_seeds := judge.pgr_seeds(arm):
-            standings[task] = judge.standing(arm, arm.ceilings, pgr_seeds)
+        evaluation = evaluations[task]
+        if seeds := evaluation.seeds(arm):
+            accuracies[task] = evaluation.accuracies.mean(arm.identities, seeds)
+        if pgr_seeds := evaluation.pgr_seeds(arm):
+            standings[task] = evaluation.standing(arm, arm.ceilings, pgr_seeds)
     if len(accuracies) < 2:
         return None
-    pgrs = {task: judges[task].recovery(standings[task]).pgr if task in standings else None for task in accuracies}
+    pgrs = {task: evaluations[task].recovery(standings[task]).pgr if task in standings else None for task in accuracies}
     defined = [pgr for pgr in pgrs.values() if pgr is not None]
-    pooled = next(iter(judges.values())).recovery(_pool(list(standings.values()))) if standings else None
+    pooled = next(iter(evaluations.values())).recovery(_pool(list(standings.values()))) if standings else None
     return AcrossTasks(
         level=row.level,
         arm=row.arm,
         label=row.label,
-        oracle=any(judges[task].is_oracle(row.by_task[task]) for task in accuracies),
-        seed_conditional=any(judges[task].is_seed_conditional(row.by_task[task]) for task in accuracies),
+        oracle=any(evaluations[task].is_oracle(row.by_task[task]) for task in accuracies),
+        seed_conditional=any(evaluations[task].is_seed_conditional(row.by_task[task]) for task in accuracies),
         accuracy=estimate(mean_of(list(accuracies.values()))),
         pgrs=pgrs,
         median=median(defined) if defined else None,
@@ -95,17 +95,17 @@ def _pool(standings: Sequence[Standing]) -> Standing:
     )
 
 
-def points(judges: Judges) -> tuple[Point | None, ...]:
+def points(evaluations: Evaluations) -> tuple[Point | None, ...]:
     """Return the points of a search that have arms; (None,) for a study without a search."""
     return tuple(
-        dict.fromkeys(place.point for judge in judges.values() for arm in judge.distinct for place in arm.places)
+        dict.fromkeys(place.point for task in evaluations.values() for arm in task.distinct for place in arm.places)
     )
 
 
-def find_arm(study: Study, judge: TaskJudge, contender: Contender, point: Point | None) -> DistinctArm | None:
-    """Return a contender's arm on a judge's task; None where its method is not for that task."""
+def find_arm(study: Study, evaluation: TaskEvaluation, contender: Contender, point: Point | None) -> DistinctArm | None:
+    """Return a contender's arm on a task; None where its method is not for that task."""
     path, level = contender.path_among(study.paths), contender.level_among(study.paths)
-    for arm in judge.distinct:
+    for arm in evaluation.distinct:
         if arm.level == level and any(
             (place.method, place.path, place.point, place.arm) == (contender.method, path, point, contender.arm)
             for place in arm.places
@@ -114,9 +114,9 @@ def find_arm(study: Study, judge: TaskJudge, contender: Contender, point: Point 
     return None
 
 
-def declared_comparisons(study: Study, judges: Judges) -> tuple[DeclaredComparison, ...]:
+def declared_comparisons(study: Study, evaluations: Evaluations) -> tuple[DeclaredComparison, ...]:
     """Return every declared comparison, decided or not."""
-    comparisons = [comparison for spec in study.report.compare for comparison in _at_points(study, judges, spec)]
+    comparisons = [comparison for spec in study.report.compare for comparison in _at_points(study, evaluations, spec)]
     adjusted = holm([comparison.p_value for comparison in comparisons])
     return tuple(
         comparison.model_copy(update={"p_holm": p}) for comparison, p in zip(comparisons, adjusted, strict=True)
@@ -127,40 +127,40 @@ def declared_comparisons(study: Study, judges: Judges) -> tuple[DeclaredComparis
 class _Pair:
     """Both contenders on one task."""
 
-    judge: TaskJudge
+    evaluation: TaskEvaluation
     first: DistinctArm
     second: DistinctArm
 
     def seeds(self) -> tuple[int, ...]:
         """Return the seeds for which both are finished."""
-        second = self.judge.seeds(self.second)
-        return tuple(seed for seed in self.judge.seeds(self.first) if seed in second)
+        second = self.evaluation.seeds(self.second)
+        return tuple(seed for seed in self.evaluation.seeds(self.first) if seed in second)
 
     def pgr_seeds(self) -> tuple[int, ...]:
         """Return the seeds for which both, their floors and their ceilings are finished."""
-        second = self.judge.seeds_between(self.second, self.second.ceilings)
-        return tuple(s for s in self.judge.seeds_between(self.first, self.first.ceilings) if s in second)
+        second = self.evaluation.seeds_between(self.second, self.second.ceilings)
+        return tuple(s for s in self.evaluation.seeds_between(self.first, self.first.ceilings) if s in second)
 
     def accuracies(self) -> tuple[Sampled, Sampled] | None:
-        seeds, mean = self.seeds(), self.judge.accuracies.mean
+        seeds, mean = self.seeds(), self.evaluation.accuracies.mean
         return (mean(self.first.identities, seeds), mean(self.second.identities, seeds)) if seeds else None
 
     def standings(self) -> tuple[Standing, Standing] | None:
         first, second, seeds = self.first, self.second, self.pgr_seeds()
-        standing = self.judge.standing
+        standing = self.evaluation.standing
         return (standing(first, first.ceilings, seeds), standing(second, second.ceilings, seeds)) if seeds else None
 
 
-def _at_points(study: Study, judges: Judges, spec: ComparisonSpec) -> list[DeclaredComparison]:
+def _at_points(study: Study, evaluations: Evaluations, spec: ComparisonSpec) -> list[DeclaredComparison]:
     """Test a declared comparison at every point, once for all points at which both contenders are the same arms."""
-    every = points(judges)
+    every = points(evaluations)
     distinct: dict[object, tuple[dict[str, _Pair], list[str]]] = {}
     for point in every:
         pairs: dict[str, _Pair] = {}
-        for task in spec.tasks or tuple(judges):
-            first, second = (find_arm(study, judges[task], side, point) for side in (spec.first, spec.second))
+        for task in spec.tasks or tuple(evaluations):
+            first, second = (find_arm(study, evaluations[task], side, point) for side in (spec.first, spec.second))
             if first is not None and second is not None:
-                pairs[task] = _Pair(judges[task], first, second)
+                pairs[task] = _Pair(evaluations[task], first, second)
         key = tuple((pair.first.id, pair.second.id) for pair in pairs.values())
         _, labels = distinct.setdefault(key, (pairs, []))
         labels += [point.label] if point is not None else []
@@ -180,7 +180,7 @@ def _test(study: Study, spec: ComparisonSpec, pairs: Mapping[str, _Pair], point:
         point=point,
         asked=spec.tasks or (),
         num_tasks=len(spec.tasks or pairs),
-        oracle=any(pair.judge.is_oracle(arm) for pair in pairs.values() for arm in (pair.first, pair.second)),
+        oracle=any(pair.evaluation.is_oracle(arm) for pair in pairs.values() for arm in (pair.first, pair.second)),
         tasks=tuple(accuracies),
         seeds={task: pairs[task].seeds() if by_accuracy else pairs[task].pgr_seeds() for task in accuracies},
     )
@@ -212,5 +212,5 @@ def _pooled_recoveries(pairs: Sequence[_Pair]) -> tuple[Recovery, Recovery] | No
     standings = [both for pair in pairs if (both := pair.standings()) is not None]
     if len(standings) < len(pairs):
         return None
-    first, second = (pairs[0].judge.recovery(_pool(side)) for side in zip(*standings, strict=True))
+    first, second = (pairs[0].evaluation.recovery(_pool(side)) for side in zip(*standings, strict=True))
     return first, second

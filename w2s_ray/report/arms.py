@@ -65,26 +65,21 @@ class NamedArm:
 
     @property
     def arm(self) -> Arm:
-        """Its first name."""
         return self.places[0].arm
 
     @property
     def kinds(self) -> list[Arm]:
-        """Its distinct names, the first one first."""
         return list(dict.fromkeys(place.arm for place in self.places))
 
     @property
     def methods(self) -> list[str]:
-        """The methods that share it."""
         return list(dict.fromkeys(place.method for place in self.places))
 
     @property
     def is_student(self) -> bool:
-        """Whether it learned from a supervisor's labels."""
         return self.arm in STUDENTS
 
     def add(self, place: Place) -> None:
-        """Add one more name."""
         self.places.append(place)
         route = _route(place, self.level)
         if route not in self.routes:

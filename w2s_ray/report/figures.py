@@ -21,30 +21,20 @@ from w2s_ray.report.findings import AcrossTasks, ArmSummary, Estimate, Summary
 from w2s_ray.report.text import oracle_mark, undefined_share, value_of, with_bounds
 from w2s_ray.spec.study import Arm
 
-COLOURS: dict[Arm, str] = {
-    "floor": "#7c7c85",
-    "member": "#7c7c85",
-    "ceiling": "#7c7c85",
-    "full_ceiling": "#7c7c85",
-    "zero_shot": "#e69f00",
-    "chain": "#0072b2",
-    "truth_chain": "#56b4e9",
-    "direct": "#d55e00",
-    "pooled": "#009e73",
-    "self": "#cc79a7",
+_LOOKS: dict[Arm, tuple[str, str]] = {
+    "floor": ("#7c7c85", "s"),
+    "member": ("#7c7c85", "v"),
+    "ceiling": ("#7c7c85", "D"),
+    "full_ceiling": ("#7c7c85", "d"),
+    "zero_shot": ("#e69f00", "*"),
+    "chain": ("#0072b2", "o"),
+    "truth_chain": ("#56b4e9", "p"),
+    "direct": ("#d55e00", "^"),
+    "pooled": ("#009e73", "P"),
+    "self": ("#cc79a7", "X"),
 }
-_MARKERS: dict[Arm, str] = {
-    "floor": "s",
-    "member": "v",
-    "ceiling": "D",
-    "full_ceiling": "d",
-    "zero_shot": "*",
-    "chain": "o",
-    "truth_chain": "p",
-    "direct": "^",
-    "pooled": "P",
-    "self": "X",
-}
+"""Colour and marker of each arm."""
+COLOURS: dict[Arm, str] = {arm: colour for arm, (colour, _) in _LOOKS.items()}
 _MOST_PANELS = 6
 """Tasks above which there is no figure with one panel per task."""
 _PGR_LIMITS = (-2.0, 3.0)
@@ -197,14 +187,14 @@ def _set_pgr_axis(ax: Axes, lows: Sequence[float], highs: Sequence[float]) -> No
 
 def _dot(ax: Axes, y: float, arm: Arm, estimate: Estimate, *, digits: int) -> None:
     """Plot a value with its interval, and write both to the right of the axes."""
-    colour = COLOURS[arm]
+    colour, marker = _LOOKS[arm]
     ax.plot([estimate.low, estimate.high], [y] * 2, color=colour, linewidth=2.2, alpha=0.7, solid_capstyle="butt")
     left, right = ax.get_xlim() if digits == 2 else (estimate.value, estimate.value)
     beyond = "<" if estimate.value < left else ">" if estimate.value > right else None
     ax.plot(
         [min(max(estimate.value, left), right)],
         [y],
-        beyond or _MARKERS[arm],
+        beyond or marker,
         color=colour,
         markersize=6.5,
         clip_on=False,

@@ -39,7 +39,7 @@ class ArmSummary(Spec):
     setting: str
     """What else sets its training apart: trainable weights, transforms of its labels, start."""
     oracle: bool
-    """Ground truth that a weakly supervised student does not have chose, stopped or taught it or a supervisor of it."""
+    """It used ground truth that a weakly supervised student does not have, or a supervisor of it did."""
     stages: dict[int, str]
     """Identity by seed, finished or not."""
     seeds: tuple[int, ...]
@@ -85,12 +85,11 @@ class ArmSummary(Spec):
 
     @property
     def kinds(self) -> tuple[Arm, ...]:
-        """All its arms; which of them comes first depends on the order of methods."""
+        """All its names; which of them is `arm` depends on the order of methods."""
         return (self.arm, *self.also)
 
     @property
     def is_student(self) -> bool:
-        """Whether it learned from a supervisor's labels."""
         return self.arm in STUDENTS
 
     @property
@@ -114,7 +113,6 @@ class Comparison(Spec):
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval of the difference excludes zero."""
         return self.difference.low > 0 or self.difference.high < 0
 
 
@@ -162,7 +160,7 @@ class AcrossTasks(Spec):
     pgrs: dict[str, float | None]
     """By finished task; None where it is undefined."""
     median: float | None
-    """Of the defined PGRs."""
+    """Over the tasks where PGR is defined."""
     num_undefined: int
     """Tasks without a ceiling, or whose gap is not surely above `min_gap`."""
     pooled: Estimate | None
@@ -299,7 +297,7 @@ class Summary(Spec):
     bootstrap_samples: int
     warnings: tuple[str, ...]
     versions: dict[str, tuple[str, ...]]
-    """Of the packages that the stages were trained with."""
+    """Versions of the packages that the stages were trained with."""
     commits: tuple[str, ...]
     finished_at: str | None
     """When the last of its stages finished."""

@@ -5,7 +5,7 @@ From its entry a metric gets a column in the tables of terminal and page, a colu
 
 A metric is a number computed from one stage's stored predictions and record; an arm's value is the mean over its seeds.
 What needs several stages on the same bootstrap resamples (accuracy with its interval, floor, ceiling, gap, PGR) is
-computed in judge.py. In the formulas y is the truth, s and t the hard predictions of student and supervisor.
+computed in evaluation.py. In the formulas y is the truth, s and t the hard predictions of student and supervisor.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,10 +53,6 @@ class Case:
             return None
         return error_correlation(self.predictions.predicted_N, other.predicted_N, self.truth_N)
 
-    def total(self, name: str) -> float | None:
-        """Return the sum of a recorded number over all trainings; None for a stage without a record."""
-        return sum(metrics.get(name, 0.0) for metrics in self.all_training) if self.training else None
-
 
 @dataclass(frozen=True)
 class Group:
@@ -78,9 +74,9 @@ class Metric:
     group: GroupName
     title: str
     """Column heading; empty for a metric that is only in the files, because another column implies it."""
+    compute: Callable[[Case], float | None]
     about: str
     """Its meaning or formula, in a few words; shown on the page and in docs/methods.md."""
-    compute: Callable[[Case], float | None]
     digits: int = 2
     shown_as: Literal["number", "count", "seconds"] = "number"
     headline: bool = False
@@ -117,8 +113,33 @@ def _probabilities(score: Callable[[FloatArray, IntArray], float | None]) -> Cal
     )
 
 
-def _share(is_so_N: BoolArray | None) -> float | None:
-    return float(is_so_N.mean()) if is_so_N is not None else None
+def _answers(read: Callable[[EvalPredictions], BoolArray | None]) -> Callable[[Case], float | None]:
+    """Make a metric of a property of written answers (N): the share that has it; None for classes."""
+
+    def share(case: Case) -> float | None:
+        is_so_N = read(case.predictions)
+        return float(is_so_N.mean()) if is_so_N is not None else None
+
+    return share
+
+
+def _recorded(name: str) -> Callable[[Case], float | None]:
+    """Make a metric of a number in the stage's own record."""
+    return lambda case: case.training.get(name)
+
+
+def _total(name: str) -> Callable[[Case], float | None]:
+    """Make a metric of the sum of a recorded number over all trainings; None for a stage without a record."""
+    return lambda case: sum(metrics.get(name, 0.0) for metrics in case.all_training) if case.training else None
+
+
+def _distinct_answers(case: Case) -> float | None:
+    is_written = case.predictions.is_allowed_N is not None
+    return spread(case.predictions.predicted_N).distinct_share if is_written else None
+
+
+def _distinct_labels(quality: LabelQuality) -> float | None:
+    return quality.spread.distinct_share if quality.allowed_share is not None else None
 
 
 def _ceiling_agreement(case: Case) -> float | None:
@@ -127,205 +148,63 @@ def _ceiling_agreement(case: Case) -> float | None:
     return float((case.ceiling.predicted_N == case.supervisor.predicted_N).mean())
 
 
+# Two lines for each metric, to read like a table.
+# fmt: off
 _METRICS = (
-    Metric(
-        "agreement",
-        "links",
-        "agrees",
-        "P(s = t): how often the student predicts what its supervisor predicts",
-        _relation(lambda relation: relation.agreement),
-        headline=True,
-    ),
-    Metric(
-        "label_accuracy",
-        "links",
-        "labels",
-        "share of the weak labels, hardened and after all transforms, that are right",
-        _labels(lambda labels: labels.accuracy),
-        digits=3,
-        headline=True,
-    ),
-    Metric(
-        "label_majority_share",
-        "links",
-        "majority",
-        "share of the most frequent weak label",
-        _labels(lambda labels: labels.spread.majority_share),
-    ),
-    Metric(
-        "agreement_supervisor_right",
-        "links",
-        "",
-        "P(s = t | t = y), which is 1 − `new_errors`",
-        _relation(lambda relation: relation.agreement_supervisor_right),
-    ),
-    Metric(
-        "agreement_supervisor_wrong",
-        "links",
-        "",
-        "P(s = t | t ≠ y), which is `inherited`",
-        _relation(lambda relation: relation.agreement_supervisor_wrong),
-    ),
-    Metric(
-        "inherited",
-        "links",
-        "inherits",
-        "P(s = t | t ≠ y): share of the supervisor's errors that the student repeats",
-        _relation(lambda relation: relation.inherited),
-    ),
-    Metric(
-        "corrected",
-        "links",
-        "corrects",
-        "P(s = y | t ≠ y): share of the supervisor's errors that the student gets right",
-        _relation(lambda relation: relation.corrected),
-    ),
-    Metric(
-        "new_errors",
-        "links",
-        "new",
-        "P(s ≠ y | t = y): share of the supervisor's right predictions that the student gets wrong",
-        _relation(lambda relation: relation.new_errors),
-    ),
-    Metric(
-        "error_correlation",
-        "links",
-        "φ",
-        "Pearson's φ between the errors of student and supervisor",
-        lambda case: case.error_correlation(case.supervisor),
-    ),
-    Metric(
-        "error_correlation_first",
-        "links",
-        "φ, level 0",
-        "φ between the errors of the student and of level 0",
-        lambda case: case.error_correlation(case.floor),
-    ),
-    Metric(
-        "ceiling_agreement",
-        "links",
-        "ceiling agrees",
-        "how often the student's ceiling predicts what the supervisor predicts",
-        _ceiling_agreement,
-    ),
-    Metric(
-        "label_entropy_bits",
-        "links",
-        "bits",
-        "Shannon entropy of the weak labels, in bits",
-        _labels(lambda labels: labels.spread.entropy_bits),
-    ),
-    Metric(
-        "ece",
-        "calibration",
-        "ECE",
-        "expected calibration error over 15 bins of equal width: Σ (n / N) · abs(accuracy − mean confidence)",
-        _probabilities(calibration_error),
-        digits=3,
-    ),
-    Metric(
-        "brier",
-        "calibration",
-        "Brier",
-        "mean of Σ_c (p_c − y_c)², and half of it for two classes",
-        _probabilities(brier),
-        digits=3,
-    ),
-    Metric(
-        "auroc",
-        "calibration",
-        "AUROC",
-        "area under the ROC curve, ties counted half; for several classes the mean, each against the rest",
-        _probabilities(auroc),
-        digits=3,
-    ),
-    Metric(
-        "accepted_share",
-        "answers",
-        "as good",
-        "share of answers that the task's rule accepts as equal to the true one, such as another move that mates",
-        lambda case: _share(case.predictions.is_accepted_N),
-        digits=3,
-    ),
-    Metric(
-        "allowed_share",
-        "answers",
-        "allowed",
-        "share of answers that the task's rule allows",
-        lambda case: _share(case.predictions.is_allowed_N),
-    ),
-    Metric(
-        "distinct_share",
-        "answers",
-        "distinct",
-        "distinct answers per example",
-        lambda case: (
-            spread(case.predictions.predicted_N).distinct_share if case.predictions.is_allowed_N is not None else None
-        ),
-    ),
-    Metric(
-        "label_allowed_share",
-        "answers",
-        "labels allowed",
-        "share of the written labels that the task's rule allows",
-        _labels(lambda labels: labels.allowed_share),
-    ),
-    Metric(
-        "label_distinct_share",
-        "answers",
-        "labels distinct",
-        "distinct written labels per example",
-        _labels(lambda labels: labels.spread.distinct_share if labels.allowed_share is not None else None),
-    ),
-    Metric(
-        "tokens",
-        "cost",
-        "tokens",
-        "tokens of the stage's own training",
-        lambda case: case.training.get("train_tokens"),
-        shown_as="count",
-    ),
-    Metric(
-        "seconds",
-        "cost",
-        "time",
-        "seconds of the stage's own training",
-        lambda case: case.training.get("train_seconds"),
-        shown_as="seconds",
-    ),
-    Metric(
-        "tokens_per_second",
-        "cost",
-        "tok/s",
-        "training tokens per second",
-        lambda case: case.training.get("tokens_per_second"),
-        shown_as="count",
-    ),
-    Metric(
-        "num_parameters",
-        "cost",
-        "parameters",
-        "parameters of the model, trained or not",
-        lambda case: case.num_parameters,
-        shown_as="count",
-    ),
-    Metric(
-        "seconds_in_all",
-        "cost",
-        "time in all",
-        "seconds of training, with that of all its supervisors and of the stage that it started from",
-        lambda case: case.total("train_seconds"),
-        shown_as="seconds",
-    ),
-    Metric(
-        "tokens_in_all",
-        "cost",
-        "tokens in all",
-        "tokens of training, with that of all its supervisors and of the stage that it started from",
-        lambda case: case.total("train_tokens"),
-        shown_as="count",
-    ),
+    Metric("agreement", "links", "agrees", headline=True, compute=_relation(lambda r: r.agreement),
+           about="P(s = t): how often the student predicts what its supervisor predicts"),
+    Metric("label_accuracy", "links", "labels", digits=3, headline=True, compute=_labels(lambda q: q.accuracy),
+           about="share of the weak labels, hardened and after all transforms, that are right"),
+    Metric("label_majority_share", "links", "majority", compute=_labels(lambda q: q.spread.majority_share),
+           about="share of the most frequent weak label"),
+    Metric("agreement_supervisor_right", "links", "", compute=_relation(lambda r: r.agreement_supervisor_right),
+           about="P(s = t | t = y), which is 1 − `new_errors`"),
+    Metric("agreement_supervisor_wrong", "links", "", compute=_relation(lambda r: r.agreement_supervisor_wrong),
+           about="P(s = t | t ≠ y), which is `inherited`"),
+    Metric("inherited", "links", "inherits", compute=_relation(lambda r: r.inherited),
+           about="P(s = t | t ≠ y): share of the supervisor's errors that the student repeats"),
+    Metric("corrected", "links", "corrects", compute=_relation(lambda r: r.corrected),
+           about="P(s = y | t ≠ y): share of the supervisor's errors that the student gets right"),
+    Metric("new_errors", "links", "new", compute=_relation(lambda r: r.new_errors),
+           about="P(s ≠ y | t = y): share of the supervisor's right predictions that the student gets wrong"),
+    Metric("error_correlation", "links", "φ", compute=lambda case: case.error_correlation(case.supervisor),
+           about="Pearson's φ between the errors of student and supervisor"),
+    Metric("error_correlation_first", "links", "φ, level 0", compute=lambda case: case.error_correlation(case.floor),
+           about="φ between the errors of the student and of level 0"),
+    Metric("ceiling_agreement", "links", "ceiling agrees", compute=_ceiling_agreement,
+           about="how often the student's ceiling predicts what the supervisor predicts"),
+    Metric("label_entropy_bits", "links", "bits", compute=_labels(lambda q: q.spread.entropy_bits),
+           about="Shannon entropy of the weak labels, in bits"),
+    Metric("ece", "calibration", "ECE", digits=3, compute=_probabilities(calibration_error),
+           about="expected calibration error over 15 bins of equal width: Σ (n / N) · abs(accuracy − mean confidence)"),
+    Metric("brier", "calibration", "Brier", digits=3, compute=_probabilities(brier),
+           about="mean of Σ_c (p_c − y_c)², and half of it for two classes"),
+    Metric("auroc", "calibration", "AUROC", digits=3, compute=_probabilities(auroc),
+           about="area under the ROC curve, ties counted half; for several classes the mean, each against the rest"),
+    Metric("accepted_share", "answers", "as good", digits=3, compute=_answers(lambda a: a.is_accepted_N),
+           about="share of answers that the task's rule accepts as equal to the true one, such as another mating move"),
+    Metric("allowed_share", "answers", "allowed", compute=_answers(lambda a: a.is_allowed_N),
+           about="share of answers that the task's rule allows"),
+    Metric("distinct_share", "answers", "distinct", compute=_distinct_answers,
+           about="distinct answers per example"),
+    Metric("label_allowed_share", "answers", "labels allowed", compute=_labels(lambda q: q.allowed_share),
+           about="share of the written labels that the task's rule allows"),
+    Metric("label_distinct_share", "answers", "labels distinct", compute=_labels(_distinct_labels),
+           about="distinct written labels per example"),
+    Metric("tokens", "cost", "tokens", shown_as="count", compute=_recorded("train_tokens"),
+           about="tokens of the stage's own training"),
+    Metric("seconds", "cost", "time", shown_as="seconds", compute=_recorded("train_seconds"),
+           about="seconds of the stage's own training"),
+    Metric("tokens_per_second", "cost", "tok/s", shown_as="count", compute=_recorded("tokens_per_second"),
+           about="training tokens per second"),
+    Metric("num_parameters", "cost", "parameters", shown_as="count", compute=lambda case: case.num_parameters,
+           about="parameters of the model, trained or not"),
+    Metric("seconds_in_all", "cost", "time in all", shown_as="seconds", compute=_total("train_seconds"),
+           about="seconds of training, with that of all its supervisors and of the stage that it started from"),
+    Metric("tokens_in_all", "cost", "tokens in all", shown_as="count", compute=_total("train_tokens"),
+           about="tokens of training, with that of all its supervisors and of the stage that it started from"),
 )
+# fmt: on
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
 """By name, in the order of their columns."""
 

@@ -5,8 +5,9 @@ from statistics import fmean, median
 
 import numpy as np
 
-from w2s_ray.report.across import Judges, across_tasks, declared_comparisons, find_arm, points
+from w2s_ray.report.across import Evaluations, across_tasks, declared_comparisons, find_arm, points
 from w2s_ray.report.arms import TEXT_ARMS, DistinctArm, distinct_arms
+from w2s_ray.report.evaluation import TaskEvaluation, estimate
 from w2s_ray.report.evidence import Evidence, gather, gather_chains
 from w2s_ray.report.findings import (
     ArmSummary,
@@ -20,7 +21,6 @@ from w2s_ray.report.findings import (
     Summary,
     TaskSummary,
 )
-from w2s_ray.report.judge import TaskJudge, estimate
 from w2s_ray.science.bootstrap import FEW_GROUPS
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
 from w2s_ray.spec.reporting import Contender, ReferenceSpec
@@ -48,8 +48,8 @@ def summarise(study: Study, resolution: Resolution, store: ArtifactStore) -> Sum
 def summary_of(study: Study, evidence: Evidence) -> Summary:
     """Return the results of a study whose evidence is read already."""
     distinct = distinct_arms(evidence.chains, study.ladder)
-    judges = {task: TaskJudge(study, evidence, task, distinct) for task in study.tasks}
-    arms = {arm.id: arm for judge in judges.values() for arm in judge.summaries()}
+    evaluations = {task: TaskEvaluation(study, evidence, task, distinct) for task in study.tasks}
+    arms = {arm.id: arm for evaluation in evaluations.values() for arm in evaluation.summaries()}
     students = [arm for arm in arms.values() if arm.is_student and arm.accuracy is not None]
     records = [evidence.records[identity] for identity in evidence.stages if identity in evidence.records]
     packages = sorted({name for record in records for name in record.versions})
@@ -58,19 +58,19 @@ def summary_of(study: Study, evidence: Evidence) -> Summary:
         seeds=study.seeds,
         ladder=tuple(study.ladder),
         paths=study.paths,
-        tasks={name: _task(evidence, judges[name]) for name in study.tasks if name in evidence.tests},
+        tasks={name: _task(evidence, evaluations[name]) for name in study.tasks if name in evidence.tests},
         arms=tuple(arms.values()),
-        comparisons=tuple(pair for judge in judges.values() for pair in judge.comparisons()),
-        declared=declared_comparisons(study, judges),
-        across=across_tasks(judges),
+        comparisons=tuple(pair for evaluation in evaluations.values() for pair in evaluation.comparisons()),
+        declared=declared_comparisons(study, evaluations),
+        across=across_tasks(evaluations),
         curves=_learning_curves(list(arms.values()), evidence.stages),
         references=tuple(
-            _reference(study, judges, arms, reference, text, point)
+            _reference(study, evaluations, arms, reference, text, point)
             for reference in study.report.references
             for text in reference.contenders
-            for point in points(judges) or (None,)
+            for point in points(evaluations) or (None,)
         ),
-        steps=_steps(judges, arms),
+        steps=_steps(evaluations, arms),
         search=_search(study, evidence.search),
         failures=evidence.failures,
         pretrained=tuple(_pretrained(evidence, distinct)),
@@ -100,7 +100,9 @@ def chain_metrics(study: Study, store: ArtifactStore, chain: Chain) -> dict[str,
     report = study.report.model_copy(update={"bootstrap_samples": _CHAIN_RESAMPLES})
     study = study.model_copy(update={"report": report})
     figures: dict[str, float] = {}
-    for summary in TaskJudge(study, evidence, chain.task, distinct_arms(evidence.chains, study.ladder)).summaries():
+    for summary in TaskEvaluation(
+        study, evidence, chain.task, distinct_arms(evidence.chains, study.ladder)
+    ).summaries():
         values = {
             "accuracy": summary.accuracy.value if summary.accuracy is not None else None,
             "agreement": summary.metrics.get("agreement"),
@@ -111,15 +113,15 @@ def chain_metrics(study: Study, store: ArtifactStore, chain: Chain) -> dict[str,
     return figures
 
 
-def _task(evidence: Evidence, judge: TaskJudge) -> TaskSummary:
-    test = evidence.tests[judge.task]
+def _task(evidence: Evidence, evaluation: TaskEvaluation) -> TaskSummary:
+    test = evidence.tests[evaluation.task]
     return TaskSummary(
         num_test=len(test.ids),
         num_groups=len(np.unique(test.groups_N)),
         class_names=test.class_names,
         kind=test.kind,
-        baselines={name: estimate(sampled) for name, sampled in judge.accuracies.baselines().items()},
-        strata=judge.accuracies.strata(),
+        baselines={name: estimate(sampled) for name, sampled in evaluation.accuracies.baselines().items()},
+        strata=evaluation.accuracies.strata(),
     )
 
 
@@ -159,7 +161,7 @@ def _learning_curves(arms: Sequence[ArmSummary], stages: Mapping[str, PlannedSta
 
 def _reference(
     study: Study,
-    judges: Judges,
+    evaluations: Evaluations,
     arms: Mapping[str, ArmSummary],
     reference: ReferenceSpec,
     text: str,
@@ -167,7 +169,7 @@ def _reference(
 ) -> ReferenceRow:
     """Return a published value with the result of the same contender here, on each task where it is finished."""
     contender: Contender = reference.contenders[text]
-    own = [find_arm(study, judges[task], contender, point) for task in reference.tasks or tuple(judges)]
+    own = [find_arm(study, evaluations[task], contender, point) for task in reference.tasks or tuple(evaluations)]
     ours = [summary for arm in own if arm is not None and (summary := arms[arm.id]).accuracy is not None]
     pgrs = [arm.pgr.value for arm in ours if arm.pgr is not None]
     accuracies = [arm.accuracy.value for arm in ours if arm.accuracy is not None]
@@ -187,18 +189,18 @@ def _reference(
     )
 
 
-def _steps(judges: Judges, arms: Mapping[str, ArmSummary]) -> tuple[Step, ...]:
+def _steps(evaluations: Evaluations, arms: Mapping[str, ArmSummary]) -> tuple[Step, ...]:
     """Return the chain students of each level that chains of several lengths reach, the shortest chain first.
 
     They are grouped by method and point; groups of the same students are shown once. All learn from the same examples
     and are evaluated on the same ones: only the model that labels those examples differs.
     """
     steps = []
-    for judge in judges.values():
-        for students in _by_length(judge):
+    for evaluation in evaluations.values():
+        for students in _by_length(evaluation):
             shortest = students[0][1]
             for path, student in students:
-                difference = judge.difference(student, shortest) if student is not shortest else None
+                difference = evaluation.difference(student, shortest) if student is not shortest else None
                 arm = arms[student.id]
                 assert arm.accuracy is not None, "only finished students are grouped"
                 steps.append(
@@ -218,11 +220,11 @@ def _steps(judges: Judges, arms: Mapping[str, ArmSummary]) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _by_length(judge: TaskJudge) -> list[list[tuple[tuple[str, ...], DistinctArm]]]:
+def _by_length(evaluation: TaskEvaluation) -> list[list[tuple[tuple[str, ...], DistinctArm]]]:
     """Return groups of finished students of one level, floor, method and point, with the levels up to their own."""
     groups: dict[tuple[str, str, str, Point | None], dict[tuple[str, ...], DistinctArm]] = {}
-    for arm in judge.distinct:
-        for place in arm.places if judge.seeds(arm) else ():
+    for arm in evaluation.distinct:
+        for place in arm.places if evaluation.seeds(arm) else ():
             if place.arm == "chain":
                 path = place.path[: place.path.index(arm.level) + 1]
                 groups.setdefault((arm.level, path[0], place.method, place.point), {})[path] = arm

@@ -13,7 +13,6 @@ from w2s_ray.report.metrics import GROUPS, METRICS, Metric
 from w2s_ray.report.text import (
     BASELINES,
     bounds,
-    candidate_status,
     contest,
     duration,
     num_seeds,
@@ -35,7 +34,7 @@ _CANDIDATES_SHOWN = 10
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows in one place."""
+    """One value of a table, as terminal and page show it."""
 
     text: str = ""
     small: str = ""
@@ -282,7 +281,8 @@ def _candidates_table(search: SearchSummary) -> TableView:
             settings = [candidate.settings[key] for key in keys]
             texts = ["✓" if candidate.is_winner else ""]
             texts += [f"{value:.4g}" if isinstance(value, float) else str(value) for value in settings]
-            texts += [candidate_status(candidate), number(candidate.score)]
+            error = f": {candidate.error.strip().splitlines()[-1]}" if candidate.error is not None else ""
+            texts += [candidate.status + error, number(candidate.score)]
             texts += [whole(candidate.cost)] if search.minimise is not None else []
             rows.append(Row([Cell(text) for text in texts]))
     line = search_line(search)

@@ -1,11 +1,8 @@
 """Formatted numbers and sentences, the same in the terminal, in figures and on the page."""
 
-from collections.abc import Sequence
-
 from w2s_ray.report.findings import (
     AcrossTasks,
     ArmSummary,
-    CandidateSummary,
     DeclaredComparison,
     Estimate,
     ReferenceRow,
@@ -130,16 +127,13 @@ def detectable_lines(summary: Summary) -> list[str]:
     by_level: dict[tuple[str, str], list[float]] = {}
     for pair in summary.comparisons:
         by_level.setdefault((pair.task, pair.level), []).append(pair.minimum_detectable)
-    several = len(summary.tasks) > 1
-    return [
-        f"{task + ' ' if several else ''}{level}: minimum detectable difference in PGR {_range(values)}"
-        for (task, level), values in by_level.items()
-    ]
-
-
-def _range(values: Sequence[float]) -> str:
-    low, high = number(min(values), 2), number(max(values), 2)
-    return low if low == high else f"{low} to {high}, by pair of arms"
+    lines = []
+    for (task, level), values in by_level.items():
+        low, high = number(min(values), 2), number(max(values), 2)
+        difference = low if low == high else f"{low} to {high}, by pair of arms"
+        name = f"{task} {level}" if len(summary.tasks) > 1 else level
+        lines.append(f"{name}: minimum detectable difference in PGR {difference}")
+    return lines
 
 
 def contest(row: DeclaredComparison) -> str:
@@ -189,10 +183,3 @@ def search_line(search: SearchSummary) -> str:
     num_winners = sum(candidate.is_winner for candidate in search.candidates)
     picked = f"picked {num_winners} of {len(statuses)} candidates ({', '.join(counts)})"
     return f"{picked} by {criterion}, {seeds}; the results above are on other seeds"
-
-
-def candidate_status(candidate: CandidateSummary) -> str:
-    """Format a candidate's status, with the last line of its error."""
-    if candidate.error is None:
-        return candidate.status
-    return f"{candidate.status}: {candidate.error.strip().splitlines()[-1]}"

@@ -91,7 +91,7 @@ class Accuracies:
         return estimates
 
 
-class TaskJudge:
+class TaskEvaluation:
     """Summarises and compares the arms of one task."""
 
     def __init__(self, study: Study, evidence: Evidence, task: str, arms: Sequence[DistinctArm]) -> None:

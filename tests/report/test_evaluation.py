@@ -126,9 +126,9 @@ def test_arms_of_a_level_are_compared_in_pairs(finished: SyntheticStudy) -> None
         ("chain · naive", "direct"),
         ("chain · confident", "direct"),
     }
-    found = pairs["chain · naive", "direct"]
-    assert found.difference.value == pytest.approx(0.2, abs=0.01) and found.difference.low > 0
-    assert 0 < found.minimum_detectable < 0.25
+    pair = pairs["chain · naive", "direct"]
+    assert pair.difference.value == pytest.approx(0.2, abs=0.01) and pair.difference.low > 0
+    assert 0 < pair.minimum_detectable < 0.25
 
 
 def test_the_only_baseline_of_answers_is_the_majority(written: SyntheticStudy) -> None:
@@ -148,13 +148,13 @@ def test_accuracy_by_stratum_is_over_its_own_examples(finished: SyntheticStudy) 
     summary = finished.summary()
     strata = summary.tasks["code"].strata
     assert list(strata) == ["band 0", "band 1", "band 2"] and sum(strata.values()) == summary.tasks["code"].num_test
-    for found in summary.arms:
-        assert found.accuracy is not None
-        parts = [found.strata[name].value * size for name, size in strata.items()]
-        assert sum(parts) / sum(strata.values()) == pytest.approx(found.accuracy.value)
+    for arm in summary.arms:
+        assert arm.accuracy is not None
+        parts = [arm.strata[name].value * size for name, size in strata.items()]
+        assert sum(parts) / sum(strata.values()) == pytest.approx(arm.accuracy.value)
     ceiling = arm_of(summary, "large", "ceiling")
     assert ceiling.strata["band 1"].low < ceiling.strata["band 1"].value < ceiling.strata["band 1"].high
-    assert np.ptp([each.value for each in ceiling.strata.values()]) > 0
+    assert np.ptp([estimate.value for estimate in ceiling.strata.values()]) > 0
 
 
 def test_a_stratum_of_one_example_has_no_estimate(finished: SyntheticStudy) -> None:
