@@ -250,7 +250,7 @@ def measure(case: Case, folder: Path) -> tuple[list[dict[str, int]], int | None]
 def tokens_of(stage_json: str, store: Path) -> list[list[int]]:
     """Return the tokens of the stage's examples, cut as the stage cuts them."""
     from w2s_ray.data.prepare import load_prepared
-    from w2s_ray.data.splits import draw
+    from w2s_ray.data.splits import rows_of_split
     from w2s_ray.ladder.tokenizer import FOLDER
     from w2s_ray.spec.chain import PlannedStage
     from w2s_ray.store.artifacts import ArtifactStore
@@ -258,7 +258,7 @@ def tokens_of(stage_json: str, store: Path) -> list[list[int]]:
 
     (part,) = PlannedStage.model_validate_json(stage_json).spec.train
     prepared = load_prepared(ArtifactStore(store), part.split.task)
-    texts = prepared.texts(draw(prepared, part.split))
+    texts = prepared.texts(rows_of_split(prepared, part.split))
     return [row[-CONTEXT:] for row in load_tokenizer(FOLDER, None)(texts)["input_ids"]]
 
 

@@ -33,7 +33,7 @@ def test_a_plan_depends_on_its_arguments_alone() -> None:
 
 
 def test_plans_are_pinned() -> None:
-    """If these change, so do all results: raise RECIPE in spec/stage.py and pin anew."""
+    """If these change, all results change: increase RECIPE in spec/stage.py and pin the new values."""
     assert plan()[0][:4].tolist() == [633, 29, 474, 380]
     assert plan()[40][:4].tolist() == [23, 330, 586, 158]
 
@@ -112,7 +112,7 @@ def test_one_worker_with_enough_memory_takes_the_whole_batch_at_once() -> None:
 
 def test_the_order_within_a_batch_does_not_change_its_partition() -> None:
     step = plan()[3]
-    one, other = (partition(each, LENGTHS_N, world=2, tokens_per_micro_batch=300) for each in (step, step[::-1]))
+    one, other = (partition(item, LENGTHS_N, world=2, tokens_per_micro_batch=300) for item in (step, step[::-1]))
     for first, second in zip(one, other, strict=True):
         for piece, twin in zip(first, second, strict=True):
             np.testing.assert_array_equal(piece, twin)

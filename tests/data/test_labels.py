@@ -5,7 +5,7 @@ import pytest
 
 from w2s_ray.data.labels import join, join_answers, one_hot, places, targets
 from w2s_ray.data.prepare import PreparedTask
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError, StoreError
 from w2s_ray.spec.labels import GroundTruth, KeepRandom, LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.stage import PredictionSpec
@@ -47,19 +47,19 @@ def test_ground_truth_is_one_hot(store: ArtifactStore, prepared: PreparedTask, t
 def test_weak_labels_are_joined_by_id_in_any_order(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec
 ) -> None:
-    rows = draw(prepared, transfer)
+    rows = rows_of_split(prepared, transfer)
     probs_NC = probabilities(len(rows))
     shuffle = np.random.default_rng(1).permutation(len(rows))
     identity = predict(store, transfer, prepared.ids(rows[shuffle]), probs_NC[shuffle])
-    found, targets_NC = targets(store, prepared, weak(transfer, identity), 2)
-    np.testing.assert_array_equal(found, rows)
+    results, targets_NC = targets(store, prepared, weak(transfer, identity), 2)
+    np.testing.assert_array_equal(results, rows)
     np.testing.assert_array_equal(targets_NC, probs_NC)
 
 
 def test_every_arm_of_a_level_learns_on_the_same_examples(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec
 ) -> None:
-    rows = draw(prepared, transfer)
+    rows = rows_of_split(prepared, transfer)
     identity = predict(store, transfer, prepared.ids(rows), probabilities(len(rows)))
     ceiling, _ = targets(store, prepared, LabelledSplit(split=transfer, labels=GroundTruth()), 2)
     student, _ = targets(store, prepared, weak(transfer, identity), 2)
@@ -67,7 +67,7 @@ def test_every_arm_of_a_level_learns_on_the_same_examples(
 
 
 def test_several_supervisors_are_averaged(store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec) -> None:
-    rows = draw(prepared, transfer)
+    rows = rows_of_split(prepared, transfer)
     first, second = probabilities(len(rows), 0), probabilities(len(rows), 1)
     names = [
         predict(store, transfer, prepared.ids(rows), first, "a"),
@@ -80,7 +80,7 @@ def test_several_supervisors_are_averaged(store: ArtifactStore, prepared: Prepar
 def test_predictions_without_an_example_are_refused(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec
 ) -> None:
-    ids = prepared.ids(draw(prepared, transfer))
+    ids = prepared.ids(rows_of_split(prepared, transfer))
     identity = predict(store, transfer, ids[1:], probabilities(len(ids) - 1))
     with pytest.raises(DataError, match=f"1 of {len(ids)} examples, the first is '{ids[0]}'"):
         targets(store, prepared, weak(transfer, identity), 2)
@@ -89,7 +89,7 @@ def test_predictions_without_an_example_are_refused(
 def test_predictions_for_other_examples_are_refused(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec, split: Split
 ) -> None:
-    others = prepared.ids(draw(prepared, split(prepared, "T2", 60)))
+    others = prepared.ids(rows_of_split(prepared, split(prepared, "T2", 60)))
     identity = predict(store, transfer, others, probabilities(60))
     with pytest.raises(DataError, match="60 of 60"):
         targets(store, prepared, weak(transfer, identity), 2)
@@ -119,7 +119,7 @@ def test_missing_predictions_are_refused(store: ArtifactStore, prepared: Prepare
 @pytest.fixture
 def labelled(store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec) -> tuple[np.ndarray, np.ndarray, str]:
     """Rows, weak labels that are right on the first 45 of 60, and their identity."""
-    rows = draw(prepared, transfer)
+    rows = rows_of_split(prepared, transfer)
     said_N = np.where(np.arange(60) < 45, prepared.labels(rows), 1 - prepared.labels(rows))
     sure_N = np.linspace(0.51, 0.99, 60, dtype=np.float32)
     probs_NC = np.where(np.eye(2, dtype=bool)[said_N], sure_N[:, None], 1 - sure_N[:, None])
@@ -174,7 +174,7 @@ def test_features_are_computed_only_for_a_transform_that_needs_them(
     )
     np.testing.assert_array_equal(asked[0], rows)
     truth_N = prepared.labels(rows)
-    assert (targets_NC.argmax(axis=1) == truth_N).mean() > 0.9, "the features tell the class"
+    assert (targets_NC.argmax(axis=1) == truth_N).mean() > 0.9, "the features predict the class"
 
 
 def test_ground_truth_may_be_thinned_to_a_bag(
@@ -199,14 +199,14 @@ def test_supervisors_are_weighted_by_their_errors_on_labelled_validation(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec, split: Split
 ) -> None:
     judged = split(prepared, "V0", 40)
-    judged_rows, rows = draw(prepared, judged), draw(prepared, transfer)
+    judged_rows, rows = rows_of_split(prepared, judged), rows_of_split(prepared, transfer)
     truth_N = prepared.labels(judged_rows)
-    said, weighing = [], []
+    sources, judging = [], []
     for stage, num_wrong, answer in (("a", 2, 1), ("b", 14, 0), ("c", 14, 0)):
         wrong_N = np.arange(40) < num_wrong
-        weighing.append(predict(store, judged, prepared.ids(judged_rows), np.eye(2)[truth_N ^ wrong_N], stage))
-        said.append(predict(store, transfer, prepared.ids(rows), np.tile(np.eye(2)[answer], (60, 1)), stage))
-    part = weak(transfer, *said, combine="weighted", weighing={"split": judged.model_dump(), "predictions": weighing})
+        judging.append(predict(store, judged, prepared.ids(judged_rows), np.eye(2)[truth_N ^ wrong_N], stage))
+        sources.append(predict(store, transfer, prepared.ids(rows), np.tile(np.eye(2)[answer], (60, 1)), stage))
+    part = weak(transfer, *sources, combine="weighted", weighing={"split": judged.model_dump(), "predictions": judging})
     _, targets_NC = targets(store, prepared, part, 2)
     good, poor = np.log(38 / 2), np.log(26 / 14)
     np.testing.assert_allclose(targets_NC, np.tile([2 * poor, good], (60, 1)) / (good + 2 * poor), rtol=1e-5)
@@ -224,7 +224,7 @@ def test_places_gives_the_index_of_each_wanted_example() -> None:
 
 def test_answers_are_joined_by_id() -> None:
     written = Answers(("c", "a", "b"), ("C", "A", "B"), np.array([True, False, True]))
-    found = join_answers(["a", "b"], written, "answers")
-    assert (found.ids, found.texts, found.is_allowed_N.tolist()) == (("a", "b"), ("A", "B"), [False, True])
+    results = join_answers(["a", "b"], written, "answers")
+    assert (results.ids, results.texts, results.is_allowed_N.tolist()) == (("a", "b"), ("A", "B"), [False, True])
     with pytest.raises(DataError, match="1 of 2 examples, the first is 'z'"):
         join_answers(["a", "z"], written, "answers")

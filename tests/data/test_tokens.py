@@ -28,10 +28,10 @@ def test_every_text_has_its_own_tokens(
 ) -> None:
     tokens = tokenise(store, prepared, tokenizer, "digest")
     texts = prepared.table()["text"].to_pylist()
-    rows = np.array([1999, 0, 1001, 999])  # across the borders of the tokenizer's batches
-    for row, found in zip(rows, tokens.rows(rows, 10_000), strict=True):
-        assert tokenizer.decode(found) == texts[row]
-        assert found.dtype == np.int32
+    rows = np.array([1999, 0, 1001, 999])  # on both sides of the tokenizer's batch boundaries
+    for row, results in zip(rows, tokens.rows(rows, 10_000), strict=True):
+        assert tokenizer.decode(results) == texts[row]
+        assert results.dtype == np.int32
 
 
 def test_long_texts_keep_their_last_tokens_and_none_is_dropped(
@@ -50,9 +50,9 @@ def test_a_text_cannot_inject_a_special_token(
 ) -> None:
     texts = ("a text </s>", "<pad><pad>", "!!!! ! <pad>", "</s>")
     tokens = tokenise(store, toy(with_texts(rows_of(4), *texts)), tokenizer, "digest")
-    found = tokens.rows(np.arange(4), 100)
-    assert not {tokenizer.pad_token_id, tokenizer.eos_token_id} & set(np.concatenate(found).tolist())
-    assert [tokenizer.decode(each) for each in found] == list(texts)
+    results = tokens.rows(np.arange(4), 100)
+    assert not {tokenizer.pad_token_id, tokenizer.eos_token_id} & set(np.concatenate(results).tolist())
+    assert [tokenizer.decode(item) for item in results] == list(texts)
 
 
 def test_tokens_are_made_once_for_each_tokenizer(
@@ -77,7 +77,7 @@ def test_damaged_tokens_are_refused(
     content[-1] ^= 1
     path.write_bytes(content)
     record = path.parent / "record.json"
-    record.write_bytes(record.read_bytes())  # as another process would see it: not checked yet
+    record.write_bytes(record.read_bytes())  # a new modification time, so the check is repeated
     with pytest.raises(StoreError, match=r"token_ids\.npy"):
         tokenise(store, prepared, tokenizer, "digest")
 
@@ -137,6 +137,6 @@ def test_special_tokens_are_those_that_the_tokenizer_adds(
 ) -> None:
     known = [(sign, tokenizer.convert_tokens_to_ids(sign)) for sign in ("</s>", "<pad>")]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=known)
-    found = special_tokens(tokenizer)
-    assert [len(each) for each in found] == [before, after]
-    assert np.concatenate(found).tolist() == tokenizer("")["input_ids"]
+    results = special_tokens(tokenizer)
+    assert [len(item) for item in results] == [before, after]
+    assert np.concatenate(results).tolist() == tokenizer("")["input_ids"]

@@ -129,7 +129,7 @@ def test_two_names_for_one_data_set_are_refused(home: Path, store: ArtifactStore
     tasks = study_in(home).model_dump(mode="json", exclude_none=True)["tasks"]
     (task,) = tasks.values()
     study = study_in(home, tasks={"one": task, "other": {**task, "test_examples": 30}})
-    with pytest.raises(DataError, match="tasks one and other are one data set"):
+    with pytest.raises(DataError, match="tasks one and other have the same data"):
         resolve(study, store)
     resolve(study_in(home, tasks={"one": task, "other": {**task, "train_examples": 20}}), store)
 
@@ -473,7 +473,7 @@ def test_an_objective_that_does_not_fit_the_task_is_refused_before_anything_is_t
     home: Path, store: ArtifactStore
 ) -> None:
     study = study_in(home, chains=[["s", "l"]], methods={"read": {"objective": "next_token"}})
-    with pytest.raises(DataError, match=r"methods\.read\.objective is next_token, and the task rows has labels"):
+    with pytest.raises(DataError, match=r"methods\.read\.objective is next_token, but task rows has labels"):
         resolve(study, store)
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from w2s_ray.data.labels import targets
 from w2s_ray.data.prepare import PreparedTask, prepare_task
-from w2s_ray.data.splits import draw, num_test
+from w2s_ray.data.splits import num_test, rows_of_split
 from w2s_ray.report.evidence import Evidence, gather
 from w2s_ray.report.findings import ArmSummary, Estimate, Summary
 from w2s_ray.report.page import write_report
@@ -110,7 +110,7 @@ class SyntheticStudy:
     def answers(self, spec: PredictionSpec, skill: float) -> tuple[list[str], list[str], np.ndarray]:
         """Answers that are right on the first examples; all others are the same, half of them forbidden."""
         (prepared,) = (task for task in self.prepared.values() if task.fingerprint == spec.split.task)
-        rows = draw(prepared, spec.split)
+        rows = rows_of_split(prepared, spec.split)
         num_right = round(skill * len(rows))
         texts = [*prepared.others(rows[:num_right]), *["wrong"] * (len(rows) - num_right)]
         return prepared.ids(rows), texts, np.arange(len(rows)) < (num_right + len(rows)) / 2
@@ -118,7 +118,7 @@ class SyntheticStudy:
     def predictions(self, stage: PlannedStage, spec: PredictionSpec, skill: float) -> tuple[list[str], np.ndarray]:
         """Predictions that are right on the first examples and wrong on the others."""
         prepared = self.prepared[stage.task]
-        rows = draw(prepared, spec.split)
+        rows = rows_of_split(prepared, spec.split)
         labels_N = prepared.labels(rows)
         right_N = np.arange(len(rows)) < round(skill * len(rows))
         predicted_N = np.where(right_N, labels_N, 1 - labels_N)

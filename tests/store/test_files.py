@@ -16,7 +16,7 @@ from w2s_ray.store.files import RECORD_NAME, publish_folder, write_file
 
 @contextmanager
 def files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """Let the operating system refuse longer files, as it refuses to write on a full disk."""
+    """Make the operating system refuse longer files, as it does on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
@@ -34,10 +34,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("code", "remedy"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "read-only"), (errno.EIO, "check the disk")]
+    ("code", "hint"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "read-only"), (errno.EIO, "check the disk")]
 )
 def test_errors_of_the_operating_system_have_a_hint(
-    code: int, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: int, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
@@ -45,8 +45,8 @@ def test_errors_of_the_operating_system_have_a_hint(
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StoreError) as caught:
         write_file(tmp_path / "file", b"content")
-    assert remedy in caught.value.remedy
-    assert os.strerror(code) in caught.value.value
+    assert hint in caught.value.hint
+    assert os.strerror(code) in caught.value.message
     assert os.listdir(tmp_path) == []
 
 

@@ -25,10 +25,10 @@ def test_unfinished_work_is_listed_with_its_size_and_finished_work_is_not(
     folder = store.begin("stage", late.slug, late.identity)
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "state").write_bytes(b"x" * 5000)
-    (found,) = abandoned(store)
-    assert found.path == folder
-    assert 5000 < found.num_bytes < 6000
-    assert remove(store, [found]) == found.num_bytes
+    (item,) = abandoned(store)
+    assert item.path == folder
+    assert 5000 < item.num_bytes < 6000
+    assert remove(store, [item]) == item.num_bytes
     assert abandoned(store) == []
     assert store.find(stage.identity) is not None
 
@@ -38,12 +38,12 @@ def test_leased_work_is_not_abandoned(store: ArtifactStore, stage: StageSpec) ->
     (listed,) = abandoned(store)
     store.lease(stage.identity, stage.slug, "a run")
     assert abandoned(store) == []
-    assert remove(store, [listed]) == 0  # taken up between the listing and the answer
+    assert remove(store, [listed]) == 0  # leased between listing and removal
     assert listed.path.exists()
 
 
 def test_checkpoints_are_kept_while_a_run_may_resume_them(store: ArtifactStore, stage: StageSpec) -> None:
-    """Between two crews a stage has no lease, and its run still wants it."""
+    """Between two worker groups a stage has no lease, and its run still needs it."""
     folder = store.begin("stage", stage.slug, stage.identity)
     (folder / "checkpoints").mkdir()
     lease.take(store.study_folder("mine"), "a run of the study")
@@ -126,6 +126,6 @@ def test_unnamed_artifacts_are_listed_and_ancestors_of_named_ones_are_not(
 def test_prepared_tasks_are_kept_by_their_fingerprint(store: ArtifactStore) -> None:
     for fingerprint in ("1" * 64, "2" * 64, "3" * 64):
         store.data_folder("toy", fingerprint).mkdir()
-    for fingerprint in ("1" * 64, "2" * 64):  # the third may be that of a study that is being resolved
+    for fingerprint in ("1" * 64, "2" * 64):  # the third is new: a study that is being resolved may use it
         os.utime(store.data_folder("toy", fingerprint), (time.time() - 7200,) * 2)
     assert [item.path for item in unreferenced(store, {"1" * 64})] == [store.data_folder("toy", "2" * 64)]

@@ -44,12 +44,12 @@ sys.stdin.read()
 
 
 def start_owner(store: ArtifactStore, owner: str, script: str = HOLD) -> "subprocess.Popen[str]":
-    """Start a process that tries for the lease, says how that went, and lives on."""
+    """Start a process that tries to take the lease, prints the outcome, and keeps running."""
     command = [sys.executable, "-c", script, str(store.root), owner]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def said(process: "subprocess.Popen[str]") -> str:
+def reply(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
@@ -64,7 +64,7 @@ def lease_file(store: ArtifactStore) -> Path:
 
 
 def age(store: ArtifactStore, seconds: float, **changes: object) -> None:
-    """Make the lease's last heartbeat that much older."""
+    """Make the lease's last heartbeat older."""
     held = lease.Lease.model_validate_json(lease_file(store).read_bytes())
     changed = held.model_copy(update={"heartbeat_at": time.time() - seconds, **changes})
     lease_file(store).write_text(changed.model_dump_json())
@@ -73,7 +73,7 @@ def age(store: ArtifactStore, seconds: float, **changes: object) -> None:
 def test_a_killed_owner_frees_its_lease_at_once_and_a_living_one_does_not(store: ArtifactStore) -> None:
     first = start_owner(store, "first run")
     try:
-        assert said(first) == "taken"
+        assert reply(first) == "taken"
         with pytest.raises(StoreError, match="first run"):
             store.lease(IDENTITY, "stage", "second run")
     finally:
@@ -86,13 +86,13 @@ def test_a_killed_owner_frees_its_lease_at_once_and_a_living_one_does_not(store:
 def test_one_of_many_concurrent_processes_gets_each_lease(store: ArtifactStore) -> None:
     owners = [start_owner(store, f"run {number}", RACE) for number in range(4)]
     try:
-        assert [said(owner) for owner in owners] == ["ready"] * 4
+        assert [reply(owner) for owner in owners] == ["ready"] * 4
         start = time.time() + 0.1
         for owner in owners:
             assert owner.stdin is not None
             owner.stdin.write(f"{start}\n")
             owner.stdin.flush()
-        taken = [int(number) for owner in owners for number in said(owner).split()]
+        taken = [int(number) for owner in owners for number in reply(owner).split()]
         assert sorted(taken) == list(range(400))
     finally:
         for owner in owners:

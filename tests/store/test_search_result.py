@@ -10,7 +10,7 @@ from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.run_status import read_run_status
 from w2s_ray.store.search_result import (
     FAILURES_NAME,
-    FOUND_NAME,
+    SEARCH_RESULT_NAME,
     read_failures,
     read_search_result,
     search_digest,
@@ -55,7 +55,7 @@ def test_a_search_result_does_not_depend_on_execution(store: ArtifactStore) -> N
 def test_files_of_another_version_are_refused_or_ignored(store: ArtifactStore) -> None:
     study = study_at("/here")
     folder = store.study_folder(study.name)
-    for name in (FOUND_NAME, FAILURES_NAME, "under-way.json"):
+    for name in (SEARCH_RESULT_NAME, FAILURES_NAME, "under-way.json"):
         (folder / name).write_text('{"another": "version"}')
     with pytest.raises(StoreError, match=r"search\.json"):
         read_search_result(study, store)

@@ -23,7 +23,7 @@ from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import TaskData
 
 COLUMNS = "PuzzleId FEN Moves Rating RatingDeviation Popularity NbPlays Themes GameUrl OpeningTags".split()
-"""Of the dump, in its order."""
+"""Columns of the dump, in its order."""
 Row = dict[str, str]
 MATE = "3R4/6pk/pp2p1q1/2p3rp/2P4Q/1P6/P4PNP/6K1 w - - 6 35", "h4h3 g6b1 d8d1 b1d1"
 
@@ -34,7 +34,7 @@ def as_row(number: int, fen: str, moves: str, rating: object = 1200) -> Row:
 
 
 def game(number: int) -> list[chess.Move]:
-    """A game of twelve legal half-moves or more, drawn by hash."""
+    """Return a game of twelve legal half-moves or more, chosen by hash."""
     board = chess.Board()
     for ply in range(12 + number % 8):
         legal = list(board.legal_moves)
@@ -56,7 +56,7 @@ def puzzles(num: int) -> list[Row]:
 
 
 def histories(num: int) -> list[Row]:
-    """Rows of the real shape: every half-move with its number, and that of the move which is asked for."""
+    """Rows of the real shape: every half-move with its number, and the number of the target move."""
     made = []
     for number in range(num):
         board, words = chess.Board(), []
@@ -115,7 +115,7 @@ def test_a_puzzle_after_its_game_asks_for_the_target(tmp_path: Path) -> None:
 
 
 def test_both_forms_of_a_puzzle_are_in_one_group_and_on_one_side(tmp_path: Path) -> None:
-    """The line of the dump begins four half-moves before the game's end, and the history ends two before it."""
+    """The dump's line starts four half-moves before the game's end, and the history ends two before it."""
     of_positions = read("lichess_puzzles", write_csv(tmp_path / "a.csv", puzzles(80))).table
     of_histories = read("lichess_puzzles_history", write_json(tmp_path / "a.jsonl", histories(80))).table
     groups = dict(zip(of_positions["id"].to_pylist(), of_positions["group"].to_pylist(), strict=True))
@@ -164,13 +164,13 @@ def test_a_text_has_the_puzzles_position_and_solution(tmp_path: Path) -> None:
     given = puzzles(60)
     table = read("chess_text", write_csv(tmp_path / "a.csv", given)).table
     texts = "\n".join(table["text"].to_pylist())
-    found = 0
+    results = 0
     for row in given:
         board = chess.Board(row["FEN"])
         first, second, *_ = row["Moves"].split()
         board.push_uci(first)
-        found += f"{board.fen()}\nmove: {second}" in texts
-    assert found == table.num_rows
+        results += f"{board.fen()}\nmove: {second}" in texts
+    assert results == table.num_rows
 
 
 def test_bad_rows_are_counted_by_reason_and_left_out(tmp_path: Path) -> None:
@@ -186,8 +186,8 @@ def test_bad_rows_are_counted_by_reason_and_left_out(tmp_path: Path) -> None:
         as_row(1007, fen, moves, "unrated"),
     ]
     path = write_csv(tmp_path / "a.csv", [*puzzles(200), *bad])
-    found = {each.first_rows: each.reason for each in read("lichess_puzzles", path).left_out if each.is_fault}
-    assert [found[rows].partition(" '")[0].partition(' "')[0] for rows in sorted(found)] == [
+    results = {entry.first_rows: entry.reason for entry in read("lichess_puzzles", path).left_out if entry.is_fault}
+    assert [results[rows].partition(" '")[0].partition(' "')[0] for rows in sorted(results)] == [
         "a FEN that is not a position",
         "no FEN",
         "no Moves",
@@ -195,8 +195,8 @@ def test_bad_rows_are_counted_by_reason_and_left_out(tmp_path: Path) -> None:
         "an illegal move",
         "unknown Rating",
     ]
-    assert sorted(row for rows in found for row in rows) == list(range(201, 209))
-    text_faults = [row for each in read("chess_text", path).left_out if each.is_fault for row in each.first_rows]
+    assert sorted(row for rows in results for row in rows) == list(range(201, 209))
+    text_faults = [row for entry in read("chess_text", path).left_out if entry.is_fault for row in entry.first_rows]
     assert sorted(text_faults) == list(range(201, 208)), "a text has no rating"
     with pytest.raises(DataError, match=r"8 of 208 rows are not usable, .* a FEN that is not a position"):
         read("lichess_puzzles", path, max_skipped=0.01)
@@ -211,9 +211,8 @@ def test_bad_histories_are_counted_by_reason_and_left_out(tmp_path: Path) -> Non
         {"id": "p1", "target": " e4"},
     ]
     data = read("lichess_puzzles_history", write_json(tmp_path / "a.jsonl", [*good, *bad]))
-    faults = {
-        each.reason.partition(' "')[0].partition(" '")[0]: each.first_rows for each in data.left_out if each.is_fault
-    }
+    left_out = [entry for entry in data.left_out if entry.is_fault]
+    faults = {entry.reason.partition(' "')[0].partition(" '")[0]: entry.first_rows for entry in left_out}
     assert faults == {"an illegal move": (201, 202), "no target": (203,), "no ctx": (204,)}
 
 
@@ -263,14 +262,14 @@ def test_text_is_prepared_with_a_held_out_part_and_puzzles_with_a_judge(tmp_path
     assert train > 60 and held_out > 2
     labelled = prepare_task(store, "puzzles", open_task(TaskSpec(builtin="lichess_puzzles", files=str(path))), 0.2)
     assert text.judge is None and labelled.judge == "chess_position"
-    found = prepare_task(store, "puzzles", open_task(TaskSpec(builtin="lichess_puzzles", files=str(path))), 0.2)
-    assert found.judge == "chess_position", "what is found in the store keeps it"
+    results = prepare_task(store, "puzzles", open_task(TaskSpec(builtin="lichess_puzzles", files=str(path))), 0.2)
+    assert results.judge == "chess_position", "a task that is loaded from the store keeps its judge"
 
 
 def test_the_dump_itself_is_read(real_data: Path) -> None:
     folder = real_data / "lichess_puzzles"
     labelled, texts = read("lichess_puzzles", folder), read("chess_text", folder)
-    assert not [each for each in (*labelled.left_out, *texts.left_out) if each.is_fault]
+    assert not [entry for entry in (*labelled.left_out, *texts.left_out) if entry.is_fault]
     assert labelled.table.num_rows + texts.table.num_rows == 40_000
     assert abs(texts.table.num_rows / 40_000 - TEXT_SHARE) < 0.01
     judge = open_judge(labelled.judge)

@@ -63,7 +63,7 @@ def test_hard_lines_take_the_indentation_of_the_true_one(hard_continuation: Task
     for row in hard_continuation.table.to_pylist():
         prefix, line = parts(row["text"])
         depths[prefix].add(len(line) - len(line.lstrip()))
-    assert {len(found) for found in depths.values()} == {1}
+    assert {len(members) for members in depths.values()} == {1}
 
 
 def test_easy_lines_keep_their_own_indentation(continuation: TaskData) -> None:
@@ -71,7 +71,7 @@ def test_easy_lines_keep_their_own_indentation(continuation: TaskData) -> None:
     for row in continuation.table.to_pylist():
         _, line = parts(row["text"])
         depths[line.strip()].add(len(line) - len(line.lstrip()))
-    assert {len(found) for found in depths.values()} == {1}
+    assert {len(members) for members in depths.values()} == {1}
 
 
 @pytest.mark.parametrize("part", ["line", "prefix"])

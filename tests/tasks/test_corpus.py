@@ -79,8 +79,8 @@ def test_no_file_is_in_two_pools(functions: Functions) -> None:
     pools = collections.defaultdict(set)
     for function in functions:
         pools[function.file].add(function.pool)
-    assert {len(found) for found in pools.values()} == {1}
-    assert {pool for found in pools.values() for pool in found} == {"task", "held_out", "pretraining"}
+    assert {len(members) for members in pools.values()} == {1}
+    assert {pool for members in pools.values() for pool in members} == {"task", "held_out", "pretraining"}
 
 
 def test_no_two_functions_have_one_shape(functions: Functions) -> None:

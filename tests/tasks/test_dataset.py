@@ -1,4 +1,4 @@
-"""The mechanism that every data set shares, on a recipe of the tests' own."""
+"""The code that every data set shares, with a recipe for these tests."""
 
 import json
 from collections.abc import Iterable
@@ -76,7 +76,7 @@ def test_an_unusable_row_is_left_out_and_reported_with_its_number(tmp_path: Path
     bad = [{"report": " ", "rain": 1, "day": 9}, {"report": "x", "rain": 7, "day": 9}, {"report": "y", "day": 9}]
     data = read(write(tmp_path / "a.jsonl", [*rows(97), *bad]))
     assert data.table.num_rows == 97
-    assert [(each.reason, each.num_rows, each.first_rows) for each in data.left_out] == [
+    assert [(entry.reason, entry.num_rows, entry.first_rows) for entry in data.left_out] == [
         ("no report", 1, (98,)),
         ("unknown rain 7", 1, (99,)),
         ("no rain", 1, (100,)),

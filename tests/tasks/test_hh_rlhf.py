@@ -57,7 +57,7 @@ def test_trap_21_which_dialog_is_first_depends_on_the_pair_alone(tmp_path: Path)
     backwards = write(tmp_path / "b.jsonl", reversed(rows(400)))
     ids = {row["id"]: row["label"] for row in read(path).table.to_pylist()}
     assert ids == {row["id"]: row["label"] for row in read(backwards).table.to_pylist()}
-    assert 150 < sum(ids.values()) < 250, "the better one stands first about half of the time"
+    assert 150 < sum(ids.values()) < 250, "the better one is first about half of the time"
     script = (
         "import sys; from w2s_ray.tasks.registry import open_task; from w2s_ray.spec.study import TaskSpec\n"
         "print(open_task(TaskSpec(builtin='hh_rlhf', files=sys.argv[1])).read().table['label'].to_pylist())"
@@ -121,7 +121,7 @@ def test_bad_rows_are_counted_by_reason_and_left_out(tmp_path: Path) -> None:
     doubled = [*good, *bad, good[0], {"chosen": good[1]["rejected"], "rejected": good[1]["chosen"]}]
     data = read(write(tmp_path / "a.jsonl", doubled))
     assert data.table.num_rows == 199
-    assert {(each.reason, each.first_rows, each.is_fault) for each in data.left_out} == {
+    assert {(entry.reason, entry.first_rows, entry.is_fault) for entry in data.left_out} == {
         ("two equal answers", (201,), True),
         ("no rejected", (202,), True),
         ("no chosen", (203, 204), True),
@@ -158,7 +158,7 @@ def test_a_pair_in_two_subsets_is_one_example(tmp_path: Path) -> None:
         write(tmp_path / f"{subset}.jsonl", rows(3))
     data = read(tmp_path)
     assert data.table.num_rows == 3
-    assert [(each.num_rows, each.is_fault) for each in data.left_out] == [(3, False)]
+    assert [(entry.num_rows, entry.is_fault) for entry in data.left_out] == [(3, False)]
 
 
 def test_the_fingerprint_includes_the_names_of_subsets(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Each known data set on rows of the shape that it has on the hub (the rows themselves are the tests' own)."""
+"""Each known data set, with invented rows of the shape that it has on the hub."""
 
 import json
 from collections import Counter, defaultdict
@@ -197,7 +197,7 @@ CHOICES = (
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    """Read rows as a known data set; without rows, those above."""
+    """Read rows as a known data set; by default, the rows above."""
 
     def read(name: str, rows: Sequence[Row] | None = None, **spec: Any) -> TaskData:
         path = tmp_path / "rows.jsonl"
@@ -216,7 +216,7 @@ def labels(data: TaskData) -> list[str]:
 
 
 def together(data: TaskData, column: str) -> list[list[int]]:
-    """Which examples share a value of the column, by their places."""
+    """Return the sets of example indices that share a value of the column."""
     places: dict[str, list[int]] = defaultdict(list)
     for place, value in enumerate(data.table[column].to_pylist()):
         places[value].append(place)
@@ -236,8 +236,8 @@ def test_every_task_of_the_paper_is_registered_and_tested_here() -> None:
 def test_rows_of_the_real_shape_become_examples(name: str, read: Read) -> None:
     data = read(name)
     assert data.table.schema == SCHEMA
-    assert not [each for each in data.left_out if each.is_fault]
-    assert set(labels(data)) == set(data.class_names), "the rows above show every class"
+    assert not [entry for entry in data.left_out if entry.is_fault]
+    assert set(labels(data)) == set(data.class_names), "the rows above have every class"
     assert all(text == text.strip() and text for text in texts(data))
     assert len(set(data.table["id"].to_pylist())) == data.table.num_rows >= 2
 
@@ -313,7 +313,7 @@ def test_two_events_ranked_both_ways_are_left_out(read: Read) -> None:
     rows = [{"baseline": f"good {number}", "less_pleasant": f"bad {number}"} for number in range(40)]
     data = read("ethics_utilitarianism", [*rows, {"baseline": "bad 3", "less_pleasant": "good 3"}])
     assert len(texts(data)) == 39
-    assert [(each.reason, each.first_rows) for each in data.left_out] == [
+    assert [(entry.reason, entry.first_rows) for entry in data.left_out] == [
         ("the same text has different labels", (4, 41))
     ]
 
@@ -374,10 +374,10 @@ def test_trap_19_right_and_wrong_answers_are_written_in_the_same_form(name: str,
     forms: dict[str, set[str]] = defaultdict(set)
     for bundle, text in zip(data.table["bundle"].to_pylist(), texts(data), strict=True):
         cue = "\nTrait: " if name == "ethics_virtue" else "\nAnswer: "
-        before, found, after = text.rpartition(cue)
-        assert found
+        before, marker, after = text.rpartition(cue)
+        assert marker
         forms[bundle].add(f"{before}{cue}…\n{after.partition(chr(10))[2]}")
-    assert all(len(each) == 1 for each in forms.values()), forms
+    assert all(len(item) == 1 for item in forms.values()), forms
 
 
 def test_trap_19_openbookqa_never_shows_a_letter_for_an_answer(read: Read) -> None:
@@ -412,7 +412,7 @@ def test_trap_12_a_repeated_question_is_right_as_often_as_wrong(read: Read) -> N
     rows = [row | {f"distractor{place}": wrong for place in (1, 2, 3)} for wrong in wrongs]
     data = read("sciq", rows)
     assert sorted(labels(data)) == ["no", "yes"]
-    assert sum(each.num_rows for each in data.left_out) == 4 + 4
+    assert sum(entry.num_rows for entry in data.left_out) == 4 + 4
 
 
 def test_trap_21_wrong_answers_come_from_all_places(read: Read) -> None:
@@ -442,7 +442,7 @@ def test_sst2_drops_short_shared_phrases_and_ties_sentences_by_long_ones(read: R
 
 def test_amazon_reviews_need_a_text_but_no_title(read: Read) -> None:
     rows = [*ROWS["amazon_polarity"], {"label": 0, "title": "Bad", "content": " "}]
-    assert [each.reason for each in read("amazon_polarity", rows, max_skipped=0.5).left_out] == ["no content"]
+    assert [entry.reason for entry in read("amazon_polarity", rows, max_skipped=0.5).left_out] == ["no content"]
 
 
 BAD = [
@@ -471,8 +471,8 @@ BAD = [
 def test_a_bad_row_is_counted_and_reported(name: str, change: Row, reason: str, read: Read) -> None:
     rows = [*ROWS[name], ROWS[name][0] | change]
     data = read(name, rows, max_skipped=0.5)
-    faults = [each for each in data.left_out if each.is_fault]
-    assert [(each.reason, each.num_rows, each.first_rows) for each in faults] == [(reason, 1, (len(rows),))]
+    faults = [entry for entry in data.left_out if entry.is_fault]
+    assert [(entry.reason, entry.num_rows, entry.first_rows) for entry in faults] == [(reason, 1, (len(rows),))]
     assert set(texts(data)) >= set(texts(read(name)))
 
 

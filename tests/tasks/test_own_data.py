@@ -118,7 +118,7 @@ def test_equal_rows_of_two_groups_merge_the_groups(tmp_path: Path) -> None:
     rows = [{"review": text, "stars": n % 2, "film": film} for n, (text, film) in enumerate(["xa", "ya", "zb", "wc"])]
     doubled = [*rows, rows[0] | {"film": "b"}, rows[3] | {"film": "d", "stars": 0}]
     table = read(json_lines(tmp_path / "a.jsonl", doubled), group="film", max_skipped=0.5).table
-    assert table["text"].to_pylist() == ["x", "y", "z"], "those that disagree are both left out"
+    assert table["text"].to_pylist() == ["x", "y", "z"], "contradicting rows are both left out"
     assert len(set(table["group"].to_pylist())) == 1, "film a and film b share a text"
 
 
@@ -132,7 +132,7 @@ def test_pool_rows_related_to_a_test_row_are_counted_and_left_out(tmp_path: Path
     pool = json_lines(tmp_path / "a.jsonl", [{"review": f"text {n}", "stars": n % 2} for n in range(40)])
     test = json_lines(tmp_path / "t.jsonl", [{"review": f"Text {n}!", "stars": n % 2} for n in range(36, 44)])
     data = read(pool, test_files=str(test))
-    assert [(each.source, each.reason, each.first_rows, each.is_fault) for each in data.left_out] == [
+    assert [(entry.source, entry.reason, entry.first_rows, entry.is_fault) for entry in data.left_out] == [
         (str(pool), "an example that is related to one of the test set", (37, 38, 39, 40), False)
     ]
     assert data.table.num_rows == 36 + 8
@@ -154,10 +154,10 @@ def test_rows_with_missing_or_invalid_values_are_counted_and_left_out(
     tmp_path: Path, row: dict[str, Any], reason: str
 ) -> None:
     rows = [{"review": f"text {n}", "stars": n % 2, "film": str(n)} for n in range(40)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in [*rows, rows[0] | row]))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(item) + "\n" for item in [*rows, rows[0] | row]))
     data = read(tmp_path / "a.jsonl", group="film")
     assert (data.table.num_rows, data.class_names) == (40, ("0", "1"))
-    assert [(each.reason, each.first_rows) for each in data.left_out] == [(reason, (41,))]
+    assert [(entry.reason, entry.first_rows) for entry in data.left_out] == [(reason, (41,))]
 
 
 def test_bytes_are_not_text(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_half_a_surrogate_pair_is_an_unusable_row(tmp_path: Path) -> None:
         file.write('{"review": "cut \\ud83d here", "stars": 1}\n')
     data = read(path)
     assert data.table.num_rows == 40
-    assert [(each.reason, each.first_rows) for each in data.left_out] == [
+    assert [(entry.reason, entry.first_rows) for entry in data.left_out] == [
         ("half a surrogate pair, which is not valid Unicode", (41,))
     ]
 

@@ -50,7 +50,7 @@ def test_equal_and_contradicting_own_pairs_are_left_out(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", [*rows, *bad])
     data = open_task(TaskSpec(files=str(path), chosen="good", rejected="bad")).read()
     assert data.table.num_rows == 99
-    assert [(each.reason, each.first_rows) for each in data.left_out] == [
+    assert [(entry.reason, entry.first_rows) for entry in data.left_out] == [
         ("two equal answers", (101,)),
         ("the same text has different labels", (8, 102)),
     ]
@@ -72,8 +72,8 @@ def test_answers_of_several_lines_and_contradicting_answers_are_left_out(tmp_pat
     file = str(json_lines(tmp_path / "a.jsonl", rows))
     data = open_task(TaskSpec(files=file, text="q", answer="a", max_skipped=0.3)).read()
     assert "1 + 1 =" not in data.table.to_pydict()["text"] and len(data.table) == 8
-    said = " ".join(map(str, data.left_out))
-    assert "an answer of several lines" in said and "different answers (rows 2, 11)" in said
+    reasons = " ".join(map(str, data.left_out))
+    assert "an answer of several lines" in reasons and "different answers (rows 2, 11)" in reasons
 
 
 def test_white_space_does_not_make_a_class_or_a_pair(tmp_path: Path) -> None:
@@ -158,11 +158,11 @@ def test_lists_and_mappings_are_not_text_and_are_counted(tmp_path: Path) -> None
     rows[9]["bad"] = 9
     path = json_lines(tmp_path / "chat.jsonl", rows)
     data = open_task(TaskSpec(files=str(path), text="prompt", chosen="good", rejected="bad", max_skipped=0.2)).read()
-    assert {(each.reason, each.first_rows) for each in data.left_out} == {
+    assert {(entry.reason, entry.first_rows) for entry in data.left_out} == {
         ("good is a list and not text", (4,)),
         ("prompt is a mapping and not text", (8,)),
     }
-    assert data.table.num_rows == 18, "a number is text as it is written"
+    assert data.table.num_rows == 18, "a number is read as text"
 
 
 def test_rows_allowed_by_one_study_are_refused_by_a_stricter_one(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rows of the hub, with the hub away or played by the test."""
+"""Rows of hub data sets, with the hub unreachable or faked."""
 
 import pickle
 from typing import Any

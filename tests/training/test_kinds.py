@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.training.conftest import Onlooker, Pairings, Replies, Tiny, make_tiny
 from w2s_ray.data.batches import plan_steps
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.spec.chain import Chain
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.stage import Execution, Prompt
@@ -87,7 +87,7 @@ def test_a_chain_learns_which_of_two_texts_is_better(pairs: Tiny, alone: Workers
         stage = chain.find(arm, "large")
         assert stage is not None and stage.test_prediction is not None
         kept = pairs.store.read_predictions(stage.test_prediction.identity)
-        truth = pairs.prepared.labels(draw(pairs.prepared, stage.test_prediction.split))
+        truth = pairs.prepared.labels(rows_of_split(pairs.prepared, stage.test_prediction.split))
         assert (kept.probs_NC.argmax(axis=1) == truth).mean() > 0.9
 
 
@@ -99,7 +99,7 @@ def test_texts_longer_than_the_context_are_counted_and_the_first_are_named(
         shorter = stage.spec.optimisation.model_copy(update={"context_tokens": 12, "epochs": 1.0})
         stage = stage.model_copy(update={"spec": stage.spec.model_copy(update={"optimisation": shorter})})
         run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
-        rows = draw(tiny.prepared, stage.spec.train[0].split)
+        rows = rows_of_split(tiny.prepared, stage.spec.train[0].split)
         tokenizer = load_tokenizer(Path(stage.spec.starts_from.name), None)
         texts = [tokenizer.encode(text, add_special_tokens=False) for text in tiny.prepared.texts(rows)]
         others = tiny.prepared.others(rows)
@@ -121,7 +121,7 @@ def test_a_chain_of_answers_writes_what_its_supervisor_wrote(replies: Tiny, alon
     for stage in chain.stages:
         assert stage.test_prediction is not None
         kept = replies.store.read_answers(stage.test_prediction.identity)
-        rows = draw(replies.prepared, stage.test_prediction.split)
+        rows = rows_of_split(replies.prepared, stage.test_prediction.split)
         assert list(kept.ids) == replies.prepared.ids(rows)
         assert np.mean([a == b for a, b in zip(kept.texts, replies.prepared.others(rows), strict=True)]) > 0.9
     student = chain.find("chain", "large")
@@ -138,7 +138,7 @@ def test_answers_of_other_lengths_leave_student_and_ceiling_the_same_batches(
     student, ceiling = chain.find("chain", "large"), chain.find("ceiling", "large")
     assert student is not None and ceiling is not None and student.spec.validation is not None
     for part in (student.spec.train[0], student.spec.validation):
-        rows = draw(replies.prepared, part.split)
+        rows = rows_of_split(replies.prepared, part.split)
         written = ["down down down down" if at % 3 else "up" for at in range(len(rows))]
         prediction = next(each for each in chain.stages[0].predicts if each.split == part.split)
         replies.store.write_answers(prediction, replies.prepared.ids(rows), written, np.ones(len(rows), dtype=bool))
@@ -165,7 +165,7 @@ def test_only_the_answers_tokens_are_trained_on(replies: Tiny, alone: Workers) -
     folder = Path(spec.starts_from.name)
     tokenizer = load_tokenizer(folder, None)
     network = load_network(spec, folder, tokenizer, Execution()).eval()
-    rows = draw(replies.prepared, spec.train[0].split)
+    rows = rows_of_split(replies.prepared, spec.train[0].split)
     texts = [tokenizer.encode(text, add_special_tokens=False) for text in replies.prepared.texts(rows)]
     ends = answer_tokens(tokenizer, replies.prepared.others(rows))
     assert all(end[-1] == tokenizer.eos_token_id for end in ends)
@@ -200,14 +200,14 @@ def test_a_prompt_of_answers_is_its_shots_and_the_text_and_what_comes_first_is_i
         kept = tiny.store.read_answers(stage.test_prediction.identity)
         folder = Path(stage.spec.starts_from.name)
         tokenizer, model = load_tokenizer(folder, None), AutoModelForCausalLM.from_pretrained(folder).eval()
-        rows = draw(tiny.prepared, stage.spec.train[0].split)
+        rows = rows_of_split(tiny.prepared, stage.spec.train[0].split)
         by_coin = sorted(
             zip(tiny.prepared.ids(rows), tiny.prepared.texts(rows), tiny.prepared.others(rows), strict=True),
             key=lambda row: seeded_hash(stage.spec.order_seed, "shot", row[0]),
         )
         before = "".join(f"{text} {answer}\n\n" for _, text, answer in by_coin[:num_shots])
         longest = max(len(tokens) for tokens in answer_tokens(tokenizer, ["down", "up"]))
-        texts = tiny.prepared.texts(draw(tiny.prepared, stage.test_prediction.split))
+        texts = tiny.prepared.texts(rows_of_split(tiny.prepared, stage.test_prediction.split))
         for text, written in list(zip(texts, kept.texts, strict=True))[:5]:
             tokens = tokenizer.encode(before + text, add_special_tokens=False)[-(64 - longest) :]
             for _ in range(longest):
@@ -231,7 +231,7 @@ def test_a_beginning_of_text_stands_before_texts_with_answers_and_before_prompts
     )
     tokenizer.save_pretrained(folder)
     examples = AnswerObjective(StageInputs(stage, replies.store, alone)).examples
-    rows = draw(replies.prepared, stage.spec.train[0].split)
+    rows = rows_of_split(replies.prepared, stage.spec.train[0].split)
     ends = answer_tokens(tokenizer, replies.prepared.others(rows))
     texts = [tokenizer.encode(text, add_special_tokens=False) for text in replies.prepared.texts(rows)]
     for row, start, text, end in zip(examples.tokens, examples.loss_from_N, texts, ends, strict=True):

@@ -11,7 +11,7 @@ import pytest
 from tests.training.conftest import Onlooker, Tiny, make_tiny
 from tests.training.group import run_cases
 from w2s_ray.data.labels import learnt
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import W2SError
 from w2s_ray.report.evidence import gather_chains
 from w2s_ray.science.metrics import accuracy
@@ -89,7 +89,7 @@ def test_a_stage_learns_on_what_its_transforms_leave_and_keeps_that_beside_its_m
     assert [json.loads(line)["step"] for line in lines] == list(range(1, num_steps + 1))
     rows_N, labels_NC = learnt(taught.store, taught.prepared, student.spec)
     assert len(rows_N) == num_learnt
-    assert set(rows_N) <= set(draw(taught.prepared, student.spec.train[0].split))
+    assert set(rows_N) <= set(rows_of_split(taught.prepared, student.spec.train[0].split))
     said = weak_labels(taught, student)
     same = [np.array_equal(said[id_], row) for id_, row in zip(taught.prepared.ids(rows_N), labels_NC, strict=True)]
     if all(each["kind"] in ("keep_confident", "keep_random", "knn") for each in transforms):

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from tests.training.conftest import Onlooker, Tiny
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import StoreError, TrainingError
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.chain import PlannedStage
@@ -50,7 +50,7 @@ def test_a_stage_leaves_a_model_its_metrics_and_its_predictions(tiny: Tiny, alon
     assert tiny.store.num_attempts(stage.identity) == 1
     for prediction in stage.predicts:
         kept = tiny.store.read_predictions(prediction.identity)
-        assert list(kept.ids) == tiny.prepared.ids(draw(tiny.prepared, prediction.split))
+        assert list(kept.ids) == tiny.prepared.ids(rows_of_split(tiny.prepared, prediction.split))
         np.testing.assert_allclose(kept.probs_NC.sum(axis=1), 1, rtol=1e-5)
     steps = [json.loads(line) for line in (tiny.store.verify(record) / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps] == list(range(1, 8))
@@ -189,7 +189,7 @@ def test_trap_6_the_exported_folder_predicts_what_the_stage_predicted(tiny: Tiny
     folder = tiny.store.verify(record) / "model"
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = draw(tiny.prepared, stage.test_prediction.split)
+    rows = rows_of_split(tiny.prepared, stage.test_prediction.split)
     texts = tiny.prepared.table()["text"].take(rows).to_pylist()
     batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
     with torch.no_grad():
@@ -453,7 +453,7 @@ def test_a_model_reads_texts_between_the_special_tokens_that_its_tokenizer_adds(
     assert record is not None and record.metrics["cut_examples"] > 0
     kept = tiny.store.verify(record) / "model"
     model, read = AutoModelForSequenceClassification.from_pretrained(kept).eval(), AutoTokenizer.from_pretrained(kept)
-    texts = tiny.prepared.texts(draw(tiny.prepared, prediction.split))
+    texts = tiny.prepared.texts(rows_of_split(tiny.prepared, prediction.split))
     batch = read(texts, padding=True, truncation=True, return_tensors="pt")
     assert (batch["input_ids"][:, 0] == tokenizer.eos_token_id).all()
     with torch.no_grad():

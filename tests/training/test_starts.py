@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.conftest import Onlooker, Pairings, Tiny, make_tiny
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError, ModelError
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.chain import PlannedStage
@@ -105,7 +105,7 @@ def test_reading_learns_the_texts_and_never_the_labels(tiny: Tiny, alone: Worker
     record = tiny.store.find(reading.identity)
     assert record is not None
     tokenizer = load_tokenizer(Path(reading.spec.starts_from.name), None)
-    rows = draw(tiny.prepared, reading.spec.train[0].split)
+    rows = rows_of_split(tiny.prepared, reading.spec.train[0].split)
     lengths = [len(tokenizer.encode(text, add_special_tokens=False)) + 1 for text in tiny.prepared.texts(rows)]
     num_blocks = sum(lengths) // READING["context_tokens"]
     assert record.metrics["train_tokens"] == READING["epochs"] * num_blocks * READING["context_tokens"]
@@ -117,7 +117,7 @@ def test_of_pairs_both_texts_are_read(tmp_path: Path, alone: Workers) -> None:
     run_stage(reading, store=pairs.store, workers=alone, observer=Onlooker())
     record = pairs.store.find(reading.identity)
     tokenizer = load_tokenizer(Path(reading.spec.starts_from.name), None)
-    rows = draw(pairs.prepared, reading.spec.train[0].split)
+    rows = rows_of_split(pairs.prepared, reading.spec.train[0].split)
     texts = [*pairs.prepared.texts(rows), *pairs.prepared.others(rows)]
     total = sum(len(tokenizer.encode(text, add_special_tokens=False)) + 1 for text in texts)
     assert record is not None

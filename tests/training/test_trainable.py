@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from tests.training.conftest import Onlooker, Tiny, make_tiny
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError, ModelError
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.chain import PlannedStage
@@ -92,7 +92,7 @@ def test_the_stored_model_with_merged_additions_predicts_what_its_stage_predicte
     assert record is not None and stage.test_prediction is not None
     folder = tiny.store.verify(record) / "model"
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder).eval(), load_tokenizer(folder, None)
-    texts = tiny.prepared.texts(draw(tiny.prepared, stage.test_prediction.split))
+    texts = tiny.prepared.texts(rows_of_split(tiny.prepared, stage.test_prediction.split))
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         probs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.softmax(-1)
@@ -183,7 +183,9 @@ def test_a_prompt_scores_a_class_by_the_mean_log_probability_of_its_name(tiny: T
     from transformers import AutoModelForCausalLM
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), load_tokenizer(folder, None)
-    for text, probs in zip(tiny.prepared.texts(draw(tiny.prepared, prediction.split))[:5], kept[:5], strict=True):
+    for text, probs in zip(
+        tiny.prepared.texts(rows_of_split(tiny.prepared, prediction.split))[:5], kept[:5], strict=True
+    ):
         asked = tokenizer.encode(text + stage.spec.trainable.cue, add_special_tokens=False)
         scores = []
         for name in ("down", "up"):
@@ -207,7 +209,7 @@ def test_a_students_shots_carry_its_supervisors_labels_and_a_ceilings_the_truth(
     for each in (student, ceiling):
         told[each.arm] = ClassObjective(StageInputs(each, tiny.store, alone))._shots
     prepared = load_prepared(tiny.store, student.spec.train[0].split.task)
-    rows = draw(prepared, student.spec.train[0].split)
+    rows = rows_of_split(prepared, student.spec.train[0].split)
     label = dict(zip(prepared.texts(rows), prepared.labels(rows), strict=True))
     weak = tiny.store.read_predictions(student.spec.train[0].labels.predictions[0])  # type: ignore[union-attr]
     named = dict(zip(weak.ids, weak.probs_NC.argmax(axis=1), strict=True))
@@ -258,7 +260,7 @@ def test_cut_prompts_are_counted_and_the_first_are_named(
     stage = with_context(student_of(tiny, "asked", "ceiling").model_copy(update={"predicts": ()}), 24)
     run(tiny, alone, stage)
     tokenizer = load_tokenizer(Path(stage.spec.starts_from.name), None)
-    rows = draw(tiny.prepared, stage.spec.train[0].split)
+    rows = rows_of_split(tiny.prepared, stage.spec.train[0].split)
     longest = max(len(tokenizer.encode(f" {name}")) for name in ("down", "up"))
     cut = [
         id_

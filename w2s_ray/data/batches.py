@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from w2s_ray.science import IntArray
 from w2s_ray.spec.identity import seeded_hash
 
 
@@ -19,8 +20,8 @@ def num_steps(num_examples: int, *, epochs: float, examples_per_step: int) -> in
 
 
 def plan_steps(
-    lengths_N: np.ndarray, *, epochs: float, examples_per_step: int, order_seed: int, bucketing_window: int
-) -> list[np.ndarray]:
+    lengths_N: IntArray, *, epochs: float, examples_per_step: int, order_seed: int, bucketing_window: int
+) -> list[IntArray]:
     """Return the optimizer batches of a whole training, each an array of example positions.
 
     Every epoch has its own order and visits every example once. Within windows of `bucketing_window` batches, examples
@@ -29,7 +30,7 @@ def plan_steps(
     """
     assert len(lengths_N), "nothing to plan"
     total = num_steps(len(lengths_N), epochs=epochs, examples_per_step=examples_per_step)
-    steps: list[np.ndarray] = []
+    steps: list[IntArray] = []
     epoch = 0
     while len(steps) < total:
         seed = seeded_hash(order_seed, "epoch", epoch)
@@ -39,8 +40,8 @@ def plan_steps(
 
 
 def partition(
-    step_positions: np.ndarray, lengths_N: np.ndarray, *, world: int, tokens_per_micro_batch: int
-) -> list[list[np.ndarray]]:
+    step_positions: IntArray, lengths_N: IntArray, *, world: int, tokens_per_micro_batch: int
+) -> list[list[IntArray]]:
     """Cut one optimizer batch into micro-batches: [rank][micro] → positions.
 
     All ranks have equally many micro-batches, some of them empty if there are too few examples. The padded size of a
@@ -55,7 +56,7 @@ def partition(
     sizes = _cut(descending, _smallest_cap(descending, rounds * world, tokens_per_micro_batch))
     pieces = np.split(positions, np.cumsum(sizes)[:-1]) if sizes else []
     pieces += [np.empty(0, dtype=np.int64)] * (rounds * world - len(pieces))
-    ranks: list[list[np.ndarray]] = [[] for _ in range(world)]
+    ranks: list[list[IntArray]] = [[] for _ in range(world)]
     for number in range(rounds):
         in_round = pieces[number * world : (number + 1) * world]
         for rank, piece in zip(range(world), in_round if number % 2 == 0 else reversed(in_round), strict=True):
@@ -63,12 +64,12 @@ def partition(
     return ranks
 
 
-def _epoch(lengths_N: np.ndarray, examples_per_step: int, window: int, seed: int) -> list[np.ndarray]:
+def _epoch(lengths_N: IntArray, examples_per_step: int, window: int, seed: int) -> list[IntArray]:
     """Return one epoch's batches."""
     order = _shuffled(len(lengths_N), seed)
     num_full = len(order) // examples_per_step
     full, rest = order[: num_full * examples_per_step], order[num_full * examples_per_step :]
-    steps: list[np.ndarray] = []
+    steps: list[IntArray] = []
     for first in range(0, num_full, window):
         inside = full[first * examples_per_step : (first + window) * examples_per_step]
         inside = inside[np.argsort(lengths_N[inside], kind="stable")]
@@ -79,7 +80,7 @@ def _epoch(lengths_N: np.ndarray, examples_per_step: int, window: int, seed: int
     return steps
 
 
-def _shuffled(count: int, seed: int) -> np.ndarray:
+def _shuffled(count: int, seed: int) -> IntArray:
     """Return a random order of 0 … count - 1; the raw bits of PCG64 are the same in every version of NumPy."""
     return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
 

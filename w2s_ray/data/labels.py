@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from w2s_ray.data.prepare import PreparedTask
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError
+from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.science.ensemble import combine
 from w2s_ray.science.metrics import accuracy
 from w2s_ray.science.relabelling import LabelSet, apply
@@ -16,7 +17,7 @@ from w2s_ray.spec.stage import StageSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.predictions import Answers, Predictions
 
-Features = Callable[[np.ndarray], np.ndarray]
+Features = Callable[[IntArray], FloatArray]
 """Rows of the task → features_ND, the student's hidden states before training."""
 
 
@@ -26,7 +27,7 @@ def targets(
     part: LabelledSplit,
     num_classes: int,
     features: Features | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[IntArray, FloatArray]:
     """Return the rows of a labelled split that a stage learns on, and a probability per class for each (float32).
 
     Filters remove rows. `features` is needed only if a transform uses them.
@@ -35,7 +36,7 @@ def targets(
         DataError: when predictions do not have each example once or have other classes, or a filter leaves too few.
         StoreError: when predictions are missing or damaged.
     """
-    rows_N, labels = draw(prepared, part.split), part.labels
+    rows_N, labels = rows_of_split(prepared, part.split), part.labels
     if isinstance(labels, WeakLabels):
         soft_NC = combined(store, prepared, prepared.ids(rows_N), labels, num_classes)
     else:
@@ -54,7 +55,7 @@ def targets(
     return rows_N, soft_NC.astype(np.float32)
 
 
-def learnt(store: ArtifactStore, prepared: PreparedTask, stage: StageSpec) -> tuple[np.ndarray, np.ndarray]:
+def learnt(store: ArtifactStore, prepared: PreparedTask, stage: StageSpec) -> tuple[IntArray, FloatArray]:
     """Return the rows that a finished stage of classes learned on, and the labels that it learned; for reports.
 
     Raises:
@@ -65,13 +66,13 @@ def learnt(store: ArtifactStore, prepared: PreparedTask, stage: StageSpec) -> tu
         parts = [targets(store, prepared, part, stage.num_classes) for part in stage.train]
         return np.concatenate([rows_N for rows_N, _ in parts]), np.concatenate([labels_NC for _, labels_NC in parts])
     kept = store.read_labels(stage.identity)
-    rows_N = np.concatenate([draw(prepared, part.split) for part in stage.train])
+    rows_N = np.concatenate([rows_of_split(prepared, part.split) for part in stage.train])
     return rows_N[places(prepared.ids(rows_N), kept.ids, f"splits of {stage.slug}")], kept.probs_NC
 
 
 def combined(
     store: ArtifactStore, prepared: PreparedTask, ids: Sequence[str], labels: WeakLabels, num_classes: int
-) -> np.ndarray:
+) -> FloatArray:
     """Return the combined label (N, C) of all supervisors for each example, before any transform.
 
     Raises:
@@ -87,29 +88,29 @@ def combined(
 
 def _errors(
     store: ArtifactStore, prepared: PreparedTask, weighing: Weighing, num_classes: int
-) -> tuple[np.ndarray, int]:
+) -> tuple[FloatArray, int]:
     """Return the error rate of each supervisor on labelled examples, and the number of those."""
-    rows_N = draw(prepared, weighing.split)
+    rows_N = rows_of_split(prepared, weighing.split)
     probs_SNC = _joined(store, prepared.ids(rows_N), weighing.predictions, num_classes)
     truth_N = prepared.labels(rows_N)
     return np.array([1 - accuracy(probs_NC, truth_N) for probs_NC in probs_SNC]), len(rows_N)
 
 
-def _joined(store: ArtifactStore, ids: Sequence[str], predictions: Sequence[str], num_classes: int) -> np.ndarray:
+def _joined(store: ArtifactStore, ids: Sequence[str], predictions: Sequence[str], num_classes: int) -> FloatArray:
     """Return the probabilities (S, N, C) of several predictions."""
     return np.stack(
         [join(ids, store.read_predictions(name), num_classes, f"predictions {short(name)}") for name in predictions]
     )
 
 
-def answers(store: ArtifactStore, prepared: PreparedTask, part: LabelledSplit) -> tuple[np.ndarray, list[str]]:
+def answers(store: ArtifactStore, prepared: PreparedTask, part: LabelledSplit) -> tuple[IntArray, list[str]]:
     """Return the rows of a labelled split of a task of answers, and the answer to learn for each.
 
     Raises:
         DataError: when the supervisor's answers do not have each example once.
         StoreError: when they are missing or damaged.
     """
-    row_numbers = draw(prepared, part.split)
+    row_numbers = rows_of_split(prepared, part.split)
     if not isinstance(part.labels, WeakLabels):
         return row_numbers, prepared.others(row_numbers)
     (source,) = part.labels.predictions
@@ -117,7 +118,7 @@ def answers(store: ArtifactStore, prepared: PreparedTask, part: LabelledSplit) -
     return row_numbers, list(written.texts)
 
 
-def one_hot(labels_N: np.ndarray, num_classes: int) -> np.ndarray:
+def one_hot(labels_N: IntArray, num_classes: int) -> FloatArray:
     """Return the probability 1 (float32) for each example's class.
 
     Raises:
@@ -127,12 +128,11 @@ def one_hot(labels_N: np.ndarray, num_classes: int) -> np.ndarray:
         raise DataError(
             f"label {labels_N.max()} is outside of the head's {num_classes} classes", "check the task's `classes:`"
         )
-    targets_NC = np.zeros((len(labels_N), num_classes), dtype=np.float32)
-    targets_NC[np.arange(len(labels_N)), labels_N] = 1.0
+    targets_NC: FloatArray = np.eye(num_classes, dtype=np.float32)[labels_N]
     return targets_NC
 
 
-def join(ids: Sequence[str], predictions: Predictions, num_classes: int, name: str) -> np.ndarray:
+def join(ids: Sequence[str], predictions: Predictions, num_classes: int, name: str) -> FloatArray:
     """Return the predicted probabilities in the order of `ids`.
 
     Raises:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from w2s_ray.errors import DataError, StoreError
+from w2s_ray.science import BoolArray, IntArray
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.study import TaskSpec
@@ -91,16 +92,16 @@ class PreparedTask:
         order = pc.select_k_unstable(pc.binary_length(texts), k=num, sort_keys=[("", "descending")])
         return list(texts.take(order).to_pylist())
 
-    def text_numbers(self, row_numbers: np.ndarray) -> np.ndarray:
+    def text_numbers(self, row_numbers: IntArray) -> IntArray:
         """Return the indices of these rows' texts in the task's `Tokens`; for pairs, all first texts come first."""
         places = range(self.texts_per_example)
         return np.concatenate([row_numbers + place * self.table().num_rows for place in places])
 
-    def texts(self, row_numbers: np.ndarray) -> list[str]:
+    def texts(self, row_numbers: IntArray) -> list[str]:
         """Return the (first) texts of these rows."""
         return list(self.table()["text"].take(pa.array(row_numbers)).to_pylist())
 
-    def others(self, row_numbers: np.ndarray) -> list[str]:
+    def others(self, row_numbers: IntArray) -> list[str]:
         """Return the second texts, or the answers, of these rows."""
         return list(self.table()["other"].take(pa.array(row_numbers)).to_pylist())
 
@@ -108,15 +109,15 @@ class PreparedTask:
         """Return every distinct answer."""
         return list(pc.unique(self.table()["other"]).to_pylist())
 
-    def ids(self, row_numbers: np.ndarray) -> list[str]:
+    def ids(self, row_numbers: IntArray) -> list[str]:
         """Return the example ids of these rows."""
         return list(self.table()["id"].take(pa.array(row_numbers)).to_pylist())
 
-    def labels(self, row_numbers: np.ndarray) -> np.ndarray:
+    def labels(self, row_numbers: IntArray) -> IntArray:
         """Return the true classes of these rows."""
         return np.asarray(self.table()["label"].to_numpy()[row_numbers])
 
-    def allowed(self, row_numbers: np.ndarray, answers: Sequence[str]) -> np.ndarray:
+    def allowed(self, row_numbers: IntArray, answers: Sequence[str]) -> BoolArray:
         """Return, for the written answer to each row, whether the task's judge allows it, such as a legal move.
 
         Raises:
@@ -126,7 +127,7 @@ class PreparedTask:
         examples = zip(self.texts(row_numbers), answers, strict=True)
         return np.array([judge.allows(text, answer) for text, answer in examples], dtype=bool)
 
-    def accepted(self, row_numbers: np.ndarray, answers: Sequence[str]) -> np.ndarray:
+    def accepted(self, row_numbers: IntArray, answers: Sequence[str]) -> BoolArray:
         """Return, for the written answer to each row, whether it is as good as the target, such as another mate.
 
         Raises:
@@ -264,7 +265,7 @@ def _check_ids(where: str, ids: pa.ChunkedArray) -> None:
 
 def _check_labels(where: str, labels: pa.ChunkedArray, class_names: tuple[str, ...]) -> None:
     counts = np.bincount(labels.to_numpy(), minlength=len(class_names))
-    assert len(counts) == len(class_names), f"{where}: a label lies outside {class_names}"
+    assert len(counts) == len(class_names), f"{where}: a label is outside of {class_names}"
     present = [name for name, count in zip(class_names, counts, strict=True) if count]
     if len(present) < 2:
         raise DataError(

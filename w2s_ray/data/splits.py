@@ -12,10 +12,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.compute as pc
 
 from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.errors import DataError
+from w2s_ray.science import BoolArray, IntArray
 from w2s_ray.spec.labels import SplitSpec
 from w2s_ray.tasks.task import TEST
 
@@ -29,7 +31,7 @@ def slot_names(num_levels: int) -> tuple[str, ...]:
     return (*train, *(f"V{level}" for level in range(num_levels)))
 
 
-def draw(prepared: PreparedTask, split: SplitSpec) -> np.ndarray:
+def rows_of_split(prepared: PreparedTask, split: SplitSpec) -> IntArray:
     """Return the rows of a split (int64), a prefix of every larger split of the same slot.
 
     Balanced splits, and every test set, alternate between the classes, so N examples have N / C of each, and the first
@@ -117,7 +119,7 @@ def check_sizes(
     )
 
 
-def _candidates(prepared: PreparedTask, split: SplitSpec) -> np.ndarray:
+def _candidates(prepared: PreparedTask, split: SplitSpec) -> IntArray:
     """Return every row that may be in the split, in order."""
     assert split.task == prepared.fingerprint, "the split is of another task"
     if split.is_test:
@@ -133,7 +135,7 @@ def _candidates(prepared: PreparedTask, split: SplitSpec) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=16)
-def _slot_orders(prepared: PreparedTask, num_levels: int, split_seed: int) -> dict[str, np.ndarray]:
+def _slot_orders(prepared: PreparedTask, num_levels: int, split_seed: int) -> dict[str, IntArray]:
     """Return the rows of each slot, bundle by bundle.
 
     Groups are ordered by hash(split_seed, group). With the slots laid end to end, each as wide as its share of the
@@ -155,26 +157,26 @@ def _slot_orders(prepared: PreparedTask, num_levels: int, split_seed: int) -> di
 
 
 @functools.lru_cache(maxsize=16)
-def _test_order(prepared: PreparedTask) -> np.ndarray:
+def _test_order(prepared: PreparedTask) -> IntArray:
     """Return the rows of the test pool, in the order in which they enter the test set."""
     rows = np.flatnonzero(_is_test_row(prepared))
     return _bundle_by_bundle(prepared, rows, "test example")
 
 
-def _bundle_by_bundle(prepared: PreparedTask, rows: np.ndarray, salt: str) -> np.ndarray:
+def _bundle_by_bundle(prepared: PreparedTask, rows: IntArray, salt: str) -> IntArray:
     """Order rows by their bundles' hashes and, within a bundle, by their own."""
     columns = prepared.table().select(["id", "bundle"]).take(rows).to_pydict()
     return rows[np.lexsort((_hashes(salt, columns["id"]), _hashes(salt, columns["bundle"])))]
 
 
 @functools.lru_cache(maxsize=16)
-def _documents(prepared: PreparedTask, *, held_out: bool) -> np.ndarray:
+def _documents(prepared: PreparedTask, *, held_out: bool) -> IntArray:
     """Return the documents of an unlabelled task by hash; those held out are chosen like a test set."""
     rows = np.flatnonzero(_is_test_row(prepared) if held_out else _is_pool_row(prepared))
     return rows[np.argsort(_hashes("document", prepared.ids(rows)), kind="stable")]
 
 
-def _is_test_row(prepared: PreparedTask) -> np.ndarray:
+def _is_test_row(prepared: PreparedTask) -> BoolArray:
     """Mark the rows of the test pool: those of a test file, or of the groups with the lowest hashes."""
     from_file = _has_test_origin(prepared)
     if from_file.any():
@@ -184,24 +186,24 @@ def _is_test_row(prepared: PreparedTask) -> np.ndarray:
     return np.asarray((_hashes("test group", groups) < limit)[group_of_row])
 
 
-def _is_pool_row(prepared: PreparedTask) -> np.ndarray:
+def _is_pool_row(prepared: PreparedTask) -> BoolArray:
     """Mark the rows of groups without rows in the test pool."""
     _, group_of_row = _groups(prepared)
     return np.asarray(~np.isin(group_of_row, group_of_row[_is_test_row(prepared)]))
 
 
-def _has_test_origin(prepared: PreparedTask) -> np.ndarray:
+def _has_test_origin(prepared: PreparedTask) -> BoolArray:
     return np.asarray(pc.equal(prepared.table()["origin"], TEST).to_numpy())
 
 
 @functools.lru_cache(maxsize=16)
-def _groups(prepared: PreparedTask) -> tuple[list[str], np.ndarray]:
+def _groups(prepared: PreparedTask) -> tuple[list[str], IntArray]:
     """Return the distinct groups, and the index of each row's group."""
     encoded = prepared.table()["group"].combine_chunks().dictionary_encode()
     return encoded.dictionary.to_pylist(), np.asarray(encoded.indices.to_numpy(), dtype=np.int64)
 
 
-def _hashes(salt: str, texts: Iterable[str]) -> np.ndarray:
+def _hashes(salt: str, texts: Iterable[str]) -> npt.NDArray[np.uint64]:
     """Return a stable 64-bit hash of each text; `salt` separates different uses."""
     prefix = f"{salt}\n".encode()
     sha256 = hashlib.sha256
@@ -209,7 +211,7 @@ def _hashes(salt: str, texts: Iterable[str]) -> np.ndarray:
     return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
 
 
-def _alternating(rows: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+def _alternating(rows: IntArray, labels: IntArray, num_classes: int) -> IntArray:
     """Return one row of each class in turn, until the next class has none left."""
     by_class = [rows[labels == label] for label in range(num_classes)]
     alternating = np.empty(_balanced_size(np.array([len(of_class) for of_class in by_class])), dtype=np.int64)
@@ -219,14 +221,14 @@ def _alternating(rows: np.ndarray, labels: np.ndarray, num_classes: int) -> np.n
     return alternating
 
 
-def _balanced_size(counts: np.ndarray) -> int:
+def _balanced_size(counts: IntArray) -> int:
     """Return how many rows `_alternating` takes from classes of these sizes."""
     rounds = int(counts.min())
     more = np.flatnonzero(counts == rounds)[0]  # the first class without a row in the next round
     return rounds * len(counts) + int(more)
 
 
-def _class_counts(prepared: PreparedTask, rows: np.ndarray) -> np.ndarray:
+def _class_counts(prepared: PreparedTask, rows: IntArray) -> IntArray:
     return np.bincount(prepared.labels(rows), minlength=prepared.num_classes)
 
 
@@ -242,7 +244,7 @@ def _check_documents(prepared: PreparedTask) -> None:
 
 def _first_too_small(
     prepared: PreparedTask, num_levels: int, sizes: tuple[int, int], seeds: Sequence[int], balance: bool
-) -> tuple[str, int, int, np.ndarray] | None:
+) -> tuple[str, int, int, IntArray] | None:
     """Return the first slot that is too small: its name, the seed, the number needed and the counts by class."""
     train_examples, validation_examples = sizes
     for seed in seeds:
@@ -265,6 +267,6 @@ def _largest_sizes(prepared: PreparedTask, num_levels: int, seeds: Sequence[int]
     return min(train), min(validation)
 
 
-def _described(prepared: PreparedTask, counts: np.ndarray) -> str:
+def _described(prepared: PreparedTask, counts: IntArray) -> str:
     named = zip(prepared.class_names, counts.tolist(), strict=True)
     return ", ".join(f"{count} of class {name!r}" for name, count in named)

@@ -11,14 +11,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
 from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.errors import DataError, StoreError
+from w2s_ray.science import BoolArray, IntArray
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.store.artifacts import ArtifactStore
@@ -27,6 +29,10 @@ from w2s_ray.store.files import RECORD_NAME, check_files, digest_files, publish_
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
+
+TokenArray = npt.NDArray[np.int32]
+StoredTokenArray = npt.NDArray[np.integer[Any]]
+"""uint16 if the vocabulary allows it, else int32."""
 
 RECIPE = 1
 """Version of tokenisation; increase when the same texts would give different tokens."""
@@ -53,15 +59,15 @@ def longest_tokens(prepared: PreparedTask, tokenizer: "Tokenizer") -> int:
 class Tokens:
     """The tokens of every text of a task, end to end: all first texts, then, for pairs, all second texts."""
 
-    token_ids: np.ndarray
-    offsets: np.ndarray
+    token_ids: StoredTokenArray
+    offsets: IntArray
     """int64; text i has the tokens offsets[i] … offsets[i + 1] - 1."""
-    before: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    before: TokenArray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     """Special tokens before each text."""
-    after: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    after: TokenArray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     """Special tokens after each text."""
 
-    def rows(self, row_numbers: np.ndarray, context: int | np.ndarray) -> list[np.ndarray]:
+    def rows(self, row_numbers: IntArray, context: int | IntArray) -> list[TokenArray]:
         """Return the tokens of each text (int32), at most `context`; longer texts keep their last ones."""
         ends = self.offsets[row_numbers + 1]
         starts = np.maximum(self.offsets[row_numbers], ends - np.maximum(self._room(context), 0))
@@ -71,15 +77,15 @@ class Tokens:
             for start, end in spans
         ]
 
-    def are_longer(self, row_numbers: np.ndarray, context: int | np.ndarray) -> np.ndarray:
+    def are_longer(self, row_numbers: IntArray, context: int | IntArray) -> BoolArray:
         """Return whether each text has more than `context` tokens, so that `rows` truncates it."""
         return np.asarray(self.offsets[row_numbers + 1] - self.offsets[row_numbers] > self._room(context))
 
-    def _room(self, context: int | np.ndarray) -> int | np.ndarray:
+    def _room(self, context: int | IntArray) -> int | IntArray:
         """Return the context without the special tokens."""
         return context - len(self.before) - len(self.after)
 
-    def blocks(self, row_numbers: np.ndarray, context: int, end_token: int) -> np.ndarray:
+    def blocks(self, row_numbers: IntArray, context: int, end_token: int) -> TokenArray:
         """Return full blocks (N, context) of the documents in this order, each followed by `end_token`.
 
         An incomplete block at the end is left out.
@@ -104,7 +110,7 @@ def tokenise(
         DataError: when the text of a labelled example has no tokens.
         StoreError: when they cannot be written, or fail their checksum.
     """
-    assert prepared.folder.is_relative_to(store.root), "the task lies in another store"
+    assert prepared.folder.is_relative_to(store.root), "the task is in another store"
     name = identity("tokens", {"tokenizer": tokenizer_digest, "recipe": RECIPE})
     folder = prepared.folder / f"tokens-{short(name)}"
     if not (folder / RECORD_NAME).is_file():
@@ -120,7 +126,7 @@ def tokenise(
     return _open(folder, (folder / RECORD_NAME).stat().st_mtime_ns)
 
 
-def special_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[np.ndarray, np.ndarray]:
+def special_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[TokenArray, TokenArray]:
     """Return the special tokens (int32) that the tokenizer adds before and after a text; often none."""
     encoded = tokenizer("a", return_special_tokens_mask=True)
     ids = np.array(encoded["input_ids"], dtype=np.int32)
@@ -142,11 +148,11 @@ def _open(folder: Path, written_ns: int) -> Tokens:
     return Tokens(token_ids=np.asarray(token_ids), offsets=np.load(folder / "offsets.npy", allow_pickle=False))
 
 
-def _tokenised(prepared: PreparedTask, tokenizer: "PreTrainedTokenizerFast") -> tuple[np.ndarray, np.ndarray]:
+def _tokenised(prepared: PreparedTask, tokenizer: "PreTrainedTokenizerFast") -> tuple[StoredTokenArray, IntArray]:
     """Return all tokens end to end, and the offset of each text."""
     table = prepared.table()
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.int32
-    pieces: list[np.ndarray] = []
+    pieces: list[StoredTokenArray] = []
     lengths: list[int] = []
     columns = ("text", "other")[: prepared.texts_per_example]
     for texts in (texts for column in columns for texts in _batches(table[column])):

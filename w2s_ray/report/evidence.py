@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from w2s_ray.data.labels import combined, join, join_answers, learnt
 from w2s_ray.data.prepare import PreparedTask, load_prepared
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError
 from w2s_ray.science import BoolArray, FloatArray, IntArray
 from w2s_ray.science.metrics import Spread, by_length, degeneracy, hard, majority, spread
@@ -170,7 +170,7 @@ class _Reader:
             assert floor.test_prediction is not None, "every floor predicts the test set"
             test = self._test_set(floor)
             prepared = load_prepared(self._store, split.task)
-            rows, test_rows = draw(prepared, split), draw(prepared, floor.test_prediction.split)
+            rows, test_rows = rows_of_split(prepared, split), rows_of_split(prepared, floor.test_prediction.split)
             train_N = self._truth(prepared, rows)
             correct_SN["majority"].append(np.equal(test.truth_N, majority(train_N)))
             if prepared.is_classified:
@@ -184,7 +184,7 @@ class _Reader:
         split = prediction.split
         if split not in self._tests:
             prepared = load_prepared(self._store, split.task)
-            rows = draw(prepared, split)
+            rows = rows_of_split(prepared, split)
             columns = prepared.table().select(["group", "stratum"]).take(rows).to_pydict()
             _, groups_N = np.unique(np.array(columns["group"], dtype=str), return_inverse=True)
             self._tests[split] = EvalSet(
@@ -218,7 +218,7 @@ class _Reader:
         (open_M,) = np.nonzero(~is_accepted_N & answers.is_allowed_N)
         prepared = load_prepared(self._store, prediction.split.task)
         texts = [answers.texts[row] for row in open_M]
-        is_accepted_N[open_M] = prepared.accepted(draw(prepared, prediction.split)[open_M], texts)
+        is_accepted_N[open_M] = prepared.accepted(rows_of_split(prepared, prediction.split)[open_M], texts)
         return EvalPredictions(stage.task, predicted_N, is_allowed_N=answers.is_allowed_N, is_accepted_N=is_accepted_N)
 
     def _ensemble(self, student: PlannedStage, supervisors: Sequence[PlannedStage]) -> EvalPredictions | None:
@@ -258,7 +258,7 @@ class _Reader:
 
     def _written_labels(self, prepared: PreparedTask, part: LabelledSplit) -> tuple[IntArray, IntArray, BoolArray]:
         """Return the answers that a supervisor wrote for a split, the true ones, and which the rule allows."""
-        rows_N = draw(prepared, part.split)
+        rows_N = rows_of_split(prepared, part.split)
         (source,) = part.labels.sources
         written = join_answers(prepared.ids(rows_N), self._store.read_answers(source), f"answers {short(source)}")
         labels_N = self._numbers(prepared.fingerprint, written.texts)

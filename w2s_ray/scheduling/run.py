@@ -26,7 +26,7 @@ from ray.exceptions import ActorDiedError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from w2s_ray.errors import Interrupted, LeaseHeld, ResourceError, StoreError, first_line
-from w2s_ray.planning.fitting import LongestTexts, check_memory
+from w2s_ray.planning.memory import check_memory, longest_text
 from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import save_study
 from w2s_ray.scheduling.dispatcher.dispatcher import Dispatcher
@@ -108,7 +108,7 @@ class Run:
             with self._study_lease(), ray_session(address):
                 nodes = cluster_nodes()
                 check_cluster(executions(self._study), nodes)
-                longest = LongestTexts(self._store, self._resolution)
+                longest = longest_text(self._store, self._resolution)
                 check_memory(self._unfinished.values(), self._resolution, nodes, longest)
                 with self._writer() as writer:
                     chains = self._run(nodes, writer)

@@ -37,8 +37,7 @@ from w2s_ray.store.listing import folders_ending_in
 from w2s_ray.store.record import Kind, Record, package_versions, read_record, source_commit, utc_now
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from w2s_ray.science import BoolArray, FloatArray
     from w2s_ray.store.predictions import Answers, Predictions
 
 CHECKPOINTS = "checkpoints"
@@ -210,14 +209,14 @@ class ArtifactStore:
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return record
 
-    def write_predictions(self, spec: PredictionSpec, ids: Sequence[str], probs_NC: "np.ndarray") -> Record:
+    def write_predictions(self, spec: PredictionSpec, ids: Sequence[str], probs_NC: "FloatArray") -> Record:
         """Store the soft labels of a stage for a split, unless they are stored already."""
         from w2s_ray.store.predictions import write  # pyarrow is imported only where it is used
 
         return self._write(spec, lambda folder: write(folder, ids, probs_NC))
 
     def write_answers(
-        self, spec: PredictionSpec, ids: Sequence[str], texts: Sequence[str], is_allowed_N: "np.ndarray"
+        self, spec: PredictionSpec, ids: Sequence[str], texts: Sequence[str], is_allowed_N: "BoolArray"
     ) -> Record:
         """Store the answers of a stage for a split, unless they are stored already."""
         from w2s_ray.store.predictions import write_answers

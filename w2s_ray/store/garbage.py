@@ -86,7 +86,7 @@ def remove(store: ArtifactStore, waste: Iterable[Waste]) -> int:
     """
     freed = 0
     for item in waste:
-        assert store.root in item.path.parents, f"{item.path} lies outside {store.root}"
+        assert store.root in item.path.parents, f"{item.path} is outside of {store.root}"
         if _is_leased(store, item.path) or not item.path.exists():
             continue
         if item.reason == _UNFINISHED and (item.path / RECORD_NAME).exists():

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from w2s_ray.errors import TrainingError
+from w2s_ray.science import BoolArray, FloatArray
 from w2s_ray.store.files import writing
 
 PREDICTIONS_NAME = "predictions.parquet"
@@ -22,7 +23,7 @@ class Predictions:
     """Soft labels by example id."""
 
     ids: tuple[str, ...]
-    probs_NC: np.ndarray
+    probs_NC: FloatArray
     """float32, a probability per class; rows as in `ids`."""
 
 
@@ -32,11 +33,11 @@ class Answers:
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
-    is_allowed_N: np.ndarray
+    is_allowed_N: BoolArray
     """Whether the task's judge allows the answer, such as a legal move; true for a task without a judge."""
 
 
-def write(folder: Path, ids: Sequence[str], probs_NC: np.ndarray, name: str = PREDICTIONS_NAME) -> None:
+def write(folder: Path, ids: Sequence[str], probs_NC: FloatArray, name: str = PREDICTIONS_NAME) -> None:
     """Write soft labels to `folder`/`name`.
 
     Raises:
@@ -65,7 +66,7 @@ def read(folder: Path, name: str = PREDICTIONS_NAME) -> Predictions:
     return Predictions(ids=tuple(table["id"].to_pylist()), probs_NC=probs_NC)
 
 
-def write_answers(folder: Path, ids: Sequence[str], texts: Sequence[str], is_allowed_N: np.ndarray) -> None:
+def write_answers(folder: Path, ids: Sequence[str], texts: Sequence[str], is_allowed_N: BoolArray) -> None:
     """Write answers to `folder`, including those that are not allowed."""
     assert len(ids) == len(texts) == len(is_allowed_N), (len(ids), len(texts), len(is_allowed_N))
     assert len(set(ids)) == len(ids), "an example was answered twice"

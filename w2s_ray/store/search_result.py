@@ -16,7 +16,7 @@ from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 
-FOUND_NAME = "search.json"
+SEARCH_RESULT_NAME = "search.json"
 FAILURES_NAME = "failures.json"
 
 
@@ -32,7 +32,7 @@ class _Kept(Spec):
 
 def read_search_result(study: Study, store: ArtifactStore) -> SearchResult | None:
     """Return the result of the study's search; None without a search, or before it has ended, or after it changed."""
-    path = store.study_folder(study.name) / FOUND_NAME
+    path = store.study_folder(study.name) / SEARCH_RESULT_NAME
     if study.search is None or not path.is_file():
         return None
     known = _read(_Kept, path)
@@ -42,7 +42,7 @@ def read_search_result(study: Study, store: ArtifactStore) -> SearchResult | Non
 def write_search_result(result: SearchResult, study: Study, store: ArtifactStore) -> None:
     """Write the result of the study's search."""
     kept = _Kept(digest=search_digest(study), found=result)
-    write_file(store.study_folder(study.name) / FOUND_NAME, kept.model_dump_json(indent=1).encode())
+    write_file(store.study_folder(study.name) / SEARCH_RESULT_NAME, kept.model_dump_json(indent=1).encode())
 
 
 _SomeSpec = TypeVar("_SomeSpec", bound=Spec)

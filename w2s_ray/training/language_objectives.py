@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from w2s_ray.data import labels
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError
 from w2s_ray.science.metrics import share_equal
 from w2s_ray.spec.labels import LabelledSplit, SplitSpec
@@ -69,7 +69,7 @@ class AnswerObjective(StageObjective):
     def predict(self, network: Network, prediction: PredictionSpec) -> None:
         """Write the answers, and whether the task's judge allows each; forbidden answers are kept."""
         inputs = self._inputs
-        rows_N = draw(inputs.prepared, prediction.split)
+        rows_N = rows_of_split(inputs.prepared, prediction.split)
         generated = self._generate(network, rows_N, prediction.context_tokens)
 
         def write() -> None:
@@ -183,7 +183,7 @@ class TextObjective(StageObjective):
 
     def _blocks(self, split: SplitSpec, at_most: int | None = None) -> LanguageExamples:
         inputs, context = self._inputs, self._spec.optimisation.context_tokens
-        texts_N = inputs.prepared.text_numbers(draw(inputs.prepared, split))
+        texts_N = inputs.prepared.text_numbers(rows_of_split(inputs.prepared, split))
         blocks_NT = inputs.tokens.blocks(texts_N, context, inputs.tokenizer.eos_token_id)[:at_most]
         if not len(blocks_NT):
             raise DataError(

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from w2s_ray.data.labels import one_hot
 from w2s_ray.spec.losses import (
     ConfidenceLoss,
     EntropyLoss,
@@ -197,13 +198,9 @@ def _alpha(
     return alpha_max * (min(1.0, progress / warmup_fraction) if warmup_fraction > 0 else 1.0)
 
 
-def _one_hot(classes_N: IntArray, num_classes: int) -> FloatArray:
-    return np.eye(num_classes, dtype=np.float32)[classes_N]
-
-
 def _most_probable(probs_NC: FloatArray) -> FloatArray:
     """Return one-hot rows of the most probable class; of equal ones the first."""
-    return _one_hot(probs_NC.argmax(axis=1), probs_NC.shape[1])
+    return one_hot(probs_NC.argmax(axis=1), probs_NC.shape[1])
 
 
 def _above_threshold(probs_NC: FloatArray, ties_N: IntArray, share: float) -> FloatArray:
@@ -217,7 +214,7 @@ def _above_threshold(probs_NC: FloatArray, ties_N: IntArray, share: float) -> Fl
     ranked_N = np.lexsort((ties_N, -probs_NC[:, 1].astype(np.float64)))
     classes_N = np.zeros(len(probs_NC), dtype=np.int64)
     classes_N[ranked_N[: math.ceil(share * (len(probs_NC) - 1))]] = 1
-    return _one_hot(classes_N, 2)
+    return one_hot(classes_N, 2)
 
 
 def _balanced(labels_NC: FloatArray) -> FloatArray:

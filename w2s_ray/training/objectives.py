@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from w2s_ray.data import labels
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import TrainingError
 from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.identity import seeded_hash
@@ -98,7 +98,7 @@ class ClassObjective(StageObjective):
         assert self._spec.validation is not None
         probs_NC = class_probabilities(network, self._inputs.feeder(self._validation), self._spec.num_classes)
         prepared = self._inputs.prepared
-        truth_N = prepared.labels(draw(prepared, self._spec.validation.split))
+        truth_N = prepared.labels(rows_of_split(prepared, self._spec.validation.split))
         return {
             AGREEMENT: accuracy(probs_NC, self._validation.targets_NC.argmax(axis=1)),
             ACCURACY: accuracy(probs_NC, truth_N),
@@ -106,7 +106,7 @@ class ClassObjective(StageObjective):
 
     def predict(self, network: Network, prediction: PredictionSpec) -> None:
         inputs = self._inputs
-        rows_N = draw(inputs.prepared, prediction.split)
+        rows_N = rows_of_split(inputs.prepared, prediction.split)
         feeder = inputs.feeder(self._texts(rows_N, prediction.context_tokens))
         probs_NC = class_probabilities(network, feeder, self._spec.num_classes)
         ids = inputs.prepared.ids(rows_N)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.scheduling.judged import judged_study, resolved
 from w2s_ray.data.prepare import load_prepared
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.scheduling.tune.candidates import CandidateJudge
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.search import Point
@@ -31,7 +31,7 @@ def test_written_answers_are_compared_with_the_supervisors_or_with_the_truth(
     for stage in distinct_stages(chains).values():
         prepared = load_prepared(store, stage.spec.train[0].split.task)
         for prediction in stage.predicts:
-            rows_N = draw(prepared, prediction.split)
+            rows_N = rows_of_split(prepared, prediction.split)
             written = prepared.others(rows_N)
             quarter = len(written) // 4
             if stage.arm in ("floor", "chain"):  # the supervisor is wrong on a quarter, its student on another one too

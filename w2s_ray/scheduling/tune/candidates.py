@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from w2s_ray.data.labels import answers, join, join_answers, targets
 from w2s_ray.data.prepare import PreparedTask, load_prepared
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.scheduling.dispatcher.reports import TrialReport
 from w2s_ray.scheduling.tune.trials import DispatcherTrainable
 from w2s_ray.science.metrics import accuracy, share_equal
@@ -106,7 +106,7 @@ class CandidateJudge:
         assert validation is not None
         prediction = next(each for each in stage.predicts if each.split == validation.split)
         prepared = self._task(validation.split.task)
-        rows_N, name = draw(prepared, validation.split), f"predictions of {stage.spec.slug}"
+        rows_N, name = rows_of_split(prepared, validation.split), f"predictions of {stage.spec.slug}"
         by_labels = self.search.choose_by == "agreement"
         if prepared.kind == "answers":
             written = join_answers(prepared.ids(rows_N), self.store.read_answers(prediction.identity), name)

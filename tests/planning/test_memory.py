@@ -1,11 +1,11 @@
-"""Whether a stage fits into the memory of the nodes, and what would."""
+"""Whether a stage fits into the memory of the nodes, and which setting would."""
 
 from typing import Any
 
 import pytest
 
 from w2s_ray.errors import ResourceError
-from w2s_ray.planning.fitting import as_run, check_memory, has_of, need_of, with_execution
+from w2s_ray.planning.memory import available_bytes, check_memory, fit_memory, with_execution
 from w2s_ray.planning.nodes import Node
 from w2s_ray.spec.chain import ModelShape, PlannedStage, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.compile import compile_study
@@ -26,7 +26,7 @@ SEVEN_B = ResolvedModel(
     ),
 )
 CONTEXT = 512
-"""Tokens: the texts fill it."""
+"""In tokens; the texts fill it."""
 
 
 def student(**execution: Any) -> tuple[PlannedStage, Resolution]:
@@ -53,14 +53,14 @@ def gpus(num: int, gib: int = 80) -> list[Node]:
     return [Node(cpus=64, gpus=num, memory_bytes=500 * GIB, gpu_bytes=gib * GIB)]
 
 
-def test_cpu_workers_share_their_nodes_memory_and_gpu_workers_have_their_gpus() -> None:
+def test_cpu_workers_share_a_nodes_memory_and_gpu_workers_their_gpu() -> None:
     nodes = [Node(cpus=4, memory_bytes=64 * GIB)]
     one, two = (student(workers=workers)[0].execution for workers in (1, 2))
-    first, second = has_of(one, nodes), has_of(two, nodes)
+    first, second = available_bytes(one, nodes), available_bytes(two, nodes)
     assert first is not None and second == first // 2
-    assert has_of(student(workers=2, gpus_per_worker=1)[0].execution, gpus(2)) == 80 * GIB
-    assert has_of(student(workers=2, gpus_per_worker=0.5)[0].execution, gpus(1)) == 40 * GIB
-    assert has_of(one, [Node(cpus=4)]) is None, "nothing is known"
+    assert available_bytes(student(workers=2, gpus_per_worker=1)[0].execution, gpus(2)) == 80 * GIB
+    assert available_bytes(student(workers=2, gpus_per_worker=0.5)[0].execution, gpus(1)) == 40 * GIB
+    assert available_bytes(one, [Node(cpus=4)]) is None, "memory is unknown"
 
 
 def test_a_stage_that_fits_is_not_refused() -> None:
@@ -73,36 +73,38 @@ def test_a_stage_that_cannot_fit_is_refused_with_a_setting_that_does() -> None:
     with pytest.raises(ResourceError) as refused:
         check_memory([stage], resolution, gpus(8, gib=48), lambda _: CONTEXT)
     error = refused.value
-    assert "large" in error.value and "48.0 GiB" in error.rule and "zero_stage=" in error.remedy
-    zero = int(error.remedy.partition("zero_stage=")[2][0])
+    assert "large" in error.message and "48.0 GiB" in error.message
+    zero = int(error.hint.partition("zero_stage=")[2][0])
     check_memory([with_execution(stage, zero_stage=zero)], resolution, gpus(8, gib=48), lambda _: CONTEXT)
 
 
-def test_activations_are_computed_again_where_the_stage_would_not_fit_otherwise() -> None:
+def test_auto_recomputes_activations_only_where_the_stage_would_not_fit() -> None:
     stage, resolution = student(workers=8, gpus_per_worker=1, zero_stage=3, tokens_per_micro_batch=32_768)
-    need = need_of(stage, resolution, CONTEXT)
-    assert need is not None
-    for has, expected in ((need.peak + 1, False), (need.peak - 1, True), (None, False)):
-        assert as_run(stage, need, has).execution.activation_checkpointing is expected
-    less = need_of(as_run(stage, need, need.peak - 1), resolution, CONTEXT)
-    assert less is not None and less.peak < need.peak
+    roomy = fit_memory(stage, resolution, gpus(8, gib=1000), CONTEXT)
+    assert roomy.need is not None and roomy.fits
+    assert roomy.stage.execution.activation_checkpointing is False
+    tight = fit_memory(stage, resolution, gpus(8, gib=roomy.need.peak // GIB), CONTEXT)
+    assert tight.stage.execution.activation_checkpointing is True
+    assert tight.need is not None and tight.need.peak < roomy.need.peak
+    unknown = fit_memory(stage, resolution, [Node(cpus=64, gpus=8)], CONTEXT)
+    assert unknown.stage.execution.activation_checkpointing is False and unknown.fits
 
 
-def test_what_can_never_fit_is_refused_without_a_promise() -> None:
+def test_a_stage_that_never_fits_is_refused_without_a_setting() -> None:
     stage, resolution = student(workers=1, gpus_per_worker=1)
     with pytest.raises(ResourceError) as refused:
         check_memory([stage], resolution, gpus(1, gib=8), lambda _: CONTEXT)
-    assert "execution" not in refused.value.remedy
+    assert "execution" not in refused.value.hint
 
 
-def test_more_workers_are_proposed_where_the_nodes_have_room_for_them() -> None:
+def test_more_workers_are_suggested_where_the_nodes_have_room() -> None:
     stage, resolution = student(workers=1, gpus_per_worker=1)
     with pytest.raises(ResourceError) as refused:
         check_memory([stage], resolution, gpus(8, gib=40), lambda _: CONTEXT)
-    assert "workers=" in refused.value.remedy
+    assert "workers=" in refused.value.hint
 
 
-def test_a_model_of_which_too_little_is_known_is_not_refused() -> None:
+def test_a_model_of_unknown_shape_is_not_refused() -> None:
     stage, resolution = student(workers=1, gpus_per_worker=1)
     unknown = SEVEN_B.model_copy(update={"shape": None})
     models = {**resolution.models, "large": unknown}
