@@ -12,9 +12,10 @@ from statistics import fmean
 import numpy as np
 
 from w2s_ray.report.arms import TEXT_ARMS, DistinctArm, is_oracle, setting_of
-from w2s_ray.report.evidence import BoolArray, Evidence, FloatArray
+from w2s_ray.report.evidence import Evidence
 from w2s_ray.report.findings import ArmSummary, Comparison, Estimate
 from w2s_ray.report.metrics import case_of, mean_values, measure
+from w2s_ray.science import BoolArray, FloatArray
 from w2s_ray.science.bootstrap import FEWEST_GROUPS, Resamples
 from w2s_ray.science.recovery import FEW_SEEDS, Recovery, Sampled, compare, gap, minimum_detectable, recover
 from w2s_ray.spec.study import Study

@@ -99,51 +99,44 @@ class Run:
         """Stages that the store did not have when their chains were added."""
         self._add_chains(chains)
         self._events: list[StageEvent] = []
+        self._num_deaths, self._finished_at_death = 0, 0
         self._started_at = 0.0
         self._status_file_at = 0.0
 
     def go(self, address: str | None) -> StudyOutcome:
         """Run the study; see `run_study`."""
-        try:
-            with self._study_lease(), ray_session(address):
-                nodes = cluster_nodes()
-                check_cluster(executions(self._study), nodes)
-                longest = longest_text(self._store, self._resolution)
-                check_memory(self._unfinished.values(), self._resolution, nodes, longest)
-                with self._writer() as writer:
-                    chains = self._run(nodes, writer)
-        except (RayError, RuntimeError) as error:
-            if not killed_for_memory(error):
-                raise
-            raise ResourceError(
-                f"Ray's memory monitor killed a process of the run: {first_line(error)}; {usage_text()}",
-                "free memory on this machine or use a larger one; the same command continues",
-            ) from error
-        trained = self._trained()
+        chains = None
+        with self._study_lease(), _explained_memory_kills(), ray_session(address):
+            nodes = cluster_nodes()
+            check_cluster(executions(self._study), nodes)
+            longest = longest_text(self._store, self._resolution)
+            check_memory(self._unfinished.values(), self._resolution, nodes, longest)
+            with self._writer() as writer:
+                while chains is None:
+                    try:
+                        with self._dispatcher(nodes, writer) as dispatcher:
+                            if self._judge is not None:
+                                self._run_search(self._judge, dispatcher)
+                            chains = self._run_chains(dispatcher)
+                    except ActorDiedError as error:
+                        self._count_death(error)
         return StudyOutcome(
             chains=chains,
-            trained=tuple(trained),
+            trained=tuple(self._trained()),
             events=tuple(self._events),
             search=self._search,
             num_shared=self._num_shared,
             started_at=self._started_at,
         )
 
-    def _run(self, nodes: Sequence[Node], writer: ActorName) -> dict[str, ChainOutcome]:
-        """Search if the study does, then run the chains; start the dispatcher again if it dies."""
-        deaths, num_finished = 0, -1
-        while True:
-            try:
-                with self._dispatcher(nodes, writer) as dispatcher:
-                    if self._judge is not None:
-                        self._run_search(self._judge, dispatcher)
-                    return self._run_chains(dispatcher)
-            except ActorDiedError as error:
-                trained = len(self._trained())
-                deaths, num_finished = (1 if trained > num_finished else deaths + 1), trained
-                if deaths == _MAX_DEATHS:
-                    raise
-                logger.warning("the dispatcher died and is started again: %s", first_line(error))
+    def _count_death(self, error: ActorDiedError) -> None:
+        """Allow the dispatcher to be started again, unless it died several times without a stage finished."""
+        num_finished = len(self._trained())
+        self._num_deaths = self._num_deaths + 1 if num_finished == self._finished_at_death else 1
+        self._finished_at_death = num_finished
+        if self._num_deaths == _MAX_DEATHS:
+            raise error
+        logger.warning("the dispatcher died and is started again: %s", first_line(error))
 
     def _run_search(self, judge: CandidateJudge, dispatcher: "ActorHandle[Dispatcher]") -> None:
         """Let Tune judge the candidates, and add the chains of the best."""
@@ -302,6 +295,20 @@ class Run:
                 for line in ray.get(writer.close.remote(), timeout=_TRACKER_SECONDS):
                     self._settings.notify(line)
             ray.kill(writer)
+
+
+@contextmanager
+def _explained_memory_kills() -> Iterator[None]:
+    """Raise a ResourceError in place of what Ray raises when its memory monitor killed a process."""
+    try:
+        yield
+    except (RayError, RuntimeError) as error:
+        if not killed_for_memory(error):
+            raise
+        raise ResourceError(
+            f"Ray's memory monitor killed a process of the run: {first_line(error)}; {usage_text()}",
+            "free memory on this machine or use a larger one; the same command continues",
+        ) from error
 
 
 def _chain_names(chains: Iterable[Chain]) -> dict[str, list[str]]:

@@ -20,8 +20,9 @@ from w2s_ray.planning.nodes import Node
 from w2s_ray.scheduling.core.queue import Crash, CrashKind, StageState
 from w2s_ray.scheduling.core.scheduler import GroupEnded
 from w2s_ray.scheduling.dispatcher import dispatcher as module
-from w2s_ray.scheduling.dispatcher.dispatcher import LEAVE, Dispatcher
+from w2s_ray.scheduling.dispatcher.dispatcher import Dispatcher
 from w2s_ray.scheduling.dispatcher.leases import StageLeases
+from w2s_ray.scheduling.dispatcher.reports import LEAVE
 from w2s_ray.scheduling.dispatcher.writer import Writer
 from w2s_ray.scheduling.status import EventKind
 from w2s_ray.spec.chain import Chain, PlannedStage

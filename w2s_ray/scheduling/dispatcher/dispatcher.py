@@ -40,7 +40,15 @@ from w2s_ray.scheduling.core.scheduler import (
     Withdrawn,
 )
 from w2s_ray.scheduling.dispatcher.leases import RENEW_SECONDS, StageLeases
-from w2s_ray.scheduling.dispatcher.reports import TrialReport, chain_metrics, study_status, trial_report
+from w2s_ray.scheduling.dispatcher.reports import (
+    LEAVE,
+    WAIT,
+    Order,
+    TrialReport,
+    chain_metrics,
+    study_status,
+    trial_report,
+)
 from w2s_ray.scheduling.dispatcher.writer import ActorName, find_writer
 from w2s_ray.scheduling.status import EventKind, StageEvent, StudyStatus
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
@@ -57,18 +65,6 @@ BLOCKED_SECONDS = 3.0
 SILENT_SECONDS = 60.0
 """A trial whose process has not asked for a report for this long is forgotten: the process was killed."""
 _TEND_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Order:
-    """Answer to a worker group that asks for work: run a stage, end, or (neither) ask again."""
-
-    stage: PlannedStage | None = None
-    leave: bool = False
-
-
-WAIT = Order()
-LEAVE = Order(leave=True)
 
 
 class GroupLauncher(Protocol):
@@ -211,8 +207,11 @@ class Dispatcher:
             if report.activity == "training" and report.step > 0 and identity not in self._stepped:
                 self._stepped.add(identity)
                 self._record(EventKind.FIRST_STEP, queued.stage)
-            if report.report:
-                self._take_validation(report)
+            if report.report:  # a stage that fell back to a checkpoint repeats some
+                known = (old for old in self._validations.get(identity, ()) if old.report < report.report)
+                self._validations[identity] = (*known, report)
+                for trial in tuple(queued.wanted_by):
+                    self._update_report(trial)
         if self._writer is not None and reports:
             self._writer.log.remote(list(reports))
         return queued.stopping
@@ -257,11 +256,11 @@ class Dispatcher:
 
     def _handle(self, event: Event) -> None:
         for action in self._scheduler.handle(event):
+            if not isinstance(action, TrialChanged):
+                logger.info("%s", action)
             self._carry_out(action)
 
     def _carry_out(self, action: Action) -> None:
-        if not isinstance(action, TrialChanged):
-            logger.info("%s", action)
         match action:
             case Assign(group, stage, _):
                 self._start(self._hand_out(group, stage))
@@ -335,13 +334,11 @@ class Dispatcher:
                 await asyncio.to_thread(self._launcher.remove_orphans)
             if now - renewed_at > RENEW_SECONDS:
                 renewed_at = now
-                for stage in self._assigned():
+                for identity in tuple(self._scheduler.groups.running):
+                    stage = self._scheduler.queue.stages[identity].stage
                     await self._leases.renew(stage)
                     if self._writer is not None:  # a writer that was restarted knows no runs
                         self._writer.begin.remote(self._run_info(stage))
-
-    def _assigned(self) -> list[PlannedStage]:
-        return [self._scheduler.queue.stages[identity].stage for identity in self._scheduler.groups.running]
 
     def _run_info(self, stage: PlannedStage) -> Any:
         names = self._serves.get(stage.identity)
@@ -363,27 +360,18 @@ class Dispatcher:
         if identity not in self._scheduler.groups.running:
             self._start(self._leases.release(self._scheduler.queue.stages[identity].stage))
 
-    def _take_validation(self, report: StageProgress) -> None:
-        """Keep a validation report; a stage that fell back to a checkpoint repeats some."""
-        known = self._validations.get(report.identity, ())
-        self._validations[report.identity] = (*(old for old in known if old.report < report.report), report)
-        for trial in tuple(self._scheduler.queue.stages[report.identity].wanted_by):
-            self._update_report(trial)
-
     def _update_report(self, trial: str) -> None:
         """Make the trial's new report and wake its process."""
         known = self._trials.get(trial)
         if known is None:
             return
-        before = known.report
+        before, stages = known.report, self._scheduler.queue.stages
         version = before.version + 1 if before is not None else 0
-        identities = self._scheduler.queue.by_trial[trial]
-        queued = [self._scheduler.queue.stages[identity] for identity in identities]
+        queued = [stages[identity] for identity in self._scheduler.queue.by_trial[trial]]
         report = trial_report(queued, known.chains, version, self._leases.metrics, self._validations)
         known.report = report
         known.changed.set()
         if report.ended and (before is None or not before.ended) and self._writer is not None:
-            stages = self._scheduler.queue.stages
             for chain in known.chains:
                 ended_well = all(stages[stage.identity].state is StageState.DONE for stage in chain.stages)
                 metrics = chain_metrics(chain, self._leases.metrics)

@@ -1,4 +1,4 @@
-"""Reports of the scheduler's state: a trial's report, and the status of the whole run."""
+"""What the dispatcher answers: orders to worker groups, reports to trials, the status to the run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,10 +8,22 @@ from w2s_ray.scheduling.core.groups import GroupStatus, WorkerGroup
 from w2s_ray.scheduling.core.queue import QueuedStage, StageState, name_of
 from w2s_ray.scheduling.core.scheduler import Scheduler
 from w2s_ray.scheduling.status import RunningStage, StageEvent, StudyStatus
-from w2s_ray.spec.chain import Chain
+from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.training.progress import StageProgress
 
 _REASONS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Order:
+    """Answer to a worker group that asks for work: run a stage, end, or (neither) ask again."""
+
+    stage: PlannedStage | None = None
+    leave: bool = False
+
+
+WAIT = Order()
+LEAVE = Order(leave=True)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from w2s_ray.errors import DeviceFull, OutOfMemory, W2SError
 from w2s_ray.scheduling.core.queue import Crash, CrashKind
-from w2s_ray.scheduling.dispatcher.dispatcher import LEAVE, Order
+from w2s_ray.scheduling.dispatcher.reports import LEAVE, Order
 from w2s_ray.scheduling.workers.memory_watch import MemoryWatch
 from w2s_ray.scheduling.workers.process_group import Ranks
 from w2s_ray.spec.chain import PlannedStage
@@ -34,7 +34,7 @@ from w2s_ray.spec.stage import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import output_to
 from w2s_ray.store.run_status import log_path
-from w2s_ray.training.progress import NullObserver, Observer, StageProgress, StageResult
+from w2s_ray.training.progress import NullObserver, StageProgress, StageResult
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -73,11 +73,21 @@ class GroupPlan:
 
 
 def run_worker(config: dict[str, Any]) -> None:
-    """Run stages until there are none; what Train calls in each worker."""
+    """Run stages until the dispatcher lets the group end; what Train calls in each worker."""
     plan: GroupPlan = config["plan"]
+    imports = threading.Thread(target=_import_all, args=(plan.runner,), daemon=True)
+    imports.start()
     context = ray.train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), plan.shape.gpus_per_worker > 0)
-    _Worker(plan, ranks).run()
+    client = DispatcherClient(plan.dispatcher, plan.group) if ranks.rank == 0 else None
+    worker = _Worker(plan, ranks, client)
+    leaves = False
+    while not leaves:
+        order: Order = ranks.broadcast(client.next_order() if client is not None else None)
+        leaves = order.leave
+        if order.stage is not None:
+            imports.join()
+            leaves = worker.run_stage(order.stage)
 
 
 class DispatcherClient:
@@ -152,33 +162,34 @@ class DispatcherClient:
 
 
 class _Worker:
-    def __init__(self, plan: GroupPlan, ranks: Ranks) -> None:
-        self._plan, self._ranks = plan, ranks
-        self._client = DispatcherClient(plan.dispatcher, plan.group) if ranks.rank == 0 else None
+    def __init__(self, plan: GroupPlan, ranks: Ranks, client: DispatcherClient | None) -> None:
+        self._plan, self._ranks, self._client = plan, ranks, client
         self._stage: PlannedStage | None = None
         """The one that runs now."""
         self._watch = MemoryWatch(self._give_way)
         self._num_stages = 0
         self._memory = self._baseline_memory = 0
 
-    def run(self) -> None:
-        """Run stages until the dispatcher lets the group end."""
-        imports = threading.Thread(target=_import_all, args=(self._plan.runner,), daemon=True)
-        imports.start()
-        leaving = False
-        while not leaving:
-            order: Order = self._ranks.broadcast(self._client.next_order() if self._client is not None else None)
-            leaving = order.leave
-            if order.stage is not None:
-                imports.join()
-                leaving = self._run_stage(order.stage)
-
-    def _run_stage(self, stage: PlannedStage) -> bool:
+    def run_stage(self, stage: PlannedStage) -> bool:
         """Run one stage and return its outcome to the dispatcher; return whether the group ends after it."""
+        self._stage = stage
+        self._num_stages += 1
+        client = self._client
         with output_to(log_path(self._plan.store, self._plan.study, stage)):
-            client = self._client
+            outcome: StageResult | W2SError
             with client.observing(stage.identity) if client is not None else nullcontext(NullObserver()) as observer:
-                outcome = self._outcome(stage, observer)
+                try:
+                    run_stage, workers = load_runner(self._plan.runner), self._ranks.workers()
+                    with self._watch:
+                        outcome = run_stage(stage, store=self._plan.store, workers=workers, observer=observer)
+                except BaseException as error:
+                    traceback.print_exc()
+                    if not self._all_have(error):
+                        self._report_exception(stage)
+                        raise
+                    assert isinstance(error, W2SError)
+                    error.__cause__ = error.__context__ = None  # their frames would keep the stage's model alive
+                    outcome = error.with_traceback(None)
             leaves = self._ranks.any(self._has_grown())
         if isinstance(outcome, StageResult):
             outcome = replace(outcome, memory_bytes=self._memory)
@@ -186,26 +197,14 @@ class _Worker:
             client.return_stage(stage.identity, outcome, leaves)
         return leaves
 
-    def _outcome(self, stage: PlannedStage, observer: Observer) -> StageResult | W2SError:
-        self._num_stages += 1
-        self._stage = stage
-        try:
-            run_stage = load_runner(self._plan.runner)
-            with self._watch:
-                return run_stage(stage, store=self._plan.store, workers=self._ranks.workers(), observer=observer)
-        except W2SError as error:
-            traceback.print_exc()
-            # Memory can run out anywhere, so the ranks may be in different collectives even if all of them ran out.
-            in_step = self._ranks.size == 1 or not isinstance(error, DeviceFull)
-            if in_step and self._ranks.all_arrived(f"{self._num_stages} {type(error).__name__}"):
-                error.__cause__ = error.__context__ = None  # their frames would keep the stage's model alive
-                return error.with_traceback(None)
-            self._report_exception(stage)
-            raise
-        except BaseException:
-            traceback.print_exc()
-            self._report_exception(stage)
-            raise
+    def _all_have(self, error: BaseException) -> bool:
+        """Return whether every rank raised this error, so that it is the stage's outcome.
+
+        Memory can run out anywhere, so ranks that ran out of it may be in different collectives.
+        """
+        if not isinstance(error, W2SError) or (isinstance(error, DeviceFull) and self._ranks.size > 1):
+            return False
+        return self._ranks.all_arrived(f"{self._num_stages} {type(error).__name__}")
 
     def _report_exception(self, stage: PlannedStage) -> None:
         """Report the exception that is about to end this process."""
