@@ -1,26 +1,22 @@
-"""Peak memory of each worker while one stage trains, is saved and predicts, beside what `w2s plan` said.
+"""Peak memory of each worker while a stage trains, is saved and predicts, compared with the estimate of `w2s plan`.
 
     python benchmarks/memory.py                          # the cases of docs/memory.md
     python benchmarks/memory.py --model w2s:large --zero 3 --workers 2
 
-Every case runs in fresh processes on one gloo group, without Ray: what a worker holds does not depend on who started
-it. `--trainer` runs Hugging Face's `Trainer` with its ZeRO-3 `auto` settings on the same model, batch and context.
+Every case runs in new processes on one gloo group, without Ray, which does not change the memory of a worker. `--trainer` runs Hugging Face's `Trainer` with its ZeRO-3 `auto` settings on the same model, batch and context.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
-import sys
 import tempfile
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from w2s_ray.scheduling.environment import ALLOCATOR
+from w2s_ray.bench import run_on_workers
+from w2s_ray.spec.stage import Execution
+from w2s_ray.training.workers import Workers
 
 STEPS_SHOWN = (1, 10)
 EXAMPLES, EXAMPLES_PER_STEP, EPOCHS, CONTEXT = 64, 16, 2.5, 128
@@ -55,7 +51,7 @@ def make_model(folder: Path) -> Path:
 
 
 def stage_of(store_folder: Path, model: str, case: "Case") -> tuple[str, int | None]:
-    """Return the stage to run, as JSON, and the peak that its plan says."""
+    """Return the stage to run, as JSON, and its planned peak in bytes."""
     from w2s_ray.planning.plan import plan
     from w2s_ray.planning.resolve import resolve
     from w2s_ray.spec.compile import compile_study
@@ -83,12 +79,12 @@ def stage_of(store_folder: Path, model: str, case: "Case") -> tuple[str, int | N
     (chain,) = compile_study(study, resolution)
     stage = chain.find("ceiling", "model")
     assert stage is not None
-    planned = next(each for each in plan(study, resolution, store).stages if each.identity == stage.identity)
+    (planned,) = (entry for entry in plan(study, resolution, store).stages if entry.identity == stage.identity)
     return stage.model_dump_json(), planned.peak_bytes_per_worker
 
 
-def run_stage_case(rank: int, size: int, store: str, stage_json: str) -> dict[str, int]:
-    """Run the stage; return the peak of each phase of this rank, in bytes."""
+def run_stage_case(workers: Workers, store: str, stage_json: str) -> dict[str, int]:
+    """Run the stage; return this rank's peak in each phase, in bytes."""
     import torch
 
     from w2s_ray.spec.chain import PlannedStage
@@ -97,7 +93,6 @@ def run_stage_case(rank: int, size: int, store: str, stage_json: str) -> dict[st
     from w2s_ray.training.memory import usage as memory
     from w2s_ray.training.progress import NullObserver
     from w2s_ray.training.stage import run_stage
-    from w2s_ray.training.workers import Workers
 
     found: dict[str, int] = {"imports": memory.resident_bytes()}
     take_step, steps = zero.Engine.step, [0]
@@ -114,15 +109,15 @@ def run_stage_case(rank: int, size: int, store: str, stage_json: str) -> dict[st
     run_stage(
         PlannedStage.model_validate_json(stage_json),
         store=ArtifactStore(store),
-        workers=Workers(rank, size, torch.device("cpu")),
+        workers=workers,
         observer=NullObserver(),
         meter=meter,
     )
     return found | meter.peaks
 
 
-def run_trainer_case(rank: int, size: int, folder: str, settings: str) -> dict[str, int]:
-    """Train with Hugging Face's Trainer and DeepSpeed, as its documentation sets ZeRO-3 up."""
+def run_trainer_case(workers: Workers, folder: str, settings: str) -> dict[str, int]:
+    """Train with Hugging Face's Trainer and the ZeRO-3 settings of its documentation."""
     import deepspeed
     import torch
     from datasets import Dataset
@@ -156,7 +151,7 @@ def run_trainer_case(rank: int, size: int, folder: str, settings: str) -> dict[s
     rows = [{"input_ids": row, "labels": index % 2} for index, row in enumerate(given["tokens"])]
     arguments = TrainingArguments(
         output_dir=f"{folder}/trainer",
-        per_device_train_batch_size=EXAMPLES_PER_STEP // size,
+        per_device_train_batch_size=EXAMPLES_PER_STEP // workers.size,
         num_train_epochs=EPOCHS,
         bf16=given["precision"] == "bf16",
         optim="adamw_torch_fused",
@@ -180,45 +175,12 @@ def run_trainer_case(rank: int, size: int, folder: str, settings: str) -> dict[s
     return found | {"saving": memory.peak_bytes(torch.device("cpu"))}
 
 
-def on_workers(case: Callable[[int, int], dict[str, int]], size: int, folder: Path) -> list[dict[str, int]]:
-    """Run `case` on `size` fresh processes; return what each found, by rank."""
-    context = multiprocessing.get_context("spawn")
-    results: Any = context.SimpleQueue()
-    meeting = str(folder / f"meeting-{os.urandom(4).hex()}")
-    os.environ |= ALLOCATOR  # as a run's workers have it
-    workers = [context.Process(target=_worker, args=(rank, size, meeting, case, results)) for rank in range(size)]
-    for worker in workers:
-        worker.start()
-    found: dict[int, dict[str, int]] = {}
-    taking = threading.Thread(target=lambda: [found.update([results.get()]) for _ in range(size)], daemon=True)
-    taking.start()
-    for worker in workers:
-        worker.join()
-    if any(worker.exitcode for worker in workers):
-        sys.exit(f"a worker ended with {[worker.exitcode for worker in workers]}")
-    taking.join()
-    return [found[rank] for rank in range(size)]
-
-
-def _worker(rank: int, size: int, meeting: str, case: Callable[[int, int], dict[str, int]], results: Any) -> None:
-    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29577}
-    os.environ |= {name: str(value) for name, value in ranks.items()} | {"DS_ACCELERATOR": "cpu"}
-
-    import torch
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
-    results.put((rank, case(rank, size)))
-    dist.destroy_process_group()
-
-
 @dataclass(frozen=True)
 class Case:
     """One row of the table."""
 
     model: str
-    """A model of a ladder, or `qwen` for the random one of 361.6 M parameters."""
+    """A model of a ladder, or `qwen` for a random one of 361.6 M parameters."""
     zero_stage: int
     workers: int
     precision: str = "bf16"
@@ -237,20 +199,22 @@ ALL = (
 
 
 def measure(case: Case, folder: Path) -> tuple[list[dict[str, int]], int | None]:
-    """Return the peaks of each rank, and what the plan says."""
+    """Return the peaks of each rank, and the planned peak."""
     model = str(folder / "qwen") if case.model == "qwen" else case.model
     store = folder / f"store-{os.urandom(4).hex()}"
     stage, planned = stage_of(store, model, case)
     if not case.is_trainer:
-        return on_workers(partial(run_stage_case, store=str(store), stage_json=stage), case.workers, folder), planned
+        run = partial(run_stage_case, store=str(store), stage_json=stage)
+        return run_on_workers(run, Execution(workers=case.workers), folder), planned
     settings = json.dumps({"model": model, "precision": case.precision, "tokens": tokens_of(stage, store)})
-    return on_workers(partial(run_trainer_case, folder=str(folder), settings=settings), case.workers, folder), None
+    trainer = partial(run_trainer_case, folder=str(folder), settings=settings)
+    return run_on_workers(trainer, Execution(workers=case.workers), folder), None
 
 
 def tokens_of(stage_json: str, store: Path) -> list[list[int]]:
-    """Return the tokens of the stage's examples, cut as the stage cuts them."""
+    """Return the tokens of the stage's examples, truncated as in the stage."""
     from w2s_ray.data.prepare import load_prepared
-    from w2s_ray.data.splits import draw
+    from w2s_ray.data.splits import rows_of_split
     from w2s_ray.ladder.tokenizer import FOLDER
     from w2s_ray.spec.chain import PlannedStage
     from w2s_ray.store.artifacts import ArtifactStore
@@ -258,21 +222,21 @@ def tokens_of(stage_json: str, store: Path) -> list[list[int]]:
 
     (part,) = PlannedStage.model_validate_json(stage_json).spec.train
     prepared = load_prepared(ArtifactStore(store), part.split.task)
-    texts = prepared.texts(draw(prepared, part.split))
+    texts = prepared.texts(rows_of_split(prepared, part.split))
     return [row[-CONTEXT:] for row in load_tokenizer(FOLDER, None)(texts)["input_ids"]]
 
 
 def row_of(case: Case, found: list[dict[str, int]], planned: int | None) -> str:
-    """Return the case as a row of the table: gigabytes (10^9 bytes) of the rank that held most."""
+    """Return the case as a row of the table, in gigabytes (10^9 bytes); the largest peak of any rank."""
     peak = max(max(peaks.values()) for peaks in found)
     cells = [f"{max(peaks.get(phase, 0) for peaks in found) / 1e9:.2f}" for phase in PHASES]
     cells = ["–" if cell == "0.00" else cell for cell in cells]
     name = f"{case.model}, `Trainer`" if case.is_trainer else case.model
     name += ", recomputed" if "activation_checkpointing" in case.execution else ""
-    told = "–" if planned is None else f"{planned / 1e9:.2f}"
+    estimate = "–" if planned is None else f"{planned / 1e9:.2f}"
     ratio = "–" if planned is None else f"{planned / peak:.2f}"
     shape = f"{case.zero_stage} × {case.workers}"
-    return f"| {name} | {shape} | " + " | ".join([*cells, f"{peak / 1e9:.2f}", told, ratio]) + " |"
+    return f"| {name} | {shape} | " + " | ".join([*cells, f"{peak / 1e9:.2f}", estimate, ratio]) + " |"
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ class StageOverhead(Spec):
     """One stage, in the order in which they ran."""
 
     identity: str
-    in_hand_seconds: float
+    assigned_seconds: float
     """From assignment to result."""
     busy_seconds: float
     """In training, evaluation and prediction."""
@@ -46,7 +46,7 @@ class Overhead(Spec):
     memory_growth: float
     """Memory after ten stages divided by memory after two."""
     cold_start_seconds: float | None
-    """From the decision to start the worker group to its first optimizer step."""
+    """From the first request to the first optimizer step."""
 
 
 def bench_overhead(num_seeds: int) -> Overhead:
@@ -58,15 +58,15 @@ def bench_overhead(num_seeds: int) -> Overhead:
         outcome = run_study(study, Path(folder) / "store")
     assert not outcome.failed, outcome.failed
     stages = []
-    for identity, in_hand in outcome.seconds_in_hand.items():
+    for identity, seconds_taken in outcome.seconds.items():
         seconds = outcome.results[identity].seconds
         busy = sum(seconds.get(activity, 0.0) for activity in ("training", "evaluation", "labelling"))
         stages.append(
             StageOverhead(
                 identity=identity,
-                in_hand_seconds=in_hand,
+                assigned_seconds=seconds_taken,
                 busy_seconds=busy,
-                overhead_seconds=in_hand - busy,
+                overhead_seconds=seconds_taken - busy,
                 memory_bytes=outcome.results[identity].memory_bytes,
             )
         )
@@ -110,7 +110,7 @@ def main(
         return
     print(f"{'stage':12} {'assigned':>10} {'busy':>10} {'overhead':>10} {'memory':>10}")
     for stage in result.stages:
-        seconds = (stage.in_hand_seconds, stage.busy_seconds, stage.overhead_seconds)
+        seconds = (stage.assigned_seconds, stage.busy_seconds, stage.overhead_seconds)
         cells = [*(f"{value:.2f} s" for value in seconds), f"{stage.memory_bytes / 2**20:.0f} MiB"]
         print(f"{stage.identity[:12]} " + " ".join(f"{cell:>10}" for cell in cells))
     print(f"overhead after the first stage: median {result.median_seconds:.2f} s, worst {result.worst_seconds:.2f} s")

@@ -3,10 +3,10 @@
     python benchmarks/schedule.py                       # every file of benchmarks/workloads
     python benchmarks/schedule.py sweep_64 --gpus 128 --seeds 4
 
-The simulator stands in for Ray and the crews: it keeps the dispatcher's own state (queue and roster), lets `decide()`
-decide at every event, and carries the decisions out in virtual time. Beside the policy it runs first-in-first-out, and
-a world in which every trial trains all of its own stages. No schedule can be shorter than the longest chain, or than
-the total work over all devices: that is the lower bound, without start-up and failures.
+The simulator takes the dispatcher's place: it sends events to the same `Scheduler` and carries out its actions in
+virtual time. It compares the policy with first-in-first-out, and with trials that do not share stages. No schedule can
+be shorter than the longest chain, or than the total work divided by the number of devices: that is the lower bound,
+without start-up and failures.
 """
 
 import heapq
@@ -15,18 +15,27 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic_core import to_json
 
-from w2s_ray.scheduling.policy import Assign, Decision, OpenCrew, RetireCrew, State, StopStage, decide
-from w2s_ray.scheduling.queue import Crash, Entry, Queue, Status
-from w2s_ray.scheduling.roster import Roster
+from w2s_ray.scheduling.core.policy import Assign, OpenGroup, RetireGroup
+from w2s_ray.scheduling.core.queue import Queue, QueuedStage, StageState
+from w2s_ray.scheduling.core.scheduler import (
+    Event,
+    GroupEnded,
+    GroupStarted,
+    Requested,
+    Scheduler,
+    StageLost,
+    StageReturned,
+    TrialChanged,
+)
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
-from w2s_ray.spec.execution import GroupShape
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.labels import LabelledSplit, WeakLabels
 from w2s_ray.spec.stage import StageSource
@@ -45,7 +54,7 @@ class Schedule(Spec):
     utilisation: float
     """Share of all device seconds in which a stage was worked on that was not lost later."""
     num_stages: int
-    num_crews: int
+    num_groups: int
     """Opened in all."""
     num_failures: int
     num_failed_stages: int
@@ -99,8 +108,8 @@ def lower_bound(workload: Workload, chains: Sequence[Chain]) -> tuple[float, flo
 class FirstInFirstOut(Queue):
     """A queue that knows no urgency."""
 
-    def _key(self, entry: Entry) -> tuple[float, int, int, str]:
-        return (0.0, 0, entry.order, entry.stage.identity)
+    def _key(self, queued: QueuedStage) -> tuple[float, int, int, str]:
+        return (0.0, 0, queued.order, queued.stage.identity)
 
 
 def own_stages(chains: Sequence[Chain]) -> tuple[Chain, ...]:
@@ -138,122 +147,105 @@ def _relabelled(part: LabelledSplit, renamed: dict[str, str]) -> LabelledSplit:
 
 def simulate(name: str, workload: Workload, chains: Sequence[Chain], queue: Queue, bound: float) -> Schedule:
     """Run the chains on a virtual clock, from the moment at which all are submitted."""
-    return _Simulation(name, workload, State(queue, Roster(workload.cluster.all_nodes)), bound).run(chains)
+    return _Simulation(name, workload, Scheduler(workload.cluster.all_nodes, queue), bound).run(chains)
 
 
 @dataclass(frozen=True)
-class _Hand:
-    """A stage in a crew's hands."""
-
+class _Assignment:
     stage: PlannedStage
-    began: float
+    started_at: float
 
 
 class _Simulation:
-    def __init__(self, name: str, workload: Workload, state: State, bound: float) -> None:
-        self.name, self.workload, self.state, self.bound = name, workload, state, bound
+    def __init__(self, name: str, workload: Workload, scheduler: Scheduler, bound: float) -> None:
+        self.name, self.workload, self.scheduler, self.bound = name, workload, scheduler, bound
         self.now = 0.0
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.numbers = itertools.count()
-        self.chance = random.Random(_SEED)
-        self.hands: dict[str, _Hand] = {}
-        """By crew."""
-        self.kept: dict[str, float] = {}
-        """Seconds of training that a stage's last checkpoint holds, by identity."""
+        self.random = random.Random(_SEED)
+        self.assignments: dict[str, _Assignment] = {}
+        """By group."""
+        self.saved: dict[str, float] = {}
+        """Seconds of training in a stage's last checkpoint, by identity."""
         self.useful = 0.0
         """Device seconds."""
-        self.num_crews = self.num_failures = self.num_decisions = self.num_left = 0
+        self.num_groups = self.num_failures = self.num_actions = self.num_left = 0
 
     def run(self, chains: Sequence[Chain]) -> Schedule:
-        for chain in chains:
-            self.state.submitted(chain.name, chain.stages, frozenset())
-        self._count_left()
         if self.workload.failures is not None:
-            self._await_failure(self.workload.failures)
+            self._schedule_failure(self.workload.failures)
         began = time.perf_counter()
-        self._decide()
+        self._handle(*(Requested(chain.name, chain.stages) for chain in chains))
+        self._count_left()
         while self.num_left:
             self.now, _, happens = heapq.heappop(self.events)
             happens()
-            self._decide()
         seconds = time.perf_counter() - began
-        entries = self.state.queue.entries.values()
         return Schedule(
             policy=self.name,
             makespan_seconds=self.now,
             ratio=self.now / self.bound,
             utilisation=self.useful / (self.now * self.workload.cluster.num_gpus),
-            num_stages=len(entries),
-            num_crews=self.num_crews,
+            num_stages=len(self.scheduler.queue.stages),
+            num_groups=self.num_groups,
             num_failures=self.num_failures,
-            num_failed_stages=sum(entry.status is Status.FAILED for entry in entries),
-            decisions_per_second=self.num_decisions / seconds,
+            num_failed_stages=self.scheduler.queue.num[StageState.FAILED],
+            decisions_per_second=self.num_actions / seconds,
         )
 
-    def _decide(self) -> None:
-        for decision in decide(self.state):
-            self.num_decisions += 1
-            self._do(decision)
-
-    def _do(self, decision: Decision) -> None:
+    def _handle(self, *events: Event) -> None:
         device = self.workload.device
-        match decision:
-            case Assign(crew=crew, identity=identity):
-                self.state.started(crew, identity)
-                self.state.roster.began(identity)
-                hand = self.hands[crew] = _Hand(self.state.queue.entries[identity].stage, self.now)
-                left = self.workload.seconds(hand.stage) - self.kept.get(identity, 0.0)
-                self._after(left, lambda: self._finish(crew, hand))
-            case OpenCrew(shape=shape):
-                self.num_crews += 1
-                crew = f"crew-{self.num_crews}"
-                self.state.roster.opening(crew, shape)
-                self._after(device.group_start_seconds, lambda: self._speak(crew, shape))
-            case RetireCrew(crew=crew):
-                self.state.roster.leaving(crew)
-                self._after(device.group_end_seconds, lambda: self.state.crew_ended(crew, Crash("")))
-            case StopStage():
-                raise AssertionError("every stage is wanted here")
+        for action in self.scheduler.handle(*events):
+            self.num_actions += not isinstance(action, TrialChanged)
+            match action:
+                case Assign(group, stage, _):
+                    assignment = self.assignments[group] = _Assignment(stage, self.now)
+                    left = self.workload.seconds(stage) - self.saved.get(stage.identity, 0.0)
+                    self._after(left, partial(self._finish, group, assignment))
+                case OpenGroup(group, _, _):
+                    self.num_groups += 1
+                    self._after(device.group_start_seconds, partial(self._handle, GroupStarted(group)))
+                case RetireGroup(group, _):
+                    self._after(device.group_end_seconds, partial(self._handle, GroupEnded(group)))
+                case StageLost() | TrialChanged():
+                    pass
+                case _:
+                    raise AssertionError(f"{action}: every stage is wanted here")
 
-    def _speak(self, crew: str, shape: GroupShape) -> None:
-        if crew in self.state.roster.crews:  # and has not failed meanwhile
-            self.state.crew_spoke(crew, shape, "first", None, Crash(""))
-
-    def _finish(self, crew: str, hand: _Hand) -> None:
-        if self.hands.get(crew) is not hand:
-            return  # the crew has failed meanwhile
-        del self.hands[crew]
-        self.state.ended(crew, hand.stage.identity, error=None, stopped=False)
-        self.useful += self.workload.seconds(hand.stage) * hand.stage.execution.workers
+    def _finish(self, group: str, assignment: _Assignment) -> None:
+        if self.assignments.get(group) is not assignment:
+            return  # the group has failed meanwhile
+        del self.assignments[group]
+        self.useful += self.workload.seconds(assignment.stage) * assignment.stage.execution.workers
         self.num_left -= 1
+        self._handle(StageReturned(group, assignment.stage.identity))
 
-    def _await_failure(self, failures: Failures) -> None:
+    def _schedule_failure(self, failures: Failures) -> None:
         rate = self.workload.cluster.num_gpus / (failures.gpu_hours_between * 3600)
-        self._after(self.chance.expovariate(rate), lambda: self._fail(failures))
+        self._after(self.random.expovariate(rate), lambda: self._fail(failures))
 
     def _fail(self, failures: Failures) -> None:
-        """One GPU fails; the crew that stands on it, if any, is lost, and its stage falls back to a checkpoint."""
-        self._await_failure(failures)
-        gpu = self.chance.randrange(self.workload.cluster.num_gpus)
-        for crew in self.state.roster.crews.values():
-            gpu -= crew.shape.workers
+        """One GPU fails; the group that uses it, if any, is lost, and its stage falls back to a checkpoint."""
+        self._schedule_failure(failures)
+        gpu = self.random.randrange(self.workload.cluster.num_gpus)
+        for group in self.scheduler.groups.by_id.values():
+            gpu -= group.shape.workers
             if gpu < 0:
                 break
         else:
             return
         self.num_failures += 1
-        hand = self.hands.pop(crew.id, None)
-        if hand is not None:
-            identity = hand.stage.identity
-            done = self.now - hand.began + self.kept.get(identity, 0.0)
-            self.kept[identity] = done - done % failures.checkpoint_seconds
-        self.state.crew_ended(crew.id, Crash("its GPU failed"))
-        self.state.take_lost()
+        assignment = self.assignments.pop(group.id, None)
+        if assignment is not None:
+            identity = assignment.stage.identity
+            done = self.now - assignment.started_at + self.saved.get(identity, 0.0)
+            self.saved[identity] = done - done % failures.checkpoint_seconds
+        self._handle(GroupEnded(group.id, "its GPU failed"))
         self._count_left()
 
     def _count_left(self) -> None:
-        entries = self.state.queue.entries.values()
-        self.num_left = sum(entry.status not in (Status.DONE, Status.FAILED) for entry in entries)
+        num = self.scheduler.queue.num
+        self.num_left = num[StageState.WAITING] + num[StageState.RUNNING]
 
     def _after(self, seconds: float, happens: Callable[[], None]) -> None:
         heapq.heappush(self.events, (self.now + seconds, next(self.numbers), happens))
@@ -283,7 +275,7 @@ def main(
                 f"{schedule.makespan_seconds:,.0f} s",
                 f"{schedule.ratio:.3f}",
                 f"{schedule.utilisation:.0%}",
-                str(schedule.num_crews),
+                str(schedule.num_groups),
                 str(schedule.num_failures),
                 f"{schedule.decisions_per_second:,.0f}",
             )

@@ -37,7 +37,8 @@ def bench_submissions(num_chains: int) -> Submissions:
     """Compile a sweep of `num_chains` chains and submit all of them."""
     import ray
 
-    from w2s_ray.scheduling.dispatcher import Dispatcher
+    from w2s_ray.scheduling.dispatcher.dispatcher import Dispatcher
+    from w2s_ray.scheduling.dispatcher.leases import StageLeases
     from w2s_ray.scheduling.session import ray_session
 
     study = parse_study(study_of(num_chains))
@@ -50,10 +51,12 @@ def bench_submissions(num_chains: int) -> Submissions:
     with tempfile.TemporaryDirectory(prefix="w2s-bench-") as folder, ray_session(None, num_cpus=1):
         store = ArtifactStore(Path(folder) / "store")
         store.prepare()
-        dispatcher = ray.remote(Dispatcher).options(num_cpus=0).remote(store, study.name, "a benchmark", ())
+        leases = StageLeases(store, "a benchmark")
+        dispatcher = ray.remote(Dispatcher).options(num_cpus=0)
+        dispatcher = dispatcher.remote(study=study.name, nodes=(), leases=leases, launcher=None)
         ray.get(dispatcher.trial_report.remote("any"))  # the actor is up
         began = time.perf_counter()
-        ray.get([dispatcher.submit.remote((chain,), chain.name) for chain in chains])
+        ray.get([dispatcher.request.remote(chain.name, (chain,)) for chain in chains])
         seconds = time.perf_counter() - began
         ray.kill(dispatcher)
     return Submissions(

@@ -24,9 +24,8 @@ from pydantic_core import to_json
 
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
-from w2s_ray.spec.stage import ModelSource, Optimisation, Precision, StageSpec
+from w2s_ray.spec.stage import Execution, ModelSource, Optimisation, Precision, StageSpec
 from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.feed import Feeder, IntArray, LabelledExamples, MicroBatch
 from w2s_ray.training.loop import Loop

@@ -124,6 +124,14 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_the_file_tree_of_the_readme_is_complete() -> None:
+    (tree,) = (body for page, body in blocks("") if page == "README.md" and body.startswith("w2s_ray/"))
+    shown = set(re.findall(r"^[│├└─ ]*([\w.]+)/?  ", tree, re.MULTILINE))
+    package = {path.name for path in (ROOT / "w2s_ray").iterdir() if not path.name.startswith(("_", "py.typed"))}
+    assert shown >= package
+    assert all(list(ROOT.rglob(name)) for name in shown)
+
+
 @pytest.mark.parametrize(("page", "text"), blocks("yaml"))
 def test_every_yaml_block_is_a_study_or_part_of_one(page: str, text: str, tmp_path: Path) -> None:
     part = yaml.safe_load(text)

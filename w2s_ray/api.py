@@ -56,10 +56,10 @@ def run_study(
 
 def settings_of(study: Study, store: ArtifactStore) -> "RunSettings":
     """Return settings whose summary runs report each chain's results."""
-    from w2s_ray.report.summary import chain_figures
+    from w2s_ray.report.summary import chain_metrics
     from w2s_ray.scheduling.study import RunSettings
 
-    return RunSettings(judge=functools.partial(chain_figures, study, store))
+    return RunSettings(judge=functools.partial(chain_metrics, study, store))
 
 
 def read_results(study: Study, store: Path | str = DEFAULT_STORE) -> "pd.DataFrame":

@@ -23,14 +23,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from w2s_ray.errors import ResourceError, StudyError, TrainingError, W2SError
 from w2s_ray.planning.nodes import this_machine
-from w2s_ray.scheduling.environment import ALLOCATOR
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
-from w2s_ray.spec.execution import Execution, ZeroStage
 from w2s_ray.spec.labels import GroundTruth
-from w2s_ray.spec.stage import PredictionSpec, StageSource
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import Execution, PredictionSpec, Prompt, StageSource, ZeroStage
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training.memory.usage import ALLOCATOR
 
 if TYPE_CHECKING:
     import torch

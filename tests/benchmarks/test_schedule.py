@@ -33,7 +33,7 @@ def test_no_schedule_beats_the_bound_and_ours_is_within_ten_percent_of_it() -> N
 def test_failures_cost_worker_groups_and_time_but_no_stage() -> None:
     calm, frail = (schedules(load_workload(WORKLOADS[name]))["w2s"] for name in ("sweep_64", "sweep_64_failures"))
     assert frail.num_failures > 0 == calm.num_failures
-    assert frail.num_crews > calm.num_crews
+    assert frail.num_groups > calm.num_groups
     assert frail.num_failed_stages == 0
     assert calm.ratio <= frail.ratio <= 1.10
 

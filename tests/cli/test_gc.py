@@ -13,7 +13,7 @@ from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
 from w2s_ray.spec.search import Candidate, Point, SearchResult
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.run_status import say_over, say_under_way
+from w2s_ray.store.run_status import clear_run_status, write_run_status
 from w2s_ray.store.search_result import write_search_result
 
 RATE = "ladder.l.optimisation.learning_rate"
@@ -79,11 +79,11 @@ def test_finished_artifacts_are_kept_while_a_run_is_in_progress(
     first, last = judged_study(tmp_path, seeds=[0]), judged_study(tmp_path, seeds=[1])
     of_first = commit(store, *compile_study(first, resolved(first, store)))
     of_last = commit(store, *compile_study(last, resolved(last, store)))
-    say_under_way((), {}, first, store)
+    write_run_status((), {}, first, store)
     collect(store.root, yes=True)
     assert kept(store) == of_first | of_last, "the run may be one of the first study, whose file was replaced"
     assert "run of it is in progress" in errors.getvalue()
-    say_over(first, store)
+    clear_run_status(first, store)
     collect(store.root, yes=True)
     assert kept(store) == of_last
 

@@ -44,7 +44,7 @@ def test_unknown_numbers_are_left_out() -> None:
 
 
 def test_before_the_first_stage_the_worker_group_is_shown() -> None:
-    assert "group-1 of 2: starting" in shown(StudyStatus(crews=("group-1 of 2: starting",)))
+    assert "group-1, 2 workers: opening" in shown(StudyStatus(groups=("group-1, 2 workers: opening",)))
 
 
 def test_the_reason_why_a_run_waits_is_shown() -> None:

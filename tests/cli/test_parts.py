@@ -12,8 +12,8 @@ import yaml
 from rich.console import Console
 
 from tests.cli.conftest import ROOT, Done, command, environment, fails, w2s
+from tests.scheduling.dispatcher.test_dispatcher import commit
 from tests.scheduling.studies import chains_of, small_study
-from tests.scheduling.test_dispatcher import commit
 from w2s_ray import read_results
 from w2s_ray.cli.inputs import describe, find_stage
 from w2s_ray.cli.live import PlainView
@@ -23,14 +23,16 @@ from w2s_ray.cli.terminal import bytes_text, count_text, seconds_text, terminal
 from w2s_ray.errors import DataError, ResourceError, StoreError, StudyError
 from w2s_ray.planning.estimate import num_steps
 from w2s_ray.planning.resolve import resolve
-from w2s_ray.scheduling.environment import ALLOCATOR, PASSED_ON
-from w2s_ray.scheduling.status import StudyStatus, Turn
+from w2s_ray.scheduling.session import PASSED_ON
+from w2s_ray.scheduling.status import EventKind, StageEvent, StudyStatus
 from w2s_ray.scheduling.study import StudyOutcome
 from w2s_ray.spec.chain import distinct_stages
+from w2s_ray.spec.checks import check_together
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import load_study
 from w2s_ray.spec.search import Candidate, Point, SearchResult
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training.memory.usage import ALLOCATOR
 
 
 @pytest.mark.parametrize(
@@ -111,8 +113,8 @@ def test_a_run_whose_search_chose_nothing_fails_with_the_reason(monkeypatch: pyt
     text = io.StringIO()
     monkeypatch.setattr(terminal, "err", Console(file=text))
     failed = Candidate(point=Point.of({"optimisation.epochs": 1}), status="failed", error="the loss is nan")
-    assert _exit_code(StudyOutcome({}, found=SearchResult(candidates=(failed,), winners=()))) == 1
-    assert "the search has nothing to choose from" in text.getvalue() and "the loss is nan" in text.getvalue()
+    assert _exit_code(StudyOutcome({}, search=SearchResult(candidates=(failed,), winners=()))) == 1
+    assert "of 1, 1 failed" in text.getvalue() and "the loss is nan" in text.getvalue()
 
 
 def test_failed_stages_are_not_counted_as_in_the_store(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +160,7 @@ def test_a_smoke_study_keeps_enough_examples_for_its_methods() -> None:
     )
     small = shrink(study)
     assert small.search is not None and list(small.search.space) == [LOSS]
-    small.check_together()
+    check_together(small)
     stages = distinct_stages(chains_of(small)).values()
     assert {num_steps(stage, 50.0) for stage in stages} == {1, SMOKE_STEPS}, (
         "one step if half of the examples are dropped"
@@ -180,13 +182,20 @@ def test_without_a_terminal_each_stage_prints_two_lines() -> None:
     console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
     view = PlainView(console)
     long, short, unseen = list(distinct_stages(chains_of(small_study())).values())[:3]
-    for done, turns in (
-        (0, (Turn(long, began=True),)),
+    for done, events in (
+        (0, (StageEvent(EventKind.ASSIGNED, long, 0),)),
         (0, ()),
-        (2, (Turn(long, began=False), Turn(short, began=True), Turn(short, began=False))),
-        (2, (Turn(unseen, began=False),)),  # a worker group that died before the stage reached it
+        (
+            2,
+            (
+                StageEvent(EventKind.ENDED, long, 1),
+                StageEvent(EventKind.ASSIGNED, short, 0),
+                StageEvent(EventKind.ENDED, short, 1),
+            ),
+        ),
+        (2, (StageEvent(EventKind.ENDED, unseen, 1),)),  # a worker group that died before the stage reached it
     ):
-        view.update(StudyStatus(turns=turns, num_done=done, num_stages=3))
+        view.update(StudyStatus(events=events, num_done=done, num_stages=3))
     lines = console.export_text().splitlines()
     assert [line.split()[0] for line in lines] == ["started", "ended", "started", "ended"]
     assert "2/3 done" in lines[-1]

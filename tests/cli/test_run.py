@@ -18,7 +18,7 @@ from w2s_ray import load_study, read_results
 from w2s_ray.planning.resolve import locked
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.run_status import say_over, say_under_way
+from w2s_ray.store.run_status import clear_run_status, write_run_status
 
 NUM_STAGES = 4
 """Floor; chain = direct; chain with the confidence loss; ceiling."""
@@ -84,11 +84,13 @@ def test_status_counts_the_stages(ran: Ran) -> None:
 
 def test_status_shows_worker_groups_and_why_stages_wait(ran: Ran) -> None:
     study, store = load_study(ran.home / "tiny.yaml"), ArtifactStore(ran.store)
-    say_under_way(("group 1: 1 worker, training large",), {"chain:large": "its labels are not there yet"}, study, store)
+    write_run_status(
+        ("group 1: 1 worker, training large",), {"chain:large": "its labels are not there yet"}, study, store
+    )
     try:
         lines = ran.w2s("status").out.splitlines()
     finally:
-        say_over(study, store)
+        clear_run_status(study, store)
     assert lines[-2:] == ["group 1: 1 worker, training large", "waiting: chain:large: its labels are not there yet"]
     assert "waiting:" not in ran.w2s("status").out
 

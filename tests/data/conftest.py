@@ -1,4 +1,4 @@
-"""A small task, drawn by rule, and a tokenizer trained on the spot."""
+"""A small generated task, and a tokenizer trained on it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Rows = list[dict[str, object]]
 
 @dataclasses.dataclass
 class ToyTask:
-    """A task of given rows; `read` may be called once, because the second preparation has to find the first."""
+    """A task of given rows, which counts how often it is read."""
 
     rows: Rows
     class_names: tuple[str, ...] = ("no", "yes")
@@ -50,7 +50,7 @@ def toy_rows(num: int, *, group_size: int = 1, num_classes: int = 2, origin: str
 
 @pytest.fixture
 def toy_task() -> type[ToyTask]:
-    """The toy task itself, for tests that prepare it by hand."""
+    """The class of toy tasks, for tests that prepare one themselves."""
     return ToyTask
 
 

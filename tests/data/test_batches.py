@@ -18,13 +18,13 @@ def test_trap_16_every_epoch_visits_every_example_once_and_drops_no_tail() -> No
         assert sorted(np.concatenate(epoch)) == list(range(1000))
 
 
-def test_trap_16_every_epoch_has_another_order_and_so_has_every_seed() -> None:
+def test_trap_16_the_order_differs_between_epochs_and_seeds() -> None:
     steps, others = plan(), plan(order_seed=6)
     assert {tuple(sorted(step)) for step in steps[:31]}.isdisjoint(tuple(sorted(step)) for step in steps[32:63])
     assert {tuple(sorted(step)) for step in steps[:31]}.isdisjoint(tuple(sorted(step)) for step in others[:31])
 
 
-def test_the_same_arguments_give_the_same_plan_whatever_was_drawn_before() -> None:
+def test_a_plan_depends_on_its_arguments_alone() -> None:
     first = plan()
     np.random.default_rng().random(5)
     np.random.seed(1)
@@ -33,7 +33,7 @@ def test_the_same_arguments_give_the_same_plan_whatever_was_drawn_before() -> No
 
 
 def test_plans_are_pinned() -> None:
-    """If these change, so do all results: raise RECIPE in spec/stage.py and pin anew."""
+    """If these change, all results change: increase RECIPE in spec/stage.py and pin the new values."""
     assert plan()[0][:4].tolist() == [633, 29, 474, 380]
     assert plan()[40][:4].tolist() == [23, 330, 586, 158]
 
@@ -69,9 +69,7 @@ def test_fewer_examples_than_a_step_are_one_step() -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("tokens", [1, 64, 256, 1000, 100_000])
-def test_a_partition_holds_each_example_once_within_the_budget_and_as_many_pieces_on_every_rank(
-    world: int, tokens: int
-) -> None:
+def test_a_partition_has_each_example_once_within_the_token_budget(world: int, tokens: int) -> None:
     for step in plan(epochs=0.2):
         ranks = partition(step, LENGTHS_N, world=world, tokens_per_micro_batch=tokens)
         assert len(ranks) == world
@@ -91,7 +89,7 @@ def test_ranks_get_about_the_same_number_of_padded_tokens() -> None:
     assert np.mean(imbalances) < 1.15
 
 
-def test_the_rank_that_got_the_larger_piece_gets_the_smaller_one_next() -> None:
+def test_a_rank_with_the_larger_piece_gets_the_smaller_one_next() -> None:
     ranks = partition(np.arange(4), np.array([40, 30, 20, 10]), world=2, tokens_per_micro_batch=1)
     assert [[piece.tolist() for piece in rank] for rank in ranks] == [[[0], [3]], [[1], [2]]]
 
@@ -106,7 +104,7 @@ def test_ranks_without_examples_get_empty_fillers() -> None:
     assert [[len(piece) for piece in rank] for rank in ranks] == [[1], [0], [0]]
 
 
-def test_one_worker_with_room_takes_the_whole_batch_at_once() -> None:
+def test_one_worker_with_enough_memory_takes_the_whole_batch_at_once() -> None:
     step = plan()[0]
     ((piece,),) = partition(step, LENGTHS_N, world=1, tokens_per_micro_batch=32 * 100)
     assert sorted(piece) == sorted(step)
@@ -114,7 +112,7 @@ def test_one_worker_with_room_takes_the_whole_batch_at_once() -> None:
 
 def test_the_order_within_a_batch_does_not_change_its_partition() -> None:
     step = plan()[3]
-    one, other = (partition(each, LENGTHS_N, world=2, tokens_per_micro_batch=300) for each in (step, step[::-1]))
+    one, other = (partition(item, LENGTHS_N, world=2, tokens_per_micro_batch=300) for item in (step, step[::-1]))
     for first, second in zip(one, other, strict=True):
         for piece, twin in zip(first, second, strict=True):
             np.testing.assert_array_equal(piece, twin)

@@ -1,4 +1,4 @@
-"""Known data sets through preparation and splits: what a study really trains and tests on."""
+"""Known data sets through preparation and splits: the examples that a study trains and tests on."""
 
 import gzip
 import json
@@ -13,10 +13,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.data.prepare import PreparedTask, prepare
-from w2s_ray.data.splits import draw, num_test, slot_names
+from w2s_ray.data.splits import num_test, rows_of_split, slot_names
 from w2s_ray.data.tokens import tokenise
 from w2s_ray.spec.stage import SplitSpec
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 
 Split = Callable[..., SplitSpec]
@@ -45,7 +45,7 @@ def real_store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
 
 @pytest.fixture(scope="module")
 def real(real_store: ArtifactStore) -> Prepare:
-    """Prepare a data set of the folder that W2S_DATA names."""
+    """Prepare a data set from the folder that W2S_DATA names."""
     folder = Path(os.environ.get("W2S_DATA") or "no folder")
     if not folder.is_dir():
         pytest.skip("W2S_DATA names no folder of real data sets")
@@ -70,10 +70,10 @@ def reviews(num: int) -> list[Row]:
 def all_splits(
     prepared: PreparedTask, split: Split, num_levels: int = 3
 ) -> Iterator[tuple[str, list[str], np.ndarray]]:
-    """Name, texts and labels of every slot as far as it goes, and of the test set."""
+    """Yield name, texts and labels of every slot at its largest size, and of the test set."""
     sizes = {"test": num_test(prepared)} | dict.fromkeys(slot_names(num_levels), 4)
     for name, size in sizes.items():
-        rows = draw(prepared, split(prepared, name, size, num_levels=num_levels))
+        rows = rows_of_split(prepared, split(prepared, name, size, num_levels=num_levels))
         yield name, prepared.table()["text"].take(rows).to_pylist(), prepared.labels(rows)
 
 
@@ -86,7 +86,7 @@ def test_trap_10_no_phrase_of_a_test_sentence_is_trained_on(known: Prepare, spli
     texts = {name: texts for name, texts, _ in all_splits(prepared, split)}
     test = texts.pop("test")
     assert len(test) > 20
-    trained = [text for each in texts.values() for text in each]
+    trained = [text for item in texts.values() for text in item]
     assert not [(a, b) for a in test for b in trained if contained(a, b) or contained(b, a)]
 
 
@@ -103,9 +103,7 @@ def test_trap_10_questions_on_one_passage_stay_in_one_split(known: Prepare, spli
     assert all(len(splits) == 1 for splits in where.values()), where
 
 
-def test_trap_12_rows_that_come_class_by_class_are_drawn_from_all_over_and_balanced(
-    known: Prepare, split: Split
-) -> None:
+def test_trap_12_rows_sorted_by_class_are_sampled_everywhere_and_balanced(known: Prepare, split: Split) -> None:
     rows = [{"text": f"tweet {number}", "label": int(number >= 900)} for number in range(1200)]
     prepared = known("twitter_sentiment", rows)
     for name, texts, labels in all_splits(prepared, split):
@@ -124,7 +122,7 @@ def test_trap_12_a_question_and_its_two_answers_are_drawn_side_by_side(known: Pr
         by_goal: dict[str, list[int]] = defaultdict(list)
         for text, label in zip(texts, labels.tolist(), strict=True):
             by_goal[text.partition("\n")[0]].append(label)
-        assert all(sorted(each) == [0, 1] for each in by_goal.values())
+        assert all(sorted(item) == [0, 1] for item in by_goal.values())
 
 
 def test_trap_13_long_texts_are_in_every_models_test_set(
@@ -135,36 +133,36 @@ def test_trap_13_long_texts_are_in_every_models_test_set(
         return {"question": f"is it so {number}", "passage": passage, "answer": number % 2 == 0}
 
     prepared = known("boolq", [row(number) for number in range(120)])
-    rows = draw(prepared, split(prepared, "test", num_test(prepared)))
+    rows = rows_of_split(prepared, split(prepared, "test", num_test(prepared)))
     assert any(len(text) > 4000 for text in prepared.table()["text"].take(rows).to_pylist())
     tokens = tokenise(store, prepared, tokenizer, "toy")
     for context in (8, 64):
         read = tokens.rows(rows, context)
         assert len(read) == len(rows) and max(map(len, read)) == context
     end = tokenizer.decode(tokens.rows(rows, 8)[0])
-    assert end.endswith("?"), "the question, which comes last, is what a long text keeps"
+    assert end.endswith("?"), "a long text keeps its end, which is the question"
 
 
-def test_trap_13_the_test_set_is_the_same_whatever_else_a_study_asks_for(known: Prepare, split: Split) -> None:
+def test_trap_13_the_test_set_does_not_depend_on_other_settings(known: Prepare, split: Split) -> None:
     prepared = known("sst2", reviews(60))
     size = num_test(prepared)
-    first = prepared.ids(draw(prepared, split(prepared, "test", size)))
-    assert first == prepared.ids(draw(prepared, split(prepared, "test", size, num_levels=2, split_seed=7)))
-    assert first[:10] == prepared.ids(draw(prepared, split(prepared, "test", 10)))
+    first = prepared.ids(rows_of_split(prepared, split(prepared, "test", size)))
+    assert first == prepared.ids(rows_of_split(prepared, split(prepared, "test", size, num_levels=2, split_seed=7)))
+    assert first[:10] == prepared.ids(rows_of_split(prepared, split(prepared, "test", 10)))
 
 
 def test_rows_left_out_are_kept_in_the_store(known: Prepare, store: ArtifactStore) -> None:
     rows = [*reviews(20), {"idx": 999, "sentence": "", "label": 1}]
     prepared = known("sst2", rows)
     assert prepared == known("sst2", rows)
-    assert [each.reason for each in prepared.left_out] == ["no sentence", "a short phrase of several sentences"]
+    assert [entry.reason for entry in prepared.left_out] == ["no sentence", "a short phrase of several sentences"]
 
 
 def test_real_sst2_is_grouped_by_containment_and_tested_on_thousands(real: Prepare, split: Split) -> None:
     prepared = real("sst2")
     assert prepared.class_names == ("negative", "positive")
     assert 63_000 < prepared.table().num_rows < 67_349
-    test = draw(prepared, split(prepared, "test", num_test(prepared)))
+    test = rows_of_split(prepared, split(prepared, "test", num_test(prepared)))
     assert len(test) > 9_000 and prepared.labels(test).mean() == 0.5
     table = prepared.table().select(["text", "group"]).to_pydict()
     group_of = {text.casefold(): group for text, group in zip(table["text"], table["group"], strict=True)}
@@ -172,25 +170,25 @@ def test_real_sst2_is_grouped_by_containment_and_tested_on_thousands(real: Prepa
         words = text.split()
         parts = {" ".join(words[a:b]) for a in range(len(words)) for b in range(a + 1, len(words) + 1)}
         assert {group_of[part] for part in parts if part in group_of} == {group}
-    faults = [each for each in prepared.left_out if each.is_fault]
-    assert [(each.reason, each.num_rows) for each in faults] == [("the same text has different labels", 10)]
+    faults = [entry for entry in prepared.left_out if entry.is_fault]
+    assert [(entry.reason, entry.num_rows) for entry in faults] == [("the same text has different labels", 10)]
 
 
 def test_real_sciq_has_its_own_test_set(real: Prepare, split: Split) -> None:
     prepared = real("sciq")
     assert num_test(prepared) == 2000
-    assert not [each for each in prepared.left_out if each.is_fault]
-    train = draw(prepared, split(prepared, "S", 4000))
+    assert not [entry for entry in prepared.left_out if entry.is_fault]
+    train = rows_of_split(prepared, split(prepared, "S", 4000))
     assert prepared.labels(train).mean() == 0.5
 
 
-def test_real_boolq_without_a_train_split_is_drawn_from_what_there_is(real: Prepare, split: Split) -> None:
+def test_real_boolq_without_a_train_split_is_split_from_its_other_file(real: Prepare, split: Split) -> None:
     prepared = real("boolq")
     assert prepared.table().num_rows == 3270 and not prepared.left_out
     assert 400 < num_test(prepared) < 600
     groups = prepared.table()["group"]
-    test = draw(prepared, split(prepared, "test", num_test(prepared)))
-    others = np.concatenate([draw(prepared, split(prepared, name, 30)) for name in slot_names(3)])
+    test = rows_of_split(prepared, split(prepared, "test", num_test(prepared)))
+    others = np.concatenate([rows_of_split(prepared, split(prepared, name, 30)) for name in slot_names(3)])
     assert not set(groups.take(test).to_pylist()) & set(groups.take(others).to_pylist())
 
 

@@ -5,14 +5,12 @@ import pytest
 
 from w2s_ray.data.labels import join, join_answers, one_hot, places, targets
 from w2s_ray.data.prepare import PreparedTask
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError, StoreError
-from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec, WeakLabels
+from w2s_ray.spec.labels import GroundTruth, KeepRandom, LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.stage import PredictionSpec
-from w2s_ray.spec.transforms import KeepRandom
-from w2s_ray.store.answers import Answers
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.predictions import Predictions
+from w2s_ray.store.predictions import Answers, Predictions
 
 Split = Callable[..., SplitSpec]
 
@@ -39,31 +37,29 @@ def probabilities(num: int, seed: int = 0) -> np.ndarray:
     return np.stack([first, 1 - first], axis=1)
 
 
-def test_ground_truth_is_all_on_the_true_class(
-    store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec
-) -> None:
+def test_ground_truth_is_one_hot(store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec) -> None:
     rows, targets_NC = targets(store, prepared, LabelledSplit(split=transfer, labels=GroundTruth()), 2)
     assert targets_NC.dtype == np.float32
     np.testing.assert_array_equal(targets_NC.argmax(axis=1), prepared.labels(rows))
     np.testing.assert_array_equal(targets_NC.sum(axis=1), 1)
 
 
-def test_weak_labels_follow_the_ids_whatever_the_order_of_the_predictions(
+def test_weak_labels_are_joined_by_id_in_any_order(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec
 ) -> None:
-    rows = draw(prepared, transfer)
+    rows = rows_of_split(prepared, transfer)
     probs_NC = probabilities(len(rows))
     shuffle = np.random.default_rng(1).permutation(len(rows))
     identity = predict(store, transfer, prepared.ids(rows[shuffle]), probs_NC[shuffle])
-    found, targets_NC = targets(store, prepared, weak(transfer, identity), 2)
-    np.testing.assert_array_equal(found, rows)
+    results, targets_NC = targets(store, prepared, weak(transfer, identity), 2)
+    np.testing.assert_array_equal(results, rows)
     np.testing.assert_array_equal(targets_NC, probs_NC)
 
 
 def test_every_arm_of_a_level_learns_on_the_same_examples(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec
 ) -> None:
-    rows = draw(prepared, transfer)
+    rows = rows_of_split(prepared, transfer)
     identity = predict(store, transfer, prepared.ids(rows), probabilities(len(rows)))
     ceiling, _ = targets(store, prepared, LabelledSplit(split=transfer, labels=GroundTruth()), 2)
     student, _ = targets(store, prepared, weak(transfer, identity), 2)
@@ -71,7 +67,7 @@ def test_every_arm_of_a_level_learns_on_the_same_examples(
 
 
 def test_several_supervisors_are_averaged(store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec) -> None:
-    rows = draw(prepared, transfer)
+    rows = rows_of_split(prepared, transfer)
     first, second = probabilities(len(rows), 0), probabilities(len(rows), 1)
     names = [
         predict(store, transfer, prepared.ids(rows), first, "a"),
@@ -81,21 +77,21 @@ def test_several_supervisors_are_averaged(store: ArtifactStore, prepared: Prepar
     np.testing.assert_allclose(targets_NC, (first + second) / 2, rtol=1e-6)
 
 
-def test_predictions_that_lack_an_example_are_refused(
+def test_predictions_without_an_example_are_refused(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec
 ) -> None:
-    ids = prepared.ids(draw(prepared, transfer))
+    ids = prepared.ids(rows_of_split(prepared, transfer))
     identity = predict(store, transfer, ids[1:], probabilities(len(ids) - 1))
-    with pytest.raises(DataError, match=f"lack 1 of {len(ids)} examples, the first is '{ids[0]}'"):
+    with pytest.raises(DataError, match=f"1 of {len(ids)} examples, the first is '{ids[0]}'"):
         targets(store, prepared, weak(transfer, identity), 2)
 
 
 def test_predictions_for_other_examples_are_refused(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec, split: Split
 ) -> None:
-    others = prepared.ids(draw(prepared, split(prepared, "T2", 60)))
+    others = prepared.ids(rows_of_split(prepared, split(prepared, "T2", 60)))
     identity = predict(store, transfer, others, probabilities(60))
-    with pytest.raises(DataError, match="lack 60 of 60"):
+    with pytest.raises(DataError, match="60 of 60"):
         targets(store, prepared, weak(transfer, identity), 2)
 
 
@@ -106,7 +102,7 @@ def test_predictions_with_an_example_twice_are_refused() -> None:
 
 
 def test_predictions_of_other_classes_are_refused() -> None:
-    with pytest.raises(DataError, match="have 2 classes, the student 3"):
+    with pytest.raises(DataError, match=r"2 classes.* 3"):
         join(["a"], Predictions(ids=("a",), probs_NC=probabilities(1)), 3, "predictions")
 
 
@@ -115,9 +111,7 @@ def test_a_label_beyond_the_head_is_refused() -> None:
         one_hot(np.array([0, 2]), 2)
 
 
-def test_predictions_that_are_not_there_are_refused(
-    store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec
-) -> None:
+def test_missing_predictions_are_refused(store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec) -> None:
     with pytest.raises(StoreError, match="no predictions"):
         targets(store, prepared, weak(transfer, "0" * 64), 2)
 
@@ -125,14 +119,14 @@ def test_predictions_that_are_not_there_are_refused(
 @pytest.fixture
 def labelled(store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec) -> tuple[np.ndarray, np.ndarray, str]:
     """Rows, weak labels that are right on the first 45 of 60, and their identity."""
-    rows = draw(prepared, transfer)
+    rows = rows_of_split(prepared, transfer)
     said_N = np.where(np.arange(60) < 45, prepared.labels(rows), 1 - prepared.labels(rows))
     sure_N = np.linspace(0.51, 0.99, 60, dtype=np.float32)
     probs_NC = np.where(np.eye(2, dtype=bool)[said_N], sure_N[:, None], 1 - sure_N[:, None])
     return rows, probs_NC, predict(store, transfer, prepared.ids(rows), probs_NC)
 
 
-def test_a_filter_leaves_rows_out_and_keeps_the_labels_of_the_others(
+def test_a_filter_removes_rows_and_keeps_the_labels_of_the_others(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec, labelled: tuple[np.ndarray, np.ndarray, str]
 ) -> None:
     rows, probs_NC, identity = labelled
@@ -162,7 +156,7 @@ def test_synthetic_errors_have_the_supervisors_accuracy(
     assert (targets_NC.argmax(axis=1) != probs_NC.argmax(axis=1)).any()
 
 
-def test_features_are_asked_for_the_rows_and_only_where_a_transform_looks_at_them(
+def test_features_are_computed_only_for_a_transform_that_needs_them(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec, labelled: tuple[np.ndarray, np.ndarray, str]
 ) -> None:
     rows, _, identity = labelled
@@ -180,7 +174,7 @@ def test_features_are_asked_for_the_rows_and_only_where_a_transform_looks_at_the
     )
     np.testing.assert_array_equal(asked[0], rows)
     truth_N = prepared.labels(rows)
-    assert (targets_NC.argmax(axis=1) == truth_N).mean() > 0.9, "the features tell the class"
+    assert (targets_NC.argmax(axis=1) == truth_N).mean() > 0.9, "the features predict the class"
 
 
 def test_ground_truth_may_be_thinned_to_a_bag(
@@ -201,36 +195,36 @@ def test_ground_truth_may_be_thinned_to_a_bag(
     assert set(bags[0][0]) != set(bags[1][0])
 
 
-def test_supervisors_votes_are_weighed_by_their_errors_on_labelled_validation_examples(
+def test_supervisors_are_weighted_by_their_errors_on_labelled_validation(
     store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec, split: Split
 ) -> None:
     judged = split(prepared, "V0", 40)
-    judged_rows, rows = draw(prepared, judged), draw(prepared, transfer)
+    judged_rows, rows = rows_of_split(prepared, judged), rows_of_split(prepared, transfer)
     truth_N = prepared.labels(judged_rows)
-    said, weighing = [], []
+    sources, judging = [], []
     for stage, num_wrong, answer in (("a", 2, 1), ("b", 14, 0), ("c", 14, 0)):
         wrong_N = np.arange(40) < num_wrong
-        weighing.append(predict(store, judged, prepared.ids(judged_rows), np.eye(2)[truth_N ^ wrong_N], stage))
-        said.append(predict(store, transfer, prepared.ids(rows), np.tile(np.eye(2)[answer], (60, 1)), stage))
-    part = weak(transfer, *said, combine="weighted", weighing={"split": judged.model_dump(), "predictions": weighing})
+        judging.append(predict(store, judged, prepared.ids(judged_rows), np.eye(2)[truth_N ^ wrong_N], stage))
+        sources.append(predict(store, transfer, prepared.ids(rows), np.tile(np.eye(2)[answer], (60, 1)), stage))
+    part = weak(transfer, *sources, combine="weighted", weighing={"split": judged.model_dump(), "predictions": judging})
     _, targets_NC = targets(store, prepared, part, 2)
     good, poor = np.log(38 / 2), np.log(26 / 14)
     np.testing.assert_allclose(targets_NC, np.tile([2 * poor, good], (60, 1)) / (good + 2 * poor), rtol=1e-5)
     assert targets_NC[0, 1] > 0.5
 
 
-def test_weights_without_combining_by_them_are_refused() -> None:
+def test_weights_without_a_weighted_combination_are_refused() -> None:
     with pytest.raises(ValueError, match="combine: weighted of 2 supervisors with 0 weights"):
         WeakLabels(predictions=("a", "b"), combine="weighted")
 
 
-def test_wanted_examples_are_found_at_their_places_and_the_others_are_left() -> None:
+def test_places_gives_the_index_of_each_wanted_example() -> None:
     assert places(["c", "a", "b"], ["b", "c"], "answers") == [2, 0]
 
 
 def test_answers_are_joined_by_id() -> None:
     written = Answers(("c", "a", "b"), ("C", "A", "B"), np.array([True, False, True]))
-    found = join_answers(["a", "b"], written, "answers")
-    assert (found.ids, found.texts, found.is_allowed_N.tolist()) == (("a", "b"), ("A", "B"), [False, True])
-    with pytest.raises(DataError, match="answers lack 1 of 2 examples, the first is 'z'"):
+    results = join_answers(["a", "b"], written, "answers")
+    assert (results.ids, results.texts, results.is_allowed_N.tolist()) == (("a", "b"), ("A", "B"), [False, True])
+    with pytest.raises(DataError, match="1 of 2 examples, the first is 'z'"):
         join_answers(["a", "z"], written, "answers")

@@ -9,7 +9,7 @@ import pytest
 
 from w2s_ray.data.prepare import PreparedTask, load_prepared, prepare, prepare_task
 from w2s_ray.errors import DataError, StoreError
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 
 Rows = list[dict[str, Any]]
@@ -17,7 +17,7 @@ Toy = Callable[..., PreparedTask]
 RowsOf = Callable[..., Rows]
 
 
-def test_a_prepared_task_gives_its_rows_back(toy: Toy, rows_of: RowsOf, store: ArtifactStore) -> None:
+def test_a_prepared_task_returns_its_rows(toy: Toy, rows_of: RowsOf, store: ArtifactStore) -> None:
     rows = rows_of(10)
     prepared = toy(rows)
     assert prepared.table().to_pylist() == [
@@ -43,7 +43,7 @@ def test_the_fingerprint_follows_the_source_and_the_test_share(toy: Toy, rows_of
     assert len(fingerprints) == 3
 
 
-def test_a_task_that_was_not_prepared_is_said_to_be_missing(store: ArtifactStore) -> None:
+def test_loading_a_task_that_was_not_prepared_is_refused(store: ArtifactStore) -> None:
     with pytest.raises(StoreError, match="no prepared task"):
         load_prepared(store, "0" * 64)
 
@@ -58,7 +58,7 @@ def test_damaged_examples_are_refused(toy: Toy, rows_of: RowsOf, store: Artifact
         load_prepared(store, prepared.fingerprint)
 
 
-def test_a_folder_without_a_record_is_prepared_anew(toy: Toy, rows_of: RowsOf, store: ArtifactStore) -> None:
+def test_a_folder_without_a_record_is_prepared_again(toy: Toy, rows_of: RowsOf, store: ArtifactStore) -> None:
     prepared = toy(rows_of(10))
     (prepared.folder / "record.json").unlink()
     with pytest.raises(StoreError):
@@ -66,7 +66,7 @@ def test_a_folder_without_a_record_is_prepared_anew(toy: Toy, rows_of: RowsOf, s
     assert toy(rows_of(10)) == prepared
 
 
-def test_an_id_that_stands_twice_is_refused_by_name(toy: Toy, rows_of: RowsOf) -> None:
+def test_a_duplicate_id_is_refused_by_name(toy: Toy, rows_of: RowsOf) -> None:
     with pytest.raises(DataError, match="'e0'"):
         toy(rows_of(4) + rows_of(1))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from w2s_ray.data.prepare import PreparedTask
-from w2s_ray.data.splits import check_sizes, draw, num_documents, num_test, slot_names
+from w2s_ray.data.splits import check_sizes, num_documents, num_test, rows_of_split, slot_names
 from w2s_ray.errors import DataError
 from w2s_ray.spec.labels import SplitSpec
 
@@ -17,7 +17,7 @@ Split = Callable[..., SplitSpec]
 
 
 def ids(prepared: PreparedTask, split: SplitSpec) -> list[str]:
-    return prepared.ids(draw(prepared, split))
+    return prepared.ids(rows_of_split(prepared, split))
 
 
 def groups(prepared: PreparedTask, rows: np.ndarray) -> set[str]:
@@ -27,8 +27,8 @@ def groups(prepared: PreparedTask, rows: np.ndarray) -> set[str]:
 def every_slot(prepared: PreparedTask, split: Split, **changes: object) -> dict[str, np.ndarray]:
     """All splits of a ladder of three, and the test set, by name."""
     sizes = {name: 50 if name.startswith("V") else 200 for name in slot_names(3)}
-    drawn = {name: draw(prepared, split(prepared, name, size, **changes)) for name, size in sizes.items()}
-    return drawn | {"test": draw(prepared, split(prepared, "test", num_test(prepared)))}
+    drawn = {name: rows_of_split(prepared, split(prepared, name, size, **changes)) for name, size in sizes.items()}
+    return drawn | {"test": rows_of_split(prepared, split(prepared, "test", num_test(prepared)))}
 
 
 @pytest.mark.parametrize("split_seed", [0, 1, 12345])
@@ -43,18 +43,18 @@ def test_no_two_splits_share_an_example_or_a_group(
     assert all(len(set(rows)) == len(rows) for rows in drawn.values())
 
 
-def test_balanced_splits_hold_every_class_alike(toy: Toy, rows_of: RowsOf, split: Split) -> None:
+def test_balanced_splits_have_equally_many_of_each_class(toy: Toy, rows_of: RowsOf, split: Split) -> None:
     prepared = toy(rows_of(3000, num_classes=3), class_names=("a", "b", "c"))
     for name, size in (("S", 300), ("T2", 200), ("V1", 31), ("test", 100)):
-        counts = np.bincount(prepared.labels(draw(prepared, split(prepared, name, size))), minlength=3)
+        counts = np.bincount(prepared.labels(rows_of_split(prepared, split(prepared, name, size))), minlength=3)
         assert counts.tolist() == [size // 3 + (label < size % 3) for label in range(3)]
 
 
-def test_without_balance_the_classes_stay_as_they_fall(toy: Toy, rows_of: RowsOf, split: Split) -> None:
+def test_without_balance_classes_have_their_natural_shares(toy: Toy, rows_of: RowsOf, split: Split) -> None:
     rows = rows_of(4000)
     for number, row in enumerate(rows):
         row["label"] = int(number % 10 == 0)
-    labels = (prepared := toy(rows)).labels(draw(prepared, split(prepared, "T1", 600, balance=False)))
+    labels = (prepared := toy(rows)).labels(rows_of_split(prepared, split(prepared, "T1", 600, balance=False)))
     assert 30 < labels.sum() < 90
 
 
@@ -63,19 +63,21 @@ def test_without_balance_the_classes_stay_as_they_fall(toy: Toy, rows_of: RowsOf
 def test_a_smaller_split_is_a_prefix_of_a_larger_one(
     name: str, balance: bool, prepared: PreparedTask, split: Split
 ) -> None:
-    large = draw(prepared, split(prepared, name, 60, balance=balance))
+    large = rows_of_split(prepared, split(prepared, name, 60, balance=balance))
     for size in (1, 7, 30, 59):
-        np.testing.assert_array_equal(draw(prepared, split(prepared, name, size, balance=balance)), large[:size])
+        np.testing.assert_array_equal(
+            rows_of_split(prepared, split(prepared, name, size, balance=balance)), large[:size]
+        )
 
 
-def test_the_seed_moves_training_and_validation_and_never_the_test_set(prepared: PreparedTask, split: Split) -> None:
+def test_the_seed_changes_training_and_validation_but_not_the_test_set(prepared: PreparedTask, split: Split) -> None:
     first, second = (every_slot(prepared, split, split_seed=seed) for seed in (0, 1))
     np.testing.assert_array_equal(first.pop("test"), second.pop("test"))
     for name in first:
         assert set(first[name]) != set(second[name])
 
 
-def test_neither_ladder_nor_seed_nor_balance_moves_the_test_set(toy: Toy, rows_of: RowsOf, split: Split) -> None:
+def test_the_test_set_does_not_depend_on_ladder_seed_or_balance(toy: Toy, rows_of: RowsOf, split: Split) -> None:
     prepared = toy([row | {"label": int(number % 3 == 0)} for number, row in enumerate(rows_of(2000))])
     variants = [
         split(prepared, "test", 100, num_levels=levels, split_seed=seed, balance=balance)
@@ -83,14 +85,14 @@ def test_neither_ladder_nor_seed_nor_balance_moves_the_test_set(toy: Toy, rows_o
         for seed in (0, 9)
         for balance in (True, False)
     ]
-    assert len({tuple(draw(prepared, variant)) for variant in variants}) == 1
+    assert len({tuple(rows_of_split(prepared, variant)) for variant in variants}) == 1
 
 
-def test_more_rows_leave_the_test_side_of_each_group_as_it_was(toy: Toy, rows_of: RowsOf, split: Split) -> None:
+def test_more_rows_do_not_change_which_groups_are_in_the_test_set(toy: Toy, rows_of: RowsOf, split: Split) -> None:
     few, many = toy(rows_of(1000), name="few"), toy(rows_of(2000), name="many")
-    small, large = (set(ids(each, split(each, "test", num_test(each) // 2 * 2))) for each in (few, many))
+    small, large = (set(ids(item, split(item, "test", num_test(item) // 2 * 2))) for item in (few, many))
     surplus = {example for example in small if int(example[1:]) < 1000} - large
-    assert len(surplus) <= 0.1 * len(small)  # only where balancing cut the surplus of a class
+    assert len(surplus) <= 0.1 * len(small)  # balancing removes the surplus of a class
 
 
 def test_the_test_share_is_of_groups(prepared: PreparedTask) -> None:
@@ -110,7 +112,7 @@ def test_a_test_file_is_the_test_set_and_the_rest_is_for_training(toy: Toy, rows
     prepared = toy(rows_of(400) + rows_of(100, origin="test", prefix="t"))
     assert num_test(prepared) == 100
     assert {example[0] for example in ids(prepared, split(prepared, "test", 100))} == {"t"}
-    slots = [draw(prepared, split(prepared, name, 10, balance=False)) for name in slot_names(3)]
+    slots = [rows_of_split(prepared, split(prepared, name, 10, balance=False)) for name in slot_names(3)]
     assert all(example.startswith("e") for rows in slots for example in prepared.ids(rows))
 
 
@@ -120,8 +122,8 @@ def test_a_pool_example_related_to_a_test_file_is_left_out(toy: Toy, rows_of: Ro
         row["group"] = "tg3"  # a group of the test file
     rows[40]["text"] = "T Text 5 " + "word, " * 5  # a text of the test file
     prepared = toy(rows)
-    train = draw(prepared, split(prepared, "S", 200, num_levels=1, balance=False))
-    validation = draw(prepared, split(prepared, "V0", 40, num_levels=1, balance=False))
+    train = rows_of_split(prepared, split(prepared, "S", 200, num_levels=1, balance=False))
+    validation = rows_of_split(prepared, split(prepared, "V0", 40, num_levels=1, balance=False))
     used = prepared.ids(np.concatenate([train, validation]))
     assert not set(used) & {f"e{number}" for number in range(41)}
 
@@ -129,8 +131,8 @@ def test_a_pool_example_related_to_a_test_file_is_left_out(toy: Toy, rows_of: Ro
 def test_slots_of_one_kind_are_of_one_size(prepared: PreparedTask, split: Split) -> None:
     def size(name: str) -> int:
         with pytest.raises(DataError) as caught:
-            draw(prepared, split(prepared, name, 10_000, balance=False))
-        return int(caught.value.value.split()[-1])
+            rows_of_split(prepared, split(prepared, name, 10_000, balance=False))
+        return int(caught.value.message.split()[-1])
 
     train, validation = ([size(name) for name in slot_names(3) if name.startswith("V") == kind] for kind in (0, 1))
     assert max(train) - min(train) <= 8
@@ -138,14 +140,14 @@ def test_slots_of_one_kind_are_of_one_size(prepared: PreparedTask, split: Split)
     assert 3.5 < np.mean(train) / np.mean(validation) < 4.5
 
 
-def test_draws_are_pinned(prepared: PreparedTask, split: Split) -> None:
-    """If these change, so do all results: raise RECIPE in data/prepare.py and pin anew."""
+def test_splits_are_pinned(prepared: PreparedTask, split: Split) -> None:
+    """If these change, all results change: increase RECIPE in data/prepare.py and pin the new values."""
     assert ids(prepared, split(prepared, "S", 4)) == ["e1522", "e879", "e1227", "e1911"]
     assert ids(prepared, split(prepared, "T2", 4, split_seed=1)) == ["e803", "e998", "e337", "e727"]
     assert ids(prepared, split(prepared, "test", 4)) == ["e763", "e917", "e594", "e109"]
 
 
-def test_a_draw_does_not_depend_on_the_order_of_the_rows(toy: Toy, rows_of: RowsOf, split: Split) -> None:
+def test_splits_do_not_depend_on_the_order_of_the_rows(toy: Toy, rows_of: RowsOf, split: Split) -> None:
     rows = rows_of(1000, group_size=3)
     forward, backward = toy(rows, name="forward"), toy(rows[::-1], name="backward")
     for name in ("S", "T2", "V1", "test"):
@@ -155,7 +157,7 @@ def test_a_draw_does_not_depend_on_the_order_of_the_rows(toy: Toy, rows_of: Rows
 def test_more_test_examples_than_there_are_is_refused(prepared: PreparedTask) -> None:
     with pytest.raises(DataError, match="test_examples = 5000") as caught:
         num_test(prepared, 5000)
-    assert f"at most {num_test(prepared)}" in caught.value.remedy
+    assert f"at most {num_test(prepared)}" in caught.value.hint
     assert num_test(prepared, 10) == 10
 
 
@@ -174,17 +176,17 @@ def test_sizes_that_fit_pass_and_can_be_drawn(prepared: PreparedTask, split: Spl
     check_sizes(prepared, **sizes())
     for seed in (0, 1, 2):
         for name in slot_names(3):
-            draw(prepared, split(prepared, name, 70 if name.startswith("V") else 380, split_seed=seed))
+            rows_of_split(prepared, split(prepared, name, 70 if name.startswith("V") else 380, split_seed=seed))
 
 
-def test_too_few_examples_name_counts_the_longest_ladder_and_sizes_that_fit(prepared: PreparedTask) -> None:
+def test_too_few_examples_are_refused_with_sizes_that_fit(prepared: PreparedTask) -> None:
     with pytest.raises(DataError) as caught:
         check_sizes(prepared, **sizes(num_levels=6))
     error = caught.value
     assert "needs 380 balanced examples, there are" in error.value
     assert "of class 'no'" in error.value and "of class 'yes'" in error.value
     assert "longest ladder that fits has 3 levels" in error.value
-    largest = [int(word.strip(",")) for word in error.remedy.split() if word.strip(",").isdigit()]
+    largest = [int(word.strip(",")) for word in error.hint.split() if word.strip(",").isdigit()]
     check_sizes(prepared, **sizes(num_levels=6, train_examples=largest[0], validation_examples=largest[1]))
     for more in ({"train_examples": largest[0] + 1}, {"validation_examples": largest[1] + 1}):
         fitting = {"train_examples": largest[0], "validation_examples": largest[1]} | more
@@ -192,7 +194,7 @@ def test_too_few_examples_name_counts_the_longest_ladder_and_sizes_that_fit(prep
             check_sizes(prepared, **sizes(num_levels=6, **fitting))
 
 
-def test_when_no_ladder_fits_it_is_said(prepared: PreparedTask) -> None:
+def test_when_no_ladder_fits_the_error_has_no_sizes(prepared: PreparedTask) -> None:
     with pytest.raises(DataError, match="no ladder of two levels or more fits"):
         check_sizes(prepared, **sizes(train_examples=5000))
 
@@ -209,13 +211,13 @@ def test_every_seed_is_checked(prepared: PreparedTask) -> None:
         check_sizes(prepared, **sizes(train_examples=largest, seeds=range(30)))
 
 
-def test_documents_are_taken_whole_by_origin(toy: Toy, rows_of: RowsOf, split: Split) -> None:
+def test_documents_are_split_by_origin(toy: Toy, rows_of: RowsOf, split: Split) -> None:
     rows = rows_of(50, num_classes=1) + rows_of(7, num_classes=1, origin="test", prefix="h")
     prepared = toy(rows, kind="text", class_names=("text",))
     assert num_documents(prepared) == (50, 7)
     check_sizes(prepared, **sizes())
-    assert sorted(draw(prepared, split(prepared, "text", 50))) == list(range(50))
-    assert {each[0] for each in ids(prepared, split(prepared, "held_out", 7))} == {"h"}
+    assert sorted(rows_of_split(prepared, split(prepared, "text", 50))) == list(range(50))
+    assert {item[0] for item in ids(prepared, split(prepared, "held_out", 7))} == {"h"}
     assert num_test(prepared) == 0
 
 
@@ -223,7 +225,7 @@ def test_documents_of_one_file_are_held_out_by_group(toy: Toy, rows_of: RowsOf, 
     prepared = toy(rows_of(400, group_size=4, num_classes=1), test_fraction=0.1, kind="text", class_names=("text",))
     train, held_out = num_documents(prepared)
     assert train + held_out == 400 and 10 < held_out < 80
-    drawn = [draw(prepared, split(prepared, *each)) for each in (("text", train), ("held_out", held_out))]
+    drawn = [rows_of_split(prepared, split(prepared, *item)) for item in (("text", train), ("held_out", held_out))]
     assert not groups(prepared, drawn[0]) & groups(prepared, drawn[1])
 
 
@@ -234,15 +236,13 @@ def test_documents_of_a_group_that_is_held_out_are_not_learned(toy: Toy, rows_of
 
 
 def test_documents_without_a_held_out_part_are_refused(toy: Toy, rows_of: RowsOf) -> None:
-    with pytest.raises(DataError, match="0 held out"):
+    with pytest.raises(DataError, match="and 0"):
         check_sizes(toy(rows_of(3, num_classes=1), test_fraction=0.001, kind="text", class_names=("text",)), **sizes())
 
 
-def test_a_task_with_labels_gives_no_documents_because_they_would_hold_its_test_set(
-    prepared: PreparedTask, split: Split
-) -> None:
-    with pytest.raises(DataError, match="task with labels"):
-        draw(prepared, split(prepared, "text", 10))
+def test_a_task_with_labels_has_no_documents(prepared: PreparedTask, split: Split) -> None:
+    with pytest.raises(DataError, match="task without labels"):
+        rows_of_split(prepared, split(prepared, "text", 10))
 
 
 @pytest.mark.parametrize("name", ["S", "T2", "V0", "test"])
@@ -252,7 +252,7 @@ def test_a_bundle_is_drawn_whole(toy: Toy, rows_of: RowsOf, split: Split, name: 
     for number, row in enumerate(rows):
         row |= {"bundle": f"b{number // 4}", "label": number % 2}
     prepared = toy(rows)
-    drawn = draw(prepared, split(prepared, name, 80, balance=balance))
+    drawn = rows_of_split(prepared, split(prepared, name, 80, balance=balance))
     bundles = prepared.table()["bundle"].take(drawn).to_pylist()
-    assert sorted(bundles.count(each) for each in set(bundles)) == [4] * 20
-    assert len(groups(prepared, drawn)) > 3, "bundles of one group do not stand together"
+    assert sorted(bundles.count(item) for item in set(bundles)) == [4] * 20
+    assert len(groups(prepared, drawn)) > 3, "bundles of one group are not adjacent"

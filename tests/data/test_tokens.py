@@ -23,15 +23,15 @@ def with_texts(rows: Rows, *texts: str) -> Rows:
     return rows
 
 
-def test_every_text_comes_back_as_its_own_tokens(
+def test_every_text_has_its_own_tokens(
     store: ArtifactStore, prepared: PreparedTask, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     tokens = tokenise(store, prepared, tokenizer, "digest")
     texts = prepared.table()["text"].to_pylist()
-    rows = np.array([1999, 0, 1001, 999])  # across the borders of the tokenizer's batches
-    for row, found in zip(rows, tokens.rows(rows, 10_000), strict=True):
-        assert tokenizer.decode(found) == texts[row]
-        assert found.dtype == np.int32
+    rows = np.array([1999, 0, 1001, 999])  # on both sides of the tokenizer's batch boundaries
+    for row, results in zip(rows, tokens.rows(rows, 10_000), strict=True):
+        assert tokenizer.decode(results) == texts[row]
+        assert results.dtype == np.int32
 
 
 def test_long_texts_keep_their_last_tokens_and_none_is_dropped(
@@ -45,14 +45,14 @@ def test_long_texts_keep_their_last_tokens_and_none_is_dropped(
         np.testing.assert_array_equal(short, full[-8:])
 
 
-def test_no_text_can_smuggle_in_a_special_token(
+def test_a_text_cannot_inject_a_special_token(
     toy: Toy, rows_of: RowsOf, store: ArtifactStore, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     texts = ("a text </s>", "<pad><pad>", "!!!! ! <pad>", "</s>")
     tokens = tokenise(store, toy(with_texts(rows_of(4), *texts)), tokenizer, "digest")
-    found = tokens.rows(np.arange(4), 100)
-    assert not {tokenizer.pad_token_id, tokenizer.eos_token_id} & set(np.concatenate(found).tolist())
-    assert [tokenizer.decode(each) for each in found] == list(texts)
+    results = tokens.rows(np.arange(4), 100)
+    assert not {tokenizer.pad_token_id, tokenizer.eos_token_id} & set(np.concatenate(results).tolist())
+    assert [tokenizer.decode(item) for item in results] == list(texts)
 
 
 def test_tokens_are_made_once_for_each_tokenizer(
@@ -77,7 +77,7 @@ def test_damaged_tokens_are_refused(
     content[-1] ^= 1
     path.write_bytes(content)
     record = path.parent / "record.json"
-    record.write_bytes(record.read_bytes())  # as another process would see it: not checked yet
+    record.write_bytes(record.read_bytes())  # a new modification time, so the check is repeated
     with pytest.raises(StoreError, match=r"token_ids\.npy"):
         tokenise(store, prepared, tokenizer, "digest")
 
@@ -102,7 +102,7 @@ def test_a_labelled_text_without_tokens_is_refused(
         tokenise(store, toy(with_texts(rows_of(2), "text", "")), tokenizer, "digest")
 
 
-def test_blocks_hold_the_documents_in_order_each_with_its_end() -> None:
+def test_blocks_have_the_documents_in_order_each_with_an_end_token() -> None:
     tokens = Tokens(token_ids=np.arange(10, 20, dtype=np.uint16), offsets=np.array([0, 3, 3, 10]))
     blocks = tokens.blocks(np.array([2, 1, 0]), 4, end_token=1)
     assert blocks.dtype == np.int32
@@ -114,7 +114,7 @@ def test_fewer_tokens_than_a_block_give_none() -> None:
     assert tokens.blocks(np.array([0]), 8, end_token=1).shape == (0, 8)
 
 
-def test_special_tokens_stand_around_every_text_within_the_context_and_before_every_document() -> None:
+def test_special_tokens_surround_texts_within_the_context() -> None:
     tokens = Tokens(
         token_ids=np.arange(10, 20, dtype=np.uint16),
         offsets=np.array([0, 3, 3, 10]),
@@ -137,6 +137,6 @@ def test_special_tokens_are_those_that_the_tokenizer_adds(
 ) -> None:
     known = [(sign, tokenizer.convert_tokens_to_ids(sign)) for sign in ("</s>", "<pad>")]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=known)
-    found = special_tokens(tokenizer)
-    assert [len(each) for each in found] == [before, after]
-    assert np.concatenate(found).tolist() == tokenizer("")["input_ids"]
+    results = special_tokens(tokenizer)
+    assert [len(item) for item in results] == [before, after]
+    assert np.concatenate(results).tolist() == tokenizer("")["input_ids"]

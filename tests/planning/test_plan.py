@@ -18,10 +18,9 @@ from w2s_ray.planning.plan import Plan, plan
 from w2s_ray.planning.resolve import LOCK_NAME, locked, resolve, resolve_whole, save_study
 from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.compile import compile_study
-from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.load import load_study, parse_study
+from w2s_ray.spec.stage import Execution, Probe, Prompt, Trainable
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.trainable import Probe, Prompt, Trainable
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record, package_versions
 from w2s_ray.training.models.catalogue import LADDER
@@ -130,7 +129,7 @@ def test_two_names_for_one_data_set_are_refused(home: Path, store: ArtifactStore
     tasks = study_in(home).model_dump(mode="json", exclude_none=True)["tasks"]
     (task,) = tasks.values()
     study = study_in(home, tasks={"one": task, "other": {**task, "test_examples": 30}})
-    with pytest.raises(DataError, match="tasks one and other are one data set"):
+    with pytest.raises(DataError, match="tasks one and other have the same data"):
         resolve(study, store)
     resolve(study_in(home, tasks={"one": task, "other": {**task, "train_examples": 20}}), store)
 
@@ -474,7 +473,7 @@ def test_an_objective_that_does_not_fit_the_task_is_refused_before_anything_is_t
     home: Path, store: ArtifactStore
 ) -> None:
     study = study_in(home, chains=[["s", "l"]], methods={"read": {"objective": "next_token"}})
-    with pytest.raises(DataError, match=r"methods\.read\.objective is next_token, and the task rows has labels"):
+    with pytest.raises(DataError, match=r"methods\.read\.objective is next_token, but task rows has labels"):
         resolve(study, store)
 
 
@@ -483,11 +482,11 @@ def test_a_loss_for_two_classes_is_refused_on_a_task_of_three_before_anything_is
 ) -> None:
     rows = [{"text": f"sentence number {number}", "label": "abc"[number % 3]} for number in range(900)]
     (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(StudyError, match=r"half.losses.l is confidence0.5, and the task rows has 3 classes"):
+    with pytest.raises(StudyError, match=r"half.losses.l = confidence0.5 .* task rows has 3"):
         resolve(study_in(home), store)
     space = {"search": {"space": {"methods.half.losses.l.prior": ["argmax", "weak"]}}}
     argmax = {"half": {"losses": {"l": {"kind": "confidence", "prior": "argmax"}}}}
-    with pytest.raises(StudyError, match=r"confidence0.5-weak, and the task rows has 3 classes"):
+    with pytest.raises(StudyError, match=r"confidence0.5-weak .* task rows has 3"):
         resolve(study_in(home, methods=argmax, **space), store)
     assert resolve(study_in(home, methods=argmax), store).tasks["rows"].num_classes == 3
 

@@ -1,19 +1,28 @@
-"""A finished study in a real store, with predictions of known accuracy.
+"""A study in a real store whose stages have predictions of chosen accuracy, without any training.
 
 A model of accuracy a is right on the first a·N examples of a split, in the split's own order, so models are nested:
 whatever the weaker one knows, the stronger one knows too.
 """
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+from rich.console import Console
 
 from w2s_ray.data.labels import targets
 from w2s_ray.data.prepare import PreparedTask, prepare_task
-from w2s_ray.data.splits import draw, num_test
+from w2s_ray.data.splits import num_test, rows_of_split
+from w2s_ray.report.evidence import Evidence, gather
+from w2s_ray.report.findings import ArmSummary, Estimate, Summary
+from w2s_ray.report.page import write_report
+from w2s_ray.report.results import read_results
+from w2s_ray.report.summary import summarise
+from w2s_ray.report.terminal import render, render_details
 from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask, distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
@@ -57,7 +66,7 @@ class ToyTask:
 
 @dataclass
 class SyntheticStudy:
-    """A study whose every stage can be finished by decree."""
+    """A study whose stages can be given any accuracy."""
 
     study: Study
     resolution: Resolution
@@ -68,12 +77,24 @@ class SyntheticStudy:
     lack_bf16: tuple[str, ...] = ()
     """Levels whose stages were computed on devices without bf16."""
 
+    def evidence(self) -> Evidence:
+        return gather(self.study, self.resolution, self.store)
+
+    def summary(self) -> Summary:
+        return summarise(self.study, self.resolution, self.store)
+
+    def frame(self) -> pd.DataFrame:
+        return read_results(self.study, self.resolution, self.store)
+
+    def write_report(self) -> Path:
+        return write_report(self.study, self.resolution, self.store)
+
     @property
     def stages(self) -> dict[str, PlannedStage]:
         return distinct_stages(compile_study(self.study, self.resolution))
 
     def finish(self, skill: Skill, *, leave_out: Callable[[PlannedStage], bool] = lambda stage: False) -> None:
-        """Put a record and predictions of the wanted accuracy into the store for every stage."""
+        """Write a record and predictions of this accuracy for every stage."""
         for stage in self.stages.values():
             if not leave_out(stage):
                 self._train(stage)
@@ -87,9 +108,9 @@ class SyntheticStudy:
             self.store.write_predictions(prediction, *self.predictions(stage, prediction, skill))
 
     def answers(self, spec: PredictionSpec, skill: float) -> tuple[list[str], list[str], np.ndarray]:
-        """Answers that are right on the first examples; of the others one and the same, on half of them forbidden."""
-        (prepared,) = (each for each in self.prepared.values() if each.fingerprint == spec.split.task)
-        rows = draw(prepared, spec.split)
+        """Answers that are right on the first examples; all others are the same, half of them forbidden."""
+        (prepared,) = (task for task in self.prepared.values() if task.fingerprint == spec.split.task)
+        rows = rows_of_split(prepared, spec.split)
         num_right = round(skill * len(rows))
         texts = [*prepared.others(rows[:num_right]), *["wrong"] * (len(rows) - num_right)]
         return prepared.ids(rows), texts, np.arange(len(rows)) < (num_right + len(rows)) / 2
@@ -97,7 +118,7 @@ class SyntheticStudy:
     def predictions(self, stage: PlannedStage, spec: PredictionSpec, skill: float) -> tuple[list[str], np.ndarray]:
         """Predictions that are right on the first examples and wrong on the others."""
         prepared = self.prepared[stage.task]
-        rows = draw(prepared, spec.split)
+        rows = rows_of_split(prepared, spec.split)
         labels_N = prepared.labels(rows)
         right_N = np.arange(len(rows)) < round(skill * len(rows))
         predicted_N = np.where(right_N, labels_N, 1 - labels_N)
@@ -138,10 +159,29 @@ def make(
     resolution = Resolution(
         tasks={
             task: ResolvedTask(
-                fingerprint=each.fingerprint, kind=kind, num_classes=each.num_classes, num_test=num_test(each)
+                fingerprint=data.fingerprint, kind=kind, num_classes=data.num_classes, num_test=num_test(data)
             )
-            for task, each in prepared.items()
+            for task, data in prepared.items()
         },
         models={level: ResolvedModel(revision="1", num_parameters=1000) for level in study.ladder},
     )
     return SyntheticStudy(study, resolution, store, prepared)
+
+
+def arm_of(summary: Summary, level: str, label: str, task: str = "code") -> ArmSummary:
+    """The arm of this label, or of this kind where no label is so called."""
+    arms = [arm for arm in summary.arms if (arm.task, arm.level) == (task, level)]
+    (arm,) = [arm for arm in arms if arm.label == label] or [arm for arm in arms if arm.arm == label]
+    return arm
+
+
+def value(estimate: Estimate | None) -> float:
+    assert estimate is not None
+    return estimate.value
+
+
+def printed(summary: Summary, width: int, *, details: bool = False) -> str:
+    """The results, or the tables behind them, in a terminal of this width."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print((render_details if details else render)(summary, width=width))
+    return console.export_text()

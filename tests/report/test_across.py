@@ -11,17 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import SyntheticStudy
+from synthetic import SyntheticStudy, value
 
-from w2s_ray.report.evidence import gather
 from w2s_ray.report.findings import AcrossTasks, DeclaredComparison, Summary
-from w2s_ray.report.summary import summarise, summary_of
-from w2s_ray.report.wording import contest, num_seeds, pooled_share, scope, whole
-from w2s_ray.science.significance import smallest_p_value
+from w2s_ray.report.summary import summary_of
+from w2s_ray.report.text import contest, num_seeds, pooled_share, scope, whole
 from w2s_ray.spec.chain import PlannedStage
 
 CEILING = {"easy": 0.8, "harder": 0.9, "flat": 0.6}
+
+
 NAIVE = {"easy": 0.65, "harder": 0.75, "flat": 0.57}
+
+
+SMALLEST_P_VALUE = 2 / 401
+"""Of 400 resamples."""
 METHODS = {"naive": {}, "confident": {"losses": {"large": {"kind": "confidence"}}}, "same": {"arms": ["chain"]}}
 
 
@@ -47,80 +51,82 @@ def three(synthetic: Callable[..., SyntheticStudy]) -> Callable[..., Summary]:
             **{"methods": METHODS, **keys},
         )
         study.finish(skill)
-        return summarise(study.study, study.resolution, study.store)
+        return study.summary()
 
     return build
 
 
-def row(summary: Summary, label: str) -> AcrossTasks:
-    (found,) = (each for each in summary.across if each.label == label)
-    return found
+def student_of(summary: Summary, label: str) -> AcrossTasks:
+    (student,) = (row for row in summary.across if row.label == label)
+    return student
 
 
-def test_trap_15_the_median_says_how_many_it_leaves_out_and_the_pooled_pgr_leaves_none_out(
+def test_trap_15_undefined_pgrs_are_counted_and_pooling_skips_no_task(
     three: Callable[..., Summary],
 ) -> None:
-    found = row(three(), "chain · naive, same")
-    assert found.pgrs["easy"] == pytest.approx(0.25, abs=0.01) and found.pgrs["harder"] == pytest.approx(0.5, abs=0.01)
-    assert found.pgrs["flat"] is None and found.num_undefined == 1
-    assert found.median == pytest.approx(0.375, abs=0.01)
-    assert found.pooled is not None and found.pooled.value == pytest.approx(0.34, abs=0.01), "not .4"
-    assert found.pooled.low < found.pooled.value < found.pooled.high
-    assert found.accuracy.value == pytest.approx((0.65 + 0.75 + 0.57) / 3, abs=2e-3)
+    student = student_of(three(), "chain · naive, same")
+    assert student.pgrs["easy"] == pytest.approx(0.25, abs=0.01) and student.pgrs["harder"] == pytest.approx(
+        0.5, abs=0.01
+    )
+    assert student.pgrs["flat"] is None and student.num_undefined == 1
+    assert student.median == pytest.approx(0.375, abs=0.01)
+    assert value(student.pooled) == pytest.approx(0.34, abs=0.01), "not .4"
+    assert student.pooled.low < student.pooled.value < student.pooled.high
+    assert student.accuracy.value == pytest.approx((0.65 + 0.75 + 0.57) / 3, abs=2e-3)
 
 
 def test_one_task_has_no_table_over_all_tasks(finished: SyntheticStudy) -> None:
-    assert summarise(finished.study, finished.resolution, finished.store).across == ()
+    assert finished.summary().across == ()
 
 
 def test_a_method_for_some_tasks_is_pooled_over_those(three: Callable[..., Summary]) -> None:
     methods = {"naive": {}, "confident": {**METHODS["confident"], "tasks": ["easy", "harder"]}}
-    found = row(three(methods=methods), "chain · confident")
-    assert set(found.pgrs) == {"easy", "harder"}
-    assert found.pooled is not None and found.pooled.value == pytest.approx((0.08 + 0.18) / 0.5, abs=0.01)
+    student = student_of(three(methods=methods), "chain · confident")
+    assert set(student.pgrs) == {"easy", "harder"}
+    assert value(student.pooled) == pytest.approx((0.08 + 0.18) / 0.5, abs=0.01)
 
 
 def test_tasks_without_a_ceiling_count_in_the_mean_accuracy_and_as_undefined(three: Callable[..., Summary]) -> None:
     """The naive student's ceilings are another method's, which serves two of the three tasks."""
     confident = {**METHODS["confident"], "arms": ["chain", "ceiling"], "tasks": ["easy", "harder"]}
     summary = three(methods={"naive": {"arms": ["chain", "self"]}, "confident": confident})
-    found = row(summary, "chain · naive")
-    assert found.accuracy.value == pytest.approx((0.65 + 0.75 + 0.57) / 3, abs=2e-3)
-    assert set(found.pgrs) == set(CEILING) and found.pgrs["flat"] is None and found.num_undefined == 1
-    assert found.pooled is not None and found.pooled.value == pytest.approx(0.4, abs=0.01), "of the two"
-    assert found.num_pooled == 2 and pooled_share(found) == "2 of 3 tasks"
-    own = row(summary, "self")
+    student = student_of(summary, "chain · naive")
+    assert student.accuracy.value == pytest.approx((0.65 + 0.75 + 0.57) / 3, abs=2e-3)
+    assert set(student.pgrs) == set(CEILING) and student.pgrs["flat"] is None and student.num_undefined == 1
+    assert value(student.pooled) == pytest.approx(0.4, abs=0.01), "of the two"
+    assert student.num_pooled == 2 and pooled_share(student) == "2 of 3 tasks"
+    own = student_of(summary, "self")
     assert own.pooled is None and own.pooled_undefined is not None and own.num_undefined == 3, "it has no ceiling"
-    assert pooled_share(row(summary, "chain · confident")) == "", "all of its own tasks"
+    assert pooled_share(student_of(summary, "chain · confident")) == "", "all of its own tasks"
 
 
 def declared(summary: Summary) -> DeclaredComparison:
-    (found,) = summary.declared
-    return found
+    (comparison,) = summary.declared
+    return comparison
 
 
 def test_a_declared_comparison_is_one_test_over_all_tasks(three: Callable[..., Summary]) -> None:
-    found = declared(three({"compare": [["confident", "naive"]]}))
-    assert found.tasks == ("easy", "harder", "flat")
-    assert found.accuracy is not None and found.accuracy.value == pytest.approx(0.03, abs=2e-3)
-    assert found.pgr is not None and found.pgr.value == pytest.approx(3 * 0.03 / 0.5, abs=0.01)
-    assert found.p_value == found.p_holm == smallest_p_value(400), "nested models: better on every draw"
+    comparison = declared(three({"compare": [["confident", "naive"]]}))
+    assert comparison.tasks == ("easy", "harder", "flat")
+    assert value(comparison.accuracy) == pytest.approx(0.03, abs=2e-3)
+    assert value(comparison.pgr) == pytest.approx(3 * 0.03 / 0.5, abs=0.01)
+    assert comparison.p_value == comparison.p_holm == SMALLEST_P_VALUE, "nested models: better on every resample"
 
 
-def test_reports_name_arm_and_chain_of_every_contender(three: Callable[..., Summary]) -> None:
+def test_every_contender_is_shown_with_its_arm_and_chain(three: Callable[..., Summary]) -> None:
     reference = {"source": "s", "setting": "t", "values": {"naive": 0.25, "confident (small>large)": 0.8}}
     summary = three({"compare": [["confident", "naive"]], "references": [reference]})
-    found = declared(summary)
-    assert (found.first, found.second) == ("confident/chain (small→large)", "naive/chain (small→large)")
-    assert [each.contender for each in summary.references] == [found.second, found.first]
+    comparison = declared(summary)
+    assert (comparison.first, comparison.second) == ("confident/chain (small→large)", "naive/chain (small→large)")
+    assert [row.contender for row in summary.references] == [comparison.second, comparison.first]
 
 
-def test_holm_corrects_over_the_declared_ones_alone(three: Callable[..., Summary]) -> None:
-    """Two of three differ on every draw, a student and its double on none."""
+def test_holm_corrects_over_declared_comparisons_alone(three: Callable[..., Summary]) -> None:
+    """Two of three differ on every resample, a student and its double on none."""
     summary = three({"compare": [["confident", "naive"], ["naive", "confident"], ["naive", "same"]]})
-    least = smallest_p_value(400)
-    assert [each.p_value for each in summary.declared] == [least, least, 1.0]
-    assert [each.p_holm for each in summary.declared] == [pytest.approx(3 * least), pytest.approx(3 * least), 1.0]
+    least = SMALLEST_P_VALUE
+    assert [row.p_value for row in summary.declared] == [least, least, 1.0]
+    assert [row.p_holm for row in summary.declared] == [pytest.approx(3 * least), pytest.approx(3 * least), 1.0]
     assert len(summary.comparisons) == 3 - 1, "one exploratory pair on each task that has a gap"
 
 
@@ -131,19 +137,19 @@ def test_an_undefined_pgr_leaves_a_declared_comparison_undecided_and_counted(thr
     assert undecided.p_value is None and undecided.p_holm is None and undecided.pgr is None
     assert undecided.undecided is not None and "not above 0.02" in undecided.undecided
     assert undecided.accuracy is not None and undecided.accuracy.low > 0, "accuracy first"
-    assert decided.p_holm == pytest.approx(3 * smallest_p_value(400))
-    assert by_accuracy.p_value == smallest_p_value(400) and by_accuracy.undecided is None
+    assert decided.p_holm == pytest.approx(3 * SMALLEST_P_VALUE)
+    assert by_accuracy.p_value == SMALLEST_P_VALUE and by_accuracy.undecided is None
 
 
-def test_a_declared_comparison_of_what_is_not_finished_says_so(synthetic: Callable[..., SyntheticStudy]) -> None:
+def test_a_declared_comparison_of_unfinished_arms_is_undecided(synthetic: Callable[..., SyntheticStudy]) -> None:
     report = {"compare": [["confident", "naive"]], "bootstrap_samples": 100}
     study = synthetic(chains=[["small", "large"]], methods=METHODS, report=report)
     study.finish(lambda stage: 0.6, leave_out=lambda stage: stage.spec.loss.kind == "confidence")
-    found = declared(summarise(study.study, study.resolution, study.store))
-    assert found.undecided == "both are not finished for any seed of any task" and found.tasks == ()
+    comparison = declared(study.summary())
+    assert comparison.undecided == "both are not finished for any seed of any task" and comparison.tasks == ()
 
 
-def test_a_declared_comparison_that_lacks_a_task_is_not_decided_and_says_on_how_many_it_rests(
+def test_a_declared_comparison_without_one_of_its_tasks_is_undecided(
     synthetic: Callable[..., SyntheticStudy],
 ) -> None:
     pair = ["confident", "naive"]
@@ -156,18 +162,18 @@ def test_a_declared_comparison_that_lacks_a_task_is_not_decided_and_says_on_how_
         report={"compare": [pair, *named, ["confident", "same"]], "bootstrap_samples": 200},
     )
     study.finish(skill, leave_out=lambda stage: stage.spec.loss.kind == "confidence" and stage.task == "flat")
-    summary = summarise(study.study, study.resolution, study.store)
+    summary = study.summary()
     everywhere, easy, rest, served = summary.declared
     assert everywhere.undecided == "both are finished on 2 of 3 tasks" and everywhere.tasks == ("easy", "harder")
     assert everywhere.p_value is None and everywhere.p_holm is None and everywhere.accuracy is not None
     assert easy.p_holm is not None and easy.num_tasks == 1
-    assert served.p_holm is not None and served.num_tasks == 1, "a task that a method is not for does not lack"
+    assert served.p_holm is not None and served.num_tasks == 1, "tasks that a method is not for do not count"
     assert rest.undecided == "both are finished on 1 of 2 tasks"
-    said = [contest(each).removeprefix(f"{each.first} − {each.second}") for each in summary.declared]
-    assert said == [" · 2 of 3 tasks", " · easy", " · harder, flat · 1 of 2 tasks", ""]
+    names = [contest(row).removeprefix(f"{row.first} − {row.second}") for row in summary.declared]
+    assert names == [" · 2 of 3 tasks", " · easy", " · harder, flat · 1 of 2 tasks", ""]
 
 
-def test_points_that_change_neither_side_are_one_comparison_and_count_once(
+def test_points_that_change_neither_side_are_one_comparison(
     synthetic: Callable[..., SyntheticStudy],
 ) -> None:
     key = "methods.confident.losses.large.alpha_max"
@@ -179,10 +185,10 @@ def test_points_that_change_neither_side_are_one_comparison_and_count_once(
     )
     known = {"floor": 0.6, "ceiling": 0.8, "naive": 0.65, "hard": 0.68, "confidence": 0.71}
     study.finish(lambda stage: known.get(stage.arm, known[stage.spec.loss.kind]))
-    untouched, *touched = summarise(study.study, study.resolution, study.store).declared
+    untouched, *touched = study.summary().declared
     assert untouched.point is None and untouched.first == "hard/chain (small→large)"
-    assert [each.point for each in touched] == ["alpha_max 0.25", "alpha_max 0.5", "alpha_max 0.75"]
-    assert [each.p_holm for each in (untouched, *touched)] == [pytest.approx(4 * smallest_p_value(400))] * 4
+    assert [row.point for row in touched] == ["alpha_max 0.25", "alpha_max 0.5", "alpha_max 0.75"]
+    assert [row.p_holm for row in (untouched, *touched)] == [pytest.approx(4 * SMALLEST_P_VALUE)] * 4
 
 
 def test_both_contenders_are_compared_over_the_seeds_that_both_have(synthetic: Callable[..., SyntheticStudy]) -> None:
@@ -198,13 +204,13 @@ def test_both_contenders_are_compared_over_the_seeds_that_both_have(synthetic: C
         return stage.spec.loss.kind == "confidence" and stage.spec.train[0].split.split_seed == 1
 
     study.finish(by_seed, leave_out=second_confident)
-    found = declared(summarise(study.study, study.resolution, study.store))
-    assert found.accuracy is not None and found.accuracy.value == pytest.approx(0.05, abs=2e-3), "seed 0 alone"
-    assert found.seeds == {"code": (0,)} and num_seeds(found) == "1†"
-    assert found.pgr is not None and found.pgr.value == pytest.approx(0.25, abs=0.01)
+    comparison = declared(study.summary())
+    assert value(comparison.accuracy) == pytest.approx(0.05, abs=2e-3), "seed 0 alone"
+    assert comparison.seeds == {"code": (0,)} and num_seeds(comparison) == "1†"
+    assert value(comparison.pgr) == pytest.approx(0.25, abs=0.01)
 
 
-def test_one_group_of_related_test_examples_decides_nothing_and_few_are_warned_of(
+def test_one_group_of_test_examples_decides_nothing_and_few_are_warned_of(
     synthetic: Callable[..., SyntheticStudy],
 ) -> None:
     by_accuracy = {"first": "confident", "second": "naive", "by": "accuracy"}
@@ -212,31 +218,30 @@ def test_one_group_of_related_test_examples_decides_nothing_and_few_are_warned_o
     report = {"compare": pairs, "bootstrap_samples": 200}
     study = synthetic(tasks=("easy", "harder"), chains=[["small", "large"]], methods=METHODS, report=report)
     study.finish(skill)
-    evidence = gather(study.study, study.resolution, study.store)
+    evidence = study.evidence()
     for task, num_groups in (("easy", 1), ("harder", 12)):
         test = evidence.tests[task]
         evidence.tests[task] = replace(test, groups_N=np.arange(len(test.ids)) % num_groups)
     summary = summary_of(study.study, evidence)
-    one, two, alone = summary.declared
-    assert one.p_value is None and two.p_value is None and alone.p_value is not None
-    assert one.undecided == two.undecided and two.undecided is not None and "1 group" in two.undecided
-    found = row(summary, "chain · naive, same")
-    assert found.pgrs["easy"] is None and found.pgrs["harder"] is not None
-    assert found.pooled_undefined is not None and "1 group" in found.pooled_undefined, "it rests on both tasks"
+    by_pgr, both, harder_alone = summary.declared
+    assert by_pgr.p_value is None and both.p_value is None and harder_alone.p_value is not None
+    assert by_pgr.undecided == both.undecided and both.undecided is not None and "1 group" in both.undecided
+    student = student_of(summary, "chain · naive, same")
+    assert student.pgrs["easy"] is None and student.pgrs["harder"] is not None
+    assert student.pooled_undefined is not None and "1 group" in student.pooled_undefined, "it is over both tasks"
     strata = {arm.task: list(arm.strata) for arm in summary.arms}
-    assert strata == {"easy": [], "harder": ["band 0", "band 1", "band 2"]}, "one group of a stratum is no more"
+    assert strata == {"easy": [], "harder": ["band 0", "band 1", "band 2"]}, "one group is too few"
     easy, harder = (whole(task.num_test) for task in summary.tasks.values())
-    assert [line.partition(" of related")[0] for line in summary.warnings if "groups" in line] == [
-        f"easy: its {easy} test examples are 1 group",
-        f"harder: its {harder} test examples are 12 groups",
-    ]
+    warnings = [line.partition(" of related")[0] for line in summary.warnings if "groups" in line]
+    assert [line.partition(":")[0] for line in warnings] == ["easy", "harder"]
+    assert warnings[0].endswith("1 group") and warnings[1].endswith("12 groups")
     assert scope(summary).startswith(f"test examples: easy {easy} in 1 group, harder {harder} in 12 groups; 1 seed;")
 
 
-def test_a_declared_comparison_says_the_seeds_of_the_difference_that_it_is_by(
+def test_a_declared_comparison_counts_the_seeds_of_its_own_difference(
     synthetic: Callable[..., SyntheticStudy],
 ) -> None:
-    """Six seeds, of which one lacks its ceiling on the second task."""
+    """Six seeds, two of them without a ceiling on the second task."""
     pairs = [["confident", "naive"], {"first": "confident", "second": "naive", "by": "accuracy"}]
     report = {"compare": pairs, "bootstrap_samples": 100}
     study = synthetic(
@@ -248,50 +253,6 @@ def test_a_declared_comparison_says_the_seeds_of_the_difference_that_it_is_by(
             (stage.task, stage.arm) == ("harder", "ceiling") and stage.spec.train[0].split.split_seed in (3, 5)
         ),
     )
-    by_pgr, by_accuracy = summarise(study.study, study.resolution, study.store).declared
+    by_pgr, by_accuracy = study.summary().declared
     assert by_pgr.seeds == {"easy": (0, 1, 2, 3, 4, 5), "harder": (0, 1, 2, 4)} and num_seeds(by_pgr) == "4†"
     assert by_accuracy.seeds["harder"] == (0, 1, 2, 3, 4, 5) and num_seeds(by_accuracy) == "6"
-
-
-def test_references_stand_beside_the_median_here(three: Callable[..., Summary]) -> None:
-    reference = {"source": "Burns et al. 2023", "setting": "22 tasks", "values": {"naive": 0.25, "confident": "~0.8"}}
-    one = {"source": "openai", "setting": "SciQ", "values": {"naive": 0.33}, "tasks": ["easy"]}
-    by_accuracy = {**one, "figure": "accuracy", "tasks": ["easy", "flat"]}
-    first, second, third, last = three({"references": [reference, one, by_accuracy]}).references
-    assert (first.theirs, first.num_tasks, first.num_undefined) == (0.25, 3, 1)
-    assert first.ours == pytest.approx(0.375, abs=0.01)
-    assert second.theirs == "~0.8" and second.ours == pytest.approx((0.4 + 0.6) / 2, abs=0.01)
-    assert third.ours == pytest.approx(0.25, abs=0.01) and third.num_tasks == 1
-    assert last.ours == pytest.approx((0.65 + 0.57) / 2, abs=2e-3) and last.num_undefined == 0
-
-
-def test_the_ceilings_learning_curve_is_by_number_of_examples(synthetic: Callable[..., SyntheticStudy]) -> None:
-    search = {"space": {"splits.train_examples": [50, 100, 200]}}
-    study = synthetic(chains=[["small", "large"]], methods={"naive": {}}, search=search)
-    sizes = {50: 0.7, 100: 0.75, 200: 0.8}
-    study.finish(lambda stage: sizes[stage.spec.train[0].split.num_examples] if stage.arm == "ceiling" else 0.6)
-    (curve,) = summarise(study.study, study.resolution, study.store).curves
-    assert (curve.task, curve.level) == ("code", "large")
-    assert [size for size, _ in curve.points] == [50, 100, 200]
-    assert [found.value for _, found in curve.points] == pytest.approx([0.7, 0.75, 0.8], abs=2e-3)
-
-
-def test_ceilings_that_were_optimised_otherwise_are_another_learning_curve(
-    synthetic: Callable[..., SyntheticStudy],
-) -> None:
-    rate = "ladder.large.optimisation.learning_rate"
-    search = {"space": {"splits.train_examples": [50, 100], rate: [1e-3, 1e-5]}}
-    study = synthetic(chains=[["small", "large"]], methods={"naive": {}}, search=search)
-
-    def skill(stage: PlannedStage) -> float:
-        return 0.6 if stage.arm != "ceiling" else 0.9 if stage.spec.optimisation.learning_rate == 1e-3 else 0.7
-
-    study.finish(skill)
-    curves = summarise(study.study, study.resolution, study.store).curves
-    assert [curve.setting for curve in curves] == ["learning_rate 0.001", "learning_rate 1e-05"]
-    for curve, accuracy in zip(curves, (0.9, 0.7), strict=True):
-        assert [found.value for _, found in curve.points] == pytest.approx([accuracy, accuracy], abs=2e-3)
-
-
-def test_one_size_makes_no_learning_curve(finished: SyntheticStudy) -> None:
-    assert summarise(finished.study, finished.resolution, finished.store).curves == ()

@@ -1,203 +1,144 @@
-"""What a study found: PGRs that are known analytically, each distinct arm once, nothing dropped."""
+"""The summary of a study: references, learning curves, chains of several lengths, a search, and warnings."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from synthetic import SyntheticStudy
+from synthetic import Skill, SyntheticStudy, arm_of, printed, value
 
-from w2s_ray.report.arm_findings import ArmSummary
-from w2s_ray.report.evidence import gather
+from w2s_ray.report import evaluation
 from w2s_ray.report.findings import Summary
-from w2s_ray.report.page import climb
-from w2s_ray.report.summary import chain_figures, summarise, summary_of
-from w2s_ray.report.wording import seed_mark, seeds_line
+from w2s_ray.report.summary import chain_metrics, summary_of
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.compile import compile_study
+from w2s_ray.spec.search import Candidate, Point, SearchResult
+from w2s_ray.store.search_result import write_failures, write_search_result
 
-Skill = Callable[[PlannedStage], float]
-
-
-def read(study: SyntheticStudy) -> Summary:
-    return summarise(study.study, study.resolution, study.store)
+CEILING = {"easy": 0.8, "harder": 0.9, "flat": 0.6}
 
 
-def arm(summary: Summary, level: str, label: str, task: str = "code") -> ArmSummary:
-    (found,) = (a for a in summary.arms if (a.task, a.level, a.label) == (task, level, label))
-    return found
+NAIVE = {"easy": 0.65, "harder": 0.75, "flat": 0.57}
 
 
-def test_the_pgr_of_a_student_half_way_up_is_one_half(finished: SyntheticStudy) -> None:
-    summary = read(finished)
-    student = arm(summary, "large", "chain · naive")
-    assert student.pgr is not None and student.gap is not None
-    assert student.pgr.value == pytest.approx((0.7 - 0.6) / (0.8 - 0.6), abs=0.01)
-    assert student.pgr.low < student.pgr.value < student.pgr.high
-    assert student.gap.value == pytest.approx(0.2, abs=0.002)
-    assert student.accuracy is not None and student.floor is not None and student.ceiling is not None
-    assert (student.floor.value, student.ceiling.value) == pytest.approx((0.6, 0.8), abs=0.001)
-    # Of the link: the previous student has .65, so (.70 − .65) / (.80 − .65).
-    assert student.pgr_link is not None and student.pgr_link.value == pytest.approx(1 / 3, abs=0.01)
+METHODS = {"naive": {}, "confident": {"losses": {"large": {"kind": "confidence"}}}, "same": {"arms": ["chain"]}}
 
 
-def test_a_negative_pgr_is_shown(finished: SyntheticStudy) -> None:
-    student = arm(read(finished), "large", "chain · confident")
-    assert student.pgr is not None and student.pgr.value == pytest.approx(-0.25, abs=0.01)
-    assert student.pgr.high < 0
+def skill(stage: PlannedStage) -> float:
+    """The confident student is .03 above the naive one."""
+    match stage.arm:
+        case "floor":
+            return 0.6
+        case "ceiling":
+            return CEILING[stage.task]
+    return NAIVE[stage.task] + (0.03 if stage.spec.loss.kind == "confidence" else 0.0)
 
 
-def test_each_distinct_arm_stands_once(finished: SyntheticStudy) -> None:
-    summary = read(finished)
-    assert [(a.level, a.label) for a in summary.arms] == [
-        ("small", "floor"),
-        ("medium", "chain = direct"),
-        ("medium", "ceiling"),
-        ("large", "chain · naive"),
-        ("large", "chain · confident"),
-        ("large", "direct"),
-        ("large", "ceiling"),
-    ]
-    medium = arm(summary, "medium", "chain = direct")
-    assert medium.methods == ("naive", "confident") and medium.also == ("direct",)
-    assert summary.num_stages == summary.num_stages_finished == len(finished.stages) == 7
-    assert summary.num_students == 4
+@pytest.fixture
+def three(synthetic: Callable[..., SyntheticStudy]) -> Callable[..., Summary]:
+    """The summary of the three tasks, with keys of `report:`."""
+
+    def build(report: dict[str, Any] | None = None, **keys: Any) -> Summary:
+        study = synthetic(
+            tasks=tuple(CEILING),
+            chains=[["small", "large"]],
+            report={"bootstrap_samples": 400, **(report or {})},
+            **{"methods": METHODS, **keys},
+        )
+        study.finish(skill)
+        return study.summary()
+
+    return build
 
 
-def test_trap_15_a_gap_that_may_be_nothing_leaves_the_pgr_undefined_and_counted(
-    synthetic: Callable[..., SyntheticStudy], skill: Skill
-) -> None:
+KEY = "optimisation.learning_rate"
+
+
+def shown(study: SyntheticStudy) -> tuple[Summary, str, str]:
+    """The summary, what the terminal shows of it, and the page."""
+    summary = study.summary()
+    return summary, printed(summary, 160), study.write_report().read_text()
+
+
+@pytest.fixture
+def two_lengths(synthetic: Callable[..., SyntheticStudy]) -> SyntheticStudy:
+    """The large student directly, and by way of the medium one."""
+    study = synthetic(chains=[["small", "large"], ["small", "medium", "large"]], methods={"naive": {}})
+    floors = {identity for identity, stage in study.stages.items() if stage.arm == "floor"}
+
+    def by_length(stage: PlannedStage) -> float:
+        if stage.arm != "chain":
+            return {"floor": 0.6, "ceiling": 0.8}[stage.arm]
+        return 0.7 if set(stage.supervisors) & set(floors) else 0.65
+
+    study.finish(by_length)
+    return study
+
+
+@pytest.fixture
+def searched(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> SyntheticStudy:
+    """A finished search: one winner, one that was stopped, one that failed."""
+    search = {"space": {KEY: [1e-3, 2e-3, 3e-3]}, "choose_by": "oracle", "seeds": [11]}
+    study = synthetic(search=search, methods={"naive": {}}, seeds=[0])
+    points = study.study.search.points()
+    result = SearchResult(
+        candidates=(
+            Candidate(point=points[0], status="done", score=0.61),
+            Candidate(point=points[1], status="failed", error="Traceback\n  out of room\nRuntimeError: no <b>memory"),
+            Candidate(point=points[2], status="stopped", score=0.4),
+        ),
+        winners=(points[0],),
+    )
+    write_search_result(result, study.study, study.store)
+    study.finish(skill)
+    return study
+
+
+def test_reading_twice_gives_the_same(finished: SyntheticStudy) -> None:
+    assert finished.summary() == finished.summary()
+
+
+def test_an_unfinished_study_shows_what_is_planned(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:
     study = synthetic()
-    study.finish(lambda stage: 0.615 if (stage.arm, stage.level) == ("ceiling", "medium") else skill(stage))
-    summary = read(study)
-    medium = arm(summary, "medium", "chain")
-    assert medium.accuracy is not None and medium.pgr is None
-    assert medium.pgr_undefined is not None and "not above 0.02" in medium.pgr_undefined
-    assert (summary.num_undefined, summary.num_students) == (1, 2)
-    assert arm(summary, "large", "chain").pgr is not None
+    study.finish(skill, leave_out=lambda stage: stage.level == "large")
+    summary = study.summary()
+    assert arm_of(summary, "large", "chain").accuracy is None
+    assert summary.num_stages_finished < summary.num_stages
+    assert summary.num_undefined == 0, "what is not finished is not undefined"
+    assert summary.finished_at is not None and "numpy" in summary.versions
 
 
-def test_several_seeds_make_a_ratio_of_means_and_few_are_marked(synthetic: Callable[..., SyntheticStudy]) -> None:
-    study = synthetic(seeds=[0, 1], chains=[["small", "large"]])
-    stages = study.stages
-    first = {s.identity for s in stages.values() if s.spec.train[0].split.split_seed == 0}
-
-    def skill(stage: PlannedStage) -> float:
-        seed_0 = {"floor": 0.6, "chain": 0.64, "ceiling": 0.65}  # PGR .8
-        seed_1 = {"floor": 0.6, "chain": 0.7, "ceiling": 0.8}  # PGR .5
-        return (seed_0 if stage.identity in first else seed_1)[stage.arm]
-
-    study.finish(skill)
-    student = arm(read(study), "large", "chain")
-    assert student.seeds == (0, 1) and student.seed_conditional
-    assert student.pgr is not None
-    assert student.pgr.value == pytest.approx((0.67 - 0.6) / (0.725 - 0.6), abs=0.01), "not .65, the mean of the ratios"
-
-
-def test_five_seeds_are_not_seed_conditional(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:
-    study = synthetic(seeds=[0, 1, 2, 3, 4], chains=[["small", "large"]])
-    study.finish(skill)
-    assert not any(a.seed_conditional for a in read(study).arms)
-
-
-def test_a_seed_whose_ceiling_lacks_stays_out_of_the_pgr_but_not_of_the_accuracy(
-    synthetic: Callable[..., SyntheticStudy], skill: Skill
-) -> None:
-    study = synthetic(seeds=[0, 1], chains=[["small", "large"]])
-    study.finish(
-        lambda stage: skill(stage) - 0.1 * (stage.spec.train[0].split.split_seed == 1),
-        leave_out=lambda stage: stage.arm == "ceiling" and stage.spec.train[0].split.split_seed == 1,
+def test_an_oracle_is_marked(finished: SyntheticStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "w2s_ray.report.evaluation.is_oracle", lambda *given: given[-1].arm == "direct" and given[-1].level == "large"
     )
-    student = arm(read(study), "large", "chain")
-    assert student.seeds == (0, 1) and student.accuracy is not None and student.floor is not None
-    assert student.accuracy.value == pytest.approx(0.65, abs=0.001)
-    assert student.floor.value == pytest.approx(0.6, abs=0.001), "seed 0 alone"
-    assert student.pgr is not None and student.pgr.value == pytest.approx(0.5, abs=0.01)
+    summary = finished.summary()
+    assert [a.label for a in summary.arms if a.oracle] == ["direct"]
+    assert any("oracle" in warning for warning in summary.warnings)
 
 
-def test_the_seeds_that_a_pgr_rests_on_decide_whether_it_is_seed_conditional(
+def test_one_chain_alone_has_the_accuracies_and_pgrs_of_the_report(finished: SyntheticStudy) -> None:
+    chain = next(chain for chain in compile_study(finished.study, finished.resolution) if chain.method == "naive")
+    figures = chain_metrics(finished.study, finished.store, chain)
+    assert figures["floor/small/accuracy"] == pytest.approx(0.6, abs=0.001)
+    assert figures["ceiling/large/accuracy"] == pytest.approx(0.8, abs=0.001)
+    assert figures["chain/large/pgr"] == pytest.approx(0.5, abs=0.01)
+    assert figures["direct/medium/accuracy"] == figures["chain/medium/accuracy"]
+    assert not any(name.startswith("floor") and name.endswith("pgr") for name in figures)
+
+
+def test_recorded_metrics_are_averaged_over_the_stages_that_have_them(
     synthetic: Callable[..., SyntheticStudy], skill: Skill
 ) -> None:
-    """Five seeds of student and floor, two of its ceiling."""
-    study = synthetic(seeds=[0, 1, 2, 3, 4], chains=[["small", "large"]])
-    study.finish(
-        skill, leave_out=lambda stage: stage.arm == "ceiling" and stage.spec.train[0].split.split_seed in (1, 2, 3)
-    )
-    summary = read(study)
-    student = arm(summary, "large", "chain")
-    assert student.seeds == (0, 1, 2, 3, 4) and student.pgr_seeds == (0, 4) and student.seed_conditional
-    assert {a.label: seed_mark(a) for a in summary.arms} == {"floor": "", "chain": "†", "ceiling": "†"}
-    line = seeds_line(summary)
-    assert line == "† seed-conditional: with as few as 2 seeds the intervals say little about other seeds"
-
-
-def test_two_climbs_share_floor_ceiling_and_direct_and_tell_their_chains_apart(
-    synthetic: Callable[..., SyntheticStudy], skill: Skill
-) -> None:
-    arms = {"naive": {"arms": ["chain", "direct", "ceiling"]}}
-    study = synthetic(chains=[["small", "large"], ["small", "medium", "large"]], methods=arms)
+    study = synthetic(seeds=[0, 1, 2], methods={"pretrain": {"objective": "next_token"}})
     study.finish(skill)
-    summary = read(study)
-    assert [a.label for a in summary.arms if a.level == "large"] == [
-        "chain = direct · small→large",
-        "chain · small→medium→large",
-        "ceiling",
-    ]
-    assert arm(summary, "large", "chain = direct · small→large").paths == (("small", "large"),)
-
-
-def test_pooled_has_the_levels_ceiling_and_self_has_none(
-    synthetic: Callable[..., SyntheticStudy], skill: Skill
-) -> None:
-    study = synthetic(methods={"naive": {"arms": ["chain", "ceiling", "pooled", "self"]}})
-    study.finish(skill)
-    summary = read(study)
-    pooled = arm(summary, "large", "pooled")
-    assert pooled.pgr is not None and pooled.pgr.value == pytest.approx(0.4, abs=0.01)
-    own = arm(summary, "small", "self")
-    assert own.accuracy is not None and own.pgr is None
-    assert own.pgr_undefined is not None and "no ceiling" in own.pgr_undefined
-
-
-def test_a_study_without_ceilings_says_so(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:
-    study = synthetic(methods={"naive": {"arms": ["chain"]}})
-    study.finish(skill)
-    assert arm(read(study), "large", "chain").pgr_undefined == "the study asks for no ceiling of its setting"
-
-
-def test_the_order_of_methods_does_not_decide_what_is_shown(synthetic: Callable[..., SyntheticStudy]) -> None:
-    """`direct` and `full_ceiling` are the first names here of a chain's student and of a ceiling."""
-    study = synthetic(
-        chains=[["small", "large"], ["small", "medium", "large"]],
-        methods={
-            "probe": {"arms": ["direct", "ceiling"], "trainable": {"large": {"kind": "probe"}}},
-            "one": {"arms": ["direct"]},
-            "two": {"arms": ["chain", "ceiling"]},
-        },
-        search={"space": {"splits.train_examples": [50, 100]}},
-    )
-    study.finish(lambda stage: {"floor": 0.6, "ceiling": 0.8, "full_ceiling": 0.8}.get(stage.arm, 0.7))
-    summary = summarise(study.study, study.resolution, study.store)
-    firsts = {arm.kinds for arm in summary.arms}
-    assert ("direct", "chain") in firsts and ("full_ceiling", "ceiling") in firsts
-    assert {step.num_intermediates for step in summary.steps} == {0, 1}
-    curves = [curve for curve in summary.curves if "probe" not in curve.setting]
-    sizes = {curve.level: [size for size, _ in curve.points] for curve in curves}
-    assert sizes == {"medium": [50, 100], "large": [50, 100]}
-    last = climb(summary, ("small", "large"))[-1]
-    assert last.level == "large" and last.accuracies
-    assert all(arm.pgr_link == arm.pgr for arm in summary.arms if arm.kinds == ("direct", "chain"))
-
-
-def test_arms_of_a_level_are_compared_in_pairs_with_what_could_be_detected(finished: SyntheticStudy) -> None:
-    summary = read(finished)
-    pairs = {(pair.first, pair.second): pair for pair in summary.comparisons}
-    assert set(pairs) == {
-        ("chain · naive", "chain · confident"),
-        ("chain · naive", "direct"),
-        ("chain · confident", "direct"),
-    }
-    found = pairs["chain · naive", "direct"]
-    assert found.difference.value == pytest.approx(0.2, abs=0.01) and found.difference.low > 0
-    assert 0 < found.minimum_detectable < 0.25
+    evidence = study.evidence()
+    large = [identity for identity, stage in evidence.stages.items() if stage.level == "large"]
+    recorded = ({"num_steps": 50.0, "of_old": 1.0}, {"num_steps": 50.0}, {"num_steps": 80.0, "of_new": 4.0})
+    for identity, metrics in zip(large, recorded, strict=True):
+        evidence.records[identity] = evidence.records[identity].model_copy(update={"metrics": metrics})
+    (pretrained,) = (row for row in summary_of(study.study, evidence).pretrained if row.level == "large")
+    assert pretrained.metrics == {"num_steps": 60.0, "of_old": 1.0, "of_new": 4.0}
 
 
 def test_trap_20_degenerate_labels_are_warned_of(
@@ -214,87 +155,196 @@ def test_trap_20_degenerate_labels_are_warned_of(
 
     monkeypatch.setattr(study, "predictions", nearly_one_class)
     study.finish(skill)
-    (warning,) = read(study).warnings
+    (warning,) = study.summary().warnings
     assert "small (floor) gave to T2 (seed 0)" in warning and "98% are one class" in warning
 
 
 def test_a_floor_at_chance_is_warned_of(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:
     study = synthetic(chains=[["small", "large"]])
     study.finish(lambda stage: 0.5 if stage.arm == "floor" else skill(stage))
-    assert any("chance" in warning for warning in read(study).warnings)
+    assert any("chance" in warning for warning in study.summary().warnings)
 
 
-def test_texts_that_did_not_fit_into_the_context_are_told(
-    synthetic: Callable[..., SyntheticStudy], skill: Skill
-) -> None:
+def test_texts_longer_than_the_context_are_warned_of(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:
     study = synthetic(chains=[["small", "large"]])
     study.cut_examples = 0.25 * study.study.splits.train_examples
     study.finish(skill)
-    assert [line for line in read(study).warnings if "context" in line] == [
-        f"code: 25% of the texts that {level} learned are longer than its context; it saw the ends"
-        for level in ("small", "large")
-    ]
+    lines = [line for line in study.summary().warnings if "context" in line]
+    assert [line.split(" of ")[0] for line in lines] == ["code: 25%", "code: 25%"]
+    assert "small" in lines[0] and "large" in lines[1]
 
 
 @pytest.mark.parametrize(
-    ("lack_bf16", "said"),
+    ("lack_bf16", "warnings"),
     [
         ((), []),
         (("small",), ["1 of 3 stages computed in fp32, on devices without bf16: they differ by rounding"]),
         (("small", "large"), []),
     ],
 )
-def test_stages_of_one_study_that_were_computed_in_unlike_precisions_are_told(
-    synthetic: Callable[..., SyntheticStudy], skill: Skill, lack_bf16: tuple[str, ...], said: list[str]
+def test_stages_of_one_study_in_different_precisions_are_warned_of(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill, lack_bf16: tuple[str, ...], warnings: list[str]
 ) -> None:
     study = synthetic(chains=[["small", "large"]], optimisation={"precision": "bf16"})
     study.lack_bf16 = lack_bf16
     study.finish(skill)
-    assert [line for line in read(study).warnings if "bf16" in line] == said
+    assert [line for line in study.summary().warnings if "bf16" in line] == warnings
 
 
-def test_text_stages_of_package_versions_that_record_other_figures_are_averaged_over_those_that_have_them(
-    synthetic: Callable[..., SyntheticStudy], skill: Skill
+def test_references_are_compared_with_the_median_pgr_or_mean_accuracy(three: Callable[..., Summary]) -> None:
+    reference = {"source": "Burns et al. 2023", "setting": "22 tasks", "values": {"naive": 0.25, "confident": "~0.8"}}
+    openai = {"source": "openai", "setting": "SciQ", "values": {"naive": 0.33}, "tasks": ["easy"]}
+    by_accuracy = {**openai, "figure": "accuracy", "tasks": ["easy", "flat"]}
+    first, second, third, last = three({"references": [reference, openai, by_accuracy]}).references
+    assert (first.theirs, first.num_tasks, first.num_undefined) == (0.25, 3, 1)
+    assert first.ours == pytest.approx(0.375, abs=0.01)
+    assert second.theirs == "~0.8" and second.ours == pytest.approx((0.4 + 0.6) / 2, abs=0.01)
+    assert third.ours == pytest.approx(0.25, abs=0.01) and third.num_tasks == 1
+    assert last.ours == pytest.approx((0.65 + 0.57) / 2, abs=2e-3) and last.num_undefined == 0
+
+
+def test_the_ceilings_learning_curve_is_by_number_of_examples(synthetic: Callable[..., SyntheticStudy]) -> None:
+    search = {"space": {"splits.train_examples": [50, 100, 200]}}
+    study = synthetic(chains=[["small", "large"]], methods={"naive": {}}, search=search)
+    sizes = {50: 0.7, 100: 0.75, 200: 0.8}
+    study.finish(lambda stage: sizes[stage.spec.train[0].split.num_examples] if stage.arm == "ceiling" else 0.6)
+    (curve,) = study.summary().curves
+    assert (curve.task, curve.level) == ("code", "large")
+    assert [size for size, _ in curve.points] == [50, 100, 200]
+    assert [accuracy.value for _, accuracy in curve.points] == pytest.approx([0.7, 0.75, 0.8], abs=2e-3)
+
+
+def test_ceilings_with_another_optimisation_are_another_learning_curve(
+    synthetic: Callable[..., SyntheticStudy],
 ) -> None:
-    study = synthetic(seeds=[0, 1, 2], methods={"pretrain": {"objective": "next_token"}})
+    rate = "ladder.large.optimisation.learning_rate"
+    search = {"space": {"splits.train_examples": [50, 100], rate: [1e-3, 1e-5]}}
+    study = synthetic(chains=[["small", "large"]], methods={"naive": {}}, search=search)
+
+    def skill(stage: PlannedStage) -> float:
+        return 0.6 if stage.arm != "ceiling" else 0.9 if stage.spec.optimisation.learning_rate == 1e-3 else 0.7
+
     study.finish(skill)
-    evidence = gather(study.study, study.resolution, study.store)
-    large = [identity for identity, stage in evidence.stages.items() if stage.level == "large"]
-    recorded = ({"num_steps": 50.0, "of_old": 1.0}, {"num_steps": 50.0}, {"num_steps": 80.0, "of_new": 4.0})
-    for identity, metrics in zip(large, recorded, strict=True):
-        evidence.records[identity] = evidence.records[identity].model_copy(update={"metrics": metrics})
-    (found,) = (each for each in summary_of(study.study, evidence).pretrained if each.level == "large")
-    assert found.metrics == {"num_steps": 60.0, "of_old": 1.0, "of_new": 4.0}
+    curves = study.summary().curves
+    assert [curve.setting for curve in curves] == ["learning_rate 0.001", "learning_rate 1e-05"]
+    for curve, expected in zip(curves, (0.9, 0.7), strict=True):
+        assert [accuracy.value for _, accuracy in curve.points] == pytest.approx([expected, expected], abs=2e-3)
 
 
-def test_reading_twice_gives_the_same(finished: SyntheticStudy) -> None:
-    assert read(finished) == read(finished)
+def test_one_size_makes_no_learning_curve(finished: SyntheticStudy) -> None:
+    assert finished.summary().curves == ()
 
 
-def test_an_unfinished_study_shows_what_is_planned(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:
-    study = synthetic()
-    study.finish(skill, leave_out=lambda stage: stage.level == "large")
-    summary = read(study)
-    assert arm(summary, "large", "chain").accuracy is None
-    assert summary.num_stages_finished < summary.num_stages
-    assert summary.num_undefined == 0, "what is not finished is not undefined"
-    assert summary.finished_at is not None and "numpy" in summary.versions
+def test_chains_of_different_floors_are_not_compared_by_length(
+    synthetic: Callable[..., SyntheticStudy],
+) -> None:
+    study = synthetic(chains=[["small", "medium", "large"], ["medium", "large"]], methods={"naive": {}})
+    skills = {"small": 0.5, "medium": 0.7, "large": 0.75}
+    study.finish(lambda stage: 0.8 if stage.arm == "ceiling" else skills[stage.level])
+    summary = study.summary()
+    assert summary.steps == () and summary.comparisons == ()
 
 
-def test_an_oracle_is_marked(finished: SyntheticStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "w2s_ray.report.judge.is_oracle", lambda *given: given[-1].arm == "direct" and given[-1].level == "large"
+def test_chains_of_several_lengths_are_compared_at_their_last_student(two_lengths: SyntheticStudy) -> None:
+    summary, text, page = shown(two_lengths)
+    assert [(step.level, step.num_intermediates) for step in summary.steps] == [("large", 0), ("large", 1)]
+    direct, longer = summary.steps
+    assert direct.difference is None and longer.difference is not None
+    assert direct.pgr is not None and longer.pgr is not None
+    assert [step.accuracy.value for step in summary.steps] == pytest.approx([0.7, 0.65], abs=1e-3)
+    assert longer.difference.value == pytest.approx(longer.pgr.value - direct.pgr.value)
+    for view in (text, page):
+        assert "chain · small→medium→large" in view and "chain · small→large" in view
+    assert "small → medium → large" in page
+
+
+def test_lengths_of_chains_are_compared_within_one_method_and_point(
+    synthetic: Callable[..., SyntheticStudy],
+) -> None:
+    """The confidence loss is the large student's alone, so both methods have one medium student."""
+    study = synthetic(
+        tasks=("code", "prose"),
+        chains=[["small", "large"], ["small", "medium", "large"]],
+        methods={"naive": {}, "confident": {"losses": {"large": {"kind": "confidence"}}}, "same": {"arms": ["chain"]}},
+        search={"space": {"splits.train_examples": [50, 100]}},
     )
-    summary = read(finished)
-    assert [a.label for a in summary.arms if a.oracle] == ["direct"]
-    assert any("oracle" in warning for warning in summary.warnings)
+
+    def by_length_and_size(stage: PlannedStage) -> float:
+        if stage.arm != "chain":
+            return {"floor": 0.6, "ceiling": 0.8}[stage.arm]
+        (part,) = stage.spec.train
+        longer = study.stages[stage.supervisors[0]].arm == "chain"
+        return 0.64 + 0.04 * longer + 0.02 * (part.split.num_examples == 100) + 0.01 * (stage.spec.loss.kind != "naive")
+
+    study.finish(by_length_and_size)
+    summary, text, page = shown(study)
+    assert [step.task for step in summary.steps] == ["code"] * 8 + ["prose"] * 8, "two methods at two points"
+    for direct, longer in zip(summary.steps[::2], summary.steps[1::2], strict=True):
+        assert (direct.num_intermediates, longer.num_intermediates) == (0, 1) and direct.difference is None
+        assert value(longer.difference) == pytest.approx(0.2, abs=0.01)
+    labels = {step.label for step in summary.steps}
+    assert len(labels) == 8 and all(label in page for label in labels)
+    assert "prose · large" in text and "prose · large" in page
 
 
-def test_a_chain_by_itself_has_the_accuracies_and_pgrs_of_the_report(finished: SyntheticStudy) -> None:
-    chain = next(chain for chain in compile_study(finished.study, finished.resolution) if chain.method == "naive")
-    figures = chain_figures(finished.study, finished.store, chain)
-    assert figures["floor/small/accuracy"] == pytest.approx(0.6, abs=0.001)
-    assert figures["ceiling/large/accuracy"] == pytest.approx(0.8, abs=0.001)
-    assert figures["chain/large/pgr"] == pytest.approx(0.5, abs=0.01)
-    assert figures["direct/medium/accuracy"] == figures["chain/medium/accuracy"]
-    assert not any(name.startswith("floor") and name.endswith("pgr") for name in figures)
+def test_many_students_have_no_pairs_but_keep_differences_between_lengths(two_lengths: SyntheticStudy) -> None:
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr(evaluation, "_MOST_COMPARED", 1)
+        summary = two_lengths.summary()
+    assert summary.comparisons == () and summary.steps[-1].difference is not None
+
+
+def test_one_length_makes_no_table_of_lengths(finished: SyntheticStudy) -> None:
+    summary, text, page = shown(finished)
+    assert summary.steps == () and "Bootstrapping" not in text and "by way of" not in page
+
+
+def test_a_search_shows_among_how_many_its_winner_was_picked(searched: SyntheticStudy) -> None:
+    summary, text, page = shown(searched)
+    assert summary.search is not None
+    assert [candidate.status for candidate in summary.search.candidates] == ["done", "stopped", "failed"], (
+        "the best first"
+    )
+    line = "icked 1 of 3 candidates (1 done, 1 stopped, 1 failed) by ground truth on their own validation examples"
+    assert line in text and line in page and "(oracle)" in text
+
+
+def test_a_candidates_error_is_shown_and_is_no_markup(searched: SyntheticStudy) -> None:
+    _, text, page = shown(searched)
+    assert "failed: RuntimeError: no <b>memory" in text
+    assert "no &lt;b&gt;memory" in page and "<b>memory" not in page
+
+
+def test_an_unfinished_search_has_no_table(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:
+    search = {"space": {KEY: [1e-3, 2e-3]}, "choose_by": "oracle", "seeds": [11]}
+    study = synthetic(search=search, methods={"naive": {}}, seeds=[0])
+    assert study.summary().search is None
+
+
+def test_the_result_of_another_search_is_not_used(searched: SyntheticStudy) -> None:
+    search = searched.study.search
+    assert search is not None
+    other = searched.study.model_copy(update={"search": search.model_copy(update={"seeds": (12,)})})
+    assert replace(searched, study=other).summary().search is None
+
+
+def test_a_search_that_minimises_a_cost_shows_it(synthetic: Callable[..., SyntheticStudy]) -> None:
+    search = {
+        "space": {KEY: {"low": 1e-4, "high": 1e-2, "log": True}},
+        "sampler": "nsga2",
+        "num_samples": 2,
+        "choose_by": "oracle",
+        "minimise": "train_seconds",
+        "seeds": [11],
+    }
+    study = synthetic(search=search, methods={"naive": {}}, seeds=[0])
+    done = Candidate(point=Point(settings=((KEY, "0.005"),)), status="done", score=0.5, cost=1234.0)
+    write_search_result(SearchResult(candidates=(done,), winners=(done.point,)), study.study, study.store)
+    _, text, page = shown(study)
+    assert "1,234" in text and "1,234" in page and "train_seconds" in page
+
+
+def test_why_chains_failed_is_shown_in_terminal_and_page(own_finished: SyntheticStudy) -> None:
+    write_failures({"code/naive/0": "no room"}, own_finished.study, own_finished.store)
+    _, text, page = shown(own_finished)
+    assert "failed: code/naive/0: no room" in text and "failed: code/naive/0: no room" in page

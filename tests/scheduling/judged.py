@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from w2s_ray.data.prepare import load_prepared
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import TrainingError
 from w2s_ray.planning.resolve import resolve_whole, save_study
 from w2s_ray.spec.chain import PlannedStage, Resolution
@@ -88,7 +88,7 @@ def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: object, obs
         stop = torch.tensor([float(leads and observer.should_stop())])
         dist.all_reduce(stop)
         if spec.optimisation.learning_rate >= TOO_HIGH and not (store.root / FORGIVEN).exists():
-            raise TrainingError("the loss is nan", "a loss must be finite", "lower the learning rate")
+            raise TrainingError("the loss is nan")
         if leads:
             checkpoint.write_text(str(step))
             report = step * stage.num_reports // STEPS
@@ -118,7 +118,7 @@ def leave_in_store(stage: PlannedStage, store: ArtifactStore) -> None:
         store.commit(kind="stage", slug=spec.slug, spec=spec, identity=spec.identity, parents=parents, metrics=metrics)
     prepared = load_prepared(store, spec.train[0].split.task)
     for prediction in stage.predicts:
-        rows_N = draw(prepared, prediction.split)
+        rows_N = rows_of_split(prepared, prediction.split)
         truth_N = prepared.labels(rows_N)
         wrong_N = np.arange(len(rows_N)) >= round(quality(stage) * len(rows_N))
         said_N = np.where(wrong_N, 1 - truth_N, truth_N)

@@ -70,11 +70,11 @@ def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: object, obs
         if behaviour.runs_out_at == step:
             attempts = len((folder / "attempts_seen.jsonl").read_text().splitlines())
             if attempts <= 2 or (attempts <= 4 and workers.rank == size - 1):  # type: ignore[attr-defined]
-                raise OutOfMemory("too much", "it has less", "it goes on with smaller micro-batches")
+                raise OutOfMemory("micro-batches are too large")
         stop = torch.tensor([float(leads and observer.should_stop())])
         dist.all_reduce(stop)
         if behaviour.fails_at == step:
-            raise TrainingError("the loss is nan", "a loss must be finite", "lower the learning rate")
+            raise TrainingError("the loss is nan")
         if leads:
             checkpoint.write_text(str(step + 1))
             values = {"loss": 1.0 / (step + 1), "tokens_per_second": 100.0, "pid": float(os.getpid())}

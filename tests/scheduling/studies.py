@@ -4,10 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.tracking.null_tracker import NullTracker
-from w2s_ray.spec.chain import Chain, Resolution, ResolvedModel, ResolvedTask
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
+
+LADDER_OF_THREE = {"s": {"model": "w2s:small"}, "m": {"model": "w2s:medium"}, "l": {"model": "w2s:large"}}
+
+
+def stage_of(chain: Chain, arm: str, level: str) -> PlannedStage:
+    """The chain's stage of this arm and level."""
+    stage = chain.find(arm, level)  # type: ignore[arg-type]
+    assert stage is not None
+    return stage
 
 
 def small_study(**changes: Any) -> Study:
@@ -28,7 +37,7 @@ def small_study(**changes: Any) -> Study:
 
 
 def resolution_of(study: Study) -> Resolution:
-    """What the names would come to."""
+    """The names resolved."""
     return Resolution(
         tasks={name: ResolvedTask(fingerprint="f" * 64, num_classes=2, num_test=50) for name in study.tasks},
         models={
@@ -43,6 +52,6 @@ def chains_of(study: Study) -> tuple[Chain, ...]:
     return compile_study(study, resolution_of(study))
 
 
-def no_tracker(say: Callable[[str], None]) -> NullTracker:
-    """Make the tracker of a study that wants none."""
+def no_tracker(notify: Callable[[str], None]) -> NullTracker:
+    """Make a tracker that does nothing."""
     return NullTracker()

@@ -1,4 +1,4 @@
-"""What kills crews, done to real ones: minutes of work, so they run among the soaks."""
+"""Faults of real worker groups; they take minutes, so they are soaks."""
 
 import os
 import signal
@@ -9,17 +9,17 @@ import pytest
 from tests.scheduling.runner import Behaviour, behave
 from tests.scheduling.studies import chains_of, small_study
 from tests.scheduling.test_run import Watching, is_at, processes, run, starts, wait_until, what_is_left
-from w2s_ray.scheduling.status import StageStatus
+from w2s_ray.scheduling.status import RunningStage
 from w2s_ray.store.artifacts import ArtifactStore
 
 pytestmark = [pytest.mark.soak, pytest.mark.usefixtures("ray_of_two_cpus")]
 
 
-@pytest.mark.parametrize("victim", ["ray::TrainController", "ray::run_crew"])
-def test_a_crew_whose_keeper_is_killed_gives_its_cpus_to_the_next(store: ArtifactStore, victim: str) -> None:
+@pytest.mark.parametrize("victim", ["ray::TrainController", "ray::run_group"])
+def test_a_group_whose_controller_or_task_is_killed_frees_its_cpus(store: ArtifactStore, victim: str) -> None:
     behave(store, all=Behaviour(steps=30, step_seconds=0.1))
 
-    def kill(_: StageStatus) -> None:
+    def kill(_: RunningStage) -> None:
         for process in processes(victim):
             process.kill()
 
@@ -30,19 +30,19 @@ def test_a_crew_whose_keeper_is_killed_gives_its_cpus_to_the_next(store: Artifac
     assert what_is_left() == (0, 0, set())
 
 
-def test_an_error_of_one_rank_fails_the_stage_after_three_crews_and_no_other(store: ArtifactStore) -> None:
+def test_an_error_of_one_rank_fails_only_its_stage_after_three_groups(store: ArtifactStore) -> None:
     behave(store, **{"confidence0.5": Behaviour(crashes_at=1)})
     study = small_study(methods={"naive": {}, "half": {"losses": {"l": {"kind": "confidence"}}}})
     outcome = run(study, store, Watching())
     (error,) = outcome.failed.values()
-    assert "3 crews died" in error
+    assert "3 worker groups died" in error
     assert "rank 1: RuntimeError: this rank alone" in error
     log = error.split("log: ")[1].split(")")[0]
     assert "this rank alone" in Path(log).read_text()
     assert len(outcome.trained) == 3
 
 
-def test_a_stage_whose_workers_run_out_of_memory_goes_on_from_its_checkpoint(store: ArtifactStore) -> None:
+def test_a_stage_out_of_memory_continues_from_its_checkpoint(store: ArtifactStore) -> None:
     behave(store, l=Behaviour(steps=4, runs_out_at=2))
     study = small_study(methods={"naive": {"arms": ["chain"]}})
     outcome = run(study, store, Watching())
@@ -60,10 +60,10 @@ def test_sixty_chains_leave_nothing_behind(store: ArtifactStore) -> None:
     assert what_is_left() == (0, 0, set())
 
 
-def test_a_worker_that_dies_between_stages_takes_none_with_it(store: ArtifactStore) -> None:
+def test_a_worker_that_dies_between_stages_harms_no_stage(store: ArtifactStore) -> None:
     behave(store, all=Behaviour(steps=10, step_seconds=0.1))
 
-    def kill(_: StageStatus) -> None:
+    def kill(_: RunningStage) -> None:
         for process in processes("ray::RayTrainWorker")[-1:]:
             os.kill(process.pid, signal.SIGKILL)
 

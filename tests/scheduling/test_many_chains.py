@@ -1,4 +1,4 @@
-"""Hundreds of chains in one study leave nothing behind."""
+"""A study with hundreds of chains leaves nothing behind."""
 
 import tempfile
 from pathlib import Path
@@ -20,7 +20,7 @@ ALPHAS = [round(number / 200, 4) for number in range(200)]
 
 def test_two_hundred_chains_leave_no_actor_placement_group_file_or_handle(store: ArtifactStore) -> None:
     behave(store, all=Behaviour(steps=1, step_seconds=0.0))
-    run(small_study(methods={"naive": {}}), store, Watching())  # what a process opens once and keeps
+    run(small_study(methods={"naive": {}}), store, Watching())  # opens what a process opens once and keeps
     wait_until(lambda: what_is_left() == (0, 0, set()))
     me = psutil.Process()
     handles, temporary = me.num_fds(), set(Path(tempfile.gettempdir()).iterdir())
@@ -37,4 +37,4 @@ def test_two_hundred_chains_leave_no_actor_placement_group_file_or_handle(store:
     assert me.num_fds() <= handles + 4
     left = {path for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith("w2s")} - temporary
     assert left == set()
-    assert list((store.study_folder("many") / "crews").iterdir()) == []
+    assert list((store.study_folder("many") / "groups").iterdir()) == []

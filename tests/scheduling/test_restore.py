@@ -1,4 +1,4 @@
-"""A search whose whole run is killed goes on with its sampler, its scheduler and its candidates."""
+"""A search whose whole run is killed continues with its sampler, its scheduler and its candidates."""
 
 import json
 import subprocess
@@ -57,7 +57,7 @@ def run_it(folder: Path, kind: str) -> StudyOutcome:
 
 
 def kill(process: "subprocess.Popen[bytes]") -> None:
-    """The driver, Tune in it, and all of its Ray: nobody gets to say goodbye."""
+    """Kill the driver, with Tune in it, and all of its Ray processes."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for member in family:
         member.kill()
@@ -67,9 +67,7 @@ def kill(process: "subprocess.Popen[bytes]") -> None:
 
 @pytest.mark.parametrize("torn", [False, True])
 @pytest.mark.parametrize("kind", SEARCHES)
-def test_a_search_that_is_killed_goes_on_and_trains_no_finished_stage_twice(
-    kind: str, torn: bool, tmp_path: Path
-) -> None:
+def test_a_killed_search_continues_and_trains_no_finished_stage_again(kind: str, torn: bool, tmp_path: Path) -> None:
     code = f"from tests.scheduling.test_restore import *; run_it(Path({str(tmp_path)!r}), {kind!r})"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
     finished = tmp_path / "store" / "artifacts"
@@ -84,17 +82,17 @@ def test_a_search_that_is_killed_goes_on_and_trains_no_finished_stage_twice(
     before = {path.parent.name: len(attempts(path.parent)) for path in finished.glob("[sl]*/record.json")}
 
     outcome = run_it(tmp_path, kind)
-    assert outcome.found is not None and outcome.failed == {}
-    assert len(outcome.found.candidates) == 5
-    assert outcome.found.winners
+    assert outcome.search is not None and outcome.failed == {}
+    assert len(outcome.search.candidates) == 5
+    assert outcome.search.winners
     study, store = study_of(tmp_path, kind), ArtifactStore(tmp_path / "store")
     after = {name: len(attempts(finished / name)) for name in before}
-    assert after == before, "what was finished was left alone"
+    assert after == before, "finished stages were not trained again"
     if kind == "tpe":
         stages = distinct_stages(every_chain(study, resolved(study, store), store))
         trained = {path.parent.name for path in finished.glob("[sl]*/attempts_seen.jsonl")}
         assert trained == {store.folder(stage.spec.slug, stage.identity).name for stage in stages.values()}, (
-            "the sampler went on where it was: every stage that was begun belongs to a candidate"
+            "the sampler continued: every stage that was started belongs to a candidate"
         )
         for stage in stages.values():
             assert len(starts(store, stage)) <= 2

@@ -1,4 +1,4 @@
-"""The Ray session's folder, and whether a crew fits into a cluster."""
+"""The Ray session's folder, and whether worker groups fit into a cluster."""
 
 import os
 import subprocess
@@ -11,23 +11,20 @@ import pytest
 from tests.scheduling.studies import small_study
 from w2s_ray.errors import ResourceError
 from w2s_ray.planning.nodes import Node
-from w2s_ray.scheduling.session import check_room
-from w2s_ray.scheduling.session_folder import session_folder
-from w2s_ray.spec.variants import executions
+from w2s_ray.scheduling.session import check_cluster, session_folder
+from w2s_ray.spec.points import executions
 
 KILLED = """
 import os, signal, tempfile
 tempfile.tempdir = {place!r}
-from w2s_ray.scheduling.session_folder import session_folder
+from w2s_ray.scheduling.session import session_folder
 with session_folder() as folder:
     (folder / "socket").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_the_folder_of_a_killed_run_goes_with_the_next_and_a_live_one_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_of_a_killed_run_is_removed_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     repository = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", KILLED.format(place=str(tmp_path))], cwd=repository, timeout=60, check=False)
@@ -40,23 +37,22 @@ def test_the_folder_of_a_killed_run_goes_with_the_next_and_a_live_one_stays(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stage_whose_workers_never_fit_is_refused_with_value_rule_and_remedy() -> None:
+def test_a_level_whose_workers_do_not_fit_is_refused() -> None:
     levels = executions(small_study())
-    check_room(levels, [Node(1), Node(1)])
+    check_cluster(levels, [Node(1), Node(1)])
     with pytest.raises(ResourceError) as caught:
-        check_room(levels, [Node(1)])
-    assert "2 workers with 1 CPUs each" in caught.value.value
-    assert "1 CPUs and 0 GPUs" in caught.value.rule
-    assert "execution.workers" in caught.value.remedy
+        check_cluster(levels, [Node(1)])
+    assert "2 workers with 1 CPUs each" in caught.value.message and "1 CPUs and 0 GPUs" in caught.value.message
+    assert "execution.workers" in caught.value.hint
 
 
-def test_gpus_count_as_cpus_do() -> None:
+def test_gpus_are_counted_too() -> None:
     study = small_study(execution={"workers": 2, "gpus_per_worker": 1})
     with pytest.raises(ResourceError, match="1 GPUs each"):
-        check_room(executions(study), [Node(8, gpus=1)])
+        check_cluster(executions(study), [Node(8, gpus=1)])
 
 
-def test_a_session_of_our_own_is_ours_where_the_shell_names_a_cluster() -> None:
+def test_a_local_session_ignores_the_cluster_that_the_shell_names() -> None:
     code = (
         "from w2s_ray.scheduling.session import cluster_nodes, ray_session\n"
         "with ray_session(None, num_cpus=1): print([node.cpus for node in cluster_nodes()])"

@@ -29,7 +29,7 @@ def prediction(stage: StageSpec) -> PredictionSpec:
 
 @pytest.fixture
 def commit_stage(store: ArtifactStore) -> Callable[..., Record]:
-    """Make and finish a stage's artifact."""
+    """Write and commit a stage's artifact."""
 
     def commit(spec: StageSpec, parents: tuple[str, ...] = ()) -> Record:
         folder = store.begin("stage", spec.slug, spec.identity)

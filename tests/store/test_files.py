@@ -16,7 +16,7 @@ from w2s_ray.store.files import RECORD_NAME, publish_folder, write_file
 
 @contextmanager
 def files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """Let the operating system refuse longer files, as it refuses to write on a full disk."""
+    """Make the operating system refuse longer files, as it does on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
@@ -34,10 +34,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("code", "remedy"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "read-only"), (errno.EIO, "check the disk")]
+    ("code", "hint"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "read-only"), (errno.EIO, "check the disk")]
 )
-def test_what_the_system_refuses_comes_with_a_remedy(
-    code: int, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_errors_of_the_operating_system_have_a_hint(
+    code: int, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
@@ -45,12 +45,12 @@ def test_what_the_system_refuses_comes_with_a_remedy(
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StoreError) as caught:
         write_file(tmp_path / "file", b"content")
-    assert remedy in caught.value.remedy
-    assert os.strerror(code) in caught.value.value
+    assert hint in caught.value.hint
+    assert os.strerror(code) in caught.value.message
     assert os.listdir(tmp_path) == []
 
 
-def test_predictions_that_do_not_fit_on_the_disk_are_an_error_and_not_half_there(
+def test_predictions_that_do_not_fit_on_the_disk_leave_nothing(
     store: ArtifactStore, prediction: PredictionSpec
 ) -> None:
     ids = [f"example {number}" for number in range(20_000)]
@@ -76,7 +76,7 @@ def test_a_published_folder_appears_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["data"]
 
 
-def test_who_publishes_second_leaves_the_first_in_place(tmp_path: Path) -> None:
+def test_the_second_publisher_of_a_folder_keeps_the_first_one(tmp_path: Path) -> None:
     def slow(folder: Path) -> None:
         fill(folder)
         (tmp_path / "data").mkdir()
@@ -87,7 +87,7 @@ def test_who_publishes_second_leaves_the_first_in_place(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["data"]
 
 
-def test_a_folder_without_a_record_makes_way_for_a_published_one(tmp_path: Path) -> None:
+def test_a_folder_without_a_record_is_replaced_by_a_published_one(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "rest").write_text("")
     publish_folder(tmp_path / "data", fill)

@@ -25,25 +25,25 @@ def test_unfinished_work_is_listed_with_its_size_and_finished_work_is_not(
     folder = store.begin("stage", late.slug, late.identity)
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "state").write_bytes(b"x" * 5000)
-    (found,) = abandoned(store)
-    assert found.path == folder
-    assert 5000 < found.num_bytes < 6000
-    assert remove(store, [found]) == found.num_bytes
+    (item,) = abandoned(store)
+    assert item.path == folder
+    assert 5000 < item.num_bytes < 6000
+    assert remove(store, [item]) == item.num_bytes
     assert abandoned(store) == []
     assert store.find(stage.identity) is not None
 
 
-def test_work_under_way_is_not_abandoned(store: ArtifactStore, stage: StageSpec) -> None:
+def test_leased_work_is_not_abandoned(store: ArtifactStore, stage: StageSpec) -> None:
     store.begin("stage", stage.slug, stage.identity)
     (listed,) = abandoned(store)
     store.lease(stage.identity, stage.slug, "a run")
     assert abandoned(store) == []
-    assert remove(store, [listed]) == 0  # taken up between the listing and the answer
+    assert remove(store, [listed]) == 0  # leased between listing and removal
     assert listed.path.exists()
 
 
-def test_checkpoints_are_left_to_a_run_that_may_go_on_with_them(store: ArtifactStore, stage: StageSpec) -> None:
-    """Between two crews a stage has no lease, and its run still wants it."""
+def test_checkpoints_are_kept_while_a_run_may_resume_them(store: ArtifactStore, stage: StageSpec) -> None:
+    """Between two worker groups a stage has no lease, and its run still needs it."""
     folder = store.begin("stage", stage.slug, stage.identity)
     (folder / "checkpoints").mkdir()
     lease.take(store.study_folder("mine"), "a run of the study")
@@ -52,7 +52,7 @@ def test_checkpoints_are_left_to_a_run_that_may_go_on_with_them(store: ArtifactS
     assert [item.path for item in abandoned(store)] == [folder]
 
 
-def test_checkpoints_that_outlived_their_stage_are_listed_alone(
+def test_checkpoints_of_a_finished_stage_are_listed_alone(
     store: ArtifactStore, stage: StageSpec, commit_stage: Commit
 ) -> None:
     record = commit_stage(stage)
@@ -63,7 +63,7 @@ def test_checkpoints_that_outlived_their_stage_are_listed_alone(
     store.verify(record)
 
 
-def test_work_that_was_finished_after_it_was_listed_stays(
+def test_work_finished_after_it_was_listed_is_kept(
     store: ArtifactStore, stage: StageSpec, commit_stage: Commit
 ) -> None:
     store.begin("stage", stage.slug, stage.identity)
@@ -73,7 +73,7 @@ def test_work_that_was_finished_after_it_was_listed_stays(
     store.verify(record)
 
 
-def test_checkpoints_of_a_stage_that_was_taken_up_after_they_were_listed_stay(
+def test_checkpoints_leased_after_they_were_listed_are_kept(
     store: ArtifactStore, stage: StageSpec, commit_stage: Commit
 ) -> None:
     commit_stage(stage)
@@ -85,7 +85,7 @@ def test_checkpoints_of_a_stage_that_was_taken_up_after_they_were_listed_stay(
     assert checkpoints.exists()
 
 
-def test_predictions_are_under_way_as_long_as_their_stage_is_leased(
+def test_unfinished_predictions_are_kept_while_their_stage_is_leased(
     store: ArtifactStore, stage: StageSpec, prediction: PredictionSpec, commit_stage: Commit
 ) -> None:
     commit_stage(stage)
@@ -107,7 +107,7 @@ def test_old_temporary_names_are_listed_and_fresh_ones_are_not(store: ArtifactSt
     assert [item.path for item in abandoned(store)] == [old]
 
 
-def test_what_no_study_names_is_listed_and_what_a_kept_artifact_came_from_is_not(
+def test_unnamed_artifacts_are_listed_and_ancestors_of_named_ones_are_not(
     store: ArtifactStore, stage: StageSpec, prediction: PredictionSpec, commit_stage: Commit
 ) -> None:
     commit_stage(stage)
@@ -126,6 +126,6 @@ def test_what_no_study_names_is_listed_and_what_a_kept_artifact_came_from_is_not
 def test_prepared_tasks_are_kept_by_their_fingerprint(store: ArtifactStore) -> None:
     for fingerprint in ("1" * 64, "2" * 64, "3" * 64):
         store.data_folder("toy", fingerprint).mkdir()
-    for fingerprint in ("1" * 64, "2" * 64):  # the third may be that of a study that is being resolved
+    for fingerprint in ("1" * 64, "2" * 64):  # the third is new: a study that is being resolved may use it
         os.utime(store.data_folder("toy", fingerprint), (time.time() - 7200,) * 2)
     assert [item.path for item in unreferenced(store, {"1" * 64})] == [store.data_folder("toy", "2" * 64)]

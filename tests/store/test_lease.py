@@ -44,12 +44,12 @@ sys.stdin.read()
 
 
 def start_owner(store: ArtifactStore, owner: str, script: str = HOLD) -> "subprocess.Popen[str]":
-    """Start a process that tries for the lease, says how that went, and lives on."""
+    """Start a process that tries to take the lease, prints the outcome, and keeps running."""
     command = [sys.executable, "-c", script, str(store.root), owner]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def said(process: "subprocess.Popen[str]") -> str:
+def reply(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
@@ -64,16 +64,16 @@ def lease_file(store: ArtifactStore) -> Path:
 
 
 def age(store: ArtifactStore, seconds: float, **changes: object) -> None:
-    """Make the lease's last heartbeat that much older."""
+    """Make the lease's last heartbeat older."""
     held = lease.Lease.model_validate_json(lease_file(store).read_bytes())
     changed = held.model_copy(update={"heartbeat_at": time.time() - seconds, **changes})
     lease_file(store).write_text(changed.model_dump_json())
 
 
-def test_a_live_owner_keeps_others_out_and_a_killed_one_does_not(store: ArtifactStore) -> None:
+def test_a_killed_owner_frees_its_lease_at_once_and_a_living_one_does_not(store: ArtifactStore) -> None:
     first = start_owner(store, "first run")
     try:
-        assert said(first) == "taken"
+        assert reply(first) == "taken"
         with pytest.raises(StoreError, match="first run"):
             store.lease(IDENTITY, "stage", "second run")
     finally:
@@ -83,23 +83,23 @@ def test_a_live_owner_keeps_others_out_and_a_killed_one_does_not(store: Artifact
     assert held is not None and held.owner == "second run"
 
 
-def test_of_many_that_try_at_once_one_gets_each_lease(store: ArtifactStore) -> None:
+def test_one_of_many_concurrent_processes_gets_each_lease(store: ArtifactStore) -> None:
     owners = [start_owner(store, f"run {number}", RACE) for number in range(4)]
     try:
-        assert [said(owner) for owner in owners] == ["ready"] * 4
+        assert [reply(owner) for owner in owners] == ["ready"] * 4
         start = time.time() + 0.1
         for owner in owners:
             assert owner.stdin is not None
             owner.stdin.write(f"{start}\n")
             owner.stdin.flush()
-        taken = [int(number) for owner in owners for number in said(owner).split()]
+        taken = [int(number) for owner in owners for number in reply(owner).split()]
         assert sorted(taken) == list(range(400))
     finally:
         for owner in owners:
             end(owner)
 
 
-def test_the_owner_renews_and_gives_back(store: ArtifactStore) -> None:
+def test_the_owner_renews_and_releases_its_lease(store: ArtifactStore) -> None:
     store.lease(IDENTITY, "stage", "one")
     age(store, 50)
     store.lease(IDENTITY, "stage", "one")
@@ -112,7 +112,7 @@ def test_the_owner_renews_and_gives_back(store: ArtifactStore) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "free"), [(55, False), (61, True)])
-def test_an_owner_elsewhere_is_dead_after_a_minute_of_silence(seconds: float, free: bool, store: ArtifactStore) -> None:
+def test_the_lease_of_another_host_expires_after_a_minute(seconds: float, free: bool, store: ArtifactStore) -> None:
     store.lease(IDENTITY, "stage", "elsewhere")
     age(store, seconds, process=lease.Process(machine="another machine", pid=1, started=""))
     if free:
@@ -122,23 +122,23 @@ def test_an_owner_elsewhere_is_dead_after_a_minute_of_silence(seconds: float, fr
         store.lease(IDENTITY, "stage", "here")
 
 
-def test_a_process_number_that_was_given_out_again_is_not_the_owner(store: ArtifactStore) -> None:
+def test_a_reused_process_number_is_not_the_owner(store: ArtifactStore) -> None:
     store.lease(IDENTITY, "stage", "before")
     age(store, 0, process=lease.Process.of(os.getpid()).model_copy(update={"started": "1"}))
     store.lease(IDENTITY, "stage", "now")
 
 
-def test_half_a_lease_is_nobodys(store: ArtifactStore) -> None:
+def test_an_incomplete_lease_is_free(store: ArtifactStore) -> None:
     store.lease(IDENTITY, "stage", "dead")
     lease_file(store).write_text('{"owner": "de')
     store.lease(IDENTITY, "stage", "alive")
 
 
-def test_giving_back_what_was_never_taken_does_nothing(store: ArtifactStore) -> None:
+def test_releasing_a_lease_that_was_never_taken_does_nothing(store: ArtifactStore) -> None:
     store.release(IDENTITY, "stage", "one")
 
 
-def test_a_lease_that_is_being_renewed_is_held_all_the_time(store: ArtifactStore) -> None:
+def test_a_lease_is_held_during_its_renewal(store: ArtifactStore) -> None:
     store.lease(IDENTITY, "stage", "one")
     renewer = threading.Thread(target=lambda: [store.lease(IDENTITY, "stage", "one") for _ in range(300)])
     renewer.start()

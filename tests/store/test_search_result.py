@@ -7,10 +7,10 @@ from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.search import Candidate, Point, SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.run_status import read_under_way
+from w2s_ray.store.run_status import read_run_status
 from w2s_ray.store.search_result import (
     FAILURES_NAME,
-    FOUND_NAME,
+    SEARCH_RESULT_NAME,
     read_failures,
     read_search_result,
     search_digest,
@@ -34,17 +34,17 @@ def study_at(folder: str, **changes: Any) -> Study:
     )
 
 
-def test_what_a_search_came_to_is_known_wherever_its_files_lie(store: ArtifactStore) -> None:
+def test_a_search_result_does_not_depend_on_the_paths_of_files(store: ArtifactStore) -> None:
     write_search_result(FOUND, study_at("/here"), store)
     assert read_search_result(study_at("/there"), store) == FOUND
 
 
-def test_what_a_search_of_another_model_came_to_is_not(store: ArtifactStore) -> None:
+def test_the_search_result_of_another_model_is_not_used(store: ArtifactStore) -> None:
     write_search_result(FOUND, study_at("/here"), store)
     assert read_search_result(study_at("/here", ladder={"s": "/here/models/other", "l": "owner/model"}), store) is None
 
 
-def test_what_a_search_came_to_is_known_however_its_stages_are_run(store: ArtifactStore) -> None:
+def test_a_search_result_does_not_depend_on_execution(store: ArtifactStore) -> None:
     write_search_result(FOUND, study_at("/here"), store)
     assert (
         read_search_result(study_at("/here", execution={"workers": 2, "tokens_per_micro_batch": 512}), store) == FOUND
@@ -52,13 +52,13 @@ def test_what_a_search_came_to_is_known_however_its_stages_are_run(store: Artifa
     assert search_digest(study_at("/here", optimisation={"epochs": 3})) != search_digest(study_at("/here"))
 
 
-def test_files_of_another_version_are_told_with_a_remedy_or_are_nothing(store: ArtifactStore) -> None:
+def test_files_of_another_version_are_refused_or_ignored(store: ArtifactStore) -> None:
     study = study_at("/here")
     folder = store.study_folder(study.name)
-    for name in (FOUND_NAME, FAILURES_NAME, "under-way.json"):
+    for name in (SEARCH_RESULT_NAME, FAILURES_NAME, "under-way.json"):
         (folder / name).write_text('{"another": "version"}')
-    with pytest.raises(StoreError, match=r"search\.json cannot be read"):
+    with pytest.raises(StoreError, match=r"search\.json"):
         read_search_result(study, store)
-    with pytest.raises(StoreError, match=r"failures\.json cannot be read"):
+    with pytest.raises(StoreError, match=r"failures\.json"):
         read_failures(study, store)
-    assert read_under_way(study, store) is None
+    assert read_run_status(study, store) is None

@@ -1,4 +1,4 @@
-"""A writer is killed with SIGKILL at any moment: what it committed is whole, what it did not is not there."""
+"""A writer is killed with SIGKILL at any moment: committed artifacts are complete, and no others exist."""
 
 import json
 import subprocess
@@ -63,7 +63,7 @@ def die_at(moment):
         if event not in FILE_EVENTS:
             return
         if event == "open" and str(arguments[0]).endswith("/record.json") and arguments[2] & WRITES:
-            os._exit(7)  # the record was opened for writing under its own name
+            os._exit(7)  # the record must not be opened for writing under its final name
         if next(left) == 0:
             os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(hook)
@@ -91,7 +91,7 @@ print(moment)
 """
 
 
-def test_a_commit_cut_off_at_any_file_operation_is_whole_or_not_there(store: ArtifactStore, stage: StageSpec) -> None:
+def test_a_commit_killed_at_any_file_operation_is_whole_or_absent(store: ArtifactStore, stage: StageSpec) -> None:
     base = json.dumps(stage.model_dump(mode="json"))
     command = [sys.executable, "-c", EACH_MOMENT, str(store.root), base]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -100,11 +100,11 @@ def test_a_commit_cut_off_at_any_file_operation_is_whole_or_not_there(store: Art
 
 
 @pytest.mark.parametrize("delay_seconds", [0.0, 0.02, 0.05, 0.113, 0.31])
-def test_nothing_committed_is_lost_and_nothing_half_written_is_read(
+def test_killed_writers_lose_no_commit_and_leave_nothing_incomplete_readable(
     delay_seconds: float, store: ArtifactStore, stage: StageSpec
 ) -> None:
     base = json.dumps(stage.model_dump(mode="json"))
-    said: list[str] = []
+    reported: list[str] = []
     for round_ in range(2):
         command = [sys.executable, "-c", WRITER, str(store.root), str(round_), base]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
@@ -112,10 +112,10 @@ def test_nothing_committed_is_lost_and_nothing_half_written_is_read(
             assert writer.stdout.readline() == "ready\n"
             time.sleep(delay_seconds + 0.007 * round_)
             writer.kill()
-            said += [line.strip() for line in writer.stdout if len(line) == 65]
-        found = {record.identity: record for record in store.records()}
-        assert set(said) <= set(found)
-        for record in found.values():
+            reported += [line.strip() for line in writer.stdout if len(line) == 65]
+        by_identity = {record.identity: record for record in store.records()}
+        assert set(reported) <= set(by_identity)
+        for record in by_identity.values():
             store.verify(record)
             if record.kind == "predictions":
                 assert len(store.read_predictions(record.identity).ids) == 2000
@@ -123,7 +123,7 @@ def test_nothing_committed_is_lost_and_nothing_half_written_is_read(
             check_files(folder, json.loads((folder / RECORD_NAME).read_bytes()))
 
 
-def test_a_stage_that_was_cut_off_is_begun_again_and_finished(
+def test_a_killed_stage_is_restarted_and_finished(
     store: ArtifactStore, stage: StageSpec, prediction: PredictionSpec
 ) -> None:
     folder = store.begin("stage", stage.slug, stage.identity)

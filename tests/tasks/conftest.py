@@ -35,7 +35,7 @@ def real_data() -> Path:
 
 
 def _continuation(functions: tuple[corpus.Function, ...], hard: bool) -> TaskData:
-    """The task on functions that were parsed already."""
+    """Read the task from functions that are parsed already."""
     task_pool = tuple(function for function in functions if function.pool == "task")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "task_functions", lambda: task_pool)

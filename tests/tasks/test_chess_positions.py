@@ -32,11 +32,11 @@ CASTLING = "4k3/8/8/8/8/8/8/4K2R w K - 0 1\nmove:"
         (CASTLING, " e1g1", True),
     ],
 )
-def test_a_move_is_allowed_where_it_is_legal(text: str, answer: str, allowed: bool) -> None:
+def test_a_move_is_allowed_if_it_is_legal(text: str, answer: str, allowed: bool) -> None:
     assert positions.of_position().allows(text, answer) is allowed
 
 
-def test_any_mate_is_accepted_where_the_solution_mates() -> None:
+def test_any_mate_is_accepted_if_the_solution_mates() -> None:
     of_position = positions.of_position()
     assert of_position.accepts(TWO_MATES, " a1a8", " b1b8")
     assert of_position.accepts(TWO_MATES, " a1a8", "a1a8")
@@ -44,14 +44,14 @@ def test_any_mate_is_accepted_where_the_solution_mates() -> None:
     assert not of_position.accepts(TWO_MATES, " a1a8", " a1h8")
 
 
-def test_where_the_solution_does_not_mate_only_itself_is_accepted() -> None:
+def test_if_the_solution_does_not_mate_only_itself_is_accepted() -> None:
     of_position = positions.of_position()
     assert of_position.accepts(PLAIN, " e2e4", " e2e4")
     assert not of_position.accepts(PLAIN, " e2e4", " d2d4")
     assert not of_position.accepts(TWO_MATES, " a1a7", " a1a8")
 
 
-def test_a_history_is_judged_in_san_whatever_its_numbers_and_signs() -> None:
+def test_a_history_is_judged_in_san_with_or_without_numbers_and_signs() -> None:
     of_history = positions.of_history()
     fools_mate = "1. f3 1... e5 2. g4 2..."
     assert of_history.allows(fools_mate, " Qh4#") and of_history.allows(fools_mate, " Qh4")
@@ -60,13 +60,13 @@ def test_a_history_is_judged_in_san_whatever_its_numbers_and_signs() -> None:
     assert positions.replayed("1. f3 e5 2.g4") == positions.replayed(fools_mate)
 
 
-def test_a_judge_has_no_memory_of_what_it_was_asked() -> None:
+def test_a_judge_keeps_no_state() -> None:
     of_position = positions.of_position()
     first = [of_position.accepts(TWO_MATES, " a1a8", answer) for answer in (" b1b8", " a1a7")]
     assert [of_position.accepts(TWO_MATES, " a1a8", answer) for answer in (" b1b8", " a1a7")] == first == [True, False]
 
 
-def test_without_a_name_a_judge_asks_for_the_very_answer() -> None:
+def test_the_default_judge_accepts_only_the_target() -> None:
     verbatim = open_judge(None)
     assert isinstance(verbatim, Verbatim)
     assert verbatim.allows("2 + 2 =", "fish") and verbatim.accepts("2 + 2 =", " 4", "4\n")
@@ -83,7 +83,7 @@ def test_an_unknown_judge_is_refused() -> None:
         open_judge("chees")
 
 
-def test_without_the_optional_package_a_judge_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_python_chess_a_judge_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chess_tasks, "find_spec", lambda name: None)
     with pytest.raises(DataError) as caught:
         open_judge("chess_position")
@@ -104,12 +104,12 @@ MATE_IN_TWO = ("3R4/6pk/pp2p1q1/2p3rp/2P4Q/1P6/P4PNP/6K1 w - - 6 35", "h4h3 g6b1
         ("kK6/8/8/8/8/8/8/8 w - - 0 1", "cannot occur in a game"),
     ],
 )
-def test_a_fen_that_is_none_or_that_no_game_comes_to_is_refused(fen: str, reason: str) -> None:
+def test_an_invalid_fen_or_an_impossible_position_is_refused(fen: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         positions.position(fen)
 
 
-def test_a_line_yields_each_position_and_the_move_that_is_made_in_it() -> None:
+def test_a_line_yields_each_position_and_its_move() -> None:
     fen, moves = MATE_IN_TWO
     played = positions.line(positions.position(fen), moves.split())
     fens, made = zip(*((board.fen(), move.uci()) for board, move in played), strict=True)
@@ -125,7 +125,7 @@ def test_an_illegal_move_is_refused(moves: list[str]) -> None:
 
 
 @pytest.mark.parametrize("history", ["1. e4 1... e4", "1. e4 1-0", "e5", "1. Nf3 1... -- 2. Ng1"])
-def test_a_history_with_a_move_that_is_none_is_refused(history: str) -> None:
+def test_a_history_with_an_invalid_move_is_refused(history: str) -> None:
     with pytest.raises(ValueError):
         positions.replayed(history)
 
@@ -135,7 +135,7 @@ def test_a_position_is_recovered_from_the_text_that_asks_about_it() -> None:
     assert positions.asked(positions.question(board)) == board
 
 
-def test_a_position_has_one_name_in_either_colour_and_at_any_move_number() -> None:
+def test_a_position_has_one_name_for_both_colours_and_any_move_number() -> None:
     white = chess.Board("6k1/5ppp/8/8/8/8/5PPP/R5K1 w - - 0 1")
     later = chess.Board("6k1/5ppp/8/8/8/8/5PPP/R5K1 w - - 12 40")
     black = chess.Board("r5k1/5ppp/8/8/8/8/5PPP/6K1 b - - 3 9")

@@ -13,7 +13,7 @@ from w2s_ray.data.prepare import prepare_task
 from w2s_ray.data.splits import num_documents
 from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks import chess as chess_tasks
 from w2s_ray.tasks.chess import positions
@@ -23,7 +23,7 @@ from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import TaskData
 
 COLUMNS = "PuzzleId FEN Moves Rating RatingDeviation Popularity NbPlays Themes GameUrl OpeningTags".split()
-"""Of the dump, in its order."""
+"""Columns of the dump, in its order."""
 Row = dict[str, str]
 MATE = "3R4/6pk/pp2p1q1/2p3rp/2P4Q/1P6/P4PNP/6K1 w - - 6 35", "h4h3 g6b1 d8d1 b1d1"
 
@@ -34,7 +34,7 @@ def as_row(number: int, fen: str, moves: str, rating: object = 1200) -> Row:
 
 
 def game(number: int) -> list[chess.Move]:
-    """A game of twelve legal half-moves or more, drawn by hash."""
+    """Return a game of twelve legal half-moves or more, chosen by hash."""
     board = chess.Board()
     for ply in range(12 + number % 8):
         legal = list(board.legal_moves)
@@ -56,7 +56,7 @@ def puzzles(num: int) -> list[Row]:
 
 
 def histories(num: int) -> list[Row]:
-    """Rows of the real shape: every half-move with its number, and that of the move which is asked for."""
+    """Rows of the real shape: every half-move with its number, and the number of the target move."""
     made = []
     for number in range(num):
         board, words = chess.Board(), []
@@ -114,8 +114,8 @@ def test_a_puzzle_after_its_game_asks_for_the_target(tmp_path: Path) -> None:
         assert judge.allows(example["text"], example["other"])
 
 
-def test_both_forms_of_a_puzzle_have_one_group_and_are_on_one_side(tmp_path: Path) -> None:
-    """The line of the dump begins four half-moves before the game's end, and the history ends two before it."""
+def test_both_forms_of_a_puzzle_are_in_one_group_and_on_one_side(tmp_path: Path) -> None:
+    """The dump's line starts four half-moves before the game's end, and the history ends two before it."""
     of_positions = read("lichess_puzzles", write_csv(tmp_path / "a.csv", puzzles(80))).table
     of_histories = read("lichess_puzzles_history", write_json(tmp_path / "a.jsonl", histories(80))).table
     groups = dict(zip(of_positions["id"].to_pylist(), of_positions["group"].to_pylist(), strict=True))
@@ -131,7 +131,7 @@ def test_every_answer_is_allowed_and_accepted_by_the_tasks_own_judge(tmp_path: P
         assert not judge.allows(example["text"], " a1a1")
 
 
-def test_puzzles_with_one_position_are_one_group_on_one_side_in_either_colour(tmp_path: Path) -> None:
+def test_puzzles_with_one_position_are_one_group_in_either_colour(tmp_path: Path) -> None:
     same = [
         as_row(1000, "6k1/5ppp/8/8/8/7P/5PP1/R5K1 b - - 0 30", "h7h6 a1a8"),
         as_row(1001, "6k1/5ppp/8/8/8/7P/5PP1/R5K1 b - - 5 41", "h7h6 a1a8"),
@@ -145,7 +145,7 @@ def test_puzzles_with_one_position_are_one_group_on_one_side_in_either_colour(tm
     assert name not in next(iter(of_both.values()))
 
 
-def test_no_text_for_pretraining_shows_a_position_that_a_puzzle_asks_about(tmp_path: Path) -> None:
+def test_no_text_for_pretraining_has_a_position_of_a_puzzle(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", puzzles(300))
     labelled, texts = read("lichess_puzzles", path).table, read("chess_text", path).table
     assert labelled.num_rows + texts.num_rows == 300
@@ -160,17 +160,17 @@ def test_no_text_for_pretraining_shows_a_position_that_a_puzzle_asks_about(tmp_p
     assert shown.isdisjoint(positions.seen(positions.asked(text)) for text in labelled["text"].to_pylist())
 
 
-def test_a_text_holds_the_puzzles_own_position_and_its_solution(tmp_path: Path) -> None:
+def test_a_text_has_the_puzzles_position_and_solution(tmp_path: Path) -> None:
     given = puzzles(60)
     table = read("chess_text", write_csv(tmp_path / "a.csv", given)).table
     texts = "\n".join(table["text"].to_pylist())
-    found = 0
+    results = 0
     for row in given:
         board = chess.Board(row["FEN"])
         first, second, *_ = row["Moves"].split()
         board.push_uci(first)
-        found += f"{board.fen()}\nmove: {second}" in texts
-    assert found == table.num_rows
+        results += f"{board.fen()}\nmove: {second}" in texts
+    assert results == table.num_rows
 
 
 def test_bad_rows_are_counted_by_reason_and_left_out(tmp_path: Path) -> None:
@@ -186,8 +186,8 @@ def test_bad_rows_are_counted_by_reason_and_left_out(tmp_path: Path) -> None:
         as_row(1007, fen, moves, "unrated"),
     ]
     path = write_csv(tmp_path / "a.csv", [*puzzles(200), *bad])
-    found = {each.first_rows: each.reason for each in read("lichess_puzzles", path).left_out if each.is_fault}
-    assert [found[rows].partition(" '")[0].partition(' "')[0] for rows in sorted(found)] == [
+    results = {entry.first_rows: entry.reason for entry in read("lichess_puzzles", path).left_out if entry.is_fault}
+    assert [results[rows].partition(" '")[0].partition(' "')[0] for rows in sorted(results)] == [
         "a FEN that is not a position",
         "no FEN",
         "no Moves",
@@ -195,8 +195,8 @@ def test_bad_rows_are_counted_by_reason_and_left_out(tmp_path: Path) -> None:
         "an illegal move",
         "unknown Rating",
     ]
-    assert sorted(row for rows in found for row in rows) == list(range(201, 209))
-    text_faults = [row for each in read("chess_text", path).left_out if each.is_fault for row in each.first_rows]
+    assert sorted(row for rows in results for row in rows) == list(range(201, 209))
+    text_faults = [row for entry in read("chess_text", path).left_out if entry.is_fault for row in entry.first_rows]
     assert sorted(text_faults) == list(range(201, 208)), "a text has no rating"
     with pytest.raises(DataError, match=r"8 of 208 rows are not usable, .* a FEN that is not a position"):
         read("lichess_puzzles", path, max_skipped=0.01)
@@ -211,9 +211,8 @@ def test_bad_histories_are_counted_by_reason_and_left_out(tmp_path: Path) -> Non
         {"id": "p1", "target": " e4"},
     ]
     data = read("lichess_puzzles_history", write_json(tmp_path / "a.jsonl", [*good, *bad]))
-    faults = {
-        each.reason.partition(' "')[0].partition(" '")[0]: each.first_rows for each in data.left_out if each.is_fault
-    }
+    left_out = [entry for entry in data.left_out if entry.is_fault]
+    faults = {entry.reason.partition(' "')[0].partition(" '")[0]: entry.first_rows for entry in left_out}
     assert faults == {"an illegal move": (201, 202), "no target": (203,), "no ctx": (204,)}
 
 
@@ -223,7 +222,7 @@ def test_a_column_that_is_missing_is_named(tmp_path: Path) -> None:
         read("lichess_puzzles", path)
 
 
-def test_bands_hold_every_rating_once() -> None:
+def test_every_rating_is_in_one_band() -> None:
     names = {rating: band_of(rating) for rating in (399, 999, 1000, 1499, 1500, 1999, 2000, 3165)}
     assert list(dict.fromkeys(names.values())) == [
         "rated 0 to 999",
@@ -235,7 +234,7 @@ def test_bands_hold_every_rating_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["lichess_puzzles", "lichess_puzzles_history", "chess_text"])
-def test_without_the_optional_package_a_chess_task_says_what_to_install(
+def test_without_python_chess_a_task_is_refused_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(chess_tasks, "find_spec", lambda package: None)
@@ -254,7 +253,7 @@ def test_tasks_are_listed_without_python_chess() -> None:
     assert listed == "True\n"
 
 
-def test_text_for_pretraining_is_prepared_with_a_part_held_out_and_puzzles_keep_their_judge(tmp_path: Path) -> None:
+def test_text_is_prepared_with_a_held_out_part_and_puzzles_with_a_judge(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "store")
     store.prepare()
     path = write_csv(tmp_path / "a.csv", puzzles(200))
@@ -263,14 +262,14 @@ def test_text_for_pretraining_is_prepared_with_a_part_held_out_and_puzzles_keep_
     assert train > 60 and held_out > 2
     labelled = prepare_task(store, "puzzles", open_task(TaskSpec(builtin="lichess_puzzles", files=str(path))), 0.2)
     assert text.judge is None and labelled.judge == "chess_position"
-    found = prepare_task(store, "puzzles", open_task(TaskSpec(builtin="lichess_puzzles", files=str(path))), 0.2)
-    assert found.judge == "chess_position", "what is found in the store keeps it"
+    results = prepare_task(store, "puzzles", open_task(TaskSpec(builtin="lichess_puzzles", files=str(path))), 0.2)
+    assert results.judge == "chess_position", "a task that is loaded from the store keeps its judge"
 
 
 def test_the_dump_itself_is_read(real_data: Path) -> None:
     folder = real_data / "lichess_puzzles"
     labelled, texts = read("lichess_puzzles", folder), read("chess_text", folder)
-    assert not [each for each in (*labelled.left_out, *texts.left_out) if each.is_fault]
+    assert not [entry for entry in (*labelled.left_out, *texts.left_out) if entry.is_fault]
     assert labelled.table.num_rows + texts.table.num_rows == 40_000
     assert abs(texts.table.num_rows / 40_000 - TEXT_SHARE) < 0.01
     judge = open_judge(labelled.judge)

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.embedded import corpus
 from w2s_ray.tasks.embedded.code_continuation import (
     CLASS_NAMES,
@@ -39,7 +39,7 @@ def parts(text: str) -> tuple[str, str]:
     return prefix, line
 
 
-def test_there_are_examples_enough_and_half_of_them_are_true(data: TaskData) -> None:
+def test_there_are_enough_examples_and_half_of_them_are_true(data: TaskData) -> None:
     assert data.table.schema == SCHEMA
     assert data.class_names == CLASS_NAMES
     assert data.table.num_rows >= 60_000
@@ -48,7 +48,7 @@ def test_there_are_examples_enough_and_half_of_them_are_true(data: TaskData) -> 
     assert len(set(data.table["id"].to_pylist())) == data.table.num_rows
 
 
-def test_each_line_and_each_prefix_stands_once_as_true_and_once_as_false(data: TaskData) -> None:
+def test_each_line_and_each_prefix_is_true_once_and_false_once(data: TaskData) -> None:
     lines, prefixes = collections.defaultdict(list), collections.defaultdict(list)
     for row in data.table.to_pylist():
         prefix, line = parts(row["text"])
@@ -63,7 +63,7 @@ def test_hard_lines_take_the_indentation_of_the_true_one(hard_continuation: Task
     for row in hard_continuation.table.to_pylist():
         prefix, line = parts(row["text"])
         depths[prefix].add(len(line) - len(line.lstrip()))
-    assert {len(found) for found in depths.values()} == {1}
+    assert {len(members) for members in depths.values()} == {1}
 
 
 def test_easy_lines_keep_their_own_indentation(continuation: TaskData) -> None:
@@ -71,11 +71,11 @@ def test_easy_lines_keep_their_own_indentation(continuation: TaskData) -> None:
     for row in continuation.table.to_pylist():
         _, line = parts(row["text"])
         depths[line.strip()].add(len(line) - len(line.lstrip()))
-    assert {len(found) for found in depths.values()} == {1}
+    assert {len(members) for members in depths.values()} == {1}
 
 
 @pytest.mark.parametrize("part", ["line", "prefix"])
-def test_seeing_only_the_line_or_only_the_prefix_is_chance(data: TaskData, part: str) -> None:
+def test_the_line_or_the_prefix_alone_gives_chance_accuracy(data: TaskData, part: str) -> None:
     rows = sorted(data.table.to_pylist(), key=lambda row: seeded_hash(row["group"]))
     rows = rows[:EXAMPLES_FOR_REGRESSION]
     boundary = rows[len(rows) * 2 // 3]["group"]
@@ -90,7 +90,7 @@ def test_seeing_only_the_line_or_only_the_prefix_is_chance(data: TaskData, part:
     assert abs(accuracy - 0.5) <= 2 * standard_error
 
 
-def test_a_bundle_holds_two_prefixes_and_two_lines_each_once_true_and_once_false(data: TaskData) -> None:
+def test_a_bundle_has_two_prefixes_and_two_lines_each_true_once(data: TaskData) -> None:
     bundles = collections.defaultdict(list)
     for row in data.table.to_pylist():
         bundles[row["bundle"]].append(row)
@@ -104,7 +104,7 @@ def test_a_bundle_holds_two_prefixes_and_two_lines_each_once_true_and_once_false
             assert list(labels.values()) == [{0, 1}, {0, 1}]
 
 
-def test_another_process_that_parses_the_task_files_alone_makes_the_same_examples(continuation: TaskData) -> None:
+def test_a_process_that_parses_only_task_files_makes_the_same_examples(continuation: TaskData) -> None:
     script = (
         "from w2s_ray.tasks.embedded.code_continuation import CodeContinuation;"
         "print(*CodeContinuation().read().table['id'].to_pylist())"
@@ -114,7 +114,7 @@ def test_another_process_that_parses_the_task_files_alone_makes_the_same_example
     assert other.stdout.split() == continuation.table["id"].to_pylist()
 
 
-def test_a_group_is_a_pair_of_files_of_two_packages_and_no_file_is_in_two_groups(continuation: TaskData) -> None:
+def test_a_group_is_two_files_of_two_packages_and_no_file_is_in_two_groups(continuation: TaskData) -> None:
     groups = sorted(set(continuation.table["group"].to_pylist()))
     files = [file for group in groups for file in group.split(" ")]
     assert len(files) == len(set(files)) == 2 * len(groups)
@@ -144,7 +144,7 @@ def test_texts_are_short(data: TaskData) -> None:
     assert 120 <= np.mean(lengths) <= 240
 
 
-def test_lines_that_say_nothing_are_not_asked_about() -> None:
+def test_lines_without_names_are_not_used() -> None:
     for line in (
         "else:",
         "return self",
@@ -159,7 +159,7 @@ def test_lines_that_say_nothing_are_not_asked_about() -> None:
         assert is_informative(line), line
 
 
-def test_both_tasks_go_by_their_names_and_have_fingerprints_of_their_own() -> None:
+def test_both_tasks_have_their_own_names_and_fingerprints() -> None:
     easy, hard = (open_task(TaskSpec(builtin=name)) for name in ("code_continuation", "code_continuation_hard"))
     assert isinstance(easy, CodeContinuation) and isinstance(hard, CodeContinuation)
     assert easy.fingerprint() != hard.fingerprint()
@@ -173,9 +173,7 @@ def test_the_installed_packages_give_the_published_tasks(continuation: TaskData,
     assert digest_of(hard_continuation.table) == published.tasks["code_continuation_hard"]
 
 
-def test_a_changed_source_file_is_refused_and_another_version_is_another_task(
-    continuation: TaskData, tmp_path: Path
-) -> None:
+def test_a_changed_source_file_is_refused_but_another_version_is_not(continuation: TaskData, tmp_path: Path) -> None:
     published = Manifest.model_validate_json(MANIFEST.read_text())
     fewer = continuation.table.slice(4)
     with pytest.raises(DataError, match=r"constraints\.txt"):

@@ -57,7 +57,7 @@ def test_functions_come_without_docstrings_comments_blank_lines_and_decorators()
     ast.parse(fetch[0])
 
 
-def test_cuts_are_lines_that_hold_a_whole_statement_or_the_head_of_a_block() -> None:
+def test_cuts_are_lines_with_a_whole_statement_or_the_head_of_a_block() -> None:
     _, (text, cuts) = corpus.functions_of(SOURCE)
     lines = text.split("\n")
     assert [lines[at].strip() for at in cuts] == [
@@ -68,7 +68,7 @@ def test_cuts_are_lines_that_hold_a_whole_statement_or_the_head_of_a_block() -> 
     ]
 
 
-def test_a_shape_sees_through_renaming_and_other_constants() -> None:
+def test_a_shape_does_not_depend_on_names_and_constants() -> None:
     text = 'def load(path):\n    with open(path, "rb") as file:\n        return file.read(4)'
     renamed = "def fetch(where):\n  with open(where, 'r') as f:\n      return f.peek(1_000)"
     assert corpus.shape_of(text) == corpus.shape_of(renamed)
@@ -79,8 +79,8 @@ def test_no_file_is_in_two_pools(functions: Functions) -> None:
     pools = collections.defaultdict(set)
     for function in functions:
         pools[function.file].add(function.pool)
-    assert {len(found) for found in pools.values()} == {1}
-    assert {pool for found in pools.values() for pool in found} == {"task", "held_out", "pretraining"}
+    assert {len(members) for members in pools.values()} == {1}
+    assert {pool for members in pools.values() for pool in members} == {"task", "held_out", "pretraining"}
 
 
 def test_no_two_functions_have_one_shape(functions: Functions) -> None:
@@ -97,7 +97,7 @@ def test_no_file_shares_consecutive_lines_with_another(functions: Functions) -> 
             assert file_of.setdefault(window, function.file) == function.file
 
 
-def test_there_is_text_enough_to_pretrain_on(functions: Functions) -> None:
+def test_there_is_enough_text_for_pretraining(functions: Functions) -> None:
     chars = collections.Counter[str]()
     for function in functions:
         chars[function.pool] += len(function.text)
@@ -113,7 +113,7 @@ def test_generated_and_vendored_files_tests_and_build_records_are_not_read() -> 
     assert not [path for path in paths if path.endswith("_pb2.py") or "/tests/" in path or "/_vendor/" in path]
 
 
-def test_the_local_version_of_a_wheel_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_version_of_a_wheel_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = PythonSource().fingerprint()
     version = metadata.version("torch").partition("+")[0]
     real = metadata.distribution
@@ -133,7 +133,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         PythonSource().fingerprint()
 
 
-def test_pretraining_text_holds_no_file_that_labelled_tasks_are_made_from(functions: Functions) -> None:
+def test_pretraining_text_has_no_file_of_the_labelled_tasks(functions: Functions) -> None:
     task = PythonSource()
     data = task.read()
     assert task.kind == "text" and data.table.schema == SCHEMA

@@ -1,4 +1,4 @@
-"""The mechanism that every data set shares, on a recipe of the tests' own."""
+"""The code that every data set shares, with a recipe for these tests."""
 
 import json
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from w2s_ray.errors import DataError
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.dataset import Recipe
 from w2s_ray.tasks.examples import Example, Format, class_of, text_of
 from w2s_ray.tasks.registry import known_tasks, open_task, register_task
@@ -59,7 +59,7 @@ def test_a_recipe_reads_its_columns_from_local_files(tmp_path: Path) -> None:
     assert WEATHER.info in known_tasks()
 
 
-def test_of_a_folder_the_files_named_after_the_splits_are_read(tmp_path: Path) -> None:
+def test_in_a_folder_the_files_named_after_the_splits_are_read(tmp_path: Path) -> None:
     write(tmp_path / "train-0.jsonl", rows(2))
     write(tmp_path / "train-1.jsonl", rows(2, 2))
     write(tmp_path / "validation.jsonl", rows(2, 4))
@@ -67,30 +67,30 @@ def test_of_a_folder_the_files_named_after_the_splits_are_read(tmp_path: Path) -
     assert read(tmp_path).table["origin"].to_pylist() == [POOL] * 4 + [TEST] * 2
 
 
-def test_a_folder_without_the_pool_is_read_whole_and_has_no_test_set_of_its_own(tmp_path: Path) -> None:
+def test_a_folder_without_the_pool_split_is_read_whole_as_the_pool(tmp_path: Path) -> None:
     write(tmp_path / "validation.jsonl", rows(4))
     assert read(tmp_path).table["origin"].to_pylist() == [POOL] * 4
 
 
-def test_a_row_that_is_no_example_is_left_out_and_reported_with_its_number(tmp_path: Path) -> None:
+def test_an_unusable_row_is_left_out_and_reported_with_its_number(tmp_path: Path) -> None:
     bad = [{"report": " ", "rain": 1, "day": 9}, {"report": "x", "rain": 7, "day": 9}, {"report": "y", "day": 9}]
     data = read(write(tmp_path / "a.jsonl", [*rows(97), *bad]))
     assert data.table.num_rows == 97
-    assert [(each.reason, each.num_rows, each.first_rows) for each in data.left_out] == [
+    assert [(entry.reason, entry.num_rows, entry.first_rows) for entry in data.left_out] == [
         ("no report", 1, (98,)),
         ("unknown rain 7", 1, (99,)),
         ("no rain", 1, (100,)),
     ]
 
 
-def test_too_many_such_rows_are_refused_with_what_is_wrong_with_them(tmp_path: Path) -> None:
+def test_too_many_unusable_rows_are_refused_with_their_reasons(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [*rows(8), {"report": "", "rain": 1, "day": 9}])
     with pytest.raises(DataError, match=r"1 of 9 rows are not usable, .* no report in row 9"):
         read(path)
     assert read(path, max_skipped=0.2).table.num_rows == 8
 
 
-def test_a_column_that_is_not_there_is_an_error_with_the_nearest_name(tmp_path: Path) -> None:
+def test_a_missing_column_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"reprot": "x", "rain": 1, "day": 1}])
     with pytest.raises(DataError, match="did you mean 'reprot'"):
         read(path)

@@ -11,7 +11,7 @@ from w2s_ray import hub
 from w2s_ray.data.prepare import prepare_task
 from w2s_ray.errors import DataError
 from w2s_ray.hub import HubRepo
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.hh_rlhf import HH_RLHF, SUBSETS, first_human_turn
 from w2s_ray.tasks.registry import open_task
@@ -52,12 +52,12 @@ def test_trap_11_hh_rlhf_is_read_as_pairs_and_never_as_single_answers(tmp_path: 
         assert shown[1 - example["label"]] == row["rejected"].strip()
 
 
-def test_trap_21_which_dialog_stands_first_is_a_coin_of_the_pair_alone(tmp_path: Path) -> None:
+def test_trap_21_which_dialog_is_first_depends_on_the_pair_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", rows(400))
     backwards = write(tmp_path / "b.jsonl", reversed(rows(400)))
     ids = {row["id"]: row["label"] for row in read(path).table.to_pylist()}
     assert ids == {row["id"]: row["label"] for row in read(backwards).table.to_pylist()}
-    assert 150 < sum(ids.values()) < 250, "the better one stands first about half of the time"
+    assert 150 < sum(ids.values()) < 250, "the better one is first about half of the time"
     script = (
         "import sys; from w2s_ray.tasks.registry import open_task; from w2s_ray.spec.study import TaskSpec\n"
         "print(open_task(TaskSpec(builtin='hh_rlhf', files=sys.argv[1])).read().table['label'].to_pylist())"
@@ -66,7 +66,7 @@ def test_trap_21_which_dialog_stands_first_is_a_coin_of_the_pair_alone(tmp_path:
     assert other.stdout.strip() == str(list(ids.values()))
 
 
-def test_the_order_says_nothing_of_which_dialog_is_the_better_one(tmp_path: Path) -> None:
+def test_the_order_of_dialogs_does_not_show_the_better_one(tmp_path: Path) -> None:
     given = rows(20)
     turned = [{"chosen": row["rejected"], "rejected": row["chosen"]} for row in given]
     one = read(write(tmp_path / "a.jsonl", given)).table.to_pylist()
@@ -102,7 +102,7 @@ def test_dialogs_that_begin_with_the_same_human_turn_are_related(tmp_path: Path)
         ("", None),
     ],
 )
-def test_the_first_human_turn_is_what_stands_before_the_first_answer(dialog: str, turn: str | None) -> None:
+def test_the_first_human_turn_ends_at_the_first_answer(dialog: str, turn: str | None) -> None:
     assert first_human_turn(dialog) == turn
 
 
@@ -121,7 +121,7 @@ def test_bad_rows_are_counted_by_reason_and_left_out(tmp_path: Path) -> None:
     doubled = [*good, *bad, good[0], {"chosen": good[1]["rejected"], "rejected": good[1]["chosen"]}]
     data = read(write(tmp_path / "a.jsonl", doubled))
     assert data.table.num_rows == 199
-    assert {(each.reason, each.first_rows, each.is_fault) for each in data.left_out} == {
+    assert {(entry.reason, entry.first_rows, entry.is_fault) for entry in data.left_out} == {
         ("two equal answers", (201,), True),
         ("no rejected", (202,), True),
         ("no chosen", (203, 204), True),
@@ -141,7 +141,7 @@ def test_text_that_is_not_utf_8_is_refused_with_its_line(tmp_path: Path) -> None
         read(path)
 
 
-def test_results_can_be_told_apart_by_subset_where_the_files_are_named_so(tmp_path: Path) -> None:
+def test_files_named_after_subsets_give_strata(tmp_path: Path) -> None:
     for number, subset in enumerate(SUBSETS):
         write(tmp_path / f"{subset}.jsonl", rows(8)[2 * number : 2 * number + 2])
     whole = read(tmp_path)
@@ -153,15 +153,15 @@ def test_results_can_be_told_apart_by_subset_where_the_files_are_named_so(tmp_pa
     assert set(read(write(tmp_path / "mine.jsonl", rows(2))).table["stratum"].to_pylist()) == {None}
 
 
-def test_a_pair_that_stands_in_two_subsets_is_one_example(tmp_path: Path) -> None:
+def test_a_pair_in_two_subsets_is_one_example(tmp_path: Path) -> None:
     for subset in SUBSETS[:2]:
         write(tmp_path / f"{subset}.jsonl", rows(3))
     data = read(tmp_path)
     assert data.table.num_rows == 3
-    assert [(each.num_rows, each.is_fault) for each in data.left_out] == [(3, False)]
+    assert [(entry.num_rows, entry.is_fault) for entry in data.left_out] == [(3, False)]
 
 
-def test_the_name_of_a_subset_is_part_of_what_the_data_is(tmp_path: Path) -> None:
+def test_the_fingerprint_includes_the_names_of_subsets(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{name}.jsonl", rows(2)) for name in ("mine", "other", "helpful-base")]
     mine, other, helpful = (open_task(TaskSpec(builtin="hh_rlhf", files=str(path))).fingerprint() for path in paths)
     assert mine == other != helpful

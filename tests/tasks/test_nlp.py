@@ -1,4 +1,4 @@
-"""Each known data set on rows of the shape that it has on the hub (the rows themselves are the tests' own)."""
+"""Each known data set, with invented rows of the shape that it has on the hub."""
 
 import json
 from collections import Counter, defaultdict
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from w2s_ray.errors import DataError
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.dataset import Recipe
 from w2s_ray.tasks.nlp import RECIPES
 from w2s_ray.tasks.registry import open_task
@@ -197,7 +197,7 @@ CHOICES = (
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    """Read rows as a known data set; without rows, those above."""
+    """Read rows as a known data set; by default, the rows above."""
 
     def read(name: str, rows: Sequence[Row] | None = None, **spec: Any) -> TaskData:
         path = tmp_path / "rows.jsonl"
@@ -216,7 +216,7 @@ def labels(data: TaskData) -> list[str]:
 
 
 def together(data: TaskData, column: str) -> list[list[int]]:
-    """Which examples share a value of the column, by their places."""
+    """Return the sets of example indices that share a value of the column."""
     places: dict[str, list[int]] = defaultdict(list)
     for place, value in enumerate(data.table[column].to_pylist()):
         places[value].append(place)
@@ -227,7 +227,7 @@ def answer_of(text: str) -> str:
     return text.rpartition("\nAnswer: ")[2].partition("\n")[0]
 
 
-def test_the_tasks_of_the_paper_are_known_and_each_has_rows_here() -> None:
+def test_every_task_of_the_paper_is_registered_and_tested_here() -> None:
     assert len(RECIPES) == 23
     assert {recipe.name for recipe in RECIPES} == set(ROWS)
 
@@ -236,8 +236,8 @@ def test_the_tasks_of_the_paper_are_known_and_each_has_rows_here() -> None:
 def test_rows_of_the_real_shape_become_examples(name: str, read: Read) -> None:
     data = read(name)
     assert data.table.schema == SCHEMA
-    assert not [each for each in data.left_out if each.is_fault]
-    assert set(labels(data)) == set(data.class_names), "the rows above show every class"
+    assert not [entry for entry in data.left_out if entry.is_fault]
+    assert set(labels(data)) == set(data.class_names), "the rows above have every class"
     assert all(text == text.strip() and text for text in texts(data))
     assert len(set(data.table["id"].to_pylist())) == data.table.num_rows >= 2
 
@@ -309,16 +309,16 @@ def test_the_right_answer_is_the_one_that_the_row_names(name: str, right: list[s
     assert len(set(texts(data))) == len(judged)
 
 
-def test_two_events_that_are_ranked_both_ways_are_left_out(read: Read) -> None:
+def test_two_events_ranked_both_ways_are_left_out(read: Read) -> None:
     rows = [{"baseline": f"good {number}", "less_pleasant": f"bad {number}"} for number in range(40)]
     data = read("ethics_utilitarianism", [*rows, {"baseline": "bad 3", "less_pleasant": "good 3"}])
     assert len(texts(data)) == 39
-    assert [(each.reason, each.first_rows) for each in data.left_out] == [
+    assert [(entry.reason, entry.first_rows) for entry in data.left_out] == [
         ("the same text has different labels", (4, 41))
     ]
 
 
-def test_the_more_pleasant_event_is_named_by_its_place(read: Read) -> None:
+def test_the_label_is_the_place_of_the_more_pleasant_event(read: Read) -> None:
     rows = [{"baseline": f"good {number}", "less_pleasant": f"bad {number}"} for number in range(200)]
     data = read("ethics_utilitarianism", rows)
     for text, label in zip(texts(data), labels(data), strict=True):
@@ -374,10 +374,10 @@ def test_trap_19_right_and_wrong_answers_are_written_in_the_same_form(name: str,
     forms: dict[str, set[str]] = defaultdict(set)
     for bundle, text in zip(data.table["bundle"].to_pylist(), texts(data), strict=True):
         cue = "\nTrait: " if name == "ethics_virtue" else "\nAnswer: "
-        before, found, after = text.rpartition(cue)
-        assert found
+        before, marker, after = text.rpartition(cue)
+        assert marker
         forms[bundle].add(f"{before}{cue}…\n{after.partition(chr(10))[2]}")
-    assert all(len(each) == 1 for each in forms.values()), forms
+    assert all(len(item) == 1 for item in forms.values()), forms
 
 
 def test_trap_19_openbookqa_never_shows_a_letter_for_an_answer(read: Read) -> None:
@@ -385,7 +385,7 @@ def test_trap_19_openbookqa_never_shows_a_letter_for_an_answer(read: Read) -> No
 
 
 @pytest.mark.parametrize(("name", "phrase"), [("cosmos_qa", "None of the above"), ("quail", "not enough information")])
-def test_trap_19_an_answer_that_means_nothing_alone_is_never_shown(name: str, phrase: str, read: Read) -> None:
+def test_trap_19_an_answer_without_meaning_by_itself_is_never_used(name: str, phrase: str, read: Read) -> None:
     data = read(name)
     assert not any(phrase in text for text in texts(data))
     (left_out,) = data.left_out
@@ -393,29 +393,29 @@ def test_trap_19_an_answer_that_means_nothing_alone_is_never_shown(name: str, ph
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_trap_21_choices_hang_on_the_content_and_not_on_the_order_of_the_rows(name: str, read: Read) -> None:
+def test_trap_21_choices_depend_on_content_and_not_on_the_order_of_rows(name: str, read: Read) -> None:
     def content(data: TaskData) -> set[tuple[Any, ...]]:
         return {tuple(row.values()) for row in data.table.to_pylist()}
 
     assert content(read(name)) == content(read(name, ROWS[name][::-1]))
 
 
-def test_trap_10_a_question_that_recurs_with_another_passage_stays_with_itself(read: Read) -> None:
+def test_trap_10_a_question_with_two_passages_is_in_one_group(read: Read) -> None:
     first, second = ROWS["sciq"][0], ROWS["sciq"][2]
     data = read("sciq", [first, second | {"question": first["question"].upper(), "support": "Of ice and salt."}])
     assert len(set(data.table["group"].to_pylist())) == 1
 
 
-def test_trap_12_a_question_that_recurs_with_other_wrong_answers_is_as_often_right_as_wrong(read: Read) -> None:
+def test_trap_12_a_repeated_question_is_right_as_often_as_wrong(read: Read) -> None:
     row = ROWS["sciq"][0]
     wrongs = ["sand", "wood", "cork", "iron", "foam"]
     rows = [row | {f"distractor{place}": wrong for place in (1, 2, 3)} for wrong in wrongs]
     data = read("sciq", rows)
     assert sorted(labels(data)) == ["no", "yes"]
-    assert sum(each.num_rows for each in data.left_out) == 4 + 4
+    assert sum(entry.num_rows for entry in data.left_out) == 4 + 4
 
 
-def test_trap_21_wrong_answers_are_drawn_from_all_places(read: Read) -> None:
+def test_trap_21_wrong_answers_come_from_all_places(read: Read) -> None:
     row = ROWS["sciq"][0]
     data = read("sciq", [row | {"question": f"What melts, {number}?", "support": ""} for number in range(600)])
     wrong = Counter(answer_of(text) for text, label in zip(texts(data), labels(data), strict=True) if label == "no")
@@ -423,13 +423,13 @@ def test_trap_21_wrong_answers_are_drawn_from_all_places(read: Read) -> None:
     assert all(150 < count < 250 for count in wrong.values()), wrong
 
 
-def test_sst2_keeps_the_index_of_its_rows_and_says_which_are_sentences(read: Read) -> None:
+def test_sst2_keeps_row_indices_and_marks_sentences(read: Read) -> None:
     data = read("sst2")
     assert data.table["id"].to_pylist() == ["pool-0", "pool-1", "pool-2", "pool-3"]
     assert data.table["stratum"].to_pylist() == ["sentence", "phrase", "sentence", "phrase"]
 
 
-def test_sst2_leaves_out_short_phrases_of_several_sentences_and_ties_sentences_by_long_ones(read: Read) -> None:
+def test_sst2_drops_short_shared_phrases_and_ties_sentences_by_long_ones(read: Read) -> None:
     sentences = ["dull and far too long", "never dull and far too loud", "a tale that is dull"]
     phrases = ["dull", "dull and far too", "tale that"]
     rows = [{"idx": at, "sentence": text, "label": at % 2} for at, text in enumerate([*sentences, *phrases])]
@@ -440,9 +440,9 @@ def test_sst2_leaves_out_short_phrases_of_several_sentences_and_ties_sentences_b
     assert (left_out.first_rows, left_out.is_fault) == ((4,), False)
 
 
-def test_amazon_reviews_may_lack_a_title_and_not_a_text(read: Read) -> None:
+def test_amazon_reviews_need_a_text_but_no_title(read: Read) -> None:
     rows = [*ROWS["amazon_polarity"], {"label": 0, "title": "Bad", "content": " "}]
-    assert [each.reason for each in read("amazon_polarity", rows, max_skipped=0.5).left_out] == ["no content"]
+    assert [entry.reason for entry in read("amazon_polarity", rows, max_skipped=0.5).left_out] == ["no content"]
 
 
 BAD = [
@@ -471,8 +471,8 @@ BAD = [
 def test_a_bad_row_is_counted_and_reported(name: str, change: Row, reason: str, read: Read) -> None:
     rows = [*ROWS[name], ROWS[name][0] | change]
     data = read(name, rows, max_skipped=0.5)
-    faults = [each for each in data.left_out if each.is_fault]
-    assert [(each.reason, each.num_rows, each.first_rows) for each in faults] == [(reason, 1, (len(rows),))]
+    faults = [entry for entry in data.left_out if entry.is_fault]
+    assert [(entry.reason, entry.num_rows, entry.first_rows) for entry in faults] == [(reason, 1, (len(rows),))]
     assert set(texts(data)) >= set(texts(read(name)))
 
 
@@ -489,7 +489,7 @@ def test_the_page_on_tasks_names_each_of_them() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_a_recipe_says_what_a_reader_has_to_know(recipe: Recipe) -> None:
+def test_a_recipe_has_a_complete_description(recipe: Recipe) -> None:
     assert recipe.hub.count("/") == 1 and recipe.branch == PARQUET
     assert recipe.commit is None or parse_revision(recipe.commit) == (None, recipe.commit)
     assert recipe.licence and recipe.citation and recipe.protocol.count("\n") == 0

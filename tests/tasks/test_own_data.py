@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from w2s_ray.errors import DataError
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.registry import open_task, register_task
 from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, TaskData
 
@@ -65,14 +65,14 @@ def test_classes_fix_the_order_of_the_labels(tmp_path: Path) -> None:
     assert data.table["label"].to_pylist() == [0, 1, 0]
 
 
-def test_numbers_are_ordered_as_numbers_and_truth_values_read_as_in_json(tmp_path: Path) -> None:
+def test_numbers_are_sorted_as_numbers_and_booleans_read_as_in_json(tmp_path: Path) -> None:
     numbers = [{"review": str(n), "stars": n} for n in (10, 9, 2)]
     assert read(json_lines(tmp_path / "n.jsonl", numbers)).class_names == ("2", "9", "10")
     truths = [{"review": "yes", "stars": True}, {"review": "no", "stars": False}]
     assert read(json_lines(tmp_path / "t.jsonl", truths)).class_names == ("false", "true")
 
 
-def test_braces_that_a_template_doubles_are_braces(tmp_path: Path) -> None:
+def test_doubled_braces_in_a_template_are_literal(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", [{"q": f"q{n}", "y": n % 2} for n in range(2)])
     texts = open_task(TaskSpec(files=str(path), text='{{"ask": "{q}"}} yes?', label="y")).read().table["text"]
     assert texts.to_pylist() == ['{"ask": "q0"} yes?', '{"ask": "q1"} yes?']
@@ -81,7 +81,7 @@ def test_braces_that_a_template_doubles_are_braces(tmp_path: Path) -> None:
             open_task(TaskSpec(files=str(path), text=text, label="y"))
 
 
-def test_a_template_joins_columns_and_takes_braces_in_the_data_as_they_are(tmp_path: Path) -> None:
+def test_a_template_joins_columns_and_keeps_braces_in_the_data(tmp_path: Path) -> None:
     rows = [{"q": "is {x} it?", "p": "Yes.", "y": 1}, {"q": "Why?", "p": "{0.__class__}", "y": 0}]
     path = json_lines(tmp_path / "a.jsonl", rows)
     spec = TaskSpec(files=str(path), text="{q} Passage: {p}", label="y")
@@ -91,7 +91,7 @@ def test_a_template_joins_columns_and_takes_braces_in_the_data_as_they_are(tmp_p
     ]
 
 
-def test_a_group_column_keeps_rows_together_and_without_one_equal_texts_are_related(tmp_path: Path) -> None:
+def test_groups_come_from_a_column_or_from_equal_texts(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", ROWS)
     assert read(path, group="film").table["group"].to_pylist() == ["a", "b", "a"]
     near = [{"review": "A  fine Film .", "stars": 1}, *ROWS]
@@ -99,14 +99,14 @@ def test_a_group_column_keeps_rows_together_and_without_one_equal_texts_are_rela
     assert groups[0] == groups[1] and len(set(groups)) == 3
 
 
-def test_rows_of_a_test_file_are_marked_and_have_ids_of_their_own(tmp_path: Path) -> None:
+def test_rows_of_a_test_file_are_marked_and_have_other_ids(tmp_path: Path) -> None:
     others = [row | {"review": f"Another: {row['review']}"} for row in ROWS]
     table = read(json_lines(tmp_path / "a.jsonl", ROWS), test_files=str(json_lines(tmp_path / "t.jsonl", others))).table
     assert table["origin"].to_pylist() == [POOL] * 3 + [TEST] * 3
     assert len(set(table["id"].to_pylist())) == 6
 
 
-def test_equal_rows_are_one_example_and_rows_that_disagree_are_left_out(tmp_path: Path) -> None:
+def test_equal_rows_are_one_example_and_contradicting_rows_are_left_out(tmp_path: Path) -> None:
     rows = [{"review": f"text {n}", "stars": n % 2} for n in range(100)]
     doubled = [*rows, rows[3], {"review": "text 4", "stars": 1}]
     table = read(json_lines(tmp_path / "a.jsonl", doubled)).table
@@ -114,25 +114,25 @@ def test_equal_rows_are_one_example_and_rows_that_disagree_are_left_out(tmp_path
     assert "text 4" not in table["text"].to_pylist()
 
 
-def test_equal_rows_of_two_groups_are_one_example_that_ties_the_groups(tmp_path: Path) -> None:
+def test_equal_rows_of_two_groups_merge_the_groups(tmp_path: Path) -> None:
     rows = [{"review": text, "stars": n % 2, "film": film} for n, (text, film) in enumerate(["xa", "ya", "zb", "wc"])]
     doubled = [*rows, rows[0] | {"film": "b"}, rows[3] | {"film": "d", "stars": 0}]
     table = read(json_lines(tmp_path / "a.jsonl", doubled), group="film", max_skipped=0.5).table
-    assert table["text"].to_pylist() == ["x", "y", "z"], "those that disagree are both left out"
+    assert table["text"].to_pylist() == ["x", "y", "z"], "contradicting rows are both left out"
     assert len(set(table["group"].to_pylist())) == 1, "film a and film b share a text"
 
 
-def test_documents_are_distinct_whatever_their_groups(tmp_path: Path) -> None:
+def test_equal_documents_of_different_groups_are_one(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", [{"text": f"text {n % 3}", "of": str(n)} for n in range(9)])
     table = open_task(TaskSpec(files=str(path), text="text", group="of")).read().table
     assert sorted(table["text"].to_pylist()) == ["text 0", "text 1", "text 2"]
 
 
-def test_pool_rows_that_are_related_to_a_test_row_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_pool_rows_related_to_a_test_row_are_counted_and_left_out(tmp_path: Path) -> None:
     pool = json_lines(tmp_path / "a.jsonl", [{"review": f"text {n}", "stars": n % 2} for n in range(40)])
     test = json_lines(tmp_path / "t.jsonl", [{"review": f"Text {n}!", "stars": n % 2} for n in range(36, 44)])
     data = read(pool, test_files=str(test))
-    assert [(each.source, each.reason, each.first_rows, each.is_fault) for each in data.left_out] == [
+    assert [(entry.source, entry.reason, entry.first_rows, entry.is_fault) for entry in data.left_out] == [
         (str(pool), "an example that is related to one of the test set", (37, 38, 39, 40), False)
     ]
     assert data.table.num_rows == 36 + 8
@@ -150,36 +150,36 @@ def test_pool_rows_that_are_related_to_a_test_row_are_counted_and_left_out(tmp_p
         ({"stars": "\ud83d"}, "half a surrogate pair, which is not valid Unicode"),
     ],
 )
-def test_a_value_that_is_not_there_or_no_text_is_counted_and_becomes_no_example(
+def test_rows_with_missing_or_invalid_values_are_counted_and_left_out(
     tmp_path: Path, row: dict[str, Any], reason: str
 ) -> None:
     rows = [{"review": f"text {n}", "stars": n % 2, "film": str(n)} for n in range(40)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in [*rows, rows[0] | row]))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(item) + "\n" for item in [*rows, rows[0] | row]))
     data = read(tmp_path / "a.jsonl", group="film")
     assert (data.table.num_rows, data.class_names) == (40, ("0", "1"))
-    assert [(each.reason, each.first_rows) for each in data.left_out] == [(reason, (41,))]
+    assert [(entry.reason, entry.first_rows) for entry in data.left_out] == [(reason, (41,))]
 
 
-def test_bytes_are_no_text(tmp_path: Path) -> None:
+def test_bytes_are_not_text(tmp_path: Path) -> None:
     rows = [{"review": f"text {n}".encode(), "stars": n % 2} for n in range(4)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="review is bytes and not text"):
         read(tmp_path / "a.parquet")
 
 
-def test_labels_that_are_one_number_written_in_two_ways_have_one_order(tmp_path: Path) -> None:
+def test_labels_that_are_equal_as_numbers_have_a_fixed_order(tmp_path: Path) -> None:
     rows = [{"review": f"text {n}", "stars": label} for n, label in enumerate(["01", "1", "001", "0"])]
     assert read(json_lines(tmp_path / "a.jsonl", rows)).class_names == ("0", "001", "01", "1")
 
 
-def test_half_a_character_is_a_bad_row(tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_is_an_unusable_row(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     json_lines(path, [{"review": f"text {n}", "stars": n % 2} for n in range(40)])
     with path.open("a") as file:
         file.write('{"review": "cut \\ud83d here", "stars": 1}\n')
     data = read(path)
     assert data.table.num_rows == 40
-    assert [(each.reason, each.first_rows) for each in data.left_out] == [
+    assert [(entry.reason, entry.first_rows) for entry in data.left_out] == [
         ("half a surrogate pair, which is not valid Unicode", (41,))
     ]
 
@@ -238,13 +238,13 @@ def test_a_label_that_occurs_only_in_the_test_file_is_unknown(tmp_path: Path) ->
         read(path, test_files=str(other))
 
 
-def test_a_column_of_free_text_is_not_taken_for_a_label(tmp_path: Path) -> None:
+def test_a_column_with_too_many_values_is_not_a_label(tmp_path: Path) -> None:
     rows = [{"review": "x", "stars": str(n)} for n in range(200)]
     with pytest.raises(DataError, match="200 distinct values"):
         read(json_lines(tmp_path / "a.jsonl", rows))
 
 
-def test_the_fingerprint_follows_content_and_columns_and_not_the_place(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_content_and_columns_but_not_on_paths(tmp_path: Path) -> None:
     def fingerprint(path: Path, **spec: Any) -> str:
         return open_task(TaskSpec(**{"files": str(path), "text": "review", "label": "stars", **spec})).fingerprint()
 
@@ -262,7 +262,7 @@ def test_the_fingerprint_follows_content_and_columns_and_not_the_place(tmp_path:
         fingerprint(tmp_path / "gone.jsonl")
 
 
-def test_a_task_of_ones_own_is_named_like_a_builtin() -> None:
+def test_a_registered_task_is_named_like_a_builtin() -> None:
     class Mine:
         kind: Kind = "classes"
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from w2s_ray.data.prepare import prepare
 from w2s_ray.errors import DataError
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import TaskData
@@ -27,7 +27,7 @@ def read(path: Path, **spec: Any) -> TaskData:
     return open_task(TaskSpec(**{"files": str(path), "text": "review", "label": "stars", **spec})).read()
 
 
-def test_own_pairs_stand_in_an_order_that_says_nothing_of_the_better_one(tmp_path: Path) -> None:
+def test_the_order_of_own_pairs_does_not_show_the_better_text(tmp_path: Path) -> None:
     rows = [{"prompt": f"Say {n}!", "good": f"{n}, gladly", "bad": f"no {n}"} for n in range(200)]
     path = json_lines(tmp_path / "a.jsonl", rows)
     spec = TaskSpec(files=str(path), text="prompt", chosen="good", rejected="bad")
@@ -44,13 +44,13 @@ def test_own_pairs_stand_in_an_order_that_says_nothing_of_the_better_one(tmp_pat
     }
 
 
-def test_own_pairs_that_are_equal_or_contradict_each_other_are_left_out(tmp_path: Path) -> None:
+def test_equal_and_contradicting_own_pairs_are_left_out(tmp_path: Path) -> None:
     rows = [{"good": f"a{n}", "bad": f"b{n}"} for n in range(100)]
     bad = [{"good": "same", "bad": "same"}, {"good": "b7", "bad": "a7"}]
     path = json_lines(tmp_path / "a.jsonl", [*rows, *bad])
     data = open_task(TaskSpec(files=str(path), chosen="good", rejected="bad")).read()
     assert data.table.num_rows == 99
-    assert [(each.reason, each.first_rows) for each in data.left_out] == [
+    assert [(entry.reason, entry.first_rows) for entry in data.left_out] == [
         ("two equal answers", (101,)),
         ("the same text has different labels", (8, 102)),
     ]
@@ -66,17 +66,17 @@ def test_own_answers_are_written_after_their_text(tmp_path: Path) -> None:
     assert table["label"] == [0, 0]
 
 
-def test_an_answer_of_several_lines_and_texts_with_several_answers_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_answers_of_several_lines_and_contradicting_answers_are_left_out(tmp_path: Path) -> None:
     rows = [{"q": f"{number} + 1 =", "a": number + 1} for number in range(9)]
     rows += [{"q": "write a loop", "a": "for x in y:\n    print(x)"}, {"q": "1 + 1 =", "a": "two"}]
     file = str(json_lines(tmp_path / "a.jsonl", rows))
     data = open_task(TaskSpec(files=file, text="q", answer="a", max_skipped=0.3)).read()
     assert "1 + 1 =" not in data.table.to_pydict()["text"] and len(data.table) == 8
-    said = " ".join(map(str, data.left_out))
-    assert "an answer of several lines" in said and "different answers (rows 2, 11)" in said
+    reasons = " ".join(map(str, data.left_out))
+    assert "an answer of several lines" in reasons and "different answers (rows 2, 11)" in reasons
 
 
-def test_white_space_makes_no_class_of_its_own_and_no_pair(tmp_path: Path) -> None:
+def test_white_space_does_not_make_a_class_or_a_pair(tmp_path: Path) -> None:
     rows = [{"t": f"text {n}", "l": ("pos", "pos ", "neg")[n % 3]} for n in range(9)]
     task = open_task(TaskSpec(files=str(json_lines(tmp_path / "a.jsonl", rows)), text="t", label="l"))
     assert task.read().class_names == ("neg", "pos")
@@ -112,14 +112,14 @@ def test_a_folder_of_own_files_is_read_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"text": "q", "label": "y", "answer": "a"}, "one of label, answer, chosen"),
-        ({"chosen": "good"}, "give both"),
+        ({"text": "q", "label": "y", "answer": "a"}, "not label, answer"),
+        ({"chosen": "good"}, "both `chosen:` and `rejected:`"),
         ({"label": "y"}, "own data needs `text:`"),
-        ({"text": "q", "answer": "a", "classes": ("x", "y")}, "which is not given"),
+        ({"text": "q", "answer": "a", "classes": ("x", "y")}, "`classes:` needs `label:`"),
         ({"builtin": "sst2", "text": "q"}, "exactly one of builtin, hub, files"),
     ],
 )
-def test_columns_that_make_no_task_are_refused_when_the_study_is_read(spec: dict[str, Any], message: str) -> None:
+def test_columns_that_define_no_task_are_refused_when_the_study_is_read(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TaskSpec(files="rows.jsonl", **spec)
 
@@ -127,12 +127,12 @@ def test_columns_that_make_no_task_are_refused_when_the_study_is_read(spec: dict
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"builtin": "sst2", "test_files": "t.jsonl"}, "test_files belongs to `files:`"),
-        ({"hub": "me/x", "text": "t", "label": "y", "test_files": "t.jsonl"}, "test_files belongs to `files:`"),
-        ({"builtin": "cola", "split": "validation"}, "split belongs to `hub:`"),
-        ({"files": "a.csv", "text": "t", "label": "y", "test_split": "test"}, "test_split belongs to `hub:`"),
-        ({"files": "a.csv", "text": "t", "label": "y", "subset": "en"}, "subset belongs to `hub:`"),
-        ({"files": "a.csv", "text": "t", "label": "y", "revision": "main"}, "revision belongs to data on the hub"),
+        ({"builtin": "sst2", "test_files": "t.jsonl"}, "test_files needs `files:`"),
+        ({"hub": "me/x", "text": "t", "label": "y", "test_files": "t.jsonl"}, "test_files needs `files:`"),
+        ({"builtin": "cola", "split": "validation"}, "split needs `hub:`"),
+        ({"files": "a.csv", "text": "t", "label": "y", "test_split": "test"}, "test_split needs `hub:`"),
+        ({"files": "a.csv", "text": "t", "label": "y", "subset": "en"}, "subset needs `hub:`"),
+        ({"files": "a.csv", "text": "t", "label": "y", "revision": "main"}, "revision is for data on the hub"),
     ],
 )
 def test_keys_of_another_source_are_refused(spec: dict[str, Any], message: str) -> None:
@@ -140,7 +140,7 @@ def test_keys_of_another_source_are_refused(spec: dict[str, Any], message: str) 
         TaskSpec(**spec)
 
 
-def test_a_known_task_takes_no_columns() -> None:
+def test_a_known_task_accepts_no_columns() -> None:
     with pytest.raises(DataError, match="label, classes"):
         open_task(TaskSpec(builtin="sst2", label="label", classes=("0", "1")))
 
@@ -151,21 +151,21 @@ def test_an_embedded_task_reads_no_files_and_has_no_revisions(key: str) -> None:
         open_task(TaskSpec.model_validate({"builtin": "code_continuation", key: "main"}))
 
 
-def test_lists_and_mappings_are_no_text_and_are_counted(tmp_path: Path) -> None:
+def test_lists_and_mappings_are_not_text_and_are_counted(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"prompt": f"q{n}", "good": f"yes {n}", "bad": f"no {n}"} for n in range(20)]
     rows[3]["good"] = [{"role": "assistant", "content": "yes"}]
     rows[7]["prompt"] = {"a": 1}
     rows[9]["bad"] = 9
     path = json_lines(tmp_path / "chat.jsonl", rows)
     data = open_task(TaskSpec(files=str(path), text="prompt", chosen="good", rejected="bad", max_skipped=0.2)).read()
-    assert {(each.reason, each.first_rows) for each in data.left_out} == {
+    assert {(entry.reason, entry.first_rows) for entry in data.left_out} == {
         ("good is a list and not text", (4,)),
         ("prompt is a mapping and not text", (8,)),
     }
-    assert data.table.num_rows == 18, "a number is text as it is written"
+    assert data.table.num_rows == 18, "a number is read as text"
 
 
-def test_rows_that_one_study_allowed_are_refused_to_another_that_does_not(tmp_path: Path) -> None:
+def test_rows_allowed_by_one_study_are_refused_by_a_stricter_one(tmp_path: Path) -> None:
     rows = [{"review": f"review {number}" if number else "", "stars": number % 2} for number in range(40)]
     spec = TaskSpec(files=str(json_lines(tmp_path / "rows.jsonl", rows)), text="review", label="stars")
     store = ArtifactStore(tmp_path / "store")

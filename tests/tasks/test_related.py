@@ -18,5 +18,5 @@ def test_texts_without_words_are_compared_as_they_are() -> None:
     assert merged_groups(["a", "b", "c"], ["!!", "??", "!!"]) == ["a", "b", "a"]
 
 
-def test_pairs_are_related_by_either_text() -> None:
+def test_pairs_are_related_by_either_of_their_texts() -> None:
     assert merged_groups(["a", "b", "c"], ["1", "2", "3"], ["4", "1!", "5"]) == ["a", "a", "c"]

@@ -1,4 +1,4 @@
-"""Rows of the hub, with the hub away or played by the test."""
+"""Rows of hub data sets, with the hub unreachable or faked."""
 
 import pickle
 from typing import Any
@@ -7,13 +7,13 @@ import pytest
 
 from w2s_ray import hub
 from w2s_ray.hub import HubRepo, HubUnreachable
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.sources import PARQUET, parse_revision
 from w2s_ray.tasks.task import POOL, TEST
 
 
-def test_a_hub_that_cannot_be_reached_says_which_data_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported_with_the_missing_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "look_up", lambda name, revision, repo_type: None)
     task = open_task(TaskSpec(hub="stanfordnlp/no-such-set", text="sentence", label="label"))
     with pytest.raises(HubUnreachable) as caught:
@@ -23,7 +23,7 @@ def test_a_hub_that_cannot_be_reached_says_which_data_is_missing(monkeypatch: py
     assert copy.files == caught.value.files and str(copy) == str(caught.value)
 
 
-def test_a_whole_commit_names_the_data_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_commit_identifies_the_data_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "look_up", lambda name, revision, repo_type: None)
     spec = TaskSpec(hub="stanfordnlp/no-such-set", revision="a" * 40, text="sentence", label="label")
     task = open_task(spec)
@@ -32,7 +32,7 @@ def test_a_whole_commit_names_the_data_without_asking_the_hub(monkeypatch: pytes
         task.read()
 
 
-def test_rows_of_the_hub_are_read_at_the_commit_that_the_hub_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_rows_are_read_at_the_commit_of_the_branch(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, dict[str, Any]]] = []
 
     def load_dataset(path: str, **options: Any) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ def test_rows_of_the_hub_are_read_at_the_commit_that_the_hub_names(monkeypatch: 
     ]
 
 
-def test_rows_of_the_hubs_parquet_branch_are_read_file_by_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_rows_on_the_parquet_branch_are_read_file_by_file(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str, str]] = []
 
     def load_dataset(path: str, *, data_files: dict[str, str], split: str) -> list[dict[str, Any]]:
@@ -75,5 +75,5 @@ def test_rows_of_the_hubs_parquet_branch_are_read_file_by_file(monkeypatch: pyte
         ("abc1234", ("abc1234", None)),
     ],
 )
-def test_a_revision_names_a_branch_a_commit_or_both(revision: str, expected: tuple[str | None, str | None]) -> None:
+def test_a_revision_is_a_branch_a_commit_or_both(revision: str, expected: tuple[str | None, str | None]) -> None:
     assert parse_revision(revision) == expected

@@ -9,7 +9,7 @@ from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.store.artifacts import ArtifactStore, existing_store
 from w2s_ray.store.garbage import Waste, abandoned, remove, unreferenced
-from w2s_ray.store.run_status import read_under_way
+from w2s_ray.store.run_status import read_run_status
 from w2s_ray.store.search_result import every_chain, read_search_result
 
 
@@ -65,7 +65,7 @@ def _needed_by(store: ArtifactStore, folder: Path) -> Iterator[str]:
     from w2s_ray.planning.resolve import locked
 
     study = load_study(folder / STUDY_NAME)
-    if read_under_way(study, store) is not None:
+    if read_run_status(study, store) is not None:
         raise StoreError("a run of it is in progress and may need any artifact", "wait until the run ends")
     searches = study.search is not None and study.search.choose_by is not None
     if searches and read_search_result(study, store) is None:

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from w2s_ray.scheduling.status import RunningStage, StudyStatus, StudyView
+from w2s_ray.scheduling.status import EventKind, RunningStage, StudyStatus, StudyView
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import short
 
@@ -45,12 +45,12 @@ class PlainView:
         if status.notice and not self._notice:
             self._line(status.notice)
         self._notice = status.notice
-        for turn in status.turns:
-            identity, name = turn.stage.identity, _name(turn.stage)
-            if turn.began and identity not in self._running:
+        for event in status.events:
+            identity, name = event.stage.identity, _name(event.stage)
+            if event.kind is EventKind.ASSIGNED and identity not in self._running:
                 self._running.add(identity)
                 self._line(f"started  {name}")
-            elif not turn.began and identity in self._running:
+            elif event.kind is EventKind.ENDED and identity in self._running:
                 self._running.remove(identity)
                 self._line(f"ended    {name} · {counts}")
 
@@ -99,8 +99,8 @@ def _counts(status: StudyStatus) -> str:
     parts += [f"{len(status.running)} running", f"{status.num_waiting} waiting"]
     if status.num_failed:
         parts.append(f"{status.num_failed} failed")
-    if not status.running and status.crews:
-        parts.append(status.crews[0])
+    if not status.running and status.groups:
+        parts.append(status.groups[0])
     if status.notice:
         parts.append(status.notice)
     return " · ".join(parts)

@@ -10,7 +10,7 @@ from w2s_ray.cli.inputs import describe, find_stage, open_for_reading
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StoreError
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import Prompt
 from w2s_ray.store.artifacts import SNAPSHOTS, ArtifactStore
 from w2s_ray.store.files import writing
 from w2s_ray.store.search_result import every_chain
@@ -29,7 +29,7 @@ def report(path: Path, store_folder: Path, overrides: Sequence[str], format_: Fo
     from w2s_ray.planning.resolve import locked
     from w2s_ray.report.page import write_report
     from w2s_ray.report.summary import summarise
-    from w2s_ray.report.table import render_details, to_json
+    from w2s_ray.report.terminal import render_details
 
     resolution = locked(study, store)
     if format_ == "html":
@@ -39,7 +39,7 @@ def report(path: Path, store_folder: Path, overrides: Sequence[str], format_: Fo
         return
     summary = summarise(study, resolution, store)
     if format_ == "json":
-        terminal.json(to_json(summary))
+        terminal.json(summary.model_dump(mode="json"))
         return
     print_summary(summary)
     terminal.out.print(render_details(summary, width=terminal.out.width))
@@ -47,7 +47,7 @@ def report(path: Path, store_folder: Path, overrides: Sequence[str], format_: Fo
 
 def print_summary(summary: "Summary") -> None:
     """Print the headline results as tables that fit the terminal."""
-    from w2s_ray.report.table import render
+    from w2s_ray.report.terminal import render
 
     terminal.out.print(render(summary, width=terminal.out.width))
 

@@ -16,13 +16,12 @@ from w2s_ray.cli.inputs import open_for_writing
 from w2s_ray.cli.terminal import count_text, terminal
 from w2s_ray.errors import Interrupted, StudyError
 from w2s_ray.spec.chain import Chain, Resolution, distinct_stages
-from w2s_ray.spec.label_rules import least_examples
+from w2s_ray.spec.checks import least_examples
 from w2s_ray.spec.load import STUDY_NAME, load_study
-from w2s_ray.spec.method import MethodSpec
+from w2s_ray.spec.points import count_chains, notices
 from w2s_ray.spec.search import SearchSpec
 from w2s_ray.spec.stage import Optimisation
-from w2s_ray.spec.study import LevelSpec, Study
-from w2s_ray.spec.variants import count_chains, notices
+from w2s_ray.spec.study import LevelSpec, MethodSpec, Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.search_result import every_chain
 
@@ -90,7 +89,7 @@ def _run_chains(
                 address=address,
                 view=InterruptibleView(view, terminal.out, interrupt.event),
                 interrupt=interrupt.event,
-                settings=replace(settings_of(study, store), say=_print_and_log),
+                settings=replace(settings_of(study, store), notify=_print_and_log),
                 retry_failed=retry_failed,
             )
         except Interrupted as stopped:
@@ -137,7 +136,7 @@ def _exit_code(outcome: "StudyOutcome") -> int:
     for chain, reason in outcome.failed.items():
         chains_by_reason.setdefault(reason, []).append(chain)
     errors = [f"failed: {', '.join(chains)}\n{reason}" for reason, chains in chains_by_reason.items()]
-    nothing_chosen = outcome.found.why_nothing_is_chosen if outcome.found is not None else None
+    nothing_chosen = outcome.search.why_nothing_is_chosen if outcome.search is not None else None
     if nothing_chosen is not None:
         errors.append(nothing_chosen)
     for error in errors:

@@ -14,7 +14,8 @@ from w2s_ray.spec.identity import short
 from w2s_ray.spec.load import load_study
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ATTEMPTS_NAME, CHECKPOINTS, ArtifactStore, artifact_folders, existing_store
-from w2s_ray.store.run_status import read_under_way
+from w2s_ray.store.json_lines import whole_lines
+from w2s_ray.store.run_status import read_run_status
 from w2s_ray.store.search_result import every_chain
 
 State = Literal["done", "predictions missing", "running", "stopped", "waiting"]
@@ -57,7 +58,7 @@ def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as
     terminal.out.print(table)
     terminal.omitted(len(statuses), "stage")
     terminal.line(f"{sum(status.state == 'done' for status in statuses)} of {len(statuses)} stages done")
-    run = read_under_way(study, store)
+    run = read_run_status(study, store)
     if run is not None:
         for group in run.worker_groups:
             terminal.line(group)
@@ -93,12 +94,8 @@ def _state(store: ArtifactStore, stage: PlannedStage, folder: Path, *, finished:
 
 
 def _read_journal(folder: Path) -> list[dict[str, float]]:
-    """Return the metrics of each step; the last line of a running stage may be torn and is skipped."""
-    try:
-        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
-    except OSError:
-        return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    """Return the metrics of each step."""
+    return [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]
 
 
 def print_logs(
@@ -116,8 +113,7 @@ def print_logs(
             terminal.line(json.dumps(step))
         return
     terminal.line(str(folder))
-    lines = (folder / ATTEMPTS_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
-    attempts = [json.loads(line) for line in lines if line.endswith("}")]  # the last line may be torn
+    attempts = [json.loads(line) for line in whole_lines(folder / ATTEMPTS_NAME)]
     terminal.line(f"started: {', '.join(attempt['started_at'] for attempt in attempts)}")
     for log in sorted(store.root.glob(f"studies/*/logs/{folder.name}.log")):
         terminal.line(f"log: {log}")

@@ -18,7 +18,7 @@ import yaml
 
 from w2s_ray.cli.terminal import bytes_text, terminal
 from w2s_ray.errors import DataError, ResourceError, StoreError, first_line
-from w2s_ray.scheduling.environment import passed_on
+from w2s_ray.scheduling.session import passed_on
 from w2s_ray.spec.load import STUDY_NAME, load_study, read_raw
 
 if TYPE_CHECKING:

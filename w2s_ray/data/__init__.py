@@ -1,6 +1,10 @@
-"""Examples on their way to the optimizer: prepared once, split honestly, tokenised once, batched the same anywhere.
+"""From a task's examples to optimizer batches.
 
-`prepare.py` brings a task into the store, `splits.py` draws S, Ti, Vi and test from it, `labels.py` joins labels by
-example id, `tokens.py` tokenises the whole table once, `batches.py` says which examples make one optimizer step and
-how workers share them. All of it is deterministic: hashes of seeds and ids, never a generator with a state.
+    prepare   writes a task's examples to the store, once
+    splits    which examples are S, Ti, Vi and test
+    labels    labels of a split: the task's own or predictions, joined by example id, then transformed
+    tokens    tokenises the whole table, once per tokenizer
+    batches   which examples make one optimizer step, and how workers share them
+
+Everything is deterministic: random choices are hashes of seeds and ids, not the state of a generator.
 """

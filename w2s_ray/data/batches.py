@@ -1,35 +1,36 @@
 """Which examples make one optimizer step, and how workers share them.
 
-`plan_steps` decides the science: the list of optimizer batches follows from lengths, sizes and the order seed alone.
-`partition` decides the execution: how one such batch is cut into micro-batches for any number of workers. Nothing in
-the second can change the first.
+`plan_steps` decides the science: the list of optimizer batches depends on lengths, sizes and the order seed alone.
+`partition` decides the execution: how one batch is cut into micro-batches for any number of workers. The second cannot
+change the first.
 """
 
 import math
 
 import numpy as np
 
+from w2s_ray.science import IntArray
 from w2s_ray.spec.identity import seeded_hash
 
 
 def num_steps(num_examples: int, *, epochs: float, examples_per_step: int) -> int:
-    """Return how many optimizer steps `epochs` passes take; a fraction of a pass is rounded to whole steps."""
+    """Return the number of optimizer steps for `epochs` passes; fractions are rounded to whole steps."""
     per_epoch = math.ceil(num_examples / examples_per_step)
     return max(1, math.floor(epochs * per_epoch + 0.5))
 
 
 def plan_steps(
-    lengths_N: np.ndarray, *, epochs: float, examples_per_step: int, order_seed: int, bucketing_window: int
-) -> list[np.ndarray]:
+    lengths_N: IntArray, *, epochs: float, examples_per_step: int, order_seed: int, bucketing_window: int
+) -> list[IntArray]:
     """Return the optimizer batches of a whole training, each an array of example positions.
 
-    Every epoch has another order and visits every example once. Batches are formed within windows of
-    `bucketing_window` batches, sorted by length and then shuffled, so that texts of similar length meet. The examples
-    left over at an epoch's end, drawn at random before any sorting, form a smaller batch of their own.
+    Every epoch has its own order and visits every example once. Within windows of `bucketing_window` batches, examples
+    are sorted by length, cut into batches, and the batches shuffled, so that a batch has texts of similar length. The
+    remainder of an epoch, chosen at random before sorting, is a smaller batch.
     """
     assert len(lengths_N), "nothing to plan"
     total = num_steps(len(lengths_N), epochs=epochs, examples_per_step=examples_per_step)
-    steps: list[np.ndarray] = []
+    steps: list[IntArray] = []
     epoch = 0
     while len(steps) < total:
         seed = seeded_hash(order_seed, "epoch", epoch)
@@ -39,13 +40,13 @@ def plan_steps(
 
 
 def partition(
-    step_positions: np.ndarray, lengths_N: np.ndarray, *, world: int, tokens_per_micro_batch: int
-) -> list[list[np.ndarray]]:
+    step_positions: IntArray, lengths_N: IntArray, *, world: int, tokens_per_micro_batch: int
+) -> list[list[IntArray]]:
     """Cut one optimizer batch into micro-batches: [rank][micro] → positions.
 
-    Every rank has as many micro-batches as the others; where examples run short, some are empty. The padded size of a
-    micro-batch, its longest text times its examples, stays within `tokens_per_micro_batch`, except for one text that is
-    longer by itself. As few rounds as possible, and within those as even as possible.
+    All ranks have equally many micro-batches, some of them empty if there are too few examples. The padded size of a
+    micro-batch, its longest text times its number of examples, is at most `tokens_per_micro_batch`, except for a single
+    text that is longer. There are as few rounds as possible, with sizes as even as possible.
     """
     positions = np.asarray(step_positions, dtype=np.int64)
     lengths = np.maximum(np.asarray(lengths_N)[positions], 1)
@@ -55,20 +56,20 @@ def partition(
     sizes = _cut(descending, _smallest_cap(descending, rounds * world, tokens_per_micro_batch))
     pieces = np.split(positions, np.cumsum(sizes)[:-1]) if sizes else []
     pieces += [np.empty(0, dtype=np.int64)] * (rounds * world - len(pieces))
-    ranks: list[list[np.ndarray]] = [[] for _ in range(world)]
+    ranks: list[list[IntArray]] = [[] for _ in range(world)]
     for number in range(rounds):
-        turn = pieces[number * world : (number + 1) * world]
-        for rank, piece in zip(range(world), turn if number % 2 == 0 else reversed(turn), strict=True):
+        in_round = pieces[number * world : (number + 1) * world]
+        for rank, piece in zip(range(world), in_round if number % 2 == 0 else reversed(in_round), strict=True):
             ranks[rank].append(piece)
     return ranks
 
 
-def _epoch(lengths_N: np.ndarray, examples_per_step: int, window: int, seed: int) -> list[np.ndarray]:
-    """One epoch's batches."""
+def _epoch(lengths_N: IntArray, examples_per_step: int, window: int, seed: int) -> list[IntArray]:
+    """Return one epoch's batches."""
     order = _shuffled(len(lengths_N), seed)
     num_full = len(order) // examples_per_step
     full, rest = order[: num_full * examples_per_step], order[num_full * examples_per_step :]
-    steps: list[np.ndarray] = []
+    steps: list[IntArray] = []
     for first in range(0, num_full, window):
         inside = full[first * examples_per_step : (first + window) * examples_per_step]
         inside = inside[np.argsort(lengths_N[inside], kind="stable")]
@@ -79,13 +80,13 @@ def _epoch(lengths_N: np.ndarray, examples_per_step: int, window: int, seed: int
     return steps
 
 
-def _shuffled(count: int, seed: int) -> np.ndarray:
-    """A random order of 0 … count - 1; raw bits of PCG64 are the same in every version of NumPy."""
+def _shuffled(count: int, seed: int) -> IntArray:
+    """Return a random order of 0 … count - 1; the raw bits of PCG64 are the same in every version of NumPy."""
     return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
 
 
 def _cut(descending: list[int], cap: int) -> list[int]:
-    """Sizes of runs of `descending` lengths, each as long as its padded size stays within `cap`."""
+    """Return the sizes of runs of `descending` lengths, each as long as its padded size allows (`cap`)."""
     sizes: list[int] = []
     begin = 0
     while begin < len(descending):
@@ -96,7 +97,7 @@ def _cut(descending: list[int], cap: int) -> list[int]:
 
 
 def _smallest_cap(descending: list[int], num_pieces: int, cap: int) -> int:
-    """The smallest padded size at which `num_pieces` runs suffice."""
+    """Return the smallest padded size for which `num_pieces` runs are enough, by bisection."""
     low, high = 1, cap
     while low < high:
         middle = (low + high) // 2

@@ -1,25 +1,24 @@
-"""Labels for a split: the task's own, or what supervisors predicted, joined by example id; then their transforms."""
+"""Labels of a split: the task's own, or predictions of supervisors, joined by example id; then their transforms."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from w2s_ray.data.prepare import PreparedTask
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError
+from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.science.ensemble import combine
 from w2s_ray.science.metrics import accuracy
-from w2s_ray.science.relabelling.apply import apply
-from w2s_ray.science.relabelling.label_set import LabelSet
+from w2s_ray.science.relabelling import LabelSet, apply
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.labels import LabelledSplit, WeakLabels, Weighing
 from w2s_ray.spec.stage import StageSpec
-from w2s_ray.store.answers import Answers
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.predictions import Predictions
+from w2s_ray.store.predictions import Answers, Predictions
 
-Features = Callable[[np.ndarray], np.ndarray]
-"""Gives the features_ND of rows of the task: what the student itself makes of them before it is trained."""
+Features = Callable[[IntArray], FloatArray]
+"""Rows of the task → features_ND, the student's hidden states before training."""
 
 
 def targets(
@@ -28,22 +27,22 @@ def targets(
     part: LabelledSplit,
     num_classes: int,
     features: Features | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[IntArray, FloatArray]:
     """Return the rows of a labelled split that a stage learns on, and a probability per class for each (float32).
 
-    Filters leave rows out. `features` is asked only where a transform looks at them, and must be there then.
+    Filters remove rows. `features` is needed only if a transform uses them.
 
     Raises:
-        DataError: when a prediction lacks or doubles an example, or has other classes, or a transform has too few.
-        StoreError: when a prediction is missing or damaged.
+        DataError: when predictions do not have each example once or have other classes, or a filter leaves too few.
+        StoreError: when predictions are missing or damaged.
     """
-    rows_N, labels = draw(prepared, part.split), part.labels
+    rows_N, labels = rows_of_split(prepared, part.split), part.labels
     if isinstance(labels, WeakLabels):
         soft_NC = combined(store, prepared, prepared.ids(rows_N), labels, num_classes)
     else:
         soft_NC = one_hot(prepared.labels(rows_N), num_classes)
     if labels.transforms:
-        assert features is not None or not labels.needs_features, "whoever asks must know the student's features"
+        assert features is not None or not labels.needs_features, "a transform needs the student's features"
         examples = LabelSet(
             ids=prepared.ids(rows_N),
             targets_NC=soft_NC.astype(np.float64),
@@ -56,29 +55,29 @@ def targets(
     return rows_N, soft_NC.astype(np.float32)
 
 
-def learnt(store: ArtifactStore, prepared: PreparedTask, stage: StageSpec) -> tuple[np.ndarray, np.ndarray]:
+def learnt(store: ArtifactStore, prepared: PreparedTask, stage: StageSpec) -> tuple[IntArray, FloatArray]:
     """Return the rows that a finished stage of classes learned on, and the labels that it learned; for reports.
 
     Raises:
-        DataError: when labels lack an example, or have other classes.
+        DataError: when labels do not have each example once, or have other classes.
         StoreError: when labels are missing or damaged.
     """
     if not stage.keeps_labels:
-        found = [targets(store, prepared, part, stage.num_classes) for part in stage.train]
-        return np.concatenate([rows_N for rows_N, _ in found]), np.concatenate([labels_NC for _, labels_NC in found])
+        parts = [targets(store, prepared, part, stage.num_classes) for part in stage.train]
+        return np.concatenate([rows_N for rows_N, _ in parts]), np.concatenate([labels_NC for _, labels_NC in parts])
     kept = store.read_labels(stage.identity)
-    rows_N = np.concatenate([draw(prepared, part.split) for part in stage.train])
+    rows_N = np.concatenate([rows_of_split(prepared, part.split) for part in stage.train])
     return rows_N[places(prepared.ids(rows_N), kept.ids, f"splits of {stage.slug}")], kept.probs_NC
 
 
 def combined(
     store: ArtifactStore, prepared: PreparedTask, ids: Sequence[str], labels: WeakLabels, num_classes: int
-) -> np.ndarray:
-    """Return one label per example from all supervisors, before any transform.
+) -> FloatArray:
+    """Return the combined label (N, C) of all supervisors for each example, before any transform.
 
     Raises:
-        DataError: when a prediction lacks or doubles an example, or has other classes.
-        StoreError: when a prediction is missing or damaged.
+        DataError: when predictions do not have each example once, or have other classes.
+        StoreError: when predictions are missing or damaged.
     """
     probs_SNC = _joined(store, ids, labels.predictions, num_classes)
     if labels.weighing is None:
@@ -89,28 +88,29 @@ def combined(
 
 def _errors(
     store: ArtifactStore, prepared: PreparedTask, weighing: Weighing, num_classes: int
-) -> tuple[np.ndarray, int]:
-    """On which share of how many labelled examples each supervisor is wrong."""
-    rows_N = draw(prepared, weighing.split)
+) -> tuple[FloatArray, int]:
+    """Return the error rate of each supervisor on labelled examples, and the number of those."""
+    rows_N = rows_of_split(prepared, weighing.split)
     probs_SNC = _joined(store, prepared.ids(rows_N), weighing.predictions, num_classes)
     truth_N = prepared.labels(rows_N)
     return np.array([1 - accuracy(probs_NC, truth_N) for probs_NC in probs_SNC]), len(rows_N)
 
 
-def _joined(store: ArtifactStore, ids: Sequence[str], predictions: Sequence[str], num_classes: int) -> np.ndarray:
-    """The probabilities_SNC of several predictions."""
-    each = (join(ids, store.read_predictions(name), num_classes, f"predictions {short(name)}") for name in predictions)
-    return np.stack(list(each))
+def _joined(store: ArtifactStore, ids: Sequence[str], predictions: Sequence[str], num_classes: int) -> FloatArray:
+    """Return the probabilities (S, N, C) of several predictions."""
+    return np.stack(
+        [join(ids, store.read_predictions(name), num_classes, f"predictions {short(name)}") for name in predictions]
+    )
 
 
-def answers(store: ArtifactStore, prepared: PreparedTask, part: LabelledSplit) -> tuple[np.ndarray, list[str]]:
-    """Return the rows of a labelled split of a task of answers, and the answer to be learnt for each.
+def answers(store: ArtifactStore, prepared: PreparedTask, part: LabelledSplit) -> tuple[IntArray, list[str]]:
+    """Return the rows of a labelled split of a task of answers, and the answer to learn for each.
 
     Raises:
-        DataError: when the supervisor's answers lack or double an example.
+        DataError: when the supervisor's answers do not have each example once.
         StoreError: when they are missing or damaged.
     """
-    row_numbers = draw(prepared, part.split)
+    row_numbers = rows_of_split(prepared, part.split)
     if not isinstance(part.labels, WeakLabels):
         return row_numbers, prepared.others(row_numbers)
     (source,) = part.labels.predictions
@@ -118,31 +118,30 @@ def answers(store: ArtifactStore, prepared: PreparedTask, part: LabelledSplit) -
     return row_numbers, list(written.texts)
 
 
-def one_hot(labels_N: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return all probability on the class that is true."""
+def one_hot(labels_N: IntArray, num_classes: int) -> FloatArray:
+    """Return the probability 1 (float32) for each example's class.
+
+    Raises:
+        DataError: when there is no such class.
+    """
     if labels_N.size and labels_N.max() >= num_classes:
         raise DataError(
-            f"label {labels_N.max()} with a head of {num_classes} classes",
-            "the head has an output per class",
-            "check the task's `classes:`",
+            f"label {labels_N.max()} is outside of the head's {num_classes} classes", "check the task's `classes:`"
         )
-    targets_NC = np.zeros((len(labels_N), num_classes), dtype=np.float32)
-    targets_NC[np.arange(len(labels_N)), labels_N] = 1.0
+    targets_NC: FloatArray = np.eye(num_classes, dtype=np.float32)[labels_N]
     return targets_NC
 
 
-def join(ids: Sequence[str], predictions: Predictions, num_classes: int, name: str) -> np.ndarray:
+def join(ids: Sequence[str], predictions: Predictions, num_classes: int, name: str) -> FloatArray:
     """Return the predicted probabilities in the order of `ids`.
 
     Raises:
-        DataError: when an id is missing from the predictions or stands in them twice, or the classes differ.
+        DataError: when the predictions do not have each id exactly once, or the numbers of classes differ.
     """
     rows = places(predictions.ids, ids, name)
     if predictions.probs_NC.shape[1] != num_classes:
         raise DataError(
-            f"{name} have {predictions.probs_NC.shape[1]} classes, the student {num_classes}",
-            "supervisor and student share their classes",
-            _REMEDY,
+            f"{name} have {predictions.probs_NC.shape[1]} classes, and the student has {num_classes}", _HINT
         )
     return predictions.probs_NC[rows]
 
@@ -151,33 +150,25 @@ def join_answers(ids: Sequence[str], answers: Answers, name: str) -> Answers:
     """Return the answers in the order of `ids`.
 
     Raises:
-        DataError: when an id is missing from the answers or stands in them twice.
+        DataError: when the answers do not have each id exactly once.
     """
     rows = places(answers.ids, ids, name)
     return Answers(tuple(ids), tuple(answers.texts[row] for row in rows), answers.is_allowed_N[rows])
 
 
 def places(ids: Sequence[str], wanted: Sequence[str], name: str) -> list[int]:
-    """Return where each wanted example stands among `ids`.
-
-    Args:
-        ids: of what was predicted.
-        wanted: the examples to be joined to it.
-        name: how errors call what was predicted.
+    """Return the index in `ids` of each wanted example; `name` is used in errors.
 
     Raises:
-        DataError: when a wanted id is missing, or any id stands there twice.
+        DataError: when a wanted id is missing, or an id occurs twice.
     """
-    rule = "labels are joined by example id: each example has exactly one"
     place = {example: row for row, example in enumerate(ids)}
     if len(place) != len(ids):
-        raise DataError(f"{name} hold {len(ids) - len(place)} ids more than once", rule, _REMEDY)
+        raise DataError(f"{name} have {len(ids) - len(place)} ids more than once", _HINT)
     missing = [example for example in wanted if example not in place]
     if missing:
-        raise DataError(
-            f"{name} lack {len(missing)} of {len(wanted)} examples, the first is {missing[0]!r}", rule, _REMEDY
-        )
+        raise DataError(f"{name} miss {len(missing)} of {len(wanted)} examples, the first is {missing[0]!r}", _HINT)
     return [place[example] for example in wanted]
 
 
-_REMEDY = "remove the predictions' folder; the next run makes them again"
+_HINT = "remove the predictions' folder; the next run makes them again"

@@ -1,9 +1,9 @@
 """A task's texts as tokens: the whole table once per tokenizer, mapped into memory by every worker.
 
-Special tokens that stand in a text are split like any other characters, so no text can smuggle in padding or an end
-of text. Truncation happens on reading and keeps the last tokens: no text is dropped for its length, so every model
-sees the same examples. Those that a tokenizer puts around a text (a beginning of text; a class token and a separator)
-are added then, within the context: a model reads texts as it read them when it was pretrained.
+Special tokens that occur in a text are split like other characters, so a text cannot inject padding or an end of text.
+Texts are truncated when they are read, and keep their last tokens: none is dropped for its length, so every model sees
+the same examples. Special tokens that a tokenizer adds around a text (a beginning of text; a class token and a
+separator) are added at that point, within the context, so that a model reads texts as in its pretraining.
 """
 
 import functools
@@ -11,14 +11,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
 from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.errors import DataError, StoreError
+from w2s_ray.science import BoolArray, IntArray
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.store.artifacts import ArtifactStore
@@ -28,14 +30,18 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
+TokenArray = npt.NDArray[np.int32]
+StoredTokenArray = npt.NDArray[np.integer[Any]]
+"""uint16 if the vocabulary allows it, else int32."""
+
 RECIPE = 1
-"""Version of the way texts become tokens."""
+"""Version of tokenisation; increase when the same texts would give different tokens."""
 TEXTS_PER_CALL = 1000
 _TEXTS_TRIED = 100
 
 
 class TokensRecord(Spec):
-    """What lies in a folder of tokens."""
+    """The record of a folder of tokens."""
 
     tokenizer: str
     """Digest of the tokenizer."""
@@ -44,25 +50,25 @@ class TokensRecord(Spec):
 
 
 def longest_tokens(prepared: PreparedTask, tokenizer: "Tokenizer") -> int:
-    """Return how many tokens the longest text has, special ones included, as far as its bytes tell which that is."""
+    """Return the number of tokens, with special ones, of the longest text among those with the most bytes."""
     texts = prepared.longest_texts(_TEXTS_TRIED)
     return max((len(encoding.ids) for encoding in tokenizer.encode_batch(texts)), default=1)
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of every text of a task, end to end: all first texts, then, for pairs, all second ones."""
+    """The tokens of every text of a task, end to end: all first texts, then, for pairs, all second texts."""
 
-    token_ids: np.ndarray
-    offsets: np.ndarray
-    """int64; text i has the tokens from offsets[i] up to offsets[i + 1]."""
-    before: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
-    """Special tokens that stand before each text that is read, …"""
-    after: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
-    """… and after it."""
+    token_ids: StoredTokenArray
+    offsets: IntArray
+    """int64; text i has the tokens offsets[i] … offsets[i + 1] - 1."""
+    before: TokenArray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    """Special tokens before each text."""
+    after: TokenArray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    """Special tokens after each text."""
 
-    def rows(self, row_numbers: np.ndarray, context: int | np.ndarray) -> list[np.ndarray]:
-        """Return the tokens of each text (int32), `context` at most; longer texts keep their last ones."""
+    def rows(self, row_numbers: IntArray, context: int | IntArray) -> list[TokenArray]:
+        """Return the tokens of each text (int32), at most `context`; longer texts keep their last ones."""
         ends = self.offsets[row_numbers + 1]
         starts = np.maximum(self.offsets[row_numbers], ends - np.maximum(self._room(context), 0))
         spans = zip(starts.tolist(), ends.tolist(), strict=True)
@@ -71,18 +77,18 @@ class Tokens:
             for start, end in spans
         ]
 
-    def are_longer(self, row_numbers: np.ndarray, context: int | np.ndarray) -> np.ndarray:
-        """Tell of each text whether it has more than `context` tokens, so that `rows` cuts it."""
+    def are_longer(self, row_numbers: IntArray, context: int | IntArray) -> BoolArray:
+        """Return whether each text has more than `context` tokens, so that `rows` truncates it."""
         return np.asarray(self.offsets[row_numbers + 1] - self.offsets[row_numbers] > self._room(context))
 
-    def _room(self, context: int | np.ndarray) -> int | np.ndarray:
-        """What special tokens leave of the context."""
+    def _room(self, context: int | IntArray) -> int | IntArray:
+        """Return the context without the special tokens."""
         return context - len(self.before) - len(self.after)
 
-    def blocks(self, row_numbers: np.ndarray, context: int, end_token: int) -> np.ndarray:
+    def blocks(self, row_numbers: IntArray, context: int, end_token: int) -> TokenArray:
         """Return full blocks (N, context) of the documents in this order, each followed by `end_token`.
 
-        What does not fill a block at the very end is left out.
+        An incomplete block at the end is left out.
         """
         lengths = self.offsets[row_numbers + 1] - self.offsets[row_numbers] + len(self.before) + 1
         flat = np.empty(int(lengths.sum()), dtype=np.int32)
@@ -98,13 +104,13 @@ class Tokens:
 def tokenise(
     store: ArtifactStore, prepared: PreparedTask, tokenizer: "PreTrainedTokenizerFast", tokenizer_digest: str
 ) -> Tokens:
-    """Return the tokens of a task, made where the store lacks them; any number of processes may call this at once.
+    """Return the tokens of a task, and write them to the store if necessary; several processes may call this at once.
 
     Raises:
         DataError: when the text of a labelled example has no tokens.
-        StoreError: when they cannot be written or fail their checksum.
+        StoreError: when they cannot be written, or fail their checksum.
     """
-    assert prepared.folder.is_relative_to(store.root), "the task lies in another store"
+    assert prepared.folder.is_relative_to(store.root), "the task is in another store"
     name = identity("tokens", {"tokenizer": tokenizer_digest, "recipe": RECIPE})
     folder = prepared.folder / f"tokens-{short(name)}"
     if not (folder / RECORD_NAME).is_file():
@@ -120,8 +126,8 @@ def tokenise(
     return _open(folder, (folder / RECORD_NAME).stat().st_mtime_ns)
 
 
-def special_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[np.ndarray, np.ndarray]:
-    """Return the tokens (int32) that the tokenizer itself puts before a text and after it; many put none."""
+def special_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[TokenArray, TokenArray]:
+    """Return the special tokens (int32) that the tokenizer adds before and after a text; often none."""
     encoded = tokenizer("a", return_special_tokens_mask=True)
     ids = np.array(encoded["input_ids"], dtype=np.int32)
     own = np.flatnonzero(np.array(encoded["special_tokens_mask"]) == 0)
@@ -131,22 +137,22 @@ def special_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[np.ndarray, np
 
 @functools.lru_cache(maxsize=8)
 def _open(folder: Path, written_ns: int) -> Tokens:
-    """Map a folder of tokens into memory, checked once in a process for each time that it was written."""
-    del written_ns  # part of the key alone
+    """Map a folder of tokens into memory, after a check once per process and modification time."""
+    del written_ns  # part of the cache's key
     try:
         record = TokensRecord.model_validate_json((folder / RECORD_NAME).read_bytes())
     except ValidationError as error:
-        raise StoreError(f"{folder / RECORD_NAME} is not a record", "a record is JSON", f"remove {folder}") from error
+        raise StoreError(f"{folder / RECORD_NAME} is not a record of this version", f"remove {folder}") from error
     check_files(folder, record.files)
     token_ids = np.load(folder / "token_ids.npy", mmap_mode="r" if record.num_tokens else None, allow_pickle=False)
     return Tokens(token_ids=np.asarray(token_ids), offsets=np.load(folder / "offsets.npy", allow_pickle=False))
 
 
-def _tokenised(prepared: PreparedTask, tokenizer: "PreTrainedTokenizerFast") -> tuple[np.ndarray, np.ndarray]:
-    """All tokens end to end, and where each example begins."""
+def _tokenised(prepared: PreparedTask, tokenizer: "PreTrainedTokenizerFast") -> tuple[StoredTokenArray, IntArray]:
+    """Return all tokens end to end, and the offset of each text."""
     table = prepared.table()
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.int32
-    pieces: list[np.ndarray] = []
+    pieces: list[StoredTokenArray] = []
     lengths: list[int] = []
     columns = ("text", "other")[: prepared.texts_per_example]
     for texts in (texts for column in columns for texts in _batches(table[column])):
@@ -160,17 +166,13 @@ def _tokenised(prepared: PreparedTask, tokenizer: "PreTrainedTokenizerFast") -> 
             return_token_type_ids=False,
             verbose=False,
         )["input_ids"]
-        lengths += [len(each) for each in encoded]
-        pieces.append(np.array([token for each in encoded for token in each], dtype=dtype))
+        lengths += [len(ids) for ids in encoded]
+        pieces.append(np.array([token for ids in encoded for token in ids], dtype=dtype))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(lengths, dtype=np.int64))])
     empty = np.flatnonzero(np.array(lengths) == 0)
     if empty.size and prepared.kind != "text":
         example = json.dumps(table["id"][int(empty[0]) % table.num_rows].as_py())
-        raise DataError(
-            f"{empty.size} examples have no tokens, the first is {example}",
-            "a text to be classified has a token at least",
-            "remove them from the data",
-        )
+        raise DataError(f"{empty.size} examples have no tokens, the first is {example}", "remove them from the data")
     return np.concatenate(pieces), offsets
 
 

@@ -1,1 +1,1 @@
-"""What a study comes to before it runs: names resolved, costs estimated, memory checked. Needs no Ray."""
+"""Before a run: names resolved, costs estimated, memory checked. Needs no Ray."""

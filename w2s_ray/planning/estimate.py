@@ -1,4 +1,4 @@
-"""What a stage will need, before it runs: exact where arithmetic says it, an estimate where only a trial would tell."""
+"""Estimates of a stage's steps, tokens, time and disk space before it runs."""
 
 import math
 import statistics
@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping
 
 from w2s_ray.data import batches
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.trainable import AllWeights, Probe, Prompt
+from w2s_ray.spec.stage import AllWeights, Execution, Probe, Prompt
 from w2s_ray.store.record import Record
 
 ASSUMED_FLOPS_PER_CPU = 1e11
-"""Floating-point operations per second of a CPU worker where the store knows nothing better."""
+"""Floating-point operations per second of a CPU worker, used if the store has no measured rate."""
 ASSUMED_FLOPS_PER_GPU = 1e14
 CHARS_PER_TOKEN = 3.0
 """Assumed until a task is tokenised."""
@@ -20,10 +19,10 @@ WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES = 4, 4, 8
 
 
 def state_bytes_per_worker(stage: PlannedStage, num_parameters: int) -> int:
-    """Return the model-state memory of one worker: what ZeRO shards is divided by the workers.
+    """Return the model-state memory of one worker: what ZeRO shards is divided by the number of workers.
 
-    An offloaded optimizer state lies in host memory and is not counted, nor is that of a head or of low-rank additions
-    where nothing else is trained. Activations come on top.
+    Not counted: offloaded optimizer state, which is in host memory; the state of a head or of LoRA weights where
+    nothing else is trained; activations.
     """
     execution = stage.execution
     share = 1 / execution.workers
@@ -35,12 +34,12 @@ def state_bytes_per_worker(stage: PlannedStage, num_parameters: int) -> int:
 
 
 def num_examples(stage: PlannedStage) -> int:
-    """Return the examples (for pretraining: the documents) of one epoch; the most that filters leave of them."""
+    """Return the most examples (for pretraining: documents) that filters leave for one epoch."""
     return sum(max(round(part.split.num_examples * part.labels.kept_share), 1) for part in stage.spec.train)
 
 
 def num_steps(stage: PlannedStage, chars_per_example: float) -> int:
-    """Return the optimizer steps of a whole training; early stopping may end it sooner."""
+    """Return the optimizer steps of a training that does not stop early."""
     if isinstance(stage.spec.trainable, Prompt):
         return 0
     optimisation = stage.spec.optimisation
@@ -64,14 +63,14 @@ def train_tokens(stage: PlannedStage, chars_per_example: float) -> int:
 
 
 def predicted_tokens(stage: PlannedStage, chars_per_example: float) -> int:
-    """Estimate the tokens of all predictions that hang on the stage."""
+    """Estimate the tokens of all predictions of the stage."""
     tokens = min(chars_per_example / CHARS_PER_TOKEN, stage.spec.optimisation.context_tokens)
     return math.ceil(tokens * sum(prediction.split.num_examples for prediction in stage.predicts))
 
 
 def seconds(stage: PlannedStage, num_parameters: int, chars_per_example: float, known_rate: float | None) -> float:
-    """Estimate the stage's seconds from the rate at which the same model trained so before, or an assumed one."""
-    # A forward pass alone, as predictions and probes of frozen models take, is a third of a training token's work.
+    """Estimate the stage's seconds from `known_rate` (tokens per second) or, if None, from an assumed one."""
+    # A token costs a third of its training in a forward pass, which is all that predictions and probes need.
     is_forward = isinstance(stage.spec.trainable, Probe)
     rate = known_rate or _assumed_rate(num_parameters, stage.execution) * (3 if is_forward else 1)
     if stage.execution.activation_checkpointing is True and known_rate is None:
@@ -81,17 +80,17 @@ def seconds(stage: PlannedStage, num_parameters: int, chars_per_example: float, 
 
 
 def disk_bytes(stage: PlannedStage, num_parameters: int) -> int:
-    """Estimate what the finished stage and its predictions keep on disk."""
+    """Estimate the disk space of the finished stage and its predictions."""
     rows = sum(prediction.split.num_examples for prediction in stage.predicts)
     models = 0 if isinstance(stage.spec.trainable, Prompt) else 1 + len(stage.spec.optimisation.keep_at)
     return models * num_parameters * WEIGHT_BYTES + rows * (32 + 4 * stage.spec.num_classes)
 
 
 def checkpoint_bytes(stage: PlannedStage, num_parameters: int) -> int:
-    """Return the most that the running stage's checkpoints take; a head or low-rank additions are not counted.
+    """Return the most disk space of the running stage's checkpoints; a head or LoRA weights are not counted.
 
-    A checkpoint goes when the next one is whole, and so do the best weights under early stopping. ZeRO-1 and 2 write
-    every weight that is trained twice: whole, and as the master of its shards.
+    A checkpoint is removed when the next one is complete, and so are the best weights under early stopping. ZeRO-1 and
+    2 write every trained weight twice: whole, and as the master copy of its shards.
     """
     copies = 2 if stage.spec.optimisation.early_stopping is None else 4
     masters = WEIGHT_BYTES if stage.execution.zero_stage in (1, 2) else 0
@@ -105,9 +104,9 @@ def checkpoint_bytes(stage: PlannedStage, num_parameters: int) -> int:
 
 
 def rates_by_model(records: Iterable[Record]) -> dict[tuple[str, str], float]:
-    """Return the median tokens per second of each model that the store has trained, by its name and what was trained.
+    """Return the median tokens per second in the store's records, by model name and kind of trainable.
 
-    A probe takes a forward pass alone, and low-rank additions compute fewer gradients.
+    The kind matters: a probe needs only forward passes, and LoRA computes fewer gradients.
     """
     seen: dict[tuple[str, str], list[float]] = {}
     for record in records:
@@ -118,9 +117,9 @@ def rates_by_model(records: Iterable[Record]) -> dict[tuple[str, str], float]:
 
 
 def rate_of(stage: PlannedStage, rates: Mapping[tuple[str, str], float]) -> float | None:
-    """Return the rate of `rates_by_model` that tells how fast the stage will be; None where there is none.
+    """Return the rate of `rates_by_model` for a stage, or None.
 
-    A prompt trains nothing, and its predictions are as fast as those of the model when all of it was trained.
+    A prompt trains nothing; its predictions are as fast as those of the whole model.
     """
     trainable = stage.spec.trainable
     return rates.get((stage.spec.starts_from.name, "all" if isinstance(trainable, Prompt) else trainable.kind))

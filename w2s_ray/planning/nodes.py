@@ -1,35 +1,35 @@
-"""Room: what the cluster's nodes have free, and where a crew's workers would go.
+"""Nodes: what the machines of a cluster have, what is free on them, and where the workers of a group would go.
 
-First fit, node by node; CPU crews begin with the last nodes, for those with GPUs come first. It is an estimate of what
-Ray will do, never an order to it: Ray places the workers.
+First fit, node by node. GPU groups start with the first nodes, CPU groups with the last, because nodes with GPUs come
+first. This estimates what Ray will do: Ray places the workers.
 """
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from w2s_ray.spec.execution import GroupShape
+from w2s_ray.spec.stage import GroupShape
 from w2s_ray.training.memory.usage import gpu_bytes, host_memory
 
-Place = tuple[tuple[int, int], ...]
-"""Pairs of a node's number and how many workers stand on it."""
+Placement = tuple[tuple[int, int], ...]
+"""Pairs of a node's number and how many workers are on it."""
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine of the cluster has in all."""
+    """Total resources of one machine."""
 
     cpus: float
     gpus: float = 0.0
     memory_bytes: int | None = None
-    """None where it is not known."""
+    """None where unknown."""
     gpu_bytes: int | None = None
     """Memory of its smallest GPU."""
 
 
 def this_machine() -> Node:
-    """Return what the machine has on which this process runs."""
+    """Return the resources of the machine on which this process runs."""
     gpus = gpu_bytes()
     return Node(
         cpus=os.cpu_count() or 1,
@@ -39,53 +39,52 @@ def this_machine() -> Node:
     )
 
 
-class Room:
-    """What is free on each node."""
+class FreeResources:
+    """CPUs and GPUs that are free on each node."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
-        """Begin with all of it free."""
         self._free = [(node.cpus, node.gpus) for node in nodes]
         self.cpus = sum(node.cpus for node in nodes)
         """Free on all nodes together."""
         self.gpus = sum(node.gpus for node in nodes)
         self._with_gpus = {number: None for number, node in enumerate(nodes) if node.gpus > 0}
-        """Nodes that have a GPU free, or a share of one: in a full cluster few among many."""
+        """Nodes with a free GPU, or a share of one: in a full cluster few among many."""
 
-    def copy(self) -> "Room":
-        """Return another one that can be filled without changing this one."""
-        room = Room(())
-        room._free, room.cpus, room.gpus = self._free.copy(), self.cpus, self.gpus
-        room._with_gpus = self._with_gpus.copy()
-        return room
+    def copy(self) -> "FreeResources":
+        """Return an independent copy."""
+        copied = FreeResources(())
+        copied._free, copied.cpus, copied.gpus = self._free.copy(), self.cpus, self.gpus
+        copied._with_gpus = self._with_gpus.copy()
+        return copied
 
-    def has(self, shape: GroupShape, cpus: float = 0.0, gpus: float = 0.0) -> bool:
-        """Say whether a crew could fit as far as the sums go, with `cpus` and `gpus` more than is free."""
-        short_of_cpus = self.cpus + cpus + _ROUNDING < shape.workers * shape.cpus_per_worker
-        return not short_of_cpus and self.gpus + gpus + _ROUNDING >= shape.workers * shape.gpus_per_worker
+    def suffices(self, shape: GroupShape, cpus: float = 0.0, gpus: float = 0.0) -> bool:
+        """Return whether the totals, with `cpus` and `gpus` more than is free, are enough for a group."""
+        needs_cpus, needs_gpus = shape.workers * shape.cpus_per_worker, shape.workers * shape.gpus_per_worker
+        return self.cpus + cpus + _ROUNDING >= needs_cpus and self.gpus + gpus + _ROUNDING >= needs_gpus
 
-    def place(self, shape: GroupShape) -> Place | None:
-        """Take the room of a crew and return where it is; None, and nothing taken, where there is not enough."""
-        if not self.has(shape):
+    def take(self, shape: GroupShape) -> Placement | None:
+        """Take the resources of a group and return where they are; None, and nothing taken, if they do not fit."""
+        if not self.suffices(shape):
             return None
-        left, place = shape.workers, []
+        left, placement = shape.workers, []
         for node in self._with_gpus if shape.gpus_per_worker else reversed(range(len(self._free))):
             cpus, gpus = self._free[node]
             num = min(left, _times(cpus, shape.cpus_per_worker), _times(gpus, shape.gpus_per_worker))
             if num:
-                place.append((node, num))
+                placement.append((node, num))
                 left -= num
             if not left:
-                self._give(shape, place, sign=-1)
-                return tuple(place)
+                self._add(shape, placement, sign=-1)
+                return tuple(placement)
         return None
 
-    def free(self, shape: GroupShape, place: Place) -> None:
-        """Give the room of a crew back."""
-        self._give(shape, place, sign=1)
+    def give_back(self, shape: GroupShape, placement: Placement) -> None:
+        """Return the resources of a group."""
+        self._add(shape, placement, sign=1)
 
-    def _give(self, shape: GroupShape, place: Sequence[tuple[int, int]], sign: int) -> None:
+    def _add(self, shape: GroupShape, placement: Sequence[tuple[int, int]], sign: int) -> None:
         cpus_each, gpus_each = sign * shape.cpus_per_worker, sign * shape.gpus_per_worker
-        for node, num in place:
+        for node, num in placement:
             cpus, gpus = self._free[node]
             self._free[node] = (cpus + num * cpus_each, gpus + num * gpus_each)
             if self._free[node][1] > _ROUNDING:
@@ -97,5 +96,5 @@ class Room:
 
 
 def _times(free: float, each: float) -> int:
-    """How many workers find what they need of one resource."""
+    """Return how many workers fit into what is free of one resource."""
     return int((free + _ROUNDING) / each) if each > 0 else 1_000_000_000

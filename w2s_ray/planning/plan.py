@@ -1,4 +1,4 @@
-"""What a study comes to, before anything is trained: its chains, its distinct stages, and what they will take."""
+"""The plan of a study: its chains, its distinct stages, and an estimate of what they need."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -6,24 +6,24 @@ import pyarrow.compute as pc
 
 from w2s_ray.data.prepare import load_prepared
 from w2s_ray.planning import estimate
-from w2s_ray.planning.fitting import LongestTexts, as_run, has_of, nearest_that_fits, need_of
+from w2s_ray.planning.memory import fit_memory, longest_text, nearest_that_fits
 from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import UNRESOLVED
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages, num_named
-from w2s_ray.spec.execution import ZeroStage
+from w2s_ray.spec.points import count_chains, notices, uses_dropout
+from w2s_ray.spec.stage import ZeroStage
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import count_chains, notices, uses_dropout
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record, package_versions
 from w2s_ray.store.search_result import every_chain, read_search_result
 
 _UNKNOWN_CHARS = 400.0
-"""Characters of an example of a task that could not be read."""
+"""Assumed characters per example of a task that could not be read."""
 
 
 class StagePlan(Spec):
-    """One distinct stage: who wants it, what is there, and what its workers need."""
+    """One distinct stage: who uses it, what exists of it, and what its workers need."""
 
     identity: str
     """Provisional where `Plan.unresolved` is not empty."""
@@ -33,7 +33,7 @@ class StagePlan(Spec):
     model: str
     arms: tuple[str, ...]
     loss: str
-    """How it learns: its loss, and what is not the rule."""
+    """Its loss, and what else differs from the default."""
     num_chains: int
     num_steps: int
     zero_stage: ZeroStage
@@ -42,25 +42,25 @@ class StagePlan(Spec):
     state_bytes_per_worker: int | None
     """fp32 weights, gradients and Adam state under the stage's ZeRO stage."""
     peak_bytes_per_worker: int | None
-    """The most that a worker holds from loading to saving; an estimate."""
+    """Estimate of the most memory that a worker uses."""
     peak_parts: dict[str, int]
-    """What the peak consists of."""
+    """Parts of the peak, in bytes."""
     available_bytes_per_worker: int | None
-    """What a worker has where this command runs; None for GPUs that are not here."""
+    """Memory of a worker on this machine; None for GPUs that it does not have."""
     remedy: str | None
-    """Where a worker has less than the peak: the nearest setting that fits."""
+    """The nearest setting that fits, if a worker has less than the peak."""
     recomputes_activations: bool
-    """Whether the workers compute activations again, asked or because they would not fit."""
+    """Whether activations are recomputed in the backward pass, by setting or because they would not fit."""
     in_store: bool
     missing_predictions: int
     other_versions: tuple[str, ...]
-    """Packages whose version differs from the one that the stored artifact was made with."""
+    """Packages whose version differs from that of the stored artifact."""
     seconds: float | None
     """An estimate."""
     disk_bytes: int | None
     """An estimate."""
     checkpoint_bytes: int | None
-    """An estimate of what it takes on disk until it is done."""
+    """Estimate of the disk space of its checkpoints while it runs."""
 
 
 class ChainPlan(Spec):
@@ -71,36 +71,36 @@ class ChainPlan(Spec):
 
 
 class Plan(Spec):
-    """All that `w2s plan` says."""
+    """Everything that `w2s plan` prints."""
 
     study: str
     chains: tuple[ChainPlan, ...]
     stages: tuple[StagePlan, ...]
     num_chains_at_most: int
-    """When a search has chosen, its winners' chains come to these; a sampler that learns adds its candidates'."""
+    """Chains including those that a search will choose; a sampler that learns adds its candidates."""
     notices: tuple[str, ...]
-    """What to know of the search and the data before anything begins."""
+    """What users should know of the search and the data."""
     num_chain_stages: int
-    """Stages counted once for each chain that names them."""
+    """Stages counted once per chain that names them."""
     num_shared: int
     """Trainings saved because chains share stages."""
     num_to_train: int
     seconds: float | None
-    """Estimated seconds of all stages that are still to be trained, one after another."""
+    """Estimate for all stages that are not trained yet, one after another."""
     disk_bytes: int | None
-    """Estimated bytes that those will add, with the largest one's checkpoints."""
+    """Estimate of what those will add, with the checkpoints of the largest."""
     dropout: bool
     """Whether a model may be trained with dropout, so that results depend on workers and micro-batches."""
     unresolved: tuple[str, ...]
-    """Files that could not be found; the study cannot run without them."""
+    """Files that were not found; the study cannot run without them."""
 
 
 def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequence[Node] = ()) -> Plan:
-    """Compile the study and say what running it on `nodes` would take."""
+    """Compile the study and estimate what running it on `nodes` needs."""
     chains = every_chain(study, resolution, store)
     stages = distinct_stages(chains)
     chars = {name: _chars_per_example(store, task.fingerprint) for name, task in resolution.tasks.items()}
-    longest = LongestTexts(store, resolution)
+    longest = longest_text(store, resolution)
     rates = estimate.rates_by_model(store.records())
     users: dict[str, list[tuple[Chain, PlannedStage]]] = {identity: [] for identity in stages}
     for chain in chains:
@@ -142,12 +142,8 @@ def _plan_stage(
     record = store.find(stage.identity)
     size = resolution.models[stage.level].num_parameters
     known_rate = estimate.rate_of(stage, rates)
-    has = has_of(stage.execution, nodes)
-    need = need_of(stage, resolution, longest_tokens)
-    if need is not None:
-        stage = as_run(stage, need, has)
-        need = need_of(stage, resolution, longest_tokens)
-    fits = need is None or has is None or need.peak <= has
+    fit = fit_memory(stage, resolution, nodes, longest_tokens)
+    stage = fit.stage
     return StagePlan(
         identity=stage.identity,
         slug=stage.spec.slug,
@@ -162,10 +158,10 @@ def _plan_stage(
         workers=stage.execution.workers,
         num_parameters=size,
         state_bytes_per_worker=None if size is None else estimate.state_bytes_per_worker(stage, size),
-        peak_bytes_per_worker=None if need is None else need.peak,
-        peak_parts={} if need is None else need.parts,
-        available_bytes_per_worker=has,
-        remedy=None if fits else nearest_that_fits(stage, resolution, nodes, longest_tokens),
+        peak_bytes_per_worker=None if fit.need is None else fit.need.peak,
+        peak_parts={} if fit.need is None else fit.need.parts,
+        available_bytes_per_worker=fit.available,
+        remedy=None if fit.fits else nearest_that_fits(stage, resolution, nodes, longest_tokens),
         recomputes_activations=stage.execution.activation_checkpointing is True,
         in_store=record is not None,
         missing_predictions=sum(store.find(prediction.identity) is None for prediction in stage.predicts),
@@ -185,7 +181,7 @@ def _chars_per_example(store: ArtifactStore, fingerprint: str) -> float:
 
 
 def _other_versions(record: Record | None) -> tuple[str, ...]:
-    """Name the packages that differ; a suffix (`+cpu`) and our own version, which has a recipe, do not count."""
+    """Return packages whose version differs, except for a suffix (`+cpu`); our own version has recipes instead."""
     if record is None:
         return ()
     now = package_versions()

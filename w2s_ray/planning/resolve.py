@@ -1,7 +1,7 @@
-"""Resolve a study: pin every outside name, once, before anything is trained.
+"""Resolve a study: pin every external name, once, before anything is trained.
 
-Data is prepared and its sizes checked, models get their revisions, and all of it is written to `study.lock.yaml` in the
-study's folder. Hub revisions are read back from there, so that a study that began with one commit ends with it.
+Data is prepared and its sizes are checked, models get their revisions, and the result is written to `study.lock.yaml`
+in the study's folder. Later runs read hub revisions from there, so a study uses the same commits to its end.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,14 +16,12 @@ from w2s_ray.errors import DataError, ModelError
 from w2s_ray.hub import HubUnreachable
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
+from w2s_ray.spec.checks import check_classes
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.load import STUDY_NAME
-from w2s_ray.spec.losses import check_classes
-from w2s_ray.spec.method import MethodSpec
-from w2s_ray.spec.study import LevelSpec, SplitSizes, Study
-from w2s_ray.spec.task import TaskSpec
-from w2s_ray.spec.trainable import Lora, Probe, Prompt
-from w2s_ray.spec.variants import largest, one_changed
+from w2s_ray.spec.points import largest, one_changed
+from w2s_ray.spec.stage import Lora, Probe, Prompt
+from w2s_ray.spec.study import LevelSpec, MethodSpec, SplitSizes, Study, TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 from w2s_ray.tasks.registry import open_task
@@ -31,29 +29,29 @@ from w2s_ray.training.models.catalogue import resolve_model
 
 LOCK_NAME = "study.lock.yaml"
 UNRESOLVED = "unresolved"
-"""Stands for a revision or fingerprint that could not be found; identities that hang on it are provisional."""
+"""In place of a revision or fingerprint that was not found; identities that depend on it are provisional."""
 
 
 class Lock(Spec):
-    """What a study's outside names came to when it was last resolved."""
+    """A study's resolution, and the names that it was made for."""
 
     sources: str
-    """Digest of the study's tasks and models as they are named in its file."""
+    """Digest of the tasks and models in the study file."""
     models: dict[str, str]
-    """The model that each level named, with its revision where it named one."""
+    """Model of each level, with its revision if the file has one."""
     tasks: dict[str, str]
-    """Digest of each task as it is named in the study's file."""
+    """Digest of each task in the study file."""
     resolution: Resolution
 
 
 def resolve(study: Study, store: ArtifactStore) -> Resolution:
     """Prepare the study's data, resolve its models, and lock both in the store.
 
-    What cannot be reached is listed in the resolution's `unresolved`; what cannot be is an error. A lock that is there
-    stays as it is, until a run has the study in hand: it says of which data and models the study's results are.
+    What cannot be reached is listed in the resolution's `unresolved`. An existing lock is not replaced here, because it
+    describes the data and models of the study's results; `save_study` replaces it when a run has the study's lease.
 
     Raises:
-        W2SError: a DataError, ModelError or StoreError when the study cannot run as it stands.
+        W2SError: a DataError, ModelError or StoreError when the study cannot run.
     """
     store.prepare()
     lock = _read_lock(study, store)
@@ -82,30 +80,29 @@ def resolve(study: Study, store: ArtifactStore) -> Resolution:
 
 
 def resolve_whole(study: Study, store: ArtifactStore) -> Resolution:
-    """Resolve a study that is to run; `save_study` it once the run has it in hand.
+    """Resolve a study that will run.
 
     Raises:
-        W2SError: like `resolve`, and a ModelError when a file that it needs could not be found.
+        W2SError: like `resolve`, and a ModelError when a file that it needs was not found.
     """
     resolution = resolve(study, store)
     if resolution.unresolved:
         raise ModelError(
-            f"could not be resolved: {', '.join(resolution.unresolved)}",
-            "a study runs when every model and data set is at hand; the hub cannot be reached and they are not cached",
-            "connect to the hub, fetch them into its cache, or name local folders and files",
+            f"neither cached nor reachable on the hub: {', '.join(resolution.unresolved)}",
+            "connect to the hub, download them into its cache, or use local folders and files",
         )
     return resolution
 
 
 def save_study(study: Study, resolution: Resolution, store: ArtifactStore) -> None:
-    """Put a study, as it is run, and what it came to into its folder in the store, in place of what ran before."""
+    """Write a study and its resolution into its folder in the store, in place of those of the last run."""
     text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
     write_file(store.study_folder(study.name) / STUDY_NAME, text.encode())
     _write_lock(study, resolution, store)
 
 
 def locked(study: Study, store: ArtifactStore) -> Resolution:
-    """Return the study's resolution as it last ran, without looking outside; resolve it where it never did.
+    """Return the resolution of the study's last run, without network access; resolve the study if it never ran.
 
     Raises:
         W2SError: like `resolve_whole`.
@@ -117,12 +114,12 @@ def locked(study: Study, store: ArtifactStore) -> Resolution:
 
 
 def lock_path(study: Study, store: ArtifactStore) -> Path:
-    """Return where the study's lock lies."""
+    """Return the path of the study's lock."""
     return store.study_folder(study.name) / LOCK_NAME
 
 
 def _prepared(store: ArtifactStore, name: str, task: TaskSpec, lock: Lock | None) -> PreparedTask:
-    """Prepare a task; a hub data set that the study has locked is taken as it was then."""
+    """Prepare a task; a hub data set keeps its locked revision."""
     if lock is not None and lock.tasks.get(name) == identity("task", task):
         revision = lock.resolution.tasks[name].revision
         task = task if revision is None else task.model_copy(update={"revision": revision})
@@ -130,20 +127,19 @@ def _prepared(store: ArtifactStore, name: str, task: TaskSpec, lock: Lock | None
 
 
 def _check_distinct(study: Study, tasks: Mapping[str, ResolvedTask]) -> None:
-    """Refuse two names for one data set with splits of one size: their stages are the same."""
+    """Refuse two names for the same data with splits of the same size, because their stages are identical."""
     known: dict[tuple[str, SplitSizes], str] = {}
     for name, task in tasks.items():
         other = known.setdefault((task.fingerprint, study.splits_of(name)), name)
         if other != name:
             raise DataError(
-                f"tasks {other} and {name} are one data set, with splits of one size",
-                "what two tasks learn differs, or they are one task",
-                f"drop tasks.{name}",
+                f"tasks {other} and {name} have the same data and split sizes, so they are one task",
+                f"remove tasks.{name}",
             )
 
 
 def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: PreparedTask) -> ResolvedTask:
-    """Check a task against the study and all that its search changes, and say what it came to."""
+    """Check a task against the study and every variant of its search, and return it resolved."""
     task = study.tasks[name]
     for variant in variants:
         _check_methods(variant, name, prepared)
@@ -172,12 +168,12 @@ def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: 
             balance=sizes.balance_transfer,
         )
     except DataError as error:
-        raise DataError(f"task {name}: {error.value}", error.rule, error.remedy) from None
+        raise DataError(f"task {name}: {error.message}", error.hint) from None
     return known.model_copy(update={"num_test": num_test(prepared, task.test_examples)})
 
 
 def _unresolved_task(name: str, task: TaskSpec) -> ResolvedTask:
-    """Stand in for a task whose rows could not be fetched, so that the rest of the study can be planned."""
+    """Return a placeholder for a task whose rows could not be fetched, so that the study can be planned."""
     kind = open_task(task).kind
     num_classes = 2 if kind in ("classes", "pairs") else 1
     num_test = 0 if kind == "text" else task.test_examples or 1
@@ -185,23 +181,21 @@ def _unresolved_task(name: str, task: TaskSpec) -> ResolvedTask:
 
 
 def _check_methods(study: Study, name: str, prepared: PreparedTask) -> None:
-    """Refuse methods that ask of a task what its kind, or its number of classes, does not have."""
+    """Refuse methods that need what the task's kind, or its number of classes, does not offer."""
     for method_name, method in study.methods.items():
         if not method.serves(name):
             continue
         wanted = "next_token" if prepared.kind == "text" else "labels"
         if method.objective != wanted:
+            labels = "no labels" if prepared.kind == "text" else "labels"
             raise DataError(
-                f"methods.{method_name}.objective is {method.objective}, and the task {name} has "
-                f"{'no labels' if prepared.kind == 'text' else 'labels'}",
-                "next_token learns from tasks without labels, `labels` from tasks with them",
-                f"give the method the objective {wanted}, or name the tasks it is for (methods.{method_name}.tasks)",
+                f"methods.{method_name}.objective is {method.objective}, but task {name} has {labels}",
+                f"set the objective to {wanted}, or limit the method to other tasks (methods.{method_name}.tasks)",
             )
-        for key in _asked_in_vain(method, prepared):
+        for key in _unsupported_keys(method, prepared):
             raise DataError(
-                f"methods.{method_name}.{key}, and the examples of the task {name} are {prepared.kind}",
-                _KIND_RULES[prepared.kind],
-                "drop it, or the value of search.space that asks for it, or name the tasks that the method is for "
+                f"methods.{method_name}.{key}, but task {name} has {prepared.kind}: {_KIND_RULES[prepared.kind]}",
+                "remove it (or its value in search.space), or limit the method to other tasks "
                 f"(methods.{method_name}.tasks)",
             )
         for level, loss in method.losses.items():
@@ -209,13 +203,13 @@ def _check_methods(study: Study, name: str, prepared: PreparedTask) -> None:
 
 
 _KIND_RULES = {
-    "answers": "answers are written token by token: no class probabilities to mix, sort or combine, no head to probe",
-    "pairs": "a prompt names a class of one text; a pair is compared by its two scores",
+    "answers": "answers are written token by token, without class probabilities and without a head",
+    "pairs": "a prompt asks for the class of one text, not of a pair",
 }
 
 
-def _asked_in_vain(method: MethodSpec, prepared: PreparedTask) -> Iterator[str]:
-    """Keys of a method that the task's kind cannot serve."""
+def _unsupported_keys(method: MethodSpec, prepared: PreparedTask) -> Iterator[str]:
+    """Settings of a method that the task's kind does not support."""
     if prepared.kind == "answers":
         yield from (f"losses.{level} is {loss.kind}" for level, loss in method.losses.items() if loss.kind != "naive")
         yield from (f"trainable.{level} is probe" for level, own in method.trainable.items() if isinstance(own, Probe))
@@ -227,11 +221,11 @@ def _asked_in_vain(method: MethodSpec, prepared: PreparedTask) -> Iterator[str]:
             f"trainable.{level} is prompt" for level, own in method.trainable.items() if isinstance(own, Prompt)
         )
         if "zero_shot" in method.arms:
-            yield "arms holds zero_shot"
+            yield "arms has zero_shot"
 
 
 def _pinned(lock: Lock | None, name: str, level: LevelSpec) -> str | None:
-    """Return the revision that the lock holds for a level, if it still names the same model."""
+    """Return the locked revision of a level, if its model is still the same."""
     if lock is None or lock.models.get(name) != _named(level):
         return None
     return lock.resolution.models[name].revision
@@ -242,7 +236,7 @@ def _named(level: LevelSpec) -> str:
 
 
 def _contexts(variants: Sequence[Study], level: str) -> tuple[int, ...]:
-    """Return the contexts in which a level learns, and in which methods let it read texts first."""
+    """Return the context lengths of a level's training, and of its pretraining by methods."""
     own = [variant.ladder[level].optimisation.context_tokens for variant in variants]
     methods = (method for variant in variants for method in variant.methods.values())
     reading = [method.generative[level].context_tokens for method in methods if level in method.generative]
@@ -250,7 +244,7 @@ def _contexts(variants: Sequence[Study], level: str) -> tuple[int, ...]:
 
 
 def _targets(variants: Sequence[Study], level: str) -> tuple[str, ...]:
-    """Return the modules of a level that methods make low-rank additions to, where they name any."""
+    """Return the modules of a level that methods name as LoRA targets."""
     found = (method.trainable_of(level) for variant in variants for method in variant.methods.values())
     return tuple(dict.fromkeys(name for each in found if isinstance(each, Lora) for name in each.targets or ()))
 
@@ -261,7 +255,7 @@ def _sources(study: Study) -> str:
 
 
 def _read_lock(study: Study, store: ArtifactStore) -> Lock | None:
-    """Return the lock; None where there is none, or one of another version of w2s_ray."""
+    """Return the lock; None if there is none that this version can read."""
     path = lock_path(study, store)
     if not path.is_file():
         return None

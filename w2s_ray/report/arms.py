@@ -1,18 +1,23 @@
-"""The distinct arms of a study, each once, whichever chains and methods share it.
+"""The distinct arms of a study, each with its floors and ceilings, by seed.
 
-A study's chains name the same stage again and again: a floor serves every chain of its seed, and the medium model's
-student is the same under each loss that only the large one uses; the first student of a chain learns from level 0, so
-its `chain` and its `direct` arm are one. An arm here is what is distinct: per seed one stage, and of a student its
-floor, because a `truth_chain` owes nothing to level 0 and may stand above several.
+A study's chains name the same stage again and again: all chains of a seed share one floor, methods that differ only at
+the last level share the students below it, and a chain's first student is its `direct` arm too. A distinct arm is one
+stage per seed, and for a student one floor as well: a `truth_chain` does not depend on level 0, so it may belong to
+several floors.
+
+A student's ceiling is the one of its own setting: a probe, a student that was first trained on text and one with random
+initial weights each have a ceiling that trains the same way from the same start. It is looked up by task, point, seed,
+level, start and trainable weights, in any method and chain of the study.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from w2s_ray.report.settings import Ceilings, floor_of
 from w2s_ray.spec.chain import Chain, PlannedStage
-from w2s_ray.spec.method import Arm
+from w2s_ray.spec.labels import GroundTruth, WeakLabels
 from w2s_ray.spec.search import Point
+from w2s_ray.spec.stage import AllWeights, StageSource, StageSpec, Trainable
+from w2s_ray.spec.study import Arm, Study
 
 ARM_ORDER: tuple[Arm, ...] = (
     "pretraining",
@@ -28,73 +33,62 @@ ARM_ORDER: tuple[Arm, ...] = (
     "ceiling",
     "full_ceiling",
 )
-"""In which order the arms of a level are shown."""
+"""The order in which the arms of a level are shown."""
 TEXT_ARMS: tuple[Arm, ...] = ("pretraining", "generative")
-"""Arms that learn text alone and predict nothing."""
+"""Arms that learn text alone and predict no labels."""
 STUDENTS: tuple[Arm, ...] = ("chain", "direct", "truth_chain", "pooled", "self")
-"""Arms that learn from a supervisor's labels and so have a PGR."""
+"""Arms that learn from a supervisor's labels and can have a PGR."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a study calls an arm in one of its climbs."""
+    """The study's name for an arm in one of its chains."""
 
     method: str
     path: tuple[str, ...]
     point: Point | None
     arm: Arm
     number: int = 0
-    """Among several of one name: the members of an ensemble."""
+    """Among several arms of one name: the members of an ensemble."""
 
 
 @dataclass
 class NamedArm:
-    """An arm of a level under all its names."""
+    """An arm of a level with all its names."""
 
     level: str
     places: list[Place]
-    """The first one's arm comes first."""
-    via: list[tuple[str, ...]] = field(default_factory=list)
-    """Through which levels its supervision comes, from where the labels begin to its own; by place, each once."""
+    routes: list[tuple[str, ...]] = field(default_factory=list)
+    """The levels that its supervision passes through, from the first labels to its own; distinct, by place."""
     label: str = ""
-    """Unique among the arms of its level, once all of them are known."""
+    """Unique among the arms of its level; set by `set_labels` once all of them are known."""
 
     @property
     def arm(self) -> Arm:
-        """Its first name."""
         return self.places[0].arm
 
     @property
     def kinds(self) -> list[Arm]:
-        """What the study calls it, the first name first."""
         return list(dict.fromkeys(place.arm for place in self.places))
 
     @property
     def methods(self) -> list[str]:
-        """The methods that share it."""
         return list(dict.fromkeys(place.method for place in self.places))
 
     @property
-    def points(self) -> list[str]:
-        """The searched settings that share it, for people."""
-        return list(dict.fromkeys(place.point.label for place in self.places if place.point is not None))
-
-    @property
     def is_student(self) -> bool:
-        """Whether it learned from a supervisor's labels."""
         return self.arm in STUDENTS
 
     def add(self, place: Place) -> None:
-        """Note one more place where the study names it."""
         self.places.append(place)
-        via = _via(place, self.level)
-        if via not in self.via:
-            self.via.append(via)
+        route = _route(place, self.level)
+        if route not in self.routes:
+            self.routes.append(route)
 
 
 @dataclass
 class DistinctArm(NamedArm):
-    """One stage per seed, at the same place in every chain that it serves."""
+    """One stage per seed, at the same place in every chain that shares it."""
 
     task: str = ""
     stages: dict[int, PlannedStage] = field(default_factory=dict)
@@ -102,65 +96,140 @@ class DistinctArm(NamedArm):
     floors: dict[int, str] = field(default_factory=dict)
     """Identity of the chain's floor, by seed."""
     ceilings: dict[int, str] = field(default_factory=dict)
-    """Identity of the ceiling of its own setting, by seed; whichever chain has it."""
+    """Identity of the ceiling of its own setting, by seed."""
     full_ceilings: dict[int, str] = field(default_factory=dict)
-    """Identity of the ceiling that trains all weights, by seed, where it does not train all of them itself."""
+    """Identity of the ceiling that trains all weights, by seed; empty for an arm that trains all weights itself."""
+
+    @property
+    def id(self) -> str:
+        """Unique among all arms of the study; set once the arm has its label."""
+        return f"{self.task}/{self.level}/{self.label}"
 
     @property
     def identities(self) -> dict[int, str]:
-        """Its stages' identities by seed."""
+        """Identity of its stage, by seed."""
         return {seed: stage.identity for seed, stage in self.stages.items()}
 
 
+class Ceilings:
+    """Finds the ceiling of a student among all chains of a study."""
+
+    def __init__(self, chains: Iterable[Chain]) -> None:
+        self._identities = {
+            _setting_key(chain, stage, stage.spec.trainable): stage.identity
+            for chain in chains
+            for stage in chain.stages
+            if stage.arm in ("ceiling", "full_ceiling")
+        }
+
+    def own(self, chain: Chain, stage: PlannedStage) -> str | None:
+        """Return the identity of the ceiling of a student's own setting; None where the study has none.
+
+        A `self` student has none, because its model is the floor's.
+        """
+        return self._identities.get(_setting_key(chain, stage, stage.spec.trainable)) if stage.arm != "self" else None
+
+    def full(self, chain: Chain, stage: PlannedStage) -> str | None:
+        """Return the ceiling that trains all weights, for a student that trains only some."""
+        is_full = isinstance(stage.spec.trainable, AllWeights)
+        return None if is_full else self._identities.get(_setting_key(chain, stage, AllWeights()))
+
+
+def _setting_key(chain: Chain, stage: PlannedStage, trainable: Trainable) -> tuple[object, ...]:
+    return chain.task, chain.point, chain.seed, stage.level, stage.spec.starts_from, trainable
+
+
+def floor_of(chain: Chain) -> str | None:
+    """Return the identity of a chain's first supervisor; None where the chain learns text alone."""
+    floor = chain.find("floor", chain.path[0])
+    return floor.identity if floor is not None else None
+
+
+def setting_of(spec: StageSpec) -> str:
+    """Describe what sets a stage's training apart besides its loss; empty for the default.
+
+    That is everything its ceiling shares (trainable weights, start), and the transforms of its labels, which its
+    ceiling does not share.
+    """
+    labels = spec.train[-1].labels
+    transforms = labels.label.removeprefix("weak").lstrip("-") if isinstance(labels, WeakLabels) else ""
+    start = "after its texts" if isinstance(spec.starts_from, StageSource) else ""
+    if not isinstance(spec.starts_from, StageSource) and spec.starts_from.random:
+        start = "random start"
+    return ", ".join(part for part in (spec.trainable.label, transforms, start) if part)
+
+
+def is_oracle(study: Study, stages: Mapping[str, PlannedStage], stage: PlannedStage) -> bool:
+    """Return whether ground truth chose a weakly supervised student's settings, stopped it early or is in its labels.
+
+    A student that learns from an oracle is one too, and so is a `truth_chain`, whose supervisor learned the truth of
+    its own examples. `stages` are all of the study's, by identity.
+    """
+    labels = [part.labels for part in stage.spec.train if isinstance(part.labels, WeakLabels)]
+    if not labels:
+        return False
+    chosen = study.search is not None and study.search.choose_by == "oracle"
+    stopping, validation = stage.spec.optimisation.early_stopping, stage.spec.validation
+    validates_on_truth = validation is not None and isinstance(validation.labels, GroundTruth)
+    stopped = stopping is not None and (stopping.by == "oracle" or validates_on_truth)
+    if chosen or stopped or any(part.reads_truth for part in labels):
+        return True
+    supervisors = [stages[identity] for identity in stage.supervisors]
+    return any(_learned_truth_beyond_s(other) or is_oracle(study, stages, other) for other in supervisors)
+
+
+def _learned_truth_beyond_s(stage: PlannedStage) -> bool:
+    """Return whether a stage learned ground truth of other examples than S, which every study grants to level 0."""
+    return any(isinstance(part.labels, GroundTruth) and part.split.name != "S" for part in stage.spec.train)
+
+
 def distinct_arms(chains: Iterable[Chain], ladder: Iterable[str]) -> list[DistinctArm]:
-    """Return every distinct arm, by task, level and kind, labelled by what sets it apart."""
+    """Return every distinct arm with its label, ordered by task, level and kind."""
     chains = list(chains)
     ceilings = Ceilings(chains)
-    climbs: dict[tuple[str, tuple[str, ...], str, Point | None], dict[int, Chain]] = {}
+    by_place: dict[tuple[str, tuple[str, ...], str, Point | None], dict[int, Chain]] = {}
     for chain in chains:
-        climbs.setdefault((chain.task, chain.path, chain.method, chain.point), {})[chain.seed] = chain
+        by_place.setdefault((chain.task, chain.path, chain.method, chain.point), {})[chain.seed] = chain
     arms: dict[object, DistinctArm] = {}
-    for by_seed in climbs.values():
-        _add_climb(arms, by_seed, ceilings)
+    for by_seed in by_place.values():
+        _add_chain(arms, by_seed, ceilings)
     order = list(ladder)
-    tasks = list(dict.fromkeys(task for task, *_ in climbs))
-    found = sorted(arms.values(), key=lambda a: (tasks.index(a.task), order.index(a.level), ARM_ORDER.index(a.arm)))
+    tasks = list(dict.fromkeys(task for task, *_ in by_place))
+    ordered = sorted(arms.values(), key=lambda a: (tasks.index(a.task), order.index(a.level), ARM_ORDER.index(a.arm)))
     for task in tasks:
-        label([arm for arm in found if arm.task == task])
-    return found
+        set_labels([arm for arm in ordered if arm.task == task])
+    return ordered
 
 
-def label(arms: Sequence[NamedArm]) -> None:
-    """Name each arm by its kind, and by path, method and point where those tell arms of one kind apart."""
+def set_labels(arms: Sequence[NamedArm]) -> None:
+    """Label each arm by its kind, and by route, method and point where arms of one kind differ in them."""
     groups: dict[tuple[str, Arm], list[NamedArm]] = {}
     for arm in arms:
         groups.setdefault((arm.level, arm.arm), []).append(arm)
-    for alike in groups.values():
-        several_numbers = len({place.number for arm in alike for place in arm.places}) > 1
-        several_ways = len({tuple(arm.via) for arm in alike}) > 1
-        several_methods = len({tuple(arm.methods) for arm in alike}) > 1
-        several_points = len({tuple(arm.points) for arm in alike}) > 1
-        for arm in alike:
+    for group in groups.values():
+        points = [" / ".join(dict.fromkeys(p.point.label for p in arm.places if p.point is not None)) for arm in group]
+        several_numbers = len({place.number for arm in group for place in arm.places}) > 1
+        several_routes = len({tuple(arm.routes) for arm in group}) > 1
+        several_methods = len({tuple(arm.methods) for arm in group}) > 1
+        several_points = len(set(points)) > 1
+        for arm, point in zip(group, points, strict=True):
             parts = [" = ".join(arm.kinds) + (f" {arm.places[0].number + 1}" if several_numbers else "")]
-            if several_ways:
-                parts.append(" / ".join("→".join(path) for path in arm.via))
-            if several_methods:
-                parts.append(", ".join(arm.methods))
-            if several_points:
-                parts.append(" / ".join(arm.points))
+            parts += [" / ".join("→".join(route) for route in arm.routes)] if several_routes else []
+            parts += [", ".join(arm.methods)] if several_methods else []
+            parts += [point] if several_points else []
             arm.label = " · ".join(parts)
 
 
-def _add_climb(arms: dict[object, DistinctArm], by_seed: Mapping[int, Chain], ceilings: Ceilings) -> None:
-    """Put the stages of one climb down, each as a new arm or as one more place of a known one."""
+def _add_chain(arms: dict[object, DistinctArm], by_seed: Mapping[int, Chain], ceilings: Ceilings) -> None:
+    """Add the stages of one chain, given by seed, each as a new arm or as one more name of a known one."""
     first = next(iter(by_seed.values()))
     slots = {seed: _slots(chain) for seed, chain in by_seed.items()}
-    for arm, level, number in _slots(first):
-        stages = {seed: own[arm, level, number] for seed, own in slots.items() if (arm, level, number) in own}
-        found = {seed: by_seed[seed] for seed in stages}
-        floors = _known({seed: floor_of(chain) for seed, chain in found.items()})
-        own = tuple((seed, stage.identity) for seed, stage in stages.items())
-        key = (first.task, level, own, tuple(floors.items()) if arm in STUDENTS else ())
+    for slot in _slots(first):
+        arm, level, number = slot
+        stages = {seed: by_slot[slot] for seed, by_slot in slots.items() if slot in by_slot}
+        floors = _present({seed: floor_of(by_seed[seed]) for seed in stages})
+        identities = tuple((seed, stage.identity) for seed, stage in stages.items())
+        key = (first.task, level, identities, tuple(floors.items()) if arm in STUDENTS else ())
         if key not in arms:
             arms[key] = DistinctArm(
                 level=level,
@@ -168,14 +237,14 @@ def _add_climb(arms: dict[object, DistinctArm], by_seed: Mapping[int, Chain], ce
                 task=first.task,
                 stages=stages,
                 floors=floors,
-                ceilings=_known({seed: ceilings.of(chain, stages[seed]) for seed, chain in found.items()}),
-                full_ceilings=_known({seed: ceilings.full(chain, stages[seed]) for seed, chain in found.items()}),
+                ceilings=_present({seed: ceilings.own(by_seed[seed], stage) for seed, stage in stages.items()}),
+                full_ceilings=_present({seed: ceilings.full(by_seed[seed], stage) for seed, stage in stages.items()}),
             )
         arms[key].add(Place(first.method, first.path, first.point, arm, number))
 
 
 def _slots(chain: Chain) -> dict[tuple[Arm, str, int], PlannedStage]:
-    """A chain's stages by arm, level and, of several there, their number."""
+    """Return a chain's stages by arm, level, and number among several of the same arm and level."""
     slots: dict[tuple[Arm, str, int], PlannedStage] = {}
     for stage in chain.stages:
         number = sum((arm, level) == (stage.arm, stage.level) for arm, level, _ in slots)
@@ -183,12 +252,11 @@ def _slots(chain: Chain) -> dict[tuple[Arm, str, int], PlannedStage]:
     return slots
 
 
-def _known(identities: Mapping[int, str | None]) -> dict[int, str]:
+def _present(identities: Mapping[int, str | None]) -> dict[int, str]:
     return {seed: identity for seed, identity in identities.items() if identity is not None}
 
 
-def _via(place: Place, level: str) -> tuple[str, ...]:
-    """The levels that an arm's supervision comes through."""
+def _route(place: Place, level: str) -> tuple[str, ...]:
     match place.arm:
         case "direct":
             return (place.path[0], level)

@@ -1,20 +1,105 @@
-"""What a study found, as plain values: the keys of `results.json` and the content of every table and figure."""
+"""The results of a study as plain values: the keys of results.json, and the content of every table and figure."""
 
 from typing import Any
 
 from pydantic import Field
 
-from w2s_ray.report.arm_findings import ArmSummary, Estimate
+from w2s_ray.report.arms import STUDENTS
 from w2s_ray.spec.base import Kind, Spec
-from w2s_ray.spec.method import Arm
-from w2s_ray.spec.reporting import Figure
+from w2s_ray.spec.reporting import Outcome
+from w2s_ray.spec.study import Arm
 
-SCHEMA = 2
-"""Version of the summary's keys."""
+SCHEMA = 3
+"""Version of the keys of results.json."""
+
+
+class Estimate(Spec):
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ArmSummary(Spec):
+    """One distinct arm of one level, over its seeds."""
+
+    task: str
+    level: str
+    arm: Arm
+    also: tuple[Arm, ...]
+    """Other arms that are the same stages: a chain's first student is its direct student too."""
+    label: str
+    """Unique within task and level."""
+    methods: tuple[str, ...]
+    """The methods that share it."""
+    paths: tuple[tuple[str, ...], ...]
+    """The levels that its supervision passes through, from the first labels to its own."""
+    loss: str
+    setting: str
+    """What else sets its training apart: trainable weights, transforms of its labels, start."""
+    oracle: bool
+    """It used ground truth that a weakly supervised student does not have, or a supervisor of it did."""
+    stages: dict[int, str]
+    """Identity by seed, finished or not."""
+    seeds: tuple[int, ...]
+    """Seeds whose test predictions are made."""
+    pgr_seeds: tuple[int, ...] = ()
+    """Those of them whose floor and ceiling are finished too; floor, ceiling, gap and PGR are over these seeds."""
+    seed_conditional: bool
+    """Fewer than five seeds (for a student with a PGR, seeds of its PGR): the interval may not hold for others."""
+    accuracy: Estimate | None = None
+    """On the test set; for written answers the share that equals the true one. None for an unfinished arm."""
+    floor: Estimate | None = None
+    ceiling: Estimate | None = None
+    gap: Estimate | None = None
+    """Ceiling − floor."""
+    pgr: Estimate | None = None
+    pgr_undefined: str | None = None
+    """Why a student has no PGR."""
+    pgr_link: Estimate | None = None
+    """With the immediate supervisor as the floor; not comparable across arms."""
+    pgr_link_undefined: str | None = None
+    full_ceiling: Estimate | None = None
+    """Of its model with all weights trained, for an arm that trains only some."""
+    pgr_full: Estimate | None = None
+    """Against the full ceiling."""
+    pgr_full_undefined: str | None = None
+    supervisors: tuple[str, ...] = ()
+    """Level and arm of each."""
+    trained_on: str = ""
+    """The splits whose weak labels it learned; empty for an arm without a supervisor."""
+    num_labels: float | None = None
+    """Weak labels that it learned from; mean over seeds."""
+    degenerate: dict[int, str] = Field(default_factory=dict)
+    """The problem, for each seed whose weak labels are nearly all the same."""
+    metrics: dict[str, float | None] = Field(default_factory=dict)
+    """Means over seeds, by name; `METRICS` in metrics.py declares them. None where a metric does not apply."""
+    strata: dict[str, Estimate] = Field(default_factory=dict)
+    """Accuracy on each stratum of the test set."""
+
+    @property
+    def id(self) -> str:
+        """The `id` of its `DistinctArm`."""
+        return f"{self.task}/{self.level}/{self.label}"
+
+    @property
+    def kinds(self) -> tuple[Arm, ...]:
+        """All its names; which of them is `arm` depends on the order of methods."""
+        return (self.arm, *self.also)
+
+    @property
+    def is_student(self) -> bool:
+        return self.arm in STUDENTS
+
+    @property
+    def num_seeds(self) -> int:
+        """Seeds of its PGR, or of its accuracy where it can have no PGR."""
+        return len(self.pgr_seeds or self.seeds)
 
 
 class Comparison(Spec):
-    """The difference in PGR between two arms of one level, on the same draws; exploratory unless it was declared."""
+    """The difference in PGR between two arms of one level on the same resamples; exploratory."""
 
     task: str
     level: str
@@ -22,37 +107,41 @@ class Comparison(Spec):
     second: str
     difference: Estimate
     minimum_detectable: float
-    """The smallest true difference that this study would find four times in five."""
+    """The smallest true difference that this study would detect with a power of 80 %."""
     oracle: bool
     """Whether either arm is one."""
 
+    @property
+    def excludes_zero(self) -> bool:
+        return self.difference.low > 0 or self.difference.high < 0
+
 
 class DeclaredComparison(Spec):
-    """A difference that the study was to test, over all its tasks together."""
+    """A difference that the study declared as a test, over all its tasks together."""
 
     first: str
     second: str
-    by: Figure
+    by: Outcome
     point: str | None
-    """The searched settings; None where it is the same at all of them."""
+    """The searched settings; None where the comparison is the same at all points."""
     asked: tuple[str, ...]
-    """The tasks that it was declared for; none named where it is for all."""
+    """The tasks that it names; empty where it is over all tasks."""
     num_tasks: int
-    """How many it is to be decided on."""
+    """Tasks that it is over."""
     oracle: bool
-    """Whether either contender is one on any of them."""
+    """Whether either contender is one on any of the tasks."""
     tasks: tuple[str, ...]
-    """Those on which both are finished; the figures are of these."""
+    """Tasks on which both are finished; the differences are over these."""
     seeds: dict[str, tuple[int, ...]]
-    """By task, those that the difference that it is by rests on."""
+    """The seeds of the tested difference, by task."""
     accuracy: Estimate | None = None
-    """The difference of their mean accuracies."""
+    """Difference of mean accuracies."""
     pgr: Estimate | None = None
-    """The difference of their pooled PGRs."""
+    """Difference of pooled PGRs."""
     p_value: float | None = None
-    """Of the difference that it is by; two-sided, from the paired bootstrap."""
+    """Two-sided, from the paired bootstrap of the tested difference."""
     p_holm: float | None = None
-    """The same after Holm's correction over all declared comparisons."""
+    """After Holm's correction over all declared comparisons."""
     undecided: str | None = None
     """Why there is no p-value."""
 
@@ -65,24 +154,24 @@ class AcrossTasks(Spec):
     label: str
     oracle: bool
     seed_conditional: bool
-    """Whether that holds on any of its tasks."""
+    """Whether it is on any of its tasks."""
     accuracy: Estimate
-    """Mean over the tasks on which it was judged."""
+    """Mean over its finished tasks."""
     pgrs: dict[str, float | None]
-    """By task on which it was judged; None where it is undefined."""
+    """By finished task; None where it is undefined."""
     median: float | None
-    """Of the PGRs that are defined."""
+    """Over the tasks where PGR is defined."""
     num_undefined: int
     """Tasks without a ceiling, or whose gap is not surely above `min_gap`."""
     pooled: Estimate | None
-    """Σ(student − floor) / Σ(ceiling − floor) over all tasks that have both, however small their gap."""
+    """Σ(student − floor) / Σ(ceiling − floor) over all tasks with both, however small their gap."""
     pooled_undefined: str | None
     num_pooled: int
-    """Tasks that it covers."""
+    """Tasks in the pooled PGR."""
 
 
 class LearningCurve(Spec):
-    """A ceiling's accuracy by the number of its training examples."""
+    """A ceiling's accuracy by its number of training examples."""
 
     task: str
     level: str
@@ -91,25 +180,25 @@ class LearningCurve(Spec):
 
 
 class ReferenceRow(Spec):
-    """A result of the literature beside this study's."""
+    """A published result next to this study's."""
 
     source: str
     setting: str
-    figure: Figure
+    figure: Outcome
     contender: str
     theirs: float | str
     ours: float | None
-    """Of several tasks the median PGR, or the mean accuracy."""
+    """Over several tasks the median PGR, or the mean accuracy."""
     num_tasks: int
-    """On which it was judged here."""
+    """Tasks on which the contender is finished here."""
     num_undefined: int
-    """Of them, those without a PGR."""
+    """Those of them without a PGR."""
     oracle: bool
     seed_conditional: bool
 
 
 class Step(Spec):
-    """A chain's last student, as one of several that differ in how many students came before."""
+    """A chain's last student, as one of several whose chains differ in their number of intermediate students."""
 
     task: str
     level: str
@@ -121,7 +210,7 @@ class Step(Spec):
     accuracy: Estimate
     pgr: Estimate | None
     difference: Estimate | None
-    """In PGR, to the one with the fewest intermediates of its method and point; on the same draws and seeds."""
+    """In PGR, to the shortest chain of its method and point, on the same resamples and seeds; None for that chain."""
 
 
 class CandidateSummary(Spec):
@@ -136,7 +225,7 @@ class CandidateSummary(Spec):
 
 
 class SearchSummary(Spec):
-    """What a search that chooses came to."""
+    """The result of a search that chooses."""
 
     choose_by: str
     development_tasks: tuple[str, ...]
@@ -154,11 +243,11 @@ class TaskSummary(Spec):
 
     num_test: int
     num_groups: int
-    """Sets of related examples, which are drawn together."""
+    """Groups of related examples, which are resampled together."""
     class_names: tuple[str, ...]
     kind: Kind
     baselines: dict[str, Estimate]
-    """Accuracy of what needs no understanding: `majority`, and for classes and pairs `length`."""
+    """Accuracy of trivial predictors: `majority`, and for classes and pairs `length`."""
     strata: dict[str, int]
     """Test examples of each stratum."""
 
@@ -170,13 +259,13 @@ class Pretrained(Spec):
     level: str
     arm: Arm
     stages: dict[int, str]
-    """Identity by seed, of those that are finished."""
+    """Identity by seed, of finished stages."""
     metrics: dict[str, float]
-    """Means over seeds."""
+    """Of their records; means over seeds."""
 
 
 class Summary(Spec):
-    """What a study found."""
+    """The results of a study."""
 
     schema_version: int = SCHEMA
     study: str
@@ -193,22 +282,22 @@ class Summary(Spec):
     curves: tuple[LearningCurve, ...] = ()
     references: tuple[ReferenceRow, ...] = ()
     steps: tuple[Step, ...] = ()
-    """Last students over chains of 0, 1, 2 … intermediates, where the study has several; by method and point."""
+    """Last students over chains of 0, 1, 2 … intermediates, where the study has several, by method and point."""
     search: SearchSummary | None = None
     failures: dict[str, str] = Field(default_factory=dict)
-    """Why a chain failed when the study last ran, by the chain's name."""
+    """Why a chain failed in the study's last run, by the chain's name."""
     pretrained: tuple[Pretrained, ...]
     num_students: int
-    """Distinct students that are finished; one that stands above several floors counts with each."""
+    """Distinct finished students; one that belongs to several floors counts once for each."""
     num_undefined: int
-    """Those of them that have no PGR."""
+    """Those of them without a PGR."""
     num_stages: int
     num_stages_finished: int
     min_gap: float
     bootstrap_samples: int
     warnings: tuple[str, ...]
     versions: dict[str, tuple[str, ...]]
-    """Of the packages that the stages were trained with."""
+    """Versions of the packages that the stages were trained with."""
     commits: tuple[str, ...]
     finished_at: str | None
-    """When the last of its stages was finished."""
+    """When the last of its stages finished."""

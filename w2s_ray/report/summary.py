@@ -1,64 +1,77 @@
-"""Make a study's summary from what its store holds."""
+"""Makes a study's summary from its evidence: the arms of each task, all that spans tasks, and the warnings."""
 
-from collections.abc import Iterator, Sequence
-from statistics import fmean
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean, median
 
 import numpy as np
 
-from w2s_ray.report.across import across_tasks
-from w2s_ray.report.arm_findings import ArmSummary
+from w2s_ray.report.across import Evaluations, across_tasks, declared_comparisons, find_arm, points
 from w2s_ray.report.arms import TEXT_ARMS, DistinctArm, distinct_arms
-from w2s_ray.report.beside import learning_curves, reference_rows
-from w2s_ray.report.declared import declared_comparisons
+from w2s_ray.report.evaluation import TaskEvaluation, estimate
 from w2s_ray.report.evidence import Evidence, gather, gather_chains
-from w2s_ray.report.findings import Pretrained, Summary, TaskSummary
-from w2s_ray.report.judge import Judge
-from w2s_ray.report.scores import estimate
-from w2s_ray.report.searching import search_summary, steps
-from w2s_ray.report.wording import count, value_of
+from w2s_ray.report.findings import (
+    ArmSummary,
+    CandidateSummary,
+    Estimate,
+    LearningCurve,
+    Pretrained,
+    ReferenceRow,
+    SearchSummary,
+    Step,
+    Summary,
+    TaskSummary,
+)
 from w2s_ray.science.bootstrap import FEW_GROUPS
-from w2s_ray.spec.chain import Chain, Resolution
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
+from w2s_ray.spec.reporting import Contender, ReferenceSpec
+from w2s_ray.spec.search import Candidate, Point, SearchResult
+from w2s_ray.spec.stage import Optimisation
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 
-_MUCH_IS_CUT = 0.01
-"""Share of texts that are longer than the context from which on a report says so."""
-_CHAIN_DRAWS = 200
-"""Enough to tell whether one chain's PGR is defined; many chains may end at once, and their tracker waits."""
+_MANY_CUT = 0.01
+"""Share of training texts longer than the context above which the report warns."""
+_CHAIN_RESAMPLES = 200
+"""Enough to decide whether one chain's PGR is defined; many chains may end at once, and their tracker waits."""
 
 
 def summarise(study: Study, resolution: Resolution, store: ArtifactStore) -> Summary:
-    """Return what the store's records say of the study.
+    """Return the results of a study.
 
     Raises:
-        DataError: when a stage was judged on other examples than the task's test set.
-        StoreError: when an artifact is damaged.
+        DataError: if a stage was evaluated on other examples than the task's test set.
+        StoreError: if an artifact is damaged.
     """
     return summary_of(study, gather(study, resolution, store))
 
 
 def summary_of(study: Study, evidence: Evidence) -> Summary:
-    """Return what the evidence says of the study."""
+    """Return the results of a study whose evidence is read already."""
     distinct = distinct_arms(evidence.chains, study.ladder)
-    judges = {task: Judge(study, evidence, task, distinct) for task in study.tasks}
-    arms = [arm for judge in judges.values() for arm in judge.arms()]
-    comparisons = [pair for judge in judges.values() for pair in judge.comparisons()]
-    students = [arm for arm in arms if arm.is_student and arm.accuracy is not None]
+    evaluations = {task: TaskEvaluation(study, evidence, task, distinct) for task in study.tasks}
+    arms = {arm.id: arm for evaluation in evaluations.values() for arm in evaluation.summaries()}
+    students = [arm for arm in arms.values() if arm.is_student and arm.accuracy is not None]
     records = [evidence.records[identity] for identity in evidence.stages if identity in evidence.records]
+    packages = sorted({name for record in records for name in record.versions})
     return Summary(
         study=study.name,
         seeds=study.seeds,
         ladder=tuple(study.ladder),
         paths=study.paths,
-        tasks={name: _task(evidence, judges[name]) for name in study.tasks if name in evidence.tests},
-        arms=tuple(arms),
-        comparisons=tuple(comparisons),
-        declared=declared_comparisons(study, judges),
-        across=across_tasks(judges),
-        curves=learning_curves(arms, evidence.stages),
-        references=reference_rows(study, judges, arms),
-        steps=steps(judges, arms),
-        search=search_summary(study, evidence.found),
+        tasks={name: _task(evidence, evaluations[name]) for name in study.tasks if name in evidence.tests},
+        arms=tuple(arms.values()),
+        comparisons=tuple(pair for evaluation in evaluations.values() for pair in evaluation.comparisons()),
+        declared=declared_comparisons(study, evaluations),
+        across=across_tasks(evaluations),
+        curves=_learning_curves(list(arms.values()), evidence.stages),
+        references=tuple(
+            _reference(study, evaluations, arms, reference, text, point)
+            for reference in study.report.references
+            for text in reference.contenders
+            for point in points(evaluations) or (None,)
+        ),
+        steps=_steps(evaluations, arms),
+        search=_search(study, evidence.search),
         failures=evidence.failures,
         pretrained=tuple(_pretrained(evidence, distinct)),
         num_students=len(students),
@@ -67,49 +80,45 @@ def summary_of(study: Study, evidence: Evidence) -> Summary:
         num_stages_finished=len(records),
         min_gap=study.report.min_gap,
         bootstrap_samples=study.report.bootstrap_samples,
-        warnings=tuple(_warnings(evidence, arms)),
+        warnings=tuple(dict.fromkeys(_warnings(evidence, list(arms.values())))),
         versions={
             name: tuple(sorted({record.versions[name] for record in records if name in record.versions}))
-            for name in sorted({name for record in records for name in record.versions})
+            for name in packages
         },
         commits=tuple(sorted({record.commit for record in records if record.commit})),
         finished_at=max((record.finished_at for record in records), default=None),
     )
 
 
-def chain_figures(study: Study, store: ArtifactStore, chain: Chain) -> dict[str, float]:
-    """Return what came of one chain: `<arm>/<level>/accuracy`, `agreement` and, where it is defined, `pgr`.
-
-    The chain stands alone here, with its one seed; the study's report pools the seeds.
+def chain_metrics(study: Study, store: ArtifactStore, chain: Chain) -> dict[str, float]:
+    """Return the results of one chain with its one seed: `<arm>/<level>/accuracy`, `agreement` and any defined `pgr`.
 
     Raises:
         W2SError: as `summarise` does.
     """
     evidence = gather_chains((chain,), store)
-    few = study.report.model_copy(update={"bootstrap_samples": _CHAIN_DRAWS})
-    study = study.model_copy(update={"report": few})
-    figures: dict[str, float] = {}
-    for found in Judge(study, evidence, chain.task, distinct_arms(evidence.chains, study.ladder)).arms():
-        agreement = found.link.agreement if found.link is not None else None
-        measured = {"accuracy": value_of(found.accuracy), "agreement": agreement, "pgr": value_of(found.pgr)}
-        figures |= {
-            f"{arm}/{found.level}/{name}": value
-            for arm in (found.arm, *found.also)
-            for name, value in measured.items()
-            if value is not None
-        }
-    return figures
+    report = study.report.model_copy(update={"bootstrap_samples": _CHAIN_RESAMPLES})
+    study = study.model_copy(update={"report": report})
+    evaluation = TaskEvaluation(study, evidence, chain.task, distinct_arms(evidence.chains, study.ladder))
+    metrics: dict[str, float | None] = {}
+    for summary in evaluation.summaries():
+        for arm in summary.kinds:
+            place = f"{arm}/{summary.level}"
+            metrics[f"{place}/accuracy"] = summary.accuracy.value if summary.accuracy is not None else None
+            metrics[f"{place}/agreement"] = summary.metrics.get("agreement")
+            metrics[f"{place}/pgr"] = summary.pgr.value if summary.pgr is not None else None
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _task(evidence: Evidence, judge: Judge) -> TaskSummary:
-    test = evidence.tests[judge.task]
+def _task(evidence: Evidence, evaluation: TaskEvaluation) -> TaskSummary:
+    test = evidence.tests[evaluation.task]
     return TaskSummary(
         num_test=len(test.ids),
         num_groups=len(np.unique(test.groups_N)),
         class_names=test.class_names,
         kind=test.kind,
-        baselines={name: estimate(found) for name, found in judge.scores.baselines().items()},
-        strata=judge.scores.strata(),
+        baselines={name: estimate(sampled) for name, sampled in evaluation.accuracies.baselines().items()},
+        strata=evaluation.accuracies.strata(),
     )
 
 
@@ -118,64 +127,177 @@ def _pretrained(evidence: Evidence, arms: Sequence[DistinctArm]) -> Iterator[Pre
         stages = {seed: identity for seed, identity in arm.identities.items() if identity in evidence.records}
         if arm.arm not in TEXT_ARMS or not stages:
             continue
-        found = [evidence.records[identity].metrics for identity in stages.values()]
+        recorded = [evidence.records[identity].metrics for identity in stages.values()]
         # Versions of the package differ in what they record.
-        names = dict.fromkeys(name for each in found for name in each)
-        metrics = {name: fmean(each[name] for each in found if name in each) for name in names}
-        yield Pretrained(task=arm.task, level=arm.level, arm=arm.arm, stages=stages, metrics=metrics)
+        names = dict.fromkeys(name for metrics in recorded for name in metrics)
+        means = {name: fmean(metrics[name] for metrics in recorded if name in metrics) for name in names}
+        yield Pretrained(task=arm.task, level=arm.level, arm=arm.arm, stages=stages, metrics=means)
 
 
-def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> list[str]:
-    """What a reader must know before believing a figure."""
-    degenerate = [
-        f"{arm.task}: of the labels that {' and '.join(arm.link.supervisors)} gave to {arm.link.split} (seed {seed}), "
-        f"{found}; they teach little else, and every student after it learns from them"
-        for arm in arms
-        if arm.link is not None
-        for seed, found in arm.link.degenerate.items()
+def _learning_curves(arms: Sequence[ArmSummary], stages: Mapping[str, PlannedStage]) -> tuple[LearningCurve, ...]:
+    """Return the accuracy of ceilings by number of training examples, where the study has several numbers.
+
+    Ceilings whose optimisation differs, as in a search, form separate curves, named by the keys that differ.
+    """
+    curves: dict[tuple[str, str, str], dict[Optimisation, dict[int, Estimate]]] = {}
+    for arm in arms:
+        if "ceiling" in arm.kinds and arm.accuracy is not None:
+            spec = stages[arm.stages[arm.seeds[0]]].spec
+            size = sum(part.split.num_examples for part in spec.train)
+            by_size = curves.setdefault((arm.task, arm.level, arm.setting), {}).setdefault(spec.optimisation, {})
+            by_size.setdefault(size, arm.accuracy)
+    made = []
+    for (task, level, setting), by_optimisation in curves.items():
+        keys = [key for key in Optimisation.model_fields if len({getattr(o, key) for o in by_optimisation}) > 1]
+        for optimisation, by_size in by_optimisation.items():
+            name = ", ".join(filter(None, (setting, *(f"{key} {getattr(optimisation, key)}" for key in keys))))
+            if len(by_size) > 1:
+                made.append(LearningCurve(task=task, level=level, setting=name, points=tuple(sorted(by_size.items()))))
+    return tuple(made)
+
+
+def _reference(
+    study: Study,
+    evaluations: Evaluations,
+    arms: Mapping[str, ArmSummary],
+    reference: ReferenceSpec,
+    text: str,
+    point: Point | None,
+) -> ReferenceRow:
+    """Return a published value with the result of the same contender here, on each task where it is finished."""
+    contender: Contender = reference.contenders[text]
+    own = [find_arm(study, evaluations[task], contender, point) for task in reference.tasks or tuple(evaluations)]
+    ours = [summary for arm in own if arm is not None and (summary := arms[arm.id]).accuracy is not None]
+    pgrs = [arm.pgr.value for arm in ours if arm.pgr is not None]
+    accuracies = [arm.accuracy.value for arm in ours if arm.accuracy is not None]
+    by_pgr = reference.figure == "pgr"
+    name = contender.among(study.paths).name
+    return ReferenceRow(
+        source=reference.source,
+        setting=reference.setting,
+        figure=reference.figure,
+        contender=name if point is None else f"{name} · {point.label}",
+        theirs=reference.values[text],
+        ours=(median(pgrs) if pgrs else None) if by_pgr else (fmean(accuracies) if accuracies else None),
+        num_tasks=len(ours),
+        num_undefined=len(ours) - len(pgrs) if by_pgr else 0,
+        oracle=any(arm.oracle for arm in ours),
+        seed_conditional=any(arm.seed_conditional for arm in ours),
+    )
+
+
+def _steps(evaluations: Evaluations, arms: Mapping[str, ArmSummary]) -> tuple[Step, ...]:
+    """Return the chain students of each level that chains of several lengths reach, the shortest chain first.
+
+    They are grouped by method and point; groups of the same students are shown once. All learn from the same examples
+    and are evaluated on the same ones: only the model that labels those examples differs.
+    """
+    steps = []
+    for evaluation in evaluations.values():
+        for students in _by_length(evaluation):
+            shortest = students[0][1]
+            for path, student in students:
+                difference = evaluation.difference(student, shortest) if student is not shortest else None
+                arm = arms[student.id]
+                assert arm.accuracy is not None, "only finished students are grouped"
+                steps.append(
+                    Step(
+                        task=arm.task,
+                        level=arm.level,
+                        label=arm.label,
+                        path=path,
+                        num_intermediates=len(path) - 2,
+                        oracle=arm.oracle,
+                        seed_conditional=arm.seed_conditional,
+                        accuracy=arm.accuracy,
+                        pgr=arm.pgr,
+                        difference=estimate(difference) if difference is not None else None,
+                    )
+                )
+    return tuple(steps)
+
+
+def _by_length(evaluation: TaskEvaluation) -> list[list[tuple[tuple[str, ...], DistinctArm]]]:
+    """Return groups of finished students of one level, floor, method and point, with the levels up to their own."""
+    groups: dict[tuple[str, str, str, Point | None], dict[tuple[str, ...], DistinctArm]] = {}
+    for arm in evaluation.distinct:
+        for place in arm.places if evaluation.seeds(arm) else ():
+            if place.arm == "chain":
+                path = place.path[: place.path.index(arm.level) + 1]
+                groups.setdefault((arm.level, path[0], place.method, place.point), {})[path] = arm
+    ordered = [
+        sorted(by_path.items(), key=lambda item: (len(item[0]), item[0]))
+        for by_path in groups.values()
+        if len({len(path) for path in by_path}) > 1
     ]
-    oracles = [
-        f"{arm.task}: {arm.level} {arm.label} is an oracle: ground truth chose or taught it, or its supervisor"
-        for arm in arms
-        if arm.oracle
-    ]
-    floors = [
-        f"{arm.task}: the floor {arm.level} is not surely above chance "
-        f"(lower 95 % bound {arm.accuracy.low:.3f}, chance {1 / num_classes:.3f})"
-        for arm in arms
-        if arm.arm == "floor" and arm.accuracy is not None
-        for num_classes in (len(evidence.tests[arm.task].class_names),)
-        if evidence.tests[arm.task].kind != "answers" and arm.accuracy.low <= 1 / num_classes
-    ]
-    told = [*degenerate, *oracles, *_cut(evidence), *_precision(evidence), *_few_groups(evidence), *floors]
-    return list(dict.fromkeys(told))
+    return list({tuple(arm.id for _, arm in students): students for students in ordered}.values())
 
 
-def _few_groups(evidence: Evidence) -> Iterator[str]:
-    """Which test sets are too few groups of related examples for their intervals to be believed."""
-    for task, test in evidence.tests.items():
-        num_groups = len(np.unique(test.groups_N))
-        if num_groups < FEW_GROUPS:
-            yield (
-                f"{task}: its {count(len(test.ids), 'test example')} are {count(num_groups, 'group')} of related ones; "
-                f"below {FEW_GROUPS} groups intervals are too narrow, and one group has none"
+def _search(study: Study, result: SearchResult | None) -> SearchSummary | None:
+    """Return the result of the study's search; None where it does not choose or has not finished."""
+    search = study.search
+    if search is None or search.choose_by is None or result is None:
+        return None
+
+    def rank(candidate: Candidate) -> tuple[bool, bool, float]:
+        return candidate.status != "done", candidate.score is None, -(candidate.score or 0.0)
+
+    return SearchSummary(
+        choose_by=search.choose_by,
+        development_tasks=search.development_tasks,
+        seeds=search.seeds,
+        sampler=search.sampler,
+        scheduler=search.scheduler.kind if search.scheduler is not None else None,
+        minimise=search.minimise,
+        candidates=tuple(
+            CandidateSummary(
+                settings=candidate.point.values,
+                status=candidate.status,
+                score=candidate.score,
+                cost=candidate.cost,
+                error=candidate.error,
+                is_winner=candidate.point in result.winners,
             )
+            for candidate in sorted(result.candidates, key=rank)
+        ),
+    )
 
 
-def _precision(evidence: Evidence) -> Iterator[str]:
-    """Whether the stages that asked for bf16 were computed alike."""
-    asked = [
-        record
+def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> Iterator[str]:
+    """Yield all that a reader must know before trusting the results."""
+    for arm in arms:
+        for seed, problem in arm.degenerate.items():
+            labels = f"the labels that {' and '.join(arm.supervisors)} gave to {arm.trained_on} (seed {seed})"
+            yield f"{arm.task}: of {labels}, {problem}; they teach little else, to this student and all after it"
+    for arm in arms:
+        if arm.oracle:
+            yield f"{arm.task}: {arm.level} {arm.label} is an oracle: ground truth chose or taught it or its supervisor"
+    yield from _cut_texts(evidence)
+    bf16 = [
+        record.metrics.get("fell_back_to_fp32", 0.0) > 0
         for identity, record in evidence.records.items()
         if evidence.stages[identity].spec.optimisation.precision == "bf16"
     ]
-    fell_back = sum(record.metrics.get("fell_back_to_fp32", 0.0) > 0 for record in asked)
-    if 0 < fell_back < len(asked):
-        yield f"{fell_back} of {len(asked)} stages computed in fp32, on devices without bf16: they differ by rounding"
+    if 0 < sum(bf16) < len(bf16):
+        yield f"{sum(bf16)} of {len(bf16)} stages computed in fp32, on devices without bf16: they differ by rounding"
+    for task, test in evidence.tests.items():
+        num_groups = len(np.unique(test.groups_N))
+        if num_groups < FEW_GROUPS:
+            groups = f"{num_groups} group{'s' if num_groups != 1 else ''}"
+            yield (
+                f"{task}: its {len(test.ids):,} test examples form {groups} of related examples; below {FEW_GROUPS} "
+                "groups intervals are too narrow, and one group has none"
+            )
+    for arm in arms:
+        if arm.arm == "floor" and arm.accuracy is not None and evidence.tests[arm.task].kind != "answers":
+            chance = 1 / len(evidence.tests[arm.task].class_names)
+            if arm.accuracy.low <= chance:
+                bound = f"lower 95 % bound {arm.accuracy.low:.3f}, chance {chance:.3f}"
+                yield f"{arm.task}: the floor {arm.level} is not surely above chance ({bound})"
 
 
-def _cut(evidence: Evidence) -> Iterator[str]:
-    """Which models learned texts that did not fit into their context."""
+def _cut_texts(evidence: Evidence) -> Iterator[str]:
+    """Yield a warning for each model that learned from texts longer than its context."""
     shares: dict[tuple[str, str], float] = {}
     for identity, record in evidence.records.items():
         stage = evidence.stages[identity]
@@ -183,5 +305,5 @@ def _cut(evidence: Evidence) -> Iterator[str]:
         share = record.metrics.get("cut_examples", 0.0) / num_learnt
         shares[stage.task, stage.level] = max(share, shares.get((stage.task, stage.level), 0.0))
     for (task, level), share in shares.items():
-        if share > _MUCH_IS_CUT:
-            yield f"{task}: {share:.0%} of the texts that {level} learned are longer than its context; it saw the ends"
+        if share > _MANY_CUT:
+            yield f"{task}: {share:.0%} of the training texts of {level} are longer than its context; it saw their ends"

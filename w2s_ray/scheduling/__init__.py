@@ -1,6 +1,12 @@
-"""The only room that imports ray: who trains what, when and on which workers.
+"""Running a study on Ray: which stage is trained when, and on which workers.
 
-`study.py` is its door (`run_study`); behind it one run is a dispatcher, its crews, and Tune's trials (`run.py`). What
-to do next is a pure function (`policy.py`) of pure bookkeeping (`queue.py`, `roster.py`). `resolve.py`, `plan.py` and
-`estimate.py` look ahead without Ray.
+study.py       run_study(), the entry; needs no Ray if everything is in the store
+run.py         one run: the dispatcher, Tune, and what happens when one of them dies
+session.py     the Ray session and the cluster's resources
+core/          the pure core: events in, actions out
+dispatcher/    the actor that feeds the core with events and carries out its actions
+workers/       worker groups, which run the stages
+tune/          Tune's trials: one per chain, or per candidate of a search
+status.py      what a run shows of itself
+ray_adapter.py everything that uses private names of Ray
 """

@@ -1,13 +1,15 @@
-"""One run of a study on Ray: a dispatcher, crews, and Tune over the chains.
+"""One run of a study on Ray.
 
-    Tune (a thread)            which chains are under way     ChainTrial ─┐
-    the dispatcher (an actor)     which stage next, which crews  ◀───────────┤
-    crews (Ray tasks)          run the stages                 ◀───────────┘
-    this thread                visits the dispatcher: opens the crews that it asks for, shows its status
+    Tune (a thread)          which chains are under way      trials ───┐
+    the dispatcher (actor)   which stage next, which groups  ◀─────────┤
+    worker groups (tasks     run the stages                  ◀─────────┘
+      of the dispatcher)
+    this thread              polls the dispatcher, shows its status, renews the study's lease
 
-The dispatcher is told of the first chains at once, so that its first crew opens while Tune has not even begun. The run
-ends in order, whether the work is done, has failed or was interrupted: trials, crews, the tracker, the dispatcher, and
-Ray if it is our own.
+Everything that must survive is in the store, so recovery is always the same: what died is started again, empty, and
+finds what is done. The policy replaces a worker group, Tune a trial, Ray the writer. If the dispatcher dies its worker
+groups die with it; this thread then stops Tune and starts both again. If this process dies, so does everything else,
+and the same command continues.
 """
 
 import logging
@@ -20,31 +22,30 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from w2s_ray.errors import Interrupted, LeaseHeld, ResourceError, StoreError, first_line
-from w2s_ray.planning.fitting import LongestTexts, check_memory
+from w2s_ray.planning.memory import check_memory, longest_text
 from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import save_study
-from w2s_ray.scheduling.candidates import CandidateJudge
-from w2s_ray.scheduling.crews import Crews
-from w2s_ray.scheduling.dispatcher import Dispatcher, dispatcher_name
-from w2s_ray.scheduling.hold import Hold
-from w2s_ray.scheduling.messages import Bulletin, CrewRequest
-from w2s_ray.scheduling.search import Search
-from w2s_ray.scheduling.session import check_room, cluster_nodes, ray_session
-from w2s_ray.scheduling.status import StudyStatus, StudyView, Turn
+from w2s_ray.scheduling.dispatcher.dispatcher import Dispatcher
+from w2s_ray.scheduling.dispatcher.leases import StageLeases, StudyLease
+from w2s_ray.scheduling.dispatcher.writer import ActorName, Writer
+from w2s_ray.scheduling.session import check_cluster, cluster_nodes, ray_session
+from w2s_ray.scheduling.status import StageEvent, StudyStatus, StudyView
 from w2s_ray.scheduling.study import ChainOutcome, RunSettings, StudyOutcome, is_finished
-from w2s_ray.scheduling.trials import Trials, Tuning, ended_for_memory
-from w2s_ray.scheduling.worker import CrewPlan
-from w2s_ray.scheduling.writer import ActorName, Writer
+from w2s_ray.scheduling.tune.candidates import CandidateJudge
+from w2s_ray.scheduling.tune.search import Search
+from w2s_ray.scheduling.tune.trials import ChainTuning, Tuning, killed_for_memory
+from w2s_ray.scheduling.workers.group import RayGroupLauncher
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.compile import compile_study
+from w2s_ray.spec.points import executions
 from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import executions
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.run_status import say_over, say_under_way
+from w2s_ray.store.run_status import clear_run_status, write_run_status
 from w2s_ray.training.memory.usage import usage_text
 
 if TYPE_CHECKING:
@@ -52,278 +53,237 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TICK_SECONDS = 0.25
-"""Between two visits to the dispatcher."""
+DISPATCHER_NAME, WRITER_NAME = "w2s-dispatcher", "w2s-writer"
+POLL_SECONDS = 0.25
 _ANSWER_SECONDS = 120.0
-"""How long a dispatcher that is being restarted may take."""
 _HEAD_START_SECONDS = 20.0
-"""How long Tune waits at most for the first crew, so as not to take the CPU from its start."""
-_SAID_SECONDS = 2.0
-"""Between two words to those who ask for the study's status."""
+"""How long Tune waits at most for the first worker group, so that it does not compete with its start for CPUs."""
+_STATUS_FILE_SECONDS = 2.0
+"""Between two updates of the file from which other processes read the run's status."""
 _ACTOR_BYTES = 200 * 2**20
-"""What the dispatcher and the writer take, each."""
-_CLOSE_SECONDS = 30.0
-"""How long the tracker may take to write its last words."""
+"""Memory of the dispatcher and of the writer, each."""
+_CLOSE_SECONDS = 60.0
+"""How long worker groups, and Tune, may take to end before they are killed."""
+_TRACKER_SECONDS = 30.0
+"""How long the tracker may take to write what is left."""
+_MAX_DEATHS = 3
+"""Deaths of the dispatcher in a row, without a stage finished between them, after which the run fails."""
 
 
 class Run:
-    """One run; made and gone through once."""
+    """One run; used once."""
 
     def __init__(
         self,
         study: Study,
         resolution: Resolution,
         chains: Sequence[Chain] | None,
-        before: SearchResult | None,
+        search: SearchResult | None,
         store: ArtifactStore,
         view: StudyView,
         interrupt: threading.Event,
         settings: RunSettings,
     ) -> None:
-        """Nothing is begun yet.
-
-        Args:
-            study: what was asked for.
-            resolution: what its names came to.
-            chains: what is to be run; None where a search has to choose it first.
-            before: what the search came to, where it is through already, but for candidates that failed if `chains` is
-                None.
-            store: where everything is kept.
-            view: shown the status.
-            interrupt: set to stop.
-            settings: how to go about it.
-        """
-        self._before = before
-        self._study, self._resolution = study, resolution
-        self._store, self._view, self._interrupt, self._settings = store, view, interrupt, settings
-        self._chains: tuple[Chain, ...] = ()
-        self._hold = Hold(study, store)
-        self._unfinished: dict[str, PlannedStage] = {}
+        """`chains` is None if a search has to choose them first; the others are those of `run_study`."""
+        self._study, self._resolution, self._store = study, resolution, store
+        self._search, self._view, self._interrupt, self._settings = search, view, interrupt, settings
+        self._lease = StudyLease(study, store)
+        self._namespace = f"w2s-{uuid.uuid4().hex}"
         self._judge: CandidateJudge | None = None
         if chains is None:
             self._judge = CandidateJudge(study, resolution, store)
             chains = self._judge.listed()
-        self._take(chains)
-        self._finished: dict[str, Turn] = {}
-        self._cold_start_seconds: float | None = None
-        self._working_seconds = 0.0
-        self._heard_from, self._num_heard = "", 0
-        self._tuning: Tuning | None = None
-        self._said_at = 0.0
-        self._namespace = f"w2s-{uuid.uuid4().hex}"
+        self._chains: tuple[Chain, ...] = ()
+        self._num_stages = self._num_shared = 0
+        self._unfinished: dict[str, PlannedStage] = {}
+        """Stages that the store did not have when their chains were added."""
+        self._add_chains(chains)
+        self._events: list[StageEvent] = []
+        self._num_deaths, self._finished_at_death = 0, 0
+        self._started_at = 0.0
+        self._status_file_at = 0.0
 
     def go(self, address: str | None) -> StudyOutcome:
         """Run the study; see `run_study`."""
-        try:
-            return self._go(address)
-        except (RayError, RuntimeError) as error:
-            if not ended_for_memory(error):
-                raise
-            raise ResourceError(
-                f"Ray's memory monitor ended a process that the run cannot do without: {first_line(error)}",
-                usage_text(),
-                "end what else uses the machine's memory, or give the run another one; the same command goes on",
-            ) from error
-
-    def _go(self, address: str | None) -> StudyOutcome:
-        with self._study_in_hand(), ray_session(address):
+        chains = None
+        with self._study_lease(), _explained_memory_kills(), ray_session(address):
             nodes = cluster_nodes()
-            check_room(executions(self._study), nodes)
-            longest = LongestTexts(self._store, self._resolution)
+            check_cluster(executions(self._study), nodes)
+            longest = longest_text(self._store, self._resolution)
             check_memory(self._unfinished.values(), self._resolution, nodes, longest)
-            with self._writer() as writer, self._dispatcher(nodes, writer) as dispatcher:
-                crews = Crews(lambda request: self._plan(request, dispatcher))
-                try:
-                    found = self._search(dispatcher, crews) if self._judge is not None else self._before
-                    chains = self._run_chains(dispatcher, crews)
-                finally:
-                    self._farewell(dispatcher, crews)
-        trained = self._trained()
-        to_go = self._unfinished.keys() - set(trained)
-        if self._interrupt.is_set() and to_go:
-            raise self._interrupted(len(trained), len(to_go))
-        return self._outcome(chains, found, trained)
+            with self._writer() as writer:
+                while chains is None:
+                    try:
+                        with self._dispatcher(nodes, writer) as dispatcher:
+                            if self._judge is not None:
+                                self._run_search(self._judge, dispatcher)
+                            chains = self._run_chains(dispatcher)
+                    except ActorDiedError as error:
+                        self._count_death(error)
+        return StudyOutcome(
+            chains=chains,
+            trained=tuple(self._trained()),
+            events=tuple(self._events),
+            search=self._search,
+            num_shared=self._num_shared,
+            started_at=self._started_at,
+        )
 
-    def _take(self, chains: Iterable[Chain]) -> None:
-        """Count what the store lacks of these chains as this run's work."""
+    def _count_death(self, error: ActorDiedError) -> None:
+        """Allow the dispatcher to be started again, unless it died several times without a stage finished."""
+        num_finished = len(self._trained())
+        self._num_deaths = self._num_deaths + 1 if num_finished == self._finished_at_death else 1
+        self._finished_at_death = num_finished
+        if self._num_deaths == _MAX_DEATHS:
+            raise error
+        logger.warning("the dispatcher died and is started again: %s", first_line(error))
+
+    def _run_search(self, judge: CandidateJudge, dispatcher: "ActorHandle[Dispatcher]") -> None:
+        """Let Tune judge the candidates, and add the chains of the best."""
+        search = Search(judge, self._search, dispatcher)
+        self._work(dispatcher, search)
+        if self._interrupt.is_set():
+            raise self._interrupted("the search is not finished")
+        ray.get(dispatcher.withdraw_all.remote(), timeout=_ANSWER_SECONDS)
+        self._search, self._judge = search.result(), None
+        self._add_chains(compile_study(self._study, self._resolution, self._search))
+
+    def _run_chains(self, dispatcher: "ActorHandle[Dispatcher]") -> dict[str, ChainOutcome]:
+        """Run the chains that are judged on the test set."""
+        done = {chain.name: ChainOutcome("done") for chain in self._chains}
+        if not self._left():
+            return done
+        for chain in self._chains[: self._study.max_concurrent]:  # the first groups start before Tune does
+            ray.get(dispatcher.request.remote(chain.name, (chain,)), timeout=_ANSWER_SECONDS)
+        self._started_at = self._started_at or time.time()
+        deadline = time.monotonic() + _HEAD_START_SECONDS
+        while self._poll(dispatcher).is_opening and time.monotonic() < deadline:
+            if self._interrupt.wait(POLL_SECONDS):
+                break
+        tuning = ChainTuning(self._study, self._chains, dispatcher, self._store)
+        self._work(dispatcher, tuning)
+        if self._interrupt.is_set():
+            if left := self._left():
+                raise self._interrupted(f"{left} to go")
+            return done
+        return tuning.outcomes()
+
+    def _work(self, dispatcher: "ActorHandle[Dispatcher]", tuning: Tuning) -> None:
+        """Poll the dispatcher until Tune has ended its last trial, the run is interrupted or the dispatcher dies."""
+        self._started_at = self._started_at or time.time()
+        tuning.start()
+        try:
+            while not self._interrupt.is_set() and not tuning.wait(POLL_SECONDS):
+                self._poll(dispatcher)
+        finally:
+            tuning.stop()
+            tuning.wait(_CLOSE_SECONDS)
+        self._poll(dispatcher)
+
+    def _poll(self, dispatcher: "ActorHandle[Dispatcher]") -> StudyStatus:
+        status: StudyStatus = ray.get(dispatcher.poll.remote(), timeout=_ANSWER_SECONDS)
+        self._events += status.events
+        held_back = max(0, self._num_stages - status.num_stages)  # stages of chains that Tune has not started
+        self._view.update(
+            replace(
+                status,
+                num_stages=status.num_stages + held_back,
+                num_waiting=status.num_waiting + held_back,
+                num_shared=self._num_shared,
+            )
+        )
+        if time.monotonic() - self._status_file_at > _STATUS_FILE_SECONDS:
+            self._status_file_at = time.monotonic()
+            try:
+                self._lease.renew()
+                write_run_status(status.groups, status.waiting, self._study, self._store)
+            except LeaseHeld:
+                raise
+            except StoreError:  # the disk may be full for a while
+                logger.exception("the status file was not written")
+        return status
+
+    def _close(self, dispatcher: "ActorHandle[Dispatcher]") -> None:
+        """Let the worker groups end; those that take too long are killed with the dispatcher."""
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        try:
+            ray.get(dispatcher.close.remote(), timeout=_ANSWER_SECONDS)
+            while self._poll(dispatcher).groups and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+        except (RayError, LeaseHeld):
+            logger.exception("not waiting for the worker groups")
+
+    def _add_chains(self, chains: Iterable[Chain]) -> None:
         self._chains = tuple(chains)
         stages = distinct_stages(self._chains)
         self._num_stages = len(stages)
         self._num_shared = num_named(self._chains) - self._num_stages
         self._unfinished |= {key: stage for key, stage in stages.items() if not is_finished(stage, self._store)}
 
+    def _left(self) -> int:
+        """Return how many stages of the run's chains the store lacks."""
+        return sum(not is_finished(stage, self._store) for stage in self._unfinished.values())
+
     def _trained(self) -> list[str]:
-        """Return the stages that this run finished, those of candidates that a sampler drew on the way included."""
+        """Return the stages that this run finished, including those of candidates that a sampler drew."""
         known = [identity for identity, stage in self._unfinished.items() if is_finished(stage, self._store)]
-        told = (key for key, turn in self._finished.items() if turn.result and turn.result.attempts_trained)
-        return [*known, *(key for key in told if key not in self._unfinished and self._store.find(key) is not None)]
+        returned = [event.stage.identity for event in self._events if event.result and event.result.attempts_trained]
+        return list(dict.fromkeys([*known, *(key for key in returned if self._store.find(key) is not None)]))
 
-    def _search(self, dispatcher: "ActorHandle[Dispatcher]", crews: Crews) -> SearchResult:
-        """Let Tune judge the candidates; take up the chains of the best."""
-        assert self._judge is not None
-        search = Search(self._judge, self._before, dispatcher, self._settings, self._interrupt)
-        self._work(dispatcher, crews, search)
-        if self._interrupt.is_set():
-            done = sum(is_finished(stage, self._store) for stage in self._unfinished.values())
-            raise self._interrupted(done, None)
-        ray.get(dispatcher.withdraw_all.remote(), timeout=_ANSWER_SECONDS)
-        found = search.found()
-        self._take(compile_study(self._study, self._resolution, found))
-        return found
-
-    def _run_chains(self, dispatcher: "ActorHandle[Dispatcher]", crews: Crews) -> dict[str, ChainOutcome]:
-        """Run the chains that are judged on the test set."""
-        if not any(stage.identity in self._unfinished for chain in self._chains for stage in chain.stages):
-            return {chain.name: ChainOutcome("done") for chain in self._chains}
-        for chain in self._chains[: self._study.max_concurrent]:
-            ray.get(dispatcher.submit.remote((chain,), chain.name), timeout=_ANSWER_SECONDS)
-        began = time.monotonic()
-        while self._visit(dispatcher, crews).is_opening and time.monotonic() - began < _HEAD_START_SECONDS:
-            if self._interrupt.wait(TICK_SECONDS):
-                break
-        trials = Trials(self._study, self._chains, dispatcher, self._store, self._settings)
-        self._work(dispatcher, crews, trials)
-        return trials.outcomes()
-
-    def _work(self, dispatcher: "ActorHandle[Dispatcher]", crews: Crews, tuning: Tuning) -> None:
-        """Keep everything going until Tune is through with its last trial."""
-        self._tuning = tuning
-        tuning.start()
-        while not tuning.wait(TICK_SECONDS):
-            self._visit(dispatcher, crews)
-
-    def _interrupted(self, done: int, to_go: int | None) -> Interrupted:
-        rest = f"{to_go} to go" if to_go is not None else "the search is not through"
-        return Interrupted(
-            f"stopped on request: {done} stages done, {rest}",
-            "a run that is stopped keeps what is done, and a checkpoint of what was under way",
-            "run the same command again to go on",
-        )
-
-    def _visit(self, dispatcher: "ActorHandle[Dispatcher]", crews: Crews, closing: bool = False) -> Bulletin:
-        """Tell the dispatcher of the crews, and do what it asks for."""
-        crews.look_after()
-        closing = closing or self._interrupt.is_set()
-        told = dispatcher.visit.remote(crews.shapes, crews.ended, closing, self._num_heard)
-        bulletin: Bulletin = ray.get(told, timeout=_ANSWER_SECONDS)
-        if bulletin.dispatcher != self._heard_from:  # its first word, or its first after a restart
-            self._heard_from, self._num_heard = bulletin.dispatcher, 0
-            turns: tuple[Turn, ...] = ()
-        else:
-            turns = bulletin.turns
-            self._num_heard += len(turns)
-            self._finished |= {turn.stage.identity: turn for turn in turns if turn.result is not None}
-        self._working_seconds = max(self._working_seconds, bulletin.working_seconds)
-        if self._cold_start_seconds is None:
-            self._cold_start_seconds = bulletin.cold_start_seconds
-        for request in bulletin.requests:
-            (crews.give_up if closing else crews.open)(request)
-        self._view.update(self._whole(bulletin.status, turns))
-        if time.monotonic() - self._said_at > _SAID_SECONDS:
-            self._said_at = time.monotonic()
-            self._say_under_way(bulletin.status)
-        return bulletin
-
-    def _say_under_way(self, status: StudyStatus) -> None:
-        """Tell other processes that the run goes on; on a disk that is full for a while they hear it later."""
-        try:
-            self._hold.renew()
-            say_under_way(status.crews, status.waiting, self._study, self._store)
-        except LeaseHeld:
-            raise
-        except StoreError:
-            logger.exception("others are not told that the run goes on")
-
-    def _whole(self, status: StudyStatus, turns: tuple[Turn, ...]) -> StudyStatus:
-        """Add the turns, and count the chains too that the dispatcher was not told of, because Tune keeps them back."""
-        kept_back = max(0, self._num_stages - status.num_stages)
-        return replace(
-            status,
-            turns=turns,
-            num_stages=status.num_stages + kept_back,
-            num_waiting=status.num_waiting + kept_back,
-            num_shared=self._num_shared,
-        )
-
-    def _farewell(self, dispatcher: "ActorHandle[Dispatcher]", crews: Crews) -> None:
-        """See the crews off; those that do not leave are ended."""
-        deadline = time.monotonic() + self._settings.farewell_seconds
-        try:
-            self._visit(dispatcher, crews, closing=True)
-            while crews.shapes and time.monotonic() < deadline:
-                time.sleep(TICK_SECONDS)
-                self._visit(dispatcher, crews, closing=True)
-        except (RayError, LeaseHeld):
-            logger.exception("the crews are not waited for")
-        finally:
-            crews.end_now()
-        say_over(self._study, self._store)
-        if self._tuning is not None:
-            self._tuning.wait(self._settings.farewell_seconds)
-
-    def _outcome(
-        self, chains: dict[str, ChainOutcome], found: SearchResult | None, trained: Sequence[str]
-    ) -> StudyOutcome:
-        return StudyOutcome(
-            chains=chains,
-            found=found,
-            trained=tuple(trained),
-            results={identity: turn.result for identity, turn in self._finished.items() if turn.result is not None},
-            seconds_in_hand={identity: turn.seconds for identity, turn in self._finished.items()},
-            num_shared=self._num_shared,
-            cold_start_seconds=self._cold_start_seconds,
-            working_seconds=self._working_seconds,
-        )
-
-    def _plan(self, request: CrewRequest, dispatcher: "ActorHandle[Dispatcher]") -> CrewPlan:
-        settings = self._settings
-        return CrewPlan(
-            crew=request.crew,
-            shape=request.shape,
-            dispatcher=dispatcher,
-            store=self._store,
-            study=self._study.name,
-            runner=settings.runner,
-            collective_seconds=settings.collective_seconds,
-            recycle_growth=settings.recycle_growth,
-            recycle_bytes=settings.recycle_bytes,
-        )
+    def _interrupted(self, left: str) -> Interrupted:
+        done = len(self._trained())
+        return Interrupted(f"stopped on request: {done} stages done, {left}", "run the same command again to continue")
 
     @contextmanager
-    def _study_in_hand(self) -> Iterator[None]:
-        self._hold.take(self._view, self._interrupt)
+    def _study_lease(self) -> Iterator[None]:
+        self._lease.take(self._view, self._interrupt)
         try:
             save_study(self._study, self._resolution, self._store)
             yield
         finally:
-            self._hold.release()
+            clear_run_status(self._study, self._store)
+            self._lease.release()
 
     @contextmanager
     def _dispatcher(self, nodes: Sequence[Node], writer: ActorName) -> "Iterator[ActorHandle[Dispatcher]]":
-        weights = {name: float(model.num_parameters or 0) for name, model in self._resolution.models.items()}
-        options = {"num_cpus": 0, "memory": _ACTOR_BYTES, "max_restarts": -1, "max_task_retries": -1}
+        sizes = {name: float(model.num_parameters or 0) for name, model in self._resolution.models.items()}
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         dispatcher = (
             ray.remote(Dispatcher)
-            .options(**options, name=dispatcher_name(self._store), namespace=self._namespace)
+            .options(
+                num_cpus=0,
+                memory=_ACTOR_BYTES,
+                name=DISPATCHER_NAME,
+                namespace=self._namespace,
+                scheduling_strategy=here,
+            )
             .remote(
-                store=self._store,
                 study=self._study.name,
-                owner=self._hold.owner,
                 nodes=nodes,
+                leases=StageLeases(self._store, self._lease.owner, self._lease.process),
+                launcher=RayGroupLauncher(
+                    self._store, self._study.name, self._settings.runner, self._settings.collective_seconds
+                ),
                 writer=writer,
-                weights=weights if all(weights.values()) else None,
-                serves=_serves(self._chains),
-                process=self._hold.process,
+                parameters=sizes if all(sizes.values()) else None,
+                serves=_chain_names(self._chains),
             )
         )
         try:
             yield dispatcher
+        except ActorDiedError:
+            raise
+        except BaseException:
+            self._close(dispatcher)
+            raise
+        else:
+            self._close(dispatcher)
         finally:
             ray.kill(dispatcher)
 
     @contextmanager
     def _writer(self) -> Iterator[ActorName]:
-        name = ActorName("w2s-writer", self._namespace)
+        name = ActorName(WRITER_NAME, self._namespace)
         assert self._settings.tracker is not None
         options = {"num_cpus": 0, "memory": _ACTOR_BYTES, "max_restarts": -1}
         named = {"name": name.name, "namespace": name.namespace}
@@ -332,15 +292,29 @@ class Run:
             yield name
         finally:
             with suppress(RayError):
-                for line in ray.get(writer.close.remote(), timeout=_CLOSE_SECONDS):
-                    self._settings.say(line)
+                for line in ray.get(writer.close.remote(), timeout=_TRACKER_SECONDS):
+                    self._settings.notify(line)
             ray.kill(writer)
 
 
-def _serves(chains: Iterable[Chain]) -> dict[str, list[str]]:
-    """Return the names of the chains that each stage serves, by its identity."""
-    found: dict[str, list[str]] = {}
+@contextmanager
+def _explained_memory_kills() -> Iterator[None]:
+    """Raise a ResourceError in place of what Ray raises when its memory monitor killed a process."""
+    try:
+        yield
+    except (RayError, RuntimeError) as error:
+        if not killed_for_memory(error):
+            raise
+        raise ResourceError(
+            f"Ray's memory monitor killed a process of the run: {first_line(error)}; {usage_text()}",
+            "free memory on this machine or use a larger one; the same command continues",
+        ) from error
+
+
+def _chain_names(chains: Iterable[Chain]) -> dict[str, list[str]]:
+    """Return the names of the chains that each stage serves, by the stage's identity."""
+    names: dict[str, list[str]] = {}
     for chain in chains:
         for identity in dict.fromkeys(stage.identity for stage in chain.stages):
-            found.setdefault(identity, []).append(chain.name)
-    return found
+            names.setdefault(identity, []).append(chain.name)
+    return names

@@ -1,12 +1,15 @@
-"""A Ray session for one run, and what its cluster has.
+"""The Ray session of a run, and the resources of its cluster.
 
-A local session is the run's own: it lives in a temporary folder that goes with it, shows no dashboard, and leaves the
-terminal alone. A cluster, or a session that the calling program has begun, is used and left as it was.
+A local session belongs to the run: it has a temporary folder that is removed with it, no dashboard, and prints nothing.
+A cluster, or a session that the calling program has started, is used and left as it was.
 """
 
+import fcntl
 import logging
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -16,22 +19,26 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from w2s_ray.errors import ResourceError, first_line
-from w2s_ray.planning.nodes import Node, Room, this_machine
-from w2s_ray.scheduling.environment import ALLOCATOR, passed_on
-from w2s_ray.scheduling.session_folder import session_folder
-from w2s_ray.spec.execution import Execution
+from w2s_ray.planning.nodes import FreeResources, Node, this_machine
+from w2s_ray.spec.stage import Execution
+from w2s_ray.training.memory.usage import ALLOCATOR
 
+PASSED_ON = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "WANDB_ENTITY", "HF_TOKEN", "HF_ENDPOINT")
+"""Environment variables forwarded to cluster workers and jobs: where results and models are, and their keys."""
+_FOLDER_PREFIX = "w2s-ray-"
+"""Short, because paths of sockets are limited to 107 characters."""
+_LOCK_NAME = "in-use"
 _OBJECT_STORE_BYTES = 256 * 2**20
 """Enough for a local run, which passes nothing large through Ray."""
 _LOOK_SECONDS = 30.0
-"""How long the nodes may take to say how much memory they have."""
-_KNOCK_SECONDS = 10.0
-"""How long a cluster's port may take to answer."""
+"""How long nodes may take to report their memory."""
+_CONNECT_SECONDS = 10.0
+"""How long a cluster's port may take to accept a connection."""
 _SETTINGS = {
     **ALLOCATOR,
-    "RAY_worker_niceness": "0",  # Ray's own is 15: whoever else is on the machine would come first
-    "RAY_worker_maximum_startup_concurrency": "8",  # Ray's own is one per CPU, and a crew's workers would wait in line
-    "RAY_memory_monitor_refresh_ms": "0",  # it would begin with the dispatcher; workers give way (memory_watch.py)
+    "RAY_worker_niceness": "0",  # Ray's default, 15, gives every other process precedence
+    "RAY_worker_maximum_startup_concurrency": "8",  # Ray's default is one per CPU, and workers would start one by one
+    "RAY_memory_monitor_refresh_ms": "0",  # it kills the dispatcher first; workers give way instead (memory_watch.py)
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -43,11 +50,11 @@ _SETTINGS = {
 
 @contextmanager
 def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
-    """Be connected to Ray: to the cluster at `address`, or to a session of our own on this machine.
+    """Connect to the cluster at `address`, or start a local session.
 
     Args:
-        address: the cluster; None for a session of our own.
-        num_cpus: what a session of our own may use; all that there are where it is not given.
+        address: the cluster; None for a local session.
+        num_cpus: CPUs of a local session; all of the machine's if None.
 
     Raises:
         ResourceError: when there is no cluster at `address`.
@@ -65,7 +72,7 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
 
 
 def cluster_nodes() -> tuple[Node, ...]:
-    """Return what each machine of the cluster has."""
+    """Return the resources of each machine of the cluster."""
     alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     memory = _memory_of(alive)
     unknown = (None, None)
@@ -74,9 +81,9 @@ def cluster_nodes() -> tuple[Node, ...]:
 
 
 def _memory_of(nodes: Iterable[str]) -> dict[str, tuple[int | None, int | None]]:
-    """Return the memory of each node and of its smallest GPU, as a process on it sees them.
+    """Return the memory of each node and of its smallest GPU, as seen by a process on it.
 
-    This machine is looked at from here; a node that does not answer in time is left out, and nothing is refused for it.
+    A node that does not answer in time is left out, and no study is refused because of it.
     """
     here = ray.get_runtime_context().get_node_id()
     asked = {
@@ -99,36 +106,71 @@ def _look() -> tuple[int | None, int | None]:
     return seen.memory_bytes, seen.gpu_bytes
 
 
-def check_room(levels: Iterable[tuple[str, Execution]], nodes: Sequence[Node]) -> None:
-    """Make sure that a crew for every level, as it may be run, fits into the cluster, empty as it may be.
+def check_cluster(levels: Iterable[tuple[str, Execution]], nodes: Sequence[Node]) -> None:
+    """Check that a worker group of every level fits into the empty cluster.
 
     Raises:
-        ResourceError: naming the first level that does not fit.
+        ResourceError: for the first level that does not fit.
     """
     for shape, level in {execution.group_shape: name for name, execution in levels}.items():
-        if Room(nodes).place(shape) is not None:
+        if FreeResources(nodes).take(shape) is not None:
             continue
         gpus = f" and {shape.gpus_per_worker:g} GPUs" if shape.gpus_per_worker else ""
-        has = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "nothing"
+        resources = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "none"
         raise ResourceError(
-            f"level {level} asks for {shape.workers} workers with {shape.cpus_per_worker:g} CPUs{gpus} each",
-            f"all workers of a stage must fit into the cluster at once; its nodes have: {has}",
+            f"level {level} needs {shape.workers} workers with {shape.cpus_per_worker:g} CPUs{gpus} each at once; "
+            f"the cluster's nodes have {resources}",
             f"lower `execution.workers` of {level}, or run on a larger cluster with --address",
         )
+
+
+@contextmanager
+def session_folder() -> Iterator[Path]:
+    """Make a temporary folder for Ray's sockets and logs, and remove it at the end.
+
+    A process that is killed leaves its folder behind. Folders whose lock is free are removed here too.
+    """
+    parent = Path(tempfile.gettempdir())
+    for lock in parent.glob(f"{_FOLDER_PREFIX}*/{_LOCK_NAME}"):
+        with suppress(OSError), _locked(lock):
+            shutil.rmtree(lock.parent)
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=parent))
+    try:
+        with _locked(folder / _LOCK_NAME):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with this process.
+
+    Raises:
+        BlockingIOError: when another process holds it.
+    """
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def passed_on() -> dict[str, str]:
+    """Return the environment variables for cluster workers and jobs."""
+    return ALLOCATOR | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
 
 
 def _connect(address: str | None, num_cpus: int | None, folder: Path | None) -> None:
     try:
         if address:
-            if address == "auto":  # a job knows its own cluster; on a machine with several, Ray would guess
+            if address == "auto":  # a job knows its cluster; with several on one machine Ray would guess
                 address = os.environ.get("RAY_ADDRESS", address)
-            _knock(address)
+            _try_port(address)
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_environment()
             )
         else:
             ray.init(
-                address="local",  # RAY_ADDRESS, which is set in jobs and for `ray job submit`, means another cluster
+                address="local",  # not RAY_ADDRESS, which is set in jobs and for `ray job submit`
                 num_cpus=num_cpus,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -139,25 +181,26 @@ def _connect(address: str | None, num_cpus: int | None, folder: Path | None) -> 
     except (OSError, ValueError, RuntimeError) as error:
         if not address:
             raise
-        value = f"no Ray cluster answers at {address}: {first_line(error)}"
-        raise ResourceError(value, "--address names a cluster that runs", "start it with `ray start --head`") from error
+        raise ResourceError(
+            f"no Ray cluster answers at {address}: {first_line(error)}", "start one with `ray start --head`"
+        ) from error
 
 
 def _runtime_environment() -> dict[str, dict[str, str]] | None:
-    """Return what a cluster's workers are to have of our environment; a job's was fixed when it was submitted."""
+    """Return the environment of a cluster's workers; a job's was set when it was submitted."""
     variables = passed_on() if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ else {}
     return {"env_vars": variables} if variables else None
 
 
-def _knock(address: str) -> None:
-    """Try the port of a `HOST:PORT` address: Ray itself would wait for minutes where nobody answers.
+def _try_port(address: str) -> None:
+    """Try a `HOST:PORT` address, because Ray itself waits for minutes if the port does not answer.
 
     Raises:
-        OSError: when nobody does.
+        OSError: when it does not answer.
     """
     host, separator, port = address.rpartition(":")
     if separator and port.isdigit() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
-"""The status of a run at one moment, and the protocol of what shows it."""
+"""What a run shows of itself: its status at one moment, and the events of its stages."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from w2s_ray.spec.chain import PlannedStage
@@ -25,19 +26,30 @@ class RunningStage:
     seconds_left: float | None = None
     num_chains: int = 1
     """Chains that wait for it."""
-    crew: str = ""
+    group: str = ""
+
+
+class EventKind(StrEnum):
+    """Moments in the life of a stage."""
+
+    ASSIGNED = "assigned"
+    """A worker group has it."""
+    FIRST_STEP = "first step"
+    """The first report of an optimizer step arrived."""
+    ENDED = "ended"
+    """Finished, stopped, failed, or its group died."""
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A stage is in a crew's hands, or no longer is."""
+class StageEvent:
+    """Something happened to a stage."""
 
+    kind: EventKind
     stage: PlannedStage
-    began: bool
+    at: float
+    """Seconds since the epoch."""
     result: StageResult | None = None
-    """What it came to, where it is over and did not fail."""
-    seconds: float = 0.0
-    """Where it is over: since it was given to the crew."""
+    """With ENDED, unless the stage failed."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +57,19 @@ class StudyStatus:
     """A run at one moment."""
 
     running: tuple[RunningStage, ...] = ()
-    turns: tuple[Turn, ...] = ()
+    events: tuple[StageEvent, ...] = ()
     """Since the status before, in order."""
     num_done: int = 0
     num_waiting: int = 0
     num_failed: int = 0
     num_shared: int = 0
-    """Stages that chains ask for beyond the distinct ones: trainings that sharing saves."""
+    """Trainings that sharing saves: stages that chains name beyond the distinct ones."""
     num_stages: int = 0
     """Distinct stages."""
-    crews: tuple[str, ...] = ()
-    """One line per crew: its shape and what it does."""
+    groups: tuple[str, ...] = ()
+    """One line per worker group: its size and what it does."""
+    is_opening: bool = False
+    """Whether there are worker groups and none of them has started yet."""
     waiting: dict[str, str] = field(default_factory=dict)
     """Why the next few stages wait, by name."""
     notice: str = ""
@@ -63,7 +77,7 @@ class StudyStatus:
 
 
 class StudyView(Protocol):
-    """Shows a run; called twice a second from one thread."""
+    """Shows a run; called several times a second from one thread."""
 
     def update(self, status: StudyStatus) -> None:
         """Show the newest status."""
@@ -74,4 +88,4 @@ class NullView:
     """Shows nothing."""
 
     def update(self, status: StudyStatus) -> None:
-        """Forget the status."""
+        """Ignore the status."""

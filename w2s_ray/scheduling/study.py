@@ -1,15 +1,19 @@
-"""Run a study: what goes in, what comes out, and the one case that needs no Ray: everything is there already."""
+"""Run a study: the entry (`run_study`), its settings and its outcome.
+
+Ray is not imported here: it is loaded only when there is something to run.
+"""
 
 import logging
 import threading
 from collections.abc import Callable
 from contextlib import chdir, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 from w2s_ray.planning.resolve import save_study
-from w2s_ray.scheduling.status import StudyView
-from w2s_ray.scheduling.writer import ChainJudge, TrackerFactory
+from w2s_ray.scheduling.dispatcher.writer import ChainJudge, TrackerFactory
+from w2s_ray.scheduling.status import EventKind, StageEvent, StudyView
 from w2s_ray.spec.chain import PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.search import SearchResult
@@ -25,62 +29,73 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run goes about its work; nothing here changes a result."""
+    """How a run is carried out; nothing here changes a result."""
 
     runner: str = "w2s_ray.training.stage:run_stage"
-    """`module:function` that runs a stage on a crew's workers."""
+    """`module:function` that runs a stage on a group's workers."""
     tracker: TrackerFactory | None = None
-    """Makes the tracker, in a process of its own; has to pickle. None: the one that the study asks for."""
+    """Makes the tracker in a process of its own, so it has to pickle. None: the tracker that the study asks for."""
     judge: ChainJudge | None = None
-    """Says what came of a chain, for the tracker's summary of it; runs in the tracker's process, has to pickle."""
-    say: Callable[[str], None] = logger.warning
-    """Takes what people should know when the run is over, such as how W&B runs that were kept offline are sent."""
+    """Computes a chain's metrics for its tracker run; called in the tracker's process, so it has to pickle."""
+    notify: Callable[[str], None] = logger.warning
+    """Takes messages for people at the end of the run, such as how to upload W&B runs that were kept offline."""
     collective_seconds: float = 300.0
-    """After which a collective that a worker does not join is given up; a worker that dies is noticed at once."""
-    recycle_growth: float = 1.5
-    """A crew is replaced when a worker's memory between stages has grown by this factor since its second stage …"""
-    recycle_bytes: int = 512 * 2**20
-    """… and by at least this much."""
-    farewell_seconds: float = 60.0
-    """How long crews may take to leave at the end before they are ended."""
-    max_trial_failures: int = 3
-    """Times that Tune starts a trial again whose process died."""
+    """After which a collective that a worker does not join fails; a worker that dies is noticed at once."""
 
 
 @dataclass(frozen=True)
 class ChainOutcome:
-    """What became of one chain."""
+    """How a chain ended."""
 
-    status: str
-    """`done`, `failed`, or `interrupted` where the run ended before the chain did."""
+    status: Literal["done", "failed"]
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class StudyOutcome:
-    """What became of a study."""
+    """How a study ended."""
 
     chains: dict[str, ChainOutcome]
     """By name."""
     trained: tuple[str, ...] = ()
-    """Identities of the stages that this run finished; empty where everything was there already."""
-    results: dict[str, StageResult] = field(default_factory=dict)
-    """What the crews handed back, by identity: seconds and metrics."""
-    seconds_in_hand: dict[str, float] = field(default_factory=dict)
-    """From handing a stage out to having its result, by identity."""
-    found: SearchResult | None = None
-    """What a search that chooses has come to."""
+    """Identities of the stages that this run finished; empty if everything was in the store."""
+    events: tuple[StageEvent, ...] = ()
+    """Events of this run's stages, in order."""
+    search: SearchResult | None = None
+    """Result of a search that chooses."""
     num_shared: int = 0
-    """Stages that the chains name beyond the distinct ones: trainings that sharing saves."""
-    cold_start_seconds: float | None = None
-    """From the decision to open the first crew to its first optimizer step."""
-    working_seconds: float = 0.0
-    """From the first optimizer step to the last result."""
+    """Trainings that sharing saved: stages that chains name beyond the distinct ones."""
+    started_at: float = 0.0
+    """When the dispatcher got its first request, in seconds since the epoch."""
+
+    @property
+    def results(self) -> dict[str, StageResult]:
+        """Results of the stages that this run's groups returned, by identity."""
+        return {event.stage.identity: event.result for event in self.events if event.result is not None}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds from a stage's assignment to its result, by identity."""
+        assigned = {event.stage.identity: event.at for event in self.events if event.kind is EventKind.ASSIGNED}
+        returned = [event for event in self.events if event.result is not None]
+        return {event.stage.identity: event.at - assigned[event.stage.identity] for event in returned}
+
+    @property
+    def cold_start_seconds(self) -> float | None:
+        """Seconds from the first request to the first optimizer step."""
+        steps = [event.at for event in self.events if event.kind is EventKind.FIRST_STEP]
+        return min(steps) - self.started_at if steps else None
+
+    @property
+    def working_seconds(self) -> float:
+        """Seconds from the first optimizer step to the last result."""
+        steps = [event.at for event in self.events if event.kind is EventKind.FIRST_STEP]
+        return max(event.at for event in self.events) - min(steps) if steps else 0.0
 
     @property
     def failed(self) -> dict[str, str]:
-        """The chains that failed, and why."""
-        return {name: chain.error or "" for name, chain in self.chains.items() if chain.status != "done"}
+        """Errors of the chains that failed, by name."""
+        return {name: chain.error or "" for name, chain in self.chains.items() if chain.status == "failed"}
 
 
 def run_study(
@@ -94,17 +109,17 @@ def run_study(
     settings: RunSettings | None = None,
     retry_failed: bool = False,
 ) -> StudyOutcome:
-    """Run every chain of `study`; chains that fail are listed in the outcome and end nobody else.
+    """Run every chain of `study`; chains that fail are listed in the outcome and do not end the others.
 
     Args:
-        study: what was asked for.
-        resolution: what its names came to.
+        study: what to run.
+        resolution: its names resolved.
         store: where everything is kept.
         address: a Ray cluster, or None for this machine.
-        view: shown the status twice a second, from this thread.
-        interrupt: set it, from anywhere, to stop at the next step.
-        settings: how to go about it.
-        retry_failed: judge the candidates of its search again that failed; chains that failed are always run again.
+        view: shows the status; updated several times a second from this thread.
+        interrupt: set it, from any thread, to stop at the next step.
+        settings: how to run it.
+        retry_failed: judge failed candidates of its search again; chains that failed are always run again.
 
     Raises:
         ResourceError: before anything is trained, when the cluster cannot hold a stage's workers.
@@ -112,32 +127,31 @@ def run_study(
         LeaseHeld: when another run of the study on this store does not end.
         Interrupted: when `interrupt` was set; each stage under way has a checkpoint.
     """
-    found = read_search_result(study, store)
-    searches = study.search is not None and study.search.choose_by is not None
-    is_through = found is not None and not (retry_failed and any(one.status == "failed" for one in found.candidates))
-    chains = compile_study(study, resolution, found) if is_through or not searches else None
+    search = read_search_result(study, store)
+    chooses = study.search is not None and study.search.choose_by is not None
+    retries = search is not None and retry_failed and any(one.status == "failed" for one in search.candidates)
+    chains = compile_study(study, resolution, search) if not chooses or (search is not None and not retries) else None
     if chains is not None:
         stages = distinct_stages(chains)
         if all(is_finished(stage, store) for stage in stages.values()):
-            num_shared = num_named(chains) - len(stages)
-            done = {chain.name: ChainOutcome("done") for chain in chains}
             if lease.holder(store.study_folder(study.name)) is None:
                 save_study(study, resolution, store)
             write_failures({}, study, store)
-            return StudyOutcome(done, found=found, num_shared=num_shared)
-    from w2s_ray.scheduling.run import Run  # Ray is only loaded where there is something to run
+            done = {chain.name: ChainOutcome("done") for chain in chains}
+            return StudyOutcome(done, search=search, num_shared=num_named(chains) - len(stages))
+    from w2s_ray.scheduling.run import Run
 
     settings = settings or RunSettings()
     if settings.tracker is None:
         settings = replace(settings, tracker=partial(open_tracker, study.tracking, store.study_folder(study.name)))
     # A job's working folder is Ray's: a second node on the same machine replaces it, and Tune asks where it is.
     with chdir(store.root) if address else nullcontext():
-        outcome = Run(study, resolution, chains, found, store, view, interrupt, settings).go(address)
+        outcome = Run(study, resolution, chains, search, store, view, interrupt, settings).go(address)
     write_failures(outcome.failed, study, store)
     return outcome
 
 
 def is_finished(stage: PlannedStage, store: ArtifactStore) -> bool:
-    """Say whether the store has the stage and every prediction that is asked of it."""
+    """Return whether the store has the stage and every prediction that is wanted of it."""
     wanted = (stage.identity, *(prediction.identity for prediction in stage.predicts))
     return all(store.find(identity) is not None for identity in wanted)

@@ -2,19 +2,20 @@
 
 import numpy as np
 
+from w2s_ray.science import FloatArray
 from w2s_ray.spec.labels import Combination
 
 
 def combine(
-    probs_SNC: np.ndarray, how: Combination, errors_S: np.ndarray | None = None, num_judged: int = 0
-) -> np.ndarray:
-    """Return the combined label of each of N examples (float64), from S supervisors.
+    probs_SNC: FloatArray, how: Combination, errors_S: FloatArray | None = None, num_judged: int = 0
+) -> FloatArray:
+    """Return the combined labels (N × C, float64) of S supervisors.
 
     Args:
-        probs_SNC: a probability per class.
+        probs_SNC: a probability per supervisor, example and class.
         how: `mean`, `vote` or `weighted`; see `spec.labels.Combination`.
-        errors_S: for `weighted`, the share of `num_judged` labelled examples on which each is wrong.
-        num_judged: how many those are.
+        errors_S: for `weighted`, the share of `num_judged` labelled examples on which each supervisor is wrong.
+        num_judged: how many labelled examples there are.
     """
     if how == "mean":
         return np.asarray(probs_SNC.mean(axis=0, dtype=np.float64))
@@ -26,11 +27,11 @@ def combine(
     return np.asarray(np.average(votes_SNC, axis=0, weights=samme_weights(errors_S, num_judged, num_classes)))
 
 
-def samme_weights(errors_S: np.ndarray, num_judged: int, num_classes: int) -> np.ndarray:
-    """Return α_s = log((1 − err_s) / err_s) + log(K − 1), summing to one (Zhu et al. 2009).
+def samme_weights(errors_S: FloatArray, num_judged: int, num_classes: int) -> FloatArray:
+    """Return α_s = max(0, log((1 − err_s) / err_s) + log(K − 1)), normalised to sum to 1 (Zhu et al. 2009).
 
-    Nobody is without error for sure: half an example is the least. Whoever is no better than chance weighs nothing;
-    where all are, they weigh alike.
+    An error is at least that of half an example, so that no weight is infinite. A supervisor no better than chance
+    weighs nothing; if all are, they weigh the same.
     """
     least = 0.5 / num_judged
     errors_S = np.clip(errors_S, least, 1 - least)

@@ -1,5 +1,7 @@
-"""WHAT is asked: the study as its author wrote it, and the chains and stages that it compiles to.
+"""The study as its author wrote it, and the chains and stages that it compiles to.
 
-`study.py` is the YAML file, `load.py` reads it, `compile.py` compiles it to chains of stages with identities. What can
-change a result (`StageSpec`) and how it is computed (`Execution`) are separate types, so that nobody confuses them.
+`study.py` is the YAML file (with `labels.py`, `losses.py`, `stage.py`, `search.py` and `reporting.py` for its parts),
+`load.py` reads it and `checks.py` holds the rules across its parts. `compile.py` compiles it to the chains of
+`chain.py`, and `points.py` makes the variants of a study for a search. What can change a result (`StageSpec`) and how
+it is computed (`Execution`) are separate types.
 """

@@ -1,23 +1,28 @@
-"""The base of every specification: frozen, strict about its keys, nothing coerced silently."""
+"""The base of every specification: a frozen value with strict keys; and the sentence for a key that breaks a rule."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from w2s_ray.errors import StudyError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share in [0, 1]."""
 Positive = Annotated[int, Field(gt=0, strict=True)]
-"""A count of at least one; `true` is no count."""
+"""A count of at least 1; `true` is not a count."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-"""A name that can stand in a path, a tag and a run id."""
+"""A name that is safe in a path, a tag and a run id."""
 
 Kind = Literal["classes", "pairs", "answers", "text"]
-"""What an example of a task is and what is learned of it.
+"""What an example of a task is and what a model learns from it.
 
     classes   a text and its class
-    pairs     two texts; class 0 where the first, class 1 where the second (`other`) is the better one
-    answers   a text and the answer (`other`) that is to be written after it
+    pairs     two texts; class 0 where the first is better, class 1 where the second (`other`) is
+    answers   a text and the answer (`other`) to write after it
     text      a text alone, for pretraining
 """
 
@@ -28,8 +33,195 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Copy without what was computed from the old values, such as a cached identity."""
+        """Copy without cached properties, such as an identity: they were computed from the old values."""
         copied = super().model_copy(update=update, deep=deep)
         for name in copied.__dict__.keys() - type(self).model_fields.keys():
             del copied.__dict__[name]
         return copied
+
+    @classmethod
+    def known_keys(cls) -> tuple[str, ...]:
+        """Return the keys that a file may give."""
+        return tuple(cls.model_fields)
+
+
+class Variant(Spec):
+    """One of several specs that a file tells apart by `kind`, such as the losses or the transforms of labels."""
+
+    label_format: ClassVar[str]
+    """The label, with fields in braces."""
+    label_changes: ClassVar[Mapping[str, str]] = {}
+    """Format of a further part for each field whose value is not the default."""
+
+    @property
+    def label(self) -> str:
+        """Short name for tables and slugs."""
+        parts = [self.label_format.format_map(self.__dict__)]
+        for name, text in self.label_changes.items():
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                parts.append(text.format(value))
+        return "-".join(parts)
+
+
+def split_key(key: str, names: Collection[str]) -> list[str]:
+    """Split a dotted key into its parts; a name that contains dots, such as `pythia-1.4b`, is one part.
+
+    Args:
+        key: for example `ladder.pythia-1.4b.optimisation.epochs`.
+        names: the study's names of tasks, levels and methods.
+    """
+    parts: list[str] = []
+    rest = key.split(".")
+    while rest:
+        lengths = range(len(rest), 0, -1)
+        longest = next((length for length in lengths if parts and ".".join(rest[:length]) in names), 1)
+        parts.append(".".join(rest[:longest]))
+        rest = rest[longest:]
+    return parts
+
+
+def suggestion(word: str, known: Iterable[str], what: str = "keys") -> str:
+    """Return a hint for a word that does not exist: the nearest one that does, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known {what} here: {', '.join(known)}"
+
+
+def study_error(error: ValidationError, source: str, kind: Any, within: Sequence[str] = ()) -> StudyError:
+    """Return pydantic's error as one with a sentence for each key that breaks a rule.
+
+    Args:
+        error: the error that pydantic raised.
+        source: what was read, such as the file's name.
+        kind: the type that was validated, usually a Spec.
+        within: the keys of the study under which the validated part is.
+    """
+    problems = [_problem(item, kind, within) for item in error.errors()]
+    relevant = [problem for problem in problems if not any(other.explains(problem) for other in problems)]
+    sentences = dict.fromkeys(problem.sentence for problem in relevant)
+    hints = dict.fromkeys(problem.hint for problem in relevant if problem.hint)
+    return StudyError(f"{source}: {'; '.join(sentences)}", "; ".join(hints))
+
+
+class _Problem(NamedTuple):
+    keys: tuple[str, ...]
+    sentence: str
+    hint: str = ""
+    is_type_error: bool = False
+
+    def explains(self, other: "_Problem") -> bool:
+        """Whether `other` is redundant: a type error for the same value from another member of a union."""
+        is_inside = self.keys[: len(other.keys)] == other.keys
+        return other.is_type_error and is_inside and (len(self.keys) > len(other.keys) or not self.is_type_error)
+
+
+def _problem(item: Any, kind: Any, within: Sequence[str]) -> _Problem:
+    location = item["loc"]
+    names_a_key = item["type"] in ("extra_forbidden", "missing")
+    keys, types = _walk(location[:-1] if names_a_key else location, kind)
+    keys += (str(location[-1]),) if names_a_key else ()
+    where = ".".join((*within, *keys))
+    is_type_error = item["type"].endswith(("_type", "_parsing")) or item["type"] == "literal_error"
+    match item["type"]:
+        case "extra_forbidden":
+            known = [key for spec in types if _is_spec(spec) for key in spec.known_keys()]
+            return _Problem(keys, f"unknown key {where}", suggestion(keys[-1], known))
+        case "missing":
+            return _Problem(keys, f"{where} is missing")
+        case "union_tag_invalid":
+            tag, tags = item["ctx"]["tag"], [_tag(spec) for spec in types]
+            hint = suggestion(tag, tags, "kinds")
+            return _Problem(keys, f"{where}.kind = {tag!r}: must be one of {', '.join(tags)}", hint)
+        case "union_tag_not_found":
+            return _Problem(keys, f"{where}.kind is missing: must be one of {', '.join(map(_tag, types))}")
+        case "value_error":
+            return _Problem(keys, f"{where}: {item['ctx']['error']}" if where else str(item["ctx"]["error"]))
+    allowed = _allowed(types) if is_type_error else []
+    if allowed:
+        message = f"must be one of {', '.join(allowed)}"
+    elif item["type"] == "string_pattern_mismatch":
+        message = "must consist of letters, digits, '_', '.' and '-', and start with a letter or digit"
+    else:
+        message = item["msg"].replace("Input should", "must").partition(", unable")[0]
+        for pydantic_words, yaml_words in _YAML_WORDS.items():
+            message = re.sub(pydantic_words, yaml_words, message)
+    return _Problem(keys, f"{where} = {_shown(item['input'])}: {message}", is_type_error=is_type_error)
+
+
+def _allowed(types: Sequence[Any]) -> list[str]:
+    """Return the values, and types of values, of a key that takes certain values; nothing for any other key."""
+    values = [str(value) for kind in types if get_origin(kind) is Literal for value in get_args(kind)]
+    if not values:
+        return []
+    others = {bool: "true, false", float: "a number", tuple: "a list"}
+    return [*(others[known] for known in map(_origin, types) if known in others), *values]
+
+
+_YAML_WORDS = {
+    "Tuple": "a list",
+    "Dictionary": "a mapping",
+    " after validation": "",
+    "valid tuple": "list",
+    r"valid dictionary( or instance of \w+)?": "mapping",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+}
+"""Pydantic's names of types, in the words of YAML."""
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _walk(location: Sequence[str | int], kind: Any) -> tuple[tuple[str, ...], list[Any]]:
+    """Return the YAML keys of one of pydantic's locations, and the types allowed there.
+
+    A location also holds names of the members of unions, which no file mentions.
+    """
+    keys: tuple[str, ...] = ()
+    types = _members(kind)
+    for part in location:
+        below = [inner for outer in types for inner in _below(outer, part)]
+        if below:
+            keys += (str(part),)
+            types = below
+        else:
+            types = [member for member in types if str(part).removesuffix("]").endswith(_tag(member))] or types
+    return keys, types
+
+
+def _below(kind: Any, part: str | int) -> list[Any]:
+    """Return the types allowed under a key of a type; none where it has no such key."""
+    if _is_spec(kind):
+        return _members(kind.model_fields[part].annotation) if part in kind.model_fields else []
+    if get_origin(kind) is dict:
+        return _members(get_args(kind)[1])
+    if get_origin(kind) is tuple and isinstance(part, int):
+        return _members(get_args(kind)[0])
+    return []
+
+
+def _members(kind: Any) -> list[Any]:
+    """Return the types that a union consists of; any other type is its only member."""
+    if get_origin(kind) is Annotated:
+        return _members(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [member for part in get_args(kind) if part is not type(None) for member in _members(part)]
+    return [kind]
+
+
+def _tag(kind: Any) -> str:
+    """Return pydantic's name for a member of a union: its `kind`, or the name of its class."""
+    if not _is_spec(kind):
+        return str(kind)
+    return str(kind.model_fields["kind"].default) if "kind" in kind.model_fields else kind.__name__
+
+
+def _origin(kind: Any) -> Any:
+    return get_origin(kind) or kind
+
+
+def _is_spec(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Spec)

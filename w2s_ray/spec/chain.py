@@ -1,59 +1,59 @@
-"""What a study is compiled to: chains, each a list of planned stages in the order in which they can run."""
+"""The result of compiling a study: chains, each a list of planned stages in an order in which they can run."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from w2s_ray.spec.base import Kind, Positive, Spec
-from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.method import Arm
 from w2s_ray.spec.search import Point
-from w2s_ray.spec.stage import PredictionSpec, StageSource, StageSpec
+from w2s_ray.spec.stage import Execution, PredictionSpec, StageSource, StageSpec
+from w2s_ray.spec.study import Arm
 
 
 class ResolvedTask(Spec):
-    """What a task's name came to."""
+    """A task of the study, after its data was looked up."""
 
     fingerprint: str
     kind: Kind = "classes"
     num_classes: int
     class_names: tuple[str, ...] = ()
     num_test: int
-    """Examples of the test set as this study uses it."""
+    """Examples of the test set in this study."""
     num_documents: int = 0
-    """Documents of a task without labels."""
+    """Training documents of a task without labels."""
     num_held_out: int = 0
+    """Validation documents of a task without labels."""
     revision: str | None = None
-    """What pins its rows on the hub: `branch@commit`."""
+    """The locked version of its rows on the hub: `branch@commit`."""
     left_out: tuple[str, ...] = ()
-    """Which rows of its source became no example, and why."""
+    """Which rows of its source are skipped, and why."""
 
 
 class ModelShape(Spec):
-    """What a model's configuration says of its size: enough to tell what a worker holds."""
+    """The sizes in a model's configuration, from which a worker's memory is computed."""
 
     hidden_size: Positive
     num_layers: Positive
     inner_size: Positive
     """Width of a layer's feed-forward block."""
     key_size: Positive
-    """Width of a token's keys, all heads together; smaller than `hidden_size` where heads share them."""
+    """Width of a token's keys over all heads; smaller than `hidden_size` if heads share them."""
     vocabulary: Positive
     activation: str = "gelu"
     gated: bool = False
-    """Whether the feed-forward block has a third matrix, whose product gates the others'."""
+    """Whether the feed-forward block has a third matrix, a gate."""
 
 
 class ResolvedModel(Spec):
-    """What a level's model came to."""
+    """A level's model, after it was looked up."""
 
     revision: str
     num_parameters: int | None
     shape: ModelShape | None = None
-    """None where its configuration does not say."""
+    """None if its configuration does not tell."""
 
 
 class Resolution(Spec):
-    """Every outside name of a study, pinned; kept in the store as study.lock.yaml."""
+    """The locked versions of all data and models of a study; stored as study.lock.yaml."""
 
     tasks: dict[str, ResolvedTask]
     models: dict[str, ResolvedModel]
@@ -63,12 +63,12 @@ class Resolution(Spec):
 
     @property
     def notices(self) -> list[str]:
-        """What a user should know of the data before anything is trained: which rows serve as no example."""
+        """What a user should know about the data before training starts: which rows are skipped."""
         return [f"task {name}: {line}" for name, task in self.tasks.items() for line in task.left_out]
 
 
 class PlannedStage(Spec):
-    """A stage at its place in a chain: what to train, how to run it, and what to predict with it."""
+    """A stage of a chain: what to train, how to run it, and what to predict with it."""
 
     spec: StageSpec
     execution: Execution
@@ -76,27 +76,27 @@ class PlannedStage(Spec):
     level: str
     task: str
     supervisors: tuple[str, ...] = ()
-    """Identities of the stages whose labels it learns from; of an ensemble the floor comes first."""
+    """Identities of the stages whose labels it learns from; in an ensemble the floor comes first."""
     predicts: tuple[PredictionSpec, ...] = ()
     num_reports: int = 0
-    """How often it is judged on its validation examples while it trains, for schedulers to compare; changes nothing."""
+    """How often it is evaluated on its validation examples for a search's scheduler; does not change the training."""
 
     @property
     def identity(self) -> str:
-        """The stage's identity."""
+        """The identity of its spec."""
         return self.spec.identity
 
     @cached_property
     def requires(self) -> frozenset[str]:
-        """Identities of the predictions, and of the stage it starts from, that must exist before it can train."""
+        """Identities of the predictions and of the stage to start from that must exist before it can train."""
         sets = (*self.spec.train, *((self.spec.validation,) if self.spec.validation else ()))
-        labels = {each for part in sets for each in part.labels.sources}
+        predictions = {identity for part in sets for identity in part.labels.sources}
         source = self.spec.starts_from
-        return frozenset(labels | ({source.stage} if isinstance(source, StageSource) else set()))
+        return frozenset(predictions | ({source.stage} if isinstance(source, StageSource) else set()))
 
     @cached_property
     def products(self) -> frozenset[str]:
-        """Identities of all that it makes: itself and its predictions."""
+        """Identities of everything that it makes: itself and its predictions."""
         return frozenset((self.identity, *(prediction.identity for prediction in self.predicts)))
 
     @property
@@ -106,7 +106,7 @@ class PlannedStage(Spec):
 
 
 class Chain(Spec):
-    """One climb with one method and one set of seeds: what one Tune trial runs."""
+    """One path over the ladder on one task with one method and one seed: what one Tune trial runs."""
 
     study: str
     task: str
@@ -114,14 +114,14 @@ class Chain(Spec):
     method: str
     seed: int
     point: Point | None = None
-    """The searched settings that it has."""
+    """Its settings of the searched keys."""
     stages: tuple[PlannedStage, ...]
-    """In an order in which each stage comes after all that it learns from."""
+    """Each stage comes after all that it learns from."""
 
     @cached_property
     def name(self) -> str:
         """A readable name, unique within the study."""
-        name = f"{climb_name(self.task, self.path, self.method)}-s{self.seed}"
+        name = f"{name_without_seed(self.task, self.path, self.method)}-s{self.seed}"
         return f"{name}-{self.point.id}" if self.point is not None else name
 
     def find(self, arm: Arm, level: str) -> PlannedStage | None:
@@ -129,13 +129,13 @@ class Chain(Spec):
         return next((stage for stage in self.stages if stage.arm == arm and stage.level == level), None)
 
 
-def climb_name(task: str, path: Sequence[str], method: str) -> str:
-    """Return what the chains of one climb are called, but for their seed; a study in which two are alike is refused."""
+def name_without_seed(task: str, path: Sequence[str], method: str) -> str:
+    """Return the part of a chain's name that all seeds share; checks.py refuses a study in which two are equal."""
     return "-".join((task, *path, method))
 
 
 def distinct_stages(chains: Iterable[Chain]) -> dict[str, PlannedStage]:
-    """Return each distinct stage once, by identity; predictions asked for by any chain are merged."""
+    """Return each distinct stage once, by identity; its predictions for all chains are merged."""
     stages: dict[str, PlannedStage] = {}
     for chain in chains:
         for stage in chain.stages:
@@ -145,7 +145,7 @@ def distinct_stages(chains: Iterable[Chain]) -> dict[str, PlannedStage]:
 
 
 def num_named(chains: Iterable[Chain]) -> int:
-    """Return how many stages the chains would train if each were alone: those of every chain, once each."""
+    """Return how many stages the chains would train if they shared none."""
     return sum(len({stage.identity for stage in chain.stages}) for chain in chains)
 
 

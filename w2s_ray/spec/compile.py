@@ -1,50 +1,78 @@
-"""Compile a study: chains, each a list of planned stages in the order in which they can run.
+"""Compile a study: chains, each a list of planned stages in an order in which they can run.
 
-The compiler is pure. What it needs from the outside, the fingerprints of data and models, comes in as a `Resolution`.
+The compiler is pure. What it needs from outside, the fingerprints of data and models, comes in as a `Resolution`.
+
+Splits belong to levels: level 0 learns ground truth on S, level i learns on Ti whichever levels a chain skips, so every
+arm of a model sees the same examples. Vi has labels from the arm's own source. Seeds are hash(seed, level, purpose), so
+the arms of a model share initialisation and batch order.
 """
 
+import functools
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
-from w2s_ray.spec.chain import Chain, Resolution
-from w2s_ray.spec.climb import Climb, Made
+from w2s_ray.spec.base import Kind
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedTask
+from w2s_ray.spec.identity import seeded_hash
+from w2s_ray.spec.labels import GroundTruth, KeepRandom, LabelledSplit, SplitSpec, Transform, WeakLabels, Weighing
+from w2s_ray.spec.losses import NaiveLoss
+from w2s_ray.spec.points import Variants, candidates, final, optimisation_keys
 from w2s_ray.spec.search import Point, SearchResult
-from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import Variants, candidates, final, optimisation_keys
+from w2s_ray.spec.stage import (
+    AllWeights,
+    ModelSource,
+    Objective,
+    Optimisation,
+    PredictionSpec,
+    Prompt,
+    StageSource,
+    StageSpec,
+    Trainable,
+)
+from w2s_ray.spec.study import Arm, LevelSpec, MethodSpec, SplitSizes, Study
+
+BAG = round(1 - math.exp(-1), 3)
+"""Share of S that a bagged member learns from: the distinct examples of a bootstrap sample, on average."""
+_OBJECTIVES: dict[Kind, Objective] = {
+    "classes": "classification",
+    "pairs": "preference",
+    "answers": "answer",
+    "text": "next_token",
+}
 
 
-def compile_study(study: Study, resolution: Resolution, found: SearchResult | None = None) -> tuple[Chain, ...]:
-    """Return every chain that is judged on the test set, in the order points, tasks, seeds, paths, methods.
+def compile_study(study: Study, resolution: Resolution, result: SearchResult | None = None) -> tuple[Chain, ...]:
+    """Return every chain that is evaluated on the test set, in the order points, tasks, seeds, paths, methods.
 
-    Where the study's search chooses, those are the winners' chains: none before it has `found` any.
+    If the study's search chooses, these are the winners' chains: none before the search has a `result`.
 
     Raises:
         StudyError: when values that the search combines do not go together.
     """
-    search = study.search
+    search, cache = study.search, StageCache(resolution)
     if search is None:
-        return tuple(_Compiler(resolution).chains(study))
+        return tuple(_chains(cache, study))
+    variants, chains = Variants(study), list[Chain]()
     if search.choose_by is None:
-        variants, compiler = Variants(study), _Compiler(resolution)
-        return tuple(chain for point in search.points() for chain in compiler.chains(variants.at(point), point))
-    if found is None:
-        return ()
-    variants, compiler, keys = Variants(study), _Compiler(resolution), optimisation_keys(study)
-    return tuple(
-        chain
-        for winner in found.winners
-        for ceilings in (variants.at(found.ceiling_point(winner, keys)),)
-        for chain in compiler.chains(final(variants.at(winner), search), winner, ceilings=ceilings)
-    )
+        for point in search.points():
+            chains += _chains(cache, variants.at(point), point)
+    elif result is not None:
+        keys = optimisation_keys(study)
+        for winner in result.winners:
+            ceilings = variants.at(result.ceiling_point(winner, keys))
+            chains += _chains(cache, final(variants.at(winner), search), winner, ceilings=ceilings)
+    return tuple(chains)
 
 
 class CandidateCompiler:
-    """Compiles points of a search that chooses into the chains on which they are judged, without the test set."""
+    """Compiles points of a search that chooses into the chains that score them, without the test set."""
 
     def __init__(self, study: Study, resolution: Resolution) -> None:
-        """What several points share is compiled once."""
         assert study.search is not None
         self._search = study.search
-        self._variants, self._compiler = Variants(study), _Compiler(resolution, judged=True)
+        self._variants, self._cache = Variants(study), StageCache(resolution, predict_test=False)
 
     def chains(self, point: Point) -> tuple[Chain, ...]:
         """Return the point's chains.
@@ -52,30 +80,311 @@ class CandidateCompiler:
         Raises:
             StudyError: when the point's values do not go together.
         """
-        return tuple(self._compiler.chains(candidates(self._variants.at(point), self._search), point))
+        return tuple(_chains(self._cache, candidates(self._variants.at(point), self._search), point))
 
 
-class _Compiler:
-    """Compiles studies that are variants of one."""
+def _chains(
+    cache: "StageCache", study: Study, point: Point | None = None, *, ceilings: Study | None = None
+) -> Iterator[Chain]:
+    """Yield the chains of a study, or of its variant at a point; `ceilings` has the ceilings' optimisation."""
+    for task in study.tasks:
+        methods = [name for name, method in study.methods.items() if method.serves(task)]
+        for seed in study.seeds:
+            for path in study.paths:
+                for method in methods:
+                    compiler = _ChainCompiler(cache, study, ceilings or study, task, path, study.methods[method], seed)
+                    yield Chain(
+                        study=study.name,
+                        task=task,
+                        path=path,
+                        method=method,
+                        seed=seed,
+                        point=point,
+                        stages=tuple(compiler.stages()),
+                    )
 
-    def __init__(self, resolution: Resolution, *, judged: bool = False) -> None:
-        self.made = Made(resolution, judged=judged)
-        self.kept: list[object] = []
-        """Studies whose parts stand in the keys of `made` by their address: they must live as long."""
 
-    def chains(self, study: Study, point: Point | None = None, *, ceilings: Study | None = None) -> Iterator[Chain]:
-        self.kept += [study, ceilings]
-        for task in study.tasks:
-            for seed in study.seeds:
-                for path in study.paths:
-                    for method in (name for name, each in study.methods.items() if each.serves(task)):
-                        stages = Climb(self.made, study, ceilings or study, task, path, method, seed).stages()
-                        yield Chain(
-                            study=study.name,
-                            task=task,
-                            path=path,
-                            method=method,
-                            seed=seed,
-                            point=point,
-                            stages=tuple(stages),
-                        )
+class StageCache:
+    """The stages and predictions of a study and its variants, each built once; keyed by the values they depend on."""
+
+    def __init__(self, resolution: Resolution, *, predict_test: bool = True) -> None:
+        self.resolution, self.predict_test = resolution, predict_test
+        self.stages: dict[tuple[object, ...], PlannedStage] = {}
+        self._predictions: dict[tuple[str, SplitSpec], PredictionSpec] = {}
+
+    def prediction(self, stage: StageSpec, split: SplitSpec) -> PredictionSpec:
+        """Return the stage's prediction of a split."""
+        key = (stage.identity, split)
+        known = self._predictions.get(key)
+        if known is None:
+            tokens = stage.optimisation.context_tokens
+            known = PredictionSpec(stage=stage.identity, split=split, context_tokens=tokens)
+            self._predictions[key] = known
+        return known
+
+
+@dataclass(frozen=True)
+class _ChainCompiler:
+    """Compiles one chain."""
+
+    cache: StageCache
+    study: Study
+    ceilings: Study
+    """The study whose optimisation the ceilings get."""
+    task: str
+    path: tuple[str, ...]
+    method: MethodSpec
+    seed: int
+
+    def stages(self) -> Iterator[PlannedStage]:
+        """Yield its stages, each after all that it learns from."""
+        if self.method.objective == "next_token":
+            yield from (self._stage("pretraining", level) for level in self.path)
+            return
+        students, arms = self.path[1:], self.method.arms
+        feeds = students if {"direct", "pooled", "self"} & set(arms) else students[:1]
+        first = tuple(
+            self._stage("member" if number else "floor", self.path[0], feeds=feeds, member=number)
+            for number in range(self.method.supervisors.num)
+        )
+        yield from first
+        if "zero_shot" in arms:
+            yield from (self._stage("zero_shot", level) for level in self.path)
+        supervisors = first
+        true_supervisor: PlannedStage | None = None
+        for position, level in enumerate(students):
+            following = students[position + 1 : position + 2]
+            if level in self.method.generative:
+                yield self._stage("generative", level)
+            if "chain" in arms:
+                supervisors = (self._stage("chain", level, supervisors=supervisors, on=(level,), feeds=following),)
+                yield from supervisors
+            if "direct" in arms:
+                yield self._stage("direct", level, supervisors=first, on=(level,))
+            if true_supervisor is not None:
+                yield self._stage("truth_chain", level, supervisors=(true_supervisor,), on=(level,))
+            if "ceiling" in arms or ("truth_chain" in arms and following):
+                ceiling = self._stage("ceiling", level, feeds=following if "truth_chain" in arms else ())
+                yield ceiling
+                true_supervisor = ceiling if "truth_chain" in arms else None
+            if "ceiling" in arms and self.method.trainable_of(level) != AllWeights():
+                yield self._stage("full_ceiling", level)
+            if "pooled" in arms:
+                yield self._stage("pooled", level, supervisors=first, on=students[: position + 1])
+        if "self" in arms:
+            yield self._stage("self", self.path[0], supervisors=first, on=(students[-1],))
+
+    def _stage(
+        self,
+        arm: Arm,
+        level: str,
+        *,
+        supervisors: tuple[PlannedStage, ...] = (),
+        on: tuple[str, ...] = (),
+        feeds: tuple[str, ...] = (),
+        member: int = 0,
+    ) -> PlannedStage:
+        """Return the stage of one arm on one level.
+
+        Args:
+            arm: which supervision it gets.
+            level: its model.
+            supervisors: the stages whose labels it learns from; ground truth if there are none.
+            on: the levels on whose training splits it learns from those labels; it is validated on the last one's.
+            feeds: the levels that learn from its labels.
+            member: its number among the first supervisors.
+        """
+        entry = (self.ceilings if arm in ("ceiling", "full_ceiling") else self.study).ladder[level]
+        sources = tuple(supervisor.identity for supervisor in supervisors)
+        request = (arm, level, sources, on, feeds, member, self.task, self.path[0], self.seed)
+        key = (*request, entry, self.splits, self._settings(level, weak=bool(supervisors)))
+        known = self.cache.stages.get(key)
+        if known is None:
+            spec = self._spec(arm, level, entry, supervisors, on, member)
+            known = self.cache.stages[key] = PlannedStage(
+                spec=spec,
+                execution=entry.execution,
+                arm=arm,
+                level=level,
+                task=self.task,
+                supervisors=sources,
+                predicts=tuple(self.cache.prediction(spec, split) for split in self._predicted(arm, level, feeds)),
+            )
+        return known
+
+    def _settings(self, level: str, *, weak: bool) -> tuple[object, ...]:
+        """Return the method's settings for a stage of a level, with those for weak labels if it learns from them."""
+        method = self.method
+        shared = (
+            method.supervisors,
+            method.generative.get(level),
+            method.trainable_of(level),
+            level in method.random,
+            level in method.oracle,
+        )
+        return (*shared, method.loss_of(level), method.relabelling_of(level)) if weak else shared
+
+    def _spec(
+        self,
+        arm: Arm,
+        level: str,
+        entry: LevelSpec,
+        supervisors: tuple[PlannedStage, ...],
+        on: tuple[str, ...],
+        member: int,
+    ) -> StageSpec:
+        index, trainable = self.order.index(level), self._trainable(arm, level)
+        optimisation = self.method.generative[level] if arm == "generative" else entry.optimisation
+        if supervisors and level in self.method.oracle:
+            optimisation = _by_oracle(optimisation)
+        weak = self._weak_examples(level, supervisors, on) if supervisors else None
+        train, validation = weak or self._true_examples(arm, level, member)
+        return StageSpec(
+            objective="next_token" if arm in ("pretraining", "generative") else _OBJECTIVES[self.resolved.kind],
+            starts_from=self._source(arm, level, entry),
+            num_classes=max(self.resolved.num_classes, 1),
+            class_names=self.resolved.class_names if isinstance(trainable, Prompt) else (),
+            trainable=trainable,
+            train=train,
+            validation=validation,
+            loss=self.method.loss_of(level) if supervisors else NaiveLoss(),
+            optimisation=optimisation,
+            init_seed=_seed(self.seed, index, _of_member("init", member)),
+            order_seed=_seed(self.seed, index, _of_member("order", member)),
+        )
+
+    def _trainable(self, arm: Arm, level: str) -> Trainable:
+        if arm in ("pretraining", "generative", "full_ceiling"):
+            return AllWeights()
+        return Prompt() if arm == "zero_shot" else self.method.trainable_of(level)
+
+    def _true_examples(
+        self, arm: Arm, level: str, member: int
+    ) -> tuple[tuple[LabelledSplit, ...], LabelledSplit | None]:
+        """Return what a stage without supervisors learns from and is validated on."""
+        if arm == "pretraining":
+            held_out = self._split("held_out", self.resolved.num_held_out)
+            return (_true(self._split("text", self.resolved.num_documents)),), _true(held_out)
+        if arm == "generative":
+            return (_true(self._train_split(level)),), None
+        if arm == "zero_shot" or level == self.path[0]:  # a zero-shot stage has no shots, so it reads nothing of S
+            split = self._split("S", self.splits.train_examples)
+            if member and self.method.supervisors.bagging:
+                bag = (KeepRandom(fraction=BAG),)
+                labels = GroundTruth(transforms=bag, coin_seed=_seed(self.seed, 0, f"bag {member}"))
+                return (LabelledSplit(split=split, labels=labels),), _true(self._first_validation_split())
+            return (_true(split),), _true(self._first_validation_split())
+        return (_true(self._train_split(level)),), _true(self._validation_split(level))
+
+    def _weak_examples(
+        self, level: str, supervisors: tuple[PlannedStage, ...], on: tuple[str, ...]
+    ) -> tuple[tuple[LabelledSplit, ...], LabelledSplit]:
+        """Return what a student of these supervisors learns from and is validated on."""
+        transforms = self.method.relabelling_of(level).transforms
+        train = tuple(self._labelled(supervisors, self._train_split(other), level, transforms) for other in on)
+        transforms = tuple(transform for transform in transforms if transform.for_validation)
+        return train, self._labelled(supervisors, self._validation_split(on[-1]), level, transforms)
+
+    def _labelled(
+        self, supervisors: tuple[PlannedStage, ...], split: SplitSpec, level: str, transforms: tuple[Transform, ...]
+    ) -> LabelledSplit:
+        """Return `split` with the combined labels of these supervisors, for a student on `level`."""
+        combine = self.method.supervisors.combine if len(supervisors) > 1 else "mean"
+        weighing = None
+        if combine == "weighted":
+            first = self._first_validation_split()
+            weighing = Weighing(split=first, predictions=self._predictions(supervisors, first))
+        labels = WeakLabels(
+            predictions=self._predictions(supervisors, split),
+            combine=combine,
+            weighing=weighing,
+            transforms=transforms,
+            coin_seed=_seed(self.seed, self.order.index(level), "labels") if transforms else 0,
+        )
+        return LabelledSplit(split=split, labels=labels)
+
+    def _predictions(self, supervisors: tuple[PlannedStage, ...], split: SplitSpec) -> tuple[str, ...]:
+        return tuple(self.cache.prediction(supervisor.spec, split).identity for supervisor in supervisors)
+
+    def _predicted(self, arm: Arm, level: str, feeds: tuple[str, ...]) -> Iterator[SplitSpec]:
+        """Yield the splits that a stage predicts: the one it is evaluated on, and those of the levels that it labels.
+
+        A stage is evaluated on the test set; a student of a search's candidate on its own validation examples.
+        """
+        if arm in ("pretraining", "generative"):
+            return
+        if self.cache.predict_test:
+            yield self._split("test", self.resolved.num_test)
+        elif level != self.path[0]:
+            yield self._validation_split(level)
+        for other in feeds:
+            yield self._train_split(other)
+            yield self._validation_split(other)
+        if arm in ("floor", "member") and self.method.supervisors.combine == "weighted":
+            yield self._first_validation_split()
+
+    def _source(self, arm: Arm, level: str, entry: LevelSpec) -> ModelSource | StageSource:
+        if level in self.method.generative and arm not in ("generative", "zero_shot"):
+            return StageSource(stage=self._stage("generative", level).identity, name=entry.model)
+        return ModelSource(
+            name=entry.model,
+            revision=self.cache.resolution.models[level].revision,
+            architecture=entry.architecture,
+            pad_token=entry.pad_token,
+            random=level in self.method.random and arm != "zero_shot",
+        )
+
+    @cached_property
+    def order(self) -> list[str]:
+        """The ladder's levels, weak to strong."""
+        return list(self.study.ladder)
+
+    @cached_property
+    def resolved(self) -> ResolvedTask:
+        """The chain's task."""
+        return self.cache.resolution.tasks[self.task]
+
+    @cached_property
+    def splits(self) -> SplitSizes:
+        """The sizes of the task's splits."""
+        return self.study.splits_of(self.task)
+
+    def _train_split(self, level: str) -> SplitSpec:
+        return self._split(f"T{self.order.index(level)}", self.splits.train_examples)
+
+    def _validation_split(self, level: str) -> SplitSpec:
+        return self._split(f"V{self.order.index(level)}", self.splits.validation_examples)
+
+    def _first_validation_split(self) -> SplitSpec:
+        """Return V0, whose ground truth also weighs several supervisors."""
+        return self._split("V0", self.splits.validation_examples)
+
+    def _split(self, name: str, num_examples: int) -> SplitSpec:
+        is_seeded = name not in ("test", "text", "held_out")
+        return SplitSpec(
+            task=self.resolved.fingerprint,
+            name=name,
+            num_examples=max(num_examples, 1),
+            num_levels=len(self.order) if is_seeded else 1,
+            split_seed=self.seed if is_seeded else 0,
+            balance=name == "test" or (is_seeded and self.splits.balance_transfer),
+        )
+
+
+def _true(split: SplitSpec) -> LabelledSplit:
+    return LabelledSplit(split=split, labels=GroundTruth())
+
+
+def _by_oracle(optimisation: Optimisation) -> Optimisation:
+    assert optimisation.early_stopping is not None, "checks.py refuses an oracle for a level that never stops early"
+    rule = optimisation.early_stopping.model_copy(update={"by": "oracle"})
+    return optimisation.model_copy(update={"early_stopping": rule})
+
+
+def _of_member(purpose: str, member: int) -> str:
+    return f"{purpose} {member}" if member else purpose
+
+
+@functools.lru_cache(maxsize=10_000)
+def _seed(seed: int, level: int, purpose: str) -> int:
+    return seeded_hash(seed, level, purpose)

@@ -1,7 +1,7 @@
 """Identity: the digest of everything that can change a result, and nothing else.
 
-Two requests with one identity are the same work, so it is done once. The digest is taken of canonical JSON (sorted
-keys, no white space, no NaN), and a value that canonical JSON cannot encode raises instead of being guessed at.
+Two requests with one identity are the same work, so it is done once. The digest is of canonical JSON (sorted keys, no
+white space, no NaN); a value that canonical JSON cannot encode raises an error.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from w2s_ray.spec.base import Spec
 
 SHORT_CHARS = 12
-"""How much of an identity stands in folder names and run ids."""
+"""Digits of an identity in folder names and run ids."""
 
 
 def canonical_json(value: object) -> str:
@@ -25,27 +25,27 @@ def canonical_json(value: object) -> str:
 
 
 def identity(kind: str, value: object) -> str:
-    """Return the SHA-256 identity (64 hexadecimal digits) of `value`, kept apart from other kinds by `kind`."""
+    """Return the SHA-256 identity (64 hexadecimal digits) of a `value` of one `kind`."""
     return hashlib.sha256(f"{kind}\n{canonical_json(value)}".encode()).hexdigest()
 
 
 def short(identity_: str) -> str:
-    """Return the first 12 digits, as folder names and run ids carry them."""
+    """Return the first 12 digits, as in folder names and run ids."""
     return identity_[:SHORT_CHARS]
 
 
 def seeded_hash(*parts: object) -> int:
     """Return a stable 63-bit integer of `parts`: the source of every coin, order and seed in the project.
 
-    Unlike `hash()` it is the same in every process, and unlike a stateful generator it does not depend on what was
-    drawn before.
+    Unlike `hash()` it is the same in every process, and unlike the output of a generator it does not depend on earlier
+    calls.
     """
     text = canonical_json([str(part) for part in parts])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def _plain(value: object) -> object:
-    # Exact types first: abstract ones are slow to ask for, and a study of ten thousand chains asks a million times.
+    # Exact types first: checks of abstract ones are slow, and a study of ten thousand chains makes a million of them.
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, Spec):

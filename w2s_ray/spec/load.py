@@ -1,4 +1,4 @@
-"""Read a study file, with errors that name the line's key, the rule and the nearest right word."""
+"""Read a study file, apply overrides and check it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,21 +8,20 @@ import yaml
 from pydantic import ValidationError
 
 from w2s_ray.errors import StudyError
-from w2s_ray.spec.explain import explained
-from w2s_ray.spec.keys import split_key
+from w2s_ray.spec.base import split_key, study_error, suggestion
+from w2s_ray.spec.checks import check_study
+from w2s_ray.spec.points import one_changed
 from w2s_ray.spec.study import Study
-from w2s_ray.spec.variants import check_search
 
 STUDY_NAME = "study.yaml"
-"""What a study's file is called in a store and in a job."""
-_NAMED = ("tasks", "ladder", "methods")
-"""Keys of a study whose values stand under names of its own."""
+"""The name of a study's file in a store and in a job."""
+_NAMED: dict[str, tuple[str, ...]] = {"tasks": ("builtin", "hub", "files"), "ladder": ("model",), "methods": ()}
+"""Keys of a study whose values have names; a new value needs one of the keys listed here."""
 _SPACE = "search.space."
-"""What stands before a key that is searched."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping, of which YAML's own would keep the last."""
+    """Refuses a duplicate key in a mapping, where YAML's own loader keeps the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -31,9 +30,8 @@ class _Loader(yaml.SafeLoader):
             line, known = key.start_mark.line + 1, lines.get((key.tag, key.value))
             if known is not None:
                 raise StudyError(
-                    f"{key.start_mark.name}: the key {key.value} stands in line {known} and again in line {line}",
-                    "a key stands once in its mapping",
-                    "drop one of them, or give it another name",
+                    f"{key.start_mark.name}: duplicate key {key.value} in lines {known} and {line}",
+                    "remove or rename one of them",
                 )
             lines[key.tag, key.value] = line
         return node
@@ -42,7 +40,7 @@ class _Loader(yaml.SafeLoader):
 def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
     """Read and check the study at `path`; `overrides` are `path.to.key=value` texts, the value in YAML.
 
-    Relative data and model paths are made absolute, seen from the study file.
+    Data and model paths in it are relative to the study file; those of the result are absolute.
 
     Raises:
         StudyError: when the file is missing, is not YAML, or breaks a rule.
@@ -52,22 +50,20 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
 
 
 def read_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read the mapping that `path` holds, with the overrides set in it, and check nothing in it.
+    """Read the mapping in `path` and apply the overrides, without any check.
 
     Raises:
         StudyError: when the file is missing or is not YAML, or an override does not fit it.
     """
     if not path.is_file():
-        raise StudyError(f"study file {path} does not exist", "a study is one YAML file", "check the path")
+        raise StudyError(f"study file {path} does not exist")
     try:
         with path.open(encoding="utf-8") as file:
             raw = yaml.load(file, _Loader)  # a safe loader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(
-            f"{path} is not readable YAML: {error}", "a study is one YAML file", "mend the file"
-        ) from error
+        raise StudyError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise StudyError(f"{path} holds {type(raw).__name__}", "a study is a mapping of keys", "start with `name:`")
+        raise StudyError(f"{path} must be a mapping of keys, not {type(raw).__name__}", "start with `name:`")
     own: dict[str, Any] = _unshared(raw)
     for override in overrides:
         _apply(own, override)
@@ -75,31 +71,34 @@ def read_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def parse_study(raw: dict[str, Any], source: str = "the study") -> Study:
-    """Check a study that was read already.
+    """Return the checked study of a mapping.
 
     Raises:
-        StudyError: naming every key that breaks a rule.
+        StudyError: naming every key with an invalid value, or the first rule across keys that is broken.
     """
     try:
         study = Study.model_validate(raw)
     except ValidationError as error:
-        raise explained(error, source) from None
+        raise study_error(error, source, Study) from None
+    try:
+        check_study(study)
+        for _ in one_changed(study):
+            pass  # each searched value is checked when its variant is made
     except StudyError as error:
-        raise StudyError(f"{source}: {error.value}", error.rule, error.remedy) from None
-    check_search(study)
+        raise StudyError(f"{source}: {error.message}", error.hint) from None
     return study
 
 
 def _unshared(raw: Any, inside: tuple[int, ...] = ()) -> Any:
-    """Return a copy in which no part stands in two places, as the parts of YAML's anchors do.
+    """Return a copy in which no object occurs twice, as the targets of YAML's aliases do.
 
     Raises:
-        StudyError: when a part stands inside itself.
+        StudyError: when an alias is inside its own anchor.
     """
     if not isinstance(raw, dict | list):
         return raw
     if id(raw) in inside:
-        raise StudyError("an anchor of the file stands inside itself", "a study ends somewhere", "drop that alias")
+        raise StudyError("the file has a recursive YAML alias", "remove it")
     inside = (*inside, id(raw))
     if isinstance(raw, dict):
         return {key: _unshared(value, inside) for key, value in raw.items()}
@@ -110,36 +109,37 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     """Set one `path.to.key=value` in place."""
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise StudyError(f"--set {override}", "an override reads path.to.key=value", "for example --set seeds=[0,1,2]")
-    *parents, last = _parts(raw, key)
+        raise StudyError(f"--set {override} must be path.to.key=value", "for example --set seeds=[0,1,2]")
+    *parents, last = parts = _parts(raw, key)
+    named, needed = raw.get(parts[0]), _NAMED.get(parts[0])
+    if len(parts) > 2 and needed and isinstance(named, dict) and parts[1] not in named and parts[2] not in needed:
+        raise StudyError(f"--set {key} names an unknown key: {parts[0]}.{parts[1]}", suggestion(parts[1], named))
     node: Any = raw
     for parent in parents:
         if isinstance(node, list) and parent.isdigit() and int(parent) < len(node):
             node = node[int(parent)]
             continue
         if not isinstance(node, dict):
-            raise StudyError(
-                f"--set {key}", f"{parent!r} is not inside a mapping", "check the path against the study file"
-            )
-        if isinstance(node.get(parent), str) and "ladder" in raw and node is raw["ladder"]:
+            raise StudyError(f"--set {key}: {parent} is not in a mapping of the study file")
+        if isinstance(node.get(parent), str) and parents[0] == "ladder" and node is raw["ladder"]:
             node[parent] = {"model": node[parent]}  # `large: w2s:large` is short for a level with defaults
         node = node.setdefault(parent, {})
     if not isinstance(node, dict):
-        raise StudyError(f"--set {key}", "only a key of a mapping can be set", "set the whole list instead")
+        raise StudyError(f"--set {key} is not a key of a mapping", "set the whole list instead")
     try:
         node[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise StudyError(f"--set {override}", "the value is read as YAML", "quote it") from error
+        raise StudyError(f"--set {override}: the value is not valid YAML", "quote it") from error
 
 
 def _parts(raw: dict[str, Any], key: str) -> list[str]:
-    """Split an override's key; a key of `search.space` is one part, with all its dots."""
+    """Split an override's key; a searched key inside `search.space` is one part, with all its dots."""
     search = raw.get("search")
     if key.startswith(_SPACE) and isinstance(search, dict):
         inside = key.removeprefix(_SPACE)
         space = search.get("space")
         searched = space if isinstance(space, dict) else {}
-        known = max((each for each in searched if f"{inside}.".startswith(f"{each}.")), key=len, default=inside)
+        known = max((name for name in searched if f"{inside}.".startswith(f"{name}.")), key=len, default=inside)
         rest = inside.removeprefix(known).removeprefix(".")
         return [*_SPACE.split(".")[:2], known, *([rest] if rest else [])]
     named = [raw[part] for part in _NAMED if isinstance(raw.get(part), dict)]

@@ -1,14 +1,14 @@
-"""The search: which settings of a study are tried, by what they are judged, and what is done with the best.
+"""`search:` in a study: which settings are tried, how they are scored, and how the best are chosen.
 
 A *point* is one choice of the searched keys. Without `choose_by` every point is a result: its chains are part of the
-study like any others, on the study's own seeds and test sets. With `choose_by` a point is a candidate: it is judged on
-validation examples alone, by one Tune trial on `search.seeds`, and only the best points are then run on the study's
-own, fresh seeds and judged on the test set.
+study like any others, on the study's own seeds and test sets. With `choose_by` a point is a candidate: one Tune trial
+scores it on validation examples alone, on `search.seeds`, and only the best points are then run on the study's own
+seeds and evaluated on the test set.
 
-What a candidate may be judged by depends on what is searched. Agreement with weak validation labels ranks optimisation
-keys of the last student, and nothing else: a constant supervisor is perfectly imitable, and the confidence loss is
-meant to disagree. Everything else needs ground truth: that of other, declared tasks (`development_tasks`, as Burns et
-al. 2023 did), or the `oracle`, which reads Vi's and is marked so everywhere.
+The valid scores depend on what is searched. Agreement with weak validation labels ranks optimisation keys of the last
+student, and nothing else: a constant supervisor is easily imitated, and the confidence loss is meant to disagree.
+Everything else needs ground truth: that of other, declared tasks (`development_tasks`, as in Burns et al. 2023), or
+the `oracle`, which reads that of Vi and is marked so in every table.
 """
 
 import itertools
@@ -26,31 +26,32 @@ Chooser = Literal["agreement", "development_tasks", "oracle"]
 Sampler = Literal["grid", "random", "tpe", "nsga2"]
 
 POINT_CHARS = 10
-"""Digits of a point's id: enough for ten thousand of them."""
+"""Digits of a point's id: enough for ten thousand points."""
+_DEFAULT_SEEDS = (1000,)
 
 
 class Range(Spec):
-    """A range of numbers to draw from."""
+    """A range of numbers to sample from."""
 
     low: float
     high: float
     log: bool = False
-    """Draw the logarithm evenly."""
+    """Sample the logarithm evenly."""
     integer: bool = False
 
     def fit(self, value: float) -> float:
-        """Return the number of this range that is nearest."""
+        """Return the nearest number of this range."""
         nearest = min(max(value, self.low), self.high)
         return round(nearest) if self.integer else nearest
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if not self.low < self.high:
-            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+            raise ValueError(f"low = {self.low:g} must be below high = {self.high:g}")
         if self.log and self.low <= 0:
-            raise ValueError(f"low {self.low:g} must be above 0 to have a logarithm")
+            raise ValueError(f"low = {self.low:g} must be above 0 with log: true")
         if self.integer and (self.low != int(self.low) or self.high != int(self.high)):
-            raise ValueError("integer: both ends must be whole numbers")
+            raise ValueError(f"low = {self.low:g} and high = {self.high:g} must be whole numbers with integer: true")
         return self
 
 
@@ -59,25 +60,25 @@ Domain = Choices | Range
 
 
 class Asha(Spec):
-    """Asynchronous successive halving (Li et al. 2020): weak trials stop while their last student trains."""
+    """Asynchronous successive halving (Li et al. 2020): stops bad trials while their last student trains."""
 
     kind: Literal["asha"] = "asha"
     reports: Annotated[int, Field(ge=2)] = 8
-    """Reports of the last student, evenly over its training; ASHA compares trials at equal ones."""
+    """Reports of the last student, evenly over its training; ASHA compares trials after equally many."""
     grace_reports: Positive = 1
     """Reports before a trial may be stopped."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3.0
-    """One in so many goes on at each rung."""
+    """One in this many trials continues at each rung."""
 
 
 class Pbt(Spec):
-    """Population-based training (Jaderberg et al. 2017): at each stage's end the weak copy and vary the strong."""
+    """Population-based training (Jaderberg et al. 2017): after each stage bad trials copy and vary good ones."""
 
     kind: Literal["pbt"] = "pbt"
     quantile_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.25
-    """The share that copies, and the share that is copied."""
+    """The share of trials that copy, and the share that is copied."""
     resample_probability: Fraction = 0.25
-    """How often a value is drawn anew instead of being varied."""
+    """How often a value is sampled again instead of varied."""
 
 
 Scheduler = Annotated[Asha | Pbt, Field(discriminator="kind")]
@@ -106,7 +107,7 @@ class Point(Spec):
 
     @property
     def label(self) -> str:
-        """The values for people, by the last part of their keys."""
+        """The values for display, by the last part of their keys."""
         return ", ".join(f"{key.rpartition('.')[2]} {_shown(value)}" for key, value in self.values.items())
 
 
@@ -118,21 +119,22 @@ class SearchSpec(Spec):
     sampler: Sampler = "grid"
     """`grid` takes every combination of listed values; `tpe` and `nsga2` (Optuna's) learn from the trials before."""
     num_samples: Positive | None = None
-    """Points to draw; a grid has as many as it has."""
+    """Points to sample; a grid takes all."""
     seed: int = 0
-    """Of the sampler."""
+    """Seed of the sampler."""
     choose_by: Chooser | None = None
+    """The score of a candidate; without it every point is run and reported."""
     development_tasks: tuple[Name, ...] = ()
-    """Tasks of the study on which candidates are judged by ground truth; the best are then run on the others."""
-    seeds: tuple[int, ...] = Field(default=(1000,), min_length=1)
-    """On which candidates are judged; none of the study's own."""
+    """Tasks of the study on which candidates are scored by ground truth; the best are then run on the others."""
+    seeds: tuple[int, ...] = Field(default=_DEFAULT_SEEDS, min_length=1)
+    """Seeds of the candidates; none of the study's own."""
     num_winners: Positive = 1
-    """Points that are run on the study's own seeds."""
+    """How many of the best points are run on the study's own seeds."""
     minimise: Literal["train_tokens", "train_seconds"] | None = None
-    """A second objective, summed over a chain's stages; the winners are then the Pareto front's best by the first."""
+    """A second objective, summed over a chain's stages; winners are then the best of the Pareto front by the first."""
     scheduler: Scheduler | None = None
     time_budget_seconds: Annotated[float, Field(gt=0)] | None = None
-    """After which no new trial begins, and those under way are stopped."""
+    """After this time no trial starts, and running ones are stopped."""
 
     @property
     def is_listed(self) -> bool:
@@ -147,16 +149,21 @@ class SearchSpec(Spec):
         sizes = [len(domain) for domain in self.space.values() if not isinstance(domain, Range)]
         return math.prod(sizes)
 
+    @property
+    def num_reported_points(self) -> int:
+        """How many points the report shows: all, or the winners."""
+        return self.num_points if self.choose_by is None else self.num_winners
+
     def reported(self, tasks: Iterable[str]) -> list[str]:
-        """Return the tasks that judge no candidate."""
+        """Return the tasks that are not development tasks."""
         return [task for task in tasks if task not in self.development_tasks]
 
     def points(self) -> tuple[Point, ...]:
         """Return all points of a grid, or of a random sampler, which depend on its seed alone."""
         assert self.is_listed
-        return tuple(dict.fromkeys(Point.of(values) for values in self._drawn()))
+        return tuple(dict.fromkeys(Point.of(values) for values in self._samples()))
 
-    def _drawn(self) -> Iterator[dict[str, Any]]:
+    def _samples(self) -> Iterator[dict[str, Any]]:
         if self.sampler == "grid":
             keys = list(self.space)
             lists = [domain for domain in self.space.values() if not isinstance(domain, Range)]
@@ -166,9 +173,9 @@ class SearchSpec(Spec):
 
         sampler = optuna.samplers.RandomSampler(seed=self.seed)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        drawing = optuna.create_study(sampler=sampler)
+        sampled = optuna.create_study(sampler=sampler)
         for _ in range(self.num_samples or 0):
-            trial = drawing.ask(distributions(self.space))
+            trial = sampled.ask(distributions(self.space))
             yield chosen(self.space, trial.params)
 
     @field_validator("space", mode="before")
@@ -179,78 +186,77 @@ class SearchSpec(Spec):
                 try:
                     canonical_json(value)
                 except (TypeError, ValueError):
-                    raise ValueError(f"{key} lists {value}, which is no finite number, text or list of such") from None
+                    raise ValueError(f"{key} lists {value!r}, which is not a finite number, text or list") from None
         return raw
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.sampler == "grid":
-            ranges = [key for key, domain in self.space.items() if isinstance(domain, Range)]
-            if ranges:
-                raise ValueError(f"a grid needs a list of values for {ranges[0]}; or set `sampler: random`")
+            for key, domain in self.space.items():
+                if isinstance(domain, Range):
+                    raise ValueError(f"space.{key} must be a list for a grid; or use `sampler: random`")
             if self.num_samples is not None:
-                raise ValueError("a grid takes every combination; leave num_samples out, or set `sampler: random`")
+                raise ValueError("num_samples has no effect on a grid; remove it, or use `sampler: random`")
         elif self.num_samples is None:
-            raise ValueError(f"sampler {self.sampler} needs num_samples, the number of points to draw")
+            raise ValueError(f"sampler = {self.sampler} needs num_samples, the number of points to sample")
         for key in ("seeds", "development_tasks"):
             if len(set(getattr(self, key))) < len(getattr(self, key)):
-                raise ValueError(f"search.{key} holds one twice; drop one of the two")
+                raise ValueError(f"duplicate {key}: {list(getattr(self, key))}")
         if self.choose_by is None:
-            self._choose_nothing()
+            self._check_no_candidates()
         if (self.choose_by == "development_tasks") != bool(self.development_tasks):
-            raise ValueError("choose_by: development_tasks goes with development_tasks, the tasks that judge")
-        if (self.sampler == "nsga2") != (self.minimise is not None and self.sampler != "tpe"):
-            raise ValueError("nsga2 needs a second objective, and a second objective nsga2 or tpe: set `minimise`")
+            raise ValueError("choose_by: development_tasks and the list development_tasks need each other")
+        if self.sampler == "nsga2" and self.minimise is None:
+            raise ValueError("sampler = nsga2 needs a second objective, minimise")
+        if self.minimise is not None and self.sampler not in ("nsga2", "tpe"):
+            raise ValueError(f"minimise, a second objective, needs the sampler nsga2 or tpe, not {self.sampler}")
         if self.minimise is not None and self.scheduler is not None:
-            raise ValueError(f"{self.scheduler.kind} compares trials by one score; leave `minimise` or it out")
+            raise ValueError(f"minimise and scheduler exclude each other: {self.scheduler.kind} compares one score")
         if isinstance(self.scheduler, Pbt):
             if self.choose_by == "agreement":
-                raise ValueError(
-                    "pbt changes supervisors, and agreement only ranks students of one supervisor; choose by "
-                    "development_tasks or oracle"
-                )
+                raise ValueError("choose_by = agreement cannot compare the supervisors that pbt changes")
             if self.sampler != "random":
-                raise ValueError("pbt draws its first population at random and then varies it: set `sampler: random`")
+                raise ValueError(f"sampler = {self.sampler} must be random for pbt, which varies a random population")
         if isinstance(self.scheduler, Asha) and self.scheduler.grace_reports >= self.scheduler.reports:
-            raise ValueError("asha: grace_reports must be below reports, or no trial can be stopped")
+            raise ValueError(
+                f"scheduler.grace_reports = {self.scheduler.grace_reports} must be below "
+                f"scheduler.reports = {self.scheduler.reports}, or no trial could be stopped"
+            )
         return self
 
-    def _choose_nothing(self) -> None:
-        """Refuse what is about candidates where there are none."""
+    def _check_no_candidates(self) -> None:
+        """Without `choose_by` there are no candidates, so nothing about candidates may be set."""
         about_candidates = {
             "scheduler": self.scheduler is not None,
             "minimise": self.minimise is not None,
             "development_tasks": bool(self.development_tasks),
-            f"sampler {self.sampler}": self.sampler in ("tpe", "nsga2"),
-            "seeds": self.seeds != (1000,),
+            f"sampler = {self.sampler}": self.sampler in ("tpe", "nsga2"),
+            "seeds": self.seeds != _DEFAULT_SEEDS,
             "num_winners": self.num_winners != 1,
             "time_budget_seconds": self.time_budget_seconds is not None,
         }
-        for name, given in about_candidates.items():
-            if given:
-                raise ValueError(
-                    f"search.{name} is about candidates, which are judged; without `choose_by` every point is a result "
-                    "of its own, with nothing to judge it by; set `choose_by` to agreement, development_tasks or oracle"
-                )
+        for key, is_set in about_candidates.items():
+            if is_set:
+                raise ValueError(f"{key} needs choose_by, without which every point is run and none is chosen")
 
 
 class Candidate(Spec):
-    """What became of one point that was judged."""
+    """The outcome of one point that was tried."""
 
     point: Point
     status: Literal["done", "stopped", "failed"]
-    """`stopped` by the scheduler or the time budget, before its last student was trained."""
+    """`stopped`: by the scheduler or the time budget, before its last student was trained."""
     score: float | None = None
-    """What it is chosen by: the last students' mean agreement with, or accuracy on, their validation examples."""
+    """The last students' mean agreement with the labels of their validation examples, or their mean accuracy there."""
     ceilings: dict[str, float] = Field(default_factory=dict)
     """The ceilings' own mean accuracy on their validation examples, by level."""
     cost: float | None = None
-    """The second objective."""
+    """Value of the second objective."""
     error: str | None = None
 
 
 class SearchResult(Spec):
-    """What a search has come to."""
+    """The outcome of a search."""
 
     candidates: tuple[Candidate, ...]
     winners: tuple[Point, ...]
@@ -258,64 +264,66 @@ class SearchResult(Spec):
 
     @property
     def why_nothing_is_chosen(self) -> str | None:
-        """Say what became of the candidates where none was judged to its end."""
+        """Why no candidate could be chosen, and what to do; None if one was."""
         if self.winners:
             return None
         failed = [candidate for candidate in self.candidates if candidate.status == "failed"]
         num, num_stopped = len(self.candidates), len(self.candidates) - len(failed)
-        told = f"of {num} candidates {len(failed)} failed and {num_stopped} were stopped"
         remedies = ["raise search.time_budget_seconds"] if num_stopped or not num else []
-        remedies += ["--retry-failed judges those that failed again"] if failed else []
-        first = f"\nthe first that failed: {failed[0].error}" if failed else ""
-        return f"the search has nothing to choose from: {told}; {', '.join(remedies)}{first}"
+        remedies += ["run the failed ones again with --retry-failed"] if failed else []
+        first = f"\nthe first failure: {failed[0].error}" if failed else ""
+        return (
+            f"the search has no finished candidate: of {num}, {len(failed)} failed and {num_stopped} were stopped; "
+            f"{', or '.join(remedies)}{first}"
+        )
 
     def ceiling_point(self, winner: Point, keys: Mapping[str, tuple[str, str]]) -> Point:
         """Return the winner with the optimisation keys of each level taken from the best ceiling of that level.
 
-        Ceilings get the same search budget as students, and are chosen by their own labels, which are true.
+        Ceilings get the same search budget as students, and are chosen by their own labels, the ground truth.
 
         Args:
             winner: a point that was chosen for its student.
-            keys: each key of one level's optimisation, with the searched key that says it (a key for every level says
-                it for each) and the level.
+            keys: each key of one level's optimisation, with the searched key that sets it (which may set it for every
+                level) and the level.
         """
-        said = {searched for searched, _ in keys.values()}
-        values = {key: value for key, value in winner.values.items() if key not in said}
+        replaced = {searched for searched, _ in keys.values()}
+        values = {key: value for key, value in winner.values.items() if key not in replaced}
         for key, (searched, level) in keys.items():
-            judged = [candidate for candidate in self.candidates if level in candidate.ceilings]
-            best = max(judged, key=lambda candidate: candidate.ceilings[level]).point if judged else winner
+            scored = [candidate for candidate in self.candidates if level in candidate.ceilings]
+            best = max(scored, key=lambda candidate: candidate.ceilings[level]).point if scored else winner
             values[key] = best.values[searched]
         return Point.of(values)
 
 
 def best(candidates: tuple[Candidate, ...], search: SearchSpec) -> tuple[Point, ...]:
-    """Return the points with the highest scores; of the Pareto front, where there is a second objective."""
-    done = [one for one in candidates if one.status == "done" and one.score is not None]
+    """Return the points with the highest scores; those of the Pareto front if there is a second objective."""
+    done = [candidate for candidate in candidates if candidate.status == "done" and candidate.score is not None]
     if search.minimise is not None:
-        done = [one for one in done if not any(_dominates(other, one) for other in done)]
-    ranked = sorted(done, key=lambda one: (-(one.score or 0.0), one.cost or 0.0))
-    return tuple(dict.fromkeys(one.point for one in ranked))[: search.num_winners]
+        done = [candidate for candidate in done if not any(_dominates(other, candidate) for other in done)]
+    ranked = sorted(done, key=lambda candidate: (-(candidate.score or 0.0), candidate.cost or 0.0))
+    return tuple(dict.fromkeys(candidate.point for candidate in ranked))[: search.num_winners]
 
 
 def distributions(space: Mapping[str, Domain]) -> dict[str, Any]:
-    """Return the space as Optuna's distributions; listed values stand for themselves as JSON."""
+    """Return the space as Optuna's distributions; listed values become categories, as JSON."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    found: dict[str, Any] = {}
+    space_of: dict[str, Any] = {}
     for key, domain in space.items():
         if not isinstance(domain, Range):
-            found[key] = CategoricalDistribution([canonical_json(value) for value in domain])
+            space_of[key] = CategoricalDistribution([canonical_json(value) for value in domain])
         elif domain.integer:
-            found[key] = IntDistribution(int(domain.low), int(domain.high), log=domain.log)
+            space_of[key] = IntDistribution(int(domain.low), int(domain.high), log=domain.log)
         else:
-            found[key] = FloatDistribution(domain.low, domain.high, log=domain.log)
-    return found
+            space_of[key] = FloatDistribution(domain.low, domain.high, log=domain.log)
+    return space_of
 
 
-def chosen(space: Mapping[str, Domain], drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that `drawn`, from `distributions(space)`, stands for; numbers that were varied are fitted."""
+def chosen(space: Mapping[str, Domain], sampled: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a sample from `distributions(space)`, with numbers outside of their range moved into it."""
     return {
-        key: domain.fit(drawn[key]) if isinstance(domain, Range) else json.loads(drawn[key])
+        key: domain.fit(sampled[key]) if isinstance(domain, Range) else json.loads(sampled[key])
         for key, domain in space.items()
     }
 
@@ -324,6 +332,7 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else canonical_json(value)
 
 
-def _dominates(one: Candidate, other: Candidate) -> bool:
-    scores, cost = (one.score or 0.0, other.score or 0.0), (one.cost or 0.0, other.cost or 0.0)
-    return scores[0] >= scores[1] and cost[0] <= cost[1] and (scores[0] > scores[1] or cost[0] < cost[1])
+def _dominates(first: Candidate, second: Candidate) -> bool:
+    gain = (first.score or 0.0) - (second.score or 0.0)
+    saving = (second.cost or 0.0) - (first.cost or 0.0)
+    return gain >= 0 and saving >= 0 and (gain > 0 or saving > 0)

@@ -1,34 +1,117 @@
-"""A stage: one model trained once on one label source; and the predictions that hang on it.
+"""A stage: one model trained once on one label source; its predictions; and how both are computed.
 
-`StageSpec` holds all that can change the trained weights and nothing else: no arm, no study, no worker count. A stage
-names its supervisor only through the predictions that it learns from, so a ceiling names none. Predictions (a stage
-applied to a split) are work of their own with an identity of their own: they serve as weak labels for the next level
-and as the raw material of every metric, so a new metric trains nothing.
+`StageSpec` holds everything that can change the trained weights and nothing else: no arm, no study, no worker count.
+Its digest is the stage's identity. `Execution` holds everything that must not change them, and is never part of an
+identity. A stage names its supervisor only through the predictions that it learns from, so a ceiling names none.
+Predictions (a stage applied to a split) are work of their own with an identity of their own: they serve as weak labels
+for the next level and every metric is computed from them, so a new metric trains nothing.
 """
 
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from w2s_ray.spec.base import Fraction, Positive, Spec
+from w2s_ray.spec.base import Fraction, Positive, Spec, Variant
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.labels import LabelledSplit, SplitSpec
 from w2s_ray.spec.losses import Loss, NaiveLoss
-from w2s_ray.spec.trainable import AllWeights, Prompt, Trainable
 
 RECIPE = 2
 """Version of the numerics. Raised when the same spec would no longer give the same weights."""
 
-ON = "-on-"
-"""Stands in the name of predictions between their stage's short identity and their split."""
+_ON = "-on-"
+"""Separates the stage's short identity from the split in the name of predictions."""
 Precision = Literal["fp32", "bf16"]
 Objective = Literal["classification", "preference", "answer", "next_token"]
-"""What a stage learns: a text's class, which of two texts is better, what to write after a text, or text itself."""
+"""What a stage learns: a text's class, which of two texts is better, what to write after a text, or the next token."""
+ZeroStage = Literal[0, 1, 2, 3]
+
+
+class GroupShape(NamedTuple):
+    """The shape of a worker group; stages of one shape share warm workers, whatever their ZeRO stage."""
+
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+
+
+class Execution(Spec):
+    """How a stage is computed: on which workers and in which pieces."""
+
+    workers: Positive = 1
+    """Worker processes that train the stage together."""
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+    zero_stage: ZeroStage = 0
+    """What DeepSpeed shards: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters."""
+    offload_optimizer: bool = False
+    """Keep the optimizer state in host memory (GPU only)."""
+    tokens_per_micro_batch: Positive = 4096
+    """Padded tokens of one forward pass on one worker; halved, and remembered, when a device runs out of memory."""
+    activation_checkpointing: bool | Literal["auto"] = "auto"
+    """Keep the inputs of each layer alone and recompute the rest for the gradients; `auto` does so where a worker's
+    memory would not be enough otherwise."""
+    checkpoint_every_seconds: float = Field(default=60.0, ge=0)
+    """Seconds between resume checkpoints; 0 writes one after every step."""
+
+    @property
+    def group_shape(self) -> GroupShape:
+        """The shape of the worker group that runs it."""
+        return GroupShape(
+            workers=self.workers, cpus_per_worker=self.cpus_per_worker, gpus_per_worker=self.gpus_per_worker
+        )
+
+
+class AllWeights(Variant):
+    """Train every weight, head included."""
+
+    kind: Literal["all"] = "all"
+    label_format: ClassVar[str] = ""
+
+
+class Probe(Variant):
+    """Train a linear head on the frozen model's last hidden state."""
+
+    kind: Literal["probe"] = "probe"
+    label_format: ClassVar[str] = "probe"
+
+
+class Lora(Variant):
+    """Train low-rank additions to the linear layers, merged into them at the end of the stage (Hu et al. 2021)."""
+
+    kind: Literal["lora"] = "lora"
+    rank: Positive = 8
+    alpha: float = Field(default=16.0, gt=0)
+    """The additions are scaled by alpha / rank."""
+    dropout: Fraction = 0.0
+    targets: tuple[str, ...] | None = None
+    """Names of the modules that get additions; every linear layer but the head if not given."""
+    label_format: ClassVar[str] = "lora{rank}"
+
+
+class Prompt(Variant):
+    """Train nothing: the pretrained language model reads some labelled texts, then the text, and names a class.
+
+    The score of a class is the mean log-probability of its name's tokens. Burns et al. 2023 prompt with weakly labelled
+    shots from Ti; a ceiling's shots have their true label.
+    """
+
+    kind: Literal["prompt"] = "prompt"
+    num_shots: int = Field(default=0, ge=0)
+    """Labelled examples before each text: hard labels of the stage's own label source."""
+    cue: str = "\nAnswer:"
+    """Between a text and the class's name; tasks of answers contain a question already, and get no cue."""
+    label_format: ClassVar[str] = "{num_shots}-shot"
+
+
+Trainable = Annotated[AllWeights | Probe | Lora | Prompt, Field(discriminator="kind")]
+"""Which weights a stage trains. A student and its ceiling train the same ones, so a probe's PGR is measured against the
+probe's own ceiling; the ceiling that trains all weights is reported beside it (Burns et al. 2023, linear probing)."""
 
 
 class Architecture(Spec):
-    """A Llama-shaped decoder to be trained from scratch."""
+    """A Llama decoder to train from scratch."""
 
     hidden_size: Positive
     num_layers: Positive
@@ -40,14 +123,14 @@ class Architecture(Spec):
     def _heads_fit(self) -> Self:
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(
-                f"hidden_size {self.hidden_size} does not split into {self.num_heads} heads of an even size; choose a "
-                f"multiple of {2 * self.num_heads}"
+                f"hidden_size = {self.hidden_size} must be a multiple of {2 * self.num_heads}: {self.num_heads} "
+                "heads of an even size"
             )
         return self
 
 
 def is_path(model: str) -> bool:
-    """Say whether a model's name is written as the path of a folder; a hub id has one slash at most."""
+    """Return whether a model's name is the path of a folder; a hub id has at most one slash."""
     return model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
 
 
@@ -55,8 +138,8 @@ class ModelSource(Spec):
     """Where a model's weights come from.
 
     `name` is `w2s:<size>` for the ladder inside the package, a local folder, or a hub id; `revision` is the commit or
-    content digest that it resolved to. Where a local folder lies is no part of an identity. With `architecture` the
-    weights are drawn from the stage's seed and only the tokenizer is taken from `name`.
+    content digest that it resolved to. The path of a local folder is not part of an identity. With `architecture` the
+    weights are random, from the stage's seed, and only the tokenizer comes from `name`.
     """
 
     name: str
@@ -64,7 +147,7 @@ class ModelSource(Spec):
     architecture: Architecture | None = None
     pad_token: str | None = None
     random: bool = False
-    """Take the model's shape and tokenizer, and draw its weights from the stage's seed."""
+    """Use the model's shape and tokenizer with random weights, from the stage's seed."""
 
 
 class StageSource(Spec):
@@ -72,17 +155,17 @@ class StageSource(Spec):
 
     stage: str
     name: str
-    """The model that this stage began from; for people."""
+    """The model that this stage started from; for display."""
 
 
 class EarlyStopping(Spec):
-    """Keep the weights that do best on Vi, and stop when they no longer improve."""
+    """Keep the weights that are best on Vi, and stop when they no longer improve."""
 
     every_steps: Positive = 20
     patience: Positive = 3
     """Evaluations without improvement before training ends."""
     by: Literal["agreement", "oracle"] = "agreement"
-    """`agreement` with the labels of Vi, or the ground truth of Vi: an `oracle`, and marked as one everywhere."""
+    """`agreement` with the labels of Vi, or the ground truth of Vi: an `oracle`, marked as one in every table."""
 
 
 class Optimisation(Spec):
@@ -94,23 +177,23 @@ class Optimisation(Spec):
     """Examples of one optimizer update, over all workers and micro-batches."""
     warmup_fraction: Fraction = 0.1
     final_lr_fraction: Fraction = 0.0
-    """The schedule falls as a cosine to this share of the peak."""
+    """The learning rate falls as a cosine to this share of its peak."""
     weight_decay: float = Field(default=0.01, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     context_tokens: Positive = 128
     """Longer texts keep their last tokens."""
     bucketing_window: Positive = 16
-    """Optimizer batches that are shuffled, sorted by length and cut together."""
+    """Optimizer batches whose examples are shuffled, sorted by length and cut into batches together."""
     dropout: Fraction = 0.0
     precision: Precision = "fp32"
-    """`bf16` autocasts the forward pass of training, where the workers' devices have instructions for it."""
+    """`bf16` autocasts the forward pass of training, on devices with instructions for it."""
     early_stopping: EarlyStopping | None = None
     keep_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
-    """Shares of training after which a snapshot of the model is kept, for example to serve as levels of a ladder."""
+    """Shares of training after which a snapshot of the model is kept too, for instance for the levels of a ladder."""
 
 
 class StageSpec(Spec):
-    """All that decides what a stage's weights become."""
+    """Everything that can change a stage's weights."""
 
     recipe: int = RECIPE
     objective: Objective = "classification"
@@ -118,10 +201,10 @@ class StageSpec(Spec):
     num_classes: Positive = 2
     """Classes of a prediction; unused by `answer` and `next_token`."""
     class_names: tuple[str, ...] = ()
-    """What a prompt calls the classes; empty elsewhere, because no other way of training reads them."""
+    """The names of the classes in a prompt; empty for every other trainable, which does not read them."""
     trainable: Trainable = AllWeights()
     train: tuple[LabelledSplit, ...] = Field(min_length=1)
-    """One split as a rule; the `pooled` arm learns on several."""
+    """One split; several for the `pooled` arm."""
     validation: LabelledSplit | None = None
     loss: Loss = NaiveLoss()
     optimisation: Optimisation = Optimisation()
@@ -130,11 +213,11 @@ class StageSpec(Spec):
 
     @cached_property
     def identity(self) -> str:
-        """Digest of the whole spec, but for the place of a local model: its content's digest stands in it."""
+        """Digest of the whole spec, without the path of a local model: `revision` is the digest of its content."""
         if not is_path(self.starts_from.name):
             return identity("stage", self)
-        anywhere = self.starts_from.model_copy(update={"name": ""})
-        return identity("stage", self.model_copy(update={"starts_from": anywhere}))
+        without_path = self.starts_from.model_copy(update={"name": ""})
+        return identity("stage", self.model_copy(update={"starts_from": without_path}))
 
     @property
     def is_language_model(self) -> bool:
@@ -143,20 +226,20 @@ class StageSpec(Spec):
 
     @property
     def keeps_labels(self) -> bool:
-        """Whether its artifact holds what it learned, because transforms changed what its label source said."""
+        """Whether its artifact holds the labels that it learned, because transforms changed those of its source."""
         return any(part.labels.transforms for part in self.train)
 
     @property
     def description(self) -> str:
-        """How the stage learns, for display: its loss, and what differs from the default otherwise."""
+        """How it learns, for display: its loss, and its labels, weights, start and stopping where these are unusual."""
         labels, stopping = self.train[0].labels.label, self.optimisation.early_stopping
         is_random = isinstance(self.starts_from, ModelSource) and self.starts_from.random
-        begun = "after reading" if isinstance(self.starts_from, StageSource) else "random" if is_random else ""
+        start = "after reading" if isinstance(self.starts_from, StageSource) else "random" if is_random else ""
         parts = (
             self.loss.label,
             f"on {labels}" if labels not in ("gt", "weak") else "",
             self.trainable.label,
-            begun,
+            start,
             "oracle" if stopping is not None and stopping.by == "oracle" else "",
         )
         return " ".join(part for part in parts if part)
@@ -172,7 +255,7 @@ class StageSpec(Spec):
 
 
 class PredictionSpec(Spec):
-    """A stage applied to a split: soft labels for the next level, or the raw material of metrics."""
+    """A stage applied to a split: soft labels for the next level, and the input of every metric."""
 
     stage: str
     """Identity of the stage that predicts."""
@@ -187,4 +270,10 @@ class PredictionSpec(Spec):
     @property
     def slug(self) -> str:
         """A readable name: the predicting stage and the split."""
-        return f"{short(self.stage)}{ON}{self.split.name}"
+        return f"{short(self.stage)}{_ON}{self.split.name}"
+
+    @staticmethod
+    def stage_of(name: str) -> str | None:
+        """Return the short identity of the predicting stage from a slug or a folder's name; None for other names."""
+        stage, on, _ = name.partition(_ON)
+        return stage if on else None

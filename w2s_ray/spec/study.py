@@ -1,7 +1,7 @@
-"""The study: all that one YAML file asks for.
+"""The study: everything that one YAML file can ask for.
 
-tasks × ladder × chains × methods × seeds. Every field has its unit and meaning right below it; defaults suit a small
-study on a laptop. `load.py` reads the file, `rules.py` says what goes together, `compile.py` compiles it.
+tasks × ladder × chains × methods × seeds. Each field has its unit and meaning right below it; the defaults suit a small
+study on a laptop. `load.py` reads the file, `checks.py` holds the rules across its parts, `compile.py` compiles it.
 """
 
 from itertools import combinations
@@ -9,31 +9,116 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from w2s_ray.errors import StudyError
-from w2s_ray.spec.base import Name, Positive, Spec
-from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.method import MethodSpec
+from w2s_ray.spec.base import Fraction, Name, Positive, Spec, split_key
+from w2s_ray.spec.labels import Relabelling, Supervisors
+from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.reporting import ReportSpec
-from w2s_ray.spec.rules import check_chains, check_climb_names, check_ladder, check_method
 from w2s_ray.spec.search import SearchSpec
-from w2s_ray.spec.stage import Architecture, Optimisation
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.stage import AllWeights, Architecture, Execution, Optimisation, Trainable
 
 SPREAD_KEYS = ("optimisation", "execution")
-"""Keys that may stand at the top of a study for every level of its ladder."""
+"""Keys that a study may give at its top, for every level of the ladder."""
+_OWN_KEYS = ("text", "label", "classes", "answer", "chosen", "rejected", "group", "subset", "test_split")
+"""How own data is read; a known data set has a format of its own."""
+
+StudentArm = Literal["zero_shot", "chain", "truth_chain", "direct", "ceiling", "self", "pooled"]
+Arm = Literal[StudentArm, "floor", "member", "generative", "full_ceiling", "pretraining"]
+"""The supervision that a stage gets; the arms that are not a student's are added by the compiler."""
+
+
+class TaskSpec(Spec):
+    """A data set. Name exactly one of `builtin`, `hub`, `files`; with `builtin`, `files` are a known data set's own."""
+
+    builtin: str | None = None
+    """A task that comes with w2s_ray; `w2s tasks` lists them."""
+    hub: str | None = None
+    """A data set on the Hugging Face hub."""
+    files: str | None = None
+    """A local JSON, JSON-lines, CSV or Parquet file (compressed or not), or a folder of such; relative to the study
+    file."""
+    test_files: str | None = None
+    """A file or folder with the test set; without it the test set is a part of `files`."""
+    subset: str | None = None
+    """The hub data set's configuration."""
+    revision: str | None = None
+    """The hub data set's branch, full commit, or `branch@commit`; resolved once and locked if no commit is given."""
+    split: str = "train"
+    """The hub split that training and validation examples come from."""
+    test_split: str | None = None
+    """The hub split with the test set; without it the test set is a part of `split`."""
+    text: str | None = None
+    """The column with the text, or a template such as "{question} {passage}"; for pairs, the text before both answers.
+    Text alone is for pretraining."""
+    label: str | None = None
+    """The column with the label, for examples of two or more classes."""
+    classes: tuple[str, ...] | None = None
+    """Label values in class order; the sorted distinct values if not given."""
+    answer: str | None = None
+    """The column with the answer to write after the text."""
+    chosen: str | None = None
+    """The column with the better answer of a pair."""
+    rejected: str | None = None
+    """The column with the worse answer of a pair."""
+    group: str | None = None
+    """A column whose equal values mark related rows, which stay in one split."""
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the groups in the test set if there is no test file or split."""
+    test_examples: Positive | None = None
+    """Size of the test set; all of its examples if not given."""
+    train_examples: Positive | None = None
+    """Size of S and of every Ti for this task; the study's if not given."""
+    validation_examples: Positive | None = None
+    """Size of every Vi for this task; the study's if not given."""
+    max_skipped: Fraction = 0.05
+    """Share of a file's or split's rows that may be unusable (no text, an unknown label …): they are counted, reported
+    and left out. Data with more of them is refused."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = [key for key in ("builtin", "hub", "files") if getattr(self, key) is not None]
+        is_known_with_files = sources == ["builtin", "files"] and not self.own_keys
+        if len(sources) != 1 and not is_known_with_files:
+            given = ", ".join((*sources, *self.own_keys)) or "none"
+            raise ValueError(f"name exactly one of builtin, hub, files (or builtin and its files), not {given}")
+        for source, keys in (("files", ("test_files",)), ("hub", ("subset", "split", "test_split"))):
+            unused = [key for key in keys if getattr(self, key) not in (None, type(self).model_fields[key].default)]
+            if unused and getattr(self, source) is None:
+                raise ValueError(f"{unused[0]} needs `{source}:`, which is not given")
+        if self.revision is not None and self.files is not None:
+            raise ValueError("revision is for data on the hub; `files:` have none")
+        if self.builtin is None:
+            self._check_columns()
+        return self
+
+    @property
+    def own_keys(self) -> tuple[str, ...]:
+        """The given keys of those that say how own data is read."""
+        return tuple(key for key in _OWN_KEYS if getattr(self, key) is not None)
+
+    def _check_columns(self) -> None:
+        """Refuse own data whose columns do not make one kind of task."""
+        if (self.chosen is None) != (self.rejected is None):
+            raise ValueError("a pair needs both `chosen:` and `rejected:`")
+        kinds = [key for key in ("label", "answer", "chosen") if getattr(self, key) is not None]
+        if len(kinds) > 1:
+            raise ValueError(f"own data needs one of label, answer, or chosen and rejected, not {', '.join(kinds)}")
+        if self.text is None and self.chosen is None:
+            raise ValueError("own data needs `text:`, the column to read, and for classes `label:`")
+        if self.classes is not None and self.label is None:
+            raise ValueError("`classes:` needs `label:`, the column with these values")
 
 
 class LevelSpec(Spec):
-    """One model of the ladder, with its optimisation and the way it is run."""
+    """One model of the ladder, its optimisation, and how it is computed."""
 
     model: str
     """`w2s:small`, `w2s:medium`, `w2s:large`, a local folder, or a hub id."""
     revision: str | None = None
-    """The hub model's commit; resolved once and locked where it is not given."""
+    """The hub model's commit; resolved once and locked if not given."""
     pad_token: str | None = None
-    """The padding token, for tokenizers that have none."""
+    """The padding token, for tokenizers without one."""
     architecture: Architecture | None = None
-    """Train from scratch in this shape; only the tokenizer is taken from `model`."""
+    """Train from scratch in this shape; only the tokenizer comes from `model`."""
     optimisation: Optimisation = Optimisation()
     execution: Execution = Execution()
 
@@ -46,14 +131,71 @@ class SplitSizes(Spec):
     validation_examples: Positive = 400
     """Size of every Vi."""
     balance_transfer: bool = True
-    """Balance S, Ti and Vi by class. This uses ground truth; `false` leaves the classes as they fall."""
+    """Balance S, Ti and Vi by class. This uses ground truth; `false` leaves the classes as they are."""
+
+
+class MethodSpec(Spec):
+    """How students learn from labels, and which arms to compare."""
+
+    objective: Literal["labels", "next_token"] = "labels"
+    """`labels`: learn the task's labels. `next_token` pretrains every level on the task's text, and has no arms."""
+    tasks: tuple[Name, ...] | None = None
+    """The tasks to use the method on; all of them if not given."""
+    arms: tuple[StudentArm, ...] = ("chain", "ceiling")
+    """Which supervisions each student gets, on the same examples. `truth_chain` trains the students between the first
+    and the last on ground truth; `zero_shot` prompts every level's pretrained model without any training."""
+    losses: dict[Name, Loss] = Field(default_factory=dict)
+    """Loss by level, for the weakly supervised arms; `naive` for levels not named. Ceilings always use `naive`."""
+    labels: dict[Name, Relabelling] = Field(default_factory=dict)
+    """Transforms of the labels by level, for the weakly supervised arms; none for levels that are not named."""
+    supervisors: Supervisors = Supervisors()
+    """The supervisors of students that learn from level 0."""
+    trainable: dict[Name, Trainable] = Field(default_factory=dict)
+    """Which weights are trained, by level; all of them for levels that are not named. Ceilings train the same weights,
+    and a student that does not train all of its weights is also compared with the ceiling that does."""
+    generative: dict[Name, Optimisation] = Field(default_factory=dict)
+    """Levels whose students and ceilings first learn the texts of Ti without labels, and how (Burns et al. 2023,
+    generative supervision)."""
+    oracle: tuple[Name, ...] = ()
+    """Levels whose weakly supervised students stop early by the ground truth of Vi instead of its weak labels: an upper
+    bound for early stopping, and not weak-to-strong learning."""
+    random: tuple[Name, ...] = ()
+    """Levels whose students and ceilings start with random weights instead of pretrained ones: a control."""
+
+    @property
+    def levels_named(self) -> dict[str, tuple[str, ...]]:
+        """The levels that each of its keys names, by key."""
+        return {
+            "losses": tuple(self.losses),
+            "labels": tuple(self.labels),
+            "trainable": tuple(self.trainable),
+            "generative": tuple(self.generative),
+            "random": self.random,
+            "oracle": self.oracle,
+        }
+
+    def serves(self, task: str) -> bool:
+        """Return whether the study uses the method on `task`."""
+        return self.tasks is None or task in self.tasks
+
+    def loss_of(self, level: str) -> Loss:
+        """Return the loss of a weakly supervised student on `level`."""
+        return self.losses.get(level, NaiveLoss())
+
+    def relabelling_of(self, level: str) -> Relabelling:
+        """Return what is done to the labels of a weakly supervised student on `level`."""
+        return self.labels.get(level, Relabelling())
+
+    def trainable_of(self, level: str) -> Trainable:
+        """Return which weights a model on `level` trains."""
+        return self.trainable.get(level, AllWeights())
 
 
 class TrackingSpec(Spec):
-    """Where points go besides the store."""
+    """Where progress is sent besides the store."""
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """`auto` is online where a key is found and offline elsewhere."""
+    """`auto` is online if a key is found and offline otherwise."""
     project: Name = "w2s_ray"
     entity: str | None = None
 
@@ -66,16 +208,16 @@ class Study(Spec):
     ladder: dict[Name, LevelSpec] = Field(min_length=1)
     """Levels from weak to strong."""
     chains: Literal["all"] | tuple[tuple[Name, ...], ...] | None = None
-    """Climbs over levels of the ladder; the whole ladder where it is not given, with `all` every climb from its first
-    level to its last."""
+    """Paths over levels of the ladder, weak to strong; the whole ladder if not given, with `all` every path from its
+    first level to its last."""
     methods: dict[Name, MethodSpec] = Field(default={"naive": MethodSpec()}, min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    """Each seeds splits, heads and batch order."""
+    """Each one seeds splits, heads and batch order."""
     splits: SplitSizes = SplitSizes()
     max_concurrent: Positive = 8
-    """Chains, or candidates of a search, that Tune keeps under way at once; a population (pbt) always is as a whole."""
+    """Chains, or candidates of a search, that Tune runs at once; a population (pbt) always runs as a whole."""
     search: SearchSpec | None = None
-    """Settings to be tried, and how the best are chosen."""
+    """Settings to try, and how to choose the best."""
     tracking: TrackingSpec = TrackingSpec()
     report: ReportSpec = ReportSpec()
 
@@ -91,71 +233,54 @@ class Study(Spec):
 
     @property
     def paths(self) -> tuple[tuple[str, ...], ...]:
-        """The climbs that are asked for; of all climbs, the shortest come first."""
+        """The levels of each chain; of all possible chains, the shortest come first."""
         levels = tuple(self.ladder)
         if self.chains == "all":
             between = [some for num in range(len(levels) - 1) for some in combinations(levels[1:-1], num)]
             return tuple((levels[0], *some, levels[-1]) for some in between)
         return self.chains if self.chains is not None else (levels,)
 
+    def key_parts(self, key: str) -> list[str]:
+        """Split a dotted key of this study, such as `ladder.large.model`, into its parts."""
+        return split_key(key, {*self.tasks, *self.ladder, *self.methods})
+
+    def level_of(self, key: str) -> str | None:
+        """Return the level that a dotted key belongs to; None if it concerns the whole chain."""
+        match self.key_parts(key):
+            case ["ladder", level, *_] if level in self.ladder:
+                return level
+            case ["methods", _, "losses" | "labels" | "trainable" | "generative", level, *_] if level in self.ladder:
+                return level
+        return None
+
+    @classmethod
+    def known_keys(cls) -> tuple[str, ...]:
+        """Return the keys that a file may give."""
+        return (*super().known_keys(), *SPREAD_KEYS)
+
     @model_validator(mode="before")
     @classmethod
     def _spread_defaults(cls, raw: Any) -> Any:
-        """Let `optimisation:` and `execution:` at the top stand for every level that does not say otherwise."""
+        """Apply `optimisation:` and `execution:` at the top to every level that does not give a value of its own."""
         if not isinstance(raw, dict) or not isinstance(raw.get("ladder"), dict):
             return raw
         raw = dict(raw)
         shared = {key: raw.pop(key) or {} for key in SPREAD_KEYS if key in raw}
         for key, value in shared.items():
             if not isinstance(value, dict):
-                raise ValueError(f"{key} is {value!r}, and a mapping of keys stands there")
+                raise ValueError(f"{key} = {value!r} must be a mapping of keys")
         ladder = {}
         for name, level in raw["ladder"].items():
             level = {"model": level} if isinstance(level, str) else level
             if isinstance(level, dict):
-                own = {key: _merged(value, level.get(key) or {}) for key, value in shared.items()}
-                level = {**level, **own}
+                level = {**level, **{key: _merged(value, level.get(key) or {}) for key, value in shared.items()}}
             ladder[name] = level
         raw["ladder"] = ladder
         return raw
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        self.check_together()
-        tasks = self.search.reported(self.tasks) if self.search is not None else self.tasks
-        self.report.check_names(
-            arms={name: method.arms for name, method in self.methods.items()},
-            paths=self.paths,
-            tasks={task: [name for name, one in self.methods.items() if one.serves(task)] for task in tasks},
-            num_points=self._num_points(),
-        )
-        return self
-
-    def _num_points(self) -> int:
-        """How many points of the search, if there is one, the report shows."""
-        if self.search is None:
-            return 1
-        return self.search.num_points if self.search.choose_by is None else self.search.num_winners
-
-    def check_together(self) -> None:
-        """Refuse parts that do not go together.
-
-        Raises:
-            StudyError: naming the key.
-        """
-        check_chains(self)
-        check_ladder(self)
-        for name in self.methods:
-            check_method(self, name)
-        check_climb_names(self)
-        if len(set(self.seeds)) != len(self.seeds):
-            raise StudyError(
-                f"seeds {list(self.seeds)} holds one twice", "each seed is another one", "drop one of the two"
-            )
-
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return both mappings in one, and the mappings inside them too; what `above` says stands."""
+    """Return both mappings in one, and so the mappings inside them; values of `above` win."""
     inside = {
         key: _merged(value, above[key])
         for key, value in below.items()

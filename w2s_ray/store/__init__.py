@@ -1,6 +1,14 @@
-"""The store: what was computed, named by identity, and safe to read whenever a writer dies.
+"""The store: results by identity, readable whenever a writer was killed.
 
-A folder counts once its `record.json` is there, and that file is written last. Files come to be under a temporary
-name and are renamed when they are complete and on the disk. Reads check the SHA-256 of what they use, and nothing is
-ever unpickled: JSON, Parquet, Arrow, NumPy without objects, safetensors.
+A folder is complete once its `record.json` exists; that file is written last. Files are written under a temporary name
+and renamed when they are complete and on the disk. Readers check the SHA-256 of the files that they use. Nothing is
+unpickled: all files are JSON, Parquet, Arrow, NumPy without objects, or safetensors.
+
+    artifacts, record          stages and predictions, and the record that completes each
+    predictions                soft labels and answers as Parquet
+    files, json_lines, listing writing and reading of files and folders
+    lease                      one owner at a time for an artifact or study
+    garbage                    garbage collection
+    run_status, search_result  files of one study
+    micro_batches              micro-batch sizes that were too large for a device
 """

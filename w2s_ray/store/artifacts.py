@@ -1,20 +1,17 @@
-"""The artifact store: a folder per identity, complete once its record is there.
+"""The artifact store: a folder per identity, complete once its record exists.
 
     <root>/artifacts/<slug>-<digest12>/   record.json and, by kind, model/, metrics.jsonl, predictions.parquet or
                                           answers.parquet
     <root>/data/<task>-<digest12>/        prepared examples
-    <root>/studies/<name>/                what belongs to one study
+    <root>/studies/<name>/                the files of one study
 
-The store is a path and nothing more: cheap to make, picklable, shared by every process of a run. While a stage is
-under way its folder also holds checkpoints/, attempts.jsonl (one line per start) and lease.json; they are no part of
-the artifact.
+An `ArtifactStore` is only a path: cheap to make, picklable, shared by every process of a run. While a stage runs, its
+folder also has checkpoints/, attempts.jsonl (one line per start) and lease.json; they are not part of the artifact.
 """
 
-import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,45 +32,46 @@ from w2s_ray.store.files import (
     write_file,
     writing,
 )
+from w2s_ray.store.json_lines import append_line, whole_lines
+from w2s_ray.store.listing import folders_ending_in
 from w2s_ray.store.record import Kind, Record, package_versions, read_record, source_commit, utc_now
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from w2s_ray.store.answers import Answers
-    from w2s_ray.store.predictions import Predictions
+    from w2s_ray.science import BoolArray, FloatArray
+    from w2s_ray.store.predictions import Answers, Predictions
 
 CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "ages"
 """Folder of a stage's snapshots, one folder for each share of training in `optimisation.keep_at`.
 
-The name on disk is older than the word: files are part of an artifact's checksums."""
+The name on disk is older than the word: it is part of the checksums in records, and renaming it would make every store
+with snapshots unreadable."""
 ATTEMPTS_NAME = "attempts.jsonl"
 FOLDERS = ("artifacts", "data", "studies")
-"""What a store has in its own folder."""
+"""Folders of a store."""
 MIN_FREE_BYTES = 256 * 2**20
-"""A store with less room than this is refused before anything starts."""
+"""Free space that a run needs to start."""
 
-_BESIDE = (RECORD_NAME, CHECKPOINTS, ATTEMPTS_NAME, lease.LEASE_NAME)
-"""Entries of an artifact's folder that are not the artifact."""
+_NOT_IN_ARTIFACT = (RECORD_NAME, CHECKPOINTS, ATTEMPTS_NAME, lease.LEASE_NAME)
+"""Entries of an artifact's folder that are not part of the artifact."""
 _SLUG_CHARS = 80
 
 
 @dataclass(frozen=True)
 class ArtifactStore:
-    """All that a run writes and reads, below one folder."""
+    """Everything that a run reads and writes, below one folder."""
 
     root: Path
 
     def __init__(self, root: Path | str) -> None:
-        """Name the store's folder; nothing is touched yet."""
+        """Make the path absolute; the folder need not exist."""
         object.__setattr__(self, "root", Path(os.path.abspath(root)))
 
     def prepare(self) -> None:
-        """Make the store's folders and prove that it can be written.
+        """Create the store's folders and check that they can be written.
 
         Raises:
-            StoreError: when it cannot be written or has hardly any room left.
+            StoreError: when they cannot be written, or the disk has less than `MIN_FREE_BYTES` free.
         """
         with writing(self.root):
             for name in FOLDERS:
@@ -84,34 +82,34 @@ class ArtifactStore:
         require_space(self.root, MIN_FREE_BYTES)
 
     def folder(self, slug: str, identity: str) -> Path:
-        """Return the folder of an artifact, whether it is there or not."""
+        """Return the folder of an artifact, which may not exist."""
         return self.root / "artifacts" / f"{_plain_slug(slug)}-{short(identity)}"
 
     def study_folder(self, name: str) -> Path:
-        """Return the folder of a study, made if need be."""
+        """Return the folder of a study; create it if necessary."""
         folder = self.root / "studies" / name
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def data_folder(self, name: str, fingerprint: str) -> Path:
-        """Return the folder of a task's prepared examples, whether it is there or not."""
+        """Return the folder of a task's prepared examples, which may not exist."""
         return self.root / "data" / f"{_plain_slug(name)}-{short(fingerprint)}"
 
     def data_folders(self, fingerprint: str) -> list[Path]:
-        """Return the prepared folders whose name ends in this fingerprint's digest."""
-        return _ending_in(self.root / "data", short(fingerprint))
+        """Return the prepared folders of this fingerprint; a task may have been prepared under several names."""
+        return folders_ending_in(self.root / "data", short(fingerprint))
 
     def find(self, identity: str) -> Record | None:
-        """Return the record of a finished artifact; None where it is absent or unfinished."""
-        for folder in _ending_in(self.root / "artifacts", short(identity)):
+        """Return the record of a finished artifact, or None."""
+        for folder in artifact_folders(self.root, short(identity)):
             record = read_record(folder / RECORD_NAME)
             if record is not None and record.identity == identity:
                 return record
         return None
 
     def verify(self, record: Record) -> Path:
-        """Check every file of an artifact against its record and return its folder.
+        """Check every file of an artifact against its record, and return its folder.
 
         Raises:
             StoreError: when a file is missing or differs.
@@ -128,47 +126,46 @@ class ArtifactStore:
                 yield record
 
     def begin(self, kind: Kind, slug: str, identity: str) -> Path:
-        """Open the folder of an artifact that is to be made; each start of a stage is put down as an attempt.
+        """Create or reopen the folder of an unfinished artifact; for a stage, record the start as an attempt.
 
-        What an attempt before left half-written goes; checkpoints, models kept on the way and `*.jsonl` stay.
+        Incomplete files of an earlier attempt are removed; checkpoints, snapshots and `*.jsonl` are kept.
 
         Raises:
-            StoreError: when the artifact is finished already: an artifact is written once.
+            StoreError: when the artifact is finished: an artifact is written once.
         """
         folder = self.folder(slug, identity)
         if self.find(identity) is not None:
-            raise StoreError(f"{folder.name} is finished", "an artifact is written once", f"use it, or remove {folder}")
+            raise StoreError(f"{folder.name} is finished and cannot be written again", f"use it, or remove {folder}")
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             _clear_leftovers(folder)
             if kind == "stage":
-                _append_line(folder / ATTEMPTS_NAME, {"started_at": utc_now(), "pid": os.getpid()})
+                append_line(folder / ATTEMPTS_NAME, {"started_at": utc_now(), "pid": os.getpid()})
             sync_folder(folder.parent)
         return folder
 
     def num_attempts(self, identity: str) -> int:
-        """Return how often the stage of this identity was started."""
-        folders = _ending_in(self.root / "artifacts", short(identity))
-        return sum(_num_lines(folder / ATTEMPTS_NAME) for folder in folders)
+        """Return how many times the stage was started."""
+        folders = artifact_folders(self.root, short(identity))
+        return sum(len(whole_lines(folder / ATTEMPTS_NAME)) for folder in folders)
 
     def last_attempt(self, slug: str, identity: str) -> int:
-        """Return the number of the last start in a stage's folder; whoever made an earlier one has lost the stage."""
-        return _num_lines(self.folder(slug, identity) / ATTEMPTS_NAME)
+        """Return the number of the latest start in a stage's folder; owners of earlier starts have lost the stage."""
+        return len(whole_lines(self.folder(slug, identity) / ATTEMPTS_NAME))
 
     def check_attempt(self, slug: str, identity: str, attempt: int) -> None:
-        """See to it that a stage's folder is still that of the start numbered `attempt`.
+        """Check that no other owner has started the stage since the start numbered `attempt`.
 
-        A lease alone does not: an owner that was suspended for longer than a lease lives does not know it.
+        The lease is not enough: an owner that was suspended until its lease expired does not know that.
 
         Raises:
-            LeaseHeld: when the stage was started again since, or its folder is gone.
+            LeaseHeld: when the stage was started again, or its folder is gone.
         """
         last = self.last_attempt(slug, identity)
         if last != attempt:
             raise LeaseHeld(
-                f"{self.folder(slug, identity).name} was taken up by another run (start {last} after start {attempt})",
-                "one owner at a time works on an identity",
-                "none is needed: what the other run makes of it is used",
+                f"another run has started {self.folder(slug, identity).name} again (start {last} after start "
+                f"{attempt}); its result will be used"
             )
 
     def commit(
@@ -182,16 +179,17 @@ class ArtifactStore:
         metrics: dict[str, float],
         attempt: int | None = None,
     ) -> Record:
-        """Finish an artifact: every file on the disk and checksummed, then the record, and the checkpoints go.
+        """Finish an artifact: sync and checksum its files, write the record, then remove the checkpoints.
 
         Raises:
-            LeaseHeld: when `attempt`, the start that finishes it, is no longer the last one.
+            LeaseHeld: when `attempt`, the number of the start that finishes it, is no longer the latest.
         """
         folder = self.folder(slug, identity)
         with writing(folder):
-            files = digest_files(folder, leave_out=_BESIDE)
+            files = digest_files(folder, leave_out=_NOT_IN_ARTIFACT)
             for name in sorted({Path(file).parts[0] for file in files}):
-                _sync(folder / name)
+                entry = folder / name
+                (sync_tree if entry.is_dir() else sync_folder)(entry)
             sync_folder(folder)
         record = Record(
             kind=kind,
@@ -211,22 +209,22 @@ class ArtifactStore:
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return record
 
-    def write_predictions(self, spec: PredictionSpec, ids: Sequence[str], probs_NC: "np.ndarray") -> Record:
-        """Store the soft labels that a stage gave to a split; where they are stored already, those stay."""
-        from w2s_ray.store.predictions import write  # pyarrow is loaded only where it is used
+    def write_predictions(self, spec: PredictionSpec, ids: Sequence[str], probs_NC: "FloatArray") -> Record:
+        """Store the soft labels of a stage for a split, unless they are stored already."""
+        from w2s_ray.store.predictions import write  # pyarrow is imported only where it is used
 
         return self._write(spec, lambda folder: write(folder, ids, probs_NC))
 
     def write_answers(
-        self, spec: PredictionSpec, ids: Sequence[str], texts: Sequence[str], is_allowed_N: "np.ndarray"
+        self, spec: PredictionSpec, ids: Sequence[str], texts: Sequence[str], is_allowed_N: "BoolArray"
     ) -> Record:
-        """Store the answers that a stage wrote for a split, as `write_predictions` does for soft labels."""
-        from w2s_ray.store.answers import write
+        """Store the answers of a stage for a split, unless they are stored already."""
+        from w2s_ray.store.predictions import write_answers
 
-        return self._write(spec, lambda folder: write(folder, ids, texts, is_allowed_N))
+        return self._write(spec, lambda folder: write_answers(folder, ids, texts, is_allowed_N))
 
     def read_predictions(self, identity: str) -> "Predictions":
-        """Return stored soft labels, checked.
+        """Return stored soft labels after checking their file.
 
         Raises:
             StoreError: when there are none, they are answers, or their file fails its checksum.
@@ -235,32 +233,28 @@ class ArtifactStore:
 
         return read(self._predictions_folder(identity, PREDICTIONS_NAME))
 
-    def read_labels(self, identity: str) -> "Predictions":
-        """Return what a finished stage learned, where transforms changed what its label source said; checked.
+    def read_answers(self, identity: str) -> "Answers":
+        """Return stored answers after checking their file.
 
         Raises:
-            StoreError: when the stage is not there, or its file fails its checksum.
+            StoreError: when there are none, they are soft labels, or their file fails its checksum.
+        """
+        from w2s_ray.store.predictions import ANSWERS_NAME, read_answers
+
+        return read_answers(self._predictions_folder(identity, ANSWERS_NAME))
+
+    def read_labels(self, identity: str) -> "Predictions":
+        """Return the labels that a finished stage learned, if transforms changed them, after checking their file.
+
+        Raises:
+            StoreError: when the stage is not finished, or its file fails its checksum.
         """
         from w2s_ray.store.predictions import LABELS_NAME, read
 
         record = self.find(identity)
         if record is None:
-            raise StoreError(
-                f"stage {short(identity)} has no record",
-                "a stage keeps what it learned",
-                "run the study that trains it",
-            )
+            raise StoreError(f"stage {short(identity)} has no record", "run the study that trains it")
         return read(self.verify(record), LABELS_NAME)
-
-    def read_answers(self, identity: str) -> "Answers":
-        """Return stored answers, checked.
-
-        Raises:
-            StoreError: when there are none, they are soft labels, or their file fails its checksum.
-        """
-        from w2s_ray.store.answers import ANSWERS_NAME, read
-
-        return read(self._predictions_folder(identity, ANSWERS_NAME))
 
     def _write(self, spec: PredictionSpec, fill: Callable[[Path], None]) -> Record:
         known = self.find(spec.identity)
@@ -272,35 +266,30 @@ class ArtifactStore:
         )
 
     def _predictions_folder(self, identity: str, name: str) -> Path:
-        """The verified folder of predictions that are kept in a file of this name."""
+        """Return the verified folder of predictions that have a file of this name."""
         record = self.find(identity)
         if record is None or record.kind != "predictions":
-            raise StoreError(
-                f"no predictions {short(identity)} in {self.root}",
-                "predictions are made before they are read",
-                "run the study that makes them",
-            )
+            raise StoreError(f"no predictions {short(identity)} in {self.root}", "run the study that makes them")
         if name not in record.files:
             raise StoreError(
-                f"predictions {short(identity)} hold {', '.join(record.files)}, not {name}",
-                "a stage predicts soft labels, or answers where its task asks for them",
-                "check the task's kind",
+                f"predictions {short(identity)} have {', '.join(record.files)}, not {name}: soft labels or answers, "
+                "by the kind of their task"
             )
         return self.verify(record)
 
     def lease(self, identity: str, slug: str, owner: str, process: lease.Process | None = None) -> None:
-        """Take the lease on an identity, or renew it: call it again well within 60 s.
+        """Take or renew the lease on an identity; it expires after 60 s without renewal, or when `process` ends.
 
-        The owner lives and dies with `process`; with the caller's where it is not given.
+        `process` is the caller's if None.
 
         Raises:
-            LeaseHeld: when another owner that is alive holds it.
+            LeaseHeld: when another owner that is alive has it.
             StoreError: when it cannot be written.
         """
         lease.take(self.folder(slug, identity), owner, process)
 
     def release(self, identity: str, slug: str, owner: str) -> None:
-        """Give the lease on an identity back."""
+        """Release the lease on an identity."""
         lease.release(self.folder(slug, identity), owner)
 
 
@@ -312,98 +301,25 @@ def existing_store(folder: Path | str) -> ArtifactStore:
     """
     store = ArtifactStore(folder)
     if not (store.root / "artifacts").is_dir():
-        raise StoreError(
-            f"no store at {store.root}", "results are read from what a run left", "run the study, or name its store"
-        )
+        raise StoreError(f"no store at {store.root}", "run the study first, or name its store")
     return store
 
 
 def artifact_folders(root: Path, digest: str = "") -> list[Path]:
-    """Return every artifact's folder below `root`, finished or not, by name; or those of one short identity."""
-    return _ending_in(root / "artifacts", digest)
-
-
-def _ending_in(folder: Path, digest: str) -> list[Path]:
-    names = _listing(folder)
-    return [folder / name for name in (names.by_digest.get(digest, ()) if digest else names.names)]
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """What a folder held; a store of a hundred thousand artifacts is not read anew for each question."""
-
-    names: tuple[str, ...]
-    by_digest: dict[str, list[str]]
-    changed_at: int
-    """When the folder had last changed, in ns."""
-    settled: bool
-    """Whether that was long enough before it was read for a later change to have another time."""
-
-
-_LISTINGS: dict[Path, _Listing] = {}
-_SETTLED_NS = 2_000_000_000
-
-
-def _listing(folder: Path) -> _Listing:
-    try:
-        changed_at = os.stat(folder).st_mtime_ns
-        known = _LISTINGS.get(folder)
-        if known is not None and known.settled and known.changed_at == changed_at:
-            return known
-        settled = time.time_ns() - changed_at > _SETTLED_NS
-        names = tuple(sorted(name for name in os.listdir(folder) if not name.startswith(".")))
-    except (FileNotFoundError, NotADirectoryError):
-        return _Listing((), {}, 0, settled=False)
-    except OSError as error:
-        raise StoreError(
-            f"cannot read {folder}: {error.strerror}", "the store must be readable", "check the folder's permissions"
-        ) from error
-    by_digest: dict[str, list[str]] = {}
-    for name in names:
-        by_digest.setdefault(name.rpartition("-")[2], []).append(name)
-    _LISTINGS[folder] = _Listing(names, by_digest, changed_at, settled)
-    return _LISTINGS[folder]
+    """Return the folder of every artifact below `root`, finished or not, by name; or those of one short identity."""
+    return folders_ending_in(root / "artifacts", digest)
 
 
 def _plain_slug(slug: str) -> str:
-    """Return `slug` with only what is harmless in a path."""
+    """Return `slug` with safe characters only."""
     return re.sub(r"[^A-Za-z0-9_.+-]+", "_", slug)[:_SLUG_CHARS].lstrip(".") or "unnamed"
 
 
 def _clear_leftovers(folder: Path) -> None:
     for entry in folder.iterdir():
-        if entry.name in (*_BESIDE, SNAPSHOTS) or entry.suffix == ".jsonl":
+        if entry.name in (*_NOT_IN_ARTIFACT, SNAPSHOTS) or entry.suffix == ".jsonl":
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-def _append_line(path: Path, value: dict[str, object]) -> None:
-    """Add one line to a file of JSON lines, whole and on the disk; half a line of a dead writer is ended first."""
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            broken = file.read(1) != b"\n"
-        else:
-            broken = False
-        file.write((b"\n" if broken else b"") + json.dumps(value).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _num_lines(path: Path) -> int:
-    """Count the whole lines of a file of JSON lines."""
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
-    return sum(line.endswith(b"}") for line in lines)
-
-
-def _sync(entry: Path) -> None:
-    if entry.is_dir():
-        sync_tree(entry)
-    else:
-        sync_folder(entry)

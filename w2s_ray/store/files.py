@@ -1,6 +1,6 @@
-"""Files that are whole or absent, whenever the writer is killed: write aside, reach the disk, rename.
+"""Files that are complete or absent, whenever the writer is killed: write aside, sync, rename.
 
-Everything in here works on a local POSIX path. What the operating system refuses comes out as a `StoreError`.
+All functions work on local POSIX paths and turn an `OSError` into a `StoreError`.
 """
 
 import errno
@@ -16,30 +16,30 @@ from pathlib import Path
 from w2s_ray.errors import StoreError
 
 RECORD_NAME = "record.json"
-"""The file that makes a folder count; written last."""
+"""The file that makes a folder complete; written last."""
 TEMPORARY_MARK = ".tmp-"
-"""Part of the name of everything that is not finished; such leftovers of a dead writer are never read."""
+"""Part of the name of unfinished files and folders, which are never read."""
 
-_REMEDIES = {
+_HINTS = {
     errno.ENOSPC: "free some space or choose another folder with --store; `w2s gc` lists what can go",
     errno.EDQUOT: "free some of your quota or choose another folder with --store; `w2s gc` lists what can go",
     errno.EACCES: "make the folder writable or choose another one with --store",
     errno.EPERM: "make the folder writable or choose another one with --store",
     errno.EROFS: "this file system is read-only: choose another folder with --store",
-    errno.ENOTDIR: "a file stands where a folder should be: choose another folder with --store",
-    errno.EEXIST: "a file stands where a folder should be: choose another folder with --store",
+    errno.ENOTDIR: "there is a file where a folder should be: choose another folder with --store",
+    errno.EEXIST: "there is a file where a folder should be: choose another folder with --store",
 }
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses while `path` is written into a `StoreError`."""
+    """Turn an `OSError` while `path` is written into a `StoreError`."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        remedy = _REMEDIES.get(error.errno or 0, "check the disk, or choose another folder with --store")
-        raise StoreError(f"cannot write {path}: {reason}", "the store must be writable and not full", remedy) from error
+        hint = _HINTS.get(error.errno or 0, "check the disk, or choose another folder with --store")
+        raise StoreError(f"cannot write {path}: {reason}", hint) from error
 
 
 def redirect_output(path: Path) -> tuple[int, int]:
@@ -77,24 +77,22 @@ def _flush_output() -> None:
 
 
 def require_space(folder: Path, num_bytes: int) -> None:
-    """Make `folder`, and refuse to begin what will not fit: libraries report a full disk each in its own way.
+    """Create `folder` and check its free space; libraries that write there report a full disk in different ways.
 
     Raises:
-        StoreError: when it cannot be made, or its disk has less than `num_bytes` free.
+        StoreError: when it cannot be created, or its disk has less than `num_bytes` free.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
     if free < num_bytes:
         raise StoreError(
-            f"{folder} has {free // 2**20} MiB free",
-            f"what is to be written there takes {-(-num_bytes // 2**20)} MiB",
-            _REMEDIES[errno.ENOSPC],
+            f"{folder} has {free // 2**20} MiB free, and {-(-num_bytes // 2**20)} MiB are needed", _HINTS[errno.ENOSPC]
         )
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Put `content` at `path`: readers see the old file or the whole new one, also after a crash."""
+    """Write `content` to `path` atomically: readers see the old file or the whole new one, also after a crash."""
     aside = _aside(path)
     with writing(path):
         try:
@@ -108,10 +106,10 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def publish_folder(final: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a folder aside, then give it the name `final` in one move.
+    """Let `fill` write a folder, including its record, under a temporary name, then rename it to `final`.
 
-    `fill` writes a record too. Where someone else published the same folder meanwhile, theirs stays and ours goes: by
-    its name it is the same. What stands there without a record is no published folder and makes way.
+    If another writer published `final` meanwhile, that folder is kept, since equal names mean equal content. A folder
+    without a record is not published and is replaced.
     """
     aside = _aside(final)
     with writing(final):
@@ -127,7 +125,7 @@ def publish_folder(final: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _rename_over(aside: Path, final: Path) -> None:
-    """Give `aside` the name `final`, unless another writer was faster."""
+    """Rename `aside` to `final`, unless another writer was faster."""
     try:
         os.rename(aside, final)
     except OSError:
@@ -148,11 +146,11 @@ def sync_file(path: Path) -> None:
 
 
 sync_folder = sync_file
-"""Wait until the names in a folder are on the disk: on POSIX a folder is synced like a file."""
+"""Wait until the names in a folder are on the disk; on POSIX a folder is synced like a file."""
 
 
 def sync_tree(folder: Path) -> None:
-    """Wait until all of `folder` is on the disk: files first, then the names that lead to them."""
+    """Wait until all of `folder` is on the disk: files first, then the folders with their names."""
     for inner, _, names in os.walk(folder, topdown=False):
         for name in names:
             sync_file(Path(inner, name))
@@ -168,43 +166,42 @@ def digest_file(path: Path) -> str:
 def digest_files(folder: Path, leave_out: Collection[str] = ()) -> dict[str, str]:
     """Return the SHA-256 of each file below `folder` by its relative path, sorted.
 
-    Left out are the entries of `folder` itself that `leave_out` names, and whatever is temporary.
+    Temporary files are left out, and so are the entries of `folder` itself that `leave_out` names.
     """
-    found = {}
+    digests = {}
     for entry in sorted(folder.rglob("*")):
         relative = entry.relative_to(folder)
         if relative.parts[0] in leave_out or TEMPORARY_MARK in relative.as_posix() or not entry.is_file():
             continue
-        found[relative.as_posix()] = digest_file(entry)
-    return found
+        digests[relative.as_posix()] = digest_file(entry)
+    return digests
 
 
 def check_files(folder: Path, files: dict[str, str]) -> None:
-    """Compare each file below `folder` with the SHA-256 that was recorded for it.
+    """Compare each file below `folder` with its recorded SHA-256.
 
     Raises:
-        StoreError: naming the file that is missing or differs.
+        StoreError: with the first file that is missing or differs.
     """
-    rule = "a stored file must be what its record says"
-    remedy = f"remove {folder}; the next run makes it again"
+    hint = f"remove {folder}; the next run makes it again"
     for name, digest in files.items():
         try:
-            found = digest_file(folder / name)
+            actual = digest_file(folder / name)
         except OSError as error:
-            raise StoreError(f"{folder / name} cannot be read: {error.strerror}", rule, remedy) from error
-        if found != digest:
-            raise StoreError(f"{folder / name} has SHA-256 {found[:12]}…, its record {digest[:12]}…", rule, remedy)
+            raise StoreError(f"cannot read {folder / name}: {error.strerror}", hint) from error
+        if actual != digest:
+            raise StoreError(f"{folder / name} has SHA-256 {actual[:12]}…, its record has {digest[:12]}…", hint)
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return how many bytes the files below `folder` hold."""
+    """Return the size of all files below `folder`."""
     total = 0
     for inner, _, names in os.walk(folder):
         for name in names:
             try:
                 total += os.lstat(os.path.join(inner, name)).st_size
             except FileNotFoundError:
-                continue  # it went while we looked
+                continue  # removed meanwhile
     return total
 
 

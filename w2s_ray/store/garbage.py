@@ -1,4 +1,7 @@
-"""What in a store could go: work that nobody finished, and artifacts that no study names. Listing removes nothing."""
+"""Garbage collection: what in a store could be removed. Listing removes nothing.
+
+Garbage is work that no living owner will finish, and finished artifacts and prepared data that no study names.
+"""
 
 import os
 import secrets
@@ -9,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from w2s_ray.spec.identity import short
-from w2s_ray.spec.stage import ON
+from w2s_ray.spec.stage import PredictionSpec
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import CHECKPOINTS, ArtifactStore, artifact_folders
 from w2s_ray.store.files import RECORD_NAME, TEMPORARY_MARK, folder_bytes, writing
 
 LEFTOVER_SECONDS = 3600.0
-"""A temporary name that was not written to for so long is a dead writer's, and prepared data then has its study."""
+"""Minimum age of garbage among temporary files and prepared data: younger ones may be in use."""
 _UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)
 class Waste:
-    """A folder or file that could go, and why."""
+    """A folder or file that could be removed, and why."""
 
     path: Path
     reason: str
@@ -29,29 +32,30 @@ class Waste:
 
 
 def abandoned(store: ArtifactStore) -> list[Waste]:
-    """Return what was begun and not finished and has no owner alive: its checkpoints could still be resumed from.
+    """Return unfinished work without a living owner, whose checkpoints could still be resumed from.
 
-    A run under way has leases on what its crews do at the moment alone, and may go on with any other checkpoint.
+    While any run is active, unfinished work with checkpoints is not listed: a run has leases only on the stages that
+    train at the moment, and may resume any other.
     """
-    found = []
+    waste = []
     studies = store.root / "studies"
-    some_run = any(lease.holder(each) is not None for each in (studies.iterdir() if studies.is_dir() else ()))
+    is_running = any(lease.holder(study) is not None for study in (studies.iterdir() if studies.is_dir() else ()))
     for folder in artifact_folders(store.root):
         if not folder.is_dir() or _is_leased(store, folder):
             continue
         if not (folder / RECORD_NAME).exists():
-            if not (some_run and (folder / CHECKPOINTS).exists()):
-                found.append(_waste(folder, _UNFINISHED))
+            if not (is_running and (folder / CHECKPOINTS).exists()):
+                waste.append(_waste(folder, _UNFINISHED))
         elif (folder / CHECKPOINTS).exists():
-            found.append(_waste(folder / CHECKPOINTS, "checkpoints of a finished stage"))
-    return found + [_waste(path, "left by a writer that died") for path in _leftovers(store.root)]
+            waste.append(_waste(folder / CHECKPOINTS, "checkpoints of a finished stage"))
+    return waste + [_waste(path, "temporary file of a killed process") for path in _leftovers(store.root)]
 
 
 def unreferenced(store: ArtifactStore, keep: Collection[str]) -> list[Waste]:
     """Return finished artifacts and prepared tasks that nothing in `keep` needs.
 
-    `keep` holds identities and fingerprints; whatever an artifact in it was made from is kept too. A task that was
-    prepared a moment ago is kept: a study that is being resolved has no file yet.
+    `keep` has identities and fingerprints; the ancestors of its artifacts are kept too. A recently prepared task is
+    kept, because a study that is being resolved has no file yet.
     """
     records = {record.identity: record for record in store.records()}
     needed: set[str] = set()
@@ -61,7 +65,7 @@ def unreferenced(store: ArtifactStore, keep: Collection[str]) -> list[Waste]:
         if identity not in needed:
             needed.add(identity)
             waiting += records[identity].parents if identity in records else ()
-    found = [
+    waste = [
         _waste(store.folder(record.slug, identity), "no study names it")
         for identity, record in records.items()
         if identity not in needed
@@ -71,18 +75,18 @@ def unreferenced(store: ArtifactStore, keep: Collection[str]) -> list[Waste]:
     for folder in sorted(data.iterdir()) if data.is_dir() else []:
         is_needed = folder.name.startswith(".") or folder.name.rpartition("-")[2] in digests
         if not is_needed and folder.lstat().st_mtime < limit:
-            found.append(_waste(folder, "no study reads it"))
-    return found
+            waste.append(_waste(folder, "no study reads it"))
+    return waste
 
 
 def remove(store: ArtifactStore, waste: Iterable[Waste]) -> int:
-    """Remove what was listed, unless somebody took it up meanwhile; return the bytes that came free.
+    """Remove listed garbage, except what has been leased or finished meanwhile; return the bytes that were freed.
 
-    A folder loses its name in one move, so that nobody ever reads half of it.
+    A folder is renamed before it is removed, so that no reader sees half of it.
     """
     freed = 0
     for item in waste:
-        assert store.root in item.path.parents, f"{item.path} lies outside {store.root}"
+        assert store.root in item.path.parents, f"{item.path} is outside of {store.root}"
         if _is_leased(store, item.path) or not item.path.exists():
             continue
         if item.reason == _UNFINISHED and (item.path / RECORD_NAME).exists():
@@ -99,17 +103,20 @@ def remove(store: ArtifactStore, waste: Iterable[Waste]) -> int:
 
 
 def _is_leased(store: ArtifactStore, path: Path) -> bool:
-    """Say whether somebody alive works on an artifact's folder, or on the one that `path` lies in.
+    """Return whether a living owner works on an artifact's folder, or on the folder of these checkpoints.
 
-    Predictions are made under the lease of their stage, whose short identity their names begin with.
+    Predictions are made under the lease of their stage.
     """
-    stage, on, _ = path.name.partition(ON)
-    owners = [path.parent if path.name == CHECKPOINTS else path, *(artifact_folders(store.root, stage) if on else ())]
-    return any(lease.holder(folder) is not None for folder in owners)
+    stage = PredictionSpec.stage_of(path.name)
+    folders = [
+        path.parent if path.name == CHECKPOINTS else path,
+        *(artifact_folders(store.root, stage) if stage else ()),
+    ]
+    return any(lease.holder(folder) is not None for folder in folders)
 
 
 def _leftovers(root: Path) -> Iterator[Path]:
-    """Temporary names that are old, without what lies inside them."""
+    """Yield old temporary files and folders, without the content of the folders."""
     limit = time.time() - LEFTOVER_SECONDS
     for inner, folders, files in os.walk(root):
         for name in sorted(folders + files):

@@ -1,7 +1,9 @@
-"""The lease on an identity: two runs on one store never do one piece of work twice.
+"""Leases: two runs on one store never do the same work.
 
-An owner renews its lease while it works. A lease whose heartbeat is old is free, and so is one whose process is known
-to be gone, so that a killed run can be started again at once. Reading and writing happen under a file lock.
+An owner renews its lease while it works. A lease expires when its heartbeat is 60 s old, or at once when its process is
+known to have ended, so that a killed run can be started again immediately. Leases are read and written under a file
+lock. An owner that was suspended until its lease expired finds out by its attempt number
+(`ArtifactStore.check_attempt`).
 """
 
 import fcntl
@@ -19,36 +21,36 @@ from w2s_ray.store.files import writing
 
 LEASE_NAME = "lease.json"
 ALIVE_SECONDS = 60.0
-"""A heartbeat older than this is a dead owner's."""
+"""Age of the last heartbeat at which a lease expires."""
 
 
 class Process(Spec):
-    """One process, told from all others."""
+    """A unique identification of a process."""
 
     machine: str
-    """Where `pid` and `started` can be looked up: boot and process namespace; empty where that is unknown."""
+    """The boot and the process namespace in which `pid` is valid; empty if unknown."""
     pid: int
     started: str
-    """When the process began, in ticks since boot: tells it from a later one with the same number."""
+    """Start time in ticks since boot: tells the process from a later one with the same number."""
 
     @classmethod
     def of(cls, pid: int) -> Self:
-        """Return the process that has this number here and now."""
+        """Return the process with this number on this machine."""
         return cls(machine=_machine(), pid=pid, started=_process_start(pid))
 
 
 class Lease(Spec):
-    """Who works on an identity, and when it last said so."""
+    """The owner of a piece of work, and its last heartbeat."""
 
     owner: str
     heartbeat_at: float
     """Seconds since the epoch."""
     process: Process
-    """The one that the owner lives and dies with."""
+    """The lease ends with this process."""
 
     @property
     def alive(self) -> bool:
-        """Whether the owner still works, as far as can be known from here."""
+        """Whether the owner still works, as far as this machine can tell."""
         if time.time() - self.heartbeat_at >= ALIVE_SECONDS:
             return False
         process = self.process
@@ -59,12 +61,12 @@ def take(folder: Path, owner: str, process: Process | None = None) -> None:
     """Take the lease on `folder`, or renew it.
 
     Args:
-        folder: what is to be worked on.
-        owner: names who works on it.
-        process: the one that the owner lives and dies with; the caller's where it is not given.
+        folder: the folder of the artifact or study.
+        owner: a unique name.
+        process: the lease ends with this process; None for the caller's.
 
     Raises:
-        LeaseHeld: when another owner that is alive holds it.
+        LeaseHeld: when another living owner has it.
         StoreError: when it cannot be written.
     """
     with writing(folder / LEASE_NAME):
@@ -74,9 +76,8 @@ def take(folder: Path, owner: str, process: Process | None = None) -> None:
             if held is not None and held.owner != owner and held.alive:
                 age = time.time() - held.heartbeat_at
                 raise LeaseHeld(
-                    f"{folder.name} is being made by {held.owner} (heard of {age:.0f} s ago)",
-                    "one owner at a time works on an identity",
-                    f"wait for it, or end it; {ALIVE_SECONDS:.0f} s after its last heartbeat the lease is free",
+                    f"{held.owner} is working on {folder.name} (last heartbeat {age:.0f} s ago)",
+                    f"wait for it, or stop it; its lease expires {ALIVE_SECONDS:.0f} s after its last heartbeat",
                 )
             lease = Lease(owner=owner, heartbeat_at=time.time(), process=process or Process.of(os.getpid()))
             os.ftruncate(descriptor, 0)
@@ -84,7 +85,7 @@ def take(folder: Path, owner: str, process: Process | None = None) -> None:
 
 
 def release(folder: Path, owner: str) -> None:
-    """Give the lease on `folder` back; nothing happens where someone else holds it by now."""
+    """Release the lease on `folder`, unless another owner has it by now."""
     path = folder / LEASE_NAME
     if not path.exists():
         return
@@ -95,13 +96,13 @@ def release(folder: Path, owner: str) -> None:
 
 
 def holder(folder: Path) -> Lease | None:
-    """Return the lease of an owner that is alive, if there is one."""
+    """Return the lease of a living owner, or None."""
     try:
         descriptor = os.open(folder / LEASE_NAME, os.O_RDONLY)
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)  # a renewal that is under way is half a lease
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a renewal, which truncates the file first
         held = _parse(os.pread(descriptor, 65536, 0))
     finally:
         os.close(descriptor)
@@ -110,7 +111,7 @@ def holder(folder: Path) -> Lease | None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    """Open `path` and hold its lock; try again where the file was removed between opening and locking."""
+    """Open `path` and lock it; try again if the file was removed between opening and locking."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -130,7 +131,7 @@ def _same_file(descriptor: int, path: Path) -> bool:
 
 
 def _parse(content: bytes) -> Lease | None:
-    """Read a lease; half a lease is that of a writer that died, so nobody's."""
+    """Parse a lease; an incomplete one is that of a killed writer, so None."""
     try:
         return Lease.model_validate(json.loads(content))
     except ValueError:
@@ -146,7 +147,7 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str:
-    """Return when a process of this machine began, or an empty text where it is gone."""
+    """Return the start time of a process of this machine in ticks since boot, or "" if it has ended."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

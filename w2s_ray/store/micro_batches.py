@@ -1,8 +1,8 @@
-"""Micro-batches that turned out too large for a device, so that the next stage like this one does not try them again.
+"""Micro-batch sizes that were too large for a device, so that the next similar stage does not try them again.
 
     <root>/micro_batches/<digest12>.json   one file for each model, device, context and way of executing
 
-They are findings about machines: no part of an artifact, and nothing is lost where the folder is removed.
+These limits depend on machines. They are not part of an artifact, and the folder can be removed at any time.
 """
 
 from pathlib import Path
@@ -10,9 +10,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from w2s_ray.spec.base import Positive, Spec
-from w2s_ray.spec.execution import ZeroStage
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.stage import Architecture
+from w2s_ray.spec.stage import Architecture, ZeroStage
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import require_space, write_file
 
@@ -20,12 +19,12 @@ FOLDER = "micro_batches"
 
 
 class Circumstances(Spec):
-    """What decides how much memory a micro-batch takes, and how much there is."""
+    """Everything that decides how much memory a micro-batch needs, and how much the device has."""
 
     model: str
     revision: str
     architecture: Architecture | None
-    """Of a model from scratch."""
+    """Only for a model from scratch."""
     trainable: str
     device: str
     """Its name and its memory."""
@@ -40,27 +39,27 @@ class Circumstances(Spec):
 
 
 class MicroBatchLimit(Spec):
-    """The most tokens that a micro-batch may have from now on."""
+    """The largest micro-batch that may be used, in tokens."""
 
     circumstances: Circumstances
     tokens: Positive
 
 
 def read_limit(store: ArtifactStore, circumstances: Circumstances) -> int | None:
-    """Return the most tokens that a micro-batch may have; None where none has been too large."""
+    """Return the largest micro-batch in tokens, or None if none was too large so far."""
     path = _path(store, circumstances)
     try:
         return MicroBatchLimit.model_validate_json(path.read_bytes()).tokens
     except (FileNotFoundError, ValidationError):
-        return None  # never too large, or found by another version
+        return None  # no limit, or one of another version
 
 
 def write_limit(store: ArtifactStore, circumstances: Circumstances, tokens: int) -> None:
-    """Remember that micro-batches may have `tokens` tokens and no more."""
-    known = read_limit(store, circumstances)  # another rank may have found less to fit
-    found = MicroBatchLimit(circumstances=circumstances, tokens=min(tokens, known or tokens))
+    """Limit micro-batches to `tokens` tokens, or keep a lower limit."""
+    known = read_limit(store, circumstances)  # another rank may have written a lower one
+    limit = MicroBatchLimit(circumstances=circumstances, tokens=min(tokens, known or tokens))
     require_space(store.root / FOLDER, 0)
-    write_file(_path(store, circumstances), found.model_dump_json(indent=2).encode())
+    write_file(_path(store, circumstances), limit.model_dump_json(indent=2).encode())
 
 
 def _path(store: ArtifactStore, circumstances: Circumstances) -> Path:

@@ -1,4 +1,4 @@
-"""Predictions on the disk: one Parquet file of example ids and soft labels."""
+"""Predictions as Parquet files of example ids with soft labels or, for tasks of answers, written texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from w2s_ray.errors import TrainingError
+from w2s_ray.science import BoolArray, FloatArray
 from w2s_ray.store.files import writing
 
 PREDICTIONS_NAME = "predictions.parquet"
+ANSWERS_NAME = "answers.parquet"
 LABELS_NAME = "labels.parquet"
-"""Beside a stage's model, in the same form: what it learned, where that is not what its supervisors said."""
+"""Beside a stage's model: the labels that it learned, if transforms changed those of its label source."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +23,25 @@ class Predictions:
     """Soft labels by example id."""
 
     ids: tuple[str, ...]
-    probs_NC: np.ndarray
+    probs_NC: FloatArray
     """float32, a probability per class; rows as in `ids`."""
 
 
-def write(folder: Path, ids: Sequence[str], probs_NC: np.ndarray, name: str = PREDICTIONS_NAME) -> None:
-    """Write predictions into `folder`.
+@dataclass(frozen=True)
+class Answers:
+    """A written text for each example; rows as in `ids`."""
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    is_allowed_N: BoolArray
+    """Whether the task's judge allows the answer, such as a legal move; true for a task without a judge."""
+
+
+def write(folder: Path, ids: Sequence[str], probs_NC: FloatArray, name: str = PREDICTIONS_NAME) -> None:
+    """Write soft labels to `folder`/`name`.
 
     Raises:
-        TrainingError: when a probability is not finite, as those of a model that diverged.
+        TrainingError: when a probability is not finite, because the model diverged.
     """
     probs_NC = np.ascontiguousarray(probs_NC, dtype=np.float32)
     assert probs_NC.ndim == 2 and len(ids) == len(probs_NC), (len(ids), probs_NC.shape)
@@ -38,7 +50,6 @@ def write(folder: Path, ids: Sequence[str], probs_NC: np.ndarray, name: str = PR
     if broken.size:
         raise TrainingError(
             f"{broken.size} of {len(ids)} predictions are not finite, the first for example {ids[broken[0]]}",
-            "predictions are probabilities",
             "lower the learning rate of the stage that predicts, or use fp32",
         )
     probabilities = pa.FixedSizeListArray.from_arrays(pa.array(probs_NC.reshape(-1)), probs_NC.shape[1])
@@ -48,8 +59,33 @@ def write(folder: Path, ids: Sequence[str], probs_NC: np.ndarray, name: str = PR
 
 
 def read(folder: Path, name: str = PREDICTIONS_NAME) -> Predictions:
-    """Read the predictions in `folder`, which were checked already."""
+    """Read soft labels, without checking the file."""
     table = pq.read_table(folder / name)
     lists = table["probabilities"].combine_chunks()
     probs_NC = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1).astype(np.float32, copy=False)
     return Predictions(ids=tuple(table["id"].to_pylist()), probs_NC=probs_NC)
+
+
+def write_answers(folder: Path, ids: Sequence[str], texts: Sequence[str], is_allowed_N: BoolArray) -> None:
+    """Write answers to `folder`, including those that are not allowed."""
+    assert len(ids) == len(texts) == len(is_allowed_N), (len(ids), len(texts), len(is_allowed_N))
+    assert len(set(ids)) == len(ids), "an example was answered twice"
+    table = pa.table(
+        {
+            "id": pa.array(list(ids), pa.string()),
+            "answer": pa.array(list(texts), pa.string()),
+            "is_allowed": pa.array(np.asarray(is_allowed_N, dtype=bool)),
+        }
+    )
+    with writing(folder / ANSWERS_NAME):
+        pq.write_table(table, folder / ANSWERS_NAME, compression="zstd")
+
+
+def read_answers(folder: Path) -> Answers:
+    """Read answers, without checking the file."""
+    table = pq.read_table(folder / ANSWERS_NAME)
+    return Answers(
+        ids=tuple(table["id"].to_pylist()),
+        texts=tuple(table["answer"].to_pylist()),
+        is_allowed_N=table["is_allowed"].to_numpy(zero_copy_only=False),
+    )

@@ -1,4 +1,4 @@
-"""What a run leaves for others to read: its status while it is under way, and the logs of its stages."""
+"""Files that a run writes for other processes: its status while it is active, and the logs of its stages."""
 
 import time
 from pathlib import Path
@@ -13,38 +13,40 @@ from w2s_ray.store.files import write_file
 
 _NAME = "under-way.json"
 _STALE_SECONDS = 30.0
-"""A file older than this was left by a run that was killed."""
+"""A file older than this is that of a killed run."""
 
 
-class UnderWay(Spec):
-    """A run at one moment."""
+class RunStatus(Spec):
+    """The status of an active run."""
 
     at: float
     """Seconds since the epoch."""
     worker_groups: tuple[str, ...]
-    """One line each: its size and what it does."""
+    """One line per worker group: its size and activity."""
     waiting: dict[str, str]
-    """Why a stage waits, by its name; of the most urgent ones."""
+    """Why stages wait, by stage name; the most urgent ones only."""
 
 
-def say_under_way(worker_groups: tuple[str, ...], waiting: dict[str, str], study: Study, store: ArtifactStore) -> None:
-    """Let others know."""
-    now = UnderWay(at=time.time(), worker_groups=worker_groups, waiting=waiting)
-    write_file(store.study_folder(study.name) / _NAME, now.model_dump_json(indent=1).encode())
+def write_run_status(
+    worker_groups: tuple[str, ...], waiting: dict[str, str], study: Study, store: ArtifactStore
+) -> None:
+    """Write the status of the study's run."""
+    status = RunStatus(at=time.time(), worker_groups=worker_groups, waiting=waiting)
+    write_file(store.study_folder(study.name) / _NAME, status.model_dump_json(indent=1).encode())
 
 
-def say_over(study: Study, store: ArtifactStore) -> None:
-    """Nothing is under way any more."""
+def clear_run_status(study: Study, store: ArtifactStore) -> None:
+    """Remove the status of a run that has ended."""
     (store.study_folder(study.name) / _NAME).unlink(missing_ok=True)
 
 
-def read_under_way(study: Study, store: ArtifactStore) -> UnderWay | None:
-    """Return what a run of the study said last; None where none is under way."""
+def read_run_status(study: Study, store: ArtifactStore) -> RunStatus | None:
+    """Return the status of the study's run, or None if none is active."""
     try:
-        found = UnderWay.model_validate_json((store.root / "studies" / study.name / _NAME).read_bytes())
-    except (FileNotFoundError, ValidationError):  # another version's run says it in its own way
+        status = RunStatus.model_validate_json((store.root / "studies" / study.name / _NAME).read_bytes())
+    except (FileNotFoundError, ValidationError):  # no run, or one of another version
         return None
-    return found if time.time() - found.at < _STALE_SECONDS else None
+    return status if time.time() - status.at < _STALE_SECONDS else None
 
 
 def logs_folder(store: ArtifactStore, study: str) -> Path:

@@ -1,4 +1,4 @@
-"""What a study's search came to, in the study's folder."""
+"""Files in a study's folder with the result of its search and the failures of its last run."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +16,7 @@ from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 
-FOUND_NAME = "search.json"
+SEARCH_RESULT_NAME = "search.json"
 FAILURES_NAME = "failures.json"
 
 
@@ -26,23 +26,23 @@ class _Failures(Spec):
 
 class _Kept(Spec):
     digest: str
-    """Of the search that it belongs to."""
+    """Digest of the search that it belongs to."""
     found: SearchResult
 
 
 def read_search_result(study: Study, store: ArtifactStore) -> SearchResult | None:
-    """Return what the study's search came to; None where it has none, is not through, or was another one."""
-    path = store.study_folder(study.name) / FOUND_NAME
+    """Return the result of the study's search; None without a search, or before it has ended, or after it changed."""
+    path = store.study_folder(study.name) / SEARCH_RESULT_NAME
     if study.search is None or not path.is_file():
         return None
     known = _read(_Kept, path)
     return known.found if known.digest == search_digest(study) else None
 
 
-def write_search_result(found: SearchResult, study: Study, store: ArtifactStore) -> None:
-    """Put down what the study's search came to."""
-    kept = _Kept(digest=search_digest(study), found=found)
-    write_file(store.study_folder(study.name) / FOUND_NAME, kept.model_dump_json(indent=1).encode())
+def write_search_result(result: SearchResult, study: Study, store: ArtifactStore) -> None:
+    """Write the result of the study's search."""
+    kept = _Kept(digest=search_digest(study), found=result)
+    write_file(store.study_folder(study.name) / SEARCH_RESULT_NAME, kept.model_dump_json(indent=1).encode())
 
 
 _SomeSpec = TypeVar("_SomeSpec", bound=Spec)
@@ -53,51 +53,50 @@ def _read(kind: type[_SomeSpec], path: Path) -> _SomeSpec:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise StoreError(
-            f"{path} cannot be read: {first_line(error)}",
-            "what a study came to is kept as this version of w2s_ray writes it",
-            f"remove {path} and run the study again: stages that are in the store are found",
+            f"{path} is not a file of this version of w2s_ray: {first_line(error)}",
+            f"remove {path} and run the study again; stages in the store are not trained again",
         ) from None
 
 
 def search_digest(study: Study) -> str:
-    """Return a digest of all that decides what a search comes to; where its files lie does not, nor how stages run."""
-    asked = study.model_dump(mode="json", exclude={"tracking", "report", "max_concurrent"})
-    for level in asked["ladder"].values():
+    """Return a digest of everything that decides a search's result, without the paths of files and the execution."""
+    keys = study.model_dump(mode="json", exclude={"tracking", "report", "max_concurrent"})
+    for level in keys["ladder"].values():
         level["model"] = Path(level["model"]).name if is_path(level["model"]) else level["model"]
         if study.search is None or study.search.minimise != "train_seconds":
             del level["execution"]
-    for task in asked["tasks"].values():
+    for task in keys["tasks"].values():
         task |= {key: Path(task[key]).name for key in ("files", "test_files") if task[key]}
     if study.search is not None and study.search.choose_by is not None:
-        asked.pop("seeds")
-    return identity("search", asked)
+        keys.pop("seeds")
+    return identity("search", keys)
 
 
 def read_failures(study: Study, store: ArtifactStore) -> dict[str, str]:
-    """Return why chains failed when the study last ran, by their names."""
+    """Return why chains failed in the study's last run, by chain name."""
     path = store.study_folder(study.name) / FAILURES_NAME
     return _read(_Failures, path).chains if path.is_file() else {}
 
 
 def write_failures(failures: dict[str, str], study: Study, store: ArtifactStore) -> None:
-    """Put down why chains failed in the run that has just ended."""
+    """Write why chains failed in the run that has just ended."""
     kept = _Failures(chains=failures)
     write_file(store.study_folder(study.name) / FAILURES_NAME, kept.model_dump_json(indent=1).encode())
 
 
 def every_chain(study: Study, resolution: Resolution, store: ArtifactStore) -> tuple[Chain, ...]:
-    """Return the chains that are judged on the test set, as far as the study's search has come, and its candidates'.
+    """Return the chains of the study that exist so far, including those of the search's candidates.
 
-    Those are the chains of all points that are listed, or that were judged.
+    Candidates are the points that the search lists, or those that it has judged.
 
     Raises:
-        StudyError: when values that the search combines do not go together.
+        StudyError: when values that the search combines do not fit together.
     """
-    search, found = study.search, read_search_result(study, store)
+    search, result = study.search, read_search_result(study, store)
     if search is None or search.choose_by is None:
         return compile_study(study, resolution)
     points = search.points() if search.is_listed else ()
-    points += tuple(candidate.point for candidate in found.candidates) if found is not None else ()
+    points += tuple(candidate.point for candidate in result.candidates) if result is not None else ()
     compiler = CandidateCompiler(study, resolution)
-    judged = (chain for point in dict.fromkeys(points) for chain in compiler.chains(point))
-    return (*judged, *compile_study(study, resolution, found))
+    of_candidates = (chain for point in dict.fromkeys(points) for chain in compiler.chains(point))
+    return (*of_candidates, *compile_study(study, resolution, result))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from w2s_ray.spec.identity import identity
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.examples import Format
 from w2s_ray.tasks.gather import RECIPE, gather
 from w2s_ray.tasks.sources import PARQUET, HubRows, RowSource, local_rows, parse_revision

@@ -108,7 +108,7 @@ def texts_of(row: Row, column: str) -> list[str]:
     """Return a column's list of texts.
 
     Raises:
-        Skip: when it is not a list, or holds something else than text.
+        Skip: when it is not a list, or an item is not text.
     """
     values = row.get(column)
     if not isinstance(values, list) or not values:
@@ -154,7 +154,7 @@ def digest(*content: object) -> str:
     return hashlib.sha256("\x1f".join(map(str, content)).encode()).hexdigest()[:24]
 
 
-def draw(num: int, *content: object) -> int:
+def hash_choice(num: int, *content: object) -> int:
     """Return a number below `num` that depends on the content alone; formats use it for every random choice."""
     return seeded_hash("draw", *content) % num
 
@@ -168,5 +168,5 @@ def pair(chosen: str, rejected: str, group: str, stratum: str | None = None) -> 
     if chosen == rejected:
         raise Skip("two equal answers")
     texts = sorted((chosen, rejected))
-    first, second = texts if draw(2, "order", *texts) else reversed(texts)
+    first, second = texts if hash_choice(2, "order", *texts) else reversed(texts)
     return Example(first, group, PAIR_CLASSES[second == chosen], second, stratum=stratum)

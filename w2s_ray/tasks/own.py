@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from w2s_ray.errors import DataError
 from w2s_ray.spec.base import Kind
 from w2s_ray.spec.identity import identity
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.dataset import DatasetTask
 from w2s_ray.tasks.examples import PAIR_CLASSES, Example, Format, Skip, pair
 from w2s_ray.tasks.rows import Row

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from w2s_ray.errors import DataError
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks import nlp
 from w2s_ray.tasks.chess import recipes as chess_tasks
 from w2s_ray.tasks.dataset import Recipe

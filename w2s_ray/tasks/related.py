@@ -36,7 +36,7 @@ def tied(keys: Sequence[Sequence[str]]) -> list[str]:
 def merged_groups(groups: Sequence[str], texts: Sequence[str], others: Sequence[str] = ()) -> list[str]:
     """Return each example's group after groups that share a text are merged, named by the first in sorted order.
 
-    A text that occurs twice is therefore never on two sides of a split, whatever groups the task gives. `others` are
+    Therefore a text that occurs twice is never in two splits, even if the task gives it two groups. `others` are
     the second texts of pairs.
     """
     parents = {group: group for group in groups}

@@ -1,9 +1,9 @@
 """Where a task's rows come from: local files (`LocalRows`) or a data set on the hub (`HubRows`).
 
-Both are `Rows`, so a task is read in the same way from either.
+Both are a `RowSource`, so a task is read in the same way from either.
 
 `HubRows` asks the hub for the commit of its revision. When the hub is unreachable, a revision that is a whole commit
-still identifies the data, which the store may hold already. Rows never come from the offline cache of `datasets`,
+still identifies the data, which may be in the store already. Rows never come from the offline cache of `datasets`,
 because offline that library returns whichever commit it cached last.
 
 Many older data sets are Python scripts, which `datasets` no longer runs. The hub keeps a Parquet copy of each on the
@@ -113,7 +113,7 @@ class HubRows:
         pool: the split of the pool; `a+b` joins two.
         test: the split of the test set, if there is one.
         commit: the whole commit to read; None for the newest one of `branch`.
-        parts: folders that hold the splits as gzipped JSON lines (`<part>/<split>.jsonl.gz`), one source for each.
+        parts: folders with the splits as gzipped JSON lines (`<part>/<split>.jsonl.gz`), one source for each.
     """
 
     name: str
@@ -154,12 +154,12 @@ class HubRows:
             raise self._unreachable()
         splits = [(POOL, split) for split in self.pool.split("+")]
         splits += [(TEST, split) for split in (self.test or "").split("+") if split]
-        return [
-            Source(f"{self.name} ({place})", self._rows(split, commit, part), origin, part)
-            for origin, split in splits
-            for part in self.parts or (None,)
-            for place in (f"{part}, {split}" if part else split,)
-        ]
+        sources = []
+        for origin, split in splits:
+            for part in self.parts or (None,):
+                name = f"{self.name} ({split})" if part is None else f"{self.name} ({part}, {split})"
+                sources.append(Source(name, self._rows(split, commit, part), origin, part))
+        return sources
 
     def _commit(self) -> str:
         if self.commit is not None:
@@ -207,7 +207,7 @@ def local_rows(
     If no file is named after `pool`, all files are read, and the test set is drawn from them.
 
     Raises:
-        DataError: when a folder holds no data files.
+        DataError: when a folder contains no data files.
     """
     path = Path(files)
     if not path.is_dir():

@@ -8,8 +8,9 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
+from w2s_ray.store.json_lines import open_for_appending
 from w2s_ray.tracking.tracker import RunInfo
 
 
@@ -18,17 +19,13 @@ class JsonLinesTracker:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: dict[str, TextIO] = {}
+        self._files: dict[str, BinaryIO] = {}
 
     def begin(self, run: RunInfo) -> None:
         if run.run_id in self._files:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{run.run_id}.jsonl"
-        torn = _ends_torn(path)
-        self._files[run.run_id] = path.open("a", encoding="utf-8")
-        if torn:
-            self._files[run.run_id].write("\n")
+        self._files[run.run_id] = open_for_appending(self._folder / f"{run.run_id}.jsonl")
         fields = run.model_dump(mode="json", exclude={"config"})
         self._write(run.run_id, {"kind": "run", **fields, "config": run.settings})
 
@@ -52,19 +49,10 @@ class JsonLinesTracker:
         if file is None:
             return
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        file.write(json.dumps({**line, "at": at}, allow_nan=False) + "\n")
+        file.write(json.dumps({**line, "at": at}, allow_nan=False).encode() + b"\n")
         file.flush()
 
 
 def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
     """Replace values that are not finite, which JSON does not have, by null."""
     return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
-
-
-def _ends_torn(path: Path) -> bool:
-    """Whether the last writer died in the middle of a line."""
-    if not path.exists() or not path.stat().st_size:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) != b"\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Execution
 from w2s_ray.store.files import require_space, sync_tree, write_file, writing
 from w2s_ray.training.progress import TrainState
 from w2s_ray.training.workers import Workers

@@ -1,4 +1,4 @@
-"""What a stage reads: its task, tokens, tokenizer, the folders of its models, and features for label transforms."""
+"""Inputs of a stage: task, tokens, tokenizer, folders of its models, and features for label transforms."""
 
 import sys
 from dataclasses import replace
@@ -15,9 +15,8 @@ from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.tokens import Tokens, special_tokens, tokenise
 from w2s_ray.errors import StoreError
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.stage import ModelSource
+from w2s_ray.spec.stage import Execution, ModelSource
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.feed import Examples, Feeder, FloatArray, IntArray, LargestMicroBatch, Purpose
 from w2s_ray.training.memory.footprint import PREDICTION_TOKENS

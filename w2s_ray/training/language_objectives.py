@@ -14,13 +14,11 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from w2s_ray.data import labels
-from w2s_ray.data.judging import allowed
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError
 from w2s_ray.science.metrics import share_equal
 from w2s_ray.spec.labels import LabelledSplit, SplitSpec
-from w2s_ray.spec.stage import PredictionSpec
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import PredictionSpec, Prompt
 from w2s_ray.training.feed import BoolArray, Examples, Feeder, IntArray, LanguageExamples, MicroBatch, TokenRow
 from w2s_ray.training.losses import BatchLoss, TokenBatchLoss, loss_from, token_cross_entropy
 from w2s_ray.training.models.network import Network, evaluating
@@ -71,11 +69,11 @@ class AnswerObjective(StageObjective):
     def predict(self, network: Network, prediction: PredictionSpec) -> None:
         """Write the answers, and whether the task's judge allows each; forbidden answers are kept."""
         inputs = self._inputs
-        rows_N = draw(inputs.prepared, prediction.split)
+        rows_N = rows_of_split(inputs.prepared, prediction.split)
         generated = self._generate(network, rows_N, prediction.context_tokens)
 
         def write() -> None:
-            allowed_N = allowed(inputs.prepared, rows_N, generated)
+            allowed_N = inputs.prepared.allowed(rows_N, generated)
             inputs.store.write_answers(prediction, inputs.prepared.ids(rows_N), generated, allowed_N)
 
         inputs.workers.on_rank_0(write)
@@ -185,7 +183,7 @@ class TextObjective(StageObjective):
 
     def _blocks(self, split: SplitSpec, at_most: int | None = None) -> LanguageExamples:
         inputs, context = self._inputs, self._spec.optimisation.context_tokens
-        texts_N = inputs.prepared.text_numbers(draw(inputs.prepared, split))
+        texts_N = inputs.prepared.text_numbers(rows_of_split(inputs.prepared, split))
         blocks_NT = inputs.tokens.blocks(texts_N, context, inputs.tokenizer.eos_token_id)[:at_most]
         if not len(blocks_NT):
             raise DataError(

@@ -1,4 +1,4 @@
-"""What a stage's objective makes of its inputs: examples to learn, validation, predictions.
+"""Objectives: a stage's examples, its validation and its predictions.
 
     objective        class            examples                      validation                 predictions
     classification   ClassObjective   text, probability per class   agreement with labels      class probabilities
@@ -19,13 +19,12 @@ import numpy as np
 import torch
 
 from w2s_ray.data import labels
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import TrainingError
 from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.labels import LabelledSplit
-from w2s_ray.spec.stage import PredictionSpec
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import PredictionSpec, Prompt
 from w2s_ray.store.predictions import LABELS_NAME, write
 from w2s_ray.training.feed import BoolArray, Examples, Feeder, FloatArray, IntArray, LabelledExamples, TokenRow
 from w2s_ray.training.inputs import StageInputs
@@ -99,7 +98,7 @@ class ClassObjective(StageObjective):
         assert self._spec.validation is not None
         probs_NC = class_probabilities(network, self._inputs.feeder(self._validation), self._spec.num_classes)
         prepared = self._inputs.prepared
-        truth_N = prepared.labels(draw(prepared, self._spec.validation.split))
+        truth_N = prepared.labels(rows_of_split(prepared, self._spec.validation.split))
         return {
             AGREEMENT: accuracy(probs_NC, self._validation.targets_NC.argmax(axis=1)),
             ACCURACY: accuracy(probs_NC, truth_N),
@@ -107,7 +106,7 @@ class ClassObjective(StageObjective):
 
     def predict(self, network: Network, prediction: PredictionSpec) -> None:
         inputs = self._inputs
-        rows_N = draw(inputs.prepared, prediction.split)
+        rows_N = rows_of_split(inputs.prepared, prediction.split)
         feeder = inputs.feeder(self._texts(rows_N, prediction.context_tokens))
         probs_NC = class_probabilities(network, feeder, self._spec.num_classes)
         ids = inputs.prepared.ids(rows_N)

@@ -1,4 +1,4 @@
-"""What a running stage reports, and how it is asked to stop. No torch, so that scheduling can import it.
+"""Progress of a running stage, and requests to stop it. Loads no torch, so that scheduling can import it.
 
 `Journal` writes every step to the stage's metrics.jsonl and, at most twice a second, a `StageProgress` to the observer.
 """
@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 from w2s_ray.spec.base import Spec
 from w2s_ray.store.files import writing
+from w2s_ray.store.json_lines import whole_lines
 
 Activity = Literal["loading", "training", "predicting"]
 
@@ -109,8 +110,7 @@ class Journal:
         if self._observer is None or not self._path.exists():
             return
         with writing(self._path):
-            lines = self._path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            kept = [line + "\n" for line in whole_lines(self._path) if json.loads(line)["step"] <= step]
             self._path.write_text("".join(kept))
 
     def saved(self, step: int) -> None:

@@ -12,9 +12,8 @@ import torch
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.errors import DeviceFull, LeaseHeld
 from w2s_ray.spec.chain import ModelShape, PlannedStage
-from w2s_ray.spec.stage import ModelSource, PredictionSpec
+from w2s_ray.spec.stage import ModelSource, PredictionSpec, Prompt
 from w2s_ray.spec.stage import Objective as ObjectiveName
-from w2s_ray.spec.trainable import Prompt
 from w2s_ray.store.artifacts import SNAPSHOTS, ArtifactStore
 from w2s_ray.store.record import Record
 from w2s_ray.training.checkpoints import Checkpoints

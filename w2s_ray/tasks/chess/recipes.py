@@ -6,7 +6,7 @@ Listing the tasks does not need python-chess. Modules that do are imported when 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from w2s_ray.spec.task import TaskSpec
+from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.chess import require_chess
 from w2s_ray.tasks.dataset import DatasetTask, Recipe
 from w2s_ray.tasks.examples import Example, Format

@@ -20,7 +20,7 @@ def deontology(row: Row) -> Iterable[Example]:
 
 
 def justice(row: Row) -> Iterable[Example]:
-    """A claim and its reason; related: the same claim, whatever reason follows "because"."""
+    """A claim and its reason; related: the same claim, with any reason after "because"."""
     scenario = text_of(row, "scenario")
     claim = scenario.partition(" because ")[0]
     yield Example(f"{scenario}\nIs this reason fair?", digest(claim), class_of(row, "label", YES_NO))

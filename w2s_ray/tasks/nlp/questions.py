@@ -17,7 +17,7 @@ from w2s_ray.tasks.examples import (
     Skip,
     class_of,
     digest,
-    draw,
+    hash_choice,
     number_of,
     optional_text,
     text_of,
@@ -43,7 +43,7 @@ def one_right_one_wrong(context: str, right: str, wrong: Sequence[str], group: s
     if not others:
         raise Skip("no wrong answer that differs from the right one")
     bundle = digest(group, context)
-    answers = {"yes": right, "no": others[draw(len(others), context, right, *others)]}
+    answers = {"yes": right, "no": others[hash_choice(len(others), context, right, *others)]}
     for label, answer in answers.items():
         yield Example(judged(context, answer, ask), digest(group), label, bundle=bundle)
 

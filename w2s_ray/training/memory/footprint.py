@@ -10,8 +10,7 @@ Sizes are in bytes. Weights, gradients and moments are fp32 for every precision 
 from dataclasses import dataclass
 
 from w2s_ray.spec.chain import ModelShape, PlannedStage
-from w2s_ray.spec.stage import ModelSource, Precision
-from w2s_ray.spec.trainable import AllWeights, Lora, Probe, Prompt
+from w2s_ray.spec.stage import AllWeights, Lora, ModelSource, Precision, Probe, Prompt
 
 PREDICTION_TOKENS = 8192
 """Padded tokens of one forward pass without gradients, unless memory ran out before."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import torch
 
 GIB = 2**30
+ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Environment of workers: memory in huge pages, so that returning it to the kernel at once costs little
+(docs/memory.md). glibc reads it when a process starts."""
 OTHERS_BYTES = int(1.5 * GIB)
 """Memory of Ray, the dispatcher, the writer, Tune's trials and the command, on the machine that runs all of them."""
 _RAY_THRESHOLD_SHARE = 0.05

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from w2s_ray.errors import ModelError
-from w2s_ray.spec.stage import StageSpec
-from w2s_ray.spec.trainable import Lora, Probe
+from w2s_ray.spec.stage import Lora, Probe, StageSpec
 
 _ADAPTER = "default"
 """peft's name of a model's only adapter."""

@@ -33,9 +33,7 @@ from transformers import (
 )
 
 from w2s_ray.errors import ModelError, first_line
-from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.stage import Architecture, ModelSource, Precision, StageSpec
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import Architecture, Execution, ModelSource, Precision, Prompt, StageSpec
 from w2s_ray.store.files import require_space
 from w2s_ray.training.feed import TokenRow
 from w2s_ray.training.losses import token_losses

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from w2s_ray.data.tokens import special_tokens
 from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.trainable import Prompt
+from w2s_ray.spec.stage import Prompt
 from w2s_ray.training.feed import BoolArray, TokenRow
 
 _SEPARATOR = "\n\n"

@@ -1,0 +1,111 @@
+"""Whether a stage fits into the memory of the nodes, and which setting would."""
+
+from typing import Any
+
+import pytest
+
+from w2s_ray.errors import ResourceError
+from w2s_ray.planning.memory import available_bytes, check_memory, fit_memory, with_execution
+from w2s_ray.planning.nodes import Node
+from w2s_ray.spec.chain import ModelShape, PlannedStage, Resolution, ResolvedModel, ResolvedTask
+from w2s_ray.spec.compile import compile_study
+from w2s_ray.spec.load import parse_study
+from w2s_ray.training.memory.usage import GIB
+
+SEVEN_B = ResolvedModel(
+    revision="one",
+    num_parameters=7_600_000_000,
+    shape=ModelShape(
+        hidden_size=3584,
+        num_layers=28,
+        inner_size=18944,
+        key_size=512,
+        vocabulary=152_064,
+        activation="silu",
+        gated=True,
+    ),
+)
+CONTEXT = 512
+"""In tokens; the texts fill it."""
+
+
+def student(**execution: Any) -> tuple[PlannedStage, Resolution]:
+    study = parse_study(
+        {
+            "name": "sevens",
+            "tasks": {"moods": {"files": "unused.jsonl", "text": "text", "label": "label"}},
+            "ladder": {"small": "w2s:small", "large": {"model": "some/seven-b", "execution": execution}},
+            "optimisation": {"context_tokens": 512, "precision": "bf16"},
+            "splits": {"train_examples": 100, "validation_examples": 20},
+            "methods": {"naive": {}},
+        }
+    )
+    task = ResolvedTask(fingerprint="0" * 64, num_classes=2, num_test=60)
+    small = ResolvedModel(revision="two", num_parameters=400_000)
+    resolution = Resolution(tasks={"moods": task}, models={"small": small, "large": SEVEN_B})
+    (chain,) = compile_study(study, resolution)
+    stage = chain.find("chain", "large")
+    assert stage is not None
+    return stage, resolution
+
+
+def gpus(num: int, gib: int = 80) -> list[Node]:
+    return [Node(cpus=64, gpus=num, memory_bytes=500 * GIB, gpu_bytes=gib * GIB)]
+
+
+def test_cpu_workers_share_a_nodes_memory_and_gpu_workers_their_gpu() -> None:
+    nodes = [Node(cpus=4, memory_bytes=64 * GIB)]
+    one, two = (student(workers=workers)[0].execution for workers in (1, 2))
+    first, second = available_bytes(one, nodes), available_bytes(two, nodes)
+    assert first is not None and second == first // 2
+    assert available_bytes(student(workers=2, gpus_per_worker=1)[0].execution, gpus(2)) == 80 * GIB
+    assert available_bytes(student(workers=2, gpus_per_worker=0.5)[0].execution, gpus(1)) == 40 * GIB
+    assert available_bytes(one, [Node(cpus=4)]) is None, "memory is unknown"
+
+
+def test_a_stage_that_fits_is_not_refused() -> None:
+    stage, resolution = student(workers=8, gpus_per_worker=1, zero_stage=3)
+    check_memory([stage], resolution, gpus(8), lambda _: CONTEXT)
+
+
+def test_a_stage_that_cannot_fit_is_refused_with_a_setting_that_does() -> None:
+    stage, resolution = student(workers=8, gpus_per_worker=1, zero_stage=1)
+    with pytest.raises(ResourceError) as refused:
+        check_memory([stage], resolution, gpus(8, gib=48), lambda _: CONTEXT)
+    error = refused.value
+    assert "large" in error.message and "48.0 GiB" in error.message
+    zero = int(error.hint.partition("zero_stage=")[2][0])
+    check_memory([with_execution(stage, zero_stage=zero)], resolution, gpus(8, gib=48), lambda _: CONTEXT)
+
+
+def test_auto_recomputes_activations_only_where_the_stage_would_not_fit() -> None:
+    stage, resolution = student(workers=8, gpus_per_worker=1, zero_stage=3, tokens_per_micro_batch=32_768)
+    roomy = fit_memory(stage, resolution, gpus(8, gib=1000), CONTEXT)
+    assert roomy.need is not None and roomy.fits
+    assert roomy.stage.execution.activation_checkpointing is False
+    tight = fit_memory(stage, resolution, gpus(8, gib=roomy.need.peak // GIB), CONTEXT)
+    assert tight.stage.execution.activation_checkpointing is True
+    assert tight.need is not None and tight.need.peak < roomy.need.peak
+    unknown = fit_memory(stage, resolution, [Node(cpus=64, gpus=8)], CONTEXT)
+    assert unknown.stage.execution.activation_checkpointing is False and unknown.fits
+
+
+def test_a_stage_that_never_fits_is_refused_without_a_setting() -> None:
+    stage, resolution = student(workers=1, gpus_per_worker=1)
+    with pytest.raises(ResourceError) as refused:
+        check_memory([stage], resolution, gpus(1, gib=8), lambda _: CONTEXT)
+    assert "execution" not in refused.value.hint
+
+
+def test_more_workers_are_suggested_where_the_nodes_have_room() -> None:
+    stage, resolution = student(workers=1, gpus_per_worker=1)
+    with pytest.raises(ResourceError) as refused:
+        check_memory([stage], resolution, gpus(8, gib=40), lambda _: CONTEXT)
+    assert "workers=" in refused.value.hint
+
+
+def test_a_model_of_unknown_shape_is_not_refused() -> None:
+    stage, resolution = student(workers=1, gpus_per_worker=1)
+    unknown = SEVEN_B.model_copy(update={"shape": None})
+    models = {**resolution.models, "large": unknown}
+    check_memory([stage], resolution.model_copy(update={"models": models}), gpus(1, gib=1), lambda _: None)

@@ -1,0 +1,278 @@
+"""Which weights a stage trains: all, its head (probe), LoRA adapters and the head, or none (prompt)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
+
+from tests.training.conftest import Onlooker, Tiny, make_tiny
+from w2s_ray.data.splits import rows_of_split
+from w2s_ray.errors import DataError, ModelError
+from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
+from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.stage import Execution, Lora, ModelSource, Prompt
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training import checkpoints
+from w2s_ray.training.models.adapters import merge_adapters
+from w2s_ray.training.models.network import load_network, load_tokenizer
+from w2s_ray.training.models.prompts import prompt_tokens
+from w2s_ray.training.stage import run_stage
+from w2s_ray.training.workers import Workers
+
+BOTH = ("small", "large")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tiny:
+    def method(**trainable: object) -> dict[str, object]:
+        return {"arms": ["chain", "ceiling"], "trainable": dict.fromkeys(BOTH, trainable)}
+
+    methods = {
+        "naive": {"arms": ["chain", "ceiling"]},
+        "probe": method(kind="probe"),
+        "lora": method(kind="lora", rank=2),
+        "asked": method(kind="prompt"),
+        "shots": method(kind="prompt", num_shots=3),
+    }
+    return make_tiny(tmp_path, methods=methods)
+
+
+def student_of(tiny: Tiny, method: str, arm: str = "chain", **execution: object) -> PlannedStage:
+    stage = tiny.chain(method, **execution).find(arm, "large")  # type: ignore[arg-type]
+    assert stage is not None
+    return stage
+
+
+def run(tiny: Tiny, workers: Workers, stage: PlannedStage, **onlooker: int) -> None:
+    run_stage(stage, store=tiny.store, workers=workers, observer=Onlooker(**onlooker))
+
+
+def weights_of(tiny: Tiny, stage: PlannedStage) -> dict[str, torch.Tensor]:
+    record = tiny.store.find(stage.identity)
+    assert record is not None
+    return load_file(tiny.store.verify(record) / "model" / "model.safetensors")
+
+
+def source_weights(stage: PlannedStage) -> dict[str, torch.Tensor]:
+    return load_file(Path(stage.spec.starts_from.name) / "model.safetensors")
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_a_probe_trains_the_head_alone(tiny: Tiny, alone: Workers, zero_stage: int) -> None:
+    stage = student_of(tiny, "probe", "ceiling", zero_stage=zero_stage)
+    run(tiny, alone, stage)
+    trained, source = weights_of(tiny, stage), source_weights(stage)
+    for name in (name for name in trained if name != "score.weight"):
+        torch.testing.assert_close(trained[name], source[name], rtol=0, atol=0)
+    folder = Path(stage.spec.starts_from.name)
+    begun = load_network(stage.spec, folder, load_tokenizer(folder, None), Execution()).hf.score.weight
+    assert not torch.allclose(trained["score.weight"], begun, atol=1e-4)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_lora_is_merged_and_has_the_given_rank(tiny: Tiny, alone: Workers, zero_stage: int) -> None:
+    stage = student_of(tiny, "lora", "ceiling", zero_stage=zero_stage)
+    run(tiny, alone, stage)
+    trained, source = weights_of(tiny, stage), source_weights(stage)
+    assert set(trained) == {*source, "score.weight"}
+    name = "model.layers.0.mlp.up_proj.weight"
+    values = torch.linalg.svdvals(trained[name] - source[name])
+    assert values[1] > 1e-4 and values[2] < 1e-6, "rank 2"
+    embeddings = "model.embed_tokens.weight"
+    torch.testing.assert_close(trained[embeddings], source[embeddings], rtol=0, atol=0)
+
+
+def test_the_stored_model_with_merged_lora_predicts_what_its_stage_predicted(tiny: Tiny, alone: Workers) -> None:
+    stage = student_of(tiny, "lora", "ceiling")
+    run(tiny, alone, stage)
+    record = tiny.store.find(stage.identity)
+    assert record is not None and stage.test_prediction is not None
+    folder = tiny.store.verify(record) / "model"
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder).eval(), load_tokenizer(folder, None)
+    texts = tiny.prepared.texts(rows_of_split(tiny.prepared, stage.test_prediction.split))
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        probs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.softmax(-1)
+    kept = tiny.store.read_predictions(stage.test_prediction.identity).probs_NC
+    np.testing.assert_allclose(probs.numpy(), kept, atol=1e-5)
+
+
+def test_lora_merges_into_layers_with_transposed_weights(tiny: Tiny, tmp_path: Path) -> None:
+    folder, tokenizer = tmp_path / "gpt2", load_tokenizer(TOKENIZER, None)
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2)).save_pretrained(folder)
+    source = ModelSource(name=str(folder), revision="tiny")
+    spec = student_of(tiny, "lora", "ceiling").spec.model_copy(update={"starts_from": source})
+    network = load_network(spec, folder, tokenizer, Execution()).eval()
+    for name, parameter in network.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter)
+    tokens, last = torch.tensor([[5, 6, 7]]), torch.tensor([2])
+    expected = network(tokens, last)
+    weights = merge_adapters(
+        network.hf, {name: each.detach().clone() for name, each in network.hf.state_dict().items()}
+    )
+    plain = load_network(
+        spec.model_copy(update={"trainable": tiny.chain("naive").stages[0].spec.trainable}),
+        folder,
+        tokenizer,
+        Execution(),
+    ).eval()
+    plain.hf.load_state_dict(weights)
+    torch.testing.assert_close(plain(tokens, last), expected)
+
+
+@pytest.mark.parametrize("target", ["query", "embed_tokens"])
+def test_lora_targets_that_are_no_linear_layers_are_refused(tiny: Tiny, target: str) -> None:
+    stage = student_of(tiny, "lora")
+    spec = stage.spec.model_copy(update={"trainable": Lora(targets=("q_proj", target))})
+    folder = Path(spec.starts_from.name)
+    with pytest.raises(ModelError, match="q_proj"):
+        load_network(spec, folder, load_tokenizer(folder, None), Execution())
+
+
+@pytest.mark.parametrize("method", ["probe", "lora"])
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_probes_and_lora_resume_from_their_checkpoint(
+    tiny: Tiny, alone: Workers, method: str, zero_stage: int, tmp_path: Path
+) -> None:
+    stage = student_of(tiny, method, "ceiling", zero_stage=zero_stage)
+    run(tiny, alone, stage, stop_at=3)
+    assert tiny.store.find(stage.identity) is None
+    run(tiny, alone, stage)
+    other = ArtifactStore(tmp_path / "other")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "data").symlink_to(tiny.store.root / "data")
+    run_stage(stage, store=other, workers=alone, observer=Onlooker())
+    assert stage.test_prediction is not None
+    resumed, whole = (store.read_predictions(stage.test_prediction.identity) for store in (tiny.store, other))
+    np.testing.assert_allclose(np.log(resumed.probs_NC), np.log(whole.probs_NC), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["naive", "probe", "lora"])
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_a_checkpoint_requires_the_disk_space_that_it_uses(
+    tiny: Tiny, alone: Workers, method: str, zero_stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for: list[int] = []
+    monkeypatch.setattr(checkpoints, "require_space", lambda _, num_bytes: asked_for.append(num_bytes))
+    stage = student_of(tiny, method, "ceiling", zero_stage=zero_stage)
+    run(tiny, alone, stage, stop_at=1)
+    files = tiny.store.folder(stage.spec.slug, stage.identity).glob("checkpoints/step*/*")
+    taken = sum(file.stat().st_size for file in files)
+    assert asked_for == [pytest.approx(taken, rel=0.1)]
+
+
+def test_a_probe_has_a_second_ceiling_that_trains_all_weights(tiny: Tiny) -> None:
+    full = student_of(tiny, "probe", "full_ceiling").spec
+    plain = student_of(tiny, "naive", "ceiling").spec
+    assert full.identity == plain.identity, "it is the ceiling that other methods have"
+
+
+def test_a_prompt_scores_a_class_by_the_mean_log_probability_of_its_name(tiny: Tiny, alone: Workers) -> None:
+    stage = student_of(tiny, "asked", "ceiling")
+    run(tiny, alone, stage)
+    prediction = stage.test_prediction
+    assert prediction is not None and isinstance(stage.spec.trainable, Prompt)
+    kept = tiny.store.read_predictions(prediction.identity).probs_NC
+    folder = Path(stage.spec.starts_from.name)
+    from transformers import AutoModelForCausalLM
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), load_tokenizer(folder, None)
+    for text, probs in zip(
+        tiny.prepared.texts(rows_of_split(tiny.prepared, prediction.split))[:5], kept[:5], strict=True
+    ):
+        asked = tokenizer.encode(text + stage.spec.trainable.cue, add_special_tokens=False)
+        scores = []
+        for name in ("down", "up"):
+            named = tokenizer.encode(f" {name}", add_special_tokens=False)
+            with torch.no_grad():
+                log_probs = model(torch.tensor([[*asked, *named]])).logits[0].log_softmax(-1)
+            scores.append(np.mean([float(log_probs[len(asked) - 1 + at, token]) for at, token in enumerate(named)]))
+        np.testing.assert_allclose(probs, np.exp(scores) / np.exp(scores).sum(), atol=1e-5)
+
+
+def test_shots_have_supervisor_labels_for_students_and_truth_for_ceilings(tiny: Tiny, alone: Workers) -> None:
+    from w2s_ray.data.prepare import load_prepared
+    from w2s_ray.training.inputs import StageInputs
+    from w2s_ray.training.objectives import ClassObjective
+
+    chain = tiny.chain("shots")
+    floor, student, ceiling = chain.stages[0], chain.find("chain", "large"), chain.find("ceiling", "large")
+    assert student is not None and ceiling is not None
+    run(tiny, alone, floor)
+    shots = {}
+    for stage in (student, ceiling):
+        shots[stage.arm] = ClassObjective(StageInputs(stage, tiny.store, alone))._shots
+    prepared = load_prepared(tiny.store, student.spec.train[0].split.task)
+    rows = rows_of_split(prepared, student.spec.train[0].split)
+    label = dict(zip(prepared.texts(rows), prepared.labels(rows), strict=True))
+    weak = tiny.store.read_predictions(student.spec.train[0].labels.predictions[0])  # type: ignore[union-attr]
+    named = dict(zip(weak.ids, weak.probs_NC.argmax(axis=1), strict=True))
+    guess = {text: named[id_] for text, id_ in zip(prepared.texts(rows), prepared.ids(rows), strict=True)}
+    for arm, truth in (("chain", guess), ("ceiling", label)):
+        lines = [block.split("\nAnswer: ") for block in shots[arm].split("\n\n") if block]
+        assert len(lines) == 3
+        assert [answer for _, answer in lines] == [("down", "up")[truth[text]] for text, _ in lines]
+    assert [block.split("\n")[0] for block in shots["chain"].split("\n\n")] == [
+        block.split("\n")[0] for block in shots["ceiling"].split("\n\n")
+    ], "the same texts"
+
+
+def test_a_prompted_stage_stores_no_model_and_can_predict_later(tiny: Tiny, alone: Workers) -> None:
+    stage = student_of(tiny, "asked", "ceiling")
+    run(tiny, alone, stage.model_copy(update={"predicts": ()}))
+    record = tiny.store.find(stage.identity)
+    assert record is not None and record.metrics["num_steps"] == 0
+    assert not (tiny.store.verify(record) / "model").exists()
+    run(tiny, alone, stage)
+    assert stage.test_prediction is not None
+    assert len(tiny.store.read_predictions(stage.test_prediction.identity).ids) == 60
+
+
+def with_context(stage: PlannedStage, context_tokens: int) -> PlannedStage:
+    settings = stage.spec.optimisation.model_copy(update={"context_tokens": context_tokens})
+    predicts = tuple(spec.model_copy(update={"context_tokens": context_tokens}) for spec in stage.predicts)
+    spec = stage.spec.model_copy(update={"optimisation": settings})
+    return stage.model_copy(update={"spec": spec, "predicts": predicts})
+
+
+def test_a_long_prompt_loses_the_start_of_its_text_but_no_shots_or_cue() -> None:
+    tokenizer, prompt = load_tokenizer(TOKENIZER, None), Prompt(num_shots=1)
+    before, texts = "a shot that stays\nAnswer: up\n\n", ["short", "one two three four five six seven eight — nine!"]
+    lengths = [len(tokenizer.encode(before + text + prompt.cue)) for text in texts]
+    rows, is_cut = prompt_tokens(tokenizer, prompt, before, texts, lengths[1] - 3)
+    assert is_cut.tolist() == [False, True]
+    assert [len(row) for row in rows] == [lengths[0], lengths[1] - 3]
+    assert tokenizer.decode(rows[0]) == before + texts[0] + prompt.cue
+    text = tokenizer.decode(rows[1])
+    assert text.startswith(before) and text.endswith(prompt.cue)
+    assert texts[1].endswith(text.removeprefix(before).removesuffix(prompt.cue))
+
+
+def test_cut_prompts_are_counted_and_the_first_are_named(
+    tiny: Tiny, alone: Workers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = with_context(student_of(tiny, "asked", "ceiling").model_copy(update={"predicts": ()}), 24)
+    run(tiny, alone, stage)
+    tokenizer = load_tokenizer(Path(stage.spec.starts_from.name), None)
+    rows = rows_of_split(tiny.prepared, stage.spec.train[0].split)
+    longest = max(len(tokenizer.encode(f" {name}")) for name in ("down", "up"))
+    cut = [
+        id_
+        for id_, text in zip(tiny.prepared.ids(rows), tiny.prepared.texts(rows), strict=True)
+        if len(tokenizer.encode(f"{text}\nAnswer:")) + longest > 24
+    ]
+    record = tiny.store.find(stage.identity)
+    assert record is not None and 0 < len(cut) < len(rows)
+    assert record.metrics["cut_examples"] == len(cut)
+    output = capsys.readouterr().out
+    assert f"{len(cut)} of {len(rows)} texts exceed" in output and cut[0] in output
+
+
+def test_shots_that_fill_the_context_are_an_error(tiny: Tiny, alone: Workers) -> None:
+    stage = with_context(student_of(tiny, "shots", "ceiling"), 24)
+    with pytest.raises(DataError, match=r"a prompt of 3 shots has \d+ tokens without its text"):
+        run(tiny, alone, stage)

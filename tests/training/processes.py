@@ -1,0 +1,77 @@
+"""Run stages on several real processes, in one gloo process group."""
+
+import json
+import multiprocessing
+import sys
+from pathlib import Path
+
+
+def run_cases(
+    cases: dict[str, str], store_root: Path, size: int, out: Path, reset: bool, stop_at: int | None = None
+) -> dict[str, list[float]]:
+    """Run each case (a planned stage as JSON) on `size` processes; return the losses of its steps by case.
+
+    A case whose name ends in `@SHARDING` runs with those limits of `tests.training.conftest`. With `stop_at` each is
+    stopped at that step and resumed.
+    """
+    context = multiprocessing.get_context("spawn")
+    meeting = out / f"meeting{size}"
+    workers = [
+        context.Process(target=_work, args=(rank, size, cases, str(store_root), str(meeting), str(out), reset, stop_at))
+        for rank in range(size)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(600)
+        assert worker.exitcode == 0, f"a worker ended with {worker.exitcode}"
+    return json.loads((out / f"losses{size}.json").read_text())
+
+
+def _work(
+    rank: int,
+    size: int,
+    cases: dict[str, str],
+    store_root: str,
+    meeting: str,
+    out: str,
+    reset: bool,
+    stop_at: int | None,
+) -> None:
+    import os
+
+    os.environ["LOCAL_RANK"] = str(rank)
+    import torch
+    import torch.distributed as dist
+
+    from tests.training.conftest import Onlooker, freeze_libraries, sharding
+    from w2s_ray.spec.chain import PlannedStage
+    from w2s_ray.store.artifacts import ArtifactStore
+    from w2s_ray.training.stage import run_stage
+    from w2s_ray.training.workers import Workers
+
+    freeze_libraries()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
+    losses = {}
+    for name, text in cases.items():
+        stage = PlannedStage.model_validate_json(text)
+        store = ArtifactStore(store_root)
+        workers = Workers(rank, size, torch.device("cpu"))
+        with sharding(name.partition("@")[2]):
+            for stop in (stop_at, None) if stop_at is not None else (None,):
+                run_stage(stage, store=store, workers=workers, observer=Onlooker(stop))
+        workers.barrier()
+        if rank == 0:
+            record = store.find(stage.identity)
+            assert record is not None
+            folder = store.verify(record)
+            lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+            losses[name] = [line["loss"] for line in lines if "loss" in line]
+            if reset:
+                (folder / "record.json").unlink()  # so that another execution trains the same identity again
+        workers.barrier()
+    if rank == 0:
+        (Path(out) / f"losses{size}.json").write_text(json.dumps(losses))
+    dist.destroy_process_group()
+    sys.stdout.flush()

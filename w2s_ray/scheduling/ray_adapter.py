@@ -1,0 +1,93 @@
+"""Everything that uses private names of Ray, each with its reason.
+
+`tests/scheduling/test_ray_adapter.py` has one test per name that fails when Ray changes it.
+
+`WorkerGroupTrainer` (ray.train.v2): `TorchTrainer` takes about twice as long to start on two cores, because
+
+- it imports torch in the process that calls `fit` and in Train's controller; our process group is connected by the
+  workers alone (workers/process_group.py);
+- its controller waits for the autoscaling coordinator, an actor, before it requests workers. Placement groups that wait
+  for resources tell the autoscaler the same;
+- it starts an actor for Ray Data, which we do not use;
+- on a single machine it starts actors that watch for other machines.
+
+There is no public setting for any of these.
+
+`remove_orphaned_placement_groups` (ray._private.state, gcs_pb2): when a Train controller is killed its placement group
+keeps the CPUs until the job ends (https://github.com/ray-project/ray/issues/58515). Ray's public tables do not show who
+created a placement group.
+"""
+
+import os
+from typing import Any
+
+import ray
+from ray._private.state import state
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.train import ControllerError, Result
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+POLL_SECONDS = 0.5
+"""How often Train looks after the workers: a dead one is noticed within this time."""
+
+
+class WorkerGroupTrainer(DataParallelTrainer):
+    """Places and connects workers, and ends when they have ended or one of them has died."""
+
+    def fit(self) -> Result:
+        """Stay with the workers until they have ended."""
+        os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(POLL_SECONDS)
+        os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+        os.environ["RAY_TRAIN_METRICS_ENABLED"] = "0"
+        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0" if _is_single_machine() else "1"
+        return super().fit()
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Result:
+        unused = (DatasetsCallback, PlacementGroupCleanerCallback) if _is_single_machine() else (DatasetsCallback,)
+        parts["callbacks"] = [callback for callback in parts["callbacks"] if not isinstance(callback, unused)]
+        parts["scaling_policy"] = _FixedSize(self.scaling_config)
+        return super()._initialize_and_run_controller(**parts)
+
+
+class _FixedSize(FixedScalingPolicy):
+    """The same number of workers always, without the autoscaling coordinator."""
+
+    def after_controller_start(self, train_run_context: TrainRunContext) -> None: ...
+
+    def _maybe_send_resource_request(self) -> None: ...
+
+    def _cancel_resource_request(self) -> None: ...
+
+
+def is_startup_timeout(error: ControllerError) -> bool:
+    """Return whether Train gave up because Ray did not place the workers in time."""
+    return isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
+
+
+def remove_orphaned_placement_groups() -> int:
+    """Remove this job's placement groups whose creating actor is dead; return how many those were."""
+    job = ray.get_runtime_context().get_job_id()
+    created_by_job = ray.ActorID.nil().binary()  # placement groups that no actor created
+    table = state._connect_and_get_accessor().get_placement_group_table()
+    orphans = [
+        group
+        for group in map(PlacementGroupTableData.FromString, table)
+        if group.state != PlacementGroupTableData.REMOVED
+        and group.creator_actor_dead
+        and group.creator_actor_id not in (b"", created_by_job)
+        and not group.is_detached
+        and group.creator_job_id.hex() == job
+    ]
+    for orphan in orphans:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(orphan.placement_group_id)))
+    return len(orphans)
+
+
+def _is_single_machine() -> bool:
+    return len([node for node in ray.nodes() if node["Alive"]]) == 1

@@ -1,0 +1,113 @@
+"""Starting worker groups: each is a Ray task that stays in `trainer.fit()` until its workers have ended.
+
+Train places the workers and connects them (process_group.py); worker.py is what they do. When one of them dies the
+whole group ends, and the policy opens another. Train's own checkpoints are not used: a stage's are in the store.
+"""
+
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import ray
+from ray.exceptions import RayError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
+
+from w2s_ray.scheduling import ray_adapter
+from w2s_ray.scheduling.core.scheduler import GroupEnded
+from w2s_ray.scheduling.workers.process_group import ProcessGroupConfig
+from w2s_ray.scheduling.workers.worker import GroupPlan, run_worker
+from w2s_ray.spec.stage import GroupShape
+from w2s_ray.store.artifacts import ArtifactStore
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+    from w2s_ray.scheduling.dispatcher.dispatcher import Dispatcher
+
+_MAX_PLACEMENTS = 3
+"""Times that Train waits for room, a minute each, before the group ends and the policy decides again."""
+_CAUSE_CHARS = 600
+_TASK_BYTES = 200 * 2**20
+"""Memory of the process that stays with a group."""
+
+
+class NoRoomError(Exception):
+    """Ray did not place a group's workers in time, because others use the cluster too."""
+
+
+@dataclass
+class RayGroupLauncher:
+    """Starts groups as Ray tasks of the process that it is used in, which should be the dispatcher's."""
+
+    store: ArtifactStore
+    study: str
+    runner: str
+    """See `RunSettings`."""
+    collective_seconds: float
+    """See `RunSettings`."""
+
+    def __post_init__(self) -> None:
+        self._tasks: dict[str, ray.ObjectRef[None]] = {}
+
+    async def run(self, group: str, shape: GroupShape) -> GroupEnded:
+        """Start a group, stay with it until it is gone, and return how it ended."""
+        dispatcher: ActorHandle[Dispatcher] = ray.get_runtime_context().current_actor
+        plan = GroupPlan(group, shape, dispatcher, self.store, self.study, self.runner, self.collective_seconds)
+        # One call per process: Train leaves a handle on its controller behind, which would keep that alive.
+        options = {"num_cpus": 0, "memory": _TASK_BYTES, "max_calls": 1, "max_retries": 0}
+        self._tasks[group] = ray.remote(**options, scheduling_strategy="SPREAD")(run_group).remote(plan)
+        try:
+            await self._tasks[group]
+        except (RayError, NoRoomError) as error:
+            cause = getattr(error, "cause", None) or error
+            has_room = not isinstance(cause, NoRoomError) and not isinstance(error, NoRoomError)
+            return GroupEnded(group, f"{type(cause).__name__}: {cause}"[-_CAUSE_CHARS:], has_room)
+        finally:
+            del self._tasks[group]
+        return GroupEnded(group)
+
+    def cancel(self, group: str) -> None:
+        """Kill a group."""
+        if group in self._tasks:
+            ray.cancel(self._tasks[group], force=True)
+
+    def remove_orphans(self) -> None:
+        """Free placement groups of dead groups."""
+        ray_adapter.remove_orphaned_placement_groups()
+
+
+def run_group(plan: GroupPlan) -> None:
+    """Start a worker group and stay with it until it ends; the body of a Ray task that takes no CPU.
+
+    Raises:
+        NoRoomError: when Ray does not place its workers in time.
+        TrainingFailedError: when they cannot start, or one of them died.
+    """
+    shape, folder = plan.shape, plan.store.study_folder(plan.study) / "groups"
+    name = f"{plan.group}-{time.time_ns()}"
+    on_gpus = shape.gpus_per_worker > 0
+    resources = {"CPU": shape.cpus_per_worker} | ({"GPU": shape.gpus_per_worker} if on_gpus else {})
+    trainer = ray_adapter.WorkerGroupTrainer(
+        run_worker,
+        train_loop_config={"plan": plan},
+        backend_config=ProcessGroupConfig(
+            timeout_seconds=plan.collective_seconds,
+            num_threads=max(1, int(shape.cpus_per_worker)),
+            on_gpus=on_gpus,
+        ),
+        scaling_config=ScalingConfig(num_workers=shape.workers, use_gpu=on_gpus, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=_MAX_PLACEMENTS),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ControllerError as error:
+        if ray_adapter.is_startup_timeout(error):
+            raise NoRoomError(f"no room for {shape.workers} workers on the cluster") from None
+        raise
+    finally:
+        shutil.rmtree(folder / name, ignore_errors=True)
