@@ -3,7 +3,8 @@
     python benchmarks/memory.py                          # the cases of docs/memory.md
     python benchmarks/memory.py --model w2s:large --zero 3 --workers 2
 
-Every case runs in new processes on one gloo group, without Ray, which does not change the memory of a worker. `--trainer` runs Hugging Face's `Trainer` with its ZeRO-3 `auto` settings on the same model, batch and context.
+Every case runs in new processes on one gloo group, without Ray, which does not change the memory of a worker.
+`--trainer` runs Hugging Face's `Trainer` with its ZeRO-3 `auto` settings on the same model, batch and context.
 """
 
 import argparse
@@ -13,10 +14,13 @@ import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from w2s_ray.bench import run_on_workers
 from w2s_ray.spec.stage import Execution
-from w2s_ray.training.workers import Workers
+
+if TYPE_CHECKING:
+    from w2s_ray.training.workers import Workers
 
 STEPS_SHOWN = (1, 10)
 EXAMPLES, EXAMPLES_PER_STEP, EPOCHS, CONTEXT = 64, 16, 2.5, 128
@@ -83,7 +87,7 @@ def stage_of(store_folder: Path, model: str, case: "Case") -> tuple[str, int | N
     return stage.model_dump_json(), planned.peak_bytes_per_worker
 
 
-def run_stage_case(workers: Workers, store: str, stage_json: str) -> dict[str, int]:
+def run_stage_case(workers: "Workers", store: str, stage_json: str) -> dict[str, int]:
     """Run the stage; return this rank's peak in each phase, in bytes."""
     import torch
 
@@ -116,7 +120,7 @@ def run_stage_case(workers: Workers, store: str, stage_json: str) -> dict[str, i
     return found | meter.peaks
 
 
-def run_trainer_case(workers: Workers, folder: str, settings: str) -> dict[str, int]:
+def run_trainer_case(workers: "Workers", folder: str, settings: str) -> dict[str, int]:
     """Train with Hugging Face's Trainer and the ZeRO-3 settings of its documentation."""
     import deepspeed
     import torch

@@ -12,7 +12,7 @@ from tests.cli.conftest import w2s
 from tests.scheduling.studies import chains_of, resolution_of, small_study
 from w2s_ray.bench import PHASES, _Recorder, choose_stage, measure, run_on_workers, shorten
 from w2s_ray.data.prepare import load_prepared
-from w2s_ray.data.splits import draw
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import ResourceError, StudyError, TrainingError
 from w2s_ray.planning.resolve import resolve
 from w2s_ray.spec.compile import compile_study
@@ -84,7 +84,7 @@ def test_tokens_are_counted_without_padding_and_once_for_all_workers(home: Path,
     tokenizer = AutoTokenizer.from_pretrained(home / "models" / "small")
     prepared = load_prepared(store, stage.spec.train[0].split.task)
     (prediction,) = stage.predicts
-    rows = tokenizer(prepared.texts(draw(prepared, prediction.split)))["input_ids"]
+    rows = tokenizer(prepared.texts(rows_of_split(prepared, prediction.split)))["input_ids"]
     work = partial(measure, stage=stage, store=store, num_steps=NUM_STEPS)
     first, second = run_on_workers(work, Execution(workers=2), tmp_path)
     assert first.label_tokens == second.label_tokens == sum(len(row[-32:]) for row in rows)
