@@ -69,8 +69,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             yield node.module or ""
-            if node.module == "w2s_ray":
-                yield from (f"w2s_ray.{alias.name}" for alias in node.names)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def named(path: Path) -> str:
@@ -119,3 +118,23 @@ def test_only_the_adapter_imports_private_names_of_ray() -> None:
         if name.startswith("ray.") and any(part.startswith("_") for part in name.split("."))
     }
     assert private == {"scheduling/ray_adapter.py"}
+
+
+def top_level_imports(path: Path) -> set[str]:
+    """Modules of the package that are imported when `path` is imported, so not inside functions or TYPE_CHECKING."""
+    return {
+        name
+        for node in ast.parse(path.read_text()).body
+        for name in imports(ast.Module([node], []))
+        if not isinstance(node, ast.If | ast.FunctionDef | ast.ClassDef) and name.startswith("w2s_ray.")
+    }
+
+
+def test_modules_import_each_other_without_a_cycle() -> None:
+    modules = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in MODULES}
+    remaining = {name: top_level_imports(path) & modules.keys() - {name} for name, path in modules.items()}
+    while remaining:
+        free = [name for name, needs in remaining.items() if not needs & remaining.keys()]
+        assert free, f"a cycle among {sorted(remaining)}"
+        for name in free:
+            del remaining[name]

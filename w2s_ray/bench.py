@@ -83,7 +83,7 @@ class Measurement:
     """What one worker measured."""
 
     train_tokens: int = 0
-    """Of the plain steps, over all workers."""
+    """Tokens of the plain steps, over all workers."""
     train_seconds: float = 0.0
     label_tokens: int = 0
     label_seconds: float = 0.0

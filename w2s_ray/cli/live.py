@@ -1,4 +1,4 @@
-"""What a run shows while it works, and Ctrl-C.
+"""The live view of a run, and Ctrl-C.
 
 On a terminal the running stages are redrawn in place; elsewhere each stage prints a line when it starts and ends. The
 first Ctrl-C asks the run to stop at its next step with a checkpoint, the second ends the process at once. SIGTERM and
