@@ -1,6 +1,6 @@
 # make demo   the quickstart study: table, figures, one HTML page; a second time trains nothing
 # make test   the test suite             make check  ruff and mypy             make soak  the long tests
-# make bench  every benchmark, one after another (about 90 minutes on two cores)
+# make bench  all benchmarks, one after another (over an hour on two cores)
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 W2S_STORE ?= ./w2s-store

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from w2s_ray.bench import run_on_workers
 from w2s_ray.spec.stage import Execution
+from w2s_ray.training.processes import run_on_workers
 
 if TYPE_CHECKING:
     from w2s_ray.training.workers import Workers

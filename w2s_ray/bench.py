@@ -2,7 +2,7 @@
 
 The stage is the study's own, with the level's execution settings (workers, ZeRO stage, micro-batches), but it learns
 from ground truth, so that it needs no supervisor, and stops after `num_steps` steps. It then makes one set of
-predictions. Worker processes are started here, without Ray, on a gloo group (CPU) or a NCCL group (GPUs).
+predictions. Worker processes are started without Ray, on a gloo group (CPU) or a NCCL group (GPUs).
 
 The steps fall into three parts: warm-up, plain steps for the speed, and timed steps for the shares. In a timed step the
 device is synchronised wherever the phase changes, and every collective is waited for at once. Communication is then
@@ -10,32 +10,29 @@ never hidden behind computation, so its share is an upper bound, and timed steps
 """
 
 import functools
-import os
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from w2s_ray.errors import ResourceError, StudyError, TrainingError, W2SError
+from w2s_ray.errors import ResourceError, StudyError
 from w2s_ray.planning.nodes import this_machine
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.labels import GroundTruth
-from w2s_ray.spec.stage import Execution, PredictionSpec, Prompt, StageSource, ZeroStage
+from w2s_ray.spec.stage import PredictionSpec, Prompt, StageSource, ZeroStage
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training.memory.usage import ALLOCATOR
+from w2s_ray.training.processes import run_on_workers
 
 if TYPE_CHECKING:
     import torch
 
+    from w2s_ray.training.feed import Feeder
     from w2s_ray.training.workers import Workers
-
-T = TypeVar("T")
+    from w2s_ray.training.zero import Engine
 
 PHASES = ("forward", "backward", "optimizer", "communication", "input")
 COLLECTIVES = (
@@ -202,7 +199,8 @@ def measure(workers: "Workers", *, stage: PlannedStage, store: ArtifactStore, nu
     from w2s_ray.training.progress import NullObserver
 
     meter = Meter(workers.device)
-    with _recorded(workers.device, num_steps) as recorder:
+    recorder = Recorder(workers.device, num_steps)
+    with _recorded(recorder):
         result = stage_module.run_stage(stage, store=store, workers=workers, observer=NullObserver(), meter=meter)
     found = recorder.measurement
     found.label_seconds = result.seconds.get("labelling", 0.0) + result.seconds.get("evaluation", 0.0)
@@ -211,25 +209,69 @@ def measure(workers: "Workers", *, stage: PlannedStage, store: ArtifactStore, nu
     return found
 
 
-class _Recorder:
-    """Counts steps and tokens, and in timed steps adds the time to the current phase."""
+class Recorder:
+    """Wraps the functions that a training step consists of, and adds the time to the current phase.
 
-    def __init__(self, device: "torch.device") -> None:
+    The order of a step is: `micro_batches` (input), then forward and `backward` for each micro-batch, then `step`
+    (optimizer). A collective interrupts the phase in which it is called.
+    """
+
+    def __init__(self, device: "torch.device", max_steps: int) -> None:
         self.measurement = Measurement()
-        self._device = device
+        self._device, self._max_steps = device, max_steps
         self._step = 0
-        self._phase: str | None = None
         self._is_timed = False
+        self._phase: str | None = None
         self._since = 0.0
-        """Start of the current phase, or of the plain or timed steps."""
+        """Start of the current phase, or of the plain steps."""
 
-    def plan(self, num_steps: int) -> None:
-        """Set the number of steps; a third of them warms up at most."""
+    def plan_steps(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """End the training after `max_steps` steps."""
+        steps = original(*args, **kwargs)[: self._max_steps]
+        self.divide(len(steps))
+        return steps
+
+    def divide(self, num_steps: int) -> None:
+        """Divide the steps into warm-up (a sixth, at least 2), plain steps and timed steps (equally many)."""
         if num_steps < MIN_STEPS:
             raise StudyError(f"the level's training has {num_steps} steps, a measurement needs {MIN_STEPS}")
         self._num_steps = num_steps
-        self._first_plain = 1 + min(max(2, num_steps // 6), 10)
+        self._first_plain = 1 + max(2, num_steps // 6)
         self._first_timed = self._first_plain + (num_steps - self._first_plain + 2) // 2
+
+    def micro_batches(self, original: Callable[..., Any], feeder: "Feeder[Any]", positions_N: Any) -> Any:
+        num_tokens = int(feeder.examples.lengths_N[positions_N].sum())
+        if feeder.purpose == "predicting":
+            self.measurement.label_tokens += num_tokens
+            return original(feeder, positions_N)
+        self.begin_step(num_tokens)
+        self.switch("input")
+        batches = original(feeder, positions_N)
+        self.switch("forward")
+        return batches
+
+    def backward(self, original: Callable[..., Any], engine: "Engine", loss: Any, *, is_last: bool) -> None:
+        self.switch("backward")
+        original(engine, loss, is_last=is_last)
+        self.switch(None if is_last else "forward")
+
+    def step(self, original: Callable[..., Any], engine: "Engine", learning_rate: float) -> Any:
+        self.switch("optimizer")
+        norm = original(engine, learning_rate)
+        self.switch(None)
+        self.end_step()
+        return norm
+
+    def collective(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Wait for the collective in a timed step, also if it is asynchronous."""
+        if not self._is_timed:
+            return original(*args, **kwargs)
+        previous = self.switch("communication")
+        work = original(*args, **kwargs)
+        if hasattr(work, "wait"):
+            work.wait()
+        self.switch(previous)
+        return work
 
     def begin_step(self, num_tokens: int) -> None:
         self._step += 1
@@ -249,7 +291,7 @@ class _Recorder:
             self._is_timed = False
 
     def switch(self, phase: str | None) -> str | None:
-        """Start a phase (None for no phase) and return the one before."""
+        """Start a phase (None for no phase) if the step is timed; return the phase before."""
         previous = self._phase
         if self._is_timed:
             now = self._now()
@@ -257,10 +299,6 @@ class _Recorder:
                 self.measurement.phase_seconds[previous] += now - self._since
             self._since, self._phase = now, phase
         return previous
-
-    @property
-    def is_timed(self) -> bool:
-        return self._is_timed
 
     def _now(self) -> float:
         if self._device.type == "cuda":
@@ -271,153 +309,34 @@ class _Recorder:
 
 
 @contextmanager
-def _recorded(device: "torch.device", num_steps: int) -> Iterator[_Recorder]:
-    """Record the training and prediction inside the block, and end the training after `num_steps` steps."""
+def _recorded(recorder: Recorder) -> Iterator[None]:
+    """Send the calls of the training loop and of torch.distributed inside the block through the recorder."""
     import torch.distributed
 
     from w2s_ray.training import stage as stage_module
     from w2s_ray.training.feed import Feeder
     from w2s_ray.training.zero import Engine
 
-    recorder = _Recorder(device)
-
-    def plan_steps(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        steps = original(*args, **kwargs)[:num_steps]
-        recorder.plan(len(steps))
-        return steps
-
-    def micro_batches(original: Callable[..., Any], feeder: Feeder[Any], positions_N: Any) -> Any:
-        num_tokens = int(feeder.examples.lengths_N[positions_N].sum())
-        if feeder.purpose == "predicting":
-            recorder.measurement.label_tokens += num_tokens
-            return original(feeder, positions_N)
-        recorder.begin_step(num_tokens)
-        recorder.switch("input")
-        batches = original(feeder, positions_N)
-        recorder.switch("forward")
-        return batches
-
-    def backward(original: Callable[..., Any], engine: Engine, loss: Any, *, is_last: bool) -> None:
-        recorder.switch("backward")
-        original(engine, loss, is_last=is_last)
-        recorder.switch(None if is_last else "forward")
-
-    def step(original: Callable[..., Any], engine: Engine, learning_rate: float) -> Any:
-        recorder.switch("optimizer")
-        norm = original(engine, learning_rate)
-        recorder.switch(None)
-        recorder.end_step()
-        return norm
-
-    def collective(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not recorder.is_timed:
-            return original(*args, **kwargs)
-        previous = recorder.switch("communication")
-        work = original(*args, **kwargs)
-        if hasattr(work, "wait"):
-            work.wait()
-        recorder.switch(previous)
-        return work
-
     wrappers: list[tuple[Any, str, Callable[..., Any]]] = [
-        (stage_module, "plan_steps", plan_steps),
-        (Feeder, "micro_batches", micro_batches),
-        (Engine, "backward", backward),
-        (Engine, "step", step),
-        *((torch.distributed, name, collective) for name in COLLECTIVES),
+        (stage_module, "plan_steps", recorder.plan_steps),
+        (Feeder, "micro_batches", recorder.micro_batches),
+        (Engine, "backward", recorder.backward),
+        (Engine, "step", recorder.step),
+        *((torch.distributed, name, recorder.collective) for name in COLLECTIVES),
     ]
     with ExitStack() as patches:
         for owner, name, wrapper in wrappers:
             original = getattr(owner, name)
             patches.callback(setattr, owner, name, original)
             setattr(owner, name, _wrapped(original, wrapper))
-        yield recorder
+        yield
 
 
 def _wrapped(original: Callable[..., Any], wrapper: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `wrapper`, called with the original function first."""
+    """Return a function that calls `wrapper` with the original function first."""
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         return wrapper(original, *args, **kwargs)
 
     return call
-
-
-def run_on_workers(work: "Callable[[Workers], T]", execution: Execution, folder: Path) -> list[T]:
-    """Call `work` in new processes that form one process group; return the results by rank.
-
-    Args:
-        work: a function that can be pickled.
-        execution: number of workers, and the cores and GPUs of each.
-        folder: for the file through which the processes meet.
-
-    Raises:
-        W2SError: the first one that a worker raised; the other workers are ended.
-        TrainingError: when a worker process died.
-    """
-    context = get_context("spawn")
-    meeting = folder / f"meeting-{os.urandom(4).hex()}"
-    os.environ |= ALLOCATOR  # read by glibc when a process starts
-    receivers: list[connection.Connection] = []
-    processes = []
-    for rank in range(execution.workers):
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(work, rank, execution, meeting, sender), daemon=True)
-        process.start()
-        sender.close()
-        receivers.append(receiver)
-        processes.append(process)
-    results: dict[int, T] = {}
-    try:
-        while len(results) < len(processes):
-            waiting = [receiver for rank, receiver in enumerate(receivers) if rank not in results]
-            for ready in connection.wait(waiting):
-                rank = receivers.index(ready)  # type: ignore[arg-type]
-                results[rank] = _result(receivers[rank], rank)
-        for process in processes:
-            process.join()
-    finally:
-        for process in processes:
-            process.kill()
-    return [results[rank] for rank in range(execution.workers)]
-
-
-def _result(receiver: connection.Connection, rank: int) -> Any:
-    try:
-        result = receiver.recv()
-    except EOFError:
-        raise TrainingError(f"the process of worker {rank} died") from None
-    if isinstance(result, W2SError):
-        raise result
-    return result
-
-
-def _work(
-    work: "Callable[[Workers], Any]", rank: int, execution: Execution, meeting: Path, sender: connection.Connection
-) -> None:
-    """Join the process group, call `work` and send its result; what a worker process does."""
-    on_gpus = execution.gpus_per_worker > 0
-    gpu = int(rank * execution.gpus_per_worker)
-    ranks = {"RANK": rank, "LOCAL_RANK": gpu if on_gpus else rank}
-    ranks |= {"WORLD_SIZE": execution.workers, "LOCAL_WORLD_SIZE": execution.workers}
-    os.environ |= {name: str(value) for name, value in ranks.items()}
-    if not on_gpus:
-        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    import torch
-    import torch.distributed as dist
-
-    from w2s_ray.training.workers import Workers
-
-    device = torch.device("cuda", gpu) if on_gpus else torch.device("cpu")
-    if on_gpus:
-        torch.cuda.set_device(device)
-    torch.set_num_threads(max(1, int(execution.cpus_per_worker)))
-    backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=execution.workers)
-    try:
-        sender.send(work(Workers(rank, execution.workers, device)))
-    except W2SError as error:
-        traceback.print_exc()
-        sender.send(error)
-    dist.destroy_process_group()

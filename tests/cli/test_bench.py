@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from tests.cli.conftest import w2s
 from tests.scheduling.studies import chains_of, resolution_of, small_study
-from w2s_ray.bench import PHASES, _Recorder, choose_stage, measure, run_on_workers, shorten
+from w2s_ray.bench import PHASES, Recorder, choose_stage, measure, shorten
 from w2s_ray.data.prepare import load_prepared
 from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import ResourceError, StudyError, TrainingError
@@ -20,6 +20,7 @@ from w2s_ray.spec.labels import GroundTruth
 from w2s_ray.spec.load import load_study
 from w2s_ray.spec.stage import Execution, ModelSource
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training.processes import run_on_workers
 from w2s_ray.training.workers import Workers
 
 NUM_STEPS = 12
@@ -53,10 +54,10 @@ def test_a_shortened_stage_needs_no_other_stage(method: dict[str, object]) -> No
 
 
 def test_plain_steps_give_the_speed_and_timed_steps_the_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder = _Recorder(torch.device("cpu"))
+    recorder = Recorder(torch.device("cpu"), 10)
     clock = iter(range(1000))
     monkeypatch.setattr(recorder, "_now", lambda: float(next(clock)))
-    recorder.plan(10)  # 2 steps of warm-up, 4 plain, 4 timed
+    recorder.divide(10)  # 2 steps of warm-up, 4 plain, 4 timed
     for step in range(10):
         recorder.begin_step(10**step)
         for phase in ("input", "forward", "communication", "optimizer", None):
@@ -71,7 +72,7 @@ def test_plain_steps_give_the_speed_and_timed_steps_the_shares(monkeypatch: pyte
 
 def test_too_few_steps_are_refused() -> None:
     with pytest.raises(StudyError, match="5 steps"):
-        _Recorder(torch.device("cpu")).plan(5)
+        Recorder(torch.device("cpu"), 24).divide(5)
 
 
 def test_tokens_are_counted_without_padding_and_once_for_all_workers(home: Path, tmp_path: Path) -> None:
