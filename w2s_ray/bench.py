@@ -188,7 +188,7 @@ def _check_machine(stage: PlannedStage) -> None:
         if execution.workers * each > available:
             raise ResourceError(
                 f"level {stage.level} needs {execution.workers} × {each:g} {noun}, this machine has {available:g}",
-                f"measure fewer workers with --set ladder.{stage.level}.execution.workers=…",
+                f"use a larger machine, or change the level's workers: --set ladder.{stage.level}.execution.workers=…",
             )
 
 

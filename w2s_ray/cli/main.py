@@ -29,7 +29,7 @@ Overrides = Annotated[
     typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Override a study key (repeatable)."),
 ]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Re-run failed search candidates.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Run very large studies without refusing.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Allow studies of more than 100,000 chains.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STORE = Path("w2s-store")
 
@@ -170,7 +170,7 @@ def tasks(json: AsJson = False) -> None:
 def bench(
     study: StudyFile,
     level: Annotated[
-        str | None, typer.Argument(metavar="[LEVEL]", help="A level; default: the largest one that is trained.")
+        str | None, typer.Argument(metavar="LEVEL", help="A level; default: the largest one that is trained.")
     ] = None,
     store: Annotated[
         Path | None,
