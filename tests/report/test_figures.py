@@ -12,8 +12,8 @@ PNG = b"\x89PNG"
 
 
 def test_figures_are_png_and_svg_and_the_same_twice(finished: SyntheticStudy) -> None:
-    for draw in (accuracy_figure, pgr_figure):
-        first, second = draw(finished.summary()), draw(finished.summary())
+    for make_figure in (accuracy_figure, pgr_figure):
+        first, second = make_figure(finished.summary()), make_figure(finished.summary())
         assert first is not None and second is not None and first == second
         assert first.png.startswith(PNG)
         root = ElementTree.fromstring(first.svg)

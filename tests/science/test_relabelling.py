@@ -1,6 +1,7 @@
 """Transforms of labels, each against a computation that shares nothing with it."""
 
 from collections import Counter
+from typing import get_args
 
 import networkx as nx
 import numpy as np
@@ -9,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from w2s_ray.errors import DataError
-from w2s_ray.science.ensemble import combine, samme_weights
+from w2s_ray.science import relabelling
 from w2s_ray.science.relabelling import NUM_FOLDS, LabelSet, apply
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.labels import (
@@ -82,7 +83,7 @@ def by_id(given: LabelSet, *transforms: Transform) -> dict[str, list[float]]:
     return {given.ids[place]: row.tolist() for place, row in zip(kept_K, targets_KC, strict=True)}
 
 
-def test_without_transforms_labels_are_what_they_were() -> None:
+def test_without_transforms_labels_stay_the_same() -> None:
     given = examples()
     targets_NC, kept_N = apply((), given)
     np.testing.assert_array_equal(targets_NC, given.targets_NC)
@@ -90,7 +91,7 @@ def test_without_transforms_labels_are_what_they_were() -> None:
 
 
 @pytest.mark.parametrize("transform", [*NO_FEATURES, *FILTERS, Topological(mode="relabel", k=6)], ids=lambda t: t.kind)
-def test_a_coin_is_of_the_example_and_not_of_its_place_trap_21(transform: Transform) -> None:
+def test_trap_21_a_coin_depends_on_the_example_and_not_on_its_place(transform: Transform) -> None:
     given = examples()
     moved, _ = shuffled(given)
     first, second = by_id(given, transform), by_id(moved, transform)
@@ -102,7 +103,7 @@ def test_a_coin_is_of_the_example_and_not_of_its_place_trap_21(transform: Transf
 @pytest.mark.parametrize(
     "transform", [KeepRandom(fraction=0.5), MixGroundTruth(fraction=0.5), SyntheticErrors(), Permute()]
 )
-def test_another_seed_throws_other_coins(transform: Transform) -> None:
+def test_another_seed_gives_other_coins(transform: Transform) -> None:
     given = examples()
     other = LabelSet(given.ids, given.targets_NC, 1, given.truth_N, given.features_ND)
     assert by_id(given, transform) == by_id(given, transform)
@@ -116,13 +117,13 @@ def test_hard_labels_are_all_on_the_most_probable_class() -> None:
         assert sorted(row) == [0, 0, 1] and soft[row == 1] == soft.max()
 
 
-def test_ties_are_hardened_by_a_coin_and_not_all_to_class_0() -> None:
+def test_ties_are_hardened_by_a_coin_and_not_always_to_class_0() -> None:
     given = LabelSet([f"e{n}" for n in range(400)], np.full((400, 2), 0.5))
     share = apply((Harden(),), given)[0][:, 1].mean()
     assert 0.4 < share < 0.6
 
 
-def test_the_confident_examples_are_those_of_the_highest_probability() -> None:
+def test_keep_confident_keeps_the_examples_with_the_highest_probability() -> None:
     given = examples(num_classes=3)
     targets_KC, kept_K = apply((KeepConfident(fraction=0.4),), given)
     best = sorted(range(90), key=lambda n: -max(given.targets_NC[n]))[:36]
@@ -132,14 +133,14 @@ def test_the_confident_examples_are_those_of_the_highest_probability() -> None:
 
 @pytest.mark.parametrize("num", [7, 90, 101])
 @pytest.mark.parametrize("transform", FILTERS, ids=lambda t: t.kind)
-def test_the_random_control_keeps_exactly_as_many_as_its_filter(transform: Transform, num: int) -> None:
+def test_the_random_control_keeps_as_many_examples_as_its_filter(transform: Transform, num: int) -> None:
     given = examples(num)
     kept = len(apply((transform,), given)[1])
     control = len(apply((KeepRandom(fraction=transform.kept_share),), given)[1])
     assert kept == control == max(round(0.37 * num), 1)
 
 
-def test_the_random_control_of_a_filter_of_unknown_size_is_as_large_too() -> None:
+def test_the_random_control_matches_a_filter_of_unknown_size() -> None:
     given = examples(wrong=0.3)
     filter_ = Topological(mode="filter", k=6)
     kept_K = apply((filter_,), given)[1]
@@ -148,12 +149,12 @@ def test_the_random_control_of_a_filter_of_unknown_size_is_as_large_too() -> Non
     assert control_K.tolist() != kept_K.tolist()
 
 
-def test_a_larger_random_subset_holds_the_smaller_ones_examples() -> None:
+def test_a_larger_random_subset_contains_a_smaller_one() -> None:
     kept = [set(apply((KeepRandom(fraction=share),), examples())[1].tolist()) for share in (0.2, 0.5, 0.9)]
     assert kept[0] < kept[1] < kept[2]
 
 
-def test_knn_trusts_labels_that_are_close_to_the_mean_of_the_nearest_others() -> None:
+def test_knn_trusts_labels_close_to_the_mean_of_their_nearest_others() -> None:
     given = examples()
     proposed = [
         given.targets_NC[sorted(range(90), key=lambda j, n=n: distances_NN[n, j])[:7]].mean(axis=0)
@@ -177,7 +178,7 @@ def test_a_label_has_no_vote_about_itself() -> None:
     assert relabelled["a"] == [1, 0], "the only one of its class in its corner"
 
 
-def test_relabelling_and_filtering_mend_labels_that_their_neighbours_contradict() -> None:
+def test_relabelling_and_filtering_correct_labels_that_their_neighbours_contradict() -> None:
     given = examples(300, wrong=0.25)
     assert given.truth_N is not None
     before = (given.targets_NC.argmax(axis=1) == given.truth_N).mean()
@@ -228,9 +229,9 @@ def components_by_networkx(given: LabelSet, k: int) -> set[int]:
     near = [set(np.argsort(row)[:k].tolist()) for row in distances_NN]
     hard = given.targets_NC.argmax(axis=1)
     members: set[int] = set()
-    for each in set(hard.tolist()):
+    for class_ in set(hard.tolist()):
         graph = nx.Graph()
-        graph.add_nodes_from(np.flatnonzero(hard == each).tolist())
+        graph.add_nodes_from(np.flatnonzero(hard == class_).tolist())
         graph.add_edges_from((a, b) for a in graph for b in graph if a < b and a in near[b] and b in near[a])
         members |= max(nx.connected_components(graph), key=len)
     return members
@@ -244,7 +245,7 @@ def test_topological_keeps_the_largest_component_of_each_class(num_classes: int)
     assert set(kept_K.tolist()) == expected and 0.5 < len(expected) / 120 < 1
 
 
-def test_topological_drops_members_unlike_their_neighbours_where_it_is_told_to_keep_fewer() -> None:
+def test_topological_with_a_fraction_drops_members_unlike_their_neighbours() -> None:
     given = examples(120)
     members = sorted(components_by_networkx(given, 6))
     among_NN = distances(given)[np.ix_(members, members)]
@@ -272,29 +273,31 @@ def test_more_neighbours_than_examples_are_refused(transform: Transform) -> None
         apply((transform,), examples(20))
 
 
-def test_mixed_labels_are_the_truth_for_the_share_and_weak_elsewhere() -> None:
+def test_mixed_labels_are_true_for_the_fraction_and_weak_elsewhere() -> None:
     given = examples()
     assert given.truth_N is not None
     targets_NC, _ = apply((MixGroundTruth(fraction=0.3),), given)
-    told = sorted(range(90), key=lambda n: seeded_hash(0, "mix_ground_truth", given.ids[n]))[:27]
+    is_true = sorted(range(90), key=lambda n: seeded_hash(0, "mix_ground_truth", given.ids[n]))[:27]
     for n in range(90):
-        np.testing.assert_array_equal(targets_NC[n], np.eye(2)[given.truth_N[n]] if n in told else given.targets_NC[n])
+        np.testing.assert_array_equal(
+            targets_NC[n], np.eye(2)[given.truth_N[n]] if n in is_true else given.targets_NC[n]
+        )
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
-def test_synthetic_errors_match_the_supervisors_confusion_and_not_its_examples(num_classes: int) -> None:
+def test_synthetic_errors_keep_the_confusion_matrix_on_other_examples(num_classes: int) -> None:
     given = examples(400, num_classes, wrong=0.3)
     assert given.truth_N is not None
     targets_NC, _ = apply((SyntheticErrors(),), given)
     assert set(np.unique(targets_NC)) == {0, 1}
     hard_N, synthetic_N = given.targets_NC.argmax(axis=1), targets_NC.argmax(axis=1)
-    pairs = [Counter(zip(given.truth_N.tolist(), said.tolist(), strict=True)) for said in (hard_N, synthetic_N)]
+    pairs = [Counter(zip(given.truth_N.tolist(), labels_N.tolist(), strict=True)) for labels_N in (hard_N, synthetic_N)]
     assert pairs[0] == pairs[1], "matched accuracy, class by class"
-    wrong = [set(np.flatnonzero(said != given.truth_N).tolist()) for said in (hard_N, synthetic_N)]
+    wrong = [set(np.flatnonzero(labels_N != given.truth_N).tolist()) for labels_N in (hard_N, synthetic_N)]
     assert len(wrong[0] & wrong[1]) < 0.6 * len(wrong[0]), "by chance about 30 % of them"
 
 
-def test_permuted_labels_are_the_same_labels_and_say_nothing() -> None:
+def test_permuted_labels_are_the_same_labels_without_information() -> None:
     given = examples(400, wrong=0.0)
     assert given.truth_N is not None
     targets_NC, _ = apply((Permute(),), given)
@@ -311,23 +314,6 @@ def test_transforms_act_one_after_another() -> None:
     np.testing.assert_array_equal(targets_KC, np.eye(2)[given.targets_NC[kept_K].argmax(axis=1)])
 
 
-def test_supervisors_are_averaged_or_vote() -> None:
-    probs_SNC = np.array([[[0.9, 0.1], [0.2, 0.8]], [[0.4, 0.6], [0.3, 0.7]], [[0.45, 0.55], [0.1, 0.9]]])
-    np.testing.assert_allclose(combine(probs_SNC, "mean"), [[1.75 / 3, 1.25 / 3], [0.2, 0.8]])
-    np.testing.assert_allclose(combine(probs_SNC, "vote"), [[1 / 3, 2 / 3], [0, 1]])
-
-
-def test_weighted_votes_count_by_samme() -> None:
-    probs_SNC = np.array([[[0.9, 0.1]], [[0.4, 0.6]], [[0.4, 0.6]]])
-    good, poor = np.log(0.9 / 0.1), np.log(0.7 / 0.3)
-    combined = combine(probs_SNC, "weighted", np.array([0.1, 0.3, 0.3]), 100)
-    np.testing.assert_allclose(combined, [[good / (good + 2 * poor), 2 * poor / (good + 2 * poor)]])
-    assert combined[0, 0] > 0.5, "one good supervisor outvotes two poor ones"
-
-
-def test_supervisors_no_better_than_chance_weigh_nothing_and_perfect_ones_no_infinity() -> None:
-    np.testing.assert_allclose(samme_weights(np.array([0.5, 0.6, 0.2]), 50, 2), [0, 0, 1])
-    np.testing.assert_allclose(samme_weights(np.array([0.5, 0.7]), 50, 2), [0.5, 0.5])
-    assert samme_weights(np.array([0.7, 0.5]), 50, 4)[0] > 0, "of four classes chance is 75 % wrong"
-    perfect = samme_weights(np.array([0.0, 0.01]), 50, 2)
-    assert np.isfinite(perfect).all() and perfect[0] == perfect[1], "half an example of 50 is the least"
+def test_every_kind_of_transform_has_a_function() -> None:
+    kinds = {spec.model_fields["kind"].default for spec in get_args(get_args(Transform)[0])}
+    assert kinds == relabelling._FUNCTIONS.keys()

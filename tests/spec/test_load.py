@@ -1,6 +1,5 @@
-"""What a study file may not say, and how it is told."""
+"""Reading a study file: overrides, YAML, and errors for invalid values."""
 
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,75 +21,13 @@ def study(**changes: Any) -> dict[str, Any]:
     }
 
 
-PRETRAINING = {"methods": {"reading": {"objective": "next_token"}}}
-
-
-def scratch(**shape: int) -> dict[str, Any]:
-    small = {"hidden_size": 8, "num_layers": 1, "num_heads": 1, "intermediate_size": 8}
-    return {"model": "w2s:small", "architecture": {**small, **shape}}
-
-
-THREE = {"s": "w2s:small", "m": "w2s:medium", "l": "w2s:large"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"optimization": {"epochs": 2}}, "did you mean 'optimisation'?"),
-        ({"executions": {"workers": 2}}, "did you mean 'execution'?"),
-        ({"chains": []}, "chains is empty"),
-        ({"execution": 3}, "execution = 3"),
-        ({"search": {"space": {"optimisation.learning_rate": [float("nan")]}}}, "optimisation.learning_rate lists"),
-        ({"search": {"space": {"optimisation.learning_rate": [date(2020, 1, 1)]}}}, "optimisation.learning_rate lists"),
-        ({"chains": [["s", "l"], ["s", "l"]]}, "duplicate chains"),
-        ({"methods": {"none": {"arms": []}}}, "methods.none.arms is empty"),
-        (
-            {"chains": [["s", "m"], ["s", "m", "l"]], "methods": {"x": {}, "l-x": {}}, "ladder": THREE},
-            "t-s-m-l-x",
-        ),
-        (
-            {
-                "ladder": {"s": {"model": "w2s:small"}, "l": scratch()},
-            },
-            "ladder.l.architecture",
-        ),
-        (
-            {"tasks": {"t": {"builtin": "python_source", "test_examples": 50}}, **PRETRAINING},
-            "tasks.t.test_examples",
-        ),
-        (
-            {"ladder": {"s": scratch(hidden_size=12, num_heads=4)}, **PRETRAINING},
-            "hidden_size = 12 must be a multiple of 8",
-        ),
-        (
-            {"ladder": {"s": scratch()}, "optimisation": {"context_tokens": 512}, **PRETRAINING},
-            "architecture.context_tokens = 256",
-        ),
-    ],
-)
-def test_what_cannot_run_is_refused_when_it_is_read(changes: dict[str, Any], says: str) -> None:
-    with pytest.raises(StudyError) as refused:
-        parse_study(study(**changes))
-    assert says in str(refused.value)
-
-
-def test_keys_that_do_not_go_together_are_told_by_value_rule_and_remedy() -> None:
-    with pytest.raises(StudyError) as refused:
-        parse_study(study(chains=[["s", "x"]]), source="mine.yaml")
-    assert refused.value.message == "mine.yaml: chains names an unknown level: x"
-    assert refused.value.hint == "known levels here: s, l"
-    with pytest.raises(StudyError) as refused:
-        parse_study(study(search={"space": {"chains": [[["l", "s"]]]}}))
-    assert "search at chains" in refused.value.message and "s, l" in refused.value.hint
-
-
 @pytest.mark.parametrize("value", [float("nan"), {1: "a key that is no text"}, {1, 2}, b"bytes"])
 def test_canonical_json_refuses_what_it_cannot_encode(value: object) -> None:
     with pytest.raises((TypeError, ValueError)):
         canonical_json(value)
 
 
-def test_an_override_reaches_names_that_have_dots(tmp_path: Path) -> None:
+def test_an_override_reaches_names_with_dots(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     ladder = {"pythia-1": "w2s:small", "pythia-1.4b": "w2s:medium", "pythia-2.8b": {"model": "w2s:large"}}
     methods = {"v1.5": {"losses": {"pythia-2.8b": {"kind": "confidence"}}}}
@@ -104,7 +41,7 @@ def test_an_override_reaches_names_that_have_dots(tmp_path: Path) -> None:
     assert loss.kind == "confidence" and loss.alpha_max == 0.25
 
 
-def test_an_override_changes_one_place_where_others_have_an_anchor_in_common(tmp_path: Path) -> None:
+def test_an_override_changes_one_place_that_shares_a_yaml_anchor(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     levels = "  s: &level {model: w2s:small, optimisation: {epochs: 2}}\n  l: {<<: *level, model: w2s:large}\n"
     methods = "  one: {losses: {l: &loss {kind: confidence}}}\n  two: {losses: {l: *loss}}\n"
@@ -114,7 +51,7 @@ def test_an_override_changes_one_place_where_others_have_an_anchor_in_common(tmp
     assert [method.losses["l"].model_dump()["alpha_max"] for method in read.methods.values()] == [0.5, 0.25]
 
 
-def test_an_override_reaches_keys_that_are_searched(tmp_path: Path) -> None:
+def test_an_override_reaches_searched_keys(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     rate, decay = "ladder.l.optimisation.learning_rate", "optimisation.weight_decay"
     space = {rate: {"low": 1e-5, "high": 1e-3}}
@@ -125,21 +62,21 @@ def test_an_override_reaches_keys_that_are_searched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("name: a\nseeds: [0]\nname: b\n", "duplicate key name in lines 1 and 3"),
         ("ladder:\n  s: w2s:small\n  s: w2s:large\n", "duplicate key s in lines 2 and 3"),
     ],
 )
-def test_a_key_that_stands_twice_is_refused_with_its_lines(text: str, says: str, tmp_path: Path) -> None:
+def test_a_duplicate_key_is_refused_with_its_lines(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(text)
     with pytest.raises(StudyError) as refused:
         load_study(file)
-    assert refused.value.message == f"{file}: {says}"
+    assert refused.value.message == f"{file}: {message}"
 
 
-def test_a_level_that_says_a_part_of_a_shared_mapping_leaves_the_rest_of_it() -> None:
+def test_a_level_overrides_a_part_of_a_shared_mapping() -> None:
     shared = {"epochs": 2, "early_stopping": {"every_steps": 5, "patience": 4}}
     own = {"s": {"early_stopping": {"patience": 9}}, "l": {"early_stopping": None}}
     ladder = {name: {"model": "w2s:small", "optimisation": each} for name, each in own.items()}
@@ -149,20 +86,66 @@ def test_a_level_that_says_a_part_of_a_shared_mapping_leaves_the_rest_of_it() ->
     assert large.optimisation.early_stopping is None and large.optimisation.epochs == 2
 
 
-def test_a_key_with_nothing_behind_it_is_no_mapping_of_keys() -> None:
+def test_a_key_without_a_value_is_an_empty_mapping() -> None:
     assert parse_study(study(execution=None)) == parse_study(study())
 
 
-def test_an_anchor_inside_itself_is_refused(tmp_path: Path) -> None:
+def test_a_recursive_alias_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text("name: &a [*a]\n")
     with pytest.raises(StudyError, match="recursive"):
         load_study(file)
 
 
-def test_a_merged_mapping_may_be_overruled(tmp_path: Path) -> None:
+def test_a_key_overrides_a_merged_mapping(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     levels = "ladder:\n  s: &level {model: w2s:small, optimisation: {epochs: 2}}\n  l: {<<: *level, model: w2s:large}\n"
     file.write_text(f"name: asked\ntasks: {{t: {{builtin: code_continuation}}}}\n{levels}")
     level = load_study(file).ladder["l"]
     assert level.model == "w2s:large" and level.optimisation.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "hint"),
+    [
+        ({"execution": {"zero_stage": "3"}}, "zero_stage = '3': must be one of 0, 1, 2, 3", ""),
+        ({"execution": {"activation_checkpointing": "maybe"}}, "'maybe': must be one of true, false, auto", ""),
+        ({"seeds": 3}, "seeds = 3: must be a list", ""),
+        ({"chains": [["s", 3]]}, "chains.0.1 = 3: must be text", ""),
+        ({"name": "two words"}, "name = 'two words': must consist of letters", ""),
+        ({"ladder": {"s": 3}}, "ladder.s = 3: must be a mapping", ""),
+        ({"optimization": {"epochs": 2}}, "unknown key optimization", "did you mean 'optimisation'?"),
+        ({"executions": {"workers": 2}}, "unknown key executions", "did you mean 'execution'?"),
+        ({"optimisation": {"epoch": 2}}, "unknown key ladder.s.optimisation.epoch", "did you mean 'epochs'?"),
+        ({"search": {"space": {"optimisation.rate": [1]}}}, "ladder.s.optimisation.rate", "known keys here"),
+        ({"search": {"space": {"splits.train_examples": {"low": 1, "hgh": 2}}}}, "train_examples.hgh", "'high'"),
+    ],
+)
+def test_an_invalid_value_is_named_with_its_key_and_rule(changes: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(StudyError) as refused:
+        parse_study(study(**changes))
+    assert message in refused.value.message and hint in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ladder.x.optimisation.epochs=2", "unknown key: ladder.x"),
+        ("tasks.x.train_examples=2", "unknown key: tasks.x"),
+        ("seeds", "--set seeds must be"),
+        ("name.x=2", "--set name.x"),
+        ("seeds=[", "--set seeds=["),
+    ],
+)
+def test_an_invalid_override_is_refused(override: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(study()))
+    with pytest.raises(StudyError) as refused:
+        load_study(file, [override])
+    assert message in refused.value.message
+
+
+def test_an_override_can_add_a_level(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(study(), sort_keys=False))
+    assert list(load_study(file, ["ladder.x.model=w2s:large"]).ladder) == ["s", "l", "x"]

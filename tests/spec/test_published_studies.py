@@ -37,7 +37,7 @@ NUM_CANDIDATES = {"sweep_random": 4, "sweep_asha": 6, "sweep_optuna": 5, "sweep_
 """Searches that choose: nothing is judged on the test set before they are through."""
 
 
-def test_every_published_study_is_known_to_this_test() -> None:
+def test_this_test_covers_every_published_study() -> None:
     assert {path.stem for path in FOLDER.glob("*.yaml")} == {*NUM_STAGES, *NUM_CANDIDATES}
 
 
@@ -70,7 +70,7 @@ def test_a_published_search_compiles_its_candidates(name: str) -> None:
     assert len([stage for stage in stages.values() if stage.arm == "floor"]) == bool(points)
 
 
-def test_the_demo_asks_for_what_it_is_to_prove() -> None:
+def test_the_demo_uses_each_zero_stage_and_enough_test_examples() -> None:
     study = load_study(FOLDER / "quickstart.yaml")
     assert {level: entry.execution.zero_stage for level, entry in study.ladder.items()} == {
         "small": 1,
@@ -91,7 +91,7 @@ def test_the_papers_language_study_has_its_22_tasks_and_their_references() -> No
         assert study.report.references and study.report.compare
 
 
-def test_what_the_literature_found_for_one_link_stands_beside_one_link() -> None:
+def test_references_for_one_link_are_shown_beside_one_link() -> None:
     """Theirs are students of one supervisor, over a gap that the reference names."""
     beside = {
         "paper_nlp": {("direct", "large", ("small", "medium", "large"))},
@@ -102,6 +102,6 @@ def test_what_the_literature_found_for_one_link_stands_beside_one_link() -> None
     }
     for name, wanted in beside.items():
         study = load_study(FOLDER / f"{name}.yaml")
-        found = [one for reference in study.report.references for one in reference.contenders.values()]
+        contenders = [c for reference in study.report.references for c in reference.contenders.values()]
         paths = study.paths
-        assert {(one.arm, one.level_among(paths), one.path_among(paths)) for one in found} == wanted, name
+        assert {(c.arm, c.level_among(paths), c.path_among(paths)) for c in contenders} == wanted, name

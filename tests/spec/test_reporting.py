@@ -1,4 +1,4 @@
-"""Declared comparisons and references: short texts, and names that the study must have."""
+"""Declared comparisons and references: their short texts, and the names in them."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_a_comparison_is_two_texts() -> None:
     assert (pair.first.name, pair.second.name) == ("confidence/chain", "naive/direct/medium")
 
 
-def test_a_contender_is_the_last_student_of_the_longest_chain_unless_it_says_otherwise() -> None:
+def test_a_contender_defaults_to_the_last_student_of_the_longest_chain() -> None:
     paths = (("small", "large"), ("small", "medium", "large"))
     plain = Contender(method="naive")
     assert (plain.path_among(paths), plain.level_among(paths)) == (paths[1], "large")
@@ -47,11 +47,11 @@ def test_a_contender_is_the_last_student_of_the_longest_chain_unless_it_says_oth
 
 
 @pytest.mark.parametrize("text", ["naive/direct (small>large)", "naive/direct (small → large)"])
-def test_the_text_of_a_contender_may_name_its_chain(text: str) -> None:
+def test_the_text_of_a_contender_can_name_its_chain(text: str) -> None:
     reference = {"source": "s", "setting": "t", "values": {text: 0.25}}
-    ((one,),) = (each.contenders.values() for each in study({"references": [reference]}).report.references)
-    assert one == Contender(method="naive", arm="direct", path=("small", "large"))
-    assert Contender.model_validate(one.name) == one, "what a report prints can be written into a study"
+    (contender,) = study({"references": [reference]}).report.references[0].contenders.values()
+    assert contender == Contender(method="naive", arm="direct", path=("small", "large"))
+    assert Contender.model_validate(contender.name) == contender, "what a report prints can be written into a study"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_the_text_of_a_contender_may_name_its_chain(text: str) -> None:
         {"references": [{"source": "s", "setting": "t", "values": {"confidence": 0.8}}]},
     ],
 )
-def test_a_contender_that_could_be_of_several_chains_has_to_name_one(report: dict[str, Any]) -> None:
+def test_a_contender_of_several_longest_chains_must_name_one(report: dict[str, Any]) -> None:
     chains = [["small", "large"], ["medium", "large"]]
     with pytest.raises(StudyError, match=r"(?s)confidence/chain.*\(small>large\), \(medium>large\)"):
         study(report, chains=chains)
@@ -70,7 +70,7 @@ def test_a_contender_that_could_be_of_several_chains_has_to_name_one(report: dic
     assert study(one, chains=chains).report.compare[0].first.path == ("medium", "large")
 
 
-def test_recoveries_above_different_floors_are_not_compared() -> None:
+def test_pgrs_with_different_floors_are_not_compared() -> None:
     chains = [["small", "large"], ["medium", "large"]]
     pair = {"first": "confidence (medium>large)", "second": "naive (small>large)"}
     with pytest.raises(StudyError, match="different floors, medium and small"):
@@ -119,12 +119,12 @@ def test_recoveries_above_different_floors_are_not_compared() -> None:
         ({"compare": [["naive/self", "naive"]]}, "naive/self has no PGR of its own; compare `by: accuracy`"),
     ],
 )
-def test_names_that_the_study_lacks_are_refused_with_the_nearest(report: dict[str, Any], message: str) -> None:
+def test_unknown_names_are_refused_with_the_nearest_one(report: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=f"(?s){message}"):
         study(report)
 
 
-def test_tasks_that_judge_candidates_are_not_compared() -> None:
+def test_development_tasks_are_not_compared() -> None:
     pair = {"first": "naive", "second": "confidence", "tasks": ["sst2"]}
     search = {"space": {"optimisation.epochs": [1, 2]}, "choose_by": "development_tasks", "development_tasks": ["sst2"]}
     naive = {"methods": {"naive": {}, "confidence": {"losses": {"large": {"kind": "confidence"}}}}}
@@ -138,7 +138,7 @@ def test_arms_without_a_pgr_are_compared_by_accuracy() -> None:
     assert study({"compare": [pair]}).report.compare[0].by == "accuracy"
 
 
-def test_more_comparisons_than_the_draws_can_tell_are_refused() -> None:
+def test_more_comparisons_than_the_resamples_can_decide_are_refused() -> None:
     """Of 70 draws no p-value is below .028, and twice that is above .05."""
     pairs = [["naive", "confidence"], ["naive", "naive/direct"]]
     with pytest.raises(StudyError, match="must be at least 79"):
@@ -149,7 +149,7 @@ def test_more_comparisons_than_the_draws_can_tell_are_refused() -> None:
         study({"compare": pairs, "bootstrap_samples": 79}, search=space)
 
 
-def test_a_reference_has_numbers_or_the_sources_own_words() -> None:
+def test_a_reference_has_numbers_or_text() -> None:
     values = {"naive": 0.25, "confidence": "nearly 0.80"}
     report = study({"references": [{"source": "Burns et al. 2023", "setting": "NLP", "values": values}]}).report
     assert report.references[0].values == values

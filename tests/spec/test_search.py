@@ -1,4 +1,4 @@
-"""The search: its points, what it may be chosen by, and the variants of a study that it makes."""
+"""The search: its points, its candidates and winners, and the variants of a study that it makes."""
 
 from typing import Any
 
@@ -30,24 +30,24 @@ def test_a_grid_is_every_combination_and_each_point_has_its_chains() -> None:
     assert (rates, sizes) == ({1e-4, 2e-4}, {50, 100})
 
 
-def test_points_share_every_stage_that_their_settings_leave_alone() -> None:
+def test_points_share_every_stage_that_their_settings_do_not_change() -> None:
     study = searching({ALPHA: [0.1, 0.2, 0.3]}, {"methods": {"half": {"losses": {"l": {"kind": "confidence"}}}}})
     assert len(distinct_stages(chains_of(study))) == 2 + 3, "one floor, one ceiling, three students"
 
 
-def test_execution_may_be_searched_and_is_said_to_change_nothing() -> None:
+def test_a_search_over_execution_shares_stages_and_gives_a_notice() -> None:
     study = searching({"ladder.l.execution.workers": [1, 2]})
     assert len(distinct_stages(chains_of(study))) == 3, "its values share their stages"
     assert "ladder.l.execution.workers" in notices(study)[0]
     assert {execution.workers for name, execution in executions(study) if name == "l"} == {1, 2}
 
 
-def test_a_key_at_the_top_of_a_study_stands_for_every_level() -> None:
+def test_a_key_at_the_top_of_a_study_applies_to_every_level() -> None:
     study = at(small_study(), Point.of({"optimisation.learning_rate": 0.123}))
     assert {level.optimisation.learning_rate for level in study.ladder.values()} == {0.123}
 
 
-def test_names_that_have_dots_can_be_searched() -> None:
+def test_keys_with_dotted_names_can_be_searched() -> None:
     rate, alpha = "ladder.big-1.4b.optimisation.learning_rate", "methods.v1.5.losses.big-1.4b.alpha_max"
     changes = {
         "ladder": {"s": {"model": "w2s:small"}, "big-1.4b": {"model": "w2s:large"}},
@@ -61,7 +61,7 @@ def test_names_that_have_dots_can_be_searched() -> None:
     assert optimisation_keys(judged) == {rate: (rate, "big-1.4b")}
 
 
-def test_random_points_depend_on_the_seed_alone_and_stay_in_their_ranges() -> None:
+def test_random_points_depend_only_on_the_seed_and_stay_in_their_ranges() -> None:
     space = {
         RATE: {"low": 1e-5, "high": 1e-2, "log": True},
         "splits.train_examples": {"low": 10, "high": 90, "integer": True},
@@ -76,7 +76,7 @@ def test_random_points_depend_on_the_seed_alone_and_stay_in_their_ranges() -> No
         assert isinstance(values["splits.train_examples"], int)
 
 
-def test_chain_shapes_can_be_searched_and_train_the_last_student_on_the_same_examples() -> None:
+def test_searched_chains_train_the_last_student_on_the_same_examples() -> None:
     ladder = {name: {"model": f"w2s:{name}"} for name in ("s", "m", "k", "l")}
     study = searching({"chains": [[["s", "l"]], [["s", "m", "l"]], [["s", "m", "k", "l"]]]}, {"ladder": ladder})
     chains = chains_of(study)
@@ -86,7 +86,7 @@ def test_chain_shapes_can_be_searched_and_train_the_last_student_on_the_same_exa
     assert every.paths == (("s", "l"), ("s", "m", "l"), ("s", "k", "l"), ("s", "m", "k", "l"))
 
 
-def test_trap_14_candidates_never_see_the_test_set_and_use_seeds_of_their_own() -> None:
+def test_trap_14_candidates_never_see_the_test_set_and_use_their_own_seeds() -> None:
     study = searching({RATE: [1e-4, 2e-4]}, {"seeds": [0, 1]}, choose_by="agreement", seeds=[7])
     resolution = resolution_of(study)
     assert compile_study(study, resolution) == (), "nothing is judged on the test set before the search is through"
@@ -101,7 +101,7 @@ def test_trap_14_candidates_never_see_the_test_set_and_use_seeds_of_their_own() 
     assert [prediction.split.name for prediction in student.predicts] == ["V1"]
 
 
-def test_winners_run_on_the_studys_seeds_with_ceilings_that_had_the_same_search() -> None:
+def test_winners_run_on_the_studys_seeds_with_the_best_ceilings_settings() -> None:
     study = searching({RATE: [1e-4, 2e-4, 3e-4]}, {"seeds": [0, 1]}, choose_by="agreement", seeds=[7])
     low, middle, high = (Point.of({RATE: value}) for value in (1e-4, 2e-4, 3e-4))
     judged = (
@@ -121,7 +121,7 @@ def test_winners_run_on_the_studys_seeds_with_ceilings_that_had_the_same_search(
     assert student.test_prediction is not None
 
 
-def test_ceilings_have_their_own_best_of_a_key_for_every_level_too() -> None:
+def test_each_level_of_ceilings_gets_its_own_best_setting() -> None:
     rate = "optimisation.learning_rate"
     ladder = {"s": {"model": "w2s:small"}, "m": {"model": "w2s:medium"}, "l": {"model": "w2s:large"}}
     study = searching({rate: [1e-4, 2e-4, 3e-4]}, {"ladder": ladder}, choose_by="oracle", seeds=[7])
@@ -137,7 +137,7 @@ def test_ceilings_have_their_own_best_of_a_key_for_every_level_too() -> None:
     assert rates == {**students, ("ceiling", "m"): 1e-4, ("ceiling", "l"): 3e-4}
 
 
-def test_development_tasks_judge_and_the_other_tasks_are_judged() -> None:
+def test_candidates_run_on_development_tasks_and_winners_on_the_others() -> None:
     tasks = {"code": {"builtin": "code_continuation"}, "hard": {"builtin": "code_continuation_hard"}}
     study = searching(
         {ALPHA: [0.1, 0.9]},
@@ -148,11 +148,11 @@ def test_development_tasks_judge_and_the_other_tasks_are_judged() -> None:
     resolution = resolution_of(study)
     point = Point.of({ALPHA: 0.1})
     assert {chain.task for chain in CandidateCompiler(study, resolution).chains(point)} == {"hard"}
-    found = SearchResult(candidates=(), winners=(point,))
-    assert {chain.task for chain in compile_study(study, resolution, found)} == {"code"}
+    result = SearchResult(candidates=(), winners=(point,))
+    assert {chain.task for chain in compile_study(study, resolution, result)} == {"code"}
 
 
-def test_a_method_may_be_for_some_of_the_tasks_that_judge_or_are_judged() -> None:
+def test_a_method_can_be_for_some_development_tasks_or_some_others() -> None:
     tasks = {"code": {"builtin": "code_continuation"}, "hard": {"builtin": "code_continuation_hard"}}
     study = searching(
         {RATE: [1e-4]},
@@ -167,35 +167,35 @@ def test_a_method_may_be_for_some_of_the_tasks_that_judge_or_are_judged() -> Non
     assert {(chain.task, chain.method) for chain in run} == {("code", "naive"), ("code", "only")}
 
 
-def test_development_tasks_that_no_method_is_for_are_refused() -> None:
+def test_development_tasks_without_a_method_are_refused() -> None:
     tasks = {"code": {"builtin": "code_continuation"}, "hard": {"builtin": "code_continuation_hard"}}
     changes = {"tasks": tasks, "methods": {"only": {"tasks": ["code"]}}}
     with pytest.raises(StudyError, match="development_tasks hard"):
         searching({RATE: [1e-4]}, changes, choose_by="development_tasks", development_tasks=["hard"])
 
 
-def test_tasks_that_judge_nobody_and_that_no_method_is_for_are_refused() -> None:
+def test_tasks_for_winners_without_a_method_are_refused() -> None:
     tasks = {"code": {"builtin": "code_continuation"}, "hard": {"builtin": "code_continuation_hard"}}
     changes = {"tasks": tasks, "methods": {"only": {"tasks": ["hard"]}}}
     with pytest.raises(StudyError, match=r"no method .* code"):
         searching({RATE: [1e-4]}, changes, choose_by="development_tasks", development_tasks=["hard"])
 
 
-def test_sizes_that_every_task_has_of_its_own_are_not_searched() -> None:
+def test_sizes_that_every_task_sets_itself_are_not_searched() -> None:
     tasks = {"code": {"builtin": "code_continuation", "train_examples": 100}}
     with pytest.raises(StudyError, match="train_examples has no effect"):
         searching({"splits.train_examples": [50, 60]}, {"tasks": tasks})
     searching({"splits.validation_examples": [50, 60]}, {"tasks": tasks})
 
 
-def test_declared_comparisons_and_chains_that_are_searched_do_not_go_together() -> None:
+def test_declared_comparisons_exclude_searched_chains() -> None:
     pair = {"first": "half", "second": "half/ceiling", "by": "accuracy"}
     changes = {**LOSSES, "report": {"compare": [pair]}}
     with pytest.raises(StudyError, match=r"search.space.chains and report.compare"):
         searching({"chains": [[["s", "l"]]]}, changes)
 
 
-def test_of_two_objectives_the_pareto_front_wins() -> None:
+def test_with_two_objectives_winners_are_on_the_pareto_front() -> None:
     search = SearchSpec.model_validate(
         {
             "space": {RATE: [1, 2, 3]},
@@ -214,7 +214,7 @@ def test_of_two_objectives_the_pareto_front_wins() -> None:
     assert best((cheap, good, bad, stopped), search) == (good.point, cheap.point)
 
 
-def test_a_search_that_found_nothing_to_choose_from_says_what_became_of_its_candidates() -> None:
+def test_a_search_without_a_finished_candidate_tells_why() -> None:
     good, bad, slow = (Point.of({RATE: value}) for value in (1, 2, 3))
     failed = Candidate(point=bad, status="failed", error="the loss is nan")
     stopped = Candidate(point=slow, status="stopped")
@@ -227,7 +227,7 @@ def test_a_search_that_found_nothing_to_choose_from_says_what_became_of_its_cand
     assert "time_budget" not in str(SearchResult(candidates=(failed,), winners=()).why_nothing_is_chosen)
 
 
-def test_what_a_sampler_varies_is_fitted_into_its_range() -> None:
+def test_sampled_values_are_moved_into_their_range() -> None:
     space = {"a": Range(low=1, high=8, integer=True), "b": Range(low=0.1, high=1.0), "c": (True, "x", [1, 2])}
     assert chosen(space, {"a": 9.6, "b": 0.05, "c": "[1,2]"}) == {"a": 8, "b": 0.1, "c": [1, 2]}
     assert set(distributions(space)) == {"a", "b", "c"}
@@ -237,7 +237,7 @@ AGREEMENT = {"choose_by": "agreement"}
 LOSSES = {"methods": {"half": {"losses": {"l": {"kind": "confidence"}}}}}
 
 
-def test_candidates_need_a_student_to_be_judged_by() -> None:
+def test_candidates_need_a_chain_arm() -> None:
     with pytest.raises(StudyError, match=r"methods.naive.arms"):
         searching({RATE: [1e-4]}, {"methods": {"naive": {"arms": ["ceiling"]}}}, choose_by="oracle")
 
@@ -292,9 +292,7 @@ def test_candidates_need_a_student_to_be_judged_by() -> None:
         ({RATE: [1e-4]}, {"choose_by": "oracle", "sampler": "nsga2", "num_samples": 4}, "second objective"),
     ],
 )
-def test_a_search_that_could_not_be_right_is_refused_before_anything_runs(
-    space: dict[str, Any], search: dict[str, Any], words: str
-) -> None:
+def test_invalid_searches_are_refused(space: dict[str, Any], search: dict[str, Any], words: str) -> None:
     with pytest.raises(StudyError) as caught:
         searching(space, LOSSES, **search)
     assert words in str(caught.value)

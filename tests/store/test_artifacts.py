@@ -157,7 +157,7 @@ def test_a_damaged_record_is_an_error_and_not_a_missing_artifact(
 ) -> None:
     commit_stage(stage)
     (store.folder(stage.slug, stage.identity) / "record.json").write_text(content)
-    with pytest.raises(StoreError, match="not a record"):
+    with pytest.raises(StoreError, match=r"record\.json"):
         store.find(stage.identity)
 
 

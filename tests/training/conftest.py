@@ -1,10 +1,11 @@
-"""A tiny real study for the training room: real text files of words, a tiny real Llama, real process groups."""
+"""A tiny real study: text files of words, a tiny Llama, process groups, and limits under which ZeRO-3 really shards."""
 
 import gc
 import os
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,6 @@ import torch
 import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.training.sharding import sharding
 from w2s_ray.data.prepare import PreparedTask, prepare_task
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.chain import Chain, Resolution, ResolvedModel, ResolvedTask
@@ -22,16 +22,57 @@ from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.task import SCHEMA, Kind, Task, TaskData
+from w2s_ray.training import zero
+from w2s_ray.training.memory.footprint import Limits, limits_for
 from w2s_ray.training.models.network import load_tokenizer
 from w2s_ray.training.progress import StageProgress
 from w2s_ray.training.workers import Workers
 
+LIMITS = {
+    "ahead": Limits(bucket=4_096, prefetch=2_100, live=6_000, reuse=500, persistence=16, sub_group=8_192),
+    "bare": Limits(bucket=1_024, prefetch=0, live=256, reuse=0, persistence=0, sub_group=1_024),
+    # For the built-in large model.
+    "million": Limits(bucket=10**6, prefetch=10**6, live=10**6, reuse=10**6, persistence=1_000, sub_group=2 * 10**6),
+    "tenth of a million": Limits(
+        bucket=10**5, prefetch=10**5, live=10**5, reuse=10**5, persistence=0, sub_group=2 * 10**5
+    ),
+}
+
+
+TINY = ("ahead", "bare")
+
+
+"""Limits for the tests' tiny models."""
+
+
+@contextmanager
+def sharding(name: str) -> Iterator[None]:
+    """Give every engine made inside the limits of that name, or without a name those of its size.
+
+    The gradient buffer is freed after each step, as for large models.
+    """
+    before, worth = zero.limits_for, zero._WORTH_FREEING
+    zero.limits_for = (lambda num_parameters, hidden_size: LIMITS[name]) if name else limits_for
+    zero._WORTH_FREEING = 0 if name else zero._MAPPED
+    try:
+        yield
+    finally:
+        zero.limits_for, zero._WORTH_FREEING = before, worth
+
+
+def largest(limits: Limits) -> int:
+    """The largest of the limits, in elements."""
+    return max(astuple(limits))
+
+
 UP = ("warm", "bright", "gentle", "calm", "sweet")
+
+
 DOWN = ("cold", "dark", "harsh", "wild", "bitter")
 
 
 class Moods:
-    """Sentences of ragged length whose mood words tell the label."""
+    """Sentences of different lengths whose mood words determine the label."""
 
     kind: Kind = "classes"
 
@@ -59,7 +100,7 @@ class Moods:
 
 
 class Pairings:
-    """Two sentences; the one with the brighter word is the better one."""
+    """Two sentences; the one with the brighter word is better."""
 
     kind: Kind = "pairs"
 
@@ -78,7 +119,7 @@ class Pairings:
 
 
 class Replies:
-    """A sentence, and the mood that is to be written after it."""
+    """A sentence, and its mood as the answer."""
 
     kind: Kind = "answers"
 
@@ -125,7 +166,7 @@ class Tiny:
     prepared: PreparedTask
 
     def chain(self, method: str = "naive", **execution: object) -> Chain:
-        """Compile with every level run by `execution`."""
+        """Compile the study with this execution on every level."""
         study = self.study
         if execution:
             ladder = {
@@ -171,7 +212,7 @@ def tiny(tmp_path: Path) -> Tiny:
 
 
 class Onlooker:
-    """Keeps the points; asks to stop once `stop_at` steps were polled."""
+    """Keeps all progress; asks to stop at the `stop_at`-th poll."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.points: list[StageProgress] = []
@@ -188,20 +229,20 @@ class Onlooker:
 
 @pytest.fixture(autouse=True)
 def sharded() -> Iterator[None]:
-    """Every stage that a test runs in this process has limits below its model's size, so that ZeRO-3 really shards."""
+    """Give every stage of this process limits below its model's size, so that ZeRO-3 really shards."""
     with sharding("ahead"):
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def libraries() -> None:
-    """Load what stages need, and spare the collection at the end of each from going through it, as crews do."""
+    """Import the libraries once and exclude them from garbage collection, as worker groups do."""
     import w2s_ray.training.stage  # noqa: F401
 
-    spare_libraries()
+    freeze_libraries()
 
 
-def spare_libraries() -> None:
+def freeze_libraries() -> None:
     gc.collect()
     gc.freeze()
 

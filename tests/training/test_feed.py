@@ -1,4 +1,4 @@
-"""What reaches the model: right-padded rows, pooled at their last real token whatever that token is."""
+"""Micro-batches: right-padded rows whose last real token is known, fillers, equal numbers on all ranks."""
 
 import numpy as np
 import torch
@@ -20,20 +20,20 @@ def feeder_of(
     return Feeder(examples, Workers(rank, size, torch.device("cpu")), tokens_per_micro_batch, PAD)
 
 
-def test_trap_1_a_text_that_holds_or_ends_in_the_padding_token_is_pooled_at_its_end() -> None:
+def test_trap_1_a_text_that_ends_in_the_padding_token_is_pooled_at_its_end() -> None:
     rows = [[5, PAD, 7, PAD], [PAD, PAD], [5, 6, 7, 8, 9, PAD]]
     (batch,) = feeder_of(rows).micro_batches(np.arange(3))
     last = {int(position): int(at) for position, at in zip(batch.positions, batch.last_R, strict=True)}
     assert last == {0: 3, 1: 1, 2: 5}
 
 
-def test_padding_stands_on_the_right() -> None:
+def test_rows_are_padded_on_the_right() -> None:
     (batch,) = feeder_of([[5, 6], [7, 8, 9]]).micro_batches(np.arange(2))
     rows = {int(position): row.tolist() for position, row in zip(batch.positions, batch.tokens_RT, strict=True)}
     assert rows == {0: [5, 6, PAD], 1: [7, 8, 9]}
 
 
-def test_every_rank_takes_as_many_micro_batches_and_fillers_weigh_nothing() -> None:
+def test_all_ranks_get_as_many_micro_batches_with_fillers_of_weight_zero() -> None:
     groups = [feeder_of([[5, 6, 7]], size=2, rank=rank).micro_batches(np.arange(1)) for rank in (0, 1)]
     assert [len(group) for group in groups] == [1, 1]
     assert sorted(float(group[0].real_R.sum()) for group in groups) == [0.0, 1.0]

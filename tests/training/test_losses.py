@@ -1,10 +1,12 @@
-"""The losses give the values of the paper and of public code, computed here independently: loops and plain numbers."""
+"""Losses give the values of the paper and of public code, computed here with loops and plain numbers."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from w2s_ray.spec.losses import (
     ConfidenceLoss,
@@ -16,13 +18,29 @@ from w2s_ray.spec.losses import (
     ProductLoss,
     WindowLoss,
 )
-from w2s_ray.training.feed import FloatArray
-from w2s_ray.training.losses import OptimizerBatch, soft_cross_entropy, student_loss
+from w2s_ray.training.feed import Feeder, FloatArray, LabelledExamples, LanguageExamples, MicroBatch
+from w2s_ray.training.losses import (
+    ClassBatchLoss,
+    OptimizerBatch,
+    loss_from,
+    soft_cross_entropy,
+    student_loss,
+    token_cross_entropy,
+)
+from w2s_ray.training.workers import Workers
 
 LOGITS = np.random.default_rng(0).normal(0, 1.5, (16, 2)).astype(np.float32)
+
+
 WEAK = np.random.default_rng(1).beta(0.7, 0.5, 16)
+
+
 LABELS = np.stack([1 - WEAK, WEAK], axis=1).astype(np.float32)
+
+
 THREE_LOGITS = np.random.default_rng(2).normal(0, 1.5, (9, 3)).astype(np.float32)
+
+
 THREE_LABELS = np.random.default_rng(3).dirichlet((1.0, 1.0, 1.0), 9).astype(np.float32)
 
 
@@ -94,14 +112,14 @@ def test_confidence_is_the_public_formula_when_the_whole_batch_is_seen_at_once(p
     assert_is_cross_entropy_against(spec, public_threshold_targets(0.75, share))
 
 
-def test_the_weak_prior_is_the_mean_label_over_all_that_the_student_learns_from() -> None:
+def test_the_weak_prior_is_the_mean_label_of_all_training_examples() -> None:
     loss = student_loss(ConfidenceLoss(alpha_max=1.0, prior="weak"), np.array([[0.75, 0.25]] * 40, dtype=np.float32))
     probs = torch.tensor(LOGITS).softmax(-1).numpy()
     targets = loss.targets(OptimizerBatch(LABELS, np.arange(16), 0.5, probs))
     assert set(np.argsort(probs[:, 1])[-4:]) == set(np.flatnonzero(targets[:, 1])), "a quarter of 15 is between 3 and 4"
 
 
-def test_confidence_by_argmax_hardens_each_example_by_itself_and_serves_three_classes() -> None:
+def test_confidence_with_argmax_hardens_single_examples_of_three_classes() -> None:
     probs = [softmax([float(value) for value in row]) for row in THREE_LOGITS]
     targets = [
         [0.5 * w + 0.5 * (place == own.index(max(own))) for place, w in enumerate(label)]
@@ -153,7 +171,7 @@ def test_product_stays_finite_where_powers_of_small_numbers_vanish() -> None:
 
 
 @pytest.mark.parametrize("radius", [0.15, 0.4, "midweak"])
-def test_window_counts_the_unsure_examples_and_divides_by_all(radius: float | str) -> None:
+def test_window_counts_uncertain_examples_and_divides_by_all(radius: float | str) -> None:
     distances = sorted(abs(w - 0.5) for w in LABELS[:, 1].tolist())
     width = (distances[7] + distances[8]) / 2 if isinstance(radius, str) else radius
     rows = [[float(value) for value in row] for row in LOGITS]
@@ -177,7 +195,7 @@ def test_forward_kl_is_zero_at_perfect_imitation_and_has_the_gradients_of_naive(
     assert ours(KLLoss(), LOGITS, np.array(rows, dtype=np.float32))[0] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_reverse_kl_weighs_by_the_students_own_belief_and_is_finite_for_hard_labels() -> None:
+def test_reverse_kl_weighs_by_the_students_belief_and_stays_finite() -> None:
     expected = [
         sum(p * (math.log(p) - math.log(w)) for w, p in zip(label, softmax(row.tolist()), strict=True))
         for label, row in zip(LABELS.tolist(), LOGITS, strict=True)
@@ -210,13 +228,13 @@ def test_trap_2_alpha_rises_linearly_over_the_first_fifth_and_does_not_jump() ->
     assert values[20:] == [0.75] * 80
 
 
-def test_trap_2_the_schedule_openai_jumps_from_a_twentieth_to_a_half_as_its_code_does() -> None:
+def test_trap_2_the_openai_schedule_jumps_as_its_code_does() -> None:
     values = alpha_over_training(ConfidenceLoss(prior="argmax", schedule="openai", warmup_fraction=0.1))
     assert values[10:12] == pytest.approx([0.05, 0.5])
     assert values[5] == pytest.approx(0.025)
 
 
-def test_trap_3_the_threshold_is_over_the_whole_batch_whatever_the_level_of_the_probabilities() -> None:
+def test_trap_3_the_threshold_is_a_quantile_of_the_whole_batch() -> None:
     p1 = np.linspace(0.9, 0.99, 10, dtype=np.float32)
     probs, labels = np.stack([1 - p1, p1], axis=1), np.full((10, 2), 0.5, dtype=np.float32)
     loss = student_loss(ConfidenceLoss(alpha_max=1.0), labels)
@@ -225,7 +243,7 @@ def test_trap_3_the_threshold_is_over_the_whole_batch_whatever_the_level_of_the_
     assert targets.argmax(axis=1).tolist() == [0] * 5 + [1] * 5
 
 
-def test_trap_3_equal_probabilities_are_split_by_the_hash_of_the_example_and_not_by_its_place() -> None:
+def test_trap_3_equal_probabilities_are_ordered_by_the_hash_of_the_example() -> None:
     probs = np.full((6, 2), 0.5, dtype=np.float32)
     loss = student_loss(ConfidenceLoss(alpha_max=1.0), probs)
     ties, order = np.array([5, 3, 1, 0, 2, 4]), np.array([3, 0, 5, 1, 4, 2])
@@ -237,6 +255,124 @@ def test_trap_3_equal_probabilities_are_split_by_the_hash_of_the_example_and_not
 
 def test_soft_cross_entropy_is_summed_and_in_fp32() -> None:
     logits = torch.tensor(LOGITS, dtype=torch.bfloat16)
-    found = soft_cross_entropy(logits, torch.tensor(LABELS))
-    assert found.dtype == torch.float32
-    assert float(found) == pytest.approx(len(LOGITS) * mean_against(LABELS.tolist(), logits.float().numpy()), rel=1e-5)
+    loss = soft_cross_entropy(logits, torch.tensor(LABELS))
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(len(LOGITS) * mean_against(LABELS.tolist(), logits.float().numpy()), rel=1e-5)
+
+
+ALONE = Workers(0, 1, torch.device("cpu"))
+
+
+LOSSES = [NaiveLoss(), HardLoss(), ConfidenceLoss(), EntropyLoss(), ProductLoss(), WindowLoss(), KLLoss()]
+
+
+NUM_EXAMPLES = 12
+
+
+ONE_BY_ONE, AT_ONCE = 1, 10_000
+
+
+"""Tokens of a micro-batch."""
+
+
+class Scorer(torch.nn.Module):
+    """A minimal model: the sum of the scores of a text's tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = torch.nn.Embedding(50, 2)
+        self.saved: weakref.WeakSet[Saved] = weakref.WeakSet()
+        self.held: list[int] = []
+        """Tensors that are held for backward passes when a forward pass begins."""
+        self.num_without_gradients = 0
+        """Passes without gradients."""
+
+    def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
+        self.held.append(len(self.saved))
+        self.num_without_gradients += not torch.is_grad_enabled()
+        logits_RC: torch.Tensor = self.table(tokens_RT).tanh().cumsum(dim=1)[torch.arange(len(last_R)), last_R]
+        return logits_RC
+
+
+class Saved:
+    """A tensor that autograd holds until the backward pass."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+def learn(loss: Loss, tokens_per_micro_batch: int) -> Scorer:
+    """One optimizer batch's forward and backward passes, in the middle of training."""
+    coin = np.random.default_rng(0)
+    labels_N = coin.uniform(size=NUM_EXAMPLES)
+    examples = LabelledExamples(
+        tokens=[coin.integers(1, 50, size, dtype=np.int32) for size in coin.integers(2, 9, NUM_EXAMPLES)],
+        targets_NC=np.stack([1 - labels_N, labels_N], axis=1).astype(np.float32),
+        ties_N=coin.permutation(NUM_EXAMPLES),
+    )
+    model, batch_loss = Scorer(), ClassBatchLoss(loss, examples, ALONE)
+    positions_N = coin.permutation(NUM_EXAMPLES)
+    group = Feeder(examples, ALONE, tokens_per_micro_batch, pad=0).micro_batches(positions_N)
+    assert len(group) == (NUM_EXAMPLES if tokens_per_micro_batch == ONE_BY_ONE else 1)
+
+    def pack(tensor: torch.Tensor) -> Saved:
+        saved = Saved(tensor)
+        model.saved.add(saved)
+        return saved
+
+    with saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        for value in batch_loss.values(model, group, positions_N, step=5, num_steps=10):
+            value.backward()
+    return model
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.label)
+def test_trap_3_micro_batches_of_one_learn_what_the_whole_batch_learns(loss: Loss) -> None:
+    single, whole = learn(loss, ONE_BY_ONE), learn(loss, AT_ONCE)
+    assert single.table.weight.grad is not None and whole.table.weight.grad is not None
+    assert single.table.weight.grad.abs().sum() > 0
+    torch.testing.assert_close(single.table.weight.grad, whole.table.weight.grad)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.label)
+def test_trap_4_no_graph_of_an_earlier_micro_batch_is_kept(loss: Loss) -> None:
+    model = learn(loss, ONE_BY_ONE)
+    assert len(model.held) >= NUM_EXAMPLES
+    assert set(model.held) == {0}
+
+
+def test_only_the_confidence_loss_needs_a_pass_without_gradients() -> None:
+    passes = {loss.label: learn(loss, ONE_BY_ONE).num_without_gradients for loss in LOSSES}
+    assert {label for label, count in passes.items() if count} == {ConfidenceLoss().label}
+    model = learn(ConfidenceLoss(), AT_ONCE)
+    assert (model.num_without_gradients, len(model.held)) == (0, 1), "a single micro-batch needs no second pass"
+
+
+def batch_of(
+    rows: list[list[int]], starts: list[int], positions: list[int], world: int = 1, rank: int = 0
+) -> tuple[MicroBatch, torch.Tensor, LanguageExamples]:
+    examples = LanguageExamples(tokens=[np.array(row, dtype=np.int32) for row in rows], loss_from_N=np.array(starts))
+    feeder = Feeder(examples, Workers(rank, world, torch.device("cpu")), 1000, 0)
+    (batch,) = feeder.micro_batches(np.array(positions))
+    return batch, loss_from(examples, batch), examples
+
+
+def test_only_learned_tokens_count_in_the_loss() -> None:
+    rows, starts = [[3, 4, 5, 6], [5, 2, 3]], [2, 1]
+    batch, learnt, examples = batch_of(rows, starts, [0, 1])
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 7)
+    expected = 0.0
+    for row, position in enumerate(batch.positions):
+        log_probs = logits[row].log_softmax(-1)
+        for at in range(starts[position], len(rows[position])):
+            expected -= float(log_probs[at - 1, rows[position][at]])
+    assert float(token_cross_entropy(logits, batch, learnt)) == pytest.approx(expected, rel=1e-6)
+    assert examples.num_loss_tokens(np.array([0, 1])) == 4
+
+
+def test_filler_rows_add_no_loss() -> None:
+    batches = [batch_of([[3, 4, 5]], [1], [0], world=2, rank=rank) for rank in (0, 1)]
+    filler, learnt = next((batch, learnt) for batch, learnt, _ in batches if not len(batch.positions))
+    assert float(token_cross_entropy(torch.randn(1, 2, 7), filler, learnt)) == 0.0

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.training.conftest import Onlooker
+from tools import publish_ladder as publishing
 from w2s_ray.data.prepare import prepare_task
 from w2s_ray.errors import StoreError
-from w2s_ray.ladder import publish as publishing
 from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import load_study
@@ -27,7 +27,7 @@ NUM_DOCUMENTS, NUM_HELD_OUT = 120, 10
 
 
 class Counting:
-    """Documents that all count upwards, so that the next token can be known."""
+    """Documents that count upwards, so that the next token is predictable."""
 
     kind: Kind = "text"
 
@@ -38,7 +38,7 @@ class Counting:
         rows = [
             {
                 "id": f"d{number}",
-                "text": " ".join(str(each) for each in range(number % 7, number % 7 + 40)),
+                "text": " ".join(str(count) for count in range(number % 7, number % 7 + 40)),
                 "label": 0,
                 "group": f"g{number}",
                 "origin": "pool" if number < NUM_DOCUMENTS else "test",
@@ -97,9 +97,7 @@ def tiny(tmp_path: Path) -> Tiny:
     return Tiny(tmp_path)
 
 
-def test_pretraining_learns_resumes_and_says_its_loss_on_held_out_text(
-    tiny: Tiny, alone: Workers, tmp_path: Path
-) -> None:
+def test_pretraining_learns_resumes_and_reports_its_held_out_loss(tiny: Tiny, alone: Workers, tmp_path: Path) -> None:
     stage = tiny.stages[1]
     assert run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker(stop_at=5)).stopped
     run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
@@ -108,7 +106,7 @@ def test_pretraining_learns_resumes_and_says_its_loss_on_held_out_text(
     run_stage(stage, store=other.store, workers=alone, observer=Onlooker())
     losses = tiny.losses(stage)
     np.testing.assert_allclose(losses, other.losses(stage), rtol=1e-5)
-    assert losses[0] > 7 and losses[-1] < 0.6 * losses[0], "it begins at log(vocabulary) and learns to count"
+    assert losses[0] > 7 and losses[-1] < 0.6 * losses[0], "it starts at log(vocabulary) and learns to count"
     record = tiny.store.find(stage.identity)
     assert record is not None
     assert record.metrics["held_out_loss"] == pytest.approx(losses[-1], rel=0.25)
@@ -116,9 +114,7 @@ def test_pretraining_learns_resumes_and_says_its_loss_on_held_out_text(
     assert model.config.tie_word_embeddings and model.config.hidden_size == 32
 
 
-def test_a_model_is_kept_at_the_ages_that_are_asked_for_also_when_training_was_stopped_between(
-    tiny: Tiny, alone: Workers, tmp_path: Path
-) -> None:
+def test_snapshots_are_kept_at_the_named_shares_also_after_a_resume(tiny: Tiny, alone: Workers, tmp_path: Path) -> None:
     stage = tiny.stages[1]
     settings = stage.spec.optimisation.model_copy(update={"keep_at": (0.1, 0.6)})
     stage = stage.model_copy(update={"spec": stage.spec.model_copy(update={"optimisation": settings})})
@@ -134,8 +130,8 @@ def test_a_model_is_kept_at_the_ages_that_are_asked_for_also_when_training_was_s
         folder = store.verify(record)
         assert sorted(path.name for path in (folder / SNAPSHOTS).iterdir()) == ["0.1", "0.6"]
         weights[store] = [
-            AutoModelForCausalLM.from_pretrained(folder / age).state_dict()[name]
-            for age in ("ages/0.1", "ages/0.6", "model")
+            AutoModelForCausalLM.from_pretrained(folder / name_).state_dict()[name]
+            for name_ in ("ages/0.1", "ages/0.6", "model")
         ]
     for resumed, whole in zip(*weights.values(), strict=True):
         torch.testing.assert_close(resumed, whole)
@@ -143,7 +139,7 @@ def test_a_model_is_kept_at_the_ages_that_are_asked_for_also_when_training_was_s
     assert not torch.allclose(first, second) and not torch.allclose(second, last)
 
 
-def test_a_ladder_is_published_whole_in_bf16_with_a_card(
+def test_a_complete_ladder_is_published_in_bf16_with_a_model_card(
     tiny: Tiny, alone: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publishing, "resolve", lambda *_: tiny.resolution)  # the real text takes a minute to prepare

@@ -1,4 +1,4 @@
-"""What workers agree on, in real processes."""
+"""Collectives of workers, in real processes."""
 
 import multiprocessing
 from pathlib import Path
@@ -19,29 +19,29 @@ def _one_rank(rank: int, meeting: str, met: "multiprocessing.Queue[tuple[int, st
     workers.on_rank_0(lambda: began.append(rank))
 
     def refuse() -> None:
-        raise StoreError("the disk is full", "it must not be", "make room")
+        raise StoreError("the disk is full", "free some space")
 
     try:
         workers.on_rank_0(refuse)
     except StoreError as error:
-        (total,) = workers.sum(torch.ones(1)).tolist()  # both are still in step
-        met.put((rank, f"{error.value} {began}", int(total)))
+        (total,) = workers.sum(torch.ones(1)).tolist()  # both ranks still match collectives
+        met.put((rank, f"{error.message} {began}", int(total)))
     dist.destroy_process_group()
 
 
-def test_what_stops_rank_0_stops_every_rank_alike(tmp_path: Path) -> None:
+def test_an_error_of_rank_0_is_raised_on_every_rank(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     met = context.Queue()
     ranks = [context.Process(target=_one_rank, args=(rank, str(tmp_path / "meeting"), met)) for rank in range(2)]
     for process in ranks:
         process.start()
-    found = sorted(met.get(timeout=120) for _ in ranks)
+    outcomes = sorted(met.get(timeout=120) for _ in ranks)
     for process in ranks:
         process.join(60)
-    assert found == [(0, "the disk is full [0]", 2), (1, "the disk is full []", 2)]
+    assert outcomes == [(0, "the disk is full [0]", 2), (1, "the disk is full []", 2)]
 
 
-def test_an_error_that_is_not_the_users_is_not_passed_off_as_one() -> None:
+def test_an_assertion_on_rank_0_stays_an_assertion() -> None:
     def broken() -> None:
         raise AssertionError("a bug")
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ValidationError
 
 from w2s_ray.errors import DataError, StoreError
 from w2s_ray.science import BoolArray, IntArray
@@ -21,7 +20,7 @@ from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import RECORD_NAME, check_files, digest_files, publish_folder, write_file
-from w2s_ray.store.record import utc_now
+from w2s_ray.store.record import read_spec, utc_now
 from w2s_ray.tasks.judges import open_judge
 from w2s_ray.tasks.related import merged_groups
 from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, LeftOut, Task, TaskData, check_left_out
@@ -198,15 +197,8 @@ def load_prepared(store: ArtifactStore, fingerprint: str) -> PreparedTask:
 def _find(store: ArtifactStore, fingerprint: str) -> PreparedTask | None:
     for folder in store.data_folders(fingerprint):
         path = folder / RECORD_NAME
-        try:
-            record = PreparedRecord.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}", "check the folder's permissions") from error
-        except ValidationError as error:
-            raise StoreError(f"{path} is not a record of this version", f"remove {folder}") from error
-        if record.fingerprint == fingerprint:
+        record = read_spec(path, PreparedRecord, f"remove {folder}; the next run makes it again")
+        if record is not None and record.fingerprint == fingerprint:
             _check_once(folder, path.stat().st_mtime_ns)
             return PreparedTask(
                 fingerprint=fingerprint,

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import ValidationError
 
 from w2s_ray.data.prepare import PreparedTask
-from w2s_ray.errors import DataError, StoreError
+from w2s_ray.errors import DataError
 from w2s_ray.science import BoolArray, IntArray
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import RECORD_NAME, check_files, digest_files, publish_folder, write_file
+from w2s_ray.store.record import read_spec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -139,10 +139,8 @@ def special_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[TokenArray, To
 def _open(folder: Path, written_ns: int) -> Tokens:
     """Map a folder of tokens into memory, after a check once per process and modification time."""
     del written_ns  # part of the cache's key
-    try:
-        record = TokensRecord.model_validate_json((folder / RECORD_NAME).read_bytes())
-    except ValidationError as error:
-        raise StoreError(f"{folder / RECORD_NAME} is not a record of this version", f"remove {folder}") from error
+    record = read_spec(folder / RECORD_NAME, TokensRecord, f"remove {folder}; the next run makes it again")
+    assert record is not None
     check_files(folder, record.files)
     token_ids = np.load(folder / "token_ids.npy", mmap_mode="r" if record.num_tokens else None, allow_pickle=False)
     return Tokens(token_ids=np.asarray(token_ids), offsets=np.load(folder / "offsets.npy", allow_pickle=False))

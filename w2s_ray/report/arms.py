@@ -102,7 +102,7 @@ class DistinctArm(NamedArm):
 
     @property
     def id(self) -> str:
-        """Unique within the study."""
+        """Unique among all arms of the study; set once the arm has its label."""
         return f"{self.task}/{self.level}/{self.label}"
 
     @property

@@ -12,9 +12,10 @@ from statistics import fmean
 import numpy as np
 
 from w2s_ray.report.arms import TEXT_ARMS, DistinctArm, is_oracle, setting_of
-from w2s_ray.report.evidence import BoolArray, Evidence, FloatArray
+from w2s_ray.report.evidence import Evidence
 from w2s_ray.report.findings import ArmSummary, Comparison, Estimate
 from w2s_ray.report.metrics import case_of, mean_values, measure
+from w2s_ray.science import BoolArray, FloatArray
 from w2s_ray.science.bootstrap import FEWEST_GROUPS, Resamples
 from w2s_ray.science.recovery import FEW_SEEDS, Recovery, Sampled, compare, gap, minimum_detectable, recover
 from w2s_ray.spec.study import Study
@@ -49,15 +50,15 @@ class Accuracies:
                 self._correct_N[name] = predictions.predicted_N == self._test.truth_N
         for baseline, correct_SN in evidence.baselines.get(task, {}).items():
             self._correct_N |= {f"{baseline}/{number}": correct_N for number, correct_N in enumerate(correct_SN)}
-        self._draws = Resamples(self._test.groups_N, num_resamples=num_resamples, test_set=task)
-        self._resampled_B = _resampled(self._draws, self._correct_N)
+        self._resamples = Resamples(self._test.groups_N, num_resamples=num_resamples, test_set=task)
+        self._resampled_B = _resampled(self._resamples, self._correct_N)
 
     def __contains__(self, name: object) -> bool:
         return name in self._correct_N
 
     def mean(self, names: Mapping[int, str], seeds: Sequence[int]) -> Sampled:
         """Return the mean accuracy over seeds; `names` are by seed."""
-        return _mean(self._draws, self._resampled_B, self._correct_N, [names[seed] for seed in seeds])
+        return _mean(self._resamples, self._resampled_B, self._correct_N, [names[seed] for seed in seeds])
 
     def baselines(self) -> dict[str, Sampled]:
         """Return the mean accuracy of each baseline over the training sets that it was fitted on."""
@@ -67,7 +68,7 @@ class Accuracies:
             if separator:
                 names.setdefault(baseline, []).append(name)
         return {
-            baseline: _mean(self._draws, self._resampled_B, self._correct_N, own) for baseline, own in names.items()
+            baseline: _mean(self._resamples, self._resampled_B, self._correct_N, own) for baseline, own in names.items()
         }
 
     def strata(self) -> dict[str, int]:
@@ -81,13 +82,13 @@ class Accuracies:
         for stratum in self.strata():
             is_in_N = self._test.strata_N == stratum
             test_set = f"{self._task} {stratum}"
-            draws = Resamples(self._test.groups_N[is_in_N], num_resamples=self._num_resamples, test_set=test_set)
-            if draws.num_groups < FEWEST_GROUPS:
+            resamples = Resamples(self._test.groups_N[is_in_N], num_resamples=self._num_resamples, test_set=test_set)
+            if resamples.num_groups < FEWEST_GROUPS:
                 continue
             correct_N = {name: correct_N[is_in_N] for name, correct_N in self._correct_N.items()}
-            resampled_B = _resampled(draws, correct_N)
+            resampled_B = _resampled(resamples, correct_N)
             for strata, names in zip(estimates, arms, strict=True):
-                strata[stratum] = estimate(_mean(draws, resampled_B, correct_N, list(names.values())))
+                strata[stratum] = estimate(_mean(resamples, resampled_B, correct_N, list(names.values())))
         return estimates
 
 
@@ -248,18 +249,21 @@ def pgr_estimate(recovery: Recovery) -> Estimate | None:
     return Estimate(value=recovery.pgr, low=recovery.interval.low, high=recovery.interval.high)
 
 
-def _resampled(draws: Resamples, correct_N: Mapping[str, BoolArray]) -> dict[str, FloatArray]:
+def _resampled(resamples: Resamples, correct_N: Mapping[str, BoolArray]) -> dict[str, FloatArray]:
     """Return each model's accuracy on every resample (B)."""
-    accuracies_BK = draws.accuracies(np.stack(list(correct_N.values())))
+    accuracies_BK = resamples.accuracies(np.stack(list(correct_N.values())))
     return dict(zip(correct_N, accuracies_BK.T, strict=True))
 
 
 def _mean(
-    draws: Resamples, resampled_B: Mapping[str, FloatArray], correct_N: Mapping[str, BoolArray], names: Sequence[str]
+    resamples: Resamples,
+    resampled_B: Mapping[str, FloatArray],
+    correct_N: Mapping[str, BoolArray],
+    names: Sequence[str],
 ) -> Sampled:
     accuracy_BS = np.stack([resampled_B[name] for name in names], axis=1)
     value = fmean(float(correct_N[name].mean()) for name in names)
-    return Sampled(value, draws.over_seeds(accuracy_BS), draws.num_groups)
+    return Sampled(value, resamples.over_seeds(accuracy_BS), resamples.num_groups)
 
 
 def _difference(

@@ -19,6 +19,7 @@ from w2s_ray.data.labels import combined, join, join_answers, learnt
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError
+from w2s_ray.science import BoolArray, FloatArray, IntArray
 from w2s_ray.science.metrics import Spread, by_length, degeneracy, hard, majority, spread
 from w2s_ray.spec.base import Kind
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
@@ -30,10 +31,6 @@ from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record
 from w2s_ray.store.search_result import read_failures, read_search_result
-
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)

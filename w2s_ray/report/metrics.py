@@ -14,7 +14,8 @@ from functools import cached_property
 from statistics import fmean
 from typing import Literal
 
-from w2s_ray.report.evidence import BoolArray, EvalPredictions, Evidence, FloatArray, IntArray, LabelQuality
+from w2s_ray.report.evidence import EvalPredictions, Evidence, LabelQuality
+from w2s_ray.science import BoolArray, FloatArray, IntArray
 from w2s_ray.science.metrics import Relation, auroc, brier, calibration_error, error_correlation, relate, spread
 
 GroupName = Literal["links", "calibration", "answers", "cost"]

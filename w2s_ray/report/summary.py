@@ -99,18 +99,15 @@ def chain_metrics(study: Study, store: ArtifactStore, chain: Chain) -> dict[str,
     evidence = gather_chains((chain,), store)
     report = study.report.model_copy(update={"bootstrap_samples": _CHAIN_RESAMPLES})
     study = study.model_copy(update={"report": report})
-    figures: dict[str, float] = {}
-    for summary in TaskEvaluation(
-        study, evidence, chain.task, distinct_arms(evidence.chains, study.ladder)
-    ).summaries():
-        values = {
-            "accuracy": summary.accuracy.value if summary.accuracy is not None else None,
-            "agreement": summary.metrics.get("agreement"),
-            "pgr": summary.pgr.value if summary.pgr is not None else None,
-        }
+    evaluation = TaskEvaluation(study, evidence, chain.task, distinct_arms(evidence.chains, study.ladder))
+    metrics: dict[str, float | None] = {}
+    for summary in evaluation.summaries():
         for arm in summary.kinds:
-            figures |= {f"{arm}/{summary.level}/{name}": value for name, value in values.items() if value is not None}
-    return figures
+            place = f"{arm}/{summary.level}"
+            metrics[f"{place}/accuracy"] = summary.accuracy.value if summary.accuracy is not None else None
+            metrics[f"{place}/agreement"] = summary.metrics.get("agreement")
+            metrics[f"{place}/pgr"] = summary.pgr.value if summary.pgr is not None else None
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def _task(evidence: Evidence, evaluation: TaskEvaluation) -> TaskSummary:

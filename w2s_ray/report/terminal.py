@@ -25,7 +25,7 @@ def render(summary: Summary, *, width: int | None = None) -> Group:
     lines = [Text(line, style="dim") for line in [scope(summary), *detectable_lines(summary)]]
     lines += [Text(search_line(summary.search), style="dim")] if summary.search is not None else []
     lines += [Text(line, style="red" if line.startswith("failed") else "yellow") for line in notes(summary)]
-    lines += [Text(f"  {line}", style="dim") for line in undefined_reasons(summary)]
+    lines += [Text(f"undefined: {line}", style="dim") for line in undefined_reasons(summary)]
     lines += [Text(f"warning: {line}", style="yellow") for line in summary.warnings]
     return Group(*(_rich(table, is_wide) for table in headline_tables(summary)), *lines)
 

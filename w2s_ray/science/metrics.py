@@ -12,9 +12,9 @@ from scipy.stats import entropy, pearsonr
 from w2s_ray.science import BoolArray, FloatArray, IntArray
 
 DEGENERATE_SHARE = 0.9
-"""Hard weak labels of which a larger share is one class teach little else."""
+"""Hard weak labels are degenerate if a larger share of them is one class."""
 DEGENERATE_ANSWER_SHARE = 0.5
-"""The same for written answers, which can differ in more ways."""
+"""The same for written answers, of which there are many."""
 
 
 def hard(probs_NC: FloatArray) -> IntArray:

@@ -1,13 +1,15 @@
 """The transforms of labels that spec/labels.py defines: pure functions from one set of labelled examples to another.
 
-`apply` applies several one after another; `_FUNCTIONS` has the function of each kind. None of them knows where labels
-or features come from. Chance is a coin per example, hash(seed, purpose, id): it does not depend on the order of the
-examples, on which other examples there are, or on earlier coins.
+`apply` applies several one after another. None of them knows where labels or features come from. To add one, write its
+class in spec/labels.py (where the formulas and their sources are) and register its function here by `kind`.
+
+Chance is a coin per example, hash(seed, purpose, id): it does not depend on the order of the examples, on which other
+examples there are, or on earlier coins.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +37,9 @@ NUM_FOLDS = 5
 _MAX_ITERATIONS = 1000
 _DECIMALS = 9
 """Smaller differences between labels are rounding errors, and a coin decides."""
+_FUNCTIONS: dict[str, Callable[[Any, "LabelSet"], "LabelSet"]] = {}
+"""The function of each kind of transform."""
+_AnyFunction = TypeVar("_AnyFunction", bound=Callable[[Any, "LabelSet"], "LabelSet"])
 
 
 @dataclass(frozen=True)
@@ -110,15 +115,26 @@ def apply(transforms: Sequence[Transform], examples: LabelSet) -> tuple[FloatArr
     return left.targets_NC, np.array([place[id_] for id_ in left.ids], dtype=np.int64)
 
 
+def _register(kind: str) -> Callable[[_AnyFunction], _AnyFunction]:
+    def add(function: _AnyFunction) -> _AnyFunction:
+        _FUNCTIONS[kind] = function
+        return function
+
+    return add
+
+
+@_register("harden")
 def _harden(_transform: Harden, examples: LabelSet) -> LabelSet:
     return examples.hardened(examples.hard_N)
 
 
+@_register("keep_confident")
 def _keep_confident(transform: KeepConfident, examples: LabelSet) -> LabelSet:
     num = examples.num_kept(transform.fraction)
     return examples.only(examples.first(num, -examples.targets_NC.max(axis=1), examples.coins(transform.kind)))
 
 
+@_register("keep_random")
 def _keep_random(transform: KeepRandom, examples: LabelSet) -> LabelSet:
     """Keep the examples with the lowest coins: a fraction of them, or as many as another filter would."""
     if transform.as_many_as is not None:
@@ -128,6 +144,7 @@ def _keep_random(transform: KeepRandom, examples: LabelSet) -> LabelSet:
     return examples.only(examples.first(num, examples.coins(transform.kind)))
 
 
+@_register("knn")
 def _knn(transform: Knn, examples: LabelSet) -> LabelSet:
     """Propose the mean label of each example's k nearest neighbours."""
     assert examples.features_ND is not None
@@ -135,6 +152,7 @@ def _knn(transform: Knn, examples: LabelSet) -> LabelSet:
     return _trust(transform, examples, examples.targets_NC[neighbours_NK].mean(axis=1))
 
 
+@_register("logistic")
 def _logistic(transform: Logistic, examples: LabelSet) -> LabelSet:
     """Propose for each fold the predictions of a regression on the other folds."""
     assert examples.features_ND is not None
@@ -184,6 +202,7 @@ def _regress(features_ND: FloatArray, targets_NC: FloatArray, queries_MD: FloatA
     return proposed_MC
 
 
+@_register("topological")
 def _topological(transform: Topological, examples: LabelSet) -> LabelSet:
     """Trust members of the components alone; propose the mean label of the k nearest other members (Wu et al. 2020)."""
     assert examples.features_ND is not None
@@ -213,6 +232,7 @@ def _components(features_ND: FloatArray, hard_N: IntArray, k: int) -> BoolArray:
     return members_N
 
 
+@_register("mix_ground_truth")
 def _mix_ground_truth(transform: MixGroundTruth, examples: LabelSet) -> LabelSet:
     """Give the lowest coins their true label, so a larger fraction includes a smaller one's examples."""
     assert examples.truth_N is not None
@@ -221,6 +241,7 @@ def _mix_ground_truth(transform: MixGroundTruth, examples: LabelSet) -> LabelSet
     return examples.relabelled(np.where(is_true_N[:, None], truth_NC, examples.targets_NC))
 
 
+@_register("synthetic_errors")
 def _synthetic_errors(transform: SyntheticErrors, examples: LabelSet) -> LabelSet:
     """Shuffle the supervisor's hard labels by coins among the examples of one true class.
 
@@ -236,25 +257,13 @@ def _synthetic_errors(transform: SyntheticErrors, examples: LabelSet) -> LabelSe
     return examples.hardened(classes_N)
 
 
+@_register("permute")
 def _permute(transform: Permute, examples: LabelSet) -> LabelSet:
     """Give the labels in the order of one coin to the examples in the order of another."""
     targets_NC = np.empty_like(examples.targets_NC)
     taken_from_N = np.argsort(examples.coins(f"{transform.kind} from"))
     targets_NC[np.argsort(examples.coins(f"{transform.kind} to"))] = examples.targets_NC[taken_from_N]
     return examples.relabelled(targets_NC)
-
-
-_FUNCTIONS: Mapping[str, Callable[[Any, LabelSet], LabelSet]] = {
-    "harden": _harden,
-    "keep_confident": _keep_confident,
-    "keep_random": _keep_random,
-    "knn": _knn,
-    "logistic": _logistic,
-    "topological": _topological,
-    "mix_ground_truth": _mix_ground_truth,
-    "synthetic_errors": _synthetic_errors,
-    "permute": _permute,
-}
 
 
 def _trust(

@@ -1,4 +1,4 @@
-"""WHAT is asked: the study as its author wrote it, and the chains and stages that it compiles to.
+"""The study as its author wrote it, and the chains and stages that it compiles to.
 
 `study.py` is the YAML file (with `labels.py`, `losses.py`, `stage.py`, `search.py` and `reporting.py` for its parts),
 `load.py` reads it and `checks.py` holds the rules across its parts. `compile.py` compiles it to the chains of

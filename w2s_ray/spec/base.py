@@ -1,6 +1,7 @@
 """The base of every specification: a frozen value with strict keys; and the sentence for a key that breaks a rule."""
 
 import difflib
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin
@@ -97,9 +98,9 @@ def study_error(error: ValidationError, source: str, kind: Any, within: Sequence
         within: the keys of the study under which the validated part is.
     """
     problems = [_problem(item, kind, within) for item in error.errors()]
-    told = [problem for problem in problems if not any(other.explains(problem) for other in problems)]
-    sentences = dict.fromkeys(problem.sentence for problem in told)
-    hints = dict.fromkeys(problem.hint for problem in told if problem.hint)
+    relevant = [problem for problem in problems if not any(other.explains(problem) for other in problems)]
+    sentences = dict.fromkeys(problem.sentence for problem in relevant)
+    hints = dict.fromkeys(problem.hint for problem in relevant if problem.hint)
     return StudyError(f"{source}: {'; '.join(sentences)}", "; ".join(hints))
 
 
@@ -110,7 +111,7 @@ class _Problem(NamedTuple):
     is_type_error: bool = False
 
     def explains(self, other: "_Problem") -> bool:
-        """Whether `other` only says that the value is not of another type, of which none is meant."""
+        """Whether `other` is redundant: a type error for the same value from another member of a union."""
         is_inside = self.keys[: len(other.keys)] == other.keys
         return other.is_type_error and is_inside and (len(self.keys) > len(other.keys) or not self.is_type_error)
 
@@ -139,10 +140,12 @@ def _problem(item: Any, kind: Any, within: Sequence[str]) -> _Problem:
     allowed = _allowed(types) if is_type_error else []
     if allowed:
         message = f"must be one of {', '.join(allowed)}"
+    elif item["type"] == "string_pattern_mismatch":
+        message = "must consist of letters, digits, '_', '.' and '-', and start with a letter or digit"
     else:
-        message = item["msg"].replace("Input should", "must")
+        message = item["msg"].replace("Input should", "must").partition(", unable")[0]
         for pydantic_words, yaml_words in _YAML_WORDS.items():
-            message = message.replace(pydantic_words, yaml_words)
+            message = re.sub(pydantic_words, yaml_words, message)
     return _Problem(keys, f"{where} = {_shown(item['input'])}: {message}", is_type_error=is_type_error)
 
 
@@ -160,11 +163,9 @@ _YAML_WORDS = {
     "Dictionary": "a mapping",
     " after validation": "",
     "valid tuple": "list",
-    "valid dictionary or instance of": "mapping of the keys of",
-    "valid dictionary": "mapping",
-    "valid string": "text",
-    "valid boolean, unable to interpret input": "true or false",
-    "valid boolean": "true or false",
+    r"valid dictionary( or instance of \w+)?": "mapping",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
 }
 """Pydantic's names of types, in the words of YAML."""
 

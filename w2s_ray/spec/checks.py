@@ -108,9 +108,8 @@ def _check_chains(study: Study) -> None:
 def _check_chain_names(study: Study) -> None:
     """No two chains may get the same name."""
     known: dict[str, tuple[str, tuple[str, ...], str]] = {}
-    for chain in product(study.tasks, study.paths, study.methods):
-        if not study.methods[chain[2]].serves(chain[0]):
-            continue
+    chains = product(study.tasks, study.paths, study.methods)
+    for chain in (chain for chain in chains if study.methods[chain[2]].serves(chain[0])):
         name = name_without_seed(*chain)
         other = known.setdefault(name, chain)
         if other != chain:
@@ -287,14 +286,12 @@ def _check_report(study: Study) -> None:
             _check_contender(f"report.references.{place}.values", contender, study)
     if len(set(report.compare)) < len(report.compare):
         raise StudyError("report.compare has a duplicate comparison")
-    num_points = 1
-    if search is not None:
-        num_points = search.num_points if search.choose_by is None else search.num_winners
-    num_tests = len(report.compare) * num_points
-    if report.bootstrap_samples < _RESAMPLES_PER_COMPARISON * num_tests - 1:
+    num_tests = len(report.compare) * (search.num_reported_points if search is not None else 1)
+    least = _RESAMPLES_PER_COMPARISON * num_tests - 1
+    if report.bootstrap_samples < least:
         raise StudyError(
-            f"report.bootstrap_samples = {report.bootstrap_samples} must be at least "
-            f"{_RESAMPLES_PER_COMPARISON * num_tests - 1} to find a difference among {num_tests} declared comparisons"
+            f"report.bootstrap_samples = {report.bootstrap_samples} must be at least {least} to find a difference "
+            f"among {num_tests} declared comparisons"
         )
 
 
@@ -308,9 +305,7 @@ def _check_comparison(key: str, pair: ComparisonSpec, study: Study, methods_of: 
         raise StudyError(f"{key}: no task has both {pair.first.method} and {pair.second.method}")
     for task in pair.tasks or ():
         if task not in shared:
-            raise StudyError(
-                f"{key}.tasks names {task}, which is not a task of both methods", f"these are {', '.join(shared)}"
-            )
+            raise StudyError(f"{key}.tasks names {task}, but the tasks of both methods are {', '.join(shared)}")
     first, second = (contender.path_among(study.paths)[0] for contender in (pair.first, pair.second))
     if pair.by == "pgr" and first != second:
         raise StudyError(f"{key} compares PGRs with different floors, {first} and {second}", "compare `by: accuracy`")
@@ -321,7 +316,7 @@ def _check_contender(key: str, contender: Contender, study: Study) -> None:
     paths = study.paths
     _check_known(contender.method, study.methods, key, "method")
     _check_known(contender.arm, study.methods[contender.method].arms, f"{key} ({contender.method})", "arm")
-    if contender.path is not None:
+    if contender.path is not None and contender.path not in paths:
         _check_known("-".join(contender.path), ["-".join(path) for path in paths], key, "chain")
     path = contender.path_among(paths)
     longest = [other for other in paths if len(other) == len(path)]

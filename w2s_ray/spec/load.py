@@ -16,7 +16,7 @@ from w2s_ray.spec.study import Study
 STUDY_NAME = "study.yaml"
 """The name of a study's file in a store and in a job."""
 _NAMED: dict[str, tuple[str, ...]] = {"tasks": ("builtin", "hub", "files"), "ladder": ("model",), "methods": ()}
-"""Keys of a study whose values have names, with the keys of which a new value needs one."""
+"""Keys of a study whose values have names; a new value needs one of the keys listed here."""
 _SPACE = "search.space."
 
 
@@ -110,7 +110,10 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise StudyError(f"--set {override} must be path.to.key=value", "for example --set seeds=[0,1,2]")
-    *parents, last = _parts(raw, key)
+    *parents, last = parts = _parts(raw, key)
+    named, needed = raw.get(parts[0]), _NAMED.get(parts[0])
+    if len(parts) > 2 and needed and isinstance(named, dict) and parts[1] not in named and parts[2] not in needed:
+        raise StudyError(f"--set {key} names an unknown key: {parts[0]}.{parts[1]}", suggestion(parts[1], named))
     node: Any = raw
     for parent in parents:
         if isinstance(node, list) and parent.isdigit() and int(parent) < len(node):
@@ -120,8 +123,6 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             raise StudyError(f"--set {key}: {parent} is not in a mapping of the study file")
         if isinstance(node.get(parent), str) and parents[0] == "ladder" and node is raw["ladder"]:
             node[parent] = {"model": node[parent]}  # `large: w2s:large` is short for a level with defaults
-        if parent not in node and parents[1:] == [parent] and last not in (_NAMED.get(parents[0]) or [last]):
-            raise StudyError(f"--set {key}: {parents[0]} has no {parent}", suggestion(parent, node, parents[0]))
         node = node.setdefault(parent, {})
     if not isinstance(node, dict):
         raise StudyError(f"--set {key} is not a key of a mapping", "set the whole list instead")

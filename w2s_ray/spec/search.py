@@ -149,6 +149,11 @@ class SearchSpec(Spec):
         sizes = [len(domain) for domain in self.space.values() if not isinstance(domain, Range)]
         return math.prod(sizes)
 
+    @property
+    def num_reported_points(self) -> int:
+        """How many points the report shows: all, or the winners."""
+        return self.num_points if self.choose_by is None else self.num_winners
+
     def reported(self, tasks: Iterable[str]) -> list[str]:
         """Return the tasks that are not development tasks."""
         return [task for task in tasks if task not in self.development_tasks]

@@ -6,7 +6,7 @@ import json
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -14,6 +14,7 @@ from w2s_ray.errors import StoreError
 from w2s_ray.spec.base import Spec
 
 Kind = Literal["stage", "predictions"]
+_SpecT = TypeVar("_SpecT", bound=Spec)
 
 _PACKAGES = ("w2s_ray", "torch", "deepspeed", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "ray")
 """Packages whose version can change a result."""
@@ -43,25 +44,30 @@ class Record(Spec):
         return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
 
 
+def read_spec(path: Path, kind: type[_SpecT], hint: str) -> _SpecT | None:
+    """Return the JSON file at `path` as a `kind`, or None if there is no file.
+
+    Raises:
+        StoreError: when the file cannot be read, or was not written by this version; `hint` says what to do then.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}", "check the file's permissions") from error
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise StoreError(f"{path} was not written by this version of w2s_ray: {problem}", hint) from error
+
+
 def read_record(path: Path) -> Record | None:
     """Return the record at `path`, or None if there is no file.
 
     Raises:
-        StoreError: when the file is not a record.
+        StoreError: when the file is not a record of this version.
     """
-    try:
-        return Record.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise StoreError(
-            f"cannot read {path}: {error.strerror}", "check the disk and the file's permissions"
-        ) from error
-    except ValidationError as error:
-        raise StoreError(
-            f"{path} is not a record of this version: {error.errors()[0]['msg']}",
-            f"remove {path.parent}; the next run makes it again",
-        ) from error
+    return read_spec(path, Record, f"remove {path.parent}; the next run makes it again")
 
 
 def utc_now() -> str:

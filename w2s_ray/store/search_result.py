@@ -1,11 +1,7 @@
 """Files in a study's folder with the result of its search and the failures of its last run."""
 
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import ValidationError
-
-from w2s_ray.errors import StoreError, first_line
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, Resolution
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
@@ -15,6 +11,7 @@ from w2s_ray.spec.stage import is_path
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
+from w2s_ray.store.record import read_spec
 
 SEARCH_RESULT_NAME = "search.json"
 FAILURES_NAME = "failures.json"
@@ -33,10 +30,8 @@ class _Kept(Spec):
 def read_search_result(study: Study, store: ArtifactStore) -> SearchResult | None:
     """Return the result of the study's search; None without a search, or before it has ended, or after it changed."""
     path = store.study_folder(study.name) / SEARCH_RESULT_NAME
-    if study.search is None or not path.is_file():
-        return None
-    known = _read(_Kept, path)
-    return known.found if known.digest == search_digest(study) else None
+    kept = None if study.search is None else read_spec(path, _Kept, _hint(path))
+    return kept.found if kept is not None and kept.digest == search_digest(study) else None
 
 
 def write_search_result(result: SearchResult, study: Study, store: ArtifactStore) -> None:
@@ -45,17 +40,8 @@ def write_search_result(result: SearchResult, study: Study, store: ArtifactStore
     write_file(store.study_folder(study.name) / SEARCH_RESULT_NAME, kept.model_dump_json(indent=1).encode())
 
 
-_SomeSpec = TypeVar("_SomeSpec", bound=Spec)
-
-
-def _read(kind: type[_SomeSpec], path: Path) -> _SomeSpec:
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise StoreError(
-            f"{path} is not a file of this version of w2s_ray: {first_line(error)}",
-            f"remove {path} and run the study again; stages in the store are not trained again",
-        ) from None
+def _hint(path: Path) -> str:
+    return f"remove {path} and run the study again; stages in the store are not trained again"
 
 
 def search_digest(study: Study) -> str:
@@ -75,7 +61,8 @@ def search_digest(study: Study) -> str:
 def read_failures(study: Study, store: ArtifactStore) -> dict[str, str]:
     """Return why chains failed in the study's last run, by chain name."""
     path = store.study_folder(study.name) / FAILURES_NAME
-    return _read(_Failures, path).chains if path.is_file() else {}
+    kept = read_spec(path, _Failures, _hint(path))
+    return {} if kept is None else kept.chains
 
 
 def write_failures(failures: dict[str, str], study: Study, store: ArtifactStore) -> None:

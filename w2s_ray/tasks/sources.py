@@ -154,12 +154,12 @@ class HubRows:
             raise self._unreachable()
         splits = [(POOL, split) for split in self.pool.split("+")]
         splits += [(TEST, split) for split in (self.test or "").split("+") if split]
-        return [
-            Source(f"{self.name} ({place})", self._rows(split, commit, part), origin, part)
-            for origin, split in splits
-            for part in self.parts or (None,)
-            for place in (f"{part}, {split}" if part else split,)
-        ]
+        sources = []
+        for origin, split in splits:
+            for part in self.parts or (None,):
+                name = f"{self.name} ({split})" if part is None else f"{self.name} ({part}, {split})"
+                sources.append(Source(name, self._rows(split, commit, part), origin, part))
+        return sources
 
     def _commit(self) -> str:
         if self.commit is not None:

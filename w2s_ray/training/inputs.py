@@ -1,4 +1,4 @@
-"""What a stage reads: its task, tokens, tokenizer, the folders of its models, and features for label transforms."""
+"""Inputs of a stage: task, tokens, tokenizer, folders of its models, and features for label transforms."""
 
 import sys
 from dataclasses import replace

@@ -1,15 +1,15 @@
 """All losses: what the optimizer minimises, from logits to one summed loss per micro-batch.
 
-The loop asks a `BatchLoss` for the loss of each micro-batch and for the number of units (examples or tokens) that the
-optimizer batch is divided by, so the result does not depend on how the batch was cut.
+The loop asks a `BatchLoss` for the loss of each micro-batch (`values`) and for the number of examples or tokens that
+the sum is divided by (`num_units`), so the result does not depend on how the optimizer batch was cut.
 
     ClassBatchLoss   soft labels, and one of the student losses below (`loss:` in the study)
     TokenBatchLoss   cross-entropy of the next token, for answers and text
 
 A student loss has two parts. `targets` sees the whole optimizer batch, over all ranks and micro-batches, without
 gradients: a threshold computed over less would depend on how the batch was cut. `value` sees one micro-batch, with
-gradients. `StudentLoss` itself is the naive loss; the others override the part in which they differ. To add one, write
-its settings in spec/losses.py (where the formulas and their sources are) and register its class here by `kind`.
+gradients. To add a loss, write its settings in spec/losses.py (where the formulas and their sources are) and register
+a function here under its `kind` that returns the parts in which it differs from the naive loss.
 
 Shapes: R rows and B examples of a micro-batch, N examples of an optimizer batch, C classes, T tokens, V vocabulary.
 """
@@ -17,7 +17,7 @@ Shapes: R rows and B examples of a micro-batch, N examples of an optimizer batch
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from w2s_ray.spec.losses import (
     HardLoss,
     KLLoss,
     Loss,
+    NaiveLoss,
     ProductLoss,
     WindowLoss,
 )
@@ -40,8 +41,6 @@ _LOG_ODDS_EPSILON = 1e-7
 """Keeps the log-odds of a label finite (EleutherAI/w2s)."""
 _KL_EPSILON = 1e-6
 """Smallest label of a class in the reverse KL divergence, which is infinite at 0."""
-
-Settings = TypeVar("Settings", bound=Loss)
 
 Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Maps (tokens_RT, last_R) to logits: an engine, or a network."""
@@ -60,128 +59,130 @@ class OptimizerBatch:
     """The student's predictions before this step; None for losses that do not read them."""
 
 
-class StudentLoss(Generic[Settings]):
-    """The naive loss CE(w, p), and the base of all others.
+def _labels(batch: OptimizerBatch) -> FloatArray:
+    return batch.labels_NC
 
-    Args:
-        spec: the loss's settings.
-        labels_NC: all labels that the student learns from, of which some losses take a mean or median.
-    """
 
-    reads_predictions = False
+def _cross_entropy(logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
+    return soft_cross_entropy(logits_BC, targets_BC)
+
+
+@dataclass(frozen=True)
+class StudentLoss:
+    """A loss with its settings. The defaults are the naive loss CE(w, p)."""
+
+    targets: Callable[[OptimizerBatch], FloatArray] = _labels
+    """Returns targets_NC, through which no gradient flows."""
+    value: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] = _cross_entropy
+    """Maps (logits_BC, targets_BC, progress) to the loss summed over the micro-batch, in fp32."""
+    reads_predictions: bool = False
     """Whether `targets` needs the student's predictions for the whole optimizer batch."""
 
-    def __init__(self, spec: Settings, labels_NC: FloatArray) -> None:
-        self.spec = spec
 
-    def targets(self, batch: OptimizerBatch) -> FloatArray:
-        """Return targets_NC, through which no gradient flows."""
-        return batch.labels_NC
-
-    def value(self, logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
-        """Return the loss of a micro-batch, summed over its examples, in fp32; `progress` as in OptimizerBatch."""
-        return soft_cross_entropy(logits_BC, targets_BC)
+Build = Callable[[Any, FloatArray], StudentLoss]
+"""Makes a loss of its settings and of labels_NC, all labels of the training (some losses need their mean or median)."""
+_BUILD: dict[str, Build] = {}
 
 
-AnyStudentLoss = TypeVar("AnyStudentLoss", bound=type[StudentLoss[Any]])
-_STUDENT_LOSSES: dict[str, type[StudentLoss[Any]]] = {"naive": StudentLoss}
+def student_loss(spec: Loss, labels_NC: FloatArray) -> StudentLoss:
+    """Return the loss that the study names by `kind`; `labels_NC` are all labels that the student learns from."""
+    return _BUILD[spec.kind](spec, labels_NC)
 
 
-def student_loss(spec: Loss, labels_NC: FloatArray) -> StudentLoss[Any]:
-    """Return the loss that the study names by `kind`."""
-    return _STUDENT_LOSSES[spec.kind](spec, labels_NC)
-
-
-def _register(kind: str) -> Callable[[AnyStudentLoss], AnyStudentLoss]:
-    def add(loss: AnyStudentLoss) -> AnyStudentLoss:
-        _STUDENT_LOSSES[kind] = loss
-        return loss
+def _register(kind: str) -> Callable[[Build], Build]:
+    def add(build: Build) -> Build:
+        _BUILD[kind] = build
+        return build
 
     return add
 
 
-@_register("hard")
-class Hard(StudentLoss[HardLoss]):
-    """CE(onehot(argmax w), p)."""
+@_register("naive")
+def _naive(spec: NaiveLoss, labels_NC: FloatArray) -> StudentLoss:
+    """CE(w, p)."""
+    return StudentLoss()
 
-    def targets(self, batch: OptimizerBatch) -> FloatArray:
-        return _most_probable(batch.labels_NC)
+
+@_register("hard")
+def _hard(spec: HardLoss, labels_NC: FloatArray) -> StudentLoss:
+    """CE(onehot(argmax w), p)."""
+    return StudentLoss(targets=lambda batch: _most_probable(batch.labels_NC))
 
 
 @_register("confidence")
-class Confidence(StudentLoss[ConfidenceLoss]):
+def _confidence(spec: ConfidenceLoss, labels_NC: FloatArray) -> StudentLoss:
     """CE((1 - α)·w + α·h, p), h the student's own prediction hardened over the whole optimizer batch.
 
     Over single examples the threshold would degenerate: it would always choose class 0.
     """
+    mean_label = float(labels_NC[:, -1].mean())
 
-    reads_predictions = True
+    def hardened(batch: OptimizerBatch) -> FloatArray:
+        assert batch.probs_NC is not None, "predictions of the optimizer batch are missing"
+        if spec.prior == "argmax" or len(batch.probs_NC) == 1:
+            return _most_probable(batch.probs_NC)
+        shares = {"half": 0.5, "weak": mean_label, "batch": float(batch.labels_NC[:, 1].mean())}
+        return _above_threshold(batch.probs_NC, batch.ties_N, shares[spec.prior])
 
-    def __init__(self, spec: ConfidenceLoss, labels_NC: FloatArray) -> None:
-        super().__init__(spec, labels_NC)
-        self._mean_label = float(labels_NC[:, -1].mean())
-
-    def targets(self, batch: OptimizerBatch) -> FloatArray:
-        spec = self.spec
+    def targets(batch: OptimizerBatch) -> FloatArray:
         alpha = _alpha(batch.progress, spec.alpha_max, spec.warmup_fraction, spec.schedule)
-        labels_NC = _balanced(batch.labels_NC) if spec.balance_labels else batch.labels_NC
-        mixed_NC: FloatArray = ((1 - alpha) * labels_NC + alpha * self._hardened(batch)).astype("float32")
+        batch_labels_NC = _balanced(batch.labels_NC) if spec.balance_labels else batch.labels_NC
+        mixed_NC: FloatArray = ((1 - alpha) * batch_labels_NC + alpha * hardened(batch)).astype("float32")
         return mixed_NC
 
-    def _hardened(self, batch: OptimizerBatch) -> FloatArray:
-        assert batch.probs_NC is not None, "predictions of the optimizer batch are missing"
-        if self.spec.prior == "argmax" or len(batch.probs_NC) == 1:
-            return _most_probable(batch.probs_NC)
-        shares = {"half": 0.5, "weak": self._mean_label, "batch": float(batch.labels_NC[:, 1].mean())}
-        return _above_threshold(batch.probs_NC, batch.ties_N, shares[self.spec.prior])
+    return StudentLoss(targets=targets, reads_predictions=True)
 
 
 @_register("entropy")
-class Entropy(StudentLoss[EntropyLoss]):
+def _entropy(spec: EntropyLoss, labels_NC: FloatArray) -> StudentLoss:
     """CE((1 - α)·w + α·p', p), p' the student's own prediction without gradients."""
 
-    def targets(self, batch: OptimizerBatch) -> FloatArray:
-        return _balanced(batch.labels_NC) if self.spec.balance_labels else batch.labels_NC
-
-    def value(self, logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
-        alpha = _alpha(progress, self.spec.alpha_max, self.spec.warmup_fraction)
+    def value(logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
+        alpha = _alpha(progress, spec.alpha_max, spec.warmup_fraction)
         own_BC = logits_BC.detach().float().softmax(dim=-1)
         return soft_cross_entropy(logits_BC, (1 - alpha) * targets_BC + alpha * own_BC)
 
+    if spec.balance_labels:
+        return StudentLoss(targets=lambda batch: _balanced(batch.labels_NC), value=value)
+    return StudentLoss(value=value)
+
 
 @_register("product")
-class Product(StudentLoss[ProductLoss]):
+def _product(spec: ProductLoss, labels_NC: FloatArray) -> StudentLoss:
     """CE(q, p), q ∝ w^weak_power · p^student_power without gradients, computed from logarithms to avoid underflow."""
 
-    def value(self, logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
+    def value(logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
         log_own_BC = logits_BC.detach().float().log_softmax(dim=-1)
-        log_product_BC = self.spec.weak_power * targets_BC.log() + self.spec.student_power * log_own_BC
+        log_product_BC = spec.weak_power * targets_BC.log() + spec.student_power * log_own_BC
         return soft_cross_entropy(logits_BC, log_product_BC.softmax(dim=-1))
+
+    return StudentLoss(value=value)
 
 
 @_register("window")
-class Window(StudentLoss[WindowLoss]):
+def _window(spec: WindowLoss, labels_NC: FloatArray) -> StudentLoss:
     """CE(w, p) where max p < 1/2 + radius, else 0."""
+    radius = float(np.median(np.abs(labels_NC[:, 1] - 0.5))) if spec.radius == "midweak" else spec.radius
 
-    def __init__(self, spec: WindowLoss, labels_NC: FloatArray) -> None:
-        super().__init__(spec, labels_NC)
-        self._radius = float(np.median(np.abs(labels_NC[:, 1] - 0.5))) if spec.radius == "midweak" else spec.radius
-
-    def value(self, logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
+    def value(logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
         confidence_B1 = logits_BC.detach().float().softmax(dim=-1).amax(dim=-1, keepdim=True)
-        return soft_cross_entropy(logits_BC, targets_BC * (confidence_B1 < 0.5 + self._radius))
+        return soft_cross_entropy(logits_BC, targets_BC * (confidence_B1 < 0.5 + radius))
+
+    return StudentLoss(value=value)
 
 
 @_register("kl")
-class KL(StudentLoss[KLLoss]):
+def _kl(spec: KLLoss, labels_NC: FloatArray) -> StudentLoss:
     """KL(w ‖ p), or in reverse KL(p ‖ w)."""
 
-    def value(self, logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
+    def value(logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
         log_own_BC = log_softmax(logits_BC.float(), dim=-1)
-        if self.spec.direction == "forward":
+        if spec.direction == "forward":
             return kl_div(log_own_BC, targets_BC, reduction="sum")
         log_weak_BC = targets_BC.clamp(min=_KL_EPSILON).log()
         return kl_div(log_weak_BC, log_own_BC, reduction="sum", log_target=True)
+
+    return StudentLoss(value=value)
 
 
 def soft_cross_entropy(logits_BC: torch.Tensor, target_BC: torch.Tensor) -> torch.Tensor:
@@ -226,20 +227,6 @@ def _balanced(labels_NC: FloatArray) -> FloatArray:
     return np.stack([1 - shifted_N, shifted_N], axis=1).astype(np.float32)
 
 
-class BatchLoss(Protocol):
-    """The loss of an optimizer batch, as the loop sees it."""
-
-    def num_units(self, positions_N: IntArray) -> int:
-        """Return the number of examples or tokens by which the summed loss of these examples is divided."""
-        ...
-
-    def values(
-        self, forward: Forward, batches: Sequence[MicroBatch], positions_N: IntArray, step: int, num_steps: int
-    ) -> Iterator[torch.Tensor]:
-        """Yield the summed loss of each of this rank's micro-batches, with its graph; one graph is alive at a time."""
-        ...
-
-
 class ClassBatchLoss:
     """A student loss over examples with a label per class. Collective."""
 
@@ -254,7 +241,7 @@ class ClassBatchLoss:
     def values(
         self, forward: Forward, batches: Sequence[MicroBatch], positions_N: IntArray, step: int, num_steps: int
     ) -> Iterator[torch.Tensor]:
-        """Yield one loss per micro-batch.
+        """Yield the summed loss of each of this rank's micro-batches; one graph is alive at a time.
 
         A loss that reads the predictions of the whole batch gets them from a pass without gradients, so that only one
         graph is alive; where each rank has a single micro-batch, the pass with gradients serves both purposes.
@@ -315,6 +302,9 @@ class TokenBatchLoss:
         for batch in batches:
             logits_RTV = forward(batch.tokens_RT, batch.last_R)
             yield token_cross_entropy(logits_RTV, batch, loss_from(self._examples, batch))
+
+
+BatchLoss = ClassBatchLoss | TokenBatchLoss
 
 
 def token_losses(logits_RTV: torch.Tensor, tokens_RT: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a stage's objective makes of its inputs: examples to learn, validation, predictions.
+"""Objectives: a stage's examples, its validation and its predictions.
 
     objective        class            examples                      validation                 predictions
     classification   ClassObjective   text, probability per class   agreement with labels      class probabilities

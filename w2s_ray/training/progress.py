@@ -1,4 +1,4 @@
-"""What a running stage reports, and how it is asked to stop. No torch, so that scheduling can import it.
+"""Progress of a running stage, and requests to stop it. Loads no torch, so that scheduling can import it.
 
 `Journal` writes every step to the stage's metrics.jsonl and, at most twice a second, a `StageProgress` to the observer.
 """

@@ -3,7 +3,7 @@
 The engine gets fp32 master weights; bf16 is autocast inside the model's forward pass (models/network.py), so updates
 are never smaller than the resolution of the weights, and one code path serves ZeRO 0 to 3. The number of micro-batches
 varies by step (they follow a token budget), so DeepSpeed's accumulation counter stays at one and the boundary is set by
-hand. Workarounds for DeepSpeed carry their reason where they are; tests/training/test_sharded.py tests them.
+hand. Workarounds for DeepSpeed carry their reason where they are; tests/training/test_zero.py tests them.
 """
 
 import gc
@@ -250,7 +250,7 @@ class Engine:
         """Wait for the parameters that ZeRO-3 fetches ahead, and release them.
 
         A forward pass without a backward pass leaves fetches under way, and DeepSpeed can neither gather nor shard a
-        parameter in that state.
+        parameter in that state (deepspeedai/DeepSpeed#3068).
         """
         if self._engine is not None:
             self._engine.empty_partition_cache()
@@ -262,11 +262,11 @@ class Engine:
             give_memory_back()
 
     def destroy(self) -> None:
-        """Free the memory; `del` alone does not."""
+        """Free the memory; `del` alone does not (deepspeedai/DeepSpeed#7204)."""
         if self._engine is not None:
             self._engine.destroy()
         del self._engine, self.model, self._gradients
-        torch.nn.functional.linear = _LINEAR  # ZeRO-3 leaves its own, slower function there
+        torch.nn.functional.linear = _LINEAR  # ZeRO-3 replaces it for good (DeepSpeed#952), by a slower one
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

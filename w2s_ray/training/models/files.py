@@ -1,4 +1,4 @@
-"""What a model's folder contains: digest, size, shape, vocabulary, padding token. Loads neither torch nor transformers.
+"""Contents of a model's folder: digest, size, shape, vocabulary, padding token. Loads neither torch nor transformers.
 
 Planning runs on this, so sizes come from safetensors headers, vocabularies from tokenizer.json, and shapes from
 config.json itself (transformers' `AutoConfig` would import torch, which takes seconds). Only a tokenizer without

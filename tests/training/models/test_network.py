@@ -53,9 +53,7 @@ def padded(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]
     )
 
 
-def test_trap_1_exclamation_marks_are_text_and_a_batch_of_one_equals_a_batch_of_many(
-    tiny: Tiny, gpt2_like: Path
-) -> None:
+def test_trap_1_exclamation_marks_count_in_batches_of_any_size(tiny: Tiny, gpt2_like: Path) -> None:
     tokenizer = load_tokenizer(gpt2_like, "<|endoftext|>")
     network = network_of(tiny, gpt2_like, tokenizer)
     texts = ["wow!", "!!!!", "a longer text that ends!!", "b"]
@@ -73,7 +71,7 @@ def test_trap_1_a_text_that_spells_the_padding_token_keeps_its_last_token(tiny: 
     assert tokenizer.pad_token_id not in row, "a text never yields the padding token"
 
 
-def test_a_tokenizer_without_padding_is_refused_with_the_remedy(gpt2_like: Path) -> None:
+def test_loading_a_tokenizer_without_padding_token_is_refused(gpt2_like: Path) -> None:
     with pytest.raises(ModelError, match="pad_token"):
         load_tokenizer(gpt2_like, None)
 
@@ -98,7 +96,7 @@ def test_the_head_of_an_untied_model_starts_from_its_unembedding(tiny: Tiny, tmp
     assert not torch.equal(model.lm_head.weight[rows], model.get_input_embeddings().weight[rows])
 
 
-def test_the_head_of_an_untied_model_with_random_weights_is_drawn_too(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_head_of_an_untied_random_model_follows_the_seed(tiny: Tiny, tmp_path: Path) -> None:
     tied = Path(tiny.study.ladder["small"].model)
     config = LlamaConfig.from_pretrained(tied)
     config.tie_word_embeddings = False
@@ -112,7 +110,7 @@ def test_the_head_of_an_untied_model_with_random_weights_is_drawn_too(tiny: Tiny
     assert not torch.allclose(other.hf.score.weight, heads[0])
 
 
-def test_trap_18_weights_are_fp32_masters_whatever_the_checkpoint_held(tiny: Tiny) -> None:
+def test_trap_18_weights_are_fp32_even_if_the_checkpoint_is_bf16(tiny: Tiny) -> None:
     folder = Path(tiny.study.ladder["small"].model)
     LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
     stored = load_file(folder / "model.safetensors").values()

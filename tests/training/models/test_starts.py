@@ -1,4 +1,4 @@
-"""What a stage begins from: pretrained weights, weights drawn from its seed, or a stage that read the texts of Ti."""
+"""What a stage starts from: pretrained weights, random weights, or a stage that read the texts of Ti."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def model_of(tiny: Tiny, stage: PlannedStage) -> Path:
     return tiny.store.verify(record) / "model"
 
 
-def test_local_models_may_lie_elsewhere_when_the_study_is_run_again(tiny: Tiny, alone: Workers, tmp_path: Path) -> None:
+def test_local_models_may_move_between_runs(tiny: Tiny, alone: Workers, tmp_path: Path) -> None:
     before = tiny.chain("generative")
     floor, reading = before.stages[0], next(stage for stage in before.stages if stage.arm == "generative")
     for stage in (floor, reading):
@@ -67,7 +67,7 @@ def test_local_models_may_lie_elsewhere_when_the_study_is_run_again(tiny: Tiny, 
     assert run_stage(student, store=tiny.store, workers=alone, observer=Onlooker()).attempts_trained
 
 
-def test_random_weights_are_those_of_the_stages_seed_for_students_and_ceilings_alike(tiny: Tiny) -> None:
+def test_random_weights_follow_the_seed_for_students_and_ceilings(tiny: Tiny) -> None:
     student, ceiling = stage_of(tiny, "random"), stage_of(tiny, "random", "ceiling")
     name = "hf.model.layers.0.mlp.up_proj.weight"
     weights = [begun(tiny, stage).state_dict()[name] for stage in (student, ceiling)]
@@ -78,14 +78,14 @@ def test_random_weights_are_those_of_the_stages_seed_for_students_and_ceilings_a
 
 
 @pytest.mark.parametrize("zero_stage", [0, 3])
-def test_a_student_with_random_weights_is_trained_like_any_other(tiny: Tiny, alone: Workers, zero_stage: int) -> None:
+def test_a_student_with_random_weights_trains_and_predicts(tiny: Tiny, alone: Workers, zero_stage: int) -> None:
     stage = stage_of(tiny, "random", "ceiling", zero_stage=zero_stage)
     run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
     assert stage.test_prediction is not None
     assert len(tiny.store.read_predictions(stage.test_prediction.identity).ids) == 60
 
 
-def test_a_student_goes_on_from_what_it_read_of_its_own_texts(tiny: Tiny, alone: Workers) -> None:
+def test_a_student_starts_from_the_model_that_read_its_texts(tiny: Tiny, alone: Workers) -> None:
     reading = stage_of(tiny, "generative", "generative")
     student, ceiling = stage_of(tiny, "generative"), stage_of(tiny, "generative", "ceiling")
     assert isinstance(student.spec.starts_from, StageSource) and student.spec.starts_from == ceiling.spec.starts_from
@@ -99,7 +99,7 @@ def test_a_student_goes_on_from_what_it_read_of_its_own_texts(tiny: Tiny, alone:
     torch.testing.assert_close(begun(tiny, student, model_of(tiny, reading)).state_dict()[f"hf.{name}"], read[name])
 
 
-def test_reading_learns_the_texts_and_never_the_labels(tiny: Tiny, alone: Workers) -> None:
+def test_reading_learns_texts_without_labels(tiny: Tiny, alone: Workers) -> None:
     reading = stage_of(tiny, "generative", "generative")
     run_stage(reading, store=tiny.store, workers=alone, observer=Onlooker())
     record = tiny.store.find(reading.identity)
@@ -111,7 +111,7 @@ def test_reading_learns_the_texts_and_never_the_labels(tiny: Tiny, alone: Worker
     assert record.metrics["train_tokens"] == READING["epochs"] * num_blocks * READING["context_tokens"]
 
 
-def test_of_pairs_both_texts_are_read(tmp_path: Path, alone: Workers) -> None:
+def test_both_texts_of_a_pair_are_read(tmp_path: Path, alone: Workers) -> None:
     pairs = make_tiny(tmp_path, Pairings(), methods=METHODS)
     reading = stage_of(pairs, "generative", "generative")
     run_stage(reading, store=pairs.store, workers=alone, observer=Onlooker())
@@ -132,7 +132,7 @@ def test_too_few_texts_for_one_block_are_an_error(tiny: Tiny, alone: Workers) ->
         run_stage(reading, store=tiny.store, workers=alone, observer=Onlooker())
 
 
-def test_a_model_that_cannot_learn_a_stages_way_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_model_without_a_suitable_head_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     from transformers import ViTConfig, ViTForImageClassification
 
     folder = tmp_path / "vision"
@@ -141,11 +141,11 @@ def test_a_model_that_cannot_learn_a_stages_way_is_refused(tiny: Tiny, tmp_path:
     )
     source = ModelSource(name=str(folder), revision="tiny")
     spec = stage_of(tiny, "naive").spec.model_copy(update={"starts_from": source})
-    with pytest.raises(ModelError, match="choose another model"):
+    with pytest.raises(ModelError, match="cannot be loaded for classification"):
         load_network(spec, folder, load_tokenizer(TOKENIZER, None), Execution())
 
 
-def test_the_chains_arms_agree_on_who_reads(tiny: Tiny) -> None:
+def test_only_the_large_model_reads_before_chain_and_ceiling(tiny: Tiny) -> None:
     chain = tiny.chain("generative")
     assert [stage.arm for stage in chain.stages] == ["floor", "generative", "chain", "ceiling"]
     assert np.array_equal([stage.level for stage in chain.stages], ["small", "large", "large", "large"])

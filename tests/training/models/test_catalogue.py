@@ -1,4 +1,4 @@
-"""Where models come from, seen from small folders made here."""
+"""Resolving models: built in, local folders, and the hub."""
 
 import json
 import shutil
@@ -51,11 +51,11 @@ def resolved(**level: Any) -> Any:
 
 
 def test_a_local_folder_resolves_to_a_digest_and_its_size(folder: Path) -> None:
-    found = resolved(model=str(folder))
-    assert len(found.revision) == 64
-    assert found.num_parameters == 16
-    assert model_folder(str(folder), found.revision) == folder
-    assert model_folder(str(folder), found.revision, tokenizer=True) == folder
+    resolution = resolved(model=str(folder))
+    assert len(resolution.revision) == 64
+    assert resolution.num_parameters == 16
+    assert model_folder(str(folder), resolution.revision) == folder
+    assert model_folder(str(folder), resolution.revision, tokenizer=True) == folder
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
@@ -68,7 +68,7 @@ def test_the_digest_changes_with_every_file(folder: Path, name: str) -> None:
     assert resolved(model=str(folder)).revision != before
 
 
-def test_the_digest_does_not_depend_on_where_the_folder_lies(folder: Path, tmp_path: Path) -> None:
+def test_the_digest_does_not_depend_on_the_folders_path(folder: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(folder, tmp_path / "elsewhere")
     assert resolved(model=str(copied)) == resolved(model=str(folder))
 
@@ -88,7 +88,7 @@ def test_attention_masks_stored_by_gpt2_are_no_parameters(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_folder_that_lacks_a_file_is_refused_by_its_name(folder: Path, name: str) -> None:
+def test_a_missing_file_of_a_model_folder_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(ModelError, match=name):
         resolved(model=str(folder))
@@ -111,14 +111,14 @@ def test_an_unknown_builtin_size_is_refused_with_the_nearest_one() -> None:
         resolved(model="w2s:lage")
 
 
-def test_from_scratch_only_the_tokenizer_counts(folder: Path) -> None:
+def test_the_revision_of_a_model_from_scratch_is_its_tokenizers(folder: Path) -> None:
     shape = Architecture(hidden_size=64, num_layers=2, num_heads=4, intermediate_size=128)
     (folder / "model.safetensors").unlink()
     (folder / "config.json").unlink()
-    found = resolved(model=str(folder), architecture=shape)
+    resolution = resolved(model=str(folder), architecture=shape)
     builtin = resolved(model="w2s:small", architecture=shape)
-    assert found == builtin
-    assert found.revision == files.digest(files.tokenizer_files(TOKENIZER))
+    assert resolution == builtin
+    assert resolution.revision == files.digest(files.tokenizer_files(TOKENIZER))
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -145,7 +145,7 @@ def test_the_vocabulary_is_the_tokenizers(folder: Path) -> None:
     assert files.vocabulary_size(folder) == len(AutoTokenizer.from_pretrained(folder))
 
 
-def test_a_tokenizer_without_a_padding_token_is_refused_with_the_line_to_add(folder: Path) -> None:
+def test_a_tokenizer_without_a_padding_token_is_refused_with_a_hint(folder: Path) -> None:
     edit(folder / "tokenizer_config.json", pad_token=None)
     with pytest.raises(ModelError, match=r'add `pad_token: "<\|end\|>"` to the level'):
         resolved(model=str(folder))
@@ -160,7 +160,7 @@ def test_a_context_beyond_the_models_positions_is_refused(folder: Path, key: str
     assert resolved(model=str(folder), optimisation={"context_tokens": 64}).num_parameters == 16
 
 
-def test_a_padding_token_that_is_no_token_is_refused(folder: Path) -> None:
+def test_a_pad_token_outside_the_vocabulary_is_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match="is not a token"):
         resolved(model=str(folder), pad_token="<|no such token|>")
 
@@ -172,7 +172,7 @@ def test_without_the_hub_the_missing_files_are_named(offline: Path) -> None:
 
 
 def cache(offline: Path, folder: Path, commit: str = "c0ffee") -> None:
-    """Put `folder` into the cache as the hub's owner/name."""
+    """Copy `folder` into the hub cache as owner/name."""
     root = offline / "models--owner--name"
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "main").write_text(commit)
@@ -181,8 +181,8 @@ def cache(offline: Path, folder: Path, commit: str = "c0ffee") -> None:
 
 def test_without_the_hub_a_cached_model_resolves_to_its_commit(offline: Path, folder: Path) -> None:
     cache(offline, folder)
-    found = resolved(model="owner/name")
-    assert (found.revision, found.num_parameters) == ("c0ffee", 16)
+    resolution = resolved(model="owner/name")
+    assert (resolution.revision, resolution.num_parameters) == ("c0ffee", 16)
 
 
 def test_without_the_hub_a_commit_that_is_not_cached_is_unresolved(offline: Path, folder: Path) -> None:
@@ -200,7 +200,7 @@ def test_without_the_hub_a_missing_shard_is_named(offline: Path, folder: Path) -
     assert caught.value.files == ("owner/name/model-00001.safetensors",)
 
 
-def test_a_model_that_the_hub_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_on_the_hub_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
     from httpx2 import Request, Response
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -213,7 +213,7 @@ def test_a_model_that_the_hub_does_not_know_is_refused(monkeypatch: pytest.Monke
         resolved(model="owner/nmae")
 
 
-def test_what_is_neither_id_nor_folder_is_refused() -> None:
+def test_a_name_that_is_neither_hub_id_nor_folder_is_refused() -> None:
     with pytest.raises(ModelError, match="hub id"):
         hub.look_up("a b c?", None, "model")
 
@@ -233,6 +233,6 @@ def test_the_catalogue_needs_neither_torch_nor_transformers() -> None:
 
 
 @pytest.mark.parametrize("builtin", [True, False])
-def test_a_revision_of_a_model_that_is_not_on_the_hub_is_refused(folder: Path, builtin: bool) -> None:
+def test_a_revision_of_a_local_or_built_in_model_is_refused(folder: Path, builtin: bool) -> None:
     with pytest.raises(ModelError, match="drop `revision:`"):
         resolved(model="w2s:small" if builtin else str(folder), revision="main")

@@ -1,4 +1,4 @@
-"""Run stages on several real processes, one gloo group, and bring their losses back."""
+"""Run stages on several real processes, in one gloo process group."""
 
 import json
 import multiprocessing
@@ -11,8 +11,8 @@ def run_cases(
 ) -> dict[str, list[float]]:
     """Run each case (a planned stage as JSON) on `size` processes; return the losses of its steps by case.
 
-    A case whose name ends in `@SHARDING` runs with those limits of `tests.training.sharding`. With `stop_at` each is
-    stopped at that step first and then gone on with.
+    A case whose name ends in `@SHARDING` runs with those limits of `tests.training.conftest`. With `stop_at` each is
+    stopped at that step and resumed.
     """
     context = multiprocessing.get_context("spawn")
     meeting = out / f"meeting{size}"
@@ -44,14 +44,13 @@ def _work(
     import torch
     import torch.distributed as dist
 
-    from tests.training.conftest import Onlooker, spare_libraries
-    from tests.training.sharding import sharding
+    from tests.training.conftest import Onlooker, freeze_libraries, sharding
     from w2s_ray.spec.chain import PlannedStage
     from w2s_ray.store.artifacts import ArtifactStore
     from w2s_ray.training.stage import run_stage
     from w2s_ray.training.workers import Workers
 
-    spare_libraries()
+    freeze_libraries()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     losses = {}
@@ -70,7 +69,7 @@ def _work(
             lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
             losses[name] = [line["loss"] for line in lines if "loss" in line]
             if reset:
-                (folder / "record.json").unlink()  # the same identity is to be trained again by another execution
+                (folder / "record.json").unlink()  # so that another execution trains the same identity again
         workers.barrier()
     if rank == 0:
         (Path(out) / f"losses{size}.json").write_text(json.dumps(losses))

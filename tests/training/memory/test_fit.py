@@ -1,6 +1,5 @@
-"""Memory that is measured, and memory that runs out."""
+"""Stages that run out of memory, and what their next attempts do."""
 
-import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,71 +14,15 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.micro_batches import FOLDER
 from w2s_ray.training import feed, stage
-from w2s_ray.training.memory.usage import (
-    GIB,
-    Meter,
-    host_memory,
-    is_out_of_memory,
-    reserve_bytes,
-    share_of_host,
-    usage_text,
-)
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
 
-CPU = torch.device("cpu")
 MORE_THAN_THERE_IS = 2**50
 
 
-def refusals() -> Iterator[BaseException]:
-    """What libraries raise when they get no memory: each of them met here."""
-    for work in (
-        lambda: torch.empty(MORE_THAN_THERE_IS),
-        lambda: np.empty(MORE_THAN_THERE_IS),
-        lambda: bytearray(MORE_THAN_THERE_IS),
-    ):
-        with pytest.raises((RuntimeError, MemoryError)) as refused:
-            work()
-        yield refused.value
-    yield OSError(errno.ENOMEM, "Cannot allocate memory")
-    yield torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-
-def test_a_refused_allocation_is_told_from_other_errors() -> None:
-    assert all(is_out_of_memory(error) for error in refusals())
-    others = (RuntimeError("shapes do not match"), OSError(errno.ENOSPC, "No space left"), ValueError("out"))
-    assert not any(is_out_of_memory(error) for error in others)
-
-
-def test_the_peak_of_a_phase_is_what_was_held_in_it_and_freed_again() -> None:
-    meter = Meter(CPU)
-    meter.enter("small")
-    meter.enter("large")
-    held = torch.ones(64 * 2**20 // 4)
-    del held
-    meter.enter("small again")
-    meter.read()
-    assert 60 * 2**20 < meter.peaks["large"] - meter.peaks["small"] < 90 * 2**20
-    assert meter.peaks["small again"] < meter.peaks["large"] - 50 * 2**20
-
-
-def test_less_is_reserved_of_a_large_machine_where_rays_monitor_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    for refresh_ms, reserved in (("250", 5.25 * GIB), ("0", 2.25 * GIB)):
-        monkeypatch.setenv("RAY_memory_monitor_refresh_ms", refresh_ms)
-        assert reserve_bytes(100 * GIB) == int(reserved)
-
-
-def test_a_machine_says_what_it_has_and_who_uses_it() -> None:
-    memory = host_memory()
-    assert 0 < memory.available < memory.total
-    assert share_of_host(memory.total, 2) == share_of_host(memory.total, 1) // 2
-    assert share_of_host(GIB, 1) == 0
-    assert f"{memory.total / GIB:.1f} GiB" in usage_text()
-
-
 class Device:
-    """Has room for micro-batches of so many tokens, and refuses larger ones by an allocation that really fails."""
+    """Allows micro-batches of this many tokens; larger ones run into an allocation that really fails."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
         self.tokens, self.largest = tokens, 0
@@ -106,7 +49,7 @@ def losses_of(store: ArtifactStore, stage: PlannedStage) -> list[float]:
 
 
 def until_it_fits(tiny: Tiny, stage: PlannedStage, workers: Workers) -> int:
-    """Run a stage again as long as it may go on; return how often it ran out of memory."""
+    """Run a stage until it fits; return how often it ran out of memory."""
     for num_refusals in range(20):
         try:
             run_stage(stage, store=tiny.store, workers=workers, observer=Onlooker())
@@ -116,7 +59,7 @@ def until_it_fits(tiny: Tiny, stage: PlannedStage, workers: Workers) -> int:
     raise AssertionError("it never fitted")
 
 
-def test_a_stage_that_runs_out_of_memory_goes_on_with_smaller_micro_batches_and_the_same_losses(
+def test_after_out_of_memory_smaller_micro_batches_give_the_same_losses(
     tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     other = make_tiny(tmp_path / "other")
@@ -127,11 +70,11 @@ def test_a_stage_that_runs_out_of_memory_goes_on_with_smaller_micro_batches_and_
     assert until_it_fits(tiny, stage, alone) >= 2
     assert device.largest <= 60
     np.testing.assert_allclose(losses_of(tiny.store, stage), losses_of(other.store, undisturbed), rtol=1e-5)
-    (found,) = (tiny.store.root / FOLDER).iterdir()
-    assert json.loads(found.read_text())["tokens"] <= 60
+    (limit,) = (tiny.store.root / FOLDER).iterdir()
+    assert json.loads(limit.read_text())["tokens"] <= 60
 
 
-def test_the_next_stage_like_it_begins_with_what_was_found_to_fit(
+def test_a_similar_stage_starts_with_the_size_that_fitted(
     tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Device(monkeypatch, 60)
@@ -141,7 +84,7 @@ def test_the_next_stage_like_it_begins_with_what_was_found_to_fit(
     assert until_it_fits(tiny, again, alone) == 0
 
 
-def test_one_text_that_is_too_large_fails_with_its_figures(
+def test_a_single_text_that_does_not_fit_fails_with_the_devices_memory(
     tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Device(monkeypatch, 1)
@@ -151,7 +94,7 @@ def test_one_text_that_is_too_large_fails_with_its_figures(
     assert "GiB" in failed.value.message
 
 
-def test_predictions_that_are_too_large_are_made_in_smaller_pieces(
+def test_predictions_that_run_out_of_memory_use_smaller_micro_batches(
     tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = floor_of(tiny)
@@ -172,9 +115,7 @@ def test_predictions_that_are_too_large_are_made_in_smaller_pieces(
     assert all(tiny.store.find(prediction.identity) is not None for prediction in trained.predicts)
 
 
-def test_what_is_no_shortage_of_memory_ends_a_stage_as_it_is(
-    tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_errors_pass_through_unchanged(tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "load_network", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_stage(floor_of(tiny), store=tiny.store, workers=alone, observer=Onlooker())

@@ -1,4 +1,4 @@
-"""Which weights a stage trains: a probe its head, low-rank additions what they add, a prompt nothing."""
+"""Which weights a stage trains: all, its head (probe), LoRA adapters and the head, or none (prompt)."""
 
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def test_a_probe_trains_the_head_alone(tiny: Tiny, alone: Workers, zero_stage: i
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
-def test_low_rank_additions_are_merged_and_of_low_rank(tiny: Tiny, alone: Workers, zero_stage: int) -> None:
+def test_lora_is_merged_and_has_the_given_rank(tiny: Tiny, alone: Workers, zero_stage: int) -> None:
     stage = student_of(tiny, "lora", "ceiling", zero_stage=zero_stage)
     run(tiny, alone, stage)
     trained, source = weights_of(tiny, stage), source_weights(stage)
@@ -85,7 +85,7 @@ def test_low_rank_additions_are_merged_and_of_low_rank(tiny: Tiny, alone: Worker
     torch.testing.assert_close(trained[embeddings], source[embeddings], rtol=0, atol=0)
 
 
-def test_the_stored_model_with_merged_additions_predicts_what_its_stage_predicted(tiny: Tiny, alone: Workers) -> None:
+def test_the_stored_model_with_merged_lora_predicts_what_its_stage_predicted(tiny: Tiny, alone: Workers) -> None:
     stage = student_of(tiny, "lora", "ceiling")
     run(tiny, alone, stage)
     record = tiny.store.find(stage.identity)
@@ -100,7 +100,7 @@ def test_the_stored_model_with_merged_additions_predicts_what_its_stage_predicte
     np.testing.assert_allclose(probs.numpy(), kept, atol=1e-5)
 
 
-def test_additions_to_layers_that_hold_their_weights_transposed_are_merged_right(tiny: Tiny, tmp_path: Path) -> None:
+def test_lora_merges_into_layers_with_transposed_weights(tiny: Tiny, tmp_path: Path) -> None:
     folder, tokenizer = tmp_path / "gpt2", load_tokenizer(TOKENIZER, None)
     GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2)).save_pretrained(folder)
     source = ModelSource(name=str(folder), revision="tiny")
@@ -125,9 +125,7 @@ def test_additions_to_layers_that_hold_their_weights_transposed_are_merged_right
 
 
 @pytest.mark.parametrize("target", ["query", "embed_tokens"])
-def test_targets_that_are_no_linear_layers_of_the_model_are_refused_with_those_that_are(
-    tiny: Tiny, target: str
-) -> None:
+def test_lora_targets_that_are_no_linear_layers_are_refused(tiny: Tiny, target: str) -> None:
     stage = student_of(tiny, "lora")
     spec = stage.spec.model_copy(update={"trainable": Lora(targets=("q_proj", target))})
     folder = Path(spec.starts_from.name)
@@ -137,7 +135,7 @@ def test_targets_that_are_no_linear_layers_of_the_model_are_refused_with_those_t
 
 @pytest.mark.parametrize("method", ["probe", "lora"])
 @pytest.mark.parametrize("zero_stage", [1, 3])
-def test_a_stage_that_trains_a_part_goes_on_from_its_checkpoint(
+def test_probes_and_lora_resume_from_their_checkpoint(
     tiny: Tiny, alone: Workers, method: str, zero_stage: int, tmp_path: Path
 ) -> None:
     stage = student_of(tiny, method, "ceiling", zero_stage=zero_stage)
@@ -149,13 +147,13 @@ def test_a_stage_that_trains_a_part_goes_on_from_its_checkpoint(
     (tmp_path / "other" / "data").symlink_to(tiny.store.root / "data")
     run_stage(stage, store=other, workers=alone, observer=Onlooker())
     assert stage.test_prediction is not None
-    resumed, whole = (each.read_predictions(stage.test_prediction.identity) for each in (tiny.store, other))
+    resumed, whole = (store.read_predictions(stage.test_prediction.identity) for store in (tiny.store, other))
     np.testing.assert_allclose(np.log(resumed.probs_NC), np.log(whole.probs_NC), atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["naive", "probe", "lora"])
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
-def test_a_checkpoint_asks_for_the_room_that_it_takes(
+def test_a_checkpoint_requires_the_disk_space_that_it_uses(
     tiny: Tiny, alone: Workers, method: str, zero_stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked_for: list[int] = []
@@ -167,7 +165,7 @@ def test_a_checkpoint_asks_for_the_room_that_it_takes(
     assert asked_for == [pytest.approx(taken, rel=0.1)]
 
 
-def test_a_student_that_trains_a_part_has_a_second_ceiling_that_trains_all(tiny: Tiny) -> None:
+def test_a_probe_has_a_second_ceiling_that_trains_all_weights(tiny: Tiny) -> None:
     full = student_of(tiny, "probe", "full_ceiling").spec
     plain = student_of(tiny, "naive", "ceiling").spec
     assert full.identity == plain.identity, "it is the ceiling that other methods have"
@@ -196,7 +194,7 @@ def test_a_prompt_scores_a_class_by_the_mean_log_probability_of_its_name(tiny: T
         np.testing.assert_allclose(probs, np.exp(scores) / np.exp(scores).sum(), atol=1e-5)
 
 
-def test_a_students_shots_carry_its_supervisors_labels_and_a_ceilings_the_truth(tiny: Tiny, alone: Workers) -> None:
+def test_shots_have_supervisor_labels_for_students_and_truth_for_ceilings(tiny: Tiny, alone: Workers) -> None:
     from w2s_ray.data.prepare import load_prepared
     from w2s_ray.training.inputs import StageInputs
     from w2s_ray.training.objectives import ClassObjective
@@ -205,9 +203,9 @@ def test_a_students_shots_carry_its_supervisors_labels_and_a_ceilings_the_truth(
     floor, student, ceiling = chain.stages[0], chain.find("chain", "large"), chain.find("ceiling", "large")
     assert student is not None and ceiling is not None
     run(tiny, alone, floor)
-    told = {}
-    for each in (student, ceiling):
-        told[each.arm] = ClassObjective(StageInputs(each, tiny.store, alone))._shots
+    shots = {}
+    for stage in (student, ceiling):
+        shots[stage.arm] = ClassObjective(StageInputs(stage, tiny.store, alone))._shots
     prepared = load_prepared(tiny.store, student.spec.train[0].split.task)
     rows = rows_of_split(prepared, student.spec.train[0].split)
     label = dict(zip(prepared.texts(rows), prepared.labels(rows), strict=True))
@@ -215,15 +213,15 @@ def test_a_students_shots_carry_its_supervisors_labels_and_a_ceilings_the_truth(
     named = dict(zip(weak.ids, weak.probs_NC.argmax(axis=1), strict=True))
     guess = {text: named[id_] for text, id_ in zip(prepared.texts(rows), prepared.ids(rows), strict=True)}
     for arm, truth in (("chain", guess), ("ceiling", label)):
-        lines = [block.split("\nAnswer: ") for block in told[arm].split("\n\n") if block]
+        lines = [block.split("\nAnswer: ") for block in shots[arm].split("\n\n") if block]
         assert len(lines) == 3
         assert [answer for _, answer in lines] == [("down", "up")[truth[text]] for text, _ in lines]
-    assert [block.split("\n")[0] for block in told["chain"].split("\n\n")] == [
-        block.split("\n")[0] for block in told["ceiling"].split("\n\n")
+    assert [block.split("\n")[0] for block in shots["chain"].split("\n\n")] == [
+        block.split("\n")[0] for block in shots["ceiling"].split("\n\n")
     ], "the same texts"
 
 
-def test_a_prompt_trains_nothing_keeps_no_model_and_can_be_asked_again(tiny: Tiny, alone: Workers) -> None:
+def test_a_prompted_stage_stores_no_model_and_can_predict_later(tiny: Tiny, alone: Workers) -> None:
     stage = student_of(tiny, "asked", "ceiling")
     run(tiny, alone, stage.model_copy(update={"predicts": ()}))
     record = tiny.store.find(stage.identity)
@@ -236,12 +234,12 @@ def test_a_prompt_trains_nothing_keeps_no_model_and_can_be_asked_again(tiny: Tin
 
 def with_context(stage: PlannedStage, context_tokens: int) -> PlannedStage:
     settings = stage.spec.optimisation.model_copy(update={"context_tokens": context_tokens})
-    predicts = tuple(each.model_copy(update={"context_tokens": context_tokens}) for each in stage.predicts)
+    predicts = tuple(spec.model_copy(update={"context_tokens": context_tokens}) for spec in stage.predicts)
     spec = stage.spec.model_copy(update={"optimisation": settings})
     return stage.model_copy(update={"spec": spec, "predicts": predicts})
 
 
-def test_a_prompt_that_is_too_long_loses_the_beginning_of_its_text_and_none_of_its_shots_or_cue() -> None:
+def test_a_long_prompt_loses_the_start_of_its_text_but_no_shots_or_cue() -> None:
     tokenizer, prompt = load_tokenizer(TOKENIZER, None), Prompt(num_shots=1)
     before, texts = "a shot that stays\nAnswer: up\n\n", ["short", "one two three four five six seven eight — nine!"]
     lengths = [len(tokenizer.encode(before + text + prompt.cue)) for text in texts]
@@ -249,9 +247,9 @@ def test_a_prompt_that_is_too_long_loses_the_beginning_of_its_text_and_none_of_i
     assert is_cut.tolist() == [False, True]
     assert [len(row) for row in rows] == [lengths[0], lengths[1] - 3]
     assert tokenizer.decode(rows[0]) == before + texts[0] + prompt.cue
-    said = tokenizer.decode(rows[1])
-    assert said.startswith(before) and said.endswith(prompt.cue)
-    assert texts[1].endswith(said.removeprefix(before).removesuffix(prompt.cue))
+    text = tokenizer.decode(rows[1])
+    assert text.startswith(before) and text.endswith(prompt.cue)
+    assert texts[1].endswith(text.removeprefix(before).removesuffix(prompt.cue))
 
 
 def test_cut_prompts_are_counted_and_the_first_are_named(
@@ -270,11 +268,11 @@ def test_cut_prompts_are_counted_and_the_first_are_named(
     record = tiny.store.find(stage.identity)
     assert record is not None and 0 < len(cut) < len(rows)
     assert record.metrics["cut_examples"] == len(cut)
-    said = capsys.readouterr().out
-    assert f"{len(cut)} of {len(rows)} texts exceed" in said and cut[0] in said
+    output = capsys.readouterr().out
+    assert f"{len(cut)} of {len(rows)} texts exceed" in output and cut[0] in output
 
 
-def test_shots_that_leave_no_room_for_a_text_are_an_error(tiny: Tiny, alone: Workers) -> None:
+def test_shots_that_fill_the_context_are_an_error(tiny: Tiny, alone: Workers) -> None:
     stage = with_context(student_of(tiny, "shots", "ceiling"), 24)
     with pytest.raises(DataError, match=r"a prompt of 3 shots has \d+ tokens without its text"):
         run(tiny, alone, stage)
