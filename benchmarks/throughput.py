@@ -23,11 +23,12 @@ import typer
 from pydantic_core import to_json
 
 from w2s_ray.data.batches import plan_steps
+from w2s_ray.science import IntArray
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
 from w2s_ray.spec.stage import Execution, ModelSource, Optimisation, Precision, StageSpec
 from w2s_ray.training.checkpoints import Checkpoints
-from w2s_ray.training.feed import Feeder, IntArray, LabelledExamples, MicroBatch
+from w2s_ray.training.feed import Feeder, LabelledExamples, MicroBatch
 from w2s_ray.training.loop import Loop
 from w2s_ray.training.losses import ClassBatchLoss
 from w2s_ray.training.models.catalogue import model_folder

@@ -63,7 +63,7 @@ def planned(study: Study, store: ArtifactStore) -> Plan:
     ("zero_stage", "bytes_per_parameter"),
     [(0, 16), (1, 8 + 8 / 4), (2, 4 + 12 / 4), (3, 16 / 4)],
 )
-def test_zero_divides_what_it_shards_by_the_workers(
+def test_zero_divides_sharded_state_by_the_number_of_workers(
     home: Path, store: ArtifactStore, zero_stage: Any, bytes_per_parameter: float
 ) -> None:
     execution = Execution(workers=4, zero_stage=zero_stage)
@@ -71,13 +71,13 @@ def test_zero_divides_what_it_shards_by_the_workers(
     assert estimate.state_bytes_per_worker(stage, 1000) == 1000 * bytes_per_parameter
 
 
-def test_an_offloaded_optimizer_leaves_the_device(home: Path, store: ArtifactStore) -> None:
+def test_an_offloaded_optimizer_needs_no_device_memory(home: Path, store: ArtifactStore) -> None:
     execution = Execution(workers=2, zero_stage=2, offload_optimizer=True)
     stage = floor_of(study_in(home), store).model_copy(update={"execution": execution})
     assert estimate.state_bytes_per_worker(stage, 1000) == 1000 * (4 + 4 / 2)
 
 
-def test_what_is_not_trained_is_not_counted(home: Path, store: ArtifactStore) -> None:
+def test_weights_that_are_not_trained_have_no_optimizer_state(home: Path, store: ArtifactStore) -> None:
     stage = floor_of(study_in(home), store)
 
     def with_trained(trainable: Trainable) -> PlannedStage:
@@ -93,7 +93,7 @@ def test_what_is_not_trained_is_not_counted(home: Path, store: ArtifactStore) ->
 
 
 @pytest.mark.parametrize(("zero_stage", "bytes_per_parameter"), [(0, 12), (1, 16), (2, 16), (3, 12)])
-def test_a_checkpoint_holds_masters_where_zero_writes_them_apart(
+def test_a_checkpoint_counts_master_copies_under_zero_1_and_2(
     home: Path, store: ArtifactStore, zero_stage: Any, bytes_per_parameter: int
 ) -> None:
     stage = floor_of(study_in(home), store).model_copy(update={"execution": Execution(zero_stage=zero_stage)})
@@ -101,7 +101,7 @@ def test_a_checkpoint_holds_masters_where_zero_writes_them_apart(
     assert estimate.checkpoint_bytes(stage, 1000) == two, "the one before goes when the new one is whole"
 
 
-def test_best_weights_and_models_kept_on_the_way_take_disk_too(home: Path, store: ArtifactStore) -> None:
+def test_best_weights_and_snapshots_count_as_disk_space(home: Path, store: ArtifactStore) -> None:
     def floor(**optimisation: Any) -> PlannedStage:
         return floor_of(study_in(home, optimisation=optimisation), store)
 
@@ -110,7 +110,7 @@ def test_best_weights_and_models_kept_on_the_way_take_disk_too(home: Path, store
     assert estimate.disk_bytes(kept, 1000) == estimate.disk_bytes(plain, 1000) + 2 * 4000
 
 
-def test_a_plan_counts_what_sharing_saves(home: Path, store: ArtifactStore) -> None:
+def test_a_plan_counts_shared_trainings(home: Path, store: ArtifactStore) -> None:
     found = planned(study_in(home), store)
     # Two chains of floor, (chain, ceiling) on m, (chain, ceiling) on l; only the confident student of l is its own.
     assert found.num_chain_stages == 10
@@ -119,7 +119,7 @@ def test_a_plan_counts_what_sharing_saves(home: Path, store: ArtifactStore) -> N
     assert {stage.level: stage.num_chains for stage in found.stages if "floor" in stage.arms} == {"s": 2}
 
 
-def test_a_student_that_is_two_arms_of_its_chain_is_no_saving(home: Path, store: ArtifactStore) -> None:
+def test_a_student_that_is_two_arms_of_its_chain_is_not_counted_as_shared(home: Path, store: ArtifactStore) -> None:
     arms = ["chain", "direct", "ceiling"]
     found = planned(study_in(home, chains=[["s", "m"]], methods={"naive": {"arms": arms}}), store)
     assert (found.num_chain_stages, found.num_shared) == (3, 0), "the first student's supervisor is level 0 either way"
@@ -134,7 +134,7 @@ def test_two_names_for_one_data_set_are_refused(home: Path, store: ArtifactStore
     resolve(study_in(home, tasks={"one": task, "other": {**task, "train_examples": 20}}), store)
 
 
-def test_a_plan_says_what_each_stage_needs(home: Path, store: ArtifactStore) -> None:
+def test_a_plan_has_the_needs_of_each_stage(home: Path, store: ArtifactStore) -> None:
     stages = {(stage.level, *stage.arms): stage for stage in planned(study_in(home), store).stages}
     assert stages["s", "floor"].state_bytes_per_worker == 16 * NUM_PARAMETERS
     assert stages["m", "ceiling"].state_bytes_per_worker == 10 * 2 * NUM_PARAMETERS
@@ -143,7 +143,7 @@ def test_a_plan_says_what_each_stage_needs(home: Path, store: ArtifactStore) -> 
     assert not any(stage.in_store for stage in stages.values())
 
 
-def test_filters_shorten_the_steps_of_the_students_that_they_are_for(home: Path, store: ArtifactStore) -> None:
+def test_filters_reduce_the_steps_of_their_students(home: Path, store: ArtifactStore) -> None:
     transforms = [{"kind": "keep_confident", "fraction": 0.5}]
     methods = {"thin": {"arms": ["chain", "ceiling"], "labels": {"l": {"transforms": transforms}}}}
     stages = {(stage.level, *stage.arms): stage for stage in planned(study_in(home, methods=methods), store).stages}
@@ -167,7 +167,7 @@ ON_ANSWERS: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("key", "value", "message"), ON_ANSWERS)
-def test_what_needs_probabilities_is_refused_on_tasks_of_answers(
+def test_methods_that_need_probabilities_are_refused_on_answers(
     home: Path, store: ArtifactStore, key: str, value: Any, message: str
 ) -> None:
     tasks = {"written": {"files": str(home / "rows.jsonl"), "text": "text", "answer": "label"}}
@@ -176,7 +176,7 @@ def test_what_needs_probabilities_is_refused_on_tasks_of_answers(
 
 
 @pytest.mark.parametrize(("key", "value", "message"), ON_ANSWERS)
-def test_a_search_asks_no_more_of_a_task_than_a_method_may(
+def test_searched_methods_are_checked_against_the_task(
     home: Path, store: ArtifactStore, key: str, value: Any, message: str
 ) -> None:
     tasks = {"written": {"files": str(home / "rows.jsonl"), "text": "text", "answer": "label"}}
@@ -208,7 +208,7 @@ def floor_of(study: Study, store: ArtifactStore) -> PlannedStage:
     return next(stage for stage in stages if stage.arm == "floor")
 
 
-def test_a_finished_stage_is_in_the_store_and_takes_no_more_time(home: Path, store: ArtifactStore) -> None:
+def test_a_finished_stage_is_in_the_store_and_needs_no_time(home: Path, store: ArtifactStore) -> None:
     study = study_in(home)
     before = planned(study, store)
     floor = floor_of(study, store)
@@ -220,7 +220,7 @@ def test_a_finished_stage_is_in_the_store_and_takes_no_more_time(home: Path, sto
     assert after.seconds is not None and before.seconds is not None and after.seconds < before.seconds
 
 
-def test_the_estimate_uses_the_speed_at_which_a_model_was_trained_before(home: Path, store: ArtifactStore) -> None:
+def test_the_estimate_uses_the_measured_rate_of_the_same_model(home: Path, store: ArtifactStore) -> None:
     study = study_in(home)
     floor = floor_of(study, store)
     finish(floor, store, tokens_per_second=0.5)
@@ -231,9 +231,7 @@ def test_the_estimate_uses_the_speed_at_which_a_model_was_trained_before(home: P
     )
 
 
-def test_a_probes_speed_tells_nothing_of_a_training_of_all_weights_and_is_not_tripled(
-    home: Path, store: ArtifactStore
-) -> None:
+def test_a_probes_rate_is_not_used_for_a_training_of_all_weights(home: Path, store: ArtifactStore) -> None:
     floor = floor_of(study_in(home), store)
     probe = floor.model_copy(update={"spec": floor.spec.model_copy(update={"trainable": Probe()}), "predicts": ()})
     finish(probe, store, tokens_per_second=0.5)
@@ -275,7 +273,7 @@ def test_artifacts_of_other_library_versions_are_flagged(
         },
     ],
 )
-def test_dropout_is_said_wherever_it_is_asked_for(home: Path, store: ArtifactStore, changes: dict[str, Any]) -> None:
+def test_a_plan_mentions_dropout_wherever_it_is_set(home: Path, store: ArtifactStore, changes: dict[str, Any]) -> None:
     assert planned(study_in(home, **changes), store).dropout
 
 
@@ -287,13 +285,11 @@ def test_dropout_is_said_wherever_it_is_asked_for(home: Path, store: ArtifactSto
         {"search": {"space": {"ladder.l.optimisation.learning_rate": [1e-4, 2e-4]}}},
     ],
 )
-def test_dropout_is_not_said_where_nobody_asks_for_it(
-    home: Path, store: ArtifactStore, changes: dict[str, Any]
-) -> None:
+def test_a_plan_without_dropout_does_not_mention_it(home: Path, store: ArtifactStore, changes: dict[str, Any]) -> None:
     assert not planned(study_in(home, **changes), store).dropout
 
 
-def test_a_search_that_chooses_says_that_its_winners_come_on_top(home: Path, store: ArtifactStore) -> None:
+def test_a_plan_counts_the_chains_that_a_search_will_choose(home: Path, store: ArtifactStore) -> None:
     rates = [1e-4, 2e-4, 3e-4, 4e-4]
     search = {"space": {"optimisation.learning_rate": rates}, "choose_by": "oracle", "num_winners": 2}
     found = planned(study_in(home, search=search, seeds=[0, 1]), store)
@@ -312,7 +308,7 @@ def test_a_plan_survives_json(home: Path, store: ArtifactStore) -> None:
     assert Plan.model_validate_json(found.model_dump_json()) == found
 
 
-def test_pretraining_has_steps_by_its_text(store: ArtifactStore, home: Path) -> None:
+def test_steps_of_pretraining_follow_from_the_length_of_its_text(store: ArtifactStore, home: Path) -> None:
     stage = floor_of(study_in(home), store)
     text = stage.model_copy(update={"spec": stage.spec.model_copy(update={"objective": "next_token"})})
     steps = estimate.num_steps(text, chars_per_example=128 * estimate.CHARS_PER_TOKEN * 10)
@@ -331,7 +327,7 @@ def test_a_resolution_is_locked_in_the_store(home: Path, store: ArtifactStore) -
     assert locked(study, store) == resolution
 
 
-def test_a_lock_of_another_study_file_does_not_hold(home: Path, store: ArtifactStore) -> None:
+def test_a_lock_of_another_study_file_is_ignored(home: Path, store: ArtifactStore) -> None:
     resolve(study_in(home), store)
     changed = study_in(home, splits={"train_examples": 32, "validation_examples": 16})
     (home / "rows.jsonl").unlink()
@@ -339,14 +335,14 @@ def test_a_lock_of_another_study_file_does_not_hold(home: Path, store: ArtifactS
         locked(changed, store)
 
 
-def test_a_lock_that_is_damaged_is_made_anew(home: Path, store: ArtifactStore) -> None:
+def test_a_damaged_lock_is_replaced(home: Path, store: ArtifactStore) -> None:
     study = study_in(home)
     resolution = resolve(study, store)
     (store.study_folder("planned") / LOCK_NAME).write_text("sources: [")
     assert locked(study, store) == resolution
 
 
-def test_the_lock_follows_data_that_changed_once_a_run_begins(home: Path, store: ArtifactStore) -> None:
+def test_a_run_replaces_the_lock_when_data_has_changed(home: Path, store: ArtifactStore) -> None:
     study = study_in(home)
     before = resolve(study, store)
     (home / "rows.jsonl").write_text((home / "rows.jsonl").read_text() + '{"text": "one more", "label": "a"}\n')
@@ -381,9 +377,7 @@ def put(cache: Path, home: Path, commit: str) -> None:
     shutil.copytree(home / "s", cache / "snapshots" / commit)
 
 
-def test_a_hub_model_stays_at_the_commit_that_the_study_began_with(
-    home: Path, store: ArtifactStore, cache: Path
-) -> None:
+def test_a_hub_model_keeps_its_locked_commit(home: Path, store: ArtifactStore, cache: Path) -> None:
     put(cache, home, "first")
     assert resolve(hub_study(home), store).models["s"].revision == "first"
     put(cache, home, "second")
@@ -391,7 +385,7 @@ def test_a_hub_model_stays_at_the_commit_that_the_study_began_with(
     assert resolve(hub_study(home).model_copy(update={"name": "new"}), store).models["s"].revision == "second"
 
 
-def test_what_cannot_be_found_is_listed_and_nothing_is_locked(home: Path, store: ArtifactStore, cache: Path) -> None:
+def test_unresolved_files_are_listed_and_nothing_is_locked(home: Path, store: ArtifactStore, cache: Path) -> None:
     study = hub_study(home)
     found = planned(study, store)
     assert found.unresolved == ("owner/name/tokenizer.json", "owner/name/config.json", "owner/name/model.safetensors")
@@ -419,7 +413,7 @@ def test_a_known_data_set_that_cannot_be_reached_is_listed_with_its_branch(
     assert len(found.stages) == 6
 
 
-def test_a_known_data_set_stays_at_the_commit_that_the_study_began_with(
+def test_a_known_data_set_keeps_its_locked_commit(
     home: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newest = {"commit": "a" * 40}
@@ -442,14 +436,14 @@ def test_a_known_data_set_stays_at_the_commit_that_the_study_began_with(
     assert other.tasks["tweets"].fingerprint != first.tasks["tweets"].fingerprint
 
 
-def test_the_plan_says_which_rows_are_left_out(home: Path, store: ArtifactStore) -> None:
+def test_a_plan_lists_the_rows_that_are_left_out(home: Path, store: ArtifactStore) -> None:
     with (home / "rows.jsonl").open("a") as file:
         file.write('{"text": " ", "label": 1}\n')
     (notice,) = planned(study_in(home), store).notices
     assert "1 row left out, no text (row " in notice
 
 
-def test_to_look_at_a_study_whose_data_has_changed_leaves_its_lock_alone(home: Path, store: ArtifactStore) -> None:
+def test_reading_a_study_whose_data_has_changed_keeps_its_lock(home: Path, store: ArtifactStore) -> None:
     study = study_in(home)
     before = resolve(study, store)
     (home / "rows.jsonl").write_text((home / "rows.jsonl").read_text() + '{"text": "one more", "label": "a"}\n')
@@ -469,17 +463,13 @@ def _chars(home: Path) -> float:
     return sum(map(len, texts)) / len(texts)
 
 
-def test_an_objective_that_does_not_fit_the_task_is_refused_before_anything_is_trained(
-    home: Path, store: ArtifactStore
-) -> None:
+def test_an_objective_that_does_not_fit_the_task_is_refused(home: Path, store: ArtifactStore) -> None:
     study = study_in(home, chains=[["s", "l"]], methods={"read": {"objective": "next_token"}})
     with pytest.raises(DataError, match=r"methods\.read\.objective is next_token, but task rows has labels"):
         resolve(study, store)
 
 
-def test_a_loss_for_two_classes_is_refused_on_a_task_of_three_before_anything_is_trained(
-    home: Path, store: ArtifactStore
-) -> None:
+def test_a_loss_for_two_classes_is_refused_on_a_task_of_three(home: Path, store: ArtifactStore) -> None:
     rows = [{"text": f"sentence number {number}", "label": "abc"[number % 3]} for number in range(900)]
     (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(StudyError, match=r"half.losses.l = confidence0.5 .* task rows has 3"):
@@ -491,7 +481,7 @@ def test_a_loss_for_two_classes_is_refused_on_a_task_of_three_before_anything_is
     assert resolve(study_in(home, methods=argmax), store).tasks["rows"].num_classes == 3
 
 
-def test_the_papers_study_is_planned_without_a_hub_and_names_all_that_it_would_fetch(
+def test_the_papers_study_is_planned_offline_with_a_list_of_downloads(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
@@ -512,7 +502,7 @@ def test_the_papers_study_is_planned_without_a_hub_and_names_all_that_it_would_f
     assert any("super_glue" in file or "superglue" in file for file in found.unresolved), found.unresolved
 
 
-def test_texts_are_not_read_in_more_tokens_than_the_model_has_positions(store: ArtifactStore) -> None:
+def test_contexts_longer_than_the_model_are_refused(store: ArtifactStore) -> None:
     reading = {"large": {"context_tokens": 512}}
     raw = {
         "name": "reading",
@@ -540,7 +530,7 @@ def test_texts_are_not_read_in_more_tokens_than_the_model_has_positions(store: A
         ({"space": {"methods.m.trainable.large": [{"kind": "lora", "targets": ["c_attn"]}]}}, "'c_attn'"),
     ],
 )
-def test_a_search_asks_no_more_of_a_model_than_it_has(
+def test_searched_contexts_are_checked_against_the_model(
     store: ArtifactStore, changes: dict[str, Any], message: str
 ) -> None:
     raw = {
@@ -555,9 +545,7 @@ def test_a_search_asks_no_more_of_a_model_than_it_has(
 
 
 @pytest.mark.parametrize("target", ["c_attn", "embed_tokens", "input_layernorm"])
-def test_low_rank_additions_to_what_is_no_linear_layer_of_a_model_are_refused_before_anything_is_trained(
-    store: ArtifactStore, target: str
-) -> None:
+def test_lora_targets_that_are_no_linear_layers_are_refused(store: ArtifactStore, target: str) -> None:
     raw = {
         "name": "targets",
         "tasks": {"c": {"builtin": "code_continuation"}},

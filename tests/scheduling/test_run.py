@@ -206,7 +206,7 @@ def test_more_workers_than_the_cluster_has_are_refused_at_once(store: ArtifactSt
     assert list((store.root / "artifacts").iterdir()) == []
 
 
-def test_a_run_in_which_everything_is_done_needs_no_ray(tmp_path: Path) -> None:
+def test_a_finished_study_needs_no_ray(tmp_path: Path) -> None:
     code = (
         "import sys, threading; from tests.scheduling.studies import *; "
         "from w2s_ray.scheduling.study import run_study; from w2s_ray.scheduling.status import NullView; "

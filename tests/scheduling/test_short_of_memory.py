@@ -81,7 +81,7 @@ def predictions(store: Path, outcome_of: Study) -> list[np.ndarray]:
     return [found.read_predictions(one.identity).probs_NC for one in sorted(records, key=lambda one: one.identity)]
 
 
-def test_a_machine_short_of_memory_costs_the_stage_an_attempt_and_changes_no_figure(tmp_path: Path) -> None:
+def test_a_machine_short_of_memory_costs_one_attempt_and_changes_no_result(tmp_path: Path) -> None:
     undisturbed = run_study(study(), tmp_path / "undisturbed")
     assert undisturbed.failed == {}
     hog, attempts = Hog(), []

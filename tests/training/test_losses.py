@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from w2s_ray.science import FloatArray
 from w2s_ray.spec.losses import (
     ConfidenceLoss,
     EntropyLoss,
@@ -18,7 +19,7 @@ from w2s_ray.spec.losses import (
     ProductLoss,
     WindowLoss,
 )
-from w2s_ray.training.feed import Feeder, FloatArray, LabelledExamples, LanguageExamples, MicroBatch
+from w2s_ray.training.feed import Feeder, LabelledExamples, LanguageExamples, MicroBatch
 from w2s_ray.training.losses import (
     ClassBatchLoss,
     OptimizerBatch,

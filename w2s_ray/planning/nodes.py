@@ -51,7 +51,6 @@ class FreeResources:
         """Nodes with a free GPU, or a share of one: in a full cluster few among many."""
 
     def copy(self) -> "FreeResources":
-        """Return an independent copy."""
         copied = FreeResources(())
         copied._free, copied.cpus, copied.gpus = self._free.copy(), self.cpus, self.gpus
         copied._with_gpus = self._with_gpus.copy()

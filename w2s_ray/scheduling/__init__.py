@@ -7,6 +7,6 @@ core/          the pure core: events in, actions out
 dispatcher/    the actor that feeds the core with events and carries out its actions
 workers/       worker groups, which run the stages
 tune/          Tune's trials: one per chain, or per candidate of a search
-status.py      what a run shows of itself
+status.py      the status of a run, and the events of its stages
 ray_adapter.py everything that uses private names of Ray
 """

@@ -221,7 +221,7 @@ class Run:
         self._unfinished |= {key: stage for key, stage in stages.items() if not is_finished(stage, self._store)}
 
     def _left(self) -> int:
-        """Return how many stages of the run's chains the store lacks."""
+        """Return how many stages of the run's chains are not finished."""
         return sum(not is_finished(stage, self._store) for stage in self._unfinished.values())
 
     def _trained(self) -> list[str]:

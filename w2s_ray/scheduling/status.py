@@ -1,4 +1,4 @@
-"""What a run shows of itself: its status at one moment, and the events of its stages."""
+"""The status of a run at one moment, and the events of its stages."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

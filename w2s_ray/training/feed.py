@@ -17,11 +17,9 @@ import numpy.typing as npt
 import torch
 
 from w2s_ray.data.batches import partition
+from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.training.workers import Workers
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
 TokenRow = npt.NDArray[np.int32]
 """The tokens of one text."""
 

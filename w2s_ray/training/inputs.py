@@ -14,11 +14,12 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.tokens import Tokens, special_tokens, tokenise
 from w2s_ray.errors import StoreError
+from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.stage import Execution, ModelSource
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training.feed import Examples, Feeder, FloatArray, IntArray, LargestMicroBatch, Purpose
+from w2s_ray.training.feed import Examples, Feeder, LargestMicroBatch, Purpose
 from w2s_ray.training.memory.footprint import PREDICTION_TOKENS
 from w2s_ray.training.models.catalogue import model_folder
 from w2s_ray.training.models.network import evaluating, load_tokenizer

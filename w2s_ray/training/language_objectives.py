@@ -16,10 +16,11 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from w2s_ray.data import labels
 from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError
+from w2s_ray.science import BoolArray, IntArray
 from w2s_ray.science.metrics import share_equal
 from w2s_ray.spec.labels import LabelledSplit, SplitSpec
 from w2s_ray.spec.stage import PredictionSpec, Prompt
-from w2s_ray.training.feed import BoolArray, Examples, Feeder, IntArray, LanguageExamples, MicroBatch, TokenRow
+from w2s_ray.training.feed import Examples, Feeder, LanguageExamples, MicroBatch, TokenRow
 from w2s_ray.training.losses import BatchLoss, TokenBatchLoss, loss_from, token_cross_entropy
 from w2s_ray.training.models.network import Network, evaluating
 from w2s_ray.training.models.prompts import few_shot_prefix, join_to_context, prompt_tokens

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from w2s_ray.errors import TrainingError
+from w2s_ray.science import IntArray
 from w2s_ray.spec.stage import Optimisation, StageSpec
 from w2s_ray.training.checkpoints import Checkpoints
-from w2s_ray.training.feed import Examples, Feeder, IntArray
+from w2s_ray.training.feed import Examples, Feeder
 from w2s_ray.training.losses import BatchLoss
 from w2s_ray.training.objectives import ACCURACY, AGREEMENT
 from w2s_ray.training.progress import Journal, TrainState

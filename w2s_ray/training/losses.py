@@ -24,6 +24,7 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from w2s_ray.data.labels import one_hot
+from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.spec.losses import (
     ConfidenceLoss,
     EntropyLoss,
@@ -34,7 +35,7 @@ from w2s_ray.spec.losses import (
     ProductLoss,
     WindowLoss,
 )
-from w2s_ray.training.feed import FloatArray, IntArray, LabelledExamples, LanguageExamples, MicroBatch
+from w2s_ray.training.feed import LabelledExamples, LanguageExamples, MicroBatch
 from w2s_ray.training.workers import Workers
 
 _LOG_ODDS_EPSILON = 1e-7

@@ -21,12 +21,13 @@ import torch
 from w2s_ray.data import labels
 from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import TrainingError
+from w2s_ray.science import BoolArray, FloatArray, IntArray
 from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.labels import LabelledSplit
 from w2s_ray.spec.stage import PredictionSpec, Prompt
 from w2s_ray.store.predictions import LABELS_NAME, write
-from w2s_ray.training.feed import BoolArray, Examples, Feeder, FloatArray, IntArray, LabelledExamples, TokenRow
+from w2s_ray.training.feed import Examples, Feeder, LabelledExamples, TokenRow
 from w2s_ray.training.inputs import StageInputs
 from w2s_ray.training.losses import BatchLoss, ClassBatchLoss
 from w2s_ray.training.models.network import Network, class_name_tokens, evaluating

@@ -20,7 +20,7 @@ from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.inputs import StageInputs
 from w2s_ray.training.language_objectives import AnswerObjective, TextObjective
 from w2s_ray.training.loop import Loop
-from w2s_ray.training.memory.fit import MemoryFit, device_full
+from w2s_ray.training.memory.fit import MemorySettings, device_full
 from w2s_ray.training.memory.usage import Meter, give_memory_back, is_out_of_memory
 from w2s_ray.training.models import files
 from w2s_ray.training.models.network import (
@@ -93,7 +93,7 @@ class _StageRun:
 
     engine: Engine
     network: Network
-    fit: MemoryFit
+    memory: MemorySettings
     objective: StageObjective
 
     def __init__(
@@ -113,10 +113,10 @@ class _StageRun:
         self.meter.enter("loading")
         self.metrics = dict(finished.metrics) if finished else {}
         size, shape = self._model_size(is_finished=finished is not None)
-        self.fit = MemoryFit(self.inputs, size, shape)
-        for note in self.fit.notes:
+        self.memory = MemorySettings(self.inputs, size, shape)
+        for note in self.memory.notes:
             self.log(note)
-        self.inputs.prediction_tokens = self.fit.prediction_tokens
+        self.inputs.prediction_tokens = self.memory.prediction_tokens
         self.objective = OBJECTIVES[self.spec.objective](self.inputs)
 
     def train(self) -> None:
@@ -148,7 +148,7 @@ class _StageRun:
             spec=spec,
             engine=self.engine,
             loss=self.objective.loss(),
-            feeder=self.inputs.feeder(self.objective.examples, self.fit.training_tokens),
+            feeder=self.inputs.feeder(self.objective.examples, self.memory.training_tokens),
             validate=partial(self.objective.validate, self.network) if spec.validation is not None else None,
             steps=steps,
             checkpoints=checkpoints,
@@ -185,7 +185,7 @@ class _StageRun:
             network.precision = "fp32"
             self.log("a device has no bf16 instructions; the stage computes in fp32")
         self.metrics["fell_back_to_fp32"] = falls_back
-        if self.fit.checkpoints_activations and not checkpoint_activations(network):
+        if self.memory.checkpoints_activations and not checkpoint_activations(network):
             self.log("this model does not support activation checkpointing; activations are kept")
         return network
 
@@ -289,7 +289,7 @@ class _StageRun:
         phase = self.meter.phase or "starting"
         if phase in ("starting", "loading", "saving"):
             return device_full(self.inputs, error, phase)
-        return self.fit.shrink(error)
+        return self.memory.shrink(error)
 
     def log(self, text: str) -> None:
         if self.workers.is_rank_0:

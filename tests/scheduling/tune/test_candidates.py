@@ -18,7 +18,7 @@ RATE = "ladder.l.optimisation.learning_rate"
 
 
 @pytest.mark.parametrize(("choose_by", "score"), [("agreement", 0.75), ("oracle", 0.5)])
-def test_written_answers_are_compared_with_the_supervisors_or_with_the_truth(
+def test_answers_are_scored_by_agreement_or_by_the_truth(
     store: ArtifactStore, tmp_path: Path, choose_by: str, score: float
 ) -> None:
     rows = [{"text": f"after {number} comes", "answer": str(number + 1)} for number in range(1500)]

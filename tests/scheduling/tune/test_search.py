@@ -179,7 +179,7 @@ def test_a_failed_candidate_has_its_error_and_is_judged_again_on_request(store: 
 
 @pytest.mark.soak
 @pytest.mark.parametrize(("sampler", "more"), [("tpe", {}), ("nsga2", {"minimise": "train_tokens", "num_winners": 2})])
-def test_optuna_draws_as_many_candidates_as_it_was_asked_for(
+def test_optuna_draws_the_requested_number_of_candidates(
     sampler: str, more: dict[str, Any], store: ArtifactStore, tmp_path: Path
 ) -> None:
     space = {RATE: {"low": 1e-5, "high": 1e-2, "log": True}, "ladder.l.optimisation.epochs": [1, 2]}
@@ -207,7 +207,7 @@ def test_optuna_draws_as_many_candidates_as_it_was_asked_for(
 
 
 @pytest.mark.soak
-def test_pbt_shares_the_stages_so_far_and_varies_those_to_come(store: ArtifactStore, tmp_path: Path) -> None:
+def test_pbt_shares_finished_levels_and_varies_the_next(store: ArtifactStore, tmp_path: Path) -> None:
     rates = {"low": 1e-5, "high": 1e-2, "log": True}
     study = judged_study(
         tmp_path,

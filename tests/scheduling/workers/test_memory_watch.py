@@ -38,13 +38,13 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return Machine(monkeypatch)
 
 
-def test_a_worker_gives_way_a_little_before_rays_monitor_would_act(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_ends_a_little_before_rays_monitor_would_act(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_memory_monitor_refresh_ms", raising=False)
     assert is_short(Memory(100 * GIB, 5 * GIB))
     assert not is_short(Memory(100 * GIB, 6 * GIB))
 
 
-def test_a_worker_gives_way_while_a_stage_runs_and_not_between_stages(machine: Machine) -> None:
+def test_memory_is_watched_only_while_a_stage_runs(machine: Machine) -> None:
     watch = machine.worker("a")
     machine.memory = FULL
     time.sleep(0.3)
@@ -54,7 +54,7 @@ def test_a_worker_gives_way_while_a_stage_runs_and_not_between_stages(machine: M
     assert machine.gave_way == ["a"]
 
 
-def test_of_the_workers_of_a_machine_one_at_a_time_gives_way(machine: Machine) -> None:
+def test_only_one_worker_of_a_machine_ends_at_a_time(machine: Machine) -> None:
     first, second = machine.worker("a"), machine.worker("b")
     with first, second:
         machine.memory = FULL

@@ -1,4 +1,4 @@
-"""Worker groups: which there are, what they do, and what is free on the cluster beside them.
+"""State of the worker groups, and what is free on the cluster beside them.
 
 Groups are indexed by shape and status, and the free resources are kept up to date, because the policy reads both at
 every event.
@@ -14,7 +14,7 @@ from w2s_ray.spec.stage import GroupShape
 
 
 class GroupStatus(StrEnum):
-    """What a worker group does."""
+    """State of a worker group."""
 
     OPENING = "opening"
     IDLE = "idle"

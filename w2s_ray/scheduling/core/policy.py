@@ -115,7 +115,7 @@ class _Round:
         self._reserved_for: GroupShape | None = None
         """Less urgent shapes open no groups meanwhile."""
         self._free: FreeResources | None = None
-        """What is free, less what this round's new groups take; computed only where something waits."""
+        """Free resources, less those of this round's new groups; computed only where something waits."""
 
     def decisions(self) -> list[Decision]:
         for shape, num_ready in self._ready.items():

@@ -1,4 +1,4 @@
-"""What the dispatcher answers: orders to worker groups, reports to trials, the status to the run."""
+"""Answers of the dispatcher: orders to worker groups, reports to trials, the status to the run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

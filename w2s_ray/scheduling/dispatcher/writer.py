@@ -53,7 +53,6 @@ class Writer:
                     self._tracker.log(stage_run_id(progress.identity), progress.step, dict(progress.values))
 
     def finish(self, run_id: str, summary: Mapping[str, float], *, ended_well: bool) -> None:
-        """Close a run."""
         with _errors_logged():
             self._tracker.finish(run_id, summary, ended_well=ended_well)
 

@@ -53,7 +53,6 @@ class CandidateJudge:
 
     @property
     def search(self) -> SearchSpec:
-        """The study's search."""
         assert self.study.search is not None
         return self.study.search
 

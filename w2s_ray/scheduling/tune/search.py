@@ -54,7 +54,7 @@ class Search(Tuning):
     def __init__(
         self, judge: CandidateJudge, before: SearchResult | None, dispatcher: "ActorHandle[Dispatcher]"
     ) -> None:
-        """Of a search that has ended (`before`), only failed candidates are judged again."""
+        """`before` is the result of a search that has ended, of which only failed candidates are judged again."""
         super().__init__(key=search_digest(judge.study))
         self._before = before.candidates if before is not None else ()
         self._judge, self._dispatcher = judge, dispatcher

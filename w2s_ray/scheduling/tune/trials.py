@@ -136,7 +136,6 @@ class ChainTrial(DispatcherTrainable):
         """Load nothing: the chain is requested again, and what is done is found."""
 
     def wanted(self) -> tuple[str, Sequence[Chain]]:
-        """Return the whole chain."""
         return self._chain.name, (self._chain,)
 
 
@@ -158,7 +157,6 @@ class Tuning(ABC):
         self._error: BaseException | None = None
 
     def start(self) -> None:
-        """Start Tune."""
         _RUNNING[self._key] = self
         self._thread.start()
 
@@ -217,7 +215,6 @@ class BeforeStep(tune.Callback):
         self._key = key
 
     def on_step_begin(self, iteration: int, trials: "list[Trial]", **info: Any) -> None:
-        """Called by Tune."""
         _RUNNING[self._key].before_step()
 
 

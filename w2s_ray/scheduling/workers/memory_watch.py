@@ -1,9 +1,9 @@
-"""A worker whose machine runs short of memory reports that and ends itself, before other processes are killed.
+"""Memory watch: a worker whose machine runs short of memory reports it and ends, before other processes are killed.
 
-The kernel, and Ray's memory monitor, end processes by rules of their own: Ray's begins with whatever it could start
-again, which is the dispatcher and not the stage that fills the machine. So every worker looks at the machine's free
-memory while a stage runs, and gives way a little before Ray's monitor would act. One worker of a machine at a time does
-so: it holds a lock until the kernel has taken its memory back, and the next one looks again.
+The kernel and Ray's memory monitor choose their victims by rules of their own: Ray's monitor first kills what Ray can
+restart, not the stage that fills the machine. So every worker checks the machine's free memory while a stage runs, and
+ends a little before Ray's monitor would act. Only one worker per machine at a time does so: it holds a lock until the
+kernel has its memory back, and the next one checks again.
 """
 
 import fcntl
@@ -24,29 +24,27 @@ logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.1
 _HEAD_START_SECONDS = 0.5
-"""How long a worker that holds nothing waits for one that holds the whole machine."""
+"""How long a worker that uses no memory waits for one that uses all of it."""
 
 
 def is_short(memory: Memory) -> bool:
-    """Say whether so little is free that a worker should give way."""
+    """Return whether so little is free that a worker should end."""
     return memory.available < reserve_bytes(memory.total)
 
 
 class MemoryWatch:
-    """Watches the machine's memory from a thread while a stage runs."""
+    """Checks the machine's memory in a thread while a stage runs."""
 
     def __init__(self, give_way: Callable[[str], None]) -> None:
-        """`give_way` is called with the figures when this worker should end, and does not return."""
+        """`give_way` is called with the reason when this worker should end, and does not return."""
         self._give_way = give_way
         self._watching = threading.Event()
         threading.Thread(target=self._watch, name="w2s-memory", daemon=True).start()
 
     def __enter__(self) -> None:
-        """Start watching."""
         self._watching.set()
 
     def __exit__(self, *error: object) -> None:
-        """Stop watching."""
         self._watching.clear()
 
     def _watch(self) -> None:
@@ -56,7 +54,7 @@ class MemoryWatch:
                 if is_short(host_memory()):
                     self._yield_to_others()
             except OSError:  # such as a full folder for temporary files
-                logger.exception("this worker cannot watch the machine's memory just now")
+                logger.exception("the machine's memory could not be checked")
             time.sleep(_LOOK_SECONDS)
 
     def _yield_to_others(self) -> None:
@@ -71,7 +69,7 @@ def _locked(lock: TextIO) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return False  # another worker gives way; look again when its memory is back
+        return False  # another worker ends; check again when its memory is free
     return True
 
 

@@ -22,8 +22,8 @@ _HINT = (
 )
 
 
-class MemoryFit:
-    """The memory decisions of one stage.
+class MemorySettings:
+    """How a stage uses its device's memory, chosen before it trains.
 
     Attributes:
         checkpoints_activations: whether activations are recomputed in the backward pass.

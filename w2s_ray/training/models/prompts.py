@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.data.tokens import special_tokens
 from w2s_ray.errors import DataError
+from w2s_ray.science import BoolArray
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.stage import Prompt
-from w2s_ray.training.feed import BoolArray, TokenRow
+from w2s_ray.training.feed import TokenRow
 
 _SEPARATOR = "\n\n"
 
