@@ -16,16 +16,13 @@ class W2SError(Exception):
 
     exit_code = 2
 
-    def __init__(self, message: str, hint: str = "", remedy: str | None = None) -> None:
-        super().__init__(*(part for part in (message, hint, remedy) if part is not None))
-        self.message = self.value = message
-        self.rule = "" if remedy is None else hint
-        self.hint = self.remedy = hint if remedy is None else remedy
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message, self.hint = message, hint
 
     def __str__(self) -> str:
         """Return the message, and the hint on a line of its own."""
-        message = f"{self.message} ({self.rule})" if self.rule else self.message
-        return f"{message}\n  hint: {self.hint}" if self.hint else message
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
 
 class StudyError(W2SError):
