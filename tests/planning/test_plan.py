@@ -183,7 +183,7 @@ def test_searched_methods_are_checked_against_the_task(
     search = {"space": {f"methods.naive.{key}": [{}, value]}}
     with pytest.raises(DataError, match=message) as caught:
         planned(study_in(home, tasks=tasks, methods={"naive": {}}, search=search), store)
-    assert "search.space" in caught.value.remedy
+    assert "search.space" in caught.value.hint
 
 
 def test_a_searched_prompt_is_refused_on_pairs(home: Path, store: ArtifactStore) -> None:
@@ -554,4 +554,4 @@ def test_lora_targets_that_are_no_linear_layers_are_refused(store: ArtifactStore
     }
     with pytest.raises(ModelError, match=f"'{target}'") as caught:
         resolve(parse_study(raw), store)
-    assert "q_proj" in caught.value.remedy and target not in caught.value.remedy
+    assert "q_proj" in caught.value.hint and target not in caught.value.hint
