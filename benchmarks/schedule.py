@@ -108,7 +108,7 @@ def lower_bound(workload: Workload, chains: Sequence[Chain]) -> tuple[float, flo
 class FirstInFirstOut(Queue):
     """A queue that knows no urgency."""
 
-    def _key(self, queued: QueuedStage) -> tuple[float, int, int, str]:
+    def urgency_key(self, queued: QueuedStage) -> tuple[float, int, int, str]:
         return (0.0, 0, queued.order, queued.stage.identity)
 
 

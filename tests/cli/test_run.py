@@ -31,7 +31,7 @@ def test_a_run_succeeds(ran: Ran) -> None:
 def test_only_our_own_lines_reach_the_terminal(ran: Ran) -> None:
     ours = re.compile(
         r"(preparing |started |ended |finished |written:|  \S|tiny: |test examples|† seed|PGR|warning"
-        r"|minimum|detectable| *$| )"
+        r"|undefined: |minimum|detectable| *$| )"
     )
     for line in ran.done.out.splitlines():
         assert ours.match(line), line

@@ -183,9 +183,9 @@ def test_too_few_examples_are_refused_with_sizes_that_fit(prepared: PreparedTask
     with pytest.raises(DataError) as caught:
         check_sizes(prepared, **sizes(num_levels=6))
     error = caught.value
-    assert "needs 380 balanced examples, there are" in error.value
-    assert "of class 'no'" in error.value and "of class 'yes'" in error.value
-    assert "longest ladder that fits has 3 levels" in error.value
+    assert "needs 380 balanced examples, there are" in error.message
+    assert "of class 'no'" in error.message and "of class 'yes'" in error.message
+    assert "longest ladder that fits has 3 levels" in error.message
     largest = [int(word.strip(",")) for word in error.hint.split() if word.strip(",").isdigit()]
     check_sizes(prepared, **sizes(num_levels=6, train_examples=largest[0], validation_examples=largest[1]))
     for more in ({"train_examples": largest[0] + 1}, {"validation_examples": largest[1] + 1}):

@@ -53,7 +53,7 @@ def assign(scheduler: Scheduler, group: str, identity: str) -> None:
 
 def actions(scheduler: Scheduler) -> list[Action]:
     """The decisions in the present state."""
-    return list(decide(scheduler.queue, scheduler.groups, scheduler.closing))
+    return list(decide(scheduler.queue, scheduler.groups, scheduler.closing).decisions)
 
 
 def opened(taken: list[Action]) -> list[GroupShape]:
@@ -376,6 +376,31 @@ def test_extra_groups_that_never_start_do_not_harm_the_one_that_works() -> None:
     for group in tuple(scheduler.groups.by_id):
         scheduler.handle(GroupEnded(group, "a slow disk"))
     assert scheduler.queue.num[StageState.FAILED] > 0
+
+
+def test_every_waiting_stage_has_its_reason() -> None:
+    scheduler = Scheduler([Node(2)])
+    chains = chains_of(small_study(seeds=[0, 1]))
+    scheduler.handle(*(Requested(chain.name, chain.stages) for chain in chains))
+    floor, student = stage_of(chains[0], "floor", "s").identity, stage_of(chains[0], "chain", "l").identity
+    assert "is starting" in scheduler.why_waiting(floor)
+    assert "floor s" in scheduler.why_waiting(student)
+    (group,) = scheduler.groups.by_id
+    scheduler.handle(GroupStarted(group))
+    ceiling = stage_of(chains[0], "ceiling", "l").identity
+    assert "no free resources for 2 workers" in scheduler.why_waiting(ceiling)
+    scheduler.handle(StageBlocked(group, floor, "another run has it"))
+    assert scheduler.why_waiting(floor) == "another run has it"
+
+
+def test_a_wide_shape_waits_until_narrow_groups_end() -> None:
+    scheduler = one_wide_and_many_narrow()
+    for number in range(7):
+        (queued,) = scheduler.queue.most_urgent(SINGLE, 1)
+        assign(scheduler, f"narrow{number}", queued.stage.identity)
+    waits = decide(scheduler.queue, scheduler.groups).waits
+    assert "until less urgent groups end" in waits[EIGHT]
+    assert SINGLE in waits
 
 
 def test_resources_are_counted_node_by_node() -> None:

@@ -1,15 +1,18 @@
 """The policy: what to do next, a pure function of the queue and the worker groups.
 
-`decide` reads the state and returns actions, each with its reason; it changes nothing. Its rules, in this order:
+A *shape* is the number of workers of a group and what each of them needs; a stage runs on groups of its shape. `decide`
+reads the state and returns decisions, each with its reason, and for each shape why its ready stages wait. Its rules, in
+this order:
 
 1. A running stage that no trial wants is stopped; it keeps its checkpoint and frees its group.
-2. An idle group gets the most urgent ready stage of its shape: longest remaining path first, then most shared.
-3. A shape with more ready stages than groups gets another group, where it fits. If the last groups of a shape failed to
-   start, it gets none beside one that works or is opening.
-4. Where a group does not fit and groups of less urgent shapes take the resources, those are reserved: idle groups of
-   these shapes leave; busy shapes give way too if what waits is clearly more urgent and fills what they free; and less
-   urgent shapes open no groups, unless their stages are short enough to fill the gap meanwhile.
-5. Where only groups of the same or of more urgent shapes take the resources, the shape waits and others fill the gaps.
+2. An idle group gets the most urgent ready stage of its shape: longest remaining path first, then wanted by most trials
+   (`Queue.urgency_key`).
+3. A shape with more ready stages than groups gets another group where one fits. After failed starts it gets none while
+   another group of the shape works or is opening.
+4. If a group does not fit because groups of less urgent shapes use the resources, those are reserved: idle groups of
+   these shapes leave. Groups of shapes that have ready stages leave too, once they are idle, if what waits is clearly
+   more urgent and fills what they free. Meanwhile less urgent shapes open groups only for short stages.
+5. If only groups of the same or of more urgent shapes use the resources, the shape waits, and others fill the gaps.
 """
 
 from collections.abc import Sequence
@@ -24,7 +27,7 @@ from w2s_ray.spec.stage import GroupShape
 MAX_FAILED_STARTS = 3
 """Groups of a shape that may end in a row before their workers start."""
 MORE_URGENT = 1.1
-"""How many times as long the remaining path must be for which a group that has work gives way."""
+"""A group that has work leaves for a stage whose remaining path is this many times as long."""
 FILLER_SHARE = 0.25
 """Stages of at most this share of the cost of the one that waits may fill the gap."""
 
@@ -74,13 +77,23 @@ class CancelGroup:
 Decision = StopStage | Assign | OpenGroup | RetireGroup | CancelGroup
 
 
-def decide(queue: Queue, groups: WorkerGroups, closing: bool = False) -> list[Decision]:
+@dataclass(frozen=True)
+class Verdict:
+    """The policy's answer."""
+
+    decisions: list[Decision]
+    waits: dict[GroupShape, str]
+    """Why ready stages of a shape wait although nothing that they learn from is missing."""
+
+
+def decide(queue: Queue, groups: WorkerGroups, closing: bool = False) -> Verdict:
     """Return what to do now; `closing` stops what runs and ends every group."""
     if closing:
-        return _close(queue, groups)
+        return Verdict(_close(queue, groups), dict.fromkeys(queue.ready_shapes, "the run ends"))
     unwanted = [identity for identity in sorted(queue.unwanted) if not queue.stages[identity].stopping]
     stops: list[Decision] = [StopStage(identity, "no trial wants it any more") for identity in unwanted]
-    return stops + _Round(queue, groups).decisions()
+    verdict = _Round(queue, groups).verdict()
+    return Verdict(stops + verdict.decisions, verdict.waits)
 
 
 def may_open(groups: WorkerGroups, shape: GroupShape) -> bool:
@@ -110,6 +123,7 @@ class _Round:
         self._ready = queue.ready_shapes
         self._order = {shape: place for place, shape in enumerate(self._ready)}
         self._decisions: list[Decision] = []
+        self._waits: dict[GroupShape, str] = {}
         self._num_opened = groups.num_opened
         self._retired: set[str] = set()
         self._reserved_for: GroupShape | None = None
@@ -117,27 +131,43 @@ class _Round:
         self._free: FreeResources | None = None
         """Free resources, less those of this round's new groups; computed only where something waits."""
 
-    def decisions(self) -> list[Decision]:
+    def verdict(self) -> Verdict:
         for shape, num_ready in self._ready.items():
             idle = self._idle(shape)
             for group, queued in zip(idle, self._queue.most_urgent(shape, len(idle)), strict=False):
                 reason = f"longest remaining path ({queued.remaining:.3g}), wanted by {len(queued.wanted_by)}"
                 self._decisions.append(Assign(group.id, queued.stage, reason))
-            num_waiting = num_ready - len(idle) - self._groups.num_of(shape, GroupStatus.OPENING)
-            if num_waiting > 0 and may_open(self._groups, shape):
-                self._open(shape, num_waiting)
-        return self._decisions
+            num_opening = self._groups.num_of(shape, GroupStatus.OPENING)
+            num_waiting = num_ready - len(idle) - num_opening
+            if shape in self._groups.without_room:
+                self._waits[shape] = f"other users of the cluster leave no room for {shape.workers} workers"
+            elif num_opening:
+                self._waits[shape] = f"a group of {shape.workers} workers is starting"
+            if num_waiting > 0:
+                if may_open(self._groups, shape):
+                    self._open(shape, num_waiting)
+                else:
+                    self._waits[shape] = "the last worker groups failed to start; waits for the one that may still work"
+        return Verdict(self._decisions, self._waits)
 
     def _open(self, shape: GroupShape, num: int) -> None:
         """Open up to `num` groups; where they do not fit, reserve resources for them if that is worth it."""
         reason = f"{num} ready stages wait for {shape.workers} workers"
         self._free = self._free or self._groups.free()
         for num_left in range(num, 0, -1):
-            if not self._may_fill(shape) or self._free.take(shape) is None:
+            if not self._may_fill(shape):
+                assert self._reserved_for is not None
+                reserved = f"free resources are reserved for a group of {self._reserved_for.workers} workers"
+                self._waits.setdefault(shape, reserved)
+                return
+            if self._free.take(shape) is None:
                 if self._reserved_for is None:
                     self._reserve(shape, num_left)
+                until = "less urgent" if self._reserved_for == shape else "other"
+                self._waits.setdefault(shape, f"no free resources for {shape.workers} workers until {until} groups end")
                 return
             self._num_opened += 1
+            self._waits[shape] = f"a group of {shape.workers} workers is starting"
             self._decisions.append(OpenGroup(f"group-{self._num_opened}", shape, reason))
 
     def _may_fill(self, shape: GroupShape) -> bool:

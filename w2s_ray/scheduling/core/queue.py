@@ -1,8 +1,8 @@
 """The queue: every distinct stage once, whichever trials request it, and which stages are ready.
 
 A stage is ready when a trial wants it and everything that it learns from or starts from exists. Ready stages are kept
-in one heap per group shape, ordered by the longest remaining path, then by how many trials want them; a key that is out
-of date is dropped when it reaches the top.
+in one heap per shape of worker groups, ordered by `urgency_key`; a key that is out of date is dropped when it reaches
+the top. The identities of a stage and of its predictions are its *products*.
 """
 
 import heapq
@@ -70,7 +70,7 @@ class QueuedStage:
     missing: set[str] = field(default_factory=set)
     """Identities that it learns from or starts from and that do not exist yet."""
     assigned_products: frozenset[str] = frozenset()
-    """Products that were wanted when it was assigned."""
+    """Products that trials wanted when it was assigned."""
     num_deaths: int = 0
     """Groups in a row that died while they ran it without reaching a later checkpoint."""
     saved_step: int = 0
@@ -246,14 +246,15 @@ class Queue:
         return [self.stages[key[-1]] for key in keys]
 
     def next_stages(self, num: int) -> list[QueuedStage]:
-        """Return up to `num` waiting stages: the ready ones by urgency, then others."""
-        first = [queued for shape in self.ready_shapes for queued in self.most_urgent(shape, num)][:num]
+        """Return up to `num` waiting stages: the ready ones by urgency, whatever their shape, then others."""
+        ready = [queued for shape in self.ready_shapes for queued in self.most_urgent(shape, num)]
+        first = sorted(ready, key=self.urgency_key)[:num]
         known = {queued.stage.identity for queued in first}
         others = (self.stages[identity] for identity in self.waiting if identity not in known)
         return [*first, *islice(others, num - len(first))]
 
-    def why_waiting(self, identity: str) -> str:
-        """Return the reason why a waiting stage waits."""
+    def why_waiting(self, identity: str) -> str | None:
+        """Return why a waiting stage is not ready (its lease is held, or inputs are missing); None if it is ready."""
         queued = self.stages[identity]
         if queued.blocked is not None:
             return queued.blocked
@@ -261,11 +262,7 @@ class Queue:
             producers = {self._producer.get(product, product) for product in queued.missing}
             names = (name_of(self.stages[key].stage) if key in self.stages else short(key) for key in producers)
             return f"waits for {', '.join(sorted(names))}"
-        if not queued.wanted_by:
-            return "no trial wants it any more"
-        workers = queued.stage.execution.workers
-        path = f"remaining path {queued.remaining:.3g}, wanted by {len(queued.wanted_by)}"
-        return f"ready, waits for a group of {workers} workers; longest path first, then most shared ({path})"
+        return None
 
     # Indices.
 
@@ -306,7 +303,7 @@ class Queue:
         shape = queued.stage.execution.group_shape
         if queued.ready:
             self._ready[shape].add(identity)
-            heapq.heappush(self._heaps[shape], self._key(queued))
+            heapq.heappush(self._heaps[shape], self.urgency_key(queued))
         else:
             self._ready[shape].discard(identity)
         if queued.state is StageState.RUNNING and not queued.wanted_by:
@@ -354,12 +351,13 @@ class Queue:
                 self.fail(identity, TrainingError(message))
                 return
 
-    def _key(self, queued: QueuedStage) -> tuple[float, int, int, str]:
+    def urgency_key(self, queued: QueuedStage) -> tuple[float, int, int, str]:
+        """Return the key by which ready stages are ordered: longest remaining path, then wanted by most trials."""
         return (-queued.remaining, -len(queued.wanted_by), queued.order, queued.stage.identity)
 
     def _is_current(self, key: tuple[float, int, int, str]) -> bool:
         queued = self.stages[key[-1]]
-        return queued.ready and key == self._key(queued)
+        return queued.ready and key == self.urgency_key(queued)
 
     def _best_key(self, shape: GroupShape) -> tuple[float, int, int, str]:
         heap = self._heaps[shape]

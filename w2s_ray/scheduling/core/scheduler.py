@@ -157,14 +157,23 @@ class Scheduler:
         self.queue = queue or Queue()
         self.groups = WorkerGroups(nodes)
         self.closing = False
+        self._waits: dict[GroupShape, str] = {}
 
     def handle(self, *events: Event) -> list[Action]:
         """Update the state by what has just happened, and return what has to be done."""
         actions = [action for event in events for action in self._apply(event)]
-        for decision in decide(self.queue, self.groups, self.closing):
+        verdict = decide(self.queue, self.groups, self.closing)
+        for decision in verdict.decisions:
             self._record(decision)
             actions.append(decision)
+        self._waits = verdict.waits
         return [*actions, *map(TrialChanged, self.queue.take_changed())]
+
+    def why_waiting(self, identity: str) -> str:
+        """Return why a waiting stage waits, for people."""
+        shape = self.queue.stages[identity].stage.execution.group_shape
+        reason = self.queue.why_waiting(identity) or self._waits.get(shape)
+        return reason or "ready; every worker group of its size runs a more urgent stage"
 
     def _apply(self, event: Event) -> list[Action]:
         queue, groups = self.queue, self.groups

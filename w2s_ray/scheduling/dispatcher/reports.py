@@ -98,7 +98,7 @@ def study_status(
         groups=tuple(_group_line(group, scheduler) for group in groups),
         is_opening=bool(groups) and all(group.status is GroupStatus.OPENING for group in groups),
         waiting={
-            name_of(queued.stage): queue.why_waiting(queued.stage.identity)
+            name_of(queued.stage): scheduler.why_waiting(queued.stage.identity)
             for queued in queue.next_stages(_REASONS_SHOWN)
         },
     )
