@@ -66,7 +66,8 @@ class Groups:
         return await self.alive[group]
 
     def cancel(self, group: str) -> None:
-        self.end(group, "cancelled")
+        if group in self.alive:
+            self.end(group, "cancelled")
 
     def remove_orphans(self) -> None:
         """There are none."""
@@ -348,6 +349,23 @@ async def test_closing_cancels_a_group_whose_workers_have_not_started(setting: S
     await setting.group_for(chain)
     await setting.dispatcher.close()
     assert setting.groups.alive == {}
+
+
+@in_event_loop
+async def test_a_group_that_is_cancelled_at_once_is_never_started(setting: Setting, chain: Chain) -> None:
+    await setting.dispatcher.request("trial", (chain,))
+    await setting.dispatcher.close()
+    while (await setting.dispatcher.poll()).groups:
+        await asyncio.sleep(0.01)
+    assert setting.groups.num_opened == 0
+
+
+@in_event_loop
+async def test_workers_of_a_cancelled_group_that_start_nevertheless_leave(setting: Setting, chain: Chain) -> None:
+    group = await setting.group_for(chain)
+    setting.groups.cancel = lambda group: None  # type: ignore[method-assign]
+    await setting.dispatcher.close()
+    assert await setting.dispatcher.next_order(group) == LEAVE
 
 
 @in_event_loop

@@ -189,8 +189,8 @@ class Dispatcher:
     async def next_order(self, group: str) -> Order:
         """Return the group's next order, as soon as there is one."""
         orders = self._orders.get(group)
-        if orders is None:
-            return LEAVE  # a worker that outlived its group
+        if orders is None or self._scheduler.groups.by_id[group].status is GroupStatus.LEAVING:
+            return LEAVE  # also to a worker that outlived its group
         if not self._scheduler.groups.by_id[group].has_started:
             self._handle(GroupStarted(group))
         return await _wait(orders.get()) or WAIT
@@ -280,7 +280,10 @@ class Dispatcher:
                 self._update_report(trial)
 
     async def _run_group(self, group: str, shape: GroupShape) -> None:
-        ended = await self._launcher.run(group, shape)
+        if self._scheduler.groups.by_id[group].status is GroupStatus.LEAVING:
+            ended = GroupEnded(group)  # cancelled before it was started
+        else:
+            ended = await self._launcher.run(group, shape)
         del self._orders[group]
         self._handle(ended)
 
