@@ -429,6 +429,74 @@ async def test_a_store_that_cannot_be_written_fails_the_stage(
     assert report is not None and report.ended and "the store is full" in str(report.error)
 
 
+@in_event_loop
+async def test_a_lease_is_released_if_the_store_cannot_be_read(
+    setting: Setting, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = await setting.group_for(chain)
+
+    def unreadable(*_: object) -> None:
+        raise StoreError("the store cannot be read")
+
+    monkeypatch.setattr(ArtifactStore, "find", unreadable)
+    await setting.dispatcher.next_order(group)
+    leases = list((setting.store.root / "artifacts").rglob(LEASE_NAME))
+    assert leases == []
+
+
+@in_event_loop
+async def test_a_lease_that_is_renewed_while_its_stage_returns_is_released(
+    setting: Setting, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RENEW_SECONDS", 0.0)
+    group = await setting.group_for(chain)
+    stage = await setting.stage_for(group)
+    renewing, returned, renew = asyncio.Event(), asyncio.Event(), StageLeases.renew
+
+    async def renew_late(self: StageLeases, stage: PlannedStage) -> None:
+        renewing.set()
+        await returned.wait()
+        await renew(self, stage)
+
+    monkeypatch.setattr(StageLeases, "renew", renew_late)
+    await renewing.wait()
+    await setting.dispatcher.withdraw_all()
+    await setting.dispatcher.return_stage(group, stage.identity, StageResult(stage.identity, True, True), False)
+    path = setting.store.folder(stage.spec.slug, stage.identity) / LEASE_NAME
+    while path.exists():
+        await asyncio.sleep(0.01)
+    returned.set()
+    await asyncio.sleep(0.3)
+    assert not path.exists()
+
+
+@in_event_loop
+async def test_silent_trials_are_forgotten_though_ray_did_not_answer_once(
+    setting: Setting, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable() -> None:
+        raise RuntimeError("the cluster does not answer")
+
+    monkeypatch.setattr(module, "SILENT_SECONDS", 0.3)
+    setting.groups.remove_orphans = unreachable  # type: ignore[method-assign]
+    await setting.group_for(chain, asker="a process that will be killed")
+    await asyncio.sleep(0.6)
+    assert await setting.dispatcher.trial_report("trial") is None
+
+
+@in_event_loop
+async def test_an_unexpected_error_ends_the_run_instead_of_leaving_a_stage_forever(
+    setting: Setting, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> frozenset[str]:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(StageLeases, "take", broken)
+    await setting.dispatcher.next_order(await setting.group_for(chain))
+    with pytest.raises(RuntimeError, match="a bug"):
+        await setting.dispatcher.poll()
+
+
 class Summaries(NullTracker):
     """Keeps how each run ended."""
 

@@ -135,6 +135,8 @@ class Dispatcher:
         self._stepped: set[str] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._tending: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        """An unexpected error of a background task."""
 
     # Called by trials.
 
@@ -244,7 +246,13 @@ class Dispatcher:
     # Called by the run.
 
     async def poll(self) -> StudyStatus:
-        """Return the status, with the events since the last call."""
+        """Return the status, with the events since the last call.
+
+        Raises:
+            BaseException: an unexpected error of a background task, after which stages or groups could wait forever.
+        """
+        if self._failure is not None:
+            raise self._failure
         events, self._events = self._events, []
         return study_status(self._scheduler, self._progress, events)
 
@@ -299,6 +307,7 @@ class Dispatcher:
             return
         except W2SError as error:
             self._handle(StageReturned(group, identity, error=error))
+            self._release(identity)
             return
         if not self._scheduler.groups.has_stage(group, identity):
             self._release(identity)  # the group died meanwhile
@@ -334,13 +343,18 @@ class Dispatcher:
                     logger.warning("trial %s is silent and no longer served", name)
                     self._forget(name)
             if self._scheduler.groups.num(GroupStatus.OPENING):
-                await asyncio.to_thread(self._launcher.remove_orphans)
+                try:
+                    await asyncio.to_thread(self._launcher.remove_orphans)
+                except Exception:  # Ray does not answer at the moment
+                    logger.exception("resources of dead worker groups were not freed")
             if now - renewed_at > RENEW_SECONDS:
                 renewed_at = now
                 for identity in tuple(self._scheduler.groups.running):
                     stage = self._scheduler.queue.stages[identity].stage
                     await self._leases.renew(stage)
-                    if self._writer is not None:  # a writer that was restarted knows no runs
+                    if identity not in self._scheduler.groups.running:  # returned in the meantime
+                        self._release(identity)
+                    elif self._writer is not None:  # a writer that was restarted knows no runs
                         self._writer.begin.remote(self._run_info(stage))
 
     def _run_info(self, stage: PlannedStage) -> Any:
@@ -394,6 +408,7 @@ class Dispatcher:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("the dispatcher failed", exc_info=task.exception())
+            self._failure = self._failure or task.exception()
 
 
 async def _wait(news: Coroutine[Any, Any, Any]) -> Any:
