@@ -65,3 +65,28 @@ def test_an_interrupted_run_does_not_start_a_dead_dispatcher_again(run: Run, mon
     run._interrupt.set()
     with pytest.raises(Interrupted):
         run._count_death(ActorDiedError())
+
+
+class Tuning:
+    """Tune, of which only the order of calls matters."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self._calls = calls
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None:
+        self._calls.append("Tune stops")
+
+    def wait(self, seconds: float) -> bool:
+        return False
+
+
+def test_an_interrupt_stops_the_stages_before_it_waits_for_tune(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    dispatcher: Any = SimpleNamespace(close=SimpleNamespace(remote=lambda: calls.append("stages stop")))
+    monkeypatch.setattr(Run, "_poll", lambda run, dispatcher: None)
+    run._interrupt.set()
+    tuning: Any = Tuning(calls)
+    run._work(dispatcher, tuning)
+    assert calls == ["stages stop", "Tune stops"]

@@ -190,6 +190,8 @@ class Run:
             while not self._interrupt.is_set() and not tuning.wait(POLL_SECONDS):
                 self._poll(dispatcher)
         finally:
+            if self._interrupt.is_set():
+                dispatcher.close.remote()  # so that no stage goes on while Tune ends
             tuning.stop()
             tuning.wait(_CLOSE_SECONDS)
         self._poll(dispatcher)
