@@ -254,7 +254,7 @@ def test_a_search_whose_store_was_moved_is_restored_and_can_be_stopped(store: Ar
     restored = moved_search.tuner()._local_tuner
     assert restored is not None and restored._is_restored
     (callback,) = restored.get_run_config().callbacks or ()
-    trials._RUNNING[callback._key] = moved_search
+    trials._THREAD.tuning = moved_search
     callback.on_step_begin(0, [])
     assert (moved.study_folder(study.name) / "search-state.zip").is_file() and not store.root.exists()
     moved_search.stop()
