@@ -15,6 +15,7 @@ from w2s_ray.scheduling import run as module
 from w2s_ray.scheduling.run import Run
 from w2s_ray.scheduling.status import NullView
 from w2s_ray.scheduling.study import ChainOutcome, RunSettings
+from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
 
 
@@ -28,6 +29,19 @@ def run(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> Run:
     study = small_study()
     settings = RunSettings(tracker=no_tracker)
     return Run(study, resolution_of(study), chains_of(study), None, store, NullView(), threading.Event(), settings)
+
+
+def test_a_status_file_that_cannot_be_removed_hides_no_error_and_keeps_no_lease(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(module, "clear_run_status", read_only)
+    monkeypatch.setattr(module, "cluster_nodes", lambda: (Node(1),))
+    with pytest.raises(ResourceError):
+        run.go(None)
+    assert lease.holder(run._store.study_folder("small")) is None
 
 
 def dies(monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> None:

@@ -257,7 +257,8 @@ class Run:
             save_study(self._study, self._resolution, self._store)
             yield
         finally:
-            clear_run_status(self._study, self._store)
+            with suppress(OSError, StoreError):  # the file is soon out of date
+                clear_run_status(self._study, self._store)
             self._lease.release()
 
     @contextmanager
