@@ -445,6 +445,18 @@ async def test_a_lease_is_released_if_the_store_cannot_be_read(
 
 
 @in_event_loop
+async def test_a_stage_that_is_withdrawn_while_it_is_assigned_is_not_started(setting: Setting, chain: Chain) -> None:
+    group = await setting.group_for(chain)
+    asking = asyncio.create_task(setting.dispatcher.next_order(group))
+    while not setting.dispatcher._scheduler.groups.running:
+        await asyncio.sleep(0)
+    await setting.dispatcher.withdraw_all()
+    assert (await asking).stage is None
+    assert not list((setting.store.root / "artifacts").rglob(LEASE_NAME))
+    assert (await setting.dispatcher.poll()).events == ()
+
+
+@in_event_loop
 async def test_a_lease_that_is_renewed_while_its_stage_returns_is_released(
     setting: Setting, chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

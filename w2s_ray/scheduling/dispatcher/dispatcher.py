@@ -296,9 +296,10 @@ class Dispatcher:
         self._handle(ended)
 
     async def _hand_out(self, group: str, stage: PlannedStage) -> None:
-        """Take the lease on a stage and order the group to run it, unless another run has the lease or did the work."""
+        """Take the lease on a stage and order the group to run it, unless it is done, withdrawn or another run's."""
         identity = stage.identity
-        wanted = self._scheduler.queue.stages[identity].assigned_products
+        queued = self._scheduler.queue.stages[identity]
+        wanted = queued.assigned_products
         try:
             stored = await self._leases.take(stage)
         except LeaseHeld as error:
@@ -311,15 +312,15 @@ class Dispatcher:
             return
         if not self._scheduler.groups.has_stage(group, identity):
             self._release(identity)  # the group died meanwhile
-        elif wanted <= stored:
-            self._handle(StageReturned(group, identity))
+        elif wanted <= stored or queued.stopping:
+            self._handle(StageReturned(group, identity, stopped=not wanted <= stored))
             self._release(identity)
         else:
             self._stepped.discard(identity)
             if self._writer is not None:
                 self._writer.begin.remote(self._run_info(stage))
             self._record(EventKind.ASSIGNED, stage)
-            self._orders[group].put_nowait(Order(stage=self._scheduler.queue.stages[identity].stage))
+            self._orders[group].put_nowait(Order(stage=queued.stage))
 
     async def _try_again(self, stage: PlannedStage) -> None:
         """After a while, unblock a stage whose lease another run held."""
