@@ -240,7 +240,7 @@ def repair_state(folder: Path) -> bool:
         (folder / name).unlink()
     with zipfile.ZipFile(_archive(folder)) as stream:
         stream.extractall(folder)
-    return True
+    return _is_whole(_read_state(folder))
 
 
 def _archive(folder: Path) -> Path:
@@ -258,6 +258,6 @@ def _is_whole(files: dict[str, bytes]) -> bool:
     try:
         for name, content in files.items():
             (json.loads if name in states else cloudpickle.loads)(content)
-    except Exception:  # a torn pickle can raise anything
+    except Exception:  # a torn pickle, or one of another version, can raise anything
         return False
     return True
