@@ -186,6 +186,19 @@ def test_an_interrupted_run_continues_from_its_checkpoint(store: ArtifactStore) 
     assert [start["from"] > 0 for start in starts(store, floor)] == [False, True]
 
 
+def test_an_interrupt_while_a_group_starts_leaves_nothing_behind(store: ArtifactStore) -> None:
+    interrupt = threading.Event()
+
+    def stop_when_placed() -> None:
+        if what_is_left()[1]:
+            interrupt.set()
+
+    with pytest.raises(Interrupted):
+        run(small_study(methods={"naive": {}}), store, Watching(each_time=stop_when_placed), interrupt)
+    wait_until(lambda: what_is_left() == (0, 0, set()))
+    assert what_is_left() == (0, 0, set())
+
+
 def talkative(notify: Callable[[str], None]) -> NullTracker:
     notify("runs are kept offline")
     return NullTracker()

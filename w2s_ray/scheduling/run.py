@@ -22,10 +22,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import ray
-from ray.exceptions import ActorDiedError, RayError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from w2s_ray.errors import Interrupted, LeaseHeld, ResourceError, StoreError, first_line
+from w2s_ray.errors import Interrupted, LeaseHeld, ResourceError, StoreError, TrainingError, first_line
 from w2s_ray.planning.memory import check_memory, longest_text
 from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import save_study
@@ -66,6 +66,8 @@ _CLOSE_SECONDS = 60.0
 """How long worker groups, and Tune, may take to end before they are killed."""
 _TRACKER_SECONDS = 30.0
 """How long the tracker may take to write what is left."""
+_DEATHS = (ActorDiedError, OutOfMemoryError)
+"""What a call of the dispatcher raises when the dispatcher is dead, the second if Ray's memory monitor killed it."""
 _MAX_DEATHS = 3
 """Deaths of the dispatcher in a row, without a stage finished between them, after which the run fails."""
 
@@ -118,7 +120,7 @@ class Run:
                             if self._judge is not None:
                                 self._run_search(self._judge, dispatcher)
                             chains = self._run_chains(dispatcher)
-                    except ActorDiedError as error:
+                    except _DEATHS as error:
                         self._count_death(error)
         return StudyOutcome(
             chains=chains,
@@ -129,13 +131,25 @@ class Run:
             started_at=self._started_at,
         )
 
-    def _count_death(self, error: ActorDiedError) -> None:
-        """Allow the dispatcher to be started again, unless it died several times without a stage finished."""
+    def _count_death(self, error: RayError) -> None:
+        """Allow the dispatcher to be started again.
+
+        Raises:
+            TrainingError: when it died several times without a stage finished.
+            Interrupted: when the run should stop.
+        """
         num_finished = len(self._trained())
         self._num_deaths = self._num_deaths + 1 if num_finished == self._finished_at_death else 1
         self._finished_at_death = num_finished
+        if self._interrupt.is_set() and (self._judge is not None or self._left()):
+            raise self._interrupted("the rest is not finished")
         if self._num_deaths == _MAX_DEATHS:
-            raise error
+            if killed_for_memory(error):
+                raise error
+            raise TrainingError(
+                f"the dispatcher died {_MAX_DEATHS} times in a row without a stage finished: {first_line(error)}",
+                "the log has the reason; the same command continues",
+            ) from error
         logger.warning("the dispatcher died and is started again: %s", first_line(error))
 
     def _run_search(self, judge: CandidateJudge, dispatcher: "ActorHandle[Dispatcher]") -> None:
@@ -176,6 +190,8 @@ class Run:
             while not self._interrupt.is_set() and not tuning.wait(POLL_SECONDS):
                 self._poll(dispatcher)
         finally:
+            if self._interrupt.is_set():
+                dispatcher.close.remote()  # so that no stage goes on while Tune ends
             tuning.stop()
             tuning.wait(_CLOSE_SECONDS)
         self._poll(dispatcher)
@@ -241,7 +257,8 @@ class Run:
             save_study(self._study, self._resolution, self._store)
             yield
         finally:
-            clear_run_status(self._study, self._store)
+            with suppress(OSError, StoreError):  # the file is soon out of date
+                clear_run_status(self._study, self._store)
             self._lease.release()
 
     @contextmanager
@@ -271,7 +288,7 @@ class Run:
         )
         try:
             yield dispatcher
-        except ActorDiedError:
+        except _DEATHS:
             raise
         except BaseException:
             self._close(dispatcher)

@@ -286,6 +286,15 @@ def test_a_stage_that_another_run_holds_is_tried_again_when_unblocked() -> None:
     assert scheduler.queue.stages[floor.identity].state is StageState.DONE, "the other run finished it"
 
 
+def test_a_stage_that_runs_again_does_not_fail_because_a_late_look_into_the_store_fails() -> None:
+    chain = naive_chain()
+    scheduler, floor = scheduler_with(chain), stage_of(chain, "floor", "s").identity
+    add_idle(scheduler, "a")
+    assign(scheduler, "a", floor)
+    scheduler.handle(StageUnblocked(floor, error=StoreError("the store cannot be read")))
+    assert scheduler.queue.stages[floor].state is StageState.RUNNING
+
+
 def test_a_store_that_cannot_be_read_fails_the_stages() -> None:
     scheduler, chain = Scheduler([Node(2)]), naive_chain()
     scheduler.handle(Requested("trial", chain.stages, error=StoreError("cannot be read")))

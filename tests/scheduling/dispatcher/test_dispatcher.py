@@ -66,7 +66,8 @@ class Groups:
         return await self.alive[group]
 
     def cancel(self, group: str) -> None:
-        self.end(group, "cancelled")
+        if group in self.alive:
+            self.end(group, "cancelled")
 
     def remove_orphans(self) -> None:
         """There are none."""
@@ -351,6 +352,23 @@ async def test_closing_cancels_a_group_whose_workers_have_not_started(setting: S
 
 
 @in_event_loop
+async def test_a_group_that_is_cancelled_at_once_is_never_started(setting: Setting, chain: Chain) -> None:
+    await setting.dispatcher.request("trial", (chain,))
+    await setting.dispatcher.close()
+    while (await setting.dispatcher.poll()).groups:
+        await asyncio.sleep(0.01)
+    assert setting.groups.num_opened == 0
+
+
+@in_event_loop
+async def test_workers_of_a_cancelled_group_that_start_nevertheless_leave(setting: Setting, chain: Chain) -> None:
+    group = await setting.group_for(chain)
+    setting.groups.cancel = lambda group: None  # type: ignore[method-assign]
+    await setting.dispatcher.close()
+    assert await setting.dispatcher.next_order(group) == LEAVE
+
+
+@in_event_loop
 async def test_only_the_process_that_requested_last_may_withdraw(setting: Setting, chain: Chain) -> None:
     group = await setting.group_for(chain, asker="first process")
     stage = await setting.stage_for(group)
@@ -409,6 +427,86 @@ async def test_a_store_that_cannot_be_written_fails_the_stage(
     await setting.dispatcher.next_order(await setting.group_for(chain))
     report = await setting.dispatcher.trial_report("trial")
     assert report is not None and report.ended and "the store is full" in str(report.error)
+
+
+@in_event_loop
+async def test_a_lease_is_released_if_the_store_cannot_be_read(
+    setting: Setting, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = await setting.group_for(chain)
+
+    def unreadable(*_: object) -> None:
+        raise StoreError("the store cannot be read")
+
+    monkeypatch.setattr(ArtifactStore, "find", unreadable)
+    await setting.dispatcher.next_order(group)
+    leases = list((setting.store.root / "artifacts").rglob(LEASE_NAME))
+    assert leases == []
+
+
+@in_event_loop
+async def test_a_stage_that_is_withdrawn_while_it_is_assigned_is_not_started(setting: Setting, chain: Chain) -> None:
+    group = await setting.group_for(chain)
+    asking = asyncio.create_task(setting.dispatcher.next_order(group))
+    while not setting.dispatcher._scheduler.groups.running:
+        await asyncio.sleep(0)
+    await setting.dispatcher.withdraw_all()
+    assert (await asking).stage is None
+    assert not list((setting.store.root / "artifacts").rglob(LEASE_NAME))
+    assert (await setting.dispatcher.poll()).events == ()
+
+
+@in_event_loop
+async def test_a_lease_that_is_renewed_while_its_stage_returns_is_released(
+    setting: Setting, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RENEW_SECONDS", 0.0)
+    group = await setting.group_for(chain)
+    stage = await setting.stage_for(group)
+    renewing, returned, renew = asyncio.Event(), asyncio.Event(), StageLeases.renew
+
+    async def renew_late(self: StageLeases, stage: PlannedStage) -> None:
+        renewing.set()
+        await returned.wait()
+        await renew(self, stage)
+
+    monkeypatch.setattr(StageLeases, "renew", renew_late)
+    await renewing.wait()
+    await setting.dispatcher.withdraw_all()
+    await setting.dispatcher.return_stage(group, stage.identity, StageResult(stage.identity, True, True), False)
+    path = setting.store.folder(stage.spec.slug, stage.identity) / LEASE_NAME
+    while path.exists():
+        await asyncio.sleep(0.01)
+    returned.set()
+    await asyncio.sleep(0.3)
+    assert not path.exists()
+
+
+@in_event_loop
+async def test_silent_trials_are_forgotten_though_ray_did_not_answer_once(
+    setting: Setting, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable() -> None:
+        raise RuntimeError("the cluster does not answer")
+
+    monkeypatch.setattr(module, "SILENT_SECONDS", 0.3)
+    setting.groups.remove_orphans = unreachable  # type: ignore[method-assign]
+    await setting.group_for(chain, asker="a process that will be killed")
+    await asyncio.sleep(0.6)
+    assert await setting.dispatcher.trial_report("trial") is None
+
+
+@in_event_loop
+async def test_an_unexpected_error_ends_the_run_instead_of_leaving_a_stage_forever(
+    setting: Setting, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> frozenset[str]:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(StageLeases, "take", broken)
+    await setting.dispatcher.next_order(await setting.group_for(chain))
+    with pytest.raises(RuntimeError, match="a bug"):
+        await setting.dispatcher.poll()
 
 
 class Summaries(NullTracker):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ray import cloudpickle
 
 from tests.scheduling.judged import FORGIVEN, STEPS, judged_study, leave_in_store, others, resolved
 from tests.scheduling.studies import no_tracker
-from tests.scheduling.test_run import Watching, starts
+from tests.scheduling.test_run import Watching, processes, starts, wait_until, what_is_left
 from w2s_ray.errors import Interrupted
 from w2s_ray.scheduling.study import RunSettings, StudyOutcome, run_study
 from w2s_ray.scheduling.tune import search as module
@@ -254,12 +255,47 @@ def test_a_search_whose_store_was_moved_is_restored_and_can_be_stopped(store: Ar
     restored = moved_search.tuner()._local_tuner
     assert restored is not None and restored._is_restored
     (callback,) = restored.get_run_config().callbacks or ()
-    trials._RUNNING[callback._key] = moved_search
+    trials._THREAD.tuning = moved_search
     callback.on_step_begin(0, [])
     assert (moved.study_folder(study.name) / "search-state.zip").is_file() and not store.root.exists()
     moved_search.stop()
     with pytest.raises(TuneStopped):
         callback.on_step_begin(1, [])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"sampler": "tpe"},
+        {"sampler": "random", "scheduler": {"kind": "asha", "reports": 6, "grace_reports": 1, "reduction_factor": 2}},
+    ],
+)
+def test_a_search_whose_dispatcher_is_killed_judges_every_candidate(
+    store: ArtifactStore, tmp_path: Path, sampler: dict[str, Any]
+) -> None:
+    space = {RATE: {"low": 1e-5, "high": 1e-2, "log": True}}
+    study = judged_study(
+        tmp_path,
+        max_concurrent=2,
+        optimisation={"epochs": 3},
+        search={"space": space, "num_samples": 5, "choose_by": "oracle", **sampler},
+    )
+    killed: list[int] = []
+
+    def kill_once() -> None:
+        if view.shown[-1].num_done >= 4 and not killed:
+            (dispatcher,) = processes("ray::Dispatcher")
+            killed.append(dispatcher.pid)
+            dispatcher.kill()
+
+    view = Watching(each_time=kill_once)
+    outcome = go(study, store, view=view)
+    assert killed and outcome.failed == {}
+    assert {candidate.status for candidate in found_in(outcome).candidates} <= {"done", "stopped"}
+    assert len(found_in(outcome).candidates) == 5
+    wait_until(lambda: what_is_left() == (0, 0, set()))
+    assert what_is_left() == (0, 0, set())
 
 
 @pytest.mark.soak
@@ -330,3 +366,11 @@ def test_a_torn_state_without_an_archive_cannot_be_repaired(tune_folder: Path) -
     assert not repair_state(tune_folder)
     (tune_folder / STATE).unlink()
     assert not repair_state(tune_folder)
+
+
+def test_a_state_of_another_version_cannot_be_repaired(tune_folder: Path) -> None:
+    (tune_folder / TUNER).write_bytes(b"cw2s_ray.scheduling.no_such_file\nTrial\n.")
+    with zipfile.ZipFile(tune_folder.with_name(f"{tune_folder.name}-state.zip"), "w") as archive:
+        for path in tune_folder.iterdir():
+            archive.write(path, path.name)
+    assert not repair_state(tune_folder), "the search starts again, and finds its stages in the store"

@@ -1,6 +1,7 @@
 """Trials, and what ends Tune."""
 
 import asyncio
+import time
 
 import pytest
 import ray
@@ -13,7 +14,7 @@ from w2s_ray.scheduling.core.scheduler import GroupEnded
 from w2s_ray.scheduling.dispatcher.dispatcher import Dispatcher
 from w2s_ray.scheduling.dispatcher.leases import StageLeases
 from w2s_ray.scheduling.tune import trials
-from w2s_ray.scheduling.tune.trials import ChainTrial, TuneStopped, Tuning, killed_for_memory
+from w2s_ray.scheduling.tune.trials import BeforeStep, ChainTrial, TuneStopped, Tuning, killed_for_memory
 from w2s_ray.spec.stage import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 
@@ -39,7 +40,7 @@ class Tuner:
 
 class FailingTuning(Tuning):
     def __init__(self, errors: list[BaseException]) -> None:
-        super().__init__("test")
+        super().__init__()
         self.errors, self.num_starts = errors, 0
 
     def tuner(self) -> Tuner:  # type: ignore[override]
@@ -86,6 +87,29 @@ def test_a_stopped_tuning_ends_at_tunes_next_step() -> None:
     tuning.stop()
     with pytest.raises(TuneStopped):
         tuning.before_step()
+
+
+class SteppingTuning(Tuning):
+    """Takes steps until it is stopped."""
+
+    def tuner(self) -> "SteppingTuning":  # type: ignore[override]
+        return self
+
+    def fit(self) -> None:
+        while True:
+            time.sleep(0.01)
+            BeforeStep().on_step_begin(iteration=0, trials=[])
+
+
+def test_a_stopped_tuning_ends_though_another_one_has_started() -> None:
+    before, after = SteppingTuning(), SteppingTuning()
+    before.start()
+    after.start()
+    before.stop()
+    assert before.wait(10)
+    assert not after.wait(0.1)
+    after.stop()
+    assert after.wait(10)
 
 
 class NoGroups:

@@ -202,9 +202,11 @@ class Scheduler:
                 queue.block(identity, reason)
             case StageUnblocked(identity, stored, error):
                 queue.block(identity, None)
+                if queue.stages[identity].state is not StageState.WAITING:
+                    return []  # it was assigned in the meantime
                 if error is not None:
                     queue.fail(identity, error)
-                elif queue.stages[identity].products <= stored and queue.stages[identity].state is StageState.WAITING:
+                elif queue.stages[identity].products <= stored:
                     queue.start(identity)
                     queue.finish(identity)
             case Closing():

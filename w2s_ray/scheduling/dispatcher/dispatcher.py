@@ -135,6 +135,8 @@ class Dispatcher:
         self._stepped: set[str] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._tending: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        """An unexpected error of a background task."""
 
     # Called by trials.
 
@@ -189,8 +191,8 @@ class Dispatcher:
     async def next_order(self, group: str) -> Order:
         """Return the group's next order, as soon as there is one."""
         orders = self._orders.get(group)
-        if orders is None:
-            return LEAVE  # a worker that outlived its group
+        if orders is None or self._scheduler.groups.by_id[group].status is GroupStatus.LEAVING:
+            return LEAVE  # also to a worker that outlived its group
         if not self._scheduler.groups.by_id[group].has_started:
             self._handle(GroupStarted(group))
         return await _wait(orders.get()) or WAIT
@@ -244,7 +246,13 @@ class Dispatcher:
     # Called by the run.
 
     async def poll(self) -> StudyStatus:
-        """Return the status, with the events since the last call."""
+        """Return the status, with the events since the last call.
+
+        Raises:
+            BaseException: an unexpected error of a background task, after which stages or groups could wait forever.
+        """
+        if self._failure is not None:
+            raise self._failure
         events, self._events = self._events, []
         return study_status(self._scheduler, self._progress, events)
 
@@ -280,14 +288,18 @@ class Dispatcher:
                 self._update_report(trial)
 
     async def _run_group(self, group: str, shape: GroupShape) -> None:
-        ended = await self._launcher.run(group, shape)
+        if self._scheduler.groups.by_id[group].status is GroupStatus.LEAVING:
+            ended = GroupEnded(group)  # cancelled before it was started
+        else:
+            ended = await self._launcher.run(group, shape)
         del self._orders[group]
         self._handle(ended)
 
     async def _hand_out(self, group: str, stage: PlannedStage) -> None:
-        """Take the lease on a stage and order the group to run it, unless another run has the lease or did the work."""
+        """Take the lease on a stage and order the group to run it, unless it is done, withdrawn or another run's."""
         identity = stage.identity
-        wanted = self._scheduler.queue.stages[identity].assigned_products
+        queued = self._scheduler.queue.stages[identity]
+        wanted = queued.assigned_products
         try:
             stored = await self._leases.take(stage)
         except LeaseHeld as error:
@@ -296,18 +308,19 @@ class Dispatcher:
             return
         except W2SError as error:
             self._handle(StageReturned(group, identity, error=error))
+            self._release(identity)
             return
         if not self._scheduler.groups.has_stage(group, identity):
             self._release(identity)  # the group died meanwhile
-        elif wanted <= stored:
-            self._handle(StageReturned(group, identity))
+        elif wanted <= stored or queued.stopping:
+            self._handle(StageReturned(group, identity, stopped=not wanted <= stored))
             self._release(identity)
         else:
             self._stepped.discard(identity)
             if self._writer is not None:
                 self._writer.begin.remote(self._run_info(stage))
             self._record(EventKind.ASSIGNED, stage)
-            self._orders[group].put_nowait(Order(stage=self._scheduler.queue.stages[identity].stage))
+            self._orders[group].put_nowait(Order(stage=queued.stage))
 
     async def _try_again(self, stage: PlannedStage) -> None:
         """After a while, unblock a stage whose lease another run held."""
@@ -331,13 +344,18 @@ class Dispatcher:
                     logger.warning("trial %s is silent and no longer served", name)
                     self._forget(name)
             if self._scheduler.groups.num(GroupStatus.OPENING):
-                await asyncio.to_thread(self._launcher.remove_orphans)
+                try:
+                    await asyncio.to_thread(self._launcher.remove_orphans)
+                except Exception:  # Ray does not answer at the moment
+                    logger.exception("resources of dead worker groups were not freed")
             if now - renewed_at > RENEW_SECONDS:
                 renewed_at = now
                 for identity in tuple(self._scheduler.groups.running):
                     stage = self._scheduler.queue.stages[identity].stage
                     await self._leases.renew(stage)
-                    if self._writer is not None:  # a writer that was restarted knows no runs
+                    if identity not in self._scheduler.groups.running:  # returned in the meantime
+                        self._release(identity)
+                    elif self._writer is not None:  # a writer that was restarted knows no runs
                         self._writer.begin.remote(self._run_info(stage))
 
     def _run_info(self, stage: PlannedStage) -> Any:
@@ -391,6 +409,7 @@ class Dispatcher:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("the dispatcher failed", exc_info=task.exception())
+            self._failure = self._failure or task.exception()
 
 
 async def _wait(news: Coroutine[Any, Any, Any]) -> Any:

@@ -111,8 +111,11 @@ class StageLeases:
             logger.exception("the lease on %s was not renewed", stage.spec.slug)
 
     async def release(self, stage: PlannedStage) -> None:
-        """Release the lease on a stage."""
-        await asyncio.to_thread(self._store.release, stage.identity, stage.spec.slug, self._owner)
+        """Release the lease on a stage; after a failure, which is logged, the lease expires."""
+        try:
+            await asyncio.to_thread(self._store.release, stage.identity, stage.spec.slug, self._owner)
+        except W2SError:
+            logger.exception("the lease on %s was not released", stage.spec.slug)
 
     def _look_up(self, stages: Sequence[PlannedStage]) -> frozenset[str]:
         stored: set[str] = set()

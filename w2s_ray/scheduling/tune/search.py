@@ -55,7 +55,8 @@ class Search(Tuning):
         self, judge: CandidateJudge, before: SearchResult | None, dispatcher: "ActorHandle[Dispatcher]"
     ) -> None:
         """`before` is the result of a search that has ended, of which only failed candidates are judged again."""
-        super().__init__(key=search_digest(judge.study))
+        super().__init__()
+        self._digest = search_digest(judge.study)
         self._before = before.candidates if before is not None else ()
         self._judge, self._dispatcher = judge, dispatcher
         self._folder = judge.store.study_folder(judge.study.name)
@@ -83,12 +84,12 @@ class Search(Tuning):
         random.seed(self._judge.search.seed)  # population-based training draws from the process's generator
         marker = self._folder / _DIGEST_NAME
         trainable = tune.with_parameters(CandidateTrial, judge=self._judge, dispatcher=self._dispatcher)
-        is_same = not self._before and marker.is_file() and marker.read_text() == self._key
+        is_same = not self._before and marker.is_file() and marker.read_text() == self._digest
         if is_same and repair_state(self._path) and tune.Tuner.can_restore(str(self._path)):
             return tune.Tuner.restore(str(self._path), trainable, resume_unfinished=True, restart_errored=True)
         shutil.rmtree(self._path, ignore_errors=True)
         _archive(self._path).unlink(missing_ok=True)
-        write_file(marker, self._key.encode())
+        write_file(marker, self._digest.encode())
         return self._new_tuner(trainable)
 
     def before_step(self) -> None:
@@ -122,7 +123,7 @@ class Search(Tuning):
                 storage_path=str(self._path.parent),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_TRIAL_FAILURES),
-                callbacks=[BeforeStep(self._key)],
+                callbacks=[BeforeStep()],
             ),
         )
 
@@ -239,7 +240,7 @@ def repair_state(folder: Path) -> bool:
         (folder / name).unlink()
     with zipfile.ZipFile(_archive(folder)) as stream:
         stream.extractall(folder)
-    return True
+    return _is_whole(_read_state(folder))
 
 
 def _archive(folder: Path) -> Path:
@@ -257,6 +258,6 @@ def _is_whole(files: dict[str, bytes]) -> bool:
     try:
         for name, content in files.items():
             (json.loads if name in states else cloudpickle.loads)(content)
-    except Exception:  # a torn pickle can raise anything
+    except Exception:  # a torn pickle, or one of another version, can raise anything
         return False
     return True

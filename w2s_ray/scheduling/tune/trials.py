@@ -139,25 +139,20 @@ class ChainTrial(DispatcherTrainable):
         return self._chain.name, (self._chain,)
 
 
-_RUNNING: "dict[str, Tuning]" = {}
-"""Tunings of this process, by key."""
+_THREAD = threading.local()
+"""`tuning`: the one that this thread runs."""
 
 
 class Tuning(ABC):
-    """Tune at work, in a thread of its own.
+    """Tune at work, in a thread of its own."""
 
-    `key` identifies it within this process, also in a state of Tune that another process has saved.
-    """
-
-    def __init__(self, key: str) -> None:
-        self._key = key
+    def __init__(self) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="w2s-tune", daemon=True)
         self._results: tune.ResultGrid | None = None
         self._error: BaseException | None = None
 
     def start(self) -> None:
-        _RUNNING[self._key] = self
         self._thread.start()
 
     def stop(self) -> None:
@@ -194,6 +189,7 @@ class Tuning(ABC):
             raise TuneStopped
 
     def _run(self) -> None:
+        _THREAD.tuning = self
         for _ in range(_MAX_STARTS):
             try:
                 self._results, self._error = self.tuner().fit(), None
@@ -209,13 +205,10 @@ class TuneStopped(Exception):
 
 
 class BeforeStep(tune.Callback):
-    """Calls `before_step` of the tuning with this key; Tune pickles it, so it holds the key alone."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
+    """Calls `before_step` of the tuning whose thread it is in; Tune saves it, and may restore it in another process."""
 
     def on_step_begin(self, iteration: int, trials: "list[Trial]", **info: Any) -> None:
-        _RUNNING[self._key].before_step()
+        _THREAD.tuning.before_step()
 
 
 def killed_for_memory(error: BaseException | None) -> bool:
@@ -237,7 +230,7 @@ class ChainTuning(Tuning):
     ) -> None:
         self._study, self._chains, self._dispatcher = study, chains, dispatcher
         self._folder = store.study_folder(study.name)
-        super().__init__(key=str(self._folder))
+        super().__init__()
 
     def outcomes(self) -> dict[str, ChainOutcome]:
         """Return how each chain ended, by name.
@@ -277,7 +270,7 @@ class ChainTuning(Tuning):
                 storage_path=str(self._folder),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_TRIAL_FAILURES),
-                callbacks=[BeforeStep(self._key)],
+                callbacks=[BeforeStep()],
             ),
         )
 

@@ -99,7 +99,7 @@ class DispatcherClient:
 
     def __init__(self, dispatcher: "ActorHandle[Dispatcher]", group: str) -> None:
         self._dispatcher, self._group = dispatcher, group
-        self._stop = False
+        self._stop = self._is_lost = False
         self._progress: list[StageProgress] = []
 
     def should_stop(self) -> bool:
@@ -113,6 +113,8 @@ class DispatcherClient:
 
     def next_order(self) -> Order:
         """Ask for work; waits a few seconds at most."""
+        if self._is_lost:  # the dispatcher may not know that this group has no stage any more
+            return LEAVE
         try:
             order: Order = ray.get(self._dispatcher.next_order.remote(self._group), timeout=ANSWER_SECONDS)
         except (RayActorError, GetTimeoutError):
@@ -130,7 +132,8 @@ class DispatcherClient:
             returned = self._dispatcher.return_stage.remote(self._group, identity, outcome, leaves)
             ray.get(returned, timeout=ANSWER_SECONDS)
         except (RayActorError, GetTimeoutError):
-            logger.exception("the dispatcher does not answer; the store has what was done")
+            logger.exception("the dispatcher does not answer; this worker group ends, and the store has what was done")
+            self._is_lost = True
 
     @contextmanager
     def observing(self, identity: str) -> Iterator["DispatcherClient"]:
