@@ -134,7 +134,8 @@ def test_three_chains_share_their_stages_and_leave_nothing_behind(store: Artifac
     assert what_is_left() == (0, 0, set())
     assert list((store.study_folder("small") / "groups").iterdir()) == []
     logs = store.study_folder("small") / "logs"
-    assert len(list(logs.iterdir())) == 5
+    assert len(list(logs.iterdir())) == 6, "one per stage, and the dispatcher's"
+    assert (logs / "dispatcher.log").read_text().count(" gets ") == 5
     assert lease.holder(store.study_folder("small")) is None
     again = run(study, store, Watching())
     assert again.trained == ()

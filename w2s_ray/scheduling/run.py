@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import ray
-from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from w2s_ray.errors import Interrupted, LeaseHeld, ResourceError, StoreError, TrainingError, first_line
@@ -45,7 +45,7 @@ from w2s_ray.spec.points import executions
 from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.run_status import clear_run_status, write_run_status
+from w2s_ray.store.run_status import clear_run_status, logs_folder, write_run_status
 from w2s_ray.training.memory.usage import usage_text
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ _CLOSE_SECONDS = 60.0
 """How long worker groups, and Tune, may take to end before they are killed."""
 _TRACKER_SECONDS = 30.0
 """How long the tracker may take to write what is left."""
-_DEATHS = (ActorDiedError, OutOfMemoryError)
-"""What a call of the dispatcher raises when the dispatcher is dead, the second if Ray's memory monitor killed it."""
+_DEATHS = (ActorDiedError, ActorUnavailableError, OutOfMemoryError)
+"""Raised by a call of a dispatcher that is dead or cannot be reached; the last if Ray's memory monitor killed it."""
 _MAX_DEATHS = 3
 """Deaths of the dispatcher in a row, without a stage finished between them, after which the run fails."""
 
@@ -148,7 +148,7 @@ class Run:
                 raise error
             raise TrainingError(
                 f"the dispatcher died {_MAX_DEATHS} times in a row without a stage finished: {first_line(error)}",
-                "the log has the reason; the same command continues",
+                "logs/dispatcher.log in the study's folder may have the reason; the same command continues",
             ) from error
         logger.warning("the dispatcher died and is started again: %s", first_line(error))
 
@@ -193,13 +193,18 @@ class Run:
             if self._interrupt.is_set():
                 dispatcher.close.remote()  # so that no stage goes on while Tune ends
             tuning.stop()
-            tuning.wait(_CLOSE_SECONDS)
-        self._poll(dispatcher)
+            if not tuning.wait(_CLOSE_SECONDS):
+                raise TrainingError(f"Tune did not end within {_CLOSE_SECONDS:.0f} s", "the same command continues")
+        self._poll(dispatcher)  # the last events; raises if it was the dispatcher's death that ended Tune
 
     def _poll(self, dispatcher: "ActorHandle[Dispatcher]") -> StudyStatus:
         status: StudyStatus = ray.get(dispatcher.poll.remote(), timeout=_ANSWER_SECONDS)
         self._events += status.events
-        held_back = max(0, self._num_stages - status.num_stages)  # stages of chains that Tune has not started
+        held_back = max(0, self._num_stages - status.num_stages)
+        waiting = dict(status.waiting)
+        if held_back:
+            limit = self._study.max_concurrent
+            waiting[f"{held_back} more stages"] = f"wait for their chains to start (max_concurrent: {limit})"
         self._view.update(
             replace(
                 status,
@@ -212,7 +217,7 @@ class Run:
             self._status_file_at = time.monotonic()
             try:
                 self._lease.renew()
-                write_run_status(status.groups, status.waiting, self._study, self._store)
+                write_run_status(status.groups, waiting, self._study, self._store)
             except LeaseHeld:
                 raise
             except StoreError:  # the disk may be full for a while
@@ -284,6 +289,7 @@ class Run:
                 writer=writer,
                 parameters=sizes if all(sizes.values()) else None,
                 serves=_chain_names(self._chains),
+                log=logs_folder(self._store, self._study.name) / "dispatcher.log",
             )
         )
         try:

@@ -15,30 +15,15 @@ import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from w2s_ray.errors import LeaseHeld, OutOfMemory, W2SError
 from w2s_ray.planning.nodes import Node
+from w2s_ray.scheduling.core import scheduler as core
 from w2s_ray.scheduling.core.groups import GroupStatus
 from w2s_ray.scheduling.core.policy import Assign, CancelGroup, OpenGroup, RetireGroup, StopStage
-from w2s_ray.scheduling.core.queue import Crash, Queue, StageState, work_of
-from w2s_ray.scheduling.core.scheduler import (
-    Action,
-    CheckpointSaved,
-    Closing,
-    CrashReported,
-    Event,
-    GroupEnded,
-    GroupStarted,
-    Requested,
-    Scheduler,
-    StageBlocked,
-    StageLost,
-    StageReturned,
-    StageUnblocked,
-    TrialChanged,
-    Withdrawn,
-)
+from w2s_ray.scheduling.core.queue import Crash, Queue, StageState, name_of, work_of
 from w2s_ray.scheduling.dispatcher.leases import RENEW_SECONDS, StageLeases
 from w2s_ray.scheduling.dispatcher.reports import (
     LEAVE,
@@ -70,7 +55,7 @@ _TEND_SECONDS = 1.0
 class GroupLauncher(Protocol):
     """Starts worker groups."""
 
-    async def run(self, group: str, shape: GroupShape) -> GroupEnded:
+    async def run(self, group: str, shape: GroupShape) -> core.GroupEnded:
         """Start a group, stay with it until it is gone, and return how it ended."""
         ...
 
@@ -106,6 +91,7 @@ class Dispatcher:
         writer: ActorName | None = None,
         parameters: Mapping[str, float] | None = None,
         serves: Mapping[str, Sequence[str]] | None = None,
+        log: Path | None = None,
     ) -> None:
         """Start without trials and groups.
 
@@ -117,11 +103,18 @@ class Dispatcher:
             writer: the actor that owns the tracker.
             parameters: number of parameters by level, which makes costs of different models comparable.
             serves: names of the chains that a stage serves, by identity, including those that no trial requested yet.
+            log: file to which every decision is appended, with its reason.
         """
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(log)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            logging.getLogger("w2s_ray").addHandler(handler)
+            logging.getLogger("w2s_ray").setLevel(logging.INFO)
         weights = parameters or {}
         self._study, self._leases, self._launcher = study, leases, launcher
         queue = Queue(cost=lambda stage: work_of(stage) * weights.get(stage.level, 1.0))
-        self._scheduler = Scheduler(nodes, queue)
+        self._scheduler = core.Scheduler(nodes, queue)
         self._writer = find_writer(writer)
         self._serves = serves or {}
         self._trials: dict[str, _Trial] = {}
@@ -162,7 +155,7 @@ class Dispatcher:
         if self._writer is not None:
             for chain in chains:
                 self._writer.begin.remote(chain_run(chain))
-        self._handle(Requested(trial, stages, stored, error))
+        self._handle(core.Requested(trial, stages, stored, error))
 
     async def withdraw(self, trial: str, asker: str | None = None) -> None:
         """Withdraw a trial's request, unless another process has made it since."""
@@ -194,7 +187,7 @@ class Dispatcher:
         if orders is None or self._scheduler.groups.by_id[group].status is GroupStatus.LEAVING:
             return LEAVE  # also to a worker that outlived its group
         if not self._scheduler.groups.by_id[group].has_started:
-            self._handle(GroupStarted(group))
+            self._handle(core.GroupStarted(group))
         return await _wait(orders.get()) or WAIT
 
     async def progress(self, group: str, identity: str, reports: Sequence[StageProgress]) -> bool:
@@ -205,7 +198,7 @@ class Dispatcher:
         for report in reports:
             self._progress[identity] = report
             if report.saved_step > queued.saved_step:
-                self._handle(CheckpointSaved(identity, report.saved_step))
+                self._handle(core.CheckpointSaved(identity, report.saved_step))
             if report.activity == "training" and report.step > 0 and identity not in self._stepped:
                 self._stepped.add(identity)
                 self._record(EventKind.FIRST_STEP, queued.stage)
@@ -236,12 +229,12 @@ class Dispatcher:
             ended_well = result is not None and not stopped
             self._writer.finish.remote(stage_run_id(identity), {} if stopped else summary, ended_well=ended_well)
         error = outcome if isinstance(outcome, W2SError) and not stopped else None
-        self._handle(StageReturned(group, identity, stopped, error, group_leaves))
+        self._handle(core.StageReturned(group, identity, stopped, error, group_leaves))
         self._release(identity)
 
     async def crashed(self, identity: str, crash: Crash) -> None:
         """Take the reason why one worker of a stage's group is about to die."""
-        self._handle(CrashReported(identity, crash))
+        self._handle(core.CrashReported(identity, crash))
 
     # Called by the run.
 
@@ -258,17 +251,22 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Stop what runs, start nothing, and let every group end."""
-        self._handle(Closing())
+        self._handle(core.Closing())
 
     # Actions.
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: core.Event) -> None:
         for action in self._scheduler.handle(event):
-            if not isinstance(action, TrialChanged):
-                logger.info("%s", action)
+            match action:
+                case Assign(group, stage, reason):
+                    logger.info("%s gets %s: %s", group, name_of(stage), reason)
+                case core.StageLost() | core.TrialChanged():
+                    pass
+                case _:
+                    logger.info("%s", action)
             self._carry_out(action)
 
-    def _carry_out(self, action: Action) -> None:
+    def _carry_out(self, action: core.Action) -> None:
         match action:
             case Assign(group, stage, _):
                 self._start(self._hand_out(group, stage))
@@ -281,15 +279,15 @@ class Dispatcher:
                 self._launcher.cancel(group)
             case StopStage():
                 pass  # the next `progress` returns it
-            case StageLost(identity):
+            case core.StageLost(identity):
                 self._end_stage(identity, None)
                 self._release(identity)
-            case TrialChanged(trial):
+            case core.TrialChanged(trial):
                 self._update_report(trial)
 
     async def _run_group(self, group: str, shape: GroupShape) -> None:
         if self._scheduler.groups.by_id[group].status is GroupStatus.LEAVING:
-            ended = GroupEnded(group)  # cancelled before it was started
+            ended = core.GroupEnded(group)  # cancelled before it was started
         else:
             ended = await self._launcher.run(group, shape)
         del self._orders[group]
@@ -303,17 +301,17 @@ class Dispatcher:
         try:
             stored = await self._leases.take(stage)
         except LeaseHeld as error:
-            self._handle(StageBlocked(group, identity, error.message))
+            self._handle(core.StageBlocked(group, identity, error.message))
             self._start(self._try_again(stage))
             return
         except W2SError as error:
-            self._handle(StageReturned(group, identity, error=error))
+            self._handle(core.StageReturned(group, identity, error=error))
             self._release(identity)
             return
         if not self._scheduler.groups.has_stage(group, identity):
             self._release(identity)  # the group died meanwhile
         elif wanted <= stored or queued.stopping:
-            self._handle(StageReturned(group, identity, stopped=not wanted <= stored))
+            self._handle(core.StageReturned(group, identity, stopped=not wanted <= stored))
             self._release(identity)
         else:
             self._stepped.discard(identity)
@@ -326,9 +324,9 @@ class Dispatcher:
         """After a while, unblock a stage whose lease another run held."""
         await asyncio.sleep(BLOCKED_SECONDS)
         try:
-            self._handle(StageUnblocked(stage.identity, await self._leases.look_up((stage,))))
+            self._handle(core.StageUnblocked(stage.identity, await self._leases.look_up((stage,))))
         except W2SError as error:
-            self._handle(StageUnblocked(stage.identity, error=error))
+            self._handle(core.StageUnblocked(stage.identity, error=error))
 
     # Bookkeeping.
 
@@ -397,7 +395,7 @@ class Dispatcher:
 
     def _forget(self, trial: str) -> None:
         if self._trials.pop(trial, None) is not None:
-            self._handle(Withdrawn(trial))
+            self._handle(core.Withdrawn(trial))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
