@@ -62,8 +62,8 @@ _STATUS_FILE_SECONDS = 2.0
 """Between two updates of the file from which other processes read the run's status."""
 _ACTOR_BYTES = 200 * 2**20
 """Memory of the dispatcher and of the writer, each."""
-_CLOSE_SECONDS = 60.0
-"""How long worker groups, and Tune, may take to end before they are killed."""
+_CLOSE_SECONDS = 45.0
+"""How long worker groups, and Tune, may take to end. Shorter than the life of a lease, which is not renewed then."""
 _TRACKER_SECONDS = 30.0
 """How long the tracker may take to write what is left."""
 _DEATHS = (ActorDiedError, ActorUnavailableError, OutOfMemoryError)
@@ -193,7 +193,7 @@ class Run:
             if self._interrupt.is_set():
                 dispatcher.close.remote()  # so that no stage goes on while Tune ends
             tuning.stop()
-            if not tuning.wait(_CLOSE_SECONDS):
+            if not tuning.wait(_CLOSE_SECONDS) and not self._interrupt.is_set():
                 raise TrainingError(f"Tune did not end within {_CLOSE_SECONDS:.0f} s", "the same command continues")
         self._poll(dispatcher)  # the last events; raises if it was the dispatcher's death that ended Tune
 

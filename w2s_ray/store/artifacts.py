@@ -164,7 +164,7 @@ class ArtifactStore:
         last = self.last_attempt(slug, identity)
         if last != attempt:
             raise LeaseHeld(
-                f"{self.folder(slug, identity).name} again (start {last} after start "
+                f"{self.folder(slug, identity).name} was started again (start {last} after start "
                 f"{attempt}); its result will be used"
             )
 
