@@ -53,6 +53,13 @@ def test_a_registered_metric_is_in_table_page_csv_and_json(
     assert "sureness" not in printed(finished.summary(), 160), "not among the results"
 
 
+def test_a_metric_must_be_finite(finished: SyntheticStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = Metric("infinite", "calibration", "infinite", lambda case: float("inf"), "")
+    monkeypatch.setitem(METRICS, metric.name, metric)
+    with pytest.raises(AssertionError, match="infinite"):
+        finished.summary()
+
+
 def test_a_headline_metric_is_in_the_first_table_too(finished: SyntheticStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     metric = Metric("median_confidence", "calibration", "sureness", median_confidence, "", headline=True)
     monkeypatch.setitem(METRICS, metric.name, metric)
@@ -60,12 +67,12 @@ def test_a_headline_metric_is_in_the_first_table_too(finished: SyntheticStudy, m
 
 
 def test_every_metric_is_in_the_docs_as_it_is_declared() -> None:
-    """On failure, paste the missing lines into the second table of metrics in docs/methods.md."""
-    lines = []
-    for metric in METRICS.values():
+    """On failure, paste the missing row into the second table of metrics in docs/methods.md, in the registry's order."""
+    rows = [line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.split("`")[1:2]]
+    documented = [row for row in rows if row.split("`")[1] in METRICS]
+    for metric, row in zip(METRICS.values(), [*documented, *[""] * len(METRICS)], strict=False):
         about = metric.about.replace("|", "\\|")
-        lines.append(f"| `{metric.name}` | {metric.title + ' ' if metric.title else ''}| {about} |")
-    assert "\n".join(lines) in DOCS.read_text(encoding="utf-8")
+        assert row == f"| `{metric.name}` | {metric.title + ' ' if metric.title else ''}| {about} |"
 
 
 def test_errors_are_inherited_corrected_or_new(finished: SyntheticStudy) -> None:

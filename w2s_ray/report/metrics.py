@@ -8,6 +8,7 @@ What needs several stages on the same bootstrap resamples (accuracy with its int
 computed in evaluation.py. In the formulas y is the truth, s and t the hard predictions of student and supervisor.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,7 +64,7 @@ class Group:
     about: str
     """What else a reader of the table must know."""
     needs: str = ""
-    """The metric without which an arm has no row; where not given, any metric of the group earns a row."""
+    """The metric without which an arm has no row; if empty, an arm has a row if any metric of the group applies."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Metric:
     title: str
     """Column heading; empty for a metric that is only in the files, because another column implies it."""
     compute: Callable[[Case], float | None]
+    """Returns a finite number, or None if the metric does not apply to the stage."""
     about: str
     """Its meaning or formula, in a few words; shown on the page and in docs/methods.md."""
     digits: int = 2
@@ -179,7 +181,7 @@ _METRICS = (
     Metric("ece", "calibration", "ECE", digits=3, compute=_probabilities(calibration_error),
            about="expected calibration error over 15 bins of equal width: Σ (n / N) · abs(accuracy − mean confidence)"),
     Metric("brier", "calibration", "Brier", digits=3, compute=_probabilities(brier),
-           about="mean of Σ_c (p_c − y_c)², and half of it for two classes"),
+           about="mean of Σ_c (p_c − y_c)², halved for two classes; y_c is 1 for the true class, else 0"),
     Metric("auroc", "calibration", "AUROC", digits=3, compute=_probabilities(auroc),
            about="area under the ROC curve, ties counted half; for several classes the mean, each against the rest"),
     Metric("accepted_share", "answers", "as good", digits=3, compute=_answers(lambda a: a.is_accepted_N),
@@ -229,7 +231,10 @@ def case_of(evidence: Evidence, identity: str, floor: str | None, ceiling: str |
 
 def measure(case: Case) -> Values:
     """Return every metric of one stage."""
-    return {name: metric.compute(case) for name, metric in METRICS.items()}
+    values = {name: metric.compute(case) for name, metric in METRICS.items()}
+    for name, value in values.items():
+        assert value is None or math.isfinite(value), f"metric {name} is {value}, which JSON cannot hold"
+    return values
 
 
 def mean_values(cases: Sequence[Values]) -> Values:
