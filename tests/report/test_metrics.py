@@ -67,7 +67,7 @@ def test_a_headline_metric_is_in_the_first_table_too(finished: SyntheticStudy, m
 
 
 def test_every_metric_is_in_the_docs_as_it_is_declared() -> None:
-    """On failure, paste the missing row into the second table of metrics in docs/methods.md, in the registry's order."""
+    """On failure, add the row to the second table of metrics in docs/methods.md, in the registry's order."""
     rows = [line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.split("`")[1:2]]
     documented = [row for row in rows if row.split("`")[1] in METRICS]
     for metric, row in zip(METRICS.values(), [*documented, *[""] * len(METRICS)], strict=False):

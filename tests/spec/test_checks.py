@@ -13,13 +13,10 @@ from w2s_ray.errors import StudyError
 from w2s_ray.spec.checks import check_classes
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.losses import (
+    LOSSES,
     ConfidenceLoss,
     EntropyLoss,
-    HardLoss,
-    KLLoss,
     Loss,
-    NaiveLoss,
-    ProductLoss,
     WindowLoss,
 )
 
@@ -33,7 +30,7 @@ TWO_CLASSES = [
     EntropyLoss(balance_labels=True),
     WindowLoss(),
 ]
-ANY_CLASSES = [NaiveLoss(), HardLoss(), ConfidenceLoss(prior="argmax"), EntropyLoss(), ProductLoss(), KLLoss()]
+ANY_CLASSES = [ConfidenceLoss(prior="argmax"), *(loss() for loss in LOSSES if not loss().two_classes_only)]
 
 
 def scratch(**shape: int) -> dict[str, Any]:

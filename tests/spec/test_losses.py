@@ -9,6 +9,7 @@ from w2s_ray.errors import StudyError
 from w2s_ray.spec.identity import canonical_json
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.losses import (
+    LOSSES,
     ConfidenceLoss,
     EntropyLoss,
     HardLoss,
@@ -21,11 +22,16 @@ from w2s_ray.spec.losses import (
 from w2s_ray.spec.points import one_changed
 from w2s_ray.spec.study import Study
 
-KINDS = "naive, hard, confidence, entropy, product, window, kl"
+KINDS = ", ".join(loss().kind for loss in LOSSES)
 
 
 def study_with(loss: Any, **changes: Any) -> Study:
     return small_study(methods={"m": {"losses": {"l": loss}}}, **changes)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_has_a_label_that_starts_with_its_kind(loss: type[Loss]) -> None:
+    assert loss().label.startswith(loss().kind)
 
 
 def test_the_canonical_json_of_the_naive_loss_stays_the_same() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from w2s_ray.science import FloatArray
+from w2s_ray.spec.losses import LOSSES as ALL_LOSSES
 from w2s_ray.spec.losses import (
     ConfidenceLoss,
     EntropyLoss,
@@ -19,6 +20,7 @@ from w2s_ray.spec.losses import (
     ProductLoss,
     WindowLoss,
 )
+from w2s_ray.training import losses as losses_module
 from w2s_ray.training.feed import Feeder, LabelledExamples, LanguageExamples, MicroBatch
 from w2s_ray.training.losses import (
     ClassBatchLoss,
@@ -205,8 +207,19 @@ def test_reverse_kl_weighs_by_the_students_belief_and_stays_finite() -> None:
     assert math.isfinite(ours(KLLoss(direction="reverse"), labels=np.round(LABELS))[0])
 
 
+def test_every_loss_of_the_study_file_has_its_function() -> None:
+    assert {loss().kind for loss in ALL_LOSSES} == losses_module._BUILD.keys()
+
+
+@pytest.mark.parametrize("spec", [loss() for loss in ALL_LOSSES])
+def test_every_loss_stays_finite_for_certain_students_and_labels(spec: Loss) -> None:
+    certain = np.array([[60.0, -60.0], [-60.0, 60.0], [60.0, -60.0]], dtype=np.float32)
+    value, gradient = ours(spec, certain, np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float32))
+    assert math.isfinite(value) and np.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize(
-    "spec", [NaiveLoss(), HardLoss(), ConfidenceLoss(prior="argmax"), EntropyLoss(), ProductLoss(), KLLoss()]
+    "spec", [ConfidenceLoss(prior="argmax"), *(loss() for loss in ALL_LOSSES if not loss().two_classes_only)]
 )
 def test_a_loss_for_any_number_of_classes_learns_from_three(spec: Loss) -> None:
     assert not spec.two_classes_only
@@ -264,15 +277,9 @@ def test_soft_cross_entropy_is_summed_and_in_fp32() -> None:
 ALONE = Workers(0, 1, torch.device("cpu"))
 
 
-LOSSES = [NaiveLoss(), HardLoss(), ConfidenceLoss(), EntropyLoss(), ProductLoss(), WindowLoss(), KLLoss()]
-
-
+LOSSES = [loss() for loss in ALL_LOSSES]
 NUM_EXAMPLES = 12
-
-
 ONE_BY_ONE, AT_ONCE = 1, 10_000
-
-
 """Tokens of a micro-batch."""
 
 

@@ -49,7 +49,7 @@ class Variant(Spec):
     """One of several specs that a file tells apart by `kind`, such as the losses or the transforms of labels."""
 
     label_format: ClassVar[str]
-    """The label, with fields in braces."""
+    """The label, with fields in braces: those that always matter; others only off their default, in `label_changes`."""
     label_changes: ClassVar[Mapping[str, str]] = {}
     """Format of a further part for each field whose value is not the default."""
 

@@ -8,7 +8,7 @@ Some formulas split two classes at a probability of class 1. A study that asks f
 classes is refused before anything is trained.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -20,7 +20,7 @@ Prior = Literal["half", "weak", "batch", "argmax"]
 class _Loss(Variant):
     @property
     def two_classes_only(self) -> bool:
-        """Whether the formula is defined for two classes alone."""
+        """Whether the formula is defined for two classes only."""
         return False
 
     @property
@@ -157,3 +157,5 @@ Loss = Annotated[
     NaiveLoss | HardLoss | ConfidenceLoss | EntropyLoss | ProductLoss | WindowLoss | KLLoss,
     Field(discriminator="kind"),
 ]
+LOSSES: tuple[type[Loss], ...] = get_args(get_args(Loss)[0])
+"""Every class of `Loss`."""

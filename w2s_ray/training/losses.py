@@ -9,7 +9,8 @@ the sum is divided by (`num_units`), so the result does not depend on how the op
 A student loss has two parts. `targets` sees the whole optimizer batch, over all ranks and micro-batches, without
 gradients: a threshold computed over less would depend on how the batch was cut. `value` sees one micro-batch, with
 gradients. To add a loss, write its settings in spec/losses.py (where the formulas and their sources are) and register
-a function here under its `kind` that returns the parts in which it differs from the naive loss.
+a function here under its `kind` that returns the parts in which it differs from the naive loss. Value and gradient have
+to stay finite for students and labels that are certain.
 
 Shapes: R rows and B examples of a micro-batch, N examples of an optimizer batch, C classes, T tokens, V vocabulary.
 """
@@ -81,7 +82,7 @@ class StudentLoss:
 
 
 Build = Callable[[Any, FloatArray], StudentLoss]
-"""Makes a loss of its settings and of labels_NC, all labels of the training (some losses need their mean or median)."""
+"""Makes a loss from its settings and labels_NC, all labels of the training (some losses need their mean or median)."""
 _BUILD: dict[str, Build] = {}
 
 
