@@ -137,6 +137,7 @@ def test_trials_and_the_dispatcher_import_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.soak
 def test_asha_stops_a_weak_candidate_in_the_middle_of_its_student(store: ArtifactStore, tmp_path: Path) -> None:
     scheduler = {"kind": "asha", "reports": 6, "grace_reports": 1, "reduction_factor": 2}
     slow = {"optimisation": {"epochs": 5}}
@@ -159,6 +160,7 @@ def test_asha_stops_a_weak_candidate_in_the_middle_of_its_student(store: Artifac
             assert int(checkpoint.read_text()) < STEPS, "its checkpoint is kept"
 
 
+@pytest.mark.soak
 def test_a_failed_candidate_has_its_error_and_is_judged_again_on_request(store: ArtifactStore, tmp_path: Path) -> None:
     study = judged_study(tmp_path, search={"space": {RATE: [1e-3, 1.0]}, "choose_by": "oracle"})
     found = found_in(go(study, store))
