@@ -286,7 +286,7 @@ def test_a_stage_that_another_run_holds_is_tried_again_when_unblocked() -> None:
     assert scheduler.queue.stages[floor.identity].state is StageState.DONE, "the other run finished it"
 
 
-def test_a_stage_that_runs_again_does_not_fail_because_a_late_look_into_the_store_fails() -> None:
+def test_a_late_look_into_the_store_does_not_fail_a_running_stage() -> None:
     chain = naive_chain()
     scheduler, floor = scheduler_with(chain), stage_of(chain, "floor", "s").identity
     add_idle(scheduler, "a")
