@@ -2,7 +2,7 @@
 
 `tests/scheduling/test_ray_adapter.py` has one test per name that fails when Ray changes it.
 
-`WorkerGroupTrainer` (ray.train.v2): `TorchTrainer` takes about twice as long to start on two cores, because
+`WorkerGroupTrainer` (ray.train.v2): with `TorchTrainer` a cold start takes 1.4 times as long on two cores, because
 
 - it imports torch in the process that calls `fit` and in Train's controller; our process group is connected by the
   workers alone (workers/process_group.py);
