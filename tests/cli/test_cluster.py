@@ -110,6 +110,7 @@ def test_a_running_cluster_of_two_nodes_trains_each_stage_on_both(two_nodes: Two
     assert two_nodes.num_nodes() == 2, "the cluster stays up"
 
 
+@pytest.mark.soak
 def test_a_submitted_job_trains_on_both_nodes_and_prints_its_table(two_nodes: TwoNodes, shared: Path) -> None:
     store = shared / "store-of-jobs"
     done = two_nodes.w2s(
