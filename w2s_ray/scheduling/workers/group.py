@@ -59,10 +59,10 @@ class RayGroupLauncher:
         self._tasks[group] = ray.remote(**options, scheduling_strategy="SPREAD")(run_group).remote(plan)
         try:
             await self._tasks[group]
-        except (RayError, NoRoomError) as error:
+        except RayError as error:
             cause = getattr(error, "cause", None) or error
-            has_room = not isinstance(cause, NoRoomError) and not isinstance(error, NoRoomError)
-            return GroupEnded(group, f"{type(cause).__name__}: {cause}"[-_CAUSE_CHARS:], has_room)
+            found_room = not isinstance(cause, NoRoomError)
+            return GroupEnded(group, f"{type(cause).__name__}: {cause}"[-_CAUSE_CHARS:], found_room)
         finally:
             del self._tasks[group]
         return GroupEnded(group)

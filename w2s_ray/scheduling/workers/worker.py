@@ -188,7 +188,7 @@ class _Worker:
                 except BaseException as error:
                     traceback.print_exc()
                     if not self._all_have(error):
-                        self._report_exception(stage)
+                        self._report_exception(error)
                         raise
                     assert isinstance(error, W2SError)
                     error.__cause__ = error.__context__ = None  # their frames would keep the stage's model alive
@@ -209,23 +209,23 @@ class _Worker:
             return False
         return self._ranks.all_arrived(f"{self._num_stages} {type(error).__name__}")
 
-    def _report_exception(self, stage: PlannedStage) -> None:
+    def _report_exception(self, error: BaseException) -> None:
         """Report the exception that is about to end this process."""
-        error = sys.exception()
         kind = CrashKind.ERROR
         if isinstance(error, DeviceFull):
             kind = CrashKind.SMALLER if isinstance(error, OutOfMemory) else CrashKind.MEMORY
         message = error.message if isinstance(error, W2SError) else f"{type(error).__name__}: {error}"
-        self._report_crash(stage, message, kind)
+        self._report_crash(message, kind)
 
     def _give_way(self, reason: str) -> None:
         """End this process because its machine is short of memory."""
-        assert self._stage is not None
         sys.stderr.write(f"rank {self._ranks.rank} ends: {reason}\n")
-        self._report_crash(self._stage, reason, CrashKind.MEMORY)
+        self._report_crash(reason, CrashKind.MEMORY)
         os._exit(1)
 
-    def _report_crash(self, stage: PlannedStage, message: str, kind: CrashKind) -> None:
+    def _report_crash(self, message: str, kind: CrashKind) -> None:
+        stage = self._stage
+        assert stage is not None
         log = log_path(self._plan.store, self._plan.study, stage)
         crash = Crash(f"rank {self._ranks.rank}: {message} (log: {log})", kind)
         try:
