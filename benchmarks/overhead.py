@@ -1,4 +1,4 @@
-"""What one stage costs besides training, evaluation and prediction, and what starting a worker group costs.
+"""The cost of a stage besides training, evaluation and prediction, and of starting a worker group.
 
     python benchmarks/overhead.py --seeds 4
 

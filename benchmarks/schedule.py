@@ -59,7 +59,7 @@ class Schedule(Spec):
     num_failures: int
     num_failed_stages: int
     decisions_per_second: float
-    """Of real time, bookkeeping included."""
+    """Per second of real time, with all bookkeeping."""
 
 
 class ScheduleBench(Spec):

@@ -1,4 +1,4 @@
-"""What sharing saves: a sweep of chains that differ only in their last student's loss, and each chain run alone.
+"""Time that sharing saves: a sweep of chains that differ only in their last student's loss, and each chain run alone.
 
     python benchmarks/sharing.py --chains 12 --epochs 36     # about half an hour on two cores
 

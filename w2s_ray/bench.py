@@ -70,14 +70,14 @@ class Bench(Spec):
     peak_bytes: tuple[int, ...]
     """Peak memory of each worker, by rank."""
     planned_peak_bytes: int | None
-    """What `w2s plan` expects per worker; None if it does not know the model."""
+    """Memory per worker according to `w2s plan`; None if it does not know the model."""
     shares: dict[str, float]
     """Share of the timed steps in each of `PHASES`, averaged over the workers; the remainder is bookkeeping."""
 
 
 @dataclass
 class Measurement:
-    """What one worker measured."""
+    """Measurements of one worker."""
 
     train_tokens: int = 0
     """Tokens of the plain steps, over all workers."""

@@ -1,4 +1,4 @@
-"""What a study comes to, before anything is trained."""
+"""The plan of a study, before anything is trained."""
 
 import json
 import shutil

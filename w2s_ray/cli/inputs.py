@@ -1,4 +1,4 @@
-"""What most verbs do first: read the study, open the store, start the log; and how a user names a stage."""
+"""First steps of most verbs: read the study, open the store, start the log. Also how a user names a stage."""
 
 import os
 import tempfile

@@ -79,7 +79,7 @@ class Plan(Spec):
     num_chains_at_most: int
     """Chains including those that a search will choose; a sampler that learns adds its candidates."""
     notices: tuple[str, ...]
-    """What users should know of the search and the data."""
+    """Notices for the user about the search and the data."""
     num_chain_stages: int
     """Stages counted once per chain that names them."""
     num_shared: int

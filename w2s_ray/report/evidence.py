@@ -86,7 +86,7 @@ class Evidence:
     tests: dict[str, EvalSet] = field(default_factory=dict)
     """By task."""
     records: dict[str, Record] = field(default_factory=dict)
-    """Of finished stages, by identity."""
+    """Those of finished stages, by identity."""
     predictions: dict[str, EvalPredictions] = field(default_factory=dict)
     """By the stage's identity, or by `supervisor` for several supervisors combined."""
     labels: dict[str, LabelQuality] = field(default_factory=dict)

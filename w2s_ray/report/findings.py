@@ -37,7 +37,7 @@ class ArmSummary(Spec):
     """The levels that its supervision passes through, from the first labels to its own."""
     loss: str
     setting: str
-    """What else sets its training apart: trainable weights, transforms of its labels, start."""
+    """Further differences of its training: trainable weights, transforms of its labels, start."""
     oracle: bool
     """It used ground truth that a weakly supervised student does not have, or a supervisor of it did."""
     stages: dict[int, str]
@@ -61,7 +61,7 @@ class ArmSummary(Spec):
     """With the immediate supervisor as the floor; not comparable across arms."""
     pgr_link_undefined: str | None = None
     full_ceiling: Estimate | None = None
-    """Of its model with all weights trained, for an arm that trains only some."""
+    """That of its model with all weights trained, for an arm that trains only some."""
     pgr_full: Estimate | None = None
     """Against the full ceiling."""
     pgr_full_undefined: str | None = None
@@ -261,7 +261,7 @@ class Pretrained(Spec):
     stages: dict[int, str]
     """Identity by seed, of finished stages."""
     metrics: dict[str, float]
-    """Of their records; means over seeds."""
+    """From their records; means over seeds."""
 
 
 class Summary(Spec):

@@ -31,7 +31,7 @@ class Case:
     predictions: EvalPredictions
     truth_N: IntArray
     supervisor: EvalPredictions | None
-    """Of several supervisors, their combination."""
+    """The combination of several supervisors, if there are several."""
     floor: EvalPredictions | None
     ceiling: EvalPredictions | None
     labels: LabelQuality | None
@@ -62,7 +62,7 @@ class Group:
 
     title: str
     about: str
-    """What else a reader of the table must know."""
+    """Further notes for readers of the table."""
     needs: str = ""
     """The metric without which an arm has no row; if empty, an arm has a row if any metric of the group applies."""
 

@@ -58,7 +58,7 @@ class Column:
     is_wide: bool = False
     """Whether a narrow terminal leaves it out."""
     about: str = ""
-    """What it means, for the page."""
+    """Its meaning, shown on the page."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Floor, arm and ceiling are evaluated on the same test examples and, seed by seed, on the same splits, so they are
 resampled together: a resample takes seeds with replacement as whole blocks, then groups of related test examples with
-replacement, and every model is scored on it. What the models share cancels, as it does in the estimate. Over several
+replacement, and every model is scored on it. Variation that the models share cancels, as in the estimate. Over several
 tasks the seeds are resampled once for all of them, and the groups of each task by themselves.
 
 Shapes: B resamples, K models, S seeds, N examples, G groups.

@@ -18,7 +18,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=
 """A name that is safe in a path, a tag and a run id."""
 
 Kind = Literal["classes", "pairs", "answers", "text"]
-"""What an example of a task is and what a model learns from it.
+"""The form of a task's examples, and what a model learns from one.
 
     classes   a text and its class
     pairs     two texts; class 0 where the first is better, class 1 where the second (`other`) is

@@ -63,7 +63,7 @@ class Resolution(Spec):
 
     @property
     def notices(self) -> list[str]:
-        """What a user should know about the data before training starts: which rows are skipped."""
+        """Return notices about the data for the user, before training starts: which rows are skipped."""
         return [f"task {name}: {line}" for name, task in self.tasks.items() for line in task.left_out]
 
 

@@ -25,7 +25,7 @@ Combination = Literal["mean", "vote", "weighted"]
               validation examples of level 0 on which s is wrong (SAMME, Zhu et al. 2009)
 """
 Mode = Literal["filter", "relabel"]
-"""What happens to labels that are not trusted: `filter` drops their examples, `relabel` uses the proposed label."""
+"""Treatment of labels that are not trusted: `filter` drops their examples, `relabel` uses the proposed label."""
 Kept = Annotated[float, Field(gt=0.0, le=1.0)]
 """A share of examples to keep: more than none."""
 
@@ -152,7 +152,7 @@ class Topological(_Trust):
     """Trust the largest connected component of each hard class's mutual k-nearest-neighbour graph (Wu et al. 2020).
 
     Two examples are connected if they have one class and each is among the other's `k` nearest. q_i is the mean label
-    of the k nearest other members of the components. Of the members, at most `fraction` of all examples are trusted.
+    of the k nearest other members of the components. Only members are trusted, and at most `fraction` of all examples.
     """
 
     kind: Literal["topological"] = "topological"
@@ -333,7 +333,7 @@ class LabelledSplit(Spec):
 
 
 class Relabelling(Spec):
-    """What a study does to the labels of a level's weakly supervised students."""
+    """Changes to the labels of a level's weakly supervised students."""
 
     transforms: tuple[Transform, ...] = ()
     """Applied one after another. Ceilings learn from all examples, with their true labels."""

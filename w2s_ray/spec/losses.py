@@ -1,4 +1,4 @@
-"""What a weakly supervised student minimises. The formulas are here; training/losses.py computes them.
+"""Losses of weakly supervised students. The formulas are here; training/losses.py computes them.
 
 Notation, per example: w is the label that the student gets, p its own prediction (a softmax over classes), and
 CE(w, p) = -Σ_c w_c · log p_c. The loss of an optimizer batch is the mean over its examples. α weighs the student's own

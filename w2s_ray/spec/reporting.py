@@ -72,7 +72,7 @@ class ComparisonSpec(Spec):
     first: Contender
     second: Contender
     by: Outcome = "pgr"
-    """What is compared. An undefined PGR leaves the comparison without a p-value, and it still counts as one."""
+    """The number to compare. An undefined PGR leaves the comparison without a p-value, and it still counts as one."""
     tasks: tuple[Name, ...] | None = Field(default=None, min_length=1)
     """The tasks that are pooled; all if not given."""
 
@@ -92,7 +92,7 @@ class ComparisonSpec(Spec):
 
 
 class ReferenceSpec(Spec):
-    """What others found in a similar setting."""
+    """A published result in a similar setting."""
 
     source: str
     """Where it was published."""

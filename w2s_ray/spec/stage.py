@@ -24,7 +24,7 @@ _ON = "-on-"
 """Separates the stage's short identity from the split in the name of predictions."""
 Precision = Literal["fp32", "bf16"]
 Objective = Literal["classification", "preference", "answer", "next_token"]
-"""What a stage learns: a text's class, which of two texts is better, what to write after a text, or the next token."""
+"""Objective of a stage: a text's class, which of two texts is better, what to write after a text, or the next token."""
 ZeroStage = Literal[0, 1, 2, 3]
 
 
@@ -44,7 +44,7 @@ class Execution(Spec):
     cpus_per_worker: float = Field(default=1.0, gt=0)
     gpus_per_worker: float = Field(default=0.0, ge=0)
     zero_stage: ZeroStage = 0
-    """What DeepSpeed shards: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters."""
+    """State that DeepSpeed shards: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters."""
     offload_optimizer: bool = False
     """Keep the optimizer state in host memory (GPU only)."""
     tokens_per_micro_batch: Positive = 4096

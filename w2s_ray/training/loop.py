@@ -24,7 +24,7 @@ from w2s_ray.training.zero import Engine
 
 @dataclass(frozen=True)
 class _Agreed:
-    """What all ranks know after the all-reduce that ends a step."""
+    """Values that all ranks share after the all-reduce that ends a step."""
 
     mean_loss: float
     stop: bool

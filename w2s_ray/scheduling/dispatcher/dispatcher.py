@@ -38,7 +38,7 @@ from w2s_ray.scheduling.dispatcher.writer import ActorName, find_writer
 from w2s_ray.scheduling.status import EventKind, StageEvent, StudyStatus
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 from w2s_ray.spec.stage import GroupShape
-from w2s_ray.tracking.tracker import chain_run, stage_run, stage_run_id
+from w2s_ray.tracking.tracker import RunInfo, chain_run, stage_run, stage_run_id
 from w2s_ray.training.progress import StageProgress, StageResult
 
 logger = logging.getLogger(__name__)
@@ -356,7 +356,7 @@ class Dispatcher:
                     elif self._writer is not None:  # a writer that was restarted knows no runs
                         self._writer.begin.remote(self._run_info(stage))
 
-    def _run_info(self, stage: PlannedStage) -> Any:
+    def _run_info(self, stage: PlannedStage) -> RunInfo:
         names = self._serves.get(stage.identity)
         if names is None:  # a candidate's stage, or a winner's: only the trials know its chains
             trials = self._scheduler.queue.stages[stage.identity].wanted_by

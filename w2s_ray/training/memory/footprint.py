@@ -242,7 +242,7 @@ class _Terms:
         return _BF16 if self._precision == "bf16" else _FP32
 
     def _activations(self) -> int:
-        """What autograd saves of one micro-batch; docs/memory.md explains the terms."""
+        """Return the bytes that autograd saves for one micro-batch; docs/memory.md explains the terms."""
         shape, tokens, element = self._shape, self._micro_tokens, self._element
         if isinstance(self._spec.trainable, Probe):
             return tokens * _FP32 * (3 * shape.inner_size + 6 * shape.hidden_size)  # one layer, freed at once
