@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from synthetic import Skill, SyntheticStudy, make
+from synthetic import CEILING, THREE_METHODS, Skill, SyntheticStudy, make, skill_by_task
 
 from w2s_ray.report.findings import Summary
 from w2s_ray.spec.chain import PlannedStage
@@ -16,6 +17,23 @@ def synthetic(tmp_path: Path) -> Callable[..., SyntheticStudy]:
 
     def build(**keys: object) -> SyntheticStudy:
         return make(tmp_path / "store", **keys)  # type: ignore[arg-type]
+
+    return build
+
+
+@pytest.fixture
+def three(synthetic: Callable[..., SyntheticStudy]) -> Callable[..., Summary]:
+    """The summary of the tasks of `CEILING`, with keys of `report:`."""
+
+    def build(report: dict[str, Any] | None = None, **keys: Any) -> Summary:
+        study = synthetic(
+            tasks=tuple(CEILING),
+            chains=[["small", "large"]],
+            report={"bootstrap_samples": 400, **(report or {})},
+            **{"methods": THREE_METHODS, **keys},
+        )
+        study.finish(skill_by_task)
+        return study.summary()
 
     return build
 

@@ -34,6 +34,20 @@ from w2s_ray.tasks.task import SCHEMA, Kind, TaskData
 
 Skill = Callable[[PlannedStage], float]
 """The accuracy that a stage is to have."""
+CEILING = {"easy": 0.8, "harder": 0.9, "flat": 0.6}
+NAIVE = {"easy": 0.65, "harder": 0.75, "flat": 0.57}
+"""Accuracies by task, for `skill_by_task`; the floor has .6."""
+THREE_METHODS = {"naive": {}, "confident": {"losses": {"large": {"kind": "confidence"}}}, "same": {"arms": ["chain"]}}
+
+
+def skill_by_task(stage: PlannedStage) -> float:
+    """The confident student is .03 above the naive one."""
+    match stage.arm:
+        case "floor":
+            return 0.6
+        case "ceiling":
+            return CEILING[stage.task]
+    return NAIVE[stage.task] + (0.03 if stage.spec.loss.kind == "confidence" else 0.0)
 
 
 @dataclass(frozen=True)

@@ -7,53 +7,18 @@ there is no gap and the student loses .03. So the PGRs are .25, .5 and none, and
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import SyntheticStudy, value
+from synthetic import CEILING, THREE_METHODS, SyntheticStudy, skill_by_task, value
 
 from w2s_ray.report.findings import AcrossTasks, DeclaredComparison, Summary
 from w2s_ray.report.summary import summary_of
 from w2s_ray.report.text import contest, num_seeds, pooled_share, scope, whole
 from w2s_ray.spec.chain import PlannedStage
 
-CEILING = {"easy": 0.8, "harder": 0.9, "flat": 0.6}
-
-
-NAIVE = {"easy": 0.65, "harder": 0.75, "flat": 0.57}
-
-
 SMALLEST_P_VALUE = 2 / 401
 """Of 400 resamples."""
-METHODS = {"naive": {}, "confident": {"losses": {"large": {"kind": "confidence"}}}, "same": {"arms": ["chain"]}}
-
-
-def skill(stage: PlannedStage) -> float:
-    """The confident student is .03 above the naive one."""
-    match stage.arm:
-        case "floor":
-            return 0.6
-        case "ceiling":
-            return CEILING[stage.task]
-    return NAIVE[stage.task] + (0.03 if stage.spec.loss.kind == "confidence" else 0.0)
-
-
-@pytest.fixture
-def three(synthetic: Callable[..., SyntheticStudy]) -> Callable[..., Summary]:
-    """The summary of the three tasks, with keys of `report:`."""
-
-    def build(report: dict[str, Any] | None = None, **keys: Any) -> Summary:
-        study = synthetic(
-            tasks=tuple(CEILING),
-            chains=[["small", "large"]],
-            report={"bootstrap_samples": 400, **(report or {})},
-            **{"methods": METHODS, **keys},
-        )
-        study.finish(skill)
-        return study.summary()
-
-    return build
 
 
 def student_of(summary: Summary, label: str) -> AcrossTasks:
@@ -80,7 +45,7 @@ def test_one_task_has_no_table_over_all_tasks(finished: SyntheticStudy) -> None:
 
 
 def test_a_method_for_some_tasks_is_pooled_over_those(three: Callable[..., Summary]) -> None:
-    methods = {"naive": {}, "confident": {**METHODS["confident"], "tasks": ["easy", "harder"]}}
+    methods = {"naive": {}, "confident": {**THREE_METHODS["confident"], "tasks": ["easy", "harder"]}}
     student = student_of(three(methods=methods), "chain · confident")
     assert set(student.pgrs) == {"easy", "harder"}
     assert value(student.pooled) == pytest.approx((0.08 + 0.18) / 0.5, abs=0.01)
@@ -88,7 +53,7 @@ def test_a_method_for_some_tasks_is_pooled_over_those(three: Callable[..., Summa
 
 def test_tasks_without_a_ceiling_count_in_the_mean_accuracy_and_as_undefined(three: Callable[..., Summary]) -> None:
     """The naive student's ceilings are another method's, which serves two of the three tasks."""
-    confident = {**METHODS["confident"], "arms": ["chain", "ceiling"], "tasks": ["easy", "harder"]}
+    confident = {**THREE_METHODS["confident"], "arms": ["chain", "ceiling"], "tasks": ["easy", "harder"]}
     summary = three(methods={"naive": {"arms": ["chain", "self"]}, "confident": confident})
     student = student_of(summary, "chain · naive")
     assert student.accuracy.value == pytest.approx((0.65 + 0.75 + 0.57) / 3, abs=2e-3)
@@ -143,7 +108,7 @@ def test_an_undefined_pgr_leaves_a_declared_comparison_undecided_and_counted(thr
 
 def test_a_declared_comparison_of_unfinished_arms_is_undecided(synthetic: Callable[..., SyntheticStudy]) -> None:
     report = {"compare": [["confident", "naive"]], "bootstrap_samples": 100}
-    study = synthetic(chains=[["small", "large"]], methods=METHODS, report=report)
+    study = synthetic(chains=[["small", "large"]], methods=THREE_METHODS, report=report)
     study.finish(lambda stage: 0.6, leave_out=lambda stage: stage.spec.loss.kind == "confidence")
     comparison = declared(study.summary())
     assert comparison.undecided == "both are not finished for any seed of any task" and comparison.tasks == ()
@@ -154,14 +119,14 @@ def test_a_declared_comparison_without_one_of_its_tasks_is_undecided(
 ) -> None:
     pair = ["confident", "naive"]
     named = [{"first": "confident", "second": "naive", "tasks": tasks} for tasks in (["easy"], ["harder", "flat"])]
-    methods = {**METHODS, "same": {"arms": ["chain"], "tasks": ["easy"]}}
+    methods = {**THREE_METHODS, "same": {"arms": ["chain"], "tasks": ["easy"]}}
     study = synthetic(
         tasks=tuple(CEILING),
         chains=[["small", "large"]],
         methods=methods,
         report={"compare": [pair, *named, ["confident", "same"]], "bootstrap_samples": 200},
     )
-    study.finish(skill, leave_out=lambda stage: stage.spec.loss.kind == "confidence" and stage.task == "flat")
+    study.finish(skill_by_task, leave_out=lambda stage: stage.spec.loss.kind == "confidence" and stage.task == "flat")
     summary = study.summary()
     everywhere, easy, rest, served = summary.declared
     assert everywhere.undecided == "both are finished on 2 of 3 tasks" and everywhere.tasks == ("easy", "harder")
@@ -179,7 +144,7 @@ def test_points_that_change_neither_side_are_one_comparison(
     key = "methods.confident.losses.large.alpha_max"
     study = synthetic(
         chains=[["small", "large"]],
-        methods={"naive": {}, "hard": {"losses": {"large": {"kind": "hard"}}}, "confident": METHODS["confident"]},
+        methods={"naive": {}, "hard": {"losses": {"large": {"kind": "hard"}}}, "confident": THREE_METHODS["confident"]},
         search={"space": {key: [0.25, 0.5, 0.75]}},
         report={"compare": [["hard", "naive"], ["confident", "naive"]], "bootstrap_samples": 400},
     )
@@ -193,7 +158,7 @@ def test_points_that_change_neither_side_are_one_comparison(
 
 def test_both_contenders_are_compared_over_the_seeds_that_both_have(synthetic: Callable[..., SyntheticStudy]) -> None:
     report = {"compare": [["confident", "naive"]], "bootstrap_samples": 100}
-    study = synthetic(chains=[["small", "large"]], methods=METHODS, report=report, seeds=[0, 1])
+    study = synthetic(chains=[["small", "large"]], methods=THREE_METHODS, report=report, seeds=[0, 1])
 
     def by_seed(stage: PlannedStage) -> float:
         seed = stage.spec.train[0].split.split_seed
@@ -216,8 +181,8 @@ def test_one_group_of_test_examples_decides_nothing_and_few_are_warned_of(
     by_accuracy = {"first": "confident", "second": "naive", "by": "accuracy"}
     pairs = [["confident", "naive"], by_accuracy, {**by_accuracy, "tasks": ["harder"]}]
     report = {"compare": pairs, "bootstrap_samples": 200}
-    study = synthetic(tasks=("easy", "harder"), chains=[["small", "large"]], methods=METHODS, report=report)
-    study.finish(skill)
+    study = synthetic(tasks=("easy", "harder"), chains=[["small", "large"]], methods=THREE_METHODS, report=report)
+    study.finish(skill_by_task)
     evidence = study.evidence()
     for task, num_groups in (("easy", 1), ("harder", 12)):
         test = evidence.tests[task]
@@ -245,10 +210,14 @@ def test_a_declared_comparison_counts_the_seeds_of_its_own_difference(
     pairs = [["confident", "naive"], {"first": "confident", "second": "naive", "by": "accuracy"}]
     report = {"compare": pairs, "bootstrap_samples": 100}
     study = synthetic(
-        tasks=("easy", "harder"), chains=[["small", "large"]], methods=METHODS, report=report, seeds=list(range(6))
+        tasks=("easy", "harder"),
+        chains=[["small", "large"]],
+        methods=THREE_METHODS,
+        report=report,
+        seeds=list(range(6)),
     )
     study.finish(
-        skill,
+        skill_by_task,
         leave_out=lambda stage: (
             (stage.task, stage.arm) == ("harder", "ceiling") and stage.spec.train[0].split.split_seed in (3, 5)
         ),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from synthetic import Skill, SyntheticStudy, arm_of, printed, value
@@ -14,42 +13,6 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.search import Candidate, Point, SearchResult
 from w2s_ray.store.search_result import write_failures, write_search_result
-
-CEILING = {"easy": 0.8, "harder": 0.9, "flat": 0.6}
-
-
-NAIVE = {"easy": 0.65, "harder": 0.75, "flat": 0.57}
-
-
-METHODS = {"naive": {}, "confident": {"losses": {"large": {"kind": "confidence"}}}, "same": {"arms": ["chain"]}}
-
-
-def skill(stage: PlannedStage) -> float:
-    """The confident student is .03 above the naive one."""
-    match stage.arm:
-        case "floor":
-            return 0.6
-        case "ceiling":
-            return CEILING[stage.task]
-    return NAIVE[stage.task] + (0.03 if stage.spec.loss.kind == "confidence" else 0.0)
-
-
-@pytest.fixture
-def three(synthetic: Callable[..., SyntheticStudy]) -> Callable[..., Summary]:
-    """The summary of the three tasks, with keys of `report:`."""
-
-    def build(report: dict[str, Any] | None = None, **keys: Any) -> Summary:
-        study = synthetic(
-            tasks=tuple(CEILING),
-            chains=[["small", "large"]],
-            report={"bootstrap_samples": 400, **(report or {})},
-            **{"methods": METHODS, **keys},
-        )
-        study.finish(skill)
-        return study.summary()
-
-    return build
-
 
 KEY = "optimisation.learning_rate"
 
