@@ -63,6 +63,7 @@ def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: object, obs
             store.read_predictions(required)
         (folder / "attempts_seen.jsonl").open("a").write(json.dumps({"from": first, "pid": os.getpid()}) + "\n")
         checkpoint.parent.mkdir(exist_ok=True)
+    dist.barrier()  # every rank counts the attempts that rank 0 has just written
     for step in range(first, behaviour.steps) if trains else ():
         time.sleep(behaviour.step_seconds)
         if behaviour.crashes_at == step and workers.rank == size - 1:  # type: ignore[attr-defined]
