@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.compile import BAG, compile_study
 from w2s_ray.spec.identity import identity
@@ -244,3 +245,15 @@ def test_the_name_of_any_other_model_is_part_of_the_identity(model: str) -> None
     ladder = {level: {"model": model} for level in LEVELS}
     for _, stage in stages(ladder=ladder):
         assert stage.identity == identity("stage", stage.spec)
+
+
+def test_a_field_added_later_changes_no_identity_at_its_default() -> None:
+    class Before(Spec):
+        size: int = 1
+
+    class After(Before):
+        later_fields = frozenset({"score"})
+        score: str | None = None
+
+    assert identity("thing", After()) == identity("thing", Before())
+    assert identity("thing", After(score="likelihood")) != identity("thing", Before())

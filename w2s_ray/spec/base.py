@@ -32,6 +32,9 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
+    later_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after artifacts had been published: at their default they are no part of an identity."""
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Copy without cached properties, such as an identity: they were computed from the old values."""
         copied = super().model_copy(update=update, deep=deep)
