@@ -7,7 +7,7 @@ several floors.
 
 A student's ceiling is the one of its own setting: a probe, a student that was first trained on text and one with random
 initial weights each have a ceiling that trains the same way from the same start. It is looked up by task, point, seed,
-level, start and trainable weights, in any method and chain of the study.
+level, start, trainable weights and score, in any method and chain of the study.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -136,7 +136,7 @@ class Ceilings:
 
 
 def _setting_key(chain: Chain, stage: PlannedStage, trainable: Trainable) -> tuple[object, ...]:
-    return chain.task, chain.point, chain.seed, stage.level, stage.spec.starts_from, trainable
+    return chain.task, chain.point, chain.seed, stage.level, stage.spec.starts_from, trainable, stage.spec.score
 
 
 def floor_of(chain: Chain) -> str | None:
@@ -148,7 +148,7 @@ def floor_of(chain: Chain) -> str | None:
 def setting_of(spec: StageSpec) -> str:
     """Describe what sets a stage's training apart besides its loss; empty for the default.
 
-    That is everything its ceiling shares (trainable weights, start), and the transforms of its labels, which its
+    That is everything its ceiling shares (trainable weights, score, start), and the transforms of its labels, which its
     ceiling does not share.
     """
     labels = spec.train[-1].labels
@@ -156,7 +156,8 @@ def setting_of(spec: StageSpec) -> str:
     start = "after its texts" if isinstance(spec.starts_from, StageSource) else ""
     if not isinstance(spec.starts_from, StageSource) and spec.starts_from.random:
         start = "random start"
-    return ", ".join(part for part in (spec.trainable.label, transforms, start) if part)
+    score = spec.score.label if spec.score is not None else ""
+    return ", ".join(part for part in (spec.trainable.label, score, transforms, start) if part)
 
 
 def is_oracle(study: Study, stages: Mapping[str, PlannedStage], stage: PlannedStage) -> bool:
@@ -224,7 +225,7 @@ def _add_chain(arms: dict[object, DistinctArm], by_seed: Mapping[int, Chain], ce
     """Add the stages of one chain, given by seed, each as a new arm or as one more name of a known one."""
     first = next(iter(by_seed.values()))
     slots = {seed: _slots(chain) for seed, chain in by_seed.items()}
-    for slot in _slots(first):
+    for slot in (slot for slot in _slots(first) if slot[0] != "reference"):
         arm, level, number = slot
         stages = {seed: by_slot[slot] for seed, by_slot in slots.items() if slot in by_slot}
         floors = _present({seed: floor_of(by_seed[seed]) for seed in stages})

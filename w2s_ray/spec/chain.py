@@ -1,11 +1,11 @@
 """The result of compiling a study: chains, each a list of planned stages in an order in which they can run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from w2s_ray.spec.base import Kind, Positive, Spec
 from w2s_ray.spec.search import Point
-from w2s_ray.spec.stage import Execution, PredictionSpec, StageSource, StageSpec
+from w2s_ray.spec.stage import DEFAULT_CUE, Execution, PredictionSpec, StageSource, StageSpec
 from w2s_ray.spec.study import Arm
 
 
@@ -26,6 +26,8 @@ class ResolvedTask(Spec):
     """The locked version of its rows on the hub: `branch@commit`."""
     left_out: tuple[str, ...] = ()
     """Which rows of its source are skipped, and why."""
+    cue: str = DEFAULT_CUE
+    """Between a text and its class's name, where a language model is asked for the class."""
 
 
 class ModelShape(Spec):
@@ -91,8 +93,19 @@ class PlannedStage(Spec):
         """Identities of the predictions and of the stage to start from that must exist before it can train."""
         sets = (*self.spec.train, *((self.spec.validation,) if self.spec.validation else ()))
         predictions = {identity for part in sets for identity in part.labels.sources}
+        if self.spec.reference is not None:
+            predictions |= {prediction.identity for prediction in self.reference_predictions}
         source = self.spec.starts_from
         return frozenset(predictions | ({source.stage} if isinstance(source, StageSource) else set()))
+
+    @property
+    def reference_predictions(self) -> Iterator[PredictionSpec]:
+        """The predictions of its reference for all that it learns, is validated on and predicts."""
+        context = self.spec.optimisation.context_tokens
+        for split in self.spec.splits_read:
+            yield self.spec.reference_prediction(split, context)
+        for prediction in self.predicts:
+            yield self.spec.reference_prediction(prediction.split, prediction.context_tokens)
 
     @cached_property
     def products(self) -> frozenset[str]:
