@@ -204,8 +204,8 @@ def test_every_arm_has_its_row() -> None:
     assert len(arms) > 5 and set(arms) <= set(rows)
 
 
-def test_each_of_the_21_traps_of_public_code_is_named_by_a_test() -> None:
+def test_each_trap_of_the_docs_is_named_by_a_test() -> None:
     tests = "".join(text_of(path) for path in (ROOT / "tests").rglob("test_*.py"))
     named = {int(number) for number in re.findall(r"def test_\w*trap_(\d+)", tests)}
     described = {int(number) for number in re.findall(r"^\| (\d+) \|", text_of(ROOT / "docs/methods.md"), re.MULTILINE)}
-    assert named == described == set(range(1, 22))
+    assert named == described >= set(range(1, 22))
