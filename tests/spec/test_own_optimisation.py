@@ -152,10 +152,6 @@ def test_a_searched_key_of_a_method_keeps_its_other_keys() -> None:
     own = variant.optimisation_of(variant.methods["probe"], "l")
     stopping = study.ladder["l"].optimisation.early_stopping
     assert (own.learning_rate, own.epochs, own.early_stopping) == (2e-3, 5, stopping)
-        2e-3,
-        5,
-        study.ladder["l"].optimisation.early_stopping,
-    )
     follows = at(study, Point.of({"ladder.l.optimisation.weight_decay": 0.5}))
     assert follows.optimisation_of(follows.methods["probe"], "l").weight_decay == 0.5
 
