@@ -95,7 +95,8 @@ def test_every_make_target_in_the_docs_exists() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_python_command_names_a_file_that_exists(page: Path) -> None:
     for module in re.findall(r"python -m (w2s_ray[\w.]*)", text_of(page)):
-        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
     for script in re.findall(r"python ([\w/]+\.py)", text_of(page)):
         assert (ROOT / script).is_file(), script
 
@@ -203,8 +204,8 @@ def test_every_arm_has_its_row() -> None:
     assert len(arms) > 5 and set(arms) <= set(rows)
 
 
-def test_each_of_the_21_traps_of_public_code_is_named_by_a_test() -> None:
+def test_each_trap_of_the_docs_is_named_by_a_test() -> None:
     tests = "".join(text_of(path) for path in (ROOT / "tests").rglob("test_*.py"))
     named = {int(number) for number in re.findall(r"def test_\w*trap_(\d+)", tests)}
     described = {int(number) for number in re.findall(r"^\| (\d+) \|", text_of(ROOT / "docs/methods.md"), re.MULTILINE)}
-    assert named == described == set(range(1, 22))
+    assert named == described >= set(range(1, 22))
