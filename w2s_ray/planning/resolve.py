@@ -62,7 +62,7 @@ def resolve(study: Study, store: ArtifactStore) -> Resolution:
     for name, level in study.ladder.items():
         pinned, contexts, targets = _pinned(lock, name, level), _contexts(variants, name), _targets(variants, name)
         try:
-            models[name] = resolve_model(level, pinned, contexts, targets)
+            models[name] = resolve_model(level, pinned, contexts, targets, _language_key(variants, name))
         except HubUnreachable as error:
             unresolved += error.files
             models[name] = ResolvedModel(revision=UNRESOLVED, num_parameters=None)
@@ -272,6 +272,20 @@ def _targets(variants: Sequence[Study], level: str) -> tuple[str, ...]:
     """Return the modules of a level that methods name as LoRA targets."""
     found = (method.trainable_of(level) for variant in variants for method in variant.methods.values())
     return tuple(dict.fromkeys(name for each in found if isinstance(each, Lora) for name in each.targets or ()))
+
+
+def _language_key(variants: Sequence[Study], level: str) -> str:
+    """Return a key by which a method uses a level's model as a language model; empty if none does."""
+    for name, method in ((name, method) for variant in variants for name, method in variant.methods.items()):
+        if method.score is not None:
+            return f"methods.{name}.score"
+        if isinstance(method.trainable_of(level), Prompt):
+            return f"methods.{name}.trainable.{level}"
+        if "zero_shot" in method.arms:
+            return f"methods.{name}.arms (zero_shot)"
+        if level in method.generative:
+            return f"methods.{name}.generative.{level}"
+    return ""
 
 
 def _sources(study: Study) -> str:
