@@ -20,7 +20,7 @@ from w2s_ray.data.splits import num_test, rows_of_split
 from w2s_ray.report.evidence import Evidence, gather
 from w2s_ray.report.findings import ArmSummary, Estimate, Summary
 from w2s_ray.report.page import write_report
-from w2s_ray.report.results import read_results
+from w2s_ray.report.results import read_results, read_stages
 from w2s_ray.report.summary import summarise
 from w2s_ray.report.terminal import render, render_details
 from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask, distinct_stages
@@ -99,6 +99,9 @@ class SyntheticStudy:
 
     def frame(self) -> pd.DataFrame:
         return read_results(self.study, self.resolution, self.store)
+
+    def stages_frame(self) -> pd.DataFrame:
+        return read_stages(self.study, self.resolution, self.store)
 
     def write_report(self) -> Path:
         return write_report(self.study, self.resolution, self.store)

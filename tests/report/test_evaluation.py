@@ -96,7 +96,7 @@ def test_the_seeds_of_a_pgr_decide_whether_it_is_seed_conditional(
     assert student.seeds == (0, 1, 2, 3, 4) and student.pgr_seeds == (0, 4) and student.seed_conditional
     assert {a.label: seed_mark(a) for a in summary.arms} == {"floor": "", "chain": "†", "ceiling": "†"}
     line = seeds_line(summary)
-    assert line == "† seed-conditional: with as few as 2 seeds the intervals say little about other seeds"
+    assert line == "seed-conditional: with as few as 2 seeds the intervals say little about other seeds"
 
 
 def test_pooled_has_the_ceiling_of_its_level_and_self_has_none(
