@@ -7,7 +7,8 @@ import pytest
 
 from w2s_ray.tasks.embedded import corpus
 from w2s_ray.tasks.embedded.code_continuation import CodeContinuation
-from w2s_ray.tasks.task import TaskData
+from w2s_ray.tasks.embedded.code_domain import CodeDomain
+from w2s_ray.tasks.task import Task, TaskData
 
 
 @pytest.fixture(scope="session")
@@ -17,12 +18,17 @@ def functions() -> tuple[corpus.Function, ...]:
 
 @pytest.fixture(scope="session")
 def continuation(functions: tuple[corpus.Function, ...]) -> TaskData:
-    return _continuation(functions, hard=False)
+    return _read(CodeContinuation(), functions)
 
 
 @pytest.fixture(scope="session")
 def hard_continuation(functions: tuple[corpus.Function, ...]) -> TaskData:
-    return _continuation(functions, hard=True)
+    return _read(CodeContinuation(hard=True), functions)
+
+
+@pytest.fixture(scope="session")
+def domain(functions: tuple[corpus.Function, ...]) -> TaskData:
+    return _read(CodeDomain(), functions)
 
 
 @pytest.fixture
@@ -34,9 +40,9 @@ def real_data() -> Path:
     return folder
 
 
-def _continuation(functions: tuple[corpus.Function, ...], hard: bool) -> TaskData:
+def _read(task: Task, functions: tuple[corpus.Function, ...]) -> TaskData:
     """Read the task from functions that are parsed already."""
     task_pool = tuple(function for function in functions if function.pool == "task")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "task_functions", lambda: task_pool)
-        return CodeContinuation(hard).read()
+        return task.read()

@@ -16,13 +16,10 @@ from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.embedded import corpus
 from w2s_ray.tasks.embedded.code_continuation import (
     CLASS_NAMES,
-    MANIFEST,
     CodeContinuation,
-    Manifest,
-    check_published,
-    digest_of,
     is_informative,
 )
+from w2s_ray.tasks.embedded.published import MANIFEST, Manifest, check_published, digest_of
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import POOL, SCHEMA, TaskData
 

@@ -236,11 +236,14 @@ def _named(level: LevelSpec) -> str:
 
 
 def _contexts(variants: Sequence[Study], level: str) -> tuple[int, ...]:
-    """Return the context lengths of a level's training, and of its pretraining by methods."""
-    own = [variant.ladder[level].optimisation.context_tokens for variant in variants]
-    methods = (method for variant in variants for method in variant.methods.values())
-    reading = [method.generative[level].context_tokens for method in methods if level in method.generative]
-    return tuple(dict.fromkeys(own + reading))
+    """Return the context lengths in which a level's model is trained, or reads texts."""
+    settings = (
+        own
+        for variant in variants
+        for method in variant.methods.values()
+        for own in variant.optimisations(method, level)
+    )
+    return tuple(dict.fromkeys(own.context_tokens for own in settings))
 
 
 def _targets(variants: Sequence[Study], level: str) -> tuple[str, ...]:

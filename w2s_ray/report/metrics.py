@@ -224,7 +224,12 @@ _ESTIMATES = (
     EstimateEntry("floor", "floor", "accuracy of the first supervisor"),
     EstimateEntry("ceiling", "ceiling", "accuracy of the student's model trained on the truth of the same examples"),
     EstimateEntry("pgr", "PGR", "share of the gap recovered: (accuracy − floor) / (ceiling − floor)", 2),
-    EstimateEntry("pgr_full", "PGR of full", "PGR against the ceiling that trains all weights", 2),
+    EstimateEntry(
+        "pgr_full",
+        "PGR of full",
+        "PGR against the ceiling that trains all weights with the level's own optimisation",
+        2,
+    ),
     EstimateEntry("pgr_link", "link", "PGR with the immediate supervisor as the floor; not comparable across arms", 2),
     EstimateEntry("gap", "", "ceiling − floor"),
     EstimateEntry("full_ceiling", "", "accuracy of the ceiling that trains all weights"),

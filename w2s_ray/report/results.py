@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from w2s_ray.report.arms import STUDENTS, Ceilings, DistinctArm, distinct_arms, floor_of, is_oracle, setting_of
+from w2s_ray.report.arms import STUDENTS, DistinctArm, distinct_arms, floor_of, is_oracle, setting_of, trained_ceilings
 from w2s_ray.report.evidence import Evidence, gather
 from w2s_ray.report.findings import ArmSummary, Estimate, Summary
 from w2s_ray.report.metrics import ESTIMATES, METRICS, Values, case_of, measure
@@ -105,7 +105,6 @@ def stages_frame(study: Study, evidence: Evidence) -> pd.DataFrame:
     A stage that several chains share has several rows, with one identity in the column `stage`. Unfinished stages are
     absent.
     """
-    ceilings = Ceilings(evidence.chains)
     known: dict[tuple[str, str | None, str | None], Values] = {}
     rows = []
     for chain in evidence.chains:
@@ -113,7 +112,7 @@ def stages_frame(study: Study, evidence: Evidence) -> pd.DataFrame:
             identity = stage.identity
             if identity not in evidence.predictions:
                 continue
-            key = (identity, floor_of(chain), ceilings.own(chain, stage))
+            key = (identity, floor_of(chain), trained_ceilings(stage, evidence.stages)[0])
             if key not in known:
                 case = case_of(evidence, *key)
                 is_right_N = case.predictions.predicted_N == case.truth_N

@@ -77,6 +77,10 @@ class PlannedStage(Spec):
     task: str
     supervisors: tuple[str, ...] = ()
     """Identities of the stages whose labels it learns from; in an ensemble the floor comes first."""
+    ceiling: str | None = None
+    """Identity of the ceiling of a student's own setting, whether or not the study trains it."""
+    full_ceiling: str | None = None
+    """Identity of the ceiling that trains all weights, for a student that trains only some."""
     predicts: tuple[PredictionSpec, ...] = ()
     num_reports: int = 0
     """How often it is evaluated on its validation examples for a search's scheduler; does not change the training."""

@@ -9,6 +9,7 @@ from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks import nlp
 from w2s_ray.tasks.chess import recipes as chess_tasks
 from w2s_ray.tasks.dataset import Recipe
+from w2s_ray.tasks.embedded import code_domain
 from w2s_ray.tasks.embedded.code_continuation import CLASS_NAMES, CodeContinuation
 from w2s_ray.tasks.embedded.python_source import PythonSource
 from w2s_ray.tasks.hh_rlhf import HH_RLHF
@@ -73,6 +74,13 @@ _EMBEDDED = (
         CLASS_NAMES,
         "does this line follow? the wrong one is from the same file",
         lambda: CodeContinuation(hard=True),
+    ),
+    _embedded(
+        "code_domain",
+        "classes",
+        code_domain.CLASS_NAMES,
+        "is this code from torch, transformers or deepspeed, or from elsewhere?",
+        code_domain.CodeDomain,
     ),
     _embedded("python_source", "text", ("text",), "functions as text, for pretraining", PythonSource),
 )

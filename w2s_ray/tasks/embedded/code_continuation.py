@@ -16,30 +16,19 @@ exactly one half. The four are a bundle: with three of them in a split, the line
                              informative; the group is the file
 
 Only the corpus's task files are used, which pretraining never reads.
-
-`manifest.json` has the package versions and digests of the published examples. With the packages that `constraints.txt`
-pins, every installation makes the same examples, hence the same test set. If the versions match and a digest does not,
-an installed source file was changed, and the task is refused. Other versions make a different task with another
-fingerprint, which is logged. After a change of recipe or pins, rewrite the manifest:
-
-    python -m w2s_ray.tasks.embedded.code_continuation
 """
 
 import hashlib
-import json
-import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from w2s_ray.errors import DataError
-from w2s_ray.spec.base import Spec
 from w2s_ray.spec.identity import identity, seeded_hash
 from w2s_ray.tasks.embedded import corpus
+from w2s_ray.tasks.embedded.published import check_published
 from w2s_ray.tasks.embedded.python_source import function_id
 from w2s_ray.tasks.task import POOL, SCHEMA, Kind, TaskData
 
@@ -55,8 +44,6 @@ LINE_CHARS = (10, 60)
 MIN_NAMES = 2
 """Distinct names, not counting keywords and common builtins, that a line must have to be used."""
 
-MANIFEST = Path(__file__).with_name("manifest.json")
-_logger = logging.getLogger(__name__)
 _NAME = re.compile(r"[^\W\d]\w{2,}")
 _PLAIN_WORDS = frozenset(
     "and any assert async await break class continue def del dict elif else except False finally float for from global "
@@ -245,54 +232,3 @@ def _indentation(line: str) -> int:
 
 def _order(cut: Cut) -> bytes:
     return hashlib.sha256(f"{cut.function.file}\n{cut.prefix}\n{cut.line}".encode()).digest()
-
-
-class PublishedTask(Spec):
-    """One task in the manifest."""
-
-    num_examples: int
-    digest: str
-
-
-class Manifest(Spec):
-    """The content of `manifest.json`."""
-
-    versions: dict[str, str]
-    tasks: dict[str, PublishedTask]
-
-
-def digest_of(table: pa.Table) -> PublishedTask:
-    """Return the digest over id, group, bundle and label of every example, independent of their order."""
-    columns = (table[name].to_pylist() for name in ("id", "group", "bundle", "label"))
-    lines = sorted("\t".join(map(str, row)) + "\n" for row in zip(*columns, strict=True))
-    return PublishedTask(num_examples=len(lines), digest=hashlib.sha256("".join(lines).encode()).hexdigest())
-
-
-def check_published(name: str, table: pa.Table, versions: dict[str, str], path: Path = MANIFEST) -> None:
-    """Compare `table` with the published task.
-
-    Raises:
-        DataError: when it differs although the packages have the published versions.
-    """
-    manifest = Manifest.model_validate_json(path.read_text())
-    if versions != manifest.versions:
-        changed = sorted(key for key in versions if versions[key] != manifest.versions.get(key))
-        _logger.warning("%s is not the published task: other versions of %s", name, ", ".join(changed))
-        return
-    actual, published = digest_of(table), manifest.tasks[name]
-    if actual != published:
-        raise DataError(
-            f"{name} has {actual.num_examples} examples with digest {actual.digest[:12]}; with these package versions "
-            f"it should have {published.num_examples} with digest {published.digest[:12]}",
-            "an installed source file was changed: reinstall the packages of constraints.txt",
-        )
-
-
-def _write() -> None:
-    tasks = {task.name: digest_of(task.examples()) for task in (CodeContinuation(), CodeContinuation(hard=True))}
-    manifest = Manifest(versions=corpus.versions(), tasks=tasks)
-    MANIFEST.write_text(json.dumps(manifest.model_dump(), indent=1, sort_keys=True) + "\n")
-
-
-if __name__ == "__main__":
-    _write()
