@@ -110,6 +110,10 @@ class SyntheticStudy:
     def stages(self) -> dict[str, PlannedStage]:
         return distinct_stages(compile_study(self.study, self.resolution))
 
+    def stages_of(self, seed: int) -> list[PlannedStage]:
+        chains = compile_study(self.study, self.resolution)
+        return [stage for chain in chains if chain.seed == seed for stage in chain.stages]
+
     def finish(self, skill: Skill, *, leave_out: Callable[[PlannedStage], bool] = lambda stage: False) -> None:
         """Write a record and predictions of this accuracy for every stage."""
         for stage in self.stages.values():

@@ -40,7 +40,8 @@ def test_the_table_has_every_arm_with_its_results(finished: SyntheticStudy) -> N
     (line,) = (line for line in text.splitlines() if "chain · naive†" in line)
     assert re.search(r"\.700 \[\.\d{3}, \.\d{3}\] +\.600 +\.800 +\.50 \[\.\d\d, \.\d\d\]", line)
     assert "−.25" in text, "a negative PGR has a real minus sign"
-    assert "minimum detectable difference in PGR" in text and "seed-conditional" in text
+    assert "minimum detectable difference in PGR" in text
+    assert re.search("†  +with 1 seed", text)
 
 
 def test_the_verdict_and_the_legend_of_the_columns_shown_are_below_the_table(finished: SyntheticStudy) -> None:
@@ -66,6 +67,15 @@ def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_lines(finished: Synt
     assert any("chain · naive" in line and ".50 [" in line for line in lines)
 
 
+def test_the_deviation_over_seeds_is_beside_the_mean(synthetic: Callable[..., SyntheticStudy]) -> None:
+    study = synthetic(seeds=[0, 1, 2], chains=[["small", "large"]])
+    seed_of = {stage.identity: seed for seed in (0, 1, 2) for stage in study.stages_of(seed)}
+    study.finish(lambda s: {"floor": 0.6, "chain": 0.7, "ceiling": 0.8}[s.arm] + 0.02 * (seed_of[s.identity] - 1))
+    (line,) = (line for line in printed(study.summary(), 160).splitlines() if "chain†" in line)
+    assert re.search(r"\.700 \[\.\d{3}, \.\d{3}\] +\.020 +\.600 +\.800", line)
+    assert " sd " not in printed(study.summary(), 100)
+
+
 def test_an_undefined_pgr_is_named_and_explained(two_tasks: SyntheticStudy) -> None:
     text = printed(two_tasks.summary(), 125)
     assert "undefined" in text and "PGR is undefined for 1 of 4 students" in text
@@ -89,7 +99,7 @@ def test_every_table_marks_oracles_and_few_seeds(synthetic: Callable[..., Synthe
     oracles = {(arm.task, arm.level, arm.label) for arm in summary.arms if arm.oracle}
     assert 0 < len(oracles) < sum(arm.is_student for arm in summary.arms)
     for rows in (summary.across, summary.steps):
-        assert {row.oracle for row in rows} == {True, False} and all(row.seed_conditional for row in rows)
+        assert {row.oracle for row in rows} == {True, False} and all(row.few_seeds for row in rows)
     for step in summary.steps:
         assert step.oracle == ((step.task, step.level, step.label) in oracles)
     for pair in summary.comparisons:

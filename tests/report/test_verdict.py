@@ -31,7 +31,7 @@ def arm(label: str = "chain", *, level: str = "large", **fields: Any) -> ArmSumm
         "stages": {0: "a"},
         "seeds": (0,),
         "pgr_seeds": (0,),
-        "seed_conditional": True,
+        "few_seeds": True,
         "accuracy": around(0.75, 0.02),
     }
     return ArmSummary.model_validate({**plain, **fields})
@@ -181,7 +181,7 @@ def test_several_tasks_are_counted_by_their_last_students() -> None:
         arm="chain",
         label="chain",
         oracle=False,
-        seed_conditional=True,
+        few_seeds=True,
         accuracy=around(0.7),
         pgrs={"a": 0.4, "b": 0.1, "c": None},
         median=0.3,

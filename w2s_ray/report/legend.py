@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from w2s_ray.report.findings import Summary
 from w2s_ray.report.tables import TableView
-from w2s_ray.report.text import BELOW_UNTRAINED, SEED_CONDITIONAL, seeds_line
+from w2s_ray.report.text import BELOW_UNTRAINED, FEW_SEEDS_MARK, seeds_line
 from w2s_ray.spec.study import Arm
 
 ARM_MEANINGS: dict[Arm, str] = {
@@ -43,7 +43,7 @@ def arm_lines(summary: Summary) -> dict[str, str]:
 
 def mark_lines(summary: Summary, tables: Sequence[TableView]) -> dict[str, str]:
     """Return the meaning of each mark in these tables."""
-    marks = {**_MARKS, SEED_CONDITIONAL: seeds_line(summary) or ""}
+    marks = {**_MARKS, FEW_SEEDS_MARK: seeds_line(summary) or ""}
     text = "".join(str(cell) for table in tables for row in table.rows for cell in row.cells)
     return {_NAMES.get(mark, mark): about for mark, about in marks.items() if about and mark in text}
 

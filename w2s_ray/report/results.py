@@ -78,7 +78,7 @@ def _student_rows(study: str, distinct: DistinctArm, arm: ArmSummary, num_test: 
         "pgr_undefined": arm.pgr_undefined,
         "num_seeds": arm.num_seeds,
         "seeds": " ".join(map(str, arm.pgr_seeds or arm.seeds)),
-        "few_seeds": arm.seed_conditional,
+        "few_seeds": arm.few_seeds,
         "below_untrained": arm.is_below_untrained if arm.above_untrained is not None else None,
         "oracle": arm.oracle,
         "loss": arm.loss,

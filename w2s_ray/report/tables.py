@@ -143,11 +143,13 @@ def _metric_cell(metric: Metric, arm: ArmSummary) -> Cell:
 def _task_table(summary: Summary, task: str) -> TableView:
     arms = [arm for arm in summary.arms if arm.task == task]
     has_full = any(arm.full_ceiling is not None for arm in arms)
+    has_seeds = any(arm.accuracy is not None and arm.accuracy.sd is not None for arm in arms)
     metrics = [metric for metric in METRICS.values() if metric.headline]
     estimates = [entry for entry in ESTIMATES.values() if entry.title and (entry.name != "pgr_full" or has_full)]
     columns = [
-        *(_MODEL, _ARM),
-        *(Column(e.title, is_wide=e.name in ("pgr_full", "pgr_link"), about=e.about) for e in estimates),
+        *(_MODEL, _ARM, Column("accuracy", about=ESTIMATES["accuracy"].about)),
+        *([Column("sd", is_wide=True, about="standard deviation of the accuracy over seeds")] * has_seeds),
+        *(Column(e.title, is_wide=e.name in ("pgr_full", "pgr_link"), about=e.about) for e in estimates[1:]),
         *(Column(m.title, is_wide=place > 0, about=m.about) for place, m in enumerate(metrics)),
     ]
     baselines = [
@@ -157,6 +159,7 @@ def _task_table(summary: Summary, task: str) -> TableView:
     cells = [
         [
             _estimate(arm.accuracy) if arm.accuracy is not None else Cell("not finished"),
+            *([Cell(number(arm.accuracy.sd) if arm.accuracy is not None else "")] * has_seeds),
             Cell(number(value_of(arm.floor))),
             Cell(number(value_of(arm.ceiling))),
             _pgr(arm),
@@ -195,7 +198,7 @@ def _strata_table(summary: Summary, task: str) -> TableView:
     arms = [arm for arm in summary.arms if arm.task == task and arm.strata]
     columns = [_MODEL, _ARM, *(Column(f"{name} ({whole(size)})") for name, size in strata.items())]
     rows = _arm_rows(arms, [[_estimate(arm.strata.get(name), 2) for name in strata] for arm in arms])
-    about = "With 95 % intervals of the same bootstrap; a stratum of one group of related examples has no estimate."
+    about = "With 95 % intervals; a stratum of one group of related examples has no estimate."
     return TableView("Accuracy by stratum", columns, list(rows), about=about, task=task)
 
 
@@ -233,7 +236,7 @@ def _declared_table(summary: Summary) -> TableView:
     ]
     about = (
         "Declared in the study file; each is one test over all its tasks, decided once both sides are finished on all "
-        "of them. p is two-sided, from the paired bootstrap; Holm's correction is over all declared comparisons."
+        "of them. p is two-sided and needs three seeds; Holm's correction is over all declared comparisons."
     )
     columns = [
         *left,
@@ -352,7 +355,7 @@ def comparisons_table(summary: Summary) -> TableView:
         for pair in summary.comparisons
     ]
     about = (
-        "In PGR, on the same bootstrap resamples and without correction: among many pairs some exclude 0 by chance. "
+        "In PGR, on the same seeds and resamples and without correction: among many pairs some exclude 0 by chance. "
         "The last column is the smallest true difference that this study would detect with a power of 80 %, which is "
         "2.8 standard errors of the paired difference."
     )
