@@ -284,7 +284,7 @@ class _ChainCompiler:
     ) -> StageSpec:
         index, score = self.order.index(level), self._score(arm)
         trainable = self._trainable(arm, level, score)
-        reads_names = self.resolved.kind == "classes" and (score is not None or isinstance(trainable, Prompt))
+        reads_names = self.resolved.kind != "pairs" and (score is not None or isinstance(trainable, Prompt))
         if supervisors and level in self.method.oracle:
             optimisation = _by_oracle(optimisation)
         weak = self._weak_examples(level, supervisors, on) if supervisors else None
@@ -293,11 +293,11 @@ class _ChainCompiler:
             objective="next_token" if arm in ("pretraining", "generative") else _OBJECTIVES[self.resolved.kind],
             starts_from=self._source(arm, level, entry),
             num_classes=max(self.resolved.num_classes, 1),
-            class_names=self.resolved.class_names if isinstance(trainable, Prompt) or reads_names else (),
+            class_names=self.resolved.class_names if reads_names else (),
             trainable=trainable,
             score=score,
             reference=self._stage("reference", level).identity if score is not None and score.reference else None,
-            shots_recipe=SHOTS_RECIPE if reads_names and isinstance(trainable, Prompt) and trainable.num_shots else 1,
+            shots_recipe=self._shots_recipe(trainable),
             train=train,
             validation=validation,
             loss=self.method.loss_of(level) if supervisors else NaiveLoss(),
@@ -305,6 +305,10 @@ class _ChainCompiler:
             init_seed=_seed(self.seed, index, _of_member("init", member)),
             order_seed=_seed(self.seed, index, _of_member("order", member)),
         )
+
+    def _shots_recipe(self, trainable: Trainable) -> int:
+        has_shots = isinstance(trainable, Prompt) and trainable.num_shots > 0
+        return SHOTS_RECIPE if has_shots and self.resolved.kind == "classes" else 1
 
     def _score(self, arm: Arm) -> Score | None:
         """Return the method's score with the task's cue; prompts that are not trained have no reference."""
