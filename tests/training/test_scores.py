@@ -64,6 +64,7 @@ def model_of(tiny: Tiny, stage: PlannedStage) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(tiny.store.verify(record) / "model").eval()
 
 
+@torch.no_grad()
 def scores_of(
     model: PreTrainedModel, prompt: list[int], completions: list[list[int]], *, normalise: bool = True
 ) -> torch.Tensor:
@@ -98,7 +99,6 @@ def predicted(tiny: Tiny, stage: PlannedStage) -> np.ndarray:
     return tiny.store.read_predictions(stage.test_prediction.identity).probs_NC
 
 
-@torch.no_grad()
 def test_a_model_trained_by_likelihood_predicts_by_the_formula(pairs: Tiny, alone: Workers) -> None:
     stage = run(pairs, alone, "simpo", "chain")
     model = model_of(pairs, stage)
@@ -106,7 +106,6 @@ def test_a_model_trained_by_likelihood_predicts_by_the_formula(pairs: Tiny, alon
     np.testing.assert_allclose(predicted(pairs, stage), torch.stack(wanted).softmax(-1), atol=1e-5)
 
 
-@torch.no_grad()
 def test_a_calibrated_model_predicts_by_the_formula(pairs: Tiny, alone: Workers) -> None:
     stage = run(pairs, alone, "calibrated", "ceiling")
     model = model_of(pairs, stage)
@@ -117,7 +116,6 @@ def test_a_calibrated_model_predicts_by_the_formula(pairs: Tiny, alone: Workers)
     np.testing.assert_allclose(predicted(pairs, stage), torch.stack(wanted).softmax(-1), atol=1e-5)
 
 
-@torch.no_grad()
 def test_dpo_compares_with_the_model_that_the_stage_starts_from(pairs: Tiny, alone: Workers) -> None:
     stage = run(pairs, alone, "dpo", "chain")
     start = pairs.chain("dpo").find("generative", "large")
@@ -134,7 +132,6 @@ def test_dpo_compares_with_the_model_that_the_stage_starts_from(pairs: Tiny, alo
     assert f'"loss": {np.log(2):.4f}'[:12] in lines[0].replace('"loss":0', '"loss": 0'), "it starts from even odds"
 
 
-@torch.no_grad()
 def test_class_names_are_scored_after_text_and_cue(names: Tiny, alone: Workers) -> None:
     stage = run(names, alone, "names", "ceiling")
     assert stage.test_prediction is not None and stage.spec.class_names == ("down", "up")
