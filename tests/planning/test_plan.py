@@ -195,6 +195,29 @@ def test_a_searched_prompt_is_refused_on_pairs(home: Path, store: ArtifactStore)
         planned(study_in(home, tasks=tasks, methods={"naive": {}}, search=search), store)
 
 
+def test_more_neighbours_than_examples_of_other_groups_are_refused_before_training(
+    home: Path, store: ArtifactStore
+) -> None:
+    rows = [{"text": f"line {n}", "label": "ab"[n % 2], "passage": f"p{n // 40}"} for n in range(1600)]
+    (home / "passages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"files": str(home / "passages.jsonl"), "text": "text", "label": "label", "group": "passage"}
+
+    def plan_with(*ks: int) -> None:
+        values = [[{"kind": "knn", "mode": "filter", "fraction": 0.5, "k": k}] for k in ks]
+        methods = {"naive": {"labels": {"l": {"transforms": values[0]}}}}
+        search = {"space": {"methods.naive.labels.l.transforms": values}} if len(ks) > 1 else None
+        planned(study_in(home, tasks={"passages": source}, methods=methods, search=search), store)
+
+    with pytest.raises(DataError, match=r"labels\.l\.transforms\.0\.k = 63 must be at most \d+") as caught:
+        plan_with(63)
+    most = int(caught.value.message.split("at most ")[1].split(",")[0])
+    assert 30 < most < 63, "all but the largest passage's share of 64"
+    plan_with(most)
+    plan_with(1, most)
+    with pytest.raises(DataError, match=f"k = {most + 1} must be at most {most}"):
+        plan_with(1, most + 1)
+
+
 def finish(stage: PlannedStage, store: ArtifactStore, **metrics: float) -> Record:
     """Put a stage into the store as if it had been trained."""
     store.begin("stage", stage.spec.slug, stage.identity)
