@@ -184,8 +184,9 @@ def shrink(study: Study) -> Study:
     max_step = _max_step(study)
     needed = max(least_examples(method) for method in study.methods.values())
     train_examples = max(SMOKE_STEPS * max_step, 2 * needed)  # balancing by class may leave too few neighbours
-    splits = study.splits.model_copy(update={"train_examples": train_examples, "validation_examples": 8})
-    sizes = {"test_examples": 16, "train_examples": None, "validation_examples": None}
+    own = {"train_examples": None, "S": None, "T": None, "validation_examples": None}
+    splits = study.splits.model_copy(update={**own, "train_examples": train_examples, "validation_examples": 8})
+    sizes = {**own, "test_examples": 16}
     labelled = [method for method in study.methods.values() if method.objective == "labels"]
     tasks = {
         name: task.model_copy(update=sizes) if any(method.serves(name) for method in labelled) else task

@@ -6,7 +6,7 @@ from functools import cached_property
 from w2s_ray.spec.base import Kind, Positive, Spec
 from w2s_ray.spec.search import Point
 from w2s_ray.spec.stage import DEFAULT_CUE, Execution, PredictionSpec, StageSource, StageSpec
-from w2s_ray.spec.study import Arm
+from w2s_ray.spec.study import Arm, TaskSizes
 
 
 class ResolvedTask(Spec):
@@ -18,6 +18,8 @@ class ResolvedTask(Spec):
     class_names: tuple[str, ...] = ()
     num_test: int
     """Examples of the test set in this study."""
+    sizes: TaskSizes | None = None
+    """The largest that the study or its search asks for; None for text alone, and for data that could not be read."""
     num_documents: int = 0
     """Training documents of a task without labels."""
     num_held_out: int = 0

@@ -21,6 +21,8 @@ from w2s_ray.spec.study import LevelSpec, MethodSpec, StudentArm, Study
 
 _FOR_LABELS = ("arms", "losses", "labels", "supervisors", "trainable", "score", "generative", "oracle")
 """Keys of a method that pretraining does not read."""
+_SIZES = ("train_examples", "S", "T", "validation_examples", "test_examples")
+"""Keys of a task that pretraining does not read either."""
 _FROM_LEVEL_0 = ("chain", "direct", "pooled", "self")
 """Arms of students that learn from the first supervisors."""
 _FIXED_KEYS = ("name", "search", "tracking", "report", "max_concurrent")
@@ -154,7 +156,7 @@ def _check_pretraining(study: Study, name: str, method: MethodSpec) -> None:
         if getattr(method, key) != MethodSpec.model_fields[key].get_default(call_default_factory=True):
             raise StudyError(f"methods.{name}.{key} has no effect with objective: next_token", f"remove {key}")
     for task, source in study.tasks.items():
-        sizes = [key for key in ("train_examples", "validation_examples", "test_examples") if getattr(source, key)]
+        sizes = [key for key in _SIZES if getattr(source, key)]
         if method.serves(task) and sizes:
             raise StudyError(
                 f"tasks.{task}.{sizes[0]} has no effect on methods.{name} (objective: next_token): it reads all text",
@@ -177,11 +179,11 @@ def _check_method(study: Study, key: str, method: MethodSpec) -> None:
                 f"ladder.{level}.architecture needs objective: next_token, and {key} learns labels",
                 "remove the architecture, or pretrain the model in a study of its own",
             )
-    sizes = {task: study.splits_of(task).train_examples for task in study.tasks if method.serves(task)}
-    smallest = min(sizes, key=sizes.__getitem__)
+    sizes = {task: study.sizes_of(task) for task in study.tasks if method.serves(task)}
+    smallest = min(sizes, key=lambda task: sizes[task].T)
     for level, relabelling in method.labels.items():
         _check_labels(f"{key}.labels.{level}", level, method, relabelling)
-        _check_neighbours(f"{key}.labels.{level}", relabelling, smallest, sizes[smallest])
+        _check_neighbours(f"{key}.labels.{level}", relabelling, smallest, sizes[smallest].T)
     _check_supervisors(f"{key}.supervisors", method, first)
     _check_score(study, key, method)
     for level, loss in method.losses.items():
@@ -211,11 +213,13 @@ def _check_method(study: Study, key: str, method: MethodSpec) -> None:
             if level in first - students:
                 raise StudyError(f"{key}.{part} names {level}, which is a first supervisor and never a student")
     for level, trainable in method.trainable.items():
-        if isinstance(trainable, Prompt) and trainable.num_shots > sizes[smallest]:
-            raise StudyError(
-                f"{key}.trainable.{level}.num_shots = {trainable.num_shots} must be at most {sizes[smallest]}, the "
-                f"training examples of the task {smallest}"
-            )
+        for task, size in sizes.items():
+            most = min([size.S] * (level in first) + [size.T] * (level in students), default=size.T)
+            if isinstance(trainable, Prompt) and trainable.num_shots > most:
+                raise StudyError(
+                    f"{key}.trainable.{level}.num_shots = {trainable.num_shots} must be at most {most}, the training "
+                    f"examples of the task {task}"
+                )
     if "truth_chain" in method.arms and all(len(path) < 3 for path in study.paths):
         raise StudyError(f"{key}.arms has truth_chain, which needs a chain of at least three levels")
 
@@ -353,8 +357,10 @@ def _check_searched_key(study: Study, search: SearchSpec, key: str) -> None:
         raise StudyError(f"{where}: seeds cannot be searched", "list them under search.seeds and seeds")
     if parts == ["splits"]:
         raise StudyError(f"{where}: sizes are searched one by one", "for example splits.train_examples")
-    if parts[0] == "splits" and all(getattr(task, parts[1], None) is not None for task in study.tasks.values()):
-        raise StudyError(f"{where} has no effect: every task has its own {parts[1]}")
+    if parts[0] == "splits" and parts[1] in type(study.splits).model_fields:
+        resized = [study.model_copy(update={"splits": study.splits.model_copy(update={parts[1]: n})}) for n in (1, 2)]
+        if all(resized[0].sizes_of(task) == resized[1].sizes_of(task) for task in study.tasks):
+            raise StudyError(f"{where} has no effect: every task has its own {parts[1]}")
     if parts[0] == "chains" and study.report.compare:
         raise StudyError(
             f"{where} and report.compare exclude each other: a comparison is between the study's chains",

@@ -417,7 +417,7 @@ class _ChainCompiler:
     @cached_property
     def splits(self) -> LevelSplits:
         """The task's splits."""
-        return LevelSplits(self.resolved, self.study.splits_of(self.task), tuple(self.order), self.seed)
+        return LevelSplits(self.resolved, self.study.sizes_of(self.task), tuple(self.order), self.seed)
 
 
 def _true(split: SplitSpec) -> LabelledSplit:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from w2s_ray.spec.chain import ResolvedTask
 from w2s_ray.spec.labels import SplitSpec
-from w2s_ray.spec.study import SplitSizes
+from w2s_ray.spec.study import TaskSizes
 
 
 @dataclass(frozen=True)
@@ -12,22 +12,22 @@ class LevelSplits:
     """Level 0 learns S; level i learns Ti and is validated on Vi, whichever levels a chain skips."""
 
     task: ResolvedTask
-    sizes: SplitSizes
+    sizes: TaskSizes
     order: tuple[str, ...]
     """The ladder's levels, weak to strong."""
     seed: int
 
     def supervisor(self) -> SplitSpec:
         """Return S, of which a first supervisor learns the truth."""
-        return self._seeded("S", self.sizes.train_examples)
+        return self._seeded("S", self.sizes.S)
 
     def train(self, level: str) -> SplitSpec:
         """Return the examples from which the students on a level learn."""
-        return self._seeded(f"T{self.order.index(level)}", self.sizes.train_examples)
+        return self._seeded(f"T{self.order.index(level)}", self.sizes.T)
 
     def validation(self, level: str | None = None) -> SplitSpec:
         """Return the level's validation examples; without a level V0, whose truth also weighs several supervisors."""
-        return self._seeded(f"V{self.order.index(level) if level else 0}", self.sizes.validation_examples)
+        return self._seeded(f"V{self.order.index(level) if level else 0}", self.sizes.V)
 
     def test(self) -> SplitSpec:
         """Return the test set, which depends on no seed."""
@@ -48,7 +48,7 @@ class LevelSplits:
             num_examples=num_examples,
             num_levels=len(self.order),
             split_seed=self.seed,
-            balance=self.sizes.balance_transfer,
+            balance=self.sizes.balance,
         )
 
     def _unseeded(self, name: str, num_examples: int, *, balance: bool = False) -> SplitSpec:

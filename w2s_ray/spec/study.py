@@ -31,6 +31,8 @@ Arm = Literal[StudentArm, "floor", "member", "generative", "reference", "full_ce
 class TaskSpec(Spec):
     """A data set. Name exactly one of `builtin`, `hub`, `files`; with `builtin`, `files` are a known data set's own."""
 
+    later_fields = frozenset({"S", "T"})
+
     builtin: str | None = None
     """A task that comes with w2s_ray; `w2s tasks` lists them."""
     hub: str | None = None
@@ -69,6 +71,10 @@ class TaskSpec(Spec):
     """Size of the test set; all of its examples if not given."""
     train_examples: Positive | None = None
     """Size of S and of every Ti for this task; the study's if not given."""
+    S: Positive | None = None
+    """Size of S for this task, where it differs from that of the Ti."""
+    T: Positive | None = None
+    """Size of every Ti for this task, where it differs from that of S."""
     validation_examples: Positive | None = None
     """Size of every Vi for this task; the study's if not given."""
     max_skipped: Fraction = 0.05
@@ -128,12 +134,30 @@ class LevelSpec(Spec):
 class SplitSizes(Spec):
     """How many examples each level gets."""
 
+    later_fields = frozenset({"S", "T"})
+
     train_examples: Positive = 2000
     """Size of S and of every Ti."""
+    S: Positive | None = None
+    """Size of S, where it differs from that of the Ti."""
+    T: Positive | None = None
+    """Size of every Ti, where it differs from that of S."""
     validation_examples: Positive = 400
     """Size of every Vi."""
     balance_transfer: bool = True
     """Balance S, Ti and Vi by class. This uses ground truth; `false` leaves the classes as they are."""
+
+
+class TaskSizes(Spec):
+    """The sizes of one task's splits, in examples."""
+
+    S: int
+    T: int
+    """Of every Ti."""
+    V: int
+    """Of every Vi."""
+    balance: bool
+    """Whether they are balanced by class."""
 
 
 class MethodSpec(Spec):
@@ -234,14 +258,14 @@ class Study(Spec):
     tracking: TrackingSpec = TrackingSpec()
     report: ReportSpec = ReportSpec()
 
-    def splits_of(self, task: str) -> SplitSizes:
+    def sizes_of(self, task: str) -> TaskSizes:
         """Return the sizes of a task's splits: its own, or the study's."""
-        own = self.tasks[task]
-        return self.splits.model_copy(
-            update={
-                "train_examples": own.train_examples or self.splits.train_examples,
-                "validation_examples": own.validation_examples or self.splits.validation_examples,
-            }
+        own, shared = self.tasks[task], self.splits
+        return TaskSizes(
+            S=own.S or own.train_examples or shared.S or shared.train_examples,
+            T=own.T or own.train_examples or shared.T or shared.train_examples,
+            V=own.validation_examples or shared.validation_examples,
+            balance=shared.balance_transfer,
         )
 
     def optimisation_of(self, method: MethodSpec, level: str) -> Optimisation:
