@@ -12,6 +12,7 @@ from w2s_ray.tasks.dataset import Recipe
 from w2s_ray.tasks.embedded import code_domain
 from w2s_ray.tasks.embedded.code_continuation import CLASS_NAMES, CodeContinuation
 from w2s_ray.tasks.embedded.python_source import PythonSource
+from w2s_ray.tasks.examples import PAIR_CLASSES
 from w2s_ray.tasks.hh_rlhf import HH_RLHF
 from w2s_ray.tasks.own import own_task
 from w2s_ray.tasks.task import Kind, Task, TaskInfo
@@ -48,8 +49,8 @@ def _embedded(name: str, kind: Kind, classes: tuple[str, ...], protocol: str, fa
             name=name,
             kind=kind,
             class_names=classes,
-            pool="task files" if kind == "classes" else "pretraining files",
-            test=None if kind == "classes" else "held-out files",
+            pool="pretraining files" if kind == "text" else "task files",
+            test="held-out files" if kind == "text" else None,
             num_rows=None,
             licence="the packages' own",
             source="installed Python packages",
@@ -74,6 +75,20 @@ _EMBEDDED = (
         CLASS_NAMES,
         "does this line follow? the wrong one is from the same file",
         lambda: CodeContinuation(hard=True),
+    ),
+    _embedded(
+        "code_continuation_pairs",
+        "pairs",
+        PAIR_CLASSES,
+        "which of two lines follows? the wrong one is from another package",
+        lambda: CodeContinuation(kind="pairs"),
+    ),
+    _embedded(
+        "code_continuation_pairs_hard",
+        "pairs",
+        PAIR_CLASSES,
+        "which of two lines follows? the wrong one is from the same file",
+        lambda: CodeContinuation(hard=True, kind="pairs"),
     ),
     _embedded(
         "code_domain",

@@ -20,6 +20,7 @@ SCHEMA = pa.schema(
         ("id", pa.string()),
         ("text", pa.string()),
         ("other", pa.string()),
+        ("prompt", pa.string()),
         ("label", pa.int64()),
         ("group", pa.string()),
         ("bundle", pa.string()),
@@ -30,6 +31,7 @@ SCHEMA = pa.schema(
 """Columns of every task's table.
 
     other     the second text of a pair, or the answer; null for other kinds
+    prompt    what both texts of a pair begin with; the rest of each is its completion; null for other kinds
     label     index of the class; 0 for answers and texts
     group     related examples; a group is never divided between splits
     bundle    examples of one group that are drawn side by side, because they are more informative together; null for
