@@ -165,6 +165,7 @@ def test_columns_that_define_no_task_are_refused_when_the_study_is_read(spec: di
         ({"files": "a.csv", "text": "t", "label": "y", "test_split": "test"}, "test_split needs `hub:`"),
         ({"files": "a.csv", "text": "t", "label": "y", "subset": "en"}, "subset needs `hub:`"),
         ({"files": "a.csv", "text": "t", "label": "y", "revision": "main"}, "revision is for data on the hub"),
+        ({"files": "a.csv", "text": "t", "label": "y", "form": "pairs"}, "form is for known tasks"),
     ],
 )
 def test_keys_of_another_source_are_refused(spec: dict[str, Any], message: str) -> None:

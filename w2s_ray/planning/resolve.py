@@ -25,7 +25,7 @@ from w2s_ray.spec.stage import Lora, Probe, Prompt
 from w2s_ray.spec.study import LevelSpec, MethodSpec, Study, TaskSizes, TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
-from w2s_ray.tasks.registry import open_task
+from w2s_ray.tasks.registry import cue_of, open_task
 from w2s_ray.training.models.catalogue import resolve_model
 
 LOCK_NAME = "study.lock.yaml"
@@ -62,7 +62,7 @@ def resolve(study: Study, store: ArtifactStore) -> Resolution:
     for name, level in study.ladder.items():
         pinned, contexts, targets = _pinned(lock, name, level), _contexts(variants, name), _targets(variants, name)
         try:
-            models[name] = resolve_model(level, pinned, contexts, targets)
+            models[name] = resolve_model(level, pinned, contexts, targets, _language_key(variants, name))
         except HubUnreachable as error:
             unresolved += error.files
             models[name] = ResolvedModel(revision=UNRESOLVED, num_parameters=None)
@@ -154,6 +154,7 @@ def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: 
         num_test=0,
         revision=prepared.revision,
         left_out=tuple(map(str, prepared.left_out)),
+        cue=cue_of(task),
     )
     if prepared.kind == "text":
         documents, held_out = num_documents(prepared)
@@ -179,7 +180,9 @@ def _unresolved_task(name: str, task: TaskSpec) -> ResolvedTask:
     kind = open_task(task).kind
     num_classes = 2 if kind in ("classes", "pairs") else 1
     num_test = 0 if kind == "text" else task.test_examples or 1
-    return ResolvedTask(fingerprint=f"{UNRESOLVED} {name}", kind=kind, num_classes=num_classes, num_test=num_test)
+    return ResolvedTask(
+        fingerprint=f"{UNRESOLVED} {name}", kind=kind, num_classes=num_classes, num_test=num_test, cue=cue_of(task)
+    )
 
 
 def _check_methods(study: Study, name: str, prepared: PreparedTask) -> None:
@@ -269,6 +272,20 @@ def _targets(variants: Sequence[Study], level: str) -> tuple[str, ...]:
     """Return the modules of a level that methods name as LoRA targets."""
     found = (method.trainable_of(level) for variant in variants for method in variant.methods.values())
     return tuple(dict.fromkeys(name for each in found if isinstance(each, Lora) for name in each.targets or ()))
+
+
+def _language_key(variants: Sequence[Study], level: str) -> str:
+    """Return a key by which a method uses a level's model as a language model; empty if none does."""
+    for name, method in ((name, method) for variant in variants for name, method in variant.methods.items()):
+        if method.score is not None:
+            return f"methods.{name}.score"
+        if isinstance(method.trainable_of(level), Prompt):
+            return f"methods.{name}.trainable.{level}"
+        if "zero_shot" in method.arms:
+            return f"methods.{name}.arms (zero_shot)"
+        if level in method.generative:
+            return f"methods.{name}.generative.{level}"
+    return ""
 
 
 def _sources(study: Study) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from w2s_ray.errors import DataError
+from w2s_ray.spec.stage import DEFAULT_CUE
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks import nlp
 from w2s_ray.tasks.chess import recipes as chess_tasks
@@ -31,9 +32,9 @@ class Embedded:
         """Return the task.
 
         Raises:
-            DataError: when the study names files or a revision for it.
+            DataError: when the study names files, a revision or a form for it.
         """
-        for key in ("files", "revision"):
+        for key in ("files", "revision", "form"):
             if getattr(spec, key) is not None:
                 raise DataError(
                     f"builtin: {self.info.name} is made from installed packages, so {key}: {getattr(spec, key)} has no "
@@ -43,11 +44,14 @@ class Embedded:
         return self.factory()
 
 
-def _embedded(name: str, kind: Kind, classes: tuple[str, ...], protocol: str, factory: Callable[[], Task]) -> Embedded:
+def _embedded(
+    name: str, kind: Kind, classes: tuple[str, ...], protocol: str, factory: Callable[[], Task], cue: str = DEFAULT_CUE
+) -> Embedded:
     return Embedded(
         TaskInfo(
             name=name,
             kind=kind,
+            cue=cue,
             class_names=classes,
             pool="pretraining files" if kind == "text" else "task files",
             test="held-out files" if kind == "text" else None,
@@ -68,6 +72,7 @@ _EMBEDDED = (
         CLASS_NAMES,
         "does this line follow? the wrong one is from another package",
         CodeContinuation,
+        CodeContinuation.cue,
     ),
     _embedded(
         "code_continuation_hard",
@@ -75,6 +80,7 @@ _EMBEDDED = (
         CLASS_NAMES,
         "does this line follow? the wrong one is from the same file",
         lambda: CodeContinuation(hard=True),
+        CodeContinuation.cue,
     ),
     _embedded(
         "code_continuation_pairs",
@@ -96,6 +102,7 @@ _EMBEDDED = (
         code_domain.CLASS_NAMES,
         "is this code from torch, transformers or deepspeed, or from elsewhere?",
         code_domain.CodeDomain,
+        code_domain.CUE,
     ),
     _embedded("python_source", "text", ("text",), "functions as text, for pretraining", PythonSource),
 )
@@ -124,6 +131,15 @@ def known_tasks() -> tuple[TaskInfo, ...]:
     return tuple(task.info for task in _known.values() if isinstance(task, Embedded | Recipe))
 
 
+def cue_of(spec: TaskSpec) -> str:
+    """Return what asks a language model for the class of one of the task's texts.
+
+    Raises:
+        DataError: like `open_task`.
+    """
+    return getattr(open_task(spec), "cue", DEFAULT_CUE)
+
+
 def open_task(spec: TaskSpec) -> Task:
     """Return the task that `spec` describes, without reading its rows.
 
@@ -138,6 +154,11 @@ def open_task(spec: TaskSpec) -> Task:
         raise DataError(f"builtin: {spec.builtin!r} is not a registered task", hint)
     task = _known[spec.builtin]
     if not isinstance(task, Embedded | Recipe):
+        if spec.form is not None:
+            raise DataError(
+                f"builtin: {spec.builtin} is a function and has no other form, so form: {spec.form} cannot be made",
+                "remove `form:`, or register a recipe that has `pairs`",
+            )
         return task(spec)
     if spec.own_keys:
         raise DataError(

@@ -9,6 +9,7 @@ import pyarrow as pa
 from w2s_ray.errors import DataError
 from w2s_ray.spec.base import Kind as Kind
 from w2s_ray.spec.base import Spec
+from w2s_ray.spec.stage import DEFAULT_CUE
 
 POOL = "pool"
 """Origin of examples for training and validation sets and, if no example has the origin `TEST`, test sets."""
@@ -109,6 +110,10 @@ class TaskInfo(Spec):
     name: str
     """The value of `builtin:`."""
     kind: Kind
+    forms: tuple[str, ...] = ()
+    """Further values of `form:`."""
+    cue: str = DEFAULT_CUE
+    """What asks a language model for the class of a text: it comes between the text and the class's name."""
     class_names: tuple[str, ...]
     pool: str
     """The split of training and validation examples."""
@@ -125,7 +130,7 @@ class TaskInfo(Spec):
 
 
 class Task(Protocol):
-    """A data set."""
+    """A data set. It may also have a `cue` (see `TaskInfo`)."""
 
     @property
     def kind(self) -> Kind: ...

@@ -84,6 +84,8 @@ Pair = tuple[Cut, Cut]
 class CodeContinuation:
     """The tasks `code_continuation`, `code_continuation_hard`, `code_continuation_pairs` and `…_pairs_hard`."""
 
+    cue = "# Is the last line from elsewhere, or is it the one that follows? Answer:"
+
     def __init__(self, *, hard: bool = False, kind: Literal["classes", "pairs"] = "classes") -> None:
         self.kind: Kind = kind
         self.name = "code_continuation" + ("_pairs" if kind == "pairs" else "") + ("_hard" if hard else "")
