@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.spec.labels import GroundTruth, WeakLabels
 from w2s_ray.spec.search import Point
-from w2s_ray.spec.stage import StageSource, StageSpec
+from w2s_ray.spec.stage import ModelSource, StageSource, StageSpec
 from w2s_ray.spec.study import Arm, Study
 
 ARM_ORDER: tuple[Arm, ...] = (
@@ -122,6 +122,25 @@ def floor_of(chain: Chain) -> str | None:
     """Return the identity of a chain's first supervisor; None where the chain learns text alone."""
     floor = chain.find("floor", chain.path[0])
     return floor.identity if floor is not None else None
+
+
+def untrained_of(student: DistinctArm, arms: Iterable[DistinctArm]) -> DistinctArm | None:
+    """Return the `zero_shot` arm of a student's task, level and point, preferably of its own method.
+
+    None where the study has none, and for a student with random initial weights, whose untrained model knows nothing.
+    """
+    starts = [stage.spec.starts_from for stage in student.stages.values()]
+    if any(isinstance(start, ModelSource) and start.random for start in starts):
+        return None
+    points = {place.point for place in student.places}
+    known = [
+        arm
+        for arm in arms
+        if "zero_shot" in arm.kinds
+        and (arm.task, arm.level) == (student.task, student.level)
+        and not points.isdisjoint(place.point for place in arm.places)
+    ]
+    return max(known, key=lambda arm: not set(student.methods).isdisjoint(arm.methods), default=None)
 
 
 def setting_of(spec: StageSpec) -> str:
