@@ -289,6 +289,19 @@ def test_a_plan_without_dropout_does_not_mention_it(home: Path, store: ArtifactS
     assert not planned(study_in(home, **changes), store).dropout
 
 
+def test_a_plan_estimates_how_many_shots_fit(home: Path, store: ArtifactStore) -> None:
+    """Every text has about six tokens, and so a shot about ten; the longest class name has one."""
+    trainable = {"l": {"kind": "prompt", "num_shots": 5}}
+    lines = {}
+    for context in (40, 256):
+        own = {"trainable": trainable, "optimisation": {"l": {"context_tokens": context}}}
+        ladder = {"s": "w2s:small", "l": "w2s:large"}
+        notices = planned(study_in(home, ladder=ladder, methods={"shots": own}), store).notices
+        lines[context] = [line for line in notices if "shots" in line]
+    (line,) = lines[40]
+    assert line.startswith("task rows, level l: of 5 shots in 40 tokens about 2 fit") and lines[256] == []
+
+
 def test_a_plan_counts_the_chains_that_a_search_will_choose(home: Path, store: ArtifactStore) -> None:
     rates = [1e-4, 2e-4, 3e-4, 4e-4]
     search = {"space": {"optimisation.learning_rate": rates}, "choose_by": "oracle", "num_winners": 2}

@@ -5,11 +5,12 @@ A shot that does not fit before the whole of a text is left out (training/models
 
 from collections.abc import Iterable, Iterator
 from statistics import mean, median
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from w2s_ray.data.prepare import load_prepared
+from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.tokens import longest_tokens
 from w2s_ray.planning.memory import tokenizer_of
 from w2s_ray.spec.chain import PlannedStage, Resolution
@@ -33,25 +34,33 @@ def shot_notices(stages: Iterable[PlannedStage], resolution: Resolution, store: 
         tokenizer = tokenizer_of(resolution, task, level, stage.spec.starts_from.name)
         if tokenizer is None:
             continue
-        fitting = _fitting(stage, prompt, context, tokenizer, store, resolution.tasks[task].fingerprint)
-        if min(fitting.values()) < prompt.num_shots:
-            (middle, beside_middle), (longest, beside_longest) = fitting.items()
+        middle, longest = _fitting(
+            stage, prompt, context, tokenizer, load_prepared(store, resolution.tasks[task].fingerprint)
+        )
+        if longest.num_shots < prompt.num_shots:
             yield (
-                f"task {task}, level {level}: of {prompt.num_shots} shots in {context} tokens about {beside_middle} fit "
-                f"before a text of median length ({middle} tokens) and {beside_longest} before the longest ({longest}); "
-                "the others are left out. Raise context_tokens in the method's optimisation, or lower num_shots"
+                f"task {task}, level {level}: of {prompt.num_shots} shots in {context} tokens about {middle.num_shots} "
+                f"fit before a text of median length ({middle.num_tokens} tokens) and {longest.num_shots} before the "
+                f"longest ({longest.num_tokens}); the others are left out. Raise context_tokens in the method's "
+                "optimisation, or lower num_shots"
             )
 
 
+class _Fit(NamedTuple):
+    num_tokens: int
+    """Of a text."""
+    num_shots: int
+    """Shots that fit before it."""
+
+
 def _fitting(
-    stage: PlannedStage, prompt: Prompt, context: int, tokenizer: Tokenizer, store: ArtifactStore, fingerprint: str
-) -> dict[int, int]:
-    """Return the tokens of a text of median length and of the longest, each with the number of shots that fit."""
+    stage: PlannedStage, prompt: Prompt, context: int, tokenizer: Tokenizer, prepared: PreparedTask
+) -> tuple[_Fit, _Fit]:
+    """Return how many shots fit before a text of median length, and before the longest."""
 
     def num_tokens(texts: list[str]) -> list[int]:
         return [len(encoding.ids) for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
-    prepared = load_prepared(store, fingerprint)
     table = prepared.table()
     rows = np.unique(np.linspace(0, table.num_rows - 1, _TEXTS_TRIED).astype(int))
     is_answered = stage.spec.objective == "answer"
@@ -61,5 +70,8 @@ def _fitting(
     answers_N = num_tokens([f"{cue} {answer}" for answer in answers])
     shot = mean(texts_N) + mean(answers_N) + 1  # a separator
     room = context - max(answers_N)
-    sizes = (round(median(texts_N)), longest_tokens(prepared, tokenizer))
-    return {size: max(min(int((room - size) / shot), prompt.num_shots), 0) for size in sizes}
+    middle, longest = (
+        _Fit(size, max(min(int((room - size) / shot), prompt.num_shots), 0))
+        for size in (round(median(texts_N)), longest_tokens(prepared, tokenizer))
+    )
+    return middle, longest

@@ -217,7 +217,8 @@ def test_shots_have_supervisor_labels_for_students_and_truth_for_ceilings(tiny: 
         assert len(lines) == 3
         answers = [answer for _, answer in lines]
         assert answers == [("down", "up")[truth[text]] for text, _ in lines]
-        assert answers[0] != answers[1], "classes take turns"
+        if len(set(truth.values())) > 1:
+            assert answers[0] != answers[1], "classes take turns"
 
 
 def test_a_prompted_stage_stores_no_model_and_can_predict_later(tiny: Tiny, alone: Workers) -> None:
@@ -239,20 +240,20 @@ def with_context(stage: PlannedStage, context_tokens: int) -> PlannedStage:
 
 
 def test_a_prompt_has_as_many_shots_as_fit_before_its_whole_text() -> None:
-    tokenizer, prompt = load_tokenizer(TOKENIZER, None), Prompt(num_shots=2)
+    tokenizer, prompt = load_tokenizer(TOKENIZER, None), Prompt(num_shots=2, cue="\nAnswer:")
     shots = ["a first shot\nAnswer: up\n\n", "a second shot\nAnswer: down\n\n"]
-    texts = ["short", "a text of several words", "one two three four five six seven eight — nine!"]
+    texts = ["short", "a text of several words"]
     whole = [[f"{''.join(shots[:num])}{text}{prompt.cue}" for text in texts] for num in range(3)]
     num_tokens = [[len(tokens) for tokens in tokenizer(prompts)["input_ids"]] for prompts in whole]
     room = num_tokens[2][0]
-    assert num_tokens[1][1] <= room < num_tokens[2][1] and num_tokens[0][2] - 3 > room - 3
-    prompts = prompt_tokens(tokenizer, prompt, shots, texts[:2], room)
+    assert num_tokens[1][1] <= room < num_tokens[2][1]
+    prompts = prompt_tokens(tokenizer, prompt, shots, texts, room)
     assert prompts.num_shots_N.tolist() == [2, 1] and not prompts.is_cut_N.any()
     assert [tokenizer.decode(row) for row in prompts.rows] == [whole[2][0], whole[1][1]]
 
 
 def test_a_text_that_fits_without_shots_only_has_none_and_a_longer_one_is_cut() -> None:
-    tokenizer, prompt = load_tokenizer(TOKENIZER, None), Prompt(num_shots=1)
+    tokenizer, prompt = load_tokenizer(TOKENIZER, None), Prompt(num_shots=1, cue="\nAnswer:")
     text = "one two three four five six seven eight — nine!"
     size = len(tokenizer.encode(text + prompt.cue))
     for room, is_cut in ((size, False), (size - 3, True)):
@@ -284,23 +285,39 @@ def test_cut_prompts_are_counted_and_the_first_are_named(
     assert f"{len(cut)} of {len(rows)} texts exceed" in output and cut[0] in output
 
 
+def with_room_for_two_shots(tiny: Tiny, workers: Workers) -> tuple[PlannedStage, list[int]]:
+    """A stage of three shots, in a context in which half of its texts have room for two, and the shots of each text."""
+    stage = student_of(tiny, "shots", "ceiling").model_copy(update={"predicts": ()})
+    objective = ClassObjective(StageInputs(with_context(stage, 1000), tiny.store, workers))
+    tokenizer = load_tokenizer(Path(stage.spec.starts_from.name), None)
+    texts = tiny.prepared.texts(rows_of_split(tiny.prepared, stage.spec.train[0].split))
+    num_tokens = [
+        [len(tokenizer.encode("".join(objective._shots[:num]) + text + "\nAnswer:")) for text in texts]
+        for num in range(3)
+    ]
+    longest = max(len(tokenizer.encode(f" {name}")) for name in ("down", "up"))
+    room = sorted(num_tokens[2])[len(texts) // 2]
+    num_shots = [max(num for num in range(3) if num_tokens[num][place] <= room) for place in range(len(texts))]
+    assert 0 < sum(num_shots) < 2 * len(texts)
+    return with_context(stage, room + longest), num_shots
+
+
 def test_shots_that_do_not_fit_are_left_out_and_counted(
     tiny: Tiny, alone: Workers, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Trap: with five shots in 512 tokens every draw of BoolQ failed."""
-    stage = with_context(student_of(tiny, "shots", "ceiling").model_copy(update={"predicts": ()}), 40)
+    """With five shots in 512 tokens every draw of BoolQ failed."""
+    stage, num_shots = with_room_for_two_shots(tiny, alone)
     run(tiny, alone, stage)
-    record, num_texts = tiny.store.find(stage.identity), stage.spec.train[0].split.num_examples
+    record, num_texts = tiny.store.find(stage.identity), len(num_shots)
     assert record is not None and record.metrics["texts_with_fewer_shots"] == num_texts
-    assert 0 < record.metrics["mean_shots"] < 3
+    assert record.metrics["mean_shots"] == pytest.approx(np.mean(num_shots)) and record.metrics["cut_examples"] == 0
     assert f"{num_texts} of {num_texts} texts leave no room for 3 shots" in capsys.readouterr().out
 
 
 def test_a_calibrated_prompt_without_content_has_the_shots_of_its_text(tiny: Tiny, alone: Workers) -> None:
-    stage = with_context(student_of(tiny, "shots", "ceiling"), 40)
+    stage, num_shots = with_room_for_two_shots(tiny, alone)
     objective = ClassObjective(StageInputs(stage, tiny.store, alone))
-    shots_N = objective.num_shots_N()
-    assert shots_N is not None and len(set(shots_N.tolist())) > 1
     tokenizer = load_tokenizer(Path(stage.spec.starts_from.name), None)
-    for num_shots, row in zip(shots_N.tolist(), objective._blanks(shots_N, 40), strict=True):
-        assert tokenizer.decode(row) == "".join(objective._shots[:num_shots]) + "\nAnswer:"
+    rows = objective._blanks(np.array(num_shots), stage.spec.optimisation.context_tokens)
+    for num, row in zip(num_shots, rows, strict=True):
+        assert tokenizer.decode(row) == "".join(objective._shots[:num]) + "\nAnswer:"
