@@ -290,7 +290,7 @@ def test_a_plan_without_dropout_does_not_mention_it(home: Path, store: ArtifactS
 
 
 def test_a_plan_estimates_how_many_shots_fit(home: Path, store: ArtifactStore) -> None:
-    """Every text has about six tokens, and so a shot about ten; the longest class name has one."""
+    """A text has about seven tokens, cue and class name as many, and so a shot about fifteen."""
     trainable = {"l": {"kind": "prompt", "num_shots": 5}}
     lines = {}
     for context in (40, 256):
@@ -299,7 +299,7 @@ def test_a_plan_estimates_how_many_shots_fit(home: Path, store: ArtifactStore) -
         notices = planned(study_in(home, ladder=ladder, methods={"shots": own}), store).notices
         lines[context] = [line for line in notices if "shots" in line]
     (line,) = lines[40]
-    assert line.startswith("task rows, level l: of 5 shots in 40 tokens about 2 fit") and lines[256] == []
+    assert line.startswith("task rows, level l: of 5 shots in 40 tokens about 1 fit") and lines[256] == []
 
 
 def test_a_plan_counts_the_chains_that_a_search_will_choose(home: Path, store: ArtifactStore) -> None:
