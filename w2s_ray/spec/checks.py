@@ -4,13 +4,12 @@
 at each point of a search. Rules of a single part are validators of its class.
 """
 
-import math
 from collections.abc import Iterable
 from itertools import product
 from typing import get_args
 
 from w2s_ray.errors import StudyError
-from w2s_ray.spec.base import check_known
+from w2s_ray.spec.base import check_known, rounded_up
 from w2s_ray.spec.chain import name_without_seed
 from w2s_ray.spec.labels import KeepRandom, Knn, Relabelling, Topological, Transform
 from w2s_ray.spec.losses import Loss, NaiveLoss
@@ -78,7 +77,7 @@ def least_examples(method: MethodSpec) -> int:
     for relabelling in method.labels.values():
         share = 1.0
         for transform in relabelling.transforms:
-            least.append(math.ceil((_num_neighbours(transform) + 1) / share))
+            least.append(rounded_up((_num_neighbours(transform) + 1) / share))
             share *= transform.kept_share
     return max(least, default=1)
 

@@ -31,7 +31,7 @@ Arm = Literal[StudentArm, "floor", "member", "generative", "reference", "full_ce
 class TaskSpec(Spec):
     """A data set. Name exactly one of `builtin`, `hub`, `files`; with `builtin`, `files` are a known data set's own."""
 
-    later_fields = frozenset({"S", "T", "form"})
+    later_fields = frozenset({"S", "T", "form", "strip", "sample"})
 
     builtin: str | None = None
     """A task that comes with w2s_ray; `w2s tasks` lists them."""
@@ -65,6 +65,10 @@ class TaskSpec(Spec):
     """The column with the better answer of a pair."""
     rejected: str | None = None
     """The column with the worse answer of a pair."""
+    strip: bool = True
+    """Remove white space at both ends of texts; `false` keeps it, such as the last line end of code."""
+    sample: float | None = Field(default=None, gt=0, le=1)
+    """Share of the rows to read, chosen by the hash of each row before it is parsed; all of them if not given."""
     group: str | None = None
     """A column whose equal values mark related rows, which stay in one split."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
@@ -100,6 +104,8 @@ class TaskSpec(Spec):
             if self.form is not None:
                 raise ValueError("form is for known tasks (`builtin:`); own pairs name `chosen:` and `rejected:`")
             self._check_columns()
+        elif not self.strip:
+            raise ValueError("strip is for own data; a known task has its own format")
         return self
 
     @property

@@ -15,7 +15,6 @@ to stay finite for students and labels that are certain.
 Shapes: R rows and B examples of a micro-batch, N examples of an optimizer batch, C classes, T tokens, V vocabulary.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from w2s_ray.data.labels import one_hot
 from w2s_ray.science import FloatArray, IntArray
+from w2s_ray.spec.base import rounded_up
 from w2s_ray.spec.losses import (
     ConfidenceLoss,
     EntropyLoss,
@@ -216,7 +216,7 @@ def _above_threshold(probs_NC: FloatArray, ties_N: IntArray, share: float) -> Fl
     assert probs_NC.shape[1] == 2, probs_NC.shape
     ranked_N = np.lexsort((ties_N, -probs_NC[:, 1].astype(np.float64)))
     classes_N = np.zeros(len(probs_NC), dtype=np.int64)
-    classes_N[ranked_N[: math.ceil(share * (len(probs_NC) - 1))]] = 1
+    classes_N[ranked_N[: rounded_up(share * (len(probs_NC) - 1))]] = 1
     return one_hot(classes_N, 2)
 
 
