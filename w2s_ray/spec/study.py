@@ -14,7 +14,7 @@ from w2s_ray.spec.labels import Relabelling, Supervisors
 from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.reporting import ReportSpec
 from w2s_ray.spec.search import SearchSpec
-from w2s_ray.spec.stage import AllWeights, Architecture, Execution, Optimisation, Trainable
+from w2s_ray.spec.stage import AllWeights, Architecture, Execution, Optimisation, Score, Trainable
 
 SPREAD_KEYS = ("optimisation", "execution")
 """Keys that a study may give at its top, for every level of the ladder."""
@@ -24,7 +24,7 @@ _OWN_KEYS = ("text", "label", "classes", "answer", "chosen", "rejected", "group"
 """How own data is read; a known data set has a format of its own."""
 
 StudentArm = Literal["zero_shot", "chain", "truth_chain", "direct", "ceiling", "self", "pooled"]
-Arm = Literal[StudentArm, "floor", "member", "generative", "full_ceiling", "pretraining"]
+Arm = Literal[StudentArm, "floor", "member", "generative", "reference", "full_ceiling", "pretraining"]
 """The supervision that a stage gets; the arms that are not a student's are added by the compiler."""
 
 
@@ -189,6 +189,9 @@ class MethodSpec(Spec):
     trainable: dict[Name, Trainable] = Field(default_factory=dict)
     """Which weights are trained, by level; all of them for levels that are not named. Ceilings train the same weights,
     and a student that does not train all of its weights is also compared with the ceiling that does."""
+    score: Score | None = None
+    """How every level's model judges an example. The word `likelihood`, or a mapping of its settings, scores
+    completions by the language model's own probabilities; without it a linear head is trained."""
     generative: dict[Name, Optimisation] = Field(default_factory=dict)
     """Levels whose students and ceilings first learn the texts of Ti without labels, and how (Burns et al. 2023,
     generative supervision)."""
