@@ -340,6 +340,22 @@ def test_a_resolution_is_locked_in_the_store(home: Path, store: ArtifactStore) -
     assert locked(study, store) == resolution
 
 
+def test_the_lock_has_the_cue_and_the_form_of_known_tasks(home: Path, store: ArtifactStore) -> None:
+    tweets = [{"text": f"tweet {n}", "label": n % 2} for n in range(600)]
+    goals = [{"goal": f"Goal {n}", "sol1": f"Do {n}.", "sol2": f"Leave {n}.", "label": n % 2} for n in range(600)]
+    for name, rows in (("tweets", tweets), ("goals", goals)):
+        (home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = {
+        "tweets": {"builtin": "twitter_sentiment", "files": str(home / "tweets.jsonl")},
+        "goals": {"builtin": "piqa", "files": str(home / "goals.jsonl"), "form": "pairs"},
+    }
+    resolved = resolve(study_in(home, tasks=tasks), store).tasks
+    assert [(resolved[name].kind, resolved[name].cue) for name in tasks] == [
+        ("classes", "\nSentiment:"),
+        ("pairs", "\nAnswer:"),
+    ]
+
+
 def test_plan_and_lock_show_the_sizes_of_every_split(home: Path, store: ArtifactStore) -> None:
     splits = {"S": 20, "T": 40, "validation_examples": 16}
     search = {"space": {"splits.T": [30, 60]}}
