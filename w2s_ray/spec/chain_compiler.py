@@ -232,7 +232,7 @@ class ChainCompiler:
             trainable=trainable,
             score=score,
             reference=self._stage("reference", level).identity if score is not None and score.reference else None,
-            shots_recipe=self._shots_recipe(trainable),
+            shots_recipe=SHOTS_RECIPE if isinstance(trainable, Prompt) and trainable.num_shots else 1,
             train=train,
             validation=validation,
             loss=self.method.loss_of(level) if supervisors else NaiveLoss(),
@@ -240,10 +240,6 @@ class ChainCompiler:
             init_seed=_seed(self.seed, index, _of_member("init", member)),
             order_seed=_seed(self.seed, index, _of_member("order", member)),
         )
-
-    def _shots_recipe(self, trainable: Trainable) -> int:
-        has_shots = isinstance(trainable, Prompt) and trainable.num_shots > 0
-        return SHOTS_RECIPE if has_shots and self.resolved.kind == "classes" else 1
 
     def _score(self, arm: Arm) -> Score | None:
         """Return the method's score with the task's cue; prompts that are not trained have no reference."""
