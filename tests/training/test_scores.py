@@ -155,14 +155,17 @@ def test_calibration_of_a_prompt_keeps_its_shots(names: Tiny, alone: Workers) ->
     stage = names.chain("asked").find("ceiling", "large")
     assert stage is not None and stage.spec.shots_recipe == 2
     inputs = StageInputs(stage, names.store, alone)
-    examples = ClassObjective(inputs).examples
+    objective = ClassObjective(inputs)
+    examples, num_shots_N = objective.examples, objective.num_shots_N()
+    assert num_shots_N is not None and len(set(num_shots_N.tolist())) > 1
     assert examples.texts_per_example == 4 and examples.first is not None
     assert examples.first.tolist() == [
         len(row) - len(inputs.tokenizer.encode(name, add_special_tokens=False))
         for row, name in zip(examples.tokens, np.repeat([" down", " up"] * 2, len(examples)), strict=True)
     ]
-    text = inputs.tokenizer.decode(examples.tokens[-1])
-    assert text.count("\nMood:") == 3 and text.endswith("\n\n\nMood: up")
+    for row, num_shots in zip(examples.tokens[-len(examples) :], num_shots_N, strict=True):
+        text = inputs.tokenizer.decode(row)
+        assert text.count("\nMood:") == num_shots + 1 and text.endswith("\n\n\nMood: up")
 
 
 def test_a_completion_longer_than_the_context_stops_a_stage_before_it_trains(pairs: Tiny, alone: Workers) -> None:
