@@ -165,7 +165,7 @@ def test_calibration_of_a_prompt_keeps_its_shots(names: Tiny, alone: Workers) ->
     ]
     for row, num_shots in zip(examples.tokens[-len(examples) :], num_shots_N, strict=True):
         text = inputs.tokenizer.decode(row)
-        assert text.count("\nMood:") == num_shots + 1 and text.endswith("\n\n\nMood: up")
+        assert text.count("\nMood:") == num_shots + 1 and text.endswith("\nMood: up")
 
 
 def test_a_completion_longer_than_the_context_stops_a_stage_before_it_trains(pairs: Tiny, alone: Workers) -> None:
