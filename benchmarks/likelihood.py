@@ -47,21 +47,26 @@ class PairThroughput(Spec):
     """Likelihood / other side: median, lowest and highest over the rounds."""
 
 
-def bench_pairs(model: str, *, rounds: int, steps: int, threads: int) -> PairThroughput:
-    """Measure `rounds` turns of `steps` optimizer steps for each side."""
+def bench_pairs(models: Sequence[str], *, rounds: int, steps: int, threads: int) -> list[PairThroughput]:
+    """Measure each model over `rounds` turns of `steps` optimizer steps for each side."""
     torch.set_num_threads(threads)
     with single_worker() as workers, tempfile.TemporaryDirectory() as folder:
-        cases = cases_of(model, workers, steps)
-        sides: dict[str, Callable[[], None]] = {}
-        for name, case in cases.items():
-            (Path(folder) / name).mkdir()
-            sides[name] = our_side(case, Path(folder) / name)
-            sides[name]()  # warm-up
-        speeds: dict[str, list[float]] = {name: [] for name in sides}
-        for number in range(rounds):
-            order = list(sides) if number % 2 == 0 else list(reversed(sides))
-            for name in order:
-                speeds[name].append(cases[name].num_tokens / seconds_of(sides[name]))
+        return [
+            measure(model, workers, Path(folder) / str(n), rounds, steps, threads) for n, model in enumerate(models)
+        ]
+
+
+def measure(model: str, workers: Workers, folder: Path, rounds: int, steps: int, threads: int) -> PairThroughput:
+    cases = cases_of(model, workers, steps)
+    sides: dict[str, Callable[[], None]] = {}
+    for name, case in cases.items():
+        (folder / name).mkdir(parents=True)
+        sides[name] = our_side(case, folder / name)
+        sides[name]()  # warm-up
+    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in list(sides) if number % 2 == 0 else list(reversed(sides)):
+            speeds[name].append(cases[name].num_tokens / seconds_of(sides[name]))
     first, *others = speeds
     ratios = {name: [a / b for a, b in zip(speeds[first], speeds[name], strict=True)] for name in others}
     return PairThroughput(
@@ -135,9 +140,7 @@ def main(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure training speed on pairs scored by likelihood, and on the same texts read by a head."""
-    results: Sequence[PairThroughput] = [
-        bench_pairs(model, rounds=rounds, steps=steps, threads=threads) for model in models or ["w2s:medium"]
-    ]
+    results = bench_pairs(models or ["w2s:medium"], rounds=rounds, steps=steps, threads=threads)
     if json:
         print(to_json(results, indent=2).decode())
         return
