@@ -137,6 +137,7 @@ class ClassObjective(StageObjective):
         return LabelledExamples(
             tokens=texts.tokens,
             texts_per_example=texts.texts_per_example,
+            features_MD=texts.features_MD,
             targets_NC=targets_NC,
             ties_N=np.array([seeded_hash(id_) for id_ in self._inputs.prepared.ids(rows_N)], dtype=np.int64),
         )
