@@ -194,6 +194,21 @@ def test_too_few_examples_are_refused_with_sizes_that_fit(prepared: PreparedTask
             check_sizes(prepared, **sizes(num_levels=6, **fitting))
 
 
+def test_a_size_above_its_slot_is_refused_with_the_largest_of_each_slot(prepared: PreparedTask) -> None:
+    check_sizes(prepared, **sizes(train_examples=20, supervisor_examples=380))
+    check_sizes(prepared, **sizes(train_examples=380, supervisor_examples=20))
+    with pytest.raises(DataError, match=r"S \(seed 0\) needs 5000 balanced examples") as caught:
+        check_sizes(prepared, **sizes(train_examples=20, supervisor_examples=5000))
+    words = caught.value.hint.replace(",", "").split()
+    largest = {words[place - 4]: int(words[place]) for place, word in enumerate(words) if word.isdigit()}
+    assert largest.keys() == {"splits.S", "splits.T", "splits.validation_examples"}
+    fitting = dict(zip(("supervisor_examples", "train_examples", "validation_examples"), largest.values(), strict=True))
+    check_sizes(prepared, **sizes(**fitting))
+    for key, size in fitting.items():
+        with pytest.raises(DataError):
+            check_sizes(prepared, **sizes(**{**fitting, key: size + 1}))
+
+
 def test_when_no_ladder_fits_the_error_has_no_sizes(prepared: PreparedTask) -> None:
     with pytest.raises(DataError, match="no ladder of two levels or more fits"):
         check_sizes(prepared, **sizes(train_examples=5000))

@@ -331,6 +331,25 @@ def test_a_resolution_is_locked_in_the_store(home: Path, store: ArtifactStore) -
     assert locked(study, store) == resolution
 
 
+def test_plan_and_lock_show_the_sizes_of_every_split(home: Path, store: ArtifactStore) -> None:
+    splits = {"S": 20, "T": 40, "validation_examples": 16}
+    search = {"space": {"splits.T": [30, 60]}}
+    study = study_in(home, splits=splits, search=search)
+    sizes = {"S": 20, "T": 60, "V": 16, "balance": True}
+    assert planned(study, store).tasks["rows"].model_dump()["sizes"] == sizes, "of the largest point"
+    lock = yaml.safe_load((store.study_folder("planned") / LOCK_NAME).read_text())
+    assert lock["resolution"]["tasks"]["rows"]["sizes"] == sizes
+
+
+@pytest.mark.parametrize(("key", "slot"), [("S", "S"), ("T", "T1")])
+def test_a_size_above_its_slot_is_refused(home: Path, store: ArtifactStore, key: str, slot: str) -> None:
+    study = study_in(home, splits={"train_examples": 20, key: 400, "validation_examples": 16})
+    with pytest.raises(DataError) as refused:
+        resolve(study, store)
+    assert f"task rows: {slot} (seed 0) needs 400 balanced examples" in refused.value.message
+    assert f"splits.{key} to at most" in refused.value.hint
+
+
 def test_a_lock_of_another_study_file_is_ignored(home: Path, store: ArtifactStore) -> None:
     resolve(study_in(home), store)
     changed = study_in(home, splits={"train_examples": 32, "validation_examples": 16})

@@ -168,6 +168,31 @@ def test_a_method_without_a_ceiling_of_its_setting_has_no_pgr(synthetic: Callabl
     assert probe.pgr_full is not None, "all weights: the plain method's"
 
 
+def test_a_student_is_compared_with_the_ceiling_of_its_methods_own_optimisation(
+    synthetic: Callable[..., SyntheticStudy],
+) -> None:
+    """Both probes train the same weights from the same start; only their rates differ."""
+    methods = {
+        "naive": {},
+        "slow": {"trainable": {"large": PROBE}, "optimisation": {"large": {"learning_rate": 1e-4}}},
+        "fast": {"trainable": {"large": PROBE}, "optimisation": {"large": {"learning_rate": 1e-2}}},
+    }
+    ceilings = {1e-4: 0.65, 1e-2: 0.75, 5e-4: 0.85}
+
+    def by_rate(stage: PlannedStage) -> float:
+        if stage.arm == "floor":
+            return 0.6
+        ceiling = ceilings[stage.spec.optimisation.learning_rate]
+        return ceiling if stage.arm in ("ceiling", "full_ceiling") else (0.6 + ceiling) / 2
+
+    study = synthetic(chains=[["small", "large"]], methods=methods, report={"min_gap": 0.0, "bootstrap_samples": 200})
+    study.finish(by_rate)
+    for method, ceiling in (("slow", 0.65), ("fast", 0.75), ("naive", 0.85)):
+        assert value(student(study, method).ceiling) == pytest.approx(ceiling, abs=1e-3)
+        assert value(student(study, method).pgr) == pytest.approx(0.5, abs=0.03)
+    assert value(student(study, "fast").full_ceiling) == value(student(study, "naive").ceiling)
+
+
 def test_a_truth_chain_is_compared_with_its_own_ceiling(
     synthetic: Callable[..., SyntheticStudy],
 ) -> None:

@@ -142,6 +142,20 @@ def test_a_method_needs_enough_examples_in_each_of_its_tasks(method: dict[str, o
         parse_study({**raw, "methods": {"m": method}})
 
 
+def test_shots_need_enough_examples_in_the_splits_of_their_level() -> None:
+    prompts = {level: {"kind": "prompt", "num_shots": 20} for level in ("s", "l")}
+    for splits, level in (({"S": 19, "T": 30}, "s"), ({"S": 30, "T": 19}, "l")):
+        with pytest.raises(StudyError, match=f"methods.m.trainable.{level}.num_shots = 20 must be at most 19"):
+            chains(splits=splits, methods={"m": {"trainable": prompts}})
+
+
+def test_neighbours_are_among_the_examples_of_a_student() -> None:
+    method = {"m": {"labels": {"l": {"transforms": [KNN]}}}}
+    assert chains(splits={"S": 10, "T": 30}, methods=method)
+    with pytest.raises(StudyError, match="k = 20 must be below 10"):
+        chains(splits={"S": 30, "T": 10}, methods=method)
+
+
 def test_an_oracle_is_set_by_a_method_for_a_level_that_stops_early() -> None:
     with pytest.raises(StudyError, match="never stops early"):
         chain_of(oracle=["l"])

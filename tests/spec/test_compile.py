@@ -86,6 +86,41 @@ def test_a_chain_that_skips_a_level_keeps_the_splits_of_its_levels() -> None:
             assert [part.split.name for part in stage.spec.train] == [f"T{LEVELS.index(stage.level)}"], chain.name
 
 
+def test_s_and_the_ti_have_sizes_of_their_own() -> None:
+    sizes: dict[str, int] = {}
+    for _, stage in stages(splits={"S": 30, "T": 120, "validation_examples": 10}):
+        parts = (*stage.spec.train, *([stage.spec.validation] if stage.spec.validation else []))
+        for split in (*(part.split for part in parts), *(prediction.split for prediction in stage.predicts)):
+            assert sizes.setdefault(split.name, split.num_examples) == split.num_examples
+    assert sizes == {"S": 30, "T1": 120, "T2": 120, "V0": 10, "V1": 10, "V2": 10, "test": 100}
+
+
+@pytest.mark.parametrize(
+    ("splits", "task", "sizes"),
+    [
+        ({"S": 30}, {}, (30, 500)),
+        ({"T": 30}, {}, (500, 30)),
+        ({"S": 30, "T": 40}, {"train_examples": 50}, (50, 50)),
+        ({"S": 30, "T": 40}, {"S": 60}, (60, 40)),
+        ({}, {"S": 60, "train_examples": 50}, (60, 50)),
+    ],
+)
+def test_a_tasks_sizes_count_before_the_studys(
+    splits: dict[str, int], task: dict[str, int], sizes: tuple[int, int]
+) -> None:
+    raw = {"tasks": {"t": {"builtin": "code_continuation", **task}}, "splits": {"train_examples": 500, **splits}}
+    of_level_0, of_students = [
+        {stage.spec.train[0].split.num_examples for _, stage in stages(**raw) if (stage.arm == "floor") == is_floor}
+        for is_floor in (True, False)
+    ]
+    assert (of_level_0, of_students) == ({sizes[0]}, {sizes[1]})
+
+
+def test_equal_sizes_give_the_identities_of_train_examples() -> None:
+    by_level = [stage.identity for _, stage in stages(splits={"S": 300, "T": 300})]
+    assert by_level == [stage.identity for _, stage in stages(splits={"train_examples": 300})]
+
+
 def test_the_floor_learns_ground_truth_on_its_own_split() -> None:
     for chain in chains():
         (part,) = chain.stages[0].spec.train

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask, distinct_stages
+from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask, distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
 from w2s_ray.spec.load import load_study
+from w2s_ray.spec.stage import ModelSource
+from w2s_ray.spec.study import Study
 from w2s_ray.tasks import nlp
 
 FOLDER = Path(__file__).parents[2] / "tune_configs"
@@ -29,7 +31,7 @@ NUM_STAGES = {
     "paper_nlp": 22 * 3 * 34,
     "paper_nlp_pythia": 22 * 3 * 12,
     "paper_chess": 3 * 11,
-    "paper_reward_model": 3 * 16,
+    "paper_reward_model": 3 * 18,
     "openai_repo": 4 * 3 * 32,
     "eleuther": 5 * 3 * 18,
 }
@@ -41,16 +43,47 @@ def test_this_test_covers_every_published_study() -> None:
     assert {path.stem for path in FOLDER.glob("*.yaml")} == {*NUM_STAGES, *NUM_CANDIDATES}
 
 
-@pytest.mark.parametrize("name", NUM_STAGES)
-def test_a_published_study_compiles_to_its_stages(name: str) -> None:
-    study = load_study(FOLDER / f"{name}.yaml")
+def stages_of(study: Study) -> dict[str, PlannedStage]:
     task = ResolvedTask(fingerprint="", num_classes=2, num_test=10, num_documents=10, num_held_out=10)
     resolution = Resolution(
         tasks={name: task.model_copy(update={"fingerprint": name}) for name in study.tasks},
         models={level: ResolvedModel(revision=level, num_parameters=1) for level in study.ladder},
     )
+    return distinct_stages(compile_study(study, resolution))
+
+
+@pytest.mark.parametrize("name", NUM_STAGES)
+def test_a_published_study_compiles_to_its_stages(name: str) -> None:
+    study = load_study(FOLDER / f"{name}.yaml")
     assert study.name == name
-    assert len(distinct_stages(compile_study(study, resolution))) == NUM_STAGES[name]
+    assert len(stages_of(study)) == NUM_STAGES[name]
+
+
+@pytest.mark.parametrize(("kind", "low", "high"), [("probe", 20, 100), ("lora", 10, 10)])
+def test_trap_24_a_probe_and_lora_have_a_larger_rate_than_the_ceiling_of_all_weights(
+    kind: str, low: float, high: float
+) -> None:
+    """At one rate for all ways of training `pgr_full` measures the rate."""
+    seen = 0
+    for name in NUM_STAGES:
+        stages = stages_of(load_study(FOLDER / f"{name}.yaml"))
+        for stage in stages.values():
+            if stage.spec.trainable.kind == kind and stage.full_ceiling in stages:
+                rates = [it.spec.optimisation.learning_rate for it in (stage, stages[stage.full_ceiling])]
+                assert low <= round(rates[0] / rates[1], 6) <= high, name
+                seen += 1
+    assert seen
+
+
+def test_naive_reward_models_do_not_stop_early() -> None:
+    stages = stages_of(load_study(FOLDER / "paper_reward_model.yaml"))
+    stopping = {stage.arm for stage in stages.values() if stage.spec.optimisation.early_stopping is not None}
+    assert stopping == {"direct", "ceiling"}, "those of generative_oracle"
+    assert not any(
+        stage.spec.optimisation.early_stopping
+        for stage in stages.values()
+        if isinstance(stage.spec.starts_from, ModelSource)
+    )
 
 
 @pytest.mark.parametrize("name", NUM_CANDIDATES)

@@ -30,6 +30,17 @@ def test_a_grid_is_every_combination_and_each_point_has_its_chains() -> None:
     assert (rates, sizes) == ({1e-4, 2e-4}, {50, 100})
 
 
+def test_sizes_are_searched_by_level_where_a_task_has_none_of_its_own() -> None:
+    chains = chains_of(searching({"splits.S": [30, 60], "splits.T": [100, 200]}))
+    sizes = {tuple(stage.spec.train[0].split.num_examples for stage in chain.stages) for chain in chains}
+    assert sizes == {(30, 100, 100), (30, 200, 200), (60, 100, 100), (60, 200, 200)}
+    own = {"tasks": {"t": {"builtin": "code_continuation", "T": 50}}}
+    assert searching({"splits.train_examples": [30, 60]}, own)
+    for key in ("splits.T", "splits.train_examples"):
+        with pytest.raises(StudyError, match=f"{key} has no effect"):
+            searching({key: [30, 60]}, {**own, "splits": {"S": 20}})
+
+
 def test_points_share_every_stage_that_their_settings_do_not_change() -> None:
     study = searching({ALPHA: [0.1, 0.2, 0.3]}, {"methods": {"half": {"losses": {"l": {"kind": "confidence"}}}}})
     assert len(distinct_stages(chains_of(study))) == 2 + 3, "one floor, one ceiling, three students"

@@ -12,6 +12,7 @@ from w2s_ray.spec.identity import short
 
 if TYPE_CHECKING:
     from w2s_ray.planning.plan import Plan, StagePlan
+    from w2s_ray.spec.chain import ResolvedTask
 
 
 def print_plan(path: Path, store_folder: Path, overrides: Sequence[str], *, as_json: bool) -> None:
@@ -29,10 +30,21 @@ def print_plan(path: Path, store_folder: Path, overrides: Sequence[str], *, as_j
     for chain in study_plan.chains[:MAX_ROWS]:
         terminal.line(f"  {chain.name}: {' → '.join(short(identity) for identity in chain.stages)}")
     terminal.omitted(len(study_plan.chains), "chain")
+    for name, task in list(study_plan.tasks.items())[:MAX_ROWS]:
+        terminal.line(f"task {name}: {_sizes(task)}")
+    terminal.omitted(len(study_plan.tasks), "task")
     terminal.out.print(_stage_table(study_plan))
     terminal.omitted(len(study_plan.stages), "stage")
     for line in _summary(study_plan):
         terminal.line(line)
+
+
+def _sizes(task: "ResolvedTask") -> str:
+    if task.kind == "text":
+        return f"{count_text(task.num_documents, 'document')}, {task.num_held_out} held out"
+    if task.sizes is None:
+        return "sizes unknown"
+    return f"S {task.sizes.S:,}, T {task.sizes.T:,}, V {task.sizes.V:,}, test {count_text(task.num_test, 'example')}"
 
 
 def _stage_table(plan: "Plan") -> Table:

@@ -20,8 +20,8 @@ from w2s_ray.spec.checks import least_examples
 from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.spec.points import count_chains, notices
 from w2s_ray.spec.search import SearchSpec
-from w2s_ray.spec.stage import Optimisation
-from w2s_ray.spec.study import LevelSpec, MethodSpec, Study
+from w2s_ray.spec.stage import Optimisation, Prompt
+from w2s_ray.spec.study import MethodSpec, Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.search_result import every_chain
 
@@ -181,18 +181,22 @@ def shrink(study: Study) -> Study:
     Seeds, chains, methods, models and execution settings stay, because they are what a smoke run tries. Filters and
     pooled splits make the number of steps smaller or larger.
     """
-    max_step = max(level.optimisation.examples_per_step for level in study.ladder.values())
+    max_step = _max_step(study)
     needed = max(least_examples(method) for method in study.methods.values())
     train_examples = max(SMOKE_STEPS * max_step, 2 * needed)  # balancing by class may leave too few neighbours
-    splits = study.splits.model_copy(update={"train_examples": train_examples, "validation_examples": 8})
-    sizes = {"test_examples": 16, "train_examples": None, "validation_examples": None}
+    own = {"train_examples": None, "S": None, "T": None, "validation_examples": None}
+    splits = study.splits.model_copy(update={**own, "train_examples": train_examples, "validation_examples": 8})
+    sizes = {**own, "test_examples": 16}
     labelled = [method for method in study.methods.values() if method.objective == "labels"]
     tasks = {
         name: task.model_copy(update=sizes) if any(method.serves(name) for method in labelled) else task
         for name, task in study.tasks.items()
     }
-    ladder = {name: _shrink_level(level, train_examples) for name, level in study.ladder.items()}
-    methods = {name: _shrink_method(method, train_examples) for name, method in study.methods.items()}
+    ladder = {
+        name: level.model_copy(update={"optimisation": _shrink_optimisation(level.optimisation, train_examples)})
+        for name, level in study.ladder.items()
+    }
+    methods = {name: _shrink_method(study, method, train_examples) for name, method in study.methods.items()}
     report = study.report.model_copy(update={"bootstrap_samples": 50})
     tracking = study.tracking.model_copy(update={"wandb": "disabled"})
     update = {"tracking": tracking, "tasks": tasks, "ladder": ladder, "methods": methods, "splits": splits}
@@ -201,8 +205,7 @@ def shrink(study: Study) -> Study:
 
 def _shrink_text(resolution: Resolution, study: Study) -> Resolution:
     """Return the resolution with only as many documents as two steps of pretraining need."""
-    max_step = max(level.optimisation.examples_per_step for level in study.ladder.values())
-    limit = max_step * SMOKE_STEPS * _SMOKE_DOCUMENTS_PER_EXAMPLE
+    limit = _max_step(study) * SMOKE_STEPS * _SMOKE_DOCUMENTS_PER_EXAMPLE
     tasks = {
         name: task.model_copy(
             update={"num_documents": min(task.num_documents, limit), "num_held_out": min(task.num_held_out, 16)}
@@ -212,15 +215,24 @@ def _shrink_text(resolution: Resolution, study: Study) -> Resolution:
     return resolution.model_copy(update={"tasks": tasks})
 
 
-def _shrink_level(level: LevelSpec, train_examples: int) -> LevelSpec:
-    return level.model_copy(update={"optimisation": _shrink_optimisation(level.optimisation, train_examples)})
+def _max_step(study: Study) -> int:
+    """Return the most examples of one optimizer step of labelled training."""
+    return max(
+        study.optimisation_of(method, level).examples_per_step
+        for method in study.methods.values()
+        for level in study.ladder
+    )
 
 
-def _shrink_method(method: MethodSpec, train_examples: int) -> MethodSpec:
-    generative = {
-        level: _shrink_optimisation(settings, train_examples) for level, settings in method.generative.items()
+def _shrink_method(study: Study, method: MethodSpec, train_examples: int) -> MethodSpec:
+    generative = {level: _shrink_optimisation(own, train_examples) for level, own in method.generative.items()}
+    own = {
+        level: own
+        if isinstance(method.trainable_of(level), Prompt)  # whose own key can only be its context
+        else _shrink_optimisation(study.optimisation_of(method, level), train_examples)
+        for level, own in method.optimisation.items()
     }
-    return method.model_copy(update={"generative": generative})
+    return method.model_copy(update={"generative": generative, "optimisation": own})
 
 
 def _shrink_optimisation(optimisation: Optimisation, train_examples: int) -> Optimisation:

@@ -9,7 +9,7 @@ occurs in a test file is left out.
 
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -92,8 +92,19 @@ def check_sizes(
     test_examples: int | None,
     seeds: Sequence[int],
     balance: bool,
+    supervisor_examples: int | None = None,
 ) -> None:
     """Check, before anything runs, that there are enough examples for every split of every seed.
+
+    Args:
+        prepared: the task.
+        num_levels: levels of the ladder.
+        train_examples: size of every Ti, and of S if it has none of its own.
+        validation_examples: size of every Vi.
+        test_examples: size of the test set; all of its examples for None.
+        seeds: of the study.
+        balance: whether the splits are balanced by class.
+        supervisor_examples: size of S.
 
     Raises:
         DataError: with the numbers needed and available, and the longest ladder that fits.
@@ -102,7 +113,7 @@ def check_sizes(
         _check_documents(prepared)
         return
     num_test(prepared, test_examples)
-    sizes = (train_examples, validation_examples)
+    sizes = {"S": supervisor_examples or train_examples, "T": train_examples, "V": validation_examples}
     too_small = _first_too_small(prepared, num_levels, sizes, seeds, balance)
     if too_small is None:
         return
@@ -110,12 +121,15 @@ def check_sizes(
     shorter = range(num_levels - 1, 1, -1)
     longest = next((n for n in shorter if _first_too_small(prepared, n, sizes, seeds, balance) is None), None)
     fits = f"the longest ladder that fits has {longest} levels" if longest else "no ladder of two levels or more fits"
-    train, validation = _largest_sizes(prepared, num_levels, seeds, balance)
-    smaller = f"set splits.train_examples to at most {train} and splits.validation_examples to at most {validation}, "
+    largest = _largest_sizes(prepared, num_levels, seeds, balance)
+    train = f"S to at most {largest['S']}, splits.T to at most {largest['T']}"
+    if sizes["S"] == sizes["T"]:
+        train = f"train_examples to at most {min(largest['S'], largest['T'])}"
+    smaller = f"set splits.{train} and splits.validation_examples to at most {largest['V']}, "
     kind = "balanced examples" if balance else "examples"
     raise DataError(
         f"{slot} (seed {seed}) needs {wanted} {kind}, there are {_described(prepared, counts)}; {fits}",
-        f"{smaller if train and validation else ''}shorten the ladder, or add data",
+        f"{smaller if all(largest.values()) else ''}shorten the ladder, or add data",
     )
 
 
@@ -243,28 +257,26 @@ def _check_documents(prepared: PreparedTask) -> None:
 
 
 def _first_too_small(
-    prepared: PreparedTask, num_levels: int, sizes: tuple[int, int], seeds: Sequence[int], balance: bool
+    prepared: PreparedTask, num_levels: int, sizes: Mapping[str, int], seeds: Sequence[int], balance: bool
 ) -> tuple[str, int, int, IntArray] | None:
     """Return the first slot that is too small: its name, the seed, the number needed and the counts by class."""
-    train_examples, validation_examples = sizes
     for seed in seeds:
         for name, rows in _slot_orders(prepared, num_levels, seed).items():
-            wanted = validation_examples if name.startswith("V") else train_examples
+            wanted = sizes[name[0]]
             counts = _class_counts(prepared, rows)
             if wanted > (_balanced_size(counts) if balance else len(rows)):
                 return name, seed, wanted, counts
     return None
 
 
-def _largest_sizes(prepared: PreparedTask, num_levels: int, seeds: Sequence[int], balance: bool) -> tuple[int, int]:
-    """Return the largest training and validation sizes that fit into every slot of every seed."""
-    train: list[int] = []
-    validation: list[int] = []
+def _largest_sizes(prepared: PreparedTask, num_levels: int, seeds: Sequence[int], balance: bool) -> dict[str, int]:
+    """Return the largest sizes of S, every Ti and every Vi that fit into their slots for every seed."""
+    largest: dict[str, int] = {}
     for seed in seeds:
         for name, rows in _slot_orders(prepared, num_levels, seed).items():
             size = _balanced_size(_class_counts(prepared, rows)) if balance else len(rows)
-            (validation if name.startswith("V") else train).append(size)
-    return min(train), min(validation)
+            largest[name[0]] = min(size, largest.get(name[0], size))
+    return largest
 
 
 def _described(prepared: PreparedTask, counts: IntArray) -> str:

@@ -10,7 +10,7 @@ from w2s_ray.planning.memory import fit_memory, longest_text, nearest_that_fits
 from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import UNRESOLVED
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages, num_named
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedTask, distinct_stages, num_named
 from w2s_ray.spec.points import count_chains, notices, uses_dropout
 from w2s_ray.spec.stage import ZeroStage
 from w2s_ray.spec.study import Study
@@ -89,6 +89,8 @@ class Plan(Spec):
     """Estimate for all stages that are not trained yet, one after another."""
     disk_bytes: int | None
     """Estimate of what those will add, with the checkpoints of the largest."""
+    tasks: dict[str, ResolvedTask]
+    """With the sizes of their splits."""
     dropout: bool
     """Whether a model may be trained with dropout, so that results depend on workers and micro-batches."""
     unresolved: tuple[str, ...]
@@ -124,6 +126,7 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
         num_to_train=len(waiting),
         seconds=_total(stage.seconds for stage in waiting),
         disk_bytes=_disk_bytes(waiting),
+        tasks=resolution.tasks,
         dropout=uses_dropout(study),
         unresolved=resolution.unresolved,
     )

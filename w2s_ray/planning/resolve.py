@@ -21,7 +21,7 @@ from w2s_ray.spec.identity import identity
 from w2s_ray.spec.load import STUDY_NAME
 from w2s_ray.spec.points import largest, one_changed
 from w2s_ray.spec.stage import Lora, Probe, Prompt
-from w2s_ray.spec.study import LevelSpec, MethodSpec, SplitSizes, Study, TaskSpec
+from w2s_ray.spec.study import LevelSpec, MethodSpec, Study, TaskSizes, TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
 from w2s_ray.tasks.registry import open_task
@@ -128,9 +128,9 @@ def _prepared(store: ArtifactStore, name: str, task: TaskSpec, lock: Lock | None
 
 def _check_distinct(study: Study, tasks: Mapping[str, ResolvedTask]) -> None:
     """Refuse two names for the same data with splits of the same size, because their stages are identical."""
-    known: dict[tuple[str, SplitSizes], str] = {}
+    known: dict[tuple[str, TaskSizes], str] = {}
     for name, task in tasks.items():
-        other = known.setdefault((task.fingerprint, study.splits_of(name)), name)
+        other = known.setdefault((task.fingerprint, study.sizes_of(name)), name)
         if other != name:
             raise DataError(
                 f"tasks {other} and {name} have the same data and split sizes, so they are one task",
@@ -144,7 +144,7 @@ def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: 
     for variant in variants:
         _check_methods(variant, name, prepared)
     study = largest(study)
-    sizes = study.splits_of(name)
+    sizes = study.sizes_of(name)
     known = ResolvedTask(
         fingerprint=prepared.fingerprint,
         kind=prepared.kind,
@@ -161,15 +161,16 @@ def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: 
         check_sizes(
             prepared,
             num_levels=len(study.ladder),
-            train_examples=sizes.train_examples,
-            validation_examples=sizes.validation_examples,
+            train_examples=sizes.T,
+            supervisor_examples=sizes.S,
+            validation_examples=sizes.V,
             test_examples=task.test_examples,
             seeds=study.seeds,
-            balance=sizes.balance_transfer,
+            balance=sizes.balance,
         )
     except DataError as error:
         raise DataError(f"task {name}: {error.message}", error.hint) from None
-    return known.model_copy(update={"num_test": num_test(prepared, task.test_examples)})
+    return known.model_copy(update={"num_test": num_test(prepared, task.test_examples), "sizes": sizes})
 
 
 def _unresolved_task(name: str, task: TaskSpec) -> ResolvedTask:
@@ -236,11 +237,14 @@ def _named(level: LevelSpec) -> str:
 
 
 def _contexts(variants: Sequence[Study], level: str) -> tuple[int, ...]:
-    """Return the context lengths of a level's training, and of its pretraining by methods."""
-    own = [variant.ladder[level].optimisation.context_tokens for variant in variants]
-    methods = (method for variant in variants for method in variant.methods.values())
-    reading = [method.generative[level].context_tokens for method in methods if level in method.generative]
-    return tuple(dict.fromkeys(own + reading))
+    """Return the context lengths in which a level's model is trained, or reads texts."""
+    settings = (
+        own
+        for variant in variants
+        for method in variant.methods.values()
+        for own in variant.optimisations(method, level)
+    )
+    return tuple(dict.fromkeys(own.context_tokens for own in settings))
 
 
 def _targets(variants: Sequence[Study], level: str) -> tuple[str, ...]:

@@ -5,18 +5,19 @@ the last level share the students below it, and a chain's first student is its `
 stage per seed, and for a student one floor as well: a `truth_chain` does not depend on level 0, so it may belong to
 several floors.
 
-A student's ceiling is the one of its own setting: a probe, a student that was first trained on text and one with random
-initial weights each have a ceiling that trains the same way from the same start. It is looked up by task, point, seed,
-level, start and trainable weights, in any method and chain of the study.
+A student's ceiling is the one of its own setting: a probe, a student that was first trained on text, one with random
+initial weights and one whose method sets its own optimisation each have a ceiling that trains the same way from the
+same start. The compiler names it (`PlannedStage.ceiling`); any method and chain of the study may be the one that
+trains it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.spec.labels import GroundTruth, WeakLabels
 from w2s_ray.spec.search import Point
-from w2s_ray.spec.stage import AllWeights, StageSource, StageSpec, Trainable
+from w2s_ray.spec.stage import StageSource, StageSpec
 from w2s_ray.spec.study import Arm, Study
 
 ARM_ORDER: tuple[Arm, ...] = (
@@ -111,32 +112,10 @@ class DistinctArm(NamedArm):
         return {seed: stage.identity for seed, stage in self.stages.items()}
 
 
-class Ceilings:
-    """Finds the ceiling of a student among all chains of a study."""
-
-    def __init__(self, chains: Iterable[Chain]) -> None:
-        self._identities = {
-            _setting_key(chain, stage, stage.spec.trainable): stage.identity
-            for chain in chains
-            for stage in chain.stages
-            if stage.arm in ("ceiling", "full_ceiling")
-        }
-
-    def own(self, chain: Chain, stage: PlannedStage) -> str | None:
-        """Return the identity of the ceiling of a student's own setting; None where the study has none.
-
-        A `self` student has none, because its model is the floor's.
-        """
-        return self._identities.get(_setting_key(chain, stage, stage.spec.trainable)) if stage.arm != "self" else None
-
-    def full(self, chain: Chain, stage: PlannedStage) -> str | None:
-        """Return the ceiling that trains all weights, for a student that trains only some."""
-        is_full = isinstance(stage.spec.trainable, AllWeights)
-        return None if is_full else self._identities.get(_setting_key(chain, stage, AllWeights()))
-
-
-def _setting_key(chain: Chain, stage: PlannedStage, trainable: Trainable) -> tuple[object, ...]:
-    return chain.task, chain.point, chain.seed, stage.level, stage.spec.starts_from, trainable
+def trained_ceilings(stage: PlannedStage, trained: Container[str]) -> tuple[str | None, str | None]:
+    """Return the ceiling of a student's own setting and the one that trains all weights, where the study has them."""
+    own, full = (ceiling if ceiling in trained else None for ceiling in (stage.ceiling, stage.full_ceiling))
+    return own, full
 
 
 def floor_of(chain: Chain) -> str | None:
@@ -186,13 +165,13 @@ def _learned_truth_beyond_s(stage: PlannedStage) -> bool:
 def distinct_arms(chains: Iterable[Chain], ladder: Iterable[str]) -> list[DistinctArm]:
     """Return every distinct arm with its label, ordered by task, level and kind."""
     chains = list(chains)
-    ceilings = Ceilings(chains)
+    trained = {stage.identity for chain in chains for stage in chain.stages}
     by_place: dict[tuple[str, tuple[str, ...], str, Point | None], dict[int, Chain]] = {}
     for chain in chains:
         by_place.setdefault((chain.task, chain.path, chain.method, chain.point), {})[chain.seed] = chain
     arms: dict[object, DistinctArm] = {}
     for by_seed in by_place.values():
-        _add_chain(arms, by_seed, ceilings)
+        _add_chain(arms, by_seed, trained)
     order = list(ladder)
     tasks = list(dict.fromkeys(task for task, *_ in by_place))
     ordered = sorted(arms.values(), key=lambda a: (tasks.index(a.task), order.index(a.level), ARM_ORDER.index(a.arm)))
@@ -220,7 +199,7 @@ def set_labels(arms: Sequence[NamedArm]) -> None:
             arm.label = " · ".join(parts)
 
 
-def _add_chain(arms: dict[object, DistinctArm], by_seed: Mapping[int, Chain], ceilings: Ceilings) -> None:
+def _add_chain(arms: dict[object, DistinctArm], by_seed: Mapping[int, Chain], trained: Container[str]) -> None:
     """Add the stages of one chain, given by seed, each as a new arm or as one more name of a known one."""
     first = next(iter(by_seed.values()))
     slots = {seed: _slots(chain) for seed, chain in by_seed.items()}
@@ -231,14 +210,15 @@ def _add_chain(arms: dict[object, DistinctArm], by_seed: Mapping[int, Chain], ce
         identities = tuple((seed, stage.identity) for seed, stage in stages.items())
         key = (first.task, level, identities, tuple(floors.items()) if arm in STUDENTS else ())
         if key not in arms:
+            ceilings = {seed: trained_ceilings(stage, trained) for seed, stage in stages.items()}
             arms[key] = DistinctArm(
                 level=level,
                 places=[],
                 task=first.task,
                 stages=stages,
                 floors=floors,
-                ceilings=_present({seed: ceilings.own(by_seed[seed], stage) for seed, stage in stages.items()}),
-                full_ceilings=_present({seed: ceilings.full(by_seed[seed], stage) for seed, stage in stages.items()}),
+                ceilings=_present({seed: own for seed, (own, _) in ceilings.items()}),
+                full_ceilings=_present({seed: full for seed, (_, full) in ceilings.items()}),
             )
         arms[key].add(Place(first.method, first.path, first.point, arm, number))
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from w2s_ray.report.arms import Ceilings, floor_of, is_oracle, setting_of
+from w2s_ray.report.arms import floor_of, is_oracle, setting_of, trained_ceilings
 from w2s_ray.report.evidence import Evidence, gather
 from w2s_ray.report.metrics import METRICS, Values, case_of, measure
 from w2s_ray.spec.chain import Resolution
@@ -33,7 +33,6 @@ def read_results(study: Study, resolution: Resolution, store: ArtifactStore) -> 
 
 def to_frame(study: Study, evidence: Evidence) -> pd.DataFrame:
     """Return the results of a study whose evidence is read already."""
-    ceilings = Ceilings(evidence.chains)
     known: dict[tuple[str, str | None, str | None], Values] = {}
     rows = []
     for chain in evidence.chains:
@@ -41,7 +40,7 @@ def to_frame(study: Study, evidence: Evidence) -> pd.DataFrame:
             identity = stage.identity
             if identity not in evidence.predictions:
                 continue
-            key = (identity, floor_of(chain), ceilings.own(chain, stage))
+            key = (identity, floor_of(chain), trained_ceilings(stage, evidence.stages)[0])
             if key not in known:
                 case = case_of(evidence, *key)
                 is_right_N = case.predictions.predicted_N == case.truth_N

@@ -91,6 +91,12 @@ def suggestion(word: str, known: Iterable[str], what: str = "keys") -> str:
     return f"did you mean {near[0]!r}?" if near else f"known {what} here: {', '.join(known)}"
 
 
+def check_known(name: str, known: Iterable[str], key: str, what: str) -> None:
+    """Refuse a name that is not among those known, with the nearest one."""
+    if name not in known:
+        raise StudyError(f"{key} names an unknown {what}: {name}", suggestion(name, known, f"{what}s"))
+
+
 def study_error(error: ValidationError, source: str, kind: Any, within: Sequence[str] = ()) -> StudyError:
     """Return pydantic's error as one with a sentence for each key that breaks a rule.
 

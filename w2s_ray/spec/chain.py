@@ -6,7 +6,7 @@ from functools import cached_property
 from w2s_ray.spec.base import Kind, Positive, Spec
 from w2s_ray.spec.search import Point
 from w2s_ray.spec.stage import Execution, PredictionSpec, StageSource, StageSpec
-from w2s_ray.spec.study import Arm
+from w2s_ray.spec.study import Arm, TaskSizes
 
 
 class ResolvedTask(Spec):
@@ -18,6 +18,8 @@ class ResolvedTask(Spec):
     class_names: tuple[str, ...] = ()
     num_test: int
     """Examples of the test set in this study."""
+    sizes: TaskSizes | None = None
+    """The largest that the study or its search asks for; None for text alone, and for data that could not be read."""
     num_documents: int = 0
     """Training documents of a task without labels."""
     num_held_out: int = 0
@@ -77,6 +79,10 @@ class PlannedStage(Spec):
     task: str
     supervisors: tuple[str, ...] = ()
     """Identities of the stages whose labels it learns from; in an ensemble the floor comes first."""
+    ceiling: str | None = None
+    """Identity of the ceiling of a student's own setting, whether or not the study trains it."""
+    full_ceiling: str | None = None
+    """Identity of the ceiling that trains all weights, for a student that trains only some."""
     predicts: tuple[PredictionSpec, ...] = ()
     num_reports: int = 0
     """How often it is evaluated on its validation examples for a search's scheduler; does not change the training."""

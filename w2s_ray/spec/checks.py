@@ -10,23 +10,21 @@ from itertools import product
 from typing import get_args
 
 from w2s_ray.errors import StudyError
-from w2s_ray.spec.base import suggestion
+from w2s_ray.spec.base import check_known
 from w2s_ray.spec.chain import name_without_seed
 from w2s_ray.spec.labels import KeepRandom, Knn, Relabelling, Topological, Transform
 from w2s_ray.spec.losses import Loss, NaiveLoss
-from w2s_ray.spec.reporting import ComparisonSpec, Contender
+from w2s_ray.spec.report_checks import check_report
 from w2s_ray.spec.search import Pbt, SearchSpec
-from w2s_ray.spec.stage import Prompt
-from w2s_ray.spec.study import MethodSpec, StudentArm, Study
+from w2s_ray.spec.stage import Optimisation, Prompt
+from w2s_ray.spec.study import LevelSpec, MethodSpec, StudentArm, Study
 
 _FOR_LABELS = ("arms", "losses", "labels", "supervisors", "trainable", "generative", "oracle")
 """Keys of a method that pretraining does not read."""
+_SIZES = ("train_examples", "S", "T", "validation_examples", "test_examples")
+"""Keys of a task that pretraining does not read either."""
 _FROM_LEVEL_0 = ("chain", "direct", "pooled", "self")
 """Arms of students that learn from the first supervisors."""
-_STUDENTS = {"zero_shot": slice(None), "self": slice(1), "truth_chain": slice(2, None)}
-"""The levels of a chain on which an arm has students; all but the first for the other arms."""
-_RESAMPLES_PER_COMPARISON = 40
-"""The smallest p-value of B resamples is 2 / (B + 1); times the number of comparisons it must be at most .05."""
 _FIXED_KEYS = ("name", "search", "tracking", "report", "max_concurrent")
 """Keys of a study that change no chain."""
 _OUTSIDE_KEYS = ("model", "revision", "pad_token", "architecture")
@@ -36,7 +34,7 @@ _OUTSIDE_KEYS = ("model", "revision", "pad_token", "architecture")
 def check_study(study: Study) -> None:
     """Refuse a study whose parts do not go together, or whose report or search does not fit it."""
     check_together(study)
-    _check_report(study)
+    check_report(study)
     if study.search is not None:
         _check_search_tasks(study, study.search)
         for key in study.search.space:
@@ -95,7 +93,7 @@ def _check_chains(study: Study) -> None:
     is_pretraining = all(method.objective == "next_token" for method in study.methods.values())
     for path in study.paths:
         for level in path:
-            _check_known(level, order, "chains", "level")
+            check_known(level, order, "chains", "level")
         if [order.index(level) for level in path] != sorted({order.index(level) for level in path}):
             raise StudyError(
                 f"chain {list(path)} must climb the ladder from weak to strong without a repeated level",
@@ -121,33 +119,32 @@ def _check_chain_names(study: Study) -> None:
 
 def _check_ladder(study: Study) -> None:
     for level, entry in study.ladder.items():
-        stopping = entry.optimisation.early_stopping
-        if stopping is not None and stopping.by == "oracle":
-            raise StudyError(
-                f"ladder.{level}.optimisation.early_stopping.by = oracle can only be set by a method",
-                f"add {level} to methods.<name>.oracle",
-            )
-        shape, context = entry.architecture, entry.optimisation.context_tokens
-        if shape is not None and context > shape.context_tokens:
-            raise StudyError(
-                f"ladder.{level}.optimisation.context_tokens = {context} must be at most "
-                f"ladder.{level}.architecture.context_tokens = {shape.context_tokens}"
-            )
+        _check_optimisation(f"ladder.{level}.optimisation", level, entry, entry.optimisation)
 
 
-def _check_known(name: str, known: Iterable[str], key: str, what: str) -> None:
-    if name not in known:
-        raise StudyError(f"{key} names an unknown {what}: {name}", suggestion(name, known, f"{what}s"))
+def _check_optimisation(key: str, level: str, entry: LevelSpec, optimisation: Optimisation) -> None:
+    stopping = optimisation.early_stopping
+    if stopping is not None and stopping.by == "oracle":
+        raise StudyError(
+            f"{key}.early_stopping.by = oracle can only be set by methods.<name>.oracle",
+            f"add {level} to methods.<name>.oracle",
+        )
+    shape, context = entry.architecture, optimisation.context_tokens
+    if shape is not None and context > shape.context_tokens:
+        raise StudyError(
+            f"{key}.context_tokens = {context} must be at most ladder.{level}.architecture.context_tokens = "
+            f"{shape.context_tokens}"
+        )
 
 
 def _check_names(study: Study, key: str, method: MethodSpec) -> None:
     if method.tasks == ():
         raise StudyError(f"{key}.tasks is empty", "list at least one task, or leave it out for all of them")
     for task in method.tasks or ():
-        _check_known(task, study.tasks, f"{key}.tasks", "task")
+        check_known(task, study.tasks, f"{key}.tasks", "task")
     for part, levels in method.levels_named.items():
         for level in levels:
-            _check_known(level, study.ladder, f"{key}.{part}", "level")
+            check_known(level, study.ladder, f"{key}.{part}", "level")
     if not method.arms:
         arms = ", ".join(get_args(StudentArm))
         raise StudyError(f"{key}.arms is empty", f"list some of {arms}, or leave it out for chain and ceiling")
@@ -159,17 +156,17 @@ def _check_pretraining(study: Study, name: str, method: MethodSpec) -> None:
         if getattr(method, key) != MethodSpec.model_fields[key].get_default(call_default_factory=True):
             raise StudyError(f"methods.{name}.{key} has no effect with objective: next_token", f"remove {key}")
     for task, source in study.tasks.items():
-        sizes = [key for key in ("train_examples", "validation_examples", "test_examples") if getattr(source, key)]
+        sizes = [key for key in _SIZES if getattr(source, key)]
         if method.serves(task) and sizes:
             raise StudyError(
                 f"tasks.{task}.{sizes[0]} has no effect on methods.{name} (objective: next_token): it reads all text",
                 f"use tasks.{task}.test_fraction and the level's optimisation.epochs instead",
             )
-    for level, entry in study.ladder.items():
-        if entry.optimisation.early_stopping is not None:
+    for level in study.ladder:
+        if study.optimisation_of(method, level).early_stopping is not None:
             raise StudyError(
-                f"ladder.{level}.optimisation.early_stopping needs labels, and methods.{name} (objective: next_token) "
-                "has none"
+                f"{_key_of('early_stopping', f'methods.{name}', method, level)} needs labels, and methods.{name} "
+                "(objective: next_token) has none"
             )
 
 
@@ -182,19 +179,25 @@ def _check_method(study: Study, key: str, method: MethodSpec) -> None:
                 f"ladder.{level}.architecture needs objective: next_token, and {key} learns labels",
                 "remove the architecture, or pretrain the model in a study of its own",
             )
-    sizes = {task: study.splits_of(task).train_examples for task in study.tasks if method.serves(task)}
-    smallest = min(sizes, key=sizes.__getitem__)
+    sizes = {task: study.sizes_of(task) for task in study.tasks if method.serves(task)}
+    smallest = min(sizes, key=lambda task: sizes[task].T)
     for level, relabelling in method.labels.items():
         _check_labels(f"{key}.labels.{level}", level, method, relabelling)
-        _check_neighbours(f"{key}.labels.{level}", relabelling, smallest, sizes[smallest])
+        _check_neighbours(f"{key}.labels.{level}", relabelling, smallest, sizes[smallest].T)
     _check_supervisors(f"{key}.supervisors", method, first)
     for level, loss in method.losses.items():
         _check_loss(study, f"{key}.losses.{level}", method, level, loss)
     for level, optimisation in method.generative.items():
         if optimisation.early_stopping is not None:
             raise StudyError(f"{key}.generative.{level}.early_stopping needs labels, and texts have none")
+    for level, own in method.optimisation.items():
+        optimisation = study.optimisation_of(method, level)
+        _check_optimisation(f"{key}.optimisation.{level}", level, study.ladder[level], optimisation)
+        unused = sorted(own.model_fields_set - {"context_tokens"})
+        if isinstance(method.trainable_of(level), Prompt) and unused:
+            raise StudyError(f"{key}.optimisation.{level}.{unused[0]} has no effect on a prompt, which is not trained")
     for level in method.oracle:
-        if study.ladder[level].optimisation.early_stopping is None:
+        if study.optimisation_of(method, level).early_stopping is None:
             raise StudyError(
                 f"{key}.oracle names {level}, which never stops early",
                 f"add ladder.{level}.optimisation.early_stopping",
@@ -209,11 +212,13 @@ def _check_method(study: Study, key: str, method: MethodSpec) -> None:
             if level in first - students:
                 raise StudyError(f"{key}.{part} names {level}, which is a first supervisor and never a student")
     for level, trainable in method.trainable.items():
-        if isinstance(trainable, Prompt) and trainable.num_shots > sizes[smallest]:
-            raise StudyError(
-                f"{key}.trainable.{level}.num_shots = {trainable.num_shots} must be at most {sizes[smallest]}, the "
-                f"training examples of the task {smallest}"
-            )
+        for task, size in sizes.items():
+            most = min([size.S] * (level in first) + [size.T] * (level in students), default=size.T)
+            if isinstance(trainable, Prompt) and trainable.num_shots > most:
+                raise StudyError(
+                    f"{key}.trainable.{level}.num_shots = {trainable.num_shots} must be at most {most}, the training "
+                    f"examples of the task {task}"
+                )
     if "truth_chain" in method.arms and all(len(path) < 3 for path in study.paths):
         raise StudyError(f"{key}.arms has truth_chain, which needs a chain of at least three levels")
 
@@ -265,72 +270,20 @@ def _check_supervisors(key: str, method: MethodSpec, first_levels: Iterable[str]
 def _check_loss(study: Study, key: str, method: MethodSpec, level: str, loss: Loss) -> None:
     if isinstance(method.trainable_of(level), Prompt) and loss != NaiveLoss():
         raise StudyError(f"{key} = {loss.kind} has no effect on a prompt, which is not trained")
-    if loss.least_batch > study.ladder[level].optimisation.examples_per_step:
+    if loss.least_batch > study.optimisation_of(method, level).examples_per_step:
+        step = _key_of("examples_per_step", key.partition(".losses.")[0], method, level)
         raise StudyError(
-            f"ladder.{level}.optimisation.examples_per_step = 1 must be at least {loss.least_batch} for {key} "
+            f"{step} = 1 must be at least {loss.least_batch} for {key} "
             f"({loss.label}), which splits a batch at a threshold",
             "raise it, or use prior: argmax",
         )
 
 
-def _check_report(study: Study) -> None:
-    report, search = study.report, study.search
-    names = search.reported(study.tasks) if search is not None else study.tasks
-    methods_of = {task: {name for name, method in study.methods.items() if method.serves(task)} for task in names}
-    for place, pair in enumerate(report.compare):
-        _check_comparison(f"report.compare.{place}", pair, study, methods_of)
-    for place, reference in enumerate(report.references):
-        for task in reference.tasks or ():
-            _check_known(task, names, f"report.references.{place}.tasks", "task")
-        for contender in reference.contenders.values():
-            _check_contender(f"report.references.{place}.values", contender, study)
-    if len(set(report.compare)) < len(report.compare):
-        raise StudyError("report.compare has a duplicate comparison")
-    num_tests = len(report.compare) * (search.num_reported_points if search is not None else 1)
-    least = _RESAMPLES_PER_COMPARISON * num_tests - 1
-    if report.bootstrap_samples < least:
-        raise StudyError(
-            f"report.bootstrap_samples = {report.bootstrap_samples} must be at least {least} to find a difference "
-            f"among {num_tests} declared comparisons"
-        )
-
-
-def _check_comparison(key: str, pair: ComparisonSpec, study: Study, methods_of: dict[str, set[str]]) -> None:
-    for task in pair.tasks or ():
-        _check_known(task, methods_of, f"{key}.tasks", "task")
-    for contender in (pair.first, pair.second):
-        _check_contender(key, contender, study)
-    shared = [task for task, methods in methods_of.items() if {pair.first.method, pair.second.method} <= methods]
-    if not shared:
-        raise StudyError(f"{key}: no task has both {pair.first.method} and {pair.second.method}")
-    for task in pair.tasks or ():
-        if task not in shared:
-            raise StudyError(f"{key}.tasks names {task}, but the tasks of both methods are {', '.join(shared)}")
-    first, second = (contender.path_among(study.paths)[0] for contender in (pair.first, pair.second))
-    if pair.by == "pgr" and first != second:
-        raise StudyError(f"{key} compares PGRs with different floors, {first} and {second}", "compare `by: accuracy`")
-
-
-def _check_contender(key: str, contender: Contender, study: Study) -> None:
-    """A contender must name one student of the study."""
-    paths = study.paths
-    _check_known(contender.method, study.methods, key, "method")
-    _check_known(contender.arm, study.methods[contender.method].arms, f"{key} ({contender.method})", "arm")
-    if contender.path is not None and contender.path not in paths:
-        _check_known("-".join(contender.path), ["-".join(path) for path in paths], key, "chain")
-    path = contender.path_among(paths)
-    longest = [other for other in paths if len(other) == len(path)]
-    if contender.path is None and len(longest) > 1:
-        chains = ", ".join(f"({'>'.join(path)})" for path in longest)
-        raise StudyError(f"{key} must name the chain of {contender.name}", f"append one of {chains}")
-    if contender.level is not None:
-        _check_known(contender.level, path, key, "level")
-    students = path[_STUDENTS.get(contender.arm, slice(1, None))]
-    if contender.level_among(paths) not in students:
-        raise StudyError(
-            f"{key} names {contender.name}, but {contender.arm} has students on {', '.join(students) or 'no level'} in "
-            f"the chain {'-'.join(path)}"
-        )
+def _key_of(name: str, key: str, method: MethodSpec, level: str) -> str:
+    """Return the key of the study that sets one key of a method's optimisation of a level."""
+    own = method.optimisation.get(level)
+    is_own = own is not None and name in own.model_fields_set
+    return f"{key}.optimisation.{level}.{name}" if is_own else f"ladder.{level}.optimisation.{name}"
 
 
 def _check_search_tasks(study: Study, search: SearchSpec) -> None:
@@ -340,7 +293,7 @@ def _check_search_tasks(study: Study, search: SearchSpec) -> None:
         return any(method.serves(task) for task in tasks for method in study.methods.values())
 
     for task in search.development_tasks:
-        _check_known(task, study.tasks, "search.development_tasks", "task")
+        check_known(task, study.tasks, "search.development_tasks", "task")
     others = search.reported(study.tasks)
     if search.development_tasks and not others:
         raise StudyError("search.development_tasks must leave at least one task of the study for the winners")
@@ -368,7 +321,7 @@ def _check_searched_key(study: Study, search: SearchSpec, key: str) -> None:
     if parts[0] == "tasks":
         raise StudyError(f"{where}: tasks cannot be searched", "declare each variant as a task of its own")
     if parts[0] == "ladder" and len(parts) > 1:
-        _check_known(parts[1], study.ladder, where, "level")
+        check_known(parts[1], study.ladder, where, "level")
     if parts[0] == "ladder" and (len(parts) < 3 or parts[2] in _OUTSIDE_KEYS):
         raise StudyError(
             f"{where}: models cannot be searched",
@@ -378,15 +331,17 @@ def _check_searched_key(study: Study, search: SearchSpec, key: str) -> None:
         raise StudyError(f"{where}: seeds cannot be searched", "list them under search.seeds and seeds")
     if parts == ["splits"]:
         raise StudyError(f"{where}: sizes are searched one by one", "for example splits.train_examples")
-    if parts[0] == "splits" and all(getattr(task, parts[1], None) is not None for task in study.tasks.values()):
-        raise StudyError(f"{where} has no effect: every task has its own {parts[1]}")
+    if parts[0] == "splits" and parts[1] in type(study.splits).model_fields:
+        resized = [study.model_copy(update={"splits": study.splits.model_copy(update={parts[1]: n})}) for n in (1, 2)]
+        if all(resized[0].sizes_of(task) == resized[1].sizes_of(task) for task in study.tasks):
+            raise StudyError(f"{where} has no effect: every task has its own {parts[1]}")
     if parts[0] == "chains" and study.report.compare:
         raise StudyError(
             f"{where} and report.compare exclude each other: a comparison is between the study's chains",
             "list the chains under `chains:` instead",
         )
     last, lower = {path[-1] for path in study.paths}, {level for path in study.paths for level in path[:-1]}
-    is_of_last = parts[0] == "ladder" and parts[1] in last - lower and parts[2] == "optimisation"
+    is_of_last = parts[2:3] == ["optimisation"] and study.level_of(key) in last - lower
     if search.choose_by == "agreement" and not is_of_last:
         raise StudyError(
             f"{where}: agreement with weak labels can only rank optimisation keys of the last student, under one "

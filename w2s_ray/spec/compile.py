@@ -17,6 +17,7 @@ from w2s_ray.spec.base import Kind
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedTask
 from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.spec.labels import GroundTruth, KeepRandom, LabelledSplit, SplitSpec, Transform, WeakLabels, Weighing
+from w2s_ray.spec.level_splits import LevelSplits
 from w2s_ray.spec.losses import NaiveLoss
 from w2s_ray.spec.points import Variants, candidates, final, optimisation_keys
 from w2s_ray.spec.search import Point, SearchResult
@@ -31,10 +32,11 @@ from w2s_ray.spec.stage import (
     StageSpec,
     Trainable,
 )
-from w2s_ray.spec.study import Arm, LevelSpec, MethodSpec, SplitSizes, Study
+from w2s_ray.spec.study import Arm, LevelSpec, MethodSpec, Study
 
 BAG = round(1 - math.exp(-1), 3)
 """Share of S that a bagged member learns from: the distinct examples of a bootstrap sample, on average."""
+_CEILINGS: tuple[Arm, ...] = ("ceiling", "full_ceiling")
 _OBJECTIVES: dict[Kind, Objective] = {
     "classes": "classification",
     "pairs": "preference",
@@ -92,7 +94,7 @@ def _chains(
         for seed in study.seeds:
             for path in study.paths:
                 for method in methods:
-                    compiler = _ChainCompiler(cache, study, ceilings or study, task, path, study.methods[method], seed)
+                    compiler = _ChainCompiler(cache, study, ceilings or study, task, path, method, seed)
                     yield Chain(
                         study=study.name,
                         task=task,
@@ -133,7 +135,8 @@ class _ChainCompiler:
     """The study whose optimisation the ceilings get."""
     task: str
     path: tuple[str, ...]
-    method: MethodSpec
+    name: str
+    """The method's."""
     seed: int
 
     def stages(self) -> Iterator[PlannedStage]:
@@ -194,13 +197,17 @@ class _ChainCompiler:
             feeds: the levels that learn from its labels.
             member: its number among the first supervisors.
         """
-        entry = (self.ceilings if arm in ("ceiling", "full_ceiling") else self.study).ladder[level]
+        entry = (self.ceilings if arm in _CEILINGS else self.study).ladder[level]
+        optimisation = self._optimisation(arm, level)
         sources = tuple(supervisor.identity for supervisor in supervisors)
         request = (arm, level, sources, on, feeds, member, self.task, self.path[0], self.seed)
-        key = (*request, entry, self.splits, self._settings(level, weak=bool(supervisors)))
+        settings = self._settings(level, weak=bool(supervisors))
+        key = (*request, entry, optimisation, self.splits.sizes, settings)
         known = self.cache.stages.get(key)
         if known is None:
-            spec = self._spec(arm, level, entry, supervisors, on, member)
+            spec = self._spec(arm, level, entry, optimisation, supervisors, on, member)
+            has_ceiling = bool(supervisors) and arm != "self"  # that student's model is the floor's
+            trains_all = self.method.trainable_of(level) == AllWeights()
             known = self.cache.stages[key] = PlannedStage(
                 spec=spec,
                 execution=entry.execution,
@@ -208,6 +215,8 @@ class _ChainCompiler:
                 level=level,
                 task=self.task,
                 supervisors=sources,
+                ceiling=self._stage("ceiling", level).identity if has_ceiling else None,
+                full_ceiling=self._stage("full_ceiling", level).identity if has_ceiling and not trains_all else None,
                 predicts=tuple(self.cache.prediction(spec, split) for split in self._predicted(arm, level, feeds)),
             )
         return known
@@ -222,19 +231,31 @@ class _ChainCompiler:
             level in method.random,
             level in method.oracle,
         )
-        return (*shared, method.loss_of(level), method.relabelling_of(level)) if weak else shared
+        if not weak:
+            return shared
+        ceilings = (self._optimisation("ceiling", level), self._optimisation("full_ceiling", level))
+        return (*shared, method.loss_of(level), method.relabelling_of(level), *ceilings)
+
+    def _optimisation(self, arm: Arm, level: str) -> Optimisation:
+        """Return the level's optimisation with the method's own keys, for all arms that more than one method shares."""
+        if arm == "generative":
+            return self.method.generative[level]
+        study = self.ceilings if arm in _CEILINGS else self.study
+        if arm in ("full_ceiling", "zero_shot"):
+            return study.ladder[level].optimisation
+        return study.optimisation_of(study.methods[self.name], level)
 
     def _spec(
         self,
         arm: Arm,
         level: str,
         entry: LevelSpec,
+        optimisation: Optimisation,
         supervisors: tuple[PlannedStage, ...],
         on: tuple[str, ...],
         member: int,
     ) -> StageSpec:
         index, trainable = self.order.index(level), self._trainable(arm, level)
-        optimisation = self.method.generative[level] if arm == "generative" else entry.optimisation
         if supervisors and level in self.method.oracle:
             optimisation = _by_oracle(optimisation)
         weak = self._weak_examples(level, supervisors, on) if supervisors else None
@@ -263,27 +284,26 @@ class _ChainCompiler:
     ) -> tuple[tuple[LabelledSplit, ...], LabelledSplit | None]:
         """Return what a stage without supervisors learns from and is validated on."""
         if arm == "pretraining":
-            held_out = self._split("held_out", self.resolved.num_held_out)
-            return (_true(self._split("text", self.resolved.num_documents)),), _true(held_out)
+            return (_true(self.splits.text()),), _true(self.splits.held_out())
         if arm == "generative":
-            return (_true(self._train_split(level)),), None
+            return (_true(self.splits.train(level)),), None
         if arm == "zero_shot" or level == self.path[0]:  # a zero-shot stage has no shots, so it reads nothing of S
-            split = self._split("S", self.splits.train_examples)
+            split = self.splits.supervisor()
             if member and self.method.supervisors.bagging:
                 bag = (KeepRandom(fraction=BAG),)
                 labels = GroundTruth(transforms=bag, coin_seed=_seed(self.seed, 0, f"bag {member}"))
-                return (LabelledSplit(split=split, labels=labels),), _true(self._first_validation_split())
-            return (_true(split),), _true(self._first_validation_split())
-        return (_true(self._train_split(level)),), _true(self._validation_split(level))
+                return (LabelledSplit(split=split, labels=labels),), _true(self.splits.validation())
+            return (_true(split),), _true(self.splits.validation())
+        return (_true(self.splits.train(level)),), _true(self.splits.validation(level))
 
     def _weak_examples(
         self, level: str, supervisors: tuple[PlannedStage, ...], on: tuple[str, ...]
     ) -> tuple[tuple[LabelledSplit, ...], LabelledSplit]:
         """Return what a student of these supervisors learns from and is validated on."""
         transforms = self.method.relabelling_of(level).transforms
-        train = tuple(self._labelled(supervisors, self._train_split(other), level, transforms) for other in on)
+        train = tuple(self._labelled(supervisors, self.splits.train(other), level, transforms) for other in on)
         transforms = tuple(transform for transform in transforms if transform.for_validation)
-        return train, self._labelled(supervisors, self._validation_split(on[-1]), level, transforms)
+        return train, self._labelled(supervisors, self.splits.validation(on[-1]), level, transforms)
 
     def _labelled(
         self, supervisors: tuple[PlannedStage, ...], split: SplitSpec, level: str, transforms: tuple[Transform, ...]
@@ -292,7 +312,7 @@ class _ChainCompiler:
         combine = self.method.supervisors.combine if len(supervisors) > 1 else "mean"
         weighing = None
         if combine == "weighted":
-            first = self._first_validation_split()
+            first = self.splits.validation()
             weighing = Weighing(split=first, predictions=self._predictions(supervisors, first))
         labels = WeakLabels(
             predictions=self._predictions(supervisors, split),
@@ -314,14 +334,14 @@ class _ChainCompiler:
         if arm in ("pretraining", "generative"):
             return
         if self.cache.predict_test:
-            yield self._split("test", self.resolved.num_test)
+            yield self.splits.test()
         elif level != self.path[0]:
-            yield self._validation_split(level)
+            yield self.splits.validation(level)
         for other in feeds:
-            yield self._train_split(other)
-            yield self._validation_split(other)
+            yield self.splits.train(other)
+            yield self.splits.validation(other)
         if arm in ("floor", "member") and self.method.supervisors.combine == "weighted":
-            yield self._first_validation_split()
+            yield self.splits.validation()
 
     def _source(self, arm: Arm, level: str, entry: LevelSpec) -> ModelSource | StageSource:
         if level in self.method.generative and arm not in ("generative", "zero_shot"):
@@ -335,6 +355,11 @@ class _ChainCompiler:
         )
 
     @cached_property
+    def method(self) -> MethodSpec:
+        """The chain's method."""
+        return self.study.methods[self.name]
+
+    @cached_property
     def order(self) -> list[str]:
         """The ladder's levels, weak to strong."""
         return list(self.study.ladder)
@@ -345,30 +370,9 @@ class _ChainCompiler:
         return self.cache.resolution.tasks[self.task]
 
     @cached_property
-    def splits(self) -> SplitSizes:
-        """The sizes of the task's splits."""
-        return self.study.splits_of(self.task)
-
-    def _train_split(self, level: str) -> SplitSpec:
-        return self._split(f"T{self.order.index(level)}", self.splits.train_examples)
-
-    def _validation_split(self, level: str) -> SplitSpec:
-        return self._split(f"V{self.order.index(level)}", self.splits.validation_examples)
-
-    def _first_validation_split(self) -> SplitSpec:
-        """Return V0, whose ground truth also weighs several supervisors."""
-        return self._split("V0", self.splits.validation_examples)
-
-    def _split(self, name: str, num_examples: int) -> SplitSpec:
-        is_seeded = name not in ("test", "text", "held_out")
-        return SplitSpec(
-            task=self.resolved.fingerprint,
-            name=name,
-            num_examples=max(num_examples, 1),
-            num_levels=len(self.order) if is_seeded else 1,
-            split_seed=self.seed if is_seeded else 0,
-            balance=name == "test" or (is_seeded and self.splits.balance_transfer),
-        )
+    def splits(self) -> LevelSplits:
+        """The task's splits."""
+        return LevelSplits(self.resolved, self.study.sizes_of(self.task), tuple(self.order), self.seed)
 
 
 def _true(split: SplitSpec) -> LabelledSplit:

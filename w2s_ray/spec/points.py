@@ -93,13 +93,19 @@ def final(variant: Study, search: SearchSpec) -> Study:
 
 
 def optimisation_keys(study: Study) -> dict[str, tuple[str, str]]:
-    """Return each searched key of one level's optimisation, with its key in `search.space` and its level."""
-    return {
-        ".".join(path): (key, path[1])
-        for key in (study.search.space if study.search is not None else ())
-        for path in _paths(study, key)
-        if path[0] == "ladder" and path[2:3] == ("optimisation",)
-    }
+    """Return each searched key of one level's optimisation, with its key in `search.space` and whose ceiling judges it.
+
+    That is a level, or `method/level` for a key of one method.
+    """
+    keys: dict[str, tuple[str, str]] = {}
+    for key in study.search.space if study.search is not None else ():
+        for path in _paths(study, key):
+            match path:
+                case ("ladder", level, "optimisation", *_):
+                    keys[".".join(path)] = (key, level)
+                case ("methods", method, "optimisation", level, *_):
+                    keys[".".join(path)] = (key, f"{method}/{level}")
+    return keys
 
 
 def largest(study: Study) -> Study:
@@ -141,9 +147,9 @@ def executions(study: Study) -> dict[tuple[str, Execution], None]:
 def uses_dropout(study: Study) -> bool:
     """Return whether a model of the study's chains may be trained with dropout, its search included."""
     return any(
-        variant.ladder[level].optimisation.dropout > 0
-        or any(_has_dropout(method, level) for method in variant.methods.values())
+        _has_dropout(variant, method, level)
         for variant in one_changed(study)
+        for method in variant.methods.values()
         for path in variant.paths
         for level in path
     )
@@ -176,11 +182,10 @@ def notices(study: Study) -> list[str]:
     return lines
 
 
-def _has_dropout(method: MethodSpec, level: str) -> bool:
-    generative, trainable = method.generative.get(level), method.trainable_of(level)
-    return (generative is not None and generative.dropout > 0) or (
-        isinstance(trainable, Lora) and trainable.dropout > 0
-    )
+def _has_dropout(study: Study, method: MethodSpec, level: str) -> bool:
+    trainable = method.trainable_of(level)
+    shares = [settings.dropout for settings in study.optimisations(method, level)]
+    return any(share > 0 for share in (*shares, trainable.dropout if isinstance(trainable, Lora) else 0))
 
 
 def _ends(domain: Any) -> tuple[Any, ...]:

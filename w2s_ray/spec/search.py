@@ -249,7 +249,8 @@ class Candidate(Spec):
     score: float | None = None
     """The last students' mean agreement with the labels of their validation examples, or their mean accuracy there."""
     ceilings: dict[str, float] = Field(default_factory=dict)
-    """The ceilings' own mean accuracy on their validation examples, by level."""
+    """The ceilings' own mean accuracy on their validation examples, by level, and by `method/level` for a method whose
+    optimisation of that level is searched."""
     cost: float | None = None
     """Value of the second objective."""
     error: str | None = None
@@ -285,13 +286,13 @@ class SearchResult(Spec):
         Args:
             winner: a point that was chosen for its student.
             keys: each key of one level's optimisation, with the searched key that sets it (which may set it for every
-                level) and the level.
+                level) and the ceilings that judge it, by their key in `Candidate.ceilings`.
         """
         replaced = {searched for searched, _ in keys.values()}
         values = {key: value for key, value in winner.values.items() if key not in replaced}
-        for key, (searched, level) in keys.items():
-            scored = [candidate for candidate in self.candidates if level in candidate.ceilings]
-            best = max(scored, key=lambda candidate: candidate.ceilings[level]).point if scored else winner
+        for key, (searched, judge) in keys.items():
+            scored = [candidate for candidate in self.candidates if judge in candidate.ceilings]
+            best = max(scored, key=lambda candidate: candidate.ceilings[judge]).point if scored else winner
             values[key] = best.values[searched]
         return Point.of(values)
 

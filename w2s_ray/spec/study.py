@@ -7,7 +7,7 @@ study on a laptop. `load.py` reads the file, `checks.py` holds the rules across 
 from itertools import combinations
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from w2s_ray.spec.base import Fraction, Name, Positive, Spec, split_key
 from w2s_ray.spec.labels import Relabelling, Supervisors
@@ -18,6 +18,8 @@ from w2s_ray.spec.stage import AllWeights, Architecture, Execution, Optimisation
 
 SPREAD_KEYS = ("optimisation", "execution")
 """Keys that a study may give at its top, for every level of the ladder."""
+_BY_LEVEL = ("losses", "labels", "trainable", "generative", "optimisation")
+"""Keys of a method that are mappings from levels."""
 _OWN_KEYS = ("text", "label", "classes", "answer", "chosen", "rejected", "group", "subset", "test_split")
 """How own data is read; a known data set has a format of its own."""
 
@@ -28,6 +30,8 @@ Arm = Literal[StudentArm, "floor", "member", "generative", "full_ceiling", "pret
 
 class TaskSpec(Spec):
     """A data set. Name exactly one of `builtin`, `hub`, `files`; with `builtin`, `files` are a known data set's own."""
+
+    later_fields = frozenset({"S", "T"})
 
     builtin: str | None = None
     """A task that comes with w2s_ray; `w2s tasks` lists them."""
@@ -67,6 +71,10 @@ class TaskSpec(Spec):
     """Size of the test set; all of its examples if not given."""
     train_examples: Positive | None = None
     """Size of S and of every Ti for this task; the study's if not given."""
+    S: Positive | None = None
+    """Size of S for this task, where it differs from that of the Ti."""
+    T: Positive | None = None
+    """Size of every Ti for this task, where it differs from that of S."""
     validation_examples: Positive | None = None
     """Size of every Vi for this task; the study's if not given."""
     max_skipped: Fraction = 0.05
@@ -126,12 +134,30 @@ class LevelSpec(Spec):
 class SplitSizes(Spec):
     """How many examples each level gets."""
 
+    later_fields = frozenset({"S", "T"})
+
     train_examples: Positive = 2000
     """Size of S and of every Ti."""
+    S: Positive | None = None
+    """Size of S, where it differs from that of the Ti."""
+    T: Positive | None = None
+    """Size of every Ti, where it differs from that of S."""
     validation_examples: Positive = 400
     """Size of every Vi."""
     balance_transfer: bool = True
     """Balance S, Ti and Vi by class. This uses ground truth; `false` leaves the classes as they are."""
+
+
+class TaskSizes(Spec):
+    """The sizes of one task's splits, in examples."""
+
+    S: int
+    T: int
+    """Of every Ti."""
+    V: int
+    """Of every Vi."""
+    balance: bool
+    """Whether they are balanced by class."""
 
 
 class MethodSpec(Spec):
@@ -156,6 +182,9 @@ class MethodSpec(Spec):
     generative: dict[Name, Optimisation] = Field(default_factory=dict)
     """Levels whose students and ceilings first learn the texts of Ti without labels, and how (Burns et al. 2023,
     generative supervision)."""
+    optimisation: dict[Name, Optimisation] = Field(default_factory=dict)
+    """By level, the keys that the method sets itself; those that are not given are the level's (see
+    `Study.optimisation_of`)."""
     oracle: tuple[Name, ...] = ()
     """Levels whose weakly supervised students stop early by the ground truth of Vi instead of its weak labels: an upper
     bound for early stopping, and not weak-to-strong learning."""
@@ -170,6 +199,7 @@ class MethodSpec(Spec):
             "labels": tuple(self.labels),
             "trainable": tuple(self.trainable),
             "generative": tuple(self.generative),
+            "optimisation": tuple(self.optimisation),
             "random": self.random,
             "oracle": self.oracle,
         }
@@ -189,6 +219,10 @@ class MethodSpec(Spec):
     def trainable_of(self, level: str) -> Trainable:
         """Return which weights a model on `level` trains."""
         return self.trainable.get(level, AllWeights())
+
+    @field_serializer("optimisation")
+    def _given_keys(self, by_level: dict[str, Optimisation]) -> dict[str, dict[str, Any]]:
+        return {level: own.model_dump(exclude_unset=True) for level, own in by_level.items()}
 
 
 class TrackingSpec(Spec):
@@ -221,15 +255,27 @@ class Study(Spec):
     tracking: TrackingSpec = TrackingSpec()
     report: ReportSpec = ReportSpec()
 
-    def splits_of(self, task: str) -> SplitSizes:
+    def sizes_of(self, task: str) -> TaskSizes:
         """Return the sizes of a task's splits: its own, or the study's."""
-        own = self.tasks[task]
-        return self.splits.model_copy(
-            update={
-                "train_examples": own.train_examples or self.splits.train_examples,
-                "validation_examples": own.validation_examples or self.splits.validation_examples,
-            }
+        own, shared = self.tasks[task], self.splits
+        return TaskSizes(
+            S=own.S or own.train_examples or shared.S or shared.train_examples,
+            T=own.T or own.train_examples or shared.T or shared.train_examples,
+            V=own.validation_examples or shared.validation_examples,
+            balance=shared.balance_transfer,
         )
+
+    def optimisation_of(self, method: MethodSpec, level: str) -> Optimisation:
+        """Return a level's optimisation with the method's own keys in it."""
+        shared, own = self.ladder[level].optimisation, method.optimisation.get(level)
+        if own is None:
+            return shared
+        return Optimisation.model_validate(_merged(shared.model_dump(), own.model_dump(exclude_unset=True)))
+
+    def optimisations(self, method: MethodSpec, level: str) -> tuple[Optimisation, ...]:
+        """Return every optimisation that a method's stages on a level have: its own, the level's, that of its texts."""
+        reading = (method.generative[level],) if level in method.generative else ()
+        return (self.optimisation_of(method, level), self.ladder[level].optimisation, *reading)
 
     @property
     def paths(self) -> tuple[tuple[str, ...], ...]:
@@ -249,7 +295,7 @@ class Study(Spec):
         match self.key_parts(key):
             case ["ladder", level, *_] if level in self.ladder:
                 return level
-            case ["methods", _, "losses" | "labels" | "trainable" | "generative", level, *_] if level in self.ladder:
+            case ["methods", _, part, level, *_] if part in _BY_LEVEL and level in self.ladder:
                 return level
         return None
 

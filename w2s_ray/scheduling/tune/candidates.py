@@ -26,6 +26,7 @@ from w2s_ray.scheduling.tune.trials import DispatcherTrainable
 from w2s_ray.science.metrics import accuracy, share_equal
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler
+from w2s_ray.spec.points import optimisation_keys
 from w2s_ray.spec.search import Asha, Pbt, Point, SearchSpec, chosen
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
@@ -79,17 +80,16 @@ class CandidateJudge:
         return fmean(self._judge(student_of(chain, level)) for chain in chains)
 
     def ceilings(self, chains: tuple[Chain, ...]) -> dict[str, float]:
-        """Return the mean accuracy of the chains' ceilings on their own validation examples, by level."""
-        levels = {stage.level for chain in chains for stage in chain.stages if stage.arm == "ceiling"}
-        return {
-            level: fmean(
-                self._judge(stage)
-                for chain in chains
-                for stage in chain.stages
-                if stage.arm == "ceiling" and stage.level == level
-            )
-            for level in sorted(levels)
-        }
+        """Return the mean accuracy of the chains' ceilings on their own validation examples; see `Candidate`."""
+        searched = {judge for _, judge in optimisation_keys(self.study).values()}
+        scores: dict[str, list[float]] = {}
+        for chain in chains:
+            for stage in chain.stages:
+                if stage.arm == "ceiling":
+                    score = self._judge(stage)
+                    for key in {stage.level, *({f"{chain.method}/{stage.level}"} & searched)}:
+                        scores.setdefault(key, []).append(score)
+        return {key: fmean(scores[key]) for key in sorted(scores)}
 
     def cost(self, chains: tuple[Chain, ...]) -> float | None:
         """Return the second objective, summed over the distinct stages of the chains; None where there is none."""
