@@ -66,8 +66,8 @@ class Bench(Spec):
     train_tokens_per_second: float
     """Tokens of the examples, without padding; of a probe, those whose features its head learns."""
     label_tokens_per_second: float | None
-    """The same while predicting; the time includes writing answers. None if the stage predicts nothing. A probe reads
-    the texts that it trains on in the same way."""
+    """The same while predicting; the time includes writing answers. None if the stage predicts nothing. For a probe, the
+    speed at which its frozen model reads the training examples."""
     peak_bytes: tuple[int, ...]
     """Peak memory of each worker, by rank."""
     planned_peak_bytes: int | None
@@ -204,7 +204,9 @@ def measure(workers: "Workers", *, stage: PlannedStage, store: ArtifactStore, nu
     with _recorded(recorder):
         result = stage_module.run_stage(stage, store=store, workers=workers, observer=NullObserver(), meter=meter)
     found = recorder.measurement
-    found.label_seconds = sum(result.seconds.get(activity, 0.0) for activity in ("reading", "labelling", "evaluation"))
+    found.label_seconds = result.seconds.get("labelling", 0.0) + result.seconds.get("evaluation", 0.0)
+    if "read_tokens" in result.metrics:  # a probe predicts from features
+        found.label_tokens, found.label_seconds = int(result.metrics["read_tokens"]), result.metrics["read_seconds"]
     found.peak_bytes = max(meter.peaks.values())
     is_fp32 = stage.spec.reads_once or result.metrics["fell_back_to_fp32"]
     found.precision = "fp32" if is_fp32 else stage.spec.optimisation.precision
@@ -244,8 +246,7 @@ class Recorder:
     def micro_batches(self, original: Callable[..., Any], feeder: "Feeder[Any]", positions_N: Any) -> Any:
         num_tokens = int(feeder.examples.lengths_N[positions_N].sum())
         if feeder.purpose == "predicting":
-            if feeder.examples.features_MD is None:  # a probe's texts are counted when they are read
-                self.measurement.label_tokens += num_tokens
+            self.measurement.label_tokens += num_tokens
             return original(feeder, positions_N)
         self.begin_step(num_tokens)
         self.switch("input")
