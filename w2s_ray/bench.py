@@ -66,8 +66,8 @@ class Bench(Spec):
     train_tokens_per_second: float
     """Tokens of the examples, without padding; of a probe, those whose features its head learns."""
     label_tokens_per_second: float | None
-    """The same while predicting; the time includes writing answers. None if the stage predicts nothing. For a probe, the
-    speed at which its frozen model reads the training examples."""
+    """The same while predicting; the time includes writing answers. None if the stage predicts nothing. For a probe it
+    is the speed at which its frozen model reads the training examples."""
     peak_bytes: tuple[int, ...]
     """Peak memory of each worker, by rank."""
     planned_peak_bytes: int | None
@@ -98,7 +98,7 @@ def bench_level(
 
     Args:
         stage: from `choose_stage`.
-        store: has the prepared data; nothing but tokenised data is added to it.
+        store: has the prepared data; nothing but tokenised data and the features of a probe are added to it.
         resolution: of the study.
         planned_peak_bytes: memory per worker according to the plan.
         num_steps: optimizer steps, at least `MIN_STEPS`.
