@@ -5,7 +5,14 @@ import json
 from tests.cli.conftest import w2s
 from w2s_ray.tasks.nlp import RECIPES
 
-EMBEDDED = {"code_continuation", "code_continuation_hard", "code_domain", "python_source"}
+EMBEDDED = {
+    "code_continuation",
+    "code_continuation_hard",
+    "code_continuation_pairs",
+    "code_continuation_pairs_hard",
+    "code_domain",
+    "python_source",
+}
 
 
 def test_every_known_task_is_listed_with_splits_licence_source_and_protocol() -> None:

@@ -21,12 +21,38 @@ def test_a_prepared_task_returns_its_rows(toy: Toy, rows_of: RowsOf, store: Arti
     rows = rows_of(10)
     prepared = toy(rows)
     assert prepared.table().to_pylist() == [
-        {**row, "other": None, "bundle": row["id"], "stratum": None} for row in rows
+        {**row, "other": None, "prompt": None, "bundle": row["id"], "stratum": None} for row in rows
     ], "each by itself"
     assert prepared.ids(np.array([3, 1])) == ["e3", "e1"]
     assert prepared.labels(np.array([3, 0])).tolist() == [1, 0]
     assert load_prepared(store, prepared.fingerprint) == prepared
     assert pickle.loads(pickle.dumps(prepared)) == prepared
+
+
+def pairs(rows: Rows) -> Rows:
+    return [{**row, "prompt": "e text", "other": f"e text other {number}"} for number, row in enumerate(rows)]
+
+
+def test_pairs_have_prompts(toy: Toy, rows_of: RowsOf) -> None:
+    rows = pairs(rows_of(10))
+    rows[4]["prompt"] = None
+    prepared = toy(rows, kind="pairs")
+    assert prepared.prompts(np.array([4, 2])) == ["", "e text"]
+    assert set(toy(rows_of(10)).table()["prompt"].to_pylist()) == {None}
+
+
+@pytest.mark.parametrize("column", ["text", "other"])
+def test_a_pair_that_does_not_begin_with_its_prompt_is_refused(column: str, toy: Toy, rows_of: RowsOf) -> None:
+    rows = pairs(rows_of(10))
+    rows[3][column] = "something else"
+    with pytest.raises(DataError, match="'e3' does not begin with its prompt"):
+        toy(rows, kind="pairs")
+
+
+def test_pairs_prepared_before_they_had_prompts_are_prepared_again(toy: Toy, rows_of: RowsOf) -> None:
+    before = "c954bb358731"
+    assert toy(rows_of(10)).fingerprint.startswith(before), "other kinds stay"
+    assert not toy(pairs(rows_of(10)), kind="pairs").fingerprint.startswith(before)
 
 
 def test_a_task_is_read_once(store: ArtifactStore, rows_of: RowsOf, toy_task: Callable[..., Any]) -> None:

@@ -18,7 +18,9 @@ from w2s_ray.report.text import contest, num_seeds, pooled_share, scope, whole
 from w2s_ray.spec.chain import PlannedStage
 
 SMALLEST_P_VALUE = 2 / 401
-"""Of 400 resamples."""
+"""Of 400 draws."""
+SEEDS = [0, 1, 2]
+"""As many as a p-value needs."""
 
 
 def student_of(summary: Summary, label: str) -> AcrossTasks:
@@ -71,7 +73,7 @@ def declared(summary: Summary) -> DeclaredComparison:
 
 
 def test_a_declared_comparison_is_one_test_over_all_tasks(three: Callable[..., Summary]) -> None:
-    comparison = declared(three({"compare": [["confident", "naive"]]}))
+    comparison = declared(three({"compare": [["confident", "naive"]]}, seeds=SEEDS))
     assert comparison.tasks == ("easy", "harder", "flat")
     assert value(comparison.accuracy) == pytest.approx(0.03, abs=2e-3)
     assert value(comparison.pgr) == pytest.approx(3 * 0.03 / 0.5, abs=0.01)
@@ -88,7 +90,7 @@ def test_every_contender_is_shown_with_its_arm_and_chain(three: Callable[..., Su
 
 def test_holm_corrects_over_declared_comparisons_alone(three: Callable[..., Summary]) -> None:
     """Two of three differ on every resample, a student and its double on none."""
-    summary = three({"compare": [["confident", "naive"], ["naive", "confident"], ["naive", "same"]]})
+    summary = three({"compare": [["confident", "naive"], ["naive", "confident"], ["naive", "same"]]}, seeds=SEEDS)
     least = SMALLEST_P_VALUE
     assert [row.p_value for row in summary.declared] == [least, least, 1.0]
     assert [row.p_holm for row in summary.declared] == [pytest.approx(3 * least), pytest.approx(3 * least), 1.0]
@@ -98,7 +100,7 @@ def test_holm_corrects_over_declared_comparisons_alone(three: Callable[..., Summ
 def test_an_undefined_pgr_leaves_a_declared_comparison_undecided_and_counted(three: Callable[..., Summary]) -> None:
     flat = {"first": "confident", "second": "naive", "tasks": ["flat"]}
     pairs = [flat, ["confident", "naive"], {**flat, "by": "accuracy"}]
-    undecided, decided, by_accuracy = three({"compare": pairs}).declared
+    undecided, decided, by_accuracy = three({"compare": pairs}, seeds=SEEDS).declared
     assert undecided.p_value is None and undecided.p_holm is None and undecided.pgr is None
     assert undecided.undecided is not None and "not above 0.02" in undecided.undecided
     assert undecided.accuracy is not None and undecided.accuracy.low > 0, "accuracy first"
@@ -125,6 +127,7 @@ def test_a_declared_comparison_without_one_of_its_tasks_is_undecided(
         chains=[["small", "large"]],
         methods=methods,
         report={"compare": [pair, *named, ["confident", "same"]], "bootstrap_samples": 200},
+        seeds=SEEDS,
     )
     study.finish(skill_by_task, leave_out=lambda stage: stage.spec.loss.kind == "confidence" and stage.task == "flat")
     summary = study.summary()
@@ -138,6 +141,14 @@ def test_a_declared_comparison_without_one_of_its_tasks_is_undecided(
     assert names == [" · 2 of 3 tasks", " · easy", " · harder, flat · 1 of 2 tasks", ""]
 
 
+@pytest.mark.parametrize("num_seeds", [1, 2])
+def test_fewer_than_three_seeds_have_intervals_and_no_p_value(three: Callable[..., Summary], num_seeds: int) -> None:
+    comparison = declared(three({"compare": [["confident", "naive"]]}, seeds=SEEDS[:num_seeds]))
+    assert comparison.accuracy is not None and comparison.accuracy.low > 0 and comparison.pgr is not None
+    assert comparison.p_value is None and comparison.p_holm is None
+    assert comparison.undecided is not None and f"for {num_seeds} seed" in comparison.undecided
+
+
 def test_points_that_change_neither_side_are_one_comparison(
     synthetic: Callable[..., SyntheticStudy],
 ) -> None:
@@ -147,6 +158,7 @@ def test_points_that_change_neither_side_are_one_comparison(
         methods={"naive": {}, "hard": {"losses": {"large": {"kind": "hard"}}}, "confident": THREE_METHODS["confident"]},
         search={"space": {key: [0.25, 0.5, 0.75]}},
         report={"compare": [["hard", "naive"], ["confident", "naive"]], "bootstrap_samples": 400},
+        seeds=SEEDS,
     )
     known = {"floor": 0.6, "ceiling": 0.8, "naive": 0.65, "hard": 0.68, "confidence": 0.71}
     study.finish(lambda stage: known.get(stage.arm, known[stage.spec.loss.kind]))
@@ -181,7 +193,8 @@ def test_one_group_of_test_examples_decides_nothing_and_few_are_warned_of(
     by_accuracy = {"first": "confident", "second": "naive", "by": "accuracy"}
     pairs = [["confident", "naive"], by_accuracy, {**by_accuracy, "tasks": ["harder"]}]
     report = {"compare": pairs, "bootstrap_samples": 200}
-    study = synthetic(tasks=("easy", "harder"), chains=[["small", "large"]], methods=THREE_METHODS, report=report)
+    tasks, chains = ("easy", "harder"), [["small", "large"]]
+    study = synthetic(tasks=tasks, chains=chains, methods=THREE_METHODS, report=report, seeds=SEEDS)
     study.finish(skill_by_task)
     evidence = study.evidence()
     for task, num_groups in (("easy", 1), ("harder", 12)):
@@ -200,7 +213,7 @@ def test_one_group_of_test_examples_decides_nothing_and_few_are_warned_of(
     warnings = [line.partition(" of related")[0] for line in summary.warnings if "groups" in line]
     assert [line.partition(":")[0] for line in warnings] == ["easy", "harder"]
     assert warnings[0].endswith("1 group") and warnings[1].endswith("12 groups")
-    assert scope(summary).startswith(f"test examples: easy {easy} in 1 group, harder {harder} in 12 groups; 1 seed;")
+    assert scope(summary).startswith(f"test examples: easy {easy} in 1 group, harder {harder} in 12 groups; 3 seeds;")
 
 
 def test_a_declared_comparison_counts_the_seeds_of_its_own_difference(
@@ -224,4 +237,4 @@ def test_a_declared_comparison_counts_the_seeds_of_its_own_difference(
     )
     by_pgr, by_accuracy = study.summary().declared
     assert by_pgr.seeds == {"easy": (0, 1, 2, 3, 4, 5), "harder": (0, 1, 2, 4)} and num_seeds(by_pgr) == "4†"
-    assert by_accuracy.seeds["harder"] == (0, 1, 2, 3, 4, 5) and num_seeds(by_accuracy) == "6"
+    assert by_accuracy.seeds["harder"] == (0, 1, 2, 3, 4, 5) and num_seeds(by_accuracy) == "6†"

@@ -31,7 +31,7 @@ def test_results_json_reads_back_as_the_same_summary(finished: SyntheticStudy) -
     text = (finished.write_report().parent / "results.json").read_text(encoding="utf-8")
     assert Summary.model_validate_json(text) == finished.summary()
     results = json.loads(text)
-    assert results["schema_version"] == SCHEMA == 3
+    assert results["schema_version"] == SCHEMA == 4
     assert all(set(arm["metrics"]) == set(METRICS) for arm in results["arms"])
 
 

@@ -40,7 +40,7 @@ def test_the_table_has_every_arm_with_its_results(finished: SyntheticStudy) -> N
     (line,) = (line for line in text.splitlines() if "chain · naive" in line)
     assert re.search(r"\.700 \[\.\d{3}, \.\d{3}\] +\.600 +\.800 +\.50 \[\.\d\d, \.\d\d\]", line)
     assert "−.25" in text, "a negative PGR has a real minus sign"
-    assert "minimum detectable difference in PGR" in text and "seed-conditional" in text
+    assert "minimum detectable difference in PGR" in text and "† with 1 seed" in text
 
 
 def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_lines(finished: SyntheticStudy) -> None:
@@ -72,7 +72,7 @@ def test_every_table_marks_oracles_and_few_seeds(synthetic: Callable[..., Synthe
     oracles = {(arm.task, arm.level, arm.label) for arm in summary.arms if arm.oracle}
     assert 0 < len(oracles) < sum(arm.is_student for arm in summary.arms)
     for rows in (summary.across, summary.steps):
-        assert {row.oracle for row in rows} == {True, False} and all(row.seed_conditional for row in rows)
+        assert {row.oracle for row in rows} == {True, False} and all(row.few_seeds for row in rows)
     for step in summary.steps:
         assert step.oracle == ((step.task, step.level, step.label) in oracles)
     for pair in summary.comparisons:

@@ -26,6 +26,11 @@ def hard_continuation(functions: tuple[corpus.Function, ...]) -> TaskData:
     return _read(CodeContinuation(hard=True), functions)
 
 
+@pytest.fixture(scope="session", params=[False, True], ids=["easy", "hard"])
+def comparisons(request: pytest.FixtureRequest, functions: tuple[corpus.Function, ...]) -> TaskData:
+    return _read(CodeContinuation(hard=request.param, kind="pairs"), functions)
+
+
 @pytest.fixture(scope="session")
 def domain(functions: tuple[corpus.Function, ...]) -> TaskData:
     return _read(CodeDomain(), functions)

@@ -13,7 +13,7 @@ from w2s_ray.errors import DataError
 from w2s_ray.hub import HubRepo
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.tasks.hh_rlhf import HH_RLHF, SUBSETS, first_human_turn
+from w2s_ray.tasks.hh_rlhf import HH_RLHF, SUBSETS, first_human_turn, shared_turns
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.task import POOL, TEST, TaskData
 
@@ -106,6 +106,36 @@ def test_the_first_human_turn_ends_at_the_first_answer(dialog: str, turn: str | 
     assert first_human_turn(dialog) == turn
 
 
+def test_the_prompt_is_the_turns_that_both_dialogs_share(tmp_path: Path) -> None:
+    given = rows(40)
+    for row, example in zip(given, read(write(tmp_path / "a.jsonl", given)).table.to_pylist(), strict=True):
+        assert example["prompt"] + " No idea." in (example["text"], example["other"])
+        assert row["chosen"].strip() in (example["text"], example["other"])
+        assert example["text"].startswith(example["prompt"]) and example["other"].startswith(example["prompt"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "prompt"),
+    [
+        ("Human: a\n\nAssistant: yes", "Human: a\n\nAssistant: yesterday", "Human: a\n\nAssistant:"),
+        (
+            "Human: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d",
+            "Human: a\n\nAssistant: b\n\nHuman: c",
+            "Human: a\n\nAssistant:",
+        ),
+        ("Human: a", "Human: a\n\nAssistant: b", ""),
+    ],
+)
+def test_a_prompt_ends_where_the_last_shared_answer_begins(first: str, second: str, prompt: str) -> None:
+    assert shared_turns(first, second) == shared_turns(second, first) == prompt
+
+
+def test_a_dialog_that_ends_before_its_answer_is_a_fault(tmp_path: Path) -> None:
+    prompt = PROMPT.format(thing="jam")
+    data = read(write(tmp_path / "a.jsonl", [*rows(60), {"chosen": f"{prompt} In a jar.", "rejected": f"{prompt} "}]))
+    assert [(entry.reason, entry.first_rows) for entry in data.left_out] == [("an empty completion", (61,))]
+
+
 def test_bad_rows_are_counted_by_reason_and_left_out(tmp_path: Path) -> None:
     good = rows(200)
     prompt = PROMPT.format(thing="jam")
@@ -172,7 +202,7 @@ def test_hh_rlhf_itself_is_read_and_prepared(real_data: Path, tmp_path: Path) ->
     store.prepare()
     task = open_task(TaskSpec(builtin="hh_rlhf", files=str(real_data / "hh_rlhf")))
     table = prepare_task(store, "hh_rlhf", task, 0.2).table()
-    assert table.num_rows == 8516
+    assert table.num_rows == 8505
     assert set(table["stratum"].to_pylist()) == set(SUBSETS)
     labels = table["label"].to_pylist()
     assert abs(sum(labels) / len(labels) - 0.5) < 0.02

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from w2s_ray.errors import DataError
+from w2s_ray.spec.identity import identity
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.dataset import Recipe
 from w2s_ray.tasks.nlp import RECIPES
-from w2s_ray.tasks.registry import open_task
+from w2s_ray.tasks.registry import cue_of, known_tasks, open_task
 from w2s_ray.tasks.sources import PARQUET, parse_revision
 from w2s_ray.tasks.task import SCHEMA, TaskData
 
@@ -188,8 +189,9 @@ ROWS: dict[str, list[Row]] = {
     ],
 }
 
+QUESTIONS = ("cosmos_qa", "dream", "hellaswag", "openbookqa", "piqa", "quail", "quartz", "sciq", "social_i_qa")
 CHOICES = (
-    *("cosmos_qa", "dream", "hellaswag", "openbookqa", "piqa", "quail", "quartz", "sciq", "social_i_qa"),
+    *QUESTIONS,
     *("ethics_virtue", "mc_taco", "multirc"),
 )
 """Tasks in which a question has several answers."""
@@ -421,6 +423,71 @@ def test_trap_21_wrong_answers_come_from_all_places(read: Read) -> None:
     wrong = Counter(answer_of(text) for text, label in zip(texts(data), labels(data), strict=True) if label == "no")
     assert set(wrong) == {"sand", "wood", "cork"}
     assert all(150 < count < 250 for count in wrong.values()), wrong
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_form_pairs_compares_the_answers_that_the_classes_judge(name: str, read: Read) -> None:
+    classes, data = read(name), read(name, form="pairs")
+    assert data.class_names == ("first", "second") and data.table.num_rows * 2 == classes.table.num_rows
+    answers: dict[str, dict[str, str]] = defaultdict(dict)
+    for text, label in zip(texts(classes), labels(classes), strict=True):
+        answers[text.partition("\nAnswer: ")[0]][label] = answer_of(text)
+    for row in data.table.to_pylist():
+        ends = [row[column].removeprefix(row["prompt"]) for column in ("text", "other")]
+        judged = answers[row["prompt"].removesuffix("\nAnswer:")]
+        assert ends[row["label"]] == f" {judged['yes']}" and ends[1 - row["label"]] == f" {judged['no']}"
+    assert len({tuple(group) for group in together(data, "group")}) == len(together(classes, "group"))
+
+
+def test_the_prompt_of_a_pair_is_the_question(read: Read) -> None:
+    assert read("piqa", form="pairs").table["prompt"].to_pylist() == [
+        "Goal: Open a jar\nAnswer:",
+        "Goal: Dry a plate\nAnswer:",
+    ]
+    assert read("hellaswag", form="pairs").table["prompt"][0].as_py() == "A man cuts onions. Then he, 1"
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_trap_21_pairs_depend_on_content_and_not_on_the_order_of_rows(name: str, read: Read) -> None:
+    given, turned = read(name, form="pairs"), read(name, ROWS[name][::-1], form="pairs")
+    assert sorted(map(str, given.table.to_pylist())) == sorted(map(str, turned.table.to_pylist()))
+
+
+def test_the_order_of_a_pair_does_not_show_the_right_answer(read: Read) -> None:
+    rows = [{"goal": f"Goal {n}", "sol1": f"Do {n}.", "sol2": f"Leave {n}.", "label": 0} for n in range(400)]
+    assert 160 < sum(read("piqa", rows, form="pairs").table["label"].to_pylist()) < 240
+
+
+@pytest.mark.parametrize("name", ["boolq", "multirc", "sst2", "code_domain", "hh_rlhf", "python_source"])
+def test_tasks_without_pairs_refuse_the_form(name: str) -> None:
+    with pytest.raises(DataError, match="form: pairs"):
+        open_task(TaskSpec(builtin=name, form="pairs"))
+
+
+def test_the_form_is_part_of_the_fingerprint_only_if_given(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS["piqa"]))
+    spec = TaskSpec(builtin="piqa", files=str(path))
+    pairs = open_task(spec.model_copy(update={"form": "pairs"}))
+    assert pairs.kind == "pairs" and pairs.fingerprint() != open_task(spec).fingerprint()
+    assert identity("task", spec) == identity("task", spec.model_copy(update={"form": None}))
+
+
+@pytest.mark.parametrize(
+    ("name", "cue"),
+    [("sst2", "\nSentiment:"), ("twitter_sentiment", "\nSentiment:"), ("boolq", "\nAnswer:"), ("wic", "\nAnswer:")],
+)
+def test_a_recipe_has_a_cue(name: str, cue: str) -> None:
+    assert cue_of(TaskSpec(builtin=name)) == cue
+    (info,) = [info for info in known_tasks() if info.name == name]
+    assert info.cue == cue
+
+
+def test_tasks_from_source_code_ask_in_a_comment_and_own_data_in_the_usual_way() -> None:
+    for name in ("code_domain", "code_continuation", "code_continuation_hard"):
+        cue = cue_of(TaskSpec(builtin=name))
+        assert cue.startswith("# ") and cue.endswith("Answer:") and "\n" not in cue
+    assert cue_of(TaskSpec(files="a.csv", text="t", label="l")) == "\nAnswer:"
 
 
 def test_sst2_keeps_row_indices_and_marks_sentences(read: Read) -> None:

@@ -12,8 +12,11 @@ from w2s_ray.data.prepare import prepare
 from w2s_ray.errors import DataError
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.tasks.examples import Example, Format
+from w2s_ray.tasks.gather import gather
 from w2s_ray.tasks.registry import open_task
-from w2s_ray.tasks.task import TaskData
+from w2s_ray.tasks.sources import Source
+from w2s_ray.tasks.task import POOL, TaskData
 
 ROWS = [{"review": f"review {number}", "stars": number % 2} for number in range(3)]
 
@@ -36,7 +39,8 @@ def test_the_order_of_own_pairs_does_not_show_the_better_text(tmp_path: Path) ->
     assert (task.kind, data.class_names) == ("pairs", ("first", "second"))
     for row in data.table.to_pylist():
         better = (row["text"], row["other"])[row["label"]]
-        assert better.endswith("gladly") and better.startswith("Say ")
+        assert better.endswith("gladly") and row["prompt"].startswith("Say ") and row["prompt"].endswith("!\n")
+        assert better.startswith(row["prompt"]) and better.removeprefix(row["prompt"]).partition(",")[0].isdecimal()
     assert 70 < sum(data.table["label"].to_pylist()) < 130
     again = open_task(spec.model_copy(update={"files": str(json_lines(tmp_path / "b.jsonl", rows[::-1]))})).read()
     assert {tuple(row.values()) for row in again.table.to_pylist()} == {
@@ -54,6 +58,34 @@ def test_equal_and_contradicting_own_pairs_are_left_out(tmp_path: Path) -> None:
         ("two equal answers", (101,)),
         ("the same text has different labels", (8, 102)),
     ]
+
+
+def test_own_pairs_without_text_have_an_empty_prompt(tmp_path: Path) -> None:
+    rows = [{"good": f"a{n}", "bad": f"b{n}"} for n in range(9)]
+    data = open_task(TaskSpec(files=str(json_lines(tmp_path / "a.jsonl", rows)), chosen="good", rejected="bad")).read()
+    assert data.table["prompt"].to_pylist() == [""] * 9
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "other", "reason"),
+    [
+        ("Say:", "Say: a", "Tell: b", "a text that does not begin with its prompt"),
+        ("Say:", "Say: a", "Say: ", "an empty completion"),
+        ("Say:", "Say:", "Say: a", "an empty completion"),
+        ("Say:", "Say: a", "Say: a", "two equal answers"),
+    ],
+)
+def test_pairs_without_two_completions_are_counted_as_faults(prompt: str, text: str, other: str, reason: str) -> None:
+    rows = [{"text": f"Say: {n}", "other": f"Say: {n + 1}", "prompt": "Say:"} for n in range(40)]
+    rows[6] = {"text": text, "other": other, "prompt": prompt}
+
+    def examples(row: Mapping[str, Any]) -> list[Example]:
+        return [Example(row["text"], row["text"], "first", row["other"], row["prompt"])]
+
+    format_ = Format("pairs", ("text", "other"), examples, ("first", "second"))
+    data = gather(format_, [Source("rows", rows, POOL)], 0.05)
+    assert data.table.num_rows == 39
+    assert [(entry.reason, entry.first_rows, entry.is_fault) for entry in data.left_out] == [(reason, (7,), True)]
 
 
 def test_own_answers_are_written_after_their_text(tmp_path: Path) -> None:
@@ -133,6 +165,7 @@ def test_columns_that_define_no_task_are_refused_when_the_study_is_read(spec: di
         ({"files": "a.csv", "text": "t", "label": "y", "test_split": "test"}, "test_split needs `hub:`"),
         ({"files": "a.csv", "text": "t", "label": "y", "subset": "en"}, "subset needs `hub:`"),
         ({"files": "a.csv", "text": "t", "label": "y", "revision": "main"}, "revision is for data on the hub"),
+        ({"files": "a.csv", "text": "t", "label": "y", "form": "pairs"}, "form is for known tasks"),
     ],
 )
 def test_keys_of_another_source_are_refused(spec: dict[str, Any], message: str) -> None:

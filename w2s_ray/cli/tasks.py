@@ -29,7 +29,7 @@ def print_tasks(*, as_json: bool) -> None:
 def _row(task: TaskInfo) -> tuple[str, ...]:
     return (
         task.name,
-        task.kind,
+        " or ".join((task.kind, *task.forms)),
         f"{task.pool} → {task.test or 'split by group'}",
         "?" if task.num_rows is None else f"{task.num_rows:,}",
         task.licence,

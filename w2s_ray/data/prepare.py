@@ -27,6 +27,8 @@ from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, LeftOut, Task, TaskData
 
 RECIPE = 3
 """Version of preparation and splitting; increase when the same task would give different splits."""
+PAIRS_RECIPE = 4
+"""The same of pairs, whose tables have prompts since version 4."""
 EXAMPLES_NAME = "examples.arrow"
 
 
@@ -104,6 +106,11 @@ class PreparedTask:
         """Return the second texts, or the answers, of these rows."""
         return list(self.table()["other"].take(pa.array(row_numbers)).to_pylist())
 
+    def prompts(self, row_numbers: IntArray) -> list[str]:
+        """Return the prompts of these rows: the text that both texts of a pair begin with, "" where there is none."""
+        assert self.kind == "pairs", f"{self.kind} have no prompts"
+        return [prompt or "" for prompt in self.table()["prompt"].take(pa.array(row_numbers)).to_pylist()]
+
     def distinct_others(self) -> list[str]:
         """Return every distinct answer."""
         return list(pc.unique(self.table()["other"]).to_pylist())
@@ -152,7 +159,8 @@ def prepare(store: ArtifactStore, name: str, spec: TaskSpec) -> PreparedTask:
 
 def prepare_task(store: ArtifactStore, name: str, task: Task, test_fraction: float) -> PreparedTask:
     """Write an opened task to the store, unless it is there, and return it."""
-    content = {"source": task.fingerprint(), "test_fraction": test_fraction, "recipe": RECIPE}
+    recipe = PAIRS_RECIPE if task.kind == "pairs" else RECIPE
+    content = {"source": task.fingerprint(), "test_fraction": test_fraction, "recipe": recipe}
     fingerprint = identity("task", content)
     prepared = _find(store, fingerprint)
     if prepared is not None:
@@ -229,7 +237,7 @@ def _checked(name: str, data: TaskData, kind: Kind) -> pa.Table:
         raise DataError(f"{where} has no examples", "check its files and columns")
     bundles = pc.coalesce(table["bundle"], table["id"])
     table = table.set_column(SCHEMA.get_field_index("bundle"), SCHEMA.field("bundle"), bundles)
-    optional = {"stratum"} if kind in ("pairs", "answers") else {"stratum", "other"}
+    optional = {"stratum", "prompt"} if kind in ("pairs", "answers") else {"stratum", "prompt", "other"}
     for column in (name for name in SCHEMA.names if name not in optional):
         if table[column].null_count:
             raise DataError(f"{where}: {table[column].null_count} rows have no {column!r}", "remove those rows")
@@ -240,6 +248,8 @@ def _checked(name: str, data: TaskData, kind: Kind) -> pa.Table:
         return table
     if kind != "answers":
         _check_labels(where, table["label"], data.class_names)
+    if kind == "pairs":
+        _check_prompts(where, table)
     others = table["other"].to_pylist() if kind == "pairs" else ()
     groups = merged_groups(table["group"].to_pylist(), table["text"].to_pylist(), others)
     return table.set_column(SCHEMA.get_field_index("group"), SCHEMA.field("group"), pa.array(groups, pa.string()))
@@ -253,6 +263,13 @@ def _check_ids(where: str, ids: pa.ChunkedArray) -> None:
             f"{where}: {len(doubled)} ids occur more than once, the first is {doubled[0]['values'].as_py()!r}",
             "remove the duplicates or give them other ids",
         )
+
+
+def _check_prompts(where: str, table: pa.Table) -> None:
+    for row in table.select(["id", "text", "other", "prompt"]).to_pylist():
+        prompt = row["prompt"] or ""
+        if not row["text"].startswith(prompt) or not row["other"].startswith(prompt):
+            raise DataError(f"{where}: a text of the pair {row['id']!r} does not begin with its prompt {prompt!r}")
 
 
 def _check_labels(where: str, labels: pa.ChunkedArray, class_names: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ from w2s_ray.spec.stage import Lora, Probe, Prompt
 from w2s_ray.spec.study import LevelSpec, MethodSpec, Study, TaskSizes, TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file
-from w2s_ray.tasks.registry import open_task
+from w2s_ray.tasks.registry import cue_of, open_task
 from w2s_ray.training.models.catalogue import resolve_model
 
 LOCK_NAME = "study.lock.yaml"
@@ -153,6 +153,7 @@ def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: 
         num_test=0,
         revision=prepared.revision,
         left_out=tuple(map(str, prepared.left_out)),
+        cue=cue_of(task),
     )
     if prepared.kind == "text":
         documents, held_out = num_documents(prepared)
@@ -178,7 +179,9 @@ def _unresolved_task(name: str, task: TaskSpec) -> ResolvedTask:
     kind = open_task(task).kind
     num_classes = 2 if kind in ("classes", "pairs") else 1
     num_test = 0 if kind == "text" else task.test_examples or 1
-    return ResolvedTask(fingerprint=f"{UNRESOLVED} {name}", kind=kind, num_classes=num_classes, num_test=num_test)
+    return ResolvedTask(
+        fingerprint=f"{UNRESOLVED} {name}", kind=kind, num_classes=num_classes, num_test=num_test, cue=cue_of(task)
+    )
 
 
 def _check_methods(study: Study, name: str, prepared: PreparedTask) -> None:

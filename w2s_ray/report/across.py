@@ -15,7 +15,8 @@ from statistics import median
 from w2s_ray.report.arms import DistinctArm, NamedArm, Place, set_labels
 from w2s_ray.report.evaluation import Standing, TaskEvaluation, estimate, pgr_estimate
 from w2s_ray.report.findings import AcrossTasks, DeclaredComparison
-from w2s_ray.science.recovery import Recovery, Sampled, compare, difference, holm, mean_of, p_value, too_few_groups
+from w2s_ray.science.estimates import Sampled, difference, mean_of, p_value
+from w2s_ray.science.recovery import Recovery, compare, holm, too_few_groups, too_few_seeds
 from w2s_ray.spec.reporting import ComparisonSpec, Contender
 from w2s_ray.spec.search import Point
 from w2s_ray.spec.study import Study
@@ -67,15 +68,16 @@ def _across(row: _TaskSpanningArm, evaluations: Evaluations) -> AcrossTasks | No
             standings[task] = evaluation.standing(arm, arm.ceilings, pgr_seeds)
     if len(accuracies) < 2:
         return None
-    pgrs = {task: evaluations[task].recovery(standings[task]).pgr if task in standings else None for task in accuracies}
-    defined = [pgr for pgr in pgrs.values() if pgr is not None]
+    own = {task: evaluations[task].recovery(standing).pgr for task, standing in standings.items()}
+    pgrs = {task: pgr.value if (pgr := own.get(task)) is not None else None for task in accuracies}
+    defined = [value for value in pgrs.values() if value is not None]
     pooled = next(iter(evaluations.values())).recovery(_pool(list(standings.values()))) if standings else None
     return AcrossTasks(
         level=row.level,
         arm=row.arm,
         label=row.label,
         oracle=any(evaluations[task].is_oracle(row.by_task[task]) for task in accuracies),
-        seed_conditional=any(evaluations[task].is_seed_conditional(row.by_task[task]) for task in accuracies),
+        few_seeds=any(evaluations[task].has_few_seeds(row.by_task[task]) for task in accuracies),
         accuracy=estimate(mean_of(list(accuracies.values()))),
         pgrs=pgrs,
         median=median(defined) if defined else None,
@@ -189,7 +191,8 @@ def _test(study: Study, spec: ComparisonSpec, pairs: Mapping[str, _Pair], point:
     in_accuracy = difference(*(mean_of(side) for side in zip(*accuracies.values(), strict=True)))
     recoveries = _pooled_recoveries([pairs[task] for task in accuracies])
     in_pgr = compare(*recoveries) if recoveries is not None else None
-    tested, undecided = (in_accuracy if by_accuracy else in_pgr), None
+    tested = in_accuracy if by_accuracy else in_pgr.numerator if in_pgr is not None else None
+    undecided = too_few_seeds(tested.num_seeds) if tested is not None else None
     if tested is None and recoveries is None:
         undecided = "floor and ceiling of both are not finished for any one seed on every task"
     elif tested is None and recoveries is not None:
@@ -201,7 +204,7 @@ def _test(study: Study, spec: ComparisonSpec, pairs: Mapping[str, _Pair], point:
         update={
             "accuracy": estimate(in_accuracy),
             "pgr": estimate(in_pgr) if in_pgr is not None else None,
-            "p_value": p_value(tested.resampled_B) if tested is not None and undecided is None else None,
+            "p_value": p_value(tested) if tested is not None and undecided is None else None,
             "undecided": undecided,
         }
     )

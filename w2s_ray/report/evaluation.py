@@ -17,7 +17,8 @@ from w2s_ray.report.findings import ArmSummary, Comparison, Estimate
 from w2s_ray.report.metrics import case_of, mean_values, measure
 from w2s_ray.science import BoolArray, FloatArray
 from w2s_ray.science.bootstrap import FEWEST_GROUPS, Resamples
-from w2s_ray.science.recovery import FEW_SEEDS, Recovery, Sampled, compare, gap, minimum_detectable, recover
+from w2s_ray.science.estimates import FEW_SEEDS, Ratio, Sampled, over_seeds
+from w2s_ray.science.recovery import Recovery, compare, gap, minimum_detectable, recover
 from w2s_ray.spec.study import Study
 
 _MOST_COMPARED = 60
@@ -58,15 +59,15 @@ class Accuracies:
 
     def mean(self, names: Mapping[int, str], seeds: Sequence[int]) -> Sampled:
         """Return the mean accuracy over seeds; `names` are by seed."""
-        return _mean(self._resamples, self._resampled_B, self._correct_N, [names[seed] for seed in seeds])
+        return _mean(self._resamples, self._resampled_B, self._correct_N, {seed: names[seed] for seed in seeds})
 
     def baselines(self) -> dict[str, Sampled]:
         """Return the mean accuracy of each baseline over the training sets that it was fitted on."""
-        names: dict[str, list[str]] = {}
+        names: dict[str, dict[int, str]] = {}
         for name in self._correct_N:
-            baseline, separator, _ = name.partition("/")
+            baseline, separator, number = name.partition("/")
             if separator:
-                names.setdefault(baseline, []).append(name)
+                names.setdefault(baseline, {})[int(number)] = name
         return {
             baseline: _mean(self._resamples, self._resampled_B, self._correct_N, own) for baseline, own in names.items()
         }
@@ -88,7 +89,7 @@ class Accuracies:
             correct_N = {name: correct_N[is_in_N] for name, correct_N in self._correct_N.items()}
             resampled_B = _resampled(resamples, correct_N)
             for strata, names in zip(estimates, arms, strict=True):
-                strata[stratum] = estimate(_mean(resamples, resampled_B, correct_N, list(names.values())))
+                strata[stratum] = estimate(_mean(resamples, resampled_B, correct_N, names))
         return estimates
 
 
@@ -126,9 +127,9 @@ class TaskEvaluation:
         """Return whether an arm is an oracle for any of its seeds; see `arms.is_oracle`."""
         return any(is_oracle(self._study, self._evidence.stages, stage) for stage in arm.stages.values())
 
-    def is_seed_conditional(self, arm: DistinctArm) -> bool:
+    def has_few_seeds(self, arm: DistinctArm) -> bool:
         """Return whether an arm's PGR, or its accuracy where it can have no PGR, is over few seeds."""
-        return len(self.pgr_seeds(arm) or self.seeds(arm)) < FEW_SEEDS
+        return len(self.pgr_seeds(arm) or self.seeds(arm)) <= FEW_SEEDS
 
     def summaries(self) -> list[ArmSummary]:
         """Return every arm of the task except those that learn text alone."""
@@ -154,14 +155,14 @@ class TaskEvaluation:
                 first=first.label,
                 second=second.label,
                 difference=estimate(difference),
-                minimum_detectable=minimum_detectable(difference.resampled_B),
+                minimum_detectable=minimum_detectable(difference.interval),
                 oracle=self.is_oracle(first) or self.is_oracle(second),
             )
             for first, second in pairs
             if (difference := _difference(recoveries[first.id], recoveries[second.id])) is not None
         ]
 
-    def difference(self, first: DistinctArm, second: DistinctArm) -> Sampled | None:
+    def difference(self, first: DistinctArm, second: DistinctArm) -> Ratio | None:
         """Return the difference of two PGRs; None where one is undefined or their seeds differ."""
         return _difference(self._own_recovery(first), self._own_recovery(second))
 
@@ -187,7 +188,7 @@ class TaskEvaluation:
             stages=arm.identities,
             seeds=seeds,
             pgr_seeds=self.pgr_seeds(arm),
-            seed_conditional=self.is_seed_conditional(arm),
+            few_seeds=self.has_few_seeds(arm),
         )
         if not seeds:
             return summary
@@ -236,17 +237,15 @@ class TaskEvaluation:
         yield f"{name}_undefined", recovery.undefined
 
 
-def estimate(sampled: Sampled) -> Estimate:
-    """Return a value with its 95 % interval."""
+def estimate(sampled: Sampled | Ratio) -> Estimate:
+    """Return a value with its 95 % interval and its standard deviation over seeds."""
     interval = sampled.interval
-    return Estimate(value=sampled.value, low=interval.low, high=interval.high)
+    return Estimate(value=sampled.value, low=interval.low, high=interval.high, sd=sampled.seed_sd)
 
 
 def pgr_estimate(recovery: Recovery) -> Estimate | None:
-    """Return a PGR with its 95 % interval; None where it is undefined."""
-    if recovery.pgr is None or recovery.interval is None:
-        return None
-    return Estimate(value=recovery.pgr, low=recovery.interval.low, high=recovery.interval.high)
+    """Return a PGR; None where it is undefined."""
+    return estimate(recovery.pgr) if recovery.pgr is not None else None
 
 
 def _resampled(resamples: Resamples, correct_N: Mapping[str, BoolArray]) -> dict[str, FloatArray]:
@@ -259,16 +258,19 @@ def _mean(
     resamples: Resamples,
     resampled_B: Mapping[str, FloatArray],
     correct_N: Mapping[str, BoolArray],
-    names: Sequence[str],
+    names: Mapping[int, str],
 ) -> Sampled:
-    accuracy_BS = np.stack([resampled_B[name] for name in names], axis=1)
-    value = fmean(float(correct_N[name].mean()) for name in names)
-    return Sampled(value, resamples.over_seeds(accuracy_BS), resamples.num_groups)
+    """Return the mean accuracy over seeds; `names` are by seed."""
+    return over_seeds(
+        {seed: float(correct_N[name].mean()) for seed, name in names.items()},
+        {seed: resampled_B[name] for seed, name in names.items()},
+        num_groups=resamples.num_groups,
+    )
 
 
 def _difference(
     first: tuple[tuple[int, ...], Recovery] | None, second: tuple[tuple[int, ...], Recovery] | None
-) -> Sampled | None:
+) -> Ratio | None:
     return compare(first[1], second[1]) if first and second and first[0] == second[0] else None
 
 

@@ -9,7 +9,7 @@ from w2s_ray.spec.base import Kind, Spec
 from w2s_ray.spec.reporting import Outcome
 from w2s_ray.spec.study import Arm
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the keys of results.json."""
 
 
@@ -19,6 +19,8 @@ class Estimate(Spec):
     value: float
     low: float
     high: float
+    sd: float | None = None
+    """Standard deviation over seeds, that of a ratio of means to first order; None for a single seed."""
 
 
 class ArmSummary(Spec):
@@ -46,8 +48,8 @@ class ArmSummary(Spec):
     """Seeds whose test predictions are made."""
     pgr_seeds: tuple[int, ...] = ()
     """Those of them whose floor and ceiling are finished too; floor, ceiling, gap and PGR are over these seeds."""
-    seed_conditional: bool
-    """Fewer than five seeds (for a student with a PGR, seeds of its PGR): the interval may not hold for others."""
+    few_seeds: bool
+    """At most ten seeds (for a student with a PGR, seeds of its PGR): the interval assumes that they are normal."""
     accuracy: Estimate | None = None
     """On the test set; for written answers the share that equals the true one. None for an unfinished arm."""
     floor: Estimate | None = None
@@ -139,7 +141,7 @@ class DeclaredComparison(Spec):
     pgr: Estimate | None = None
     """Difference of pooled PGRs."""
     p_value: float | None = None
-    """Two-sided, from the paired bootstrap of the tested difference."""
+    """Two-sided, from the draws of the tested difference; None below three seeds."""
     p_holm: float | None = None
     """After Holm's correction over all declared comparisons."""
     undecided: str | None = None
@@ -153,7 +155,7 @@ class AcrossTasks(Spec):
     arm: Arm
     label: str
     oracle: bool
-    seed_conditional: bool
+    few_seeds: bool
     """Whether it is on any of its tasks."""
     accuracy: Estimate
     """Mean over its finished tasks."""
@@ -194,7 +196,7 @@ class ReferenceRow(Spec):
     num_undefined: int
     """Those of them without a PGR."""
     oracle: bool
-    seed_conditional: bool
+    few_seeds: bool
 
 
 class Step(Spec):
@@ -206,7 +208,7 @@ class Step(Spec):
     path: tuple[str, ...]
     num_intermediates: int
     oracle: bool
-    seed_conditional: bool
+    few_seeds: bool
     accuracy: Estimate
     pgr: Estimate | None
     difference: Estimate | None

@@ -182,7 +182,7 @@ def _reference(
         num_tasks=len(ours),
         num_undefined=len(ours) - len(pgrs) if by_pgr else 0,
         oracle=any(arm.oracle for arm in ours),
-        seed_conditional=any(arm.seed_conditional for arm in ours),
+        few_seeds=any(arm.few_seeds for arm in ours),
     )
 
 
@@ -208,7 +208,7 @@ def _steps(evaluations: Evaluations, arms: Mapping[str, ArmSummary]) -> tuple[St
                         path=path,
                         num_intermediates=len(path) - 2,
                         oracle=arm.oracle,
-                        seed_conditional=arm.seed_conditional,
+                        few_seeds=arm.few_seeds,
                         accuracy=arm.accuracy,
                         pgr=arm.pgr,
                         difference=estimate(difference) if difference is not None else None,

@@ -191,7 +191,7 @@ def _strata_table(summary: Summary, task: str) -> TableView:
     arms = [arm for arm in summary.arms if arm.task == task and arm.strata]
     columns = [_MODEL, _ARM, *(Column(f"{name} ({whole(size)})") for name, size in strata.items())]
     rows = _arm_rows(arms, [[_estimate(arm.strata.get(name), 2) for name in strata] for arm in arms])
-    about = "With 95 % intervals of the same bootstrap; a stratum of one group of related examples has no estimate."
+    about = "With 95 % intervals; a stratum of one group of related examples has no estimate."
     return TableView("Accuracy by stratum", columns, list(rows), about=about, task=task)
 
 
@@ -224,7 +224,7 @@ def _declared_table(summary: Summary) -> TableView:
     ]
     about = (
         "Declared in the study file; each is one test over all its tasks, decided once both sides are finished on all "
-        "of them. p is two-sided, from the paired bootstrap; Holm's correction is over all declared comparisons."
+        "of them. p is two-sided and needs three seeds; Holm's correction is over all declared comparisons."
     )
     columns = [*left, *map(Column, ("in accuracy", "in PGR", "p", "Holm"))]
     return TableView(f"Declared comparisons; p by Holm over {len(rows)}", columns, rows, about=about)
@@ -332,7 +332,7 @@ def comparisons_table(summary: Summary) -> TableView:
         for pair in summary.comparisons
     ]
     about = (
-        "In PGR, on the same bootstrap resamples and without correction: among many pairs some exclude 0 by chance. "
+        "In PGR, on the same seeds and resamples and without correction: among many pairs some exclude 0 by chance. "
         "The last column is the smallest true difference that this study would detect with a power of 80 %, which is "
         "2.8 standard errors of the paired difference."
     )

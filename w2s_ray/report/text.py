@@ -10,10 +10,10 @@ from w2s_ray.report.findings import (
     Step,
     Summary,
 )
-from w2s_ray.science.recovery import FEW_SEEDS
+from w2s_ray.science.estimates import FEW_SEEDS
 
 ABSENT = "–"
-SEED_CONDITIONAL = "†"
+FEW_SEEDS_MARK = "†"
 """Marks results over few seeds."""
 BASELINES = {"majority": "the majority alone", "length": "text length alone"}
 _SMALLEST_P = 0.001
@@ -76,7 +76,7 @@ def oracle_mark(row: ArmSummary | AcrossTasks | Step | ReferenceRow | DeclaredCo
 def seed_mark(row: ArmSummary | AcrossTasks | Step | ReferenceRow) -> str:
     """Return the mark of a result over few seeds; empty for others."""
     is_finished = not isinstance(row, ArmSummary) or row.accuracy is not None
-    return SEED_CONDITIONAL if is_finished and row.seed_conditional else ""
+    return FEW_SEEDS_MARK if is_finished and row.few_seeds else ""
 
 
 def scope(summary: Summary) -> str:
@@ -86,7 +86,7 @@ def scope(summary: Summary) -> str:
         groups = f" in {count(task.num_groups, 'group')}" if task.num_groups != task.num_test else ""
         sizes.append(f"{name} {whole(task.num_test)}{groups}")
     stages = f"{summary.num_stages_finished} of {summary.num_stages} stages finished"
-    resamples = f"95 % intervals from {whole(summary.bootstrap_samples)} paired bootstrap resamples"
+    resamples = f"95 % intervals from {whole(summary.bootstrap_samples)} draws"
     return (
         f"test examples: {', '.join(sizes) or 'none yet'}; {count(len(summary.seeds), 'seed')}; {stages}; {resamples}"
     )
@@ -113,13 +113,15 @@ def undefined_reasons(summary: Summary) -> list[str]:
 
 
 def seeds_line(summary: Summary) -> str | None:
-    """Warn that the intervals cover few seeds; None where there are enough."""
+    """Return what few seeds mean for the intervals; None where there are enough."""
     num_seeds = [arm.num_seeds for arm in summary.arms if arm.accuracy is not None]
-    if not any(arm.seed_conditional for arm in summary.arms if arm.accuracy is not None):
+    if not any(arm.few_seeds for arm in summary.arms if arm.accuracy is not None):
         return None
     fewest = count(min(num_seeds), "seed")
     seeds = fewest if min(num_seeds) == max(num_seeds) else f"as few as {fewest}"
-    return f"{SEED_CONDITIONAL} seed-conditional: with {seeds} the intervals say little about other seeds"
+    if max(num_seeds) < 2:
+        return f"{FEW_SEEDS_MARK} with {seeds} the intervals cover other test examples, and not other seeds"
+    return f"{FEW_SEEDS_MARK} with {seeds} the intervals are Student's, and assume that results over seeds are normal"
 
 
 def detectable_lines(summary: Summary) -> list[str]:
@@ -147,7 +149,7 @@ def contest(row: DeclaredComparison) -> str:
 def num_seeds(row: DeclaredComparison) -> str:
     """Format the number of seeds of a tested difference, on the task with the fewest; few are marked."""
     fewest = min(map(len, row.seeds.values()), default=0)
-    return f"{fewest}{SEED_CONDITIONAL if fewest < FEW_SEEDS else ''}"
+    return f"{fewest}{FEW_SEEDS_MARK if fewest <= FEW_SEEDS else ''}"
 
 
 def undefined_share(row: AcrossTasks) -> str:

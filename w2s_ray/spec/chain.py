@@ -5,7 +5,7 @@ from functools import cached_property
 
 from w2s_ray.spec.base import Kind, Positive, Spec
 from w2s_ray.spec.search import Point
-from w2s_ray.spec.stage import Execution, PredictionSpec, StageSource, StageSpec
+from w2s_ray.spec.stage import DEFAULT_CUE, Execution, PredictionSpec, StageSource, StageSpec
 from w2s_ray.spec.study import Arm, TaskSizes
 
 
@@ -28,6 +28,8 @@ class ResolvedTask(Spec):
     """The locked version of its rows on the hub: `branch@commit`."""
     left_out: tuple[str, ...] = ()
     """Which rows of its source are skipped, and why."""
+    cue: str = DEFAULT_CUE
+    """Between a text and its class's name, where a language model is asked for the class."""
 
 
 class ModelShape(Spec):

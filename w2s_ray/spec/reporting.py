@@ -126,7 +126,7 @@ class ReportSpec(Spec):
     min_gap: Fraction = 0.02
     """PGR is undefined unless the lower 95 % bound of ceiling − floor is above this."""
     bootstrap_samples: Positive = 2000
-    """Resamples of the bootstrap."""
+    """Draws of an interval, and resamples of a test set."""
     compare: tuple[ComparisonSpec, ...] = ()
     """The differences that the study is about, declared beforehand."""
     references: tuple[ReferenceSpec, ...] = ()

@@ -20,6 +20,9 @@ from w2s_ray.spec.losses import Loss, NaiveLoss
 RECIPE = 2
 """Version of the numerics. Raised when the same spec would no longer give the same weights."""
 
+DEFAULT_CUE = "\nAnswer:"
+"""Between a text and its class's name, for tasks without a cue of their own."""
+
 _ON = "-on-"
 """Separates the stage's short identity from the split in the name of predictions."""
 Precision = Literal["fp32", "bf16"]

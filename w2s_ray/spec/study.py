@@ -31,10 +31,12 @@ Arm = Literal[StudentArm, "floor", "member", "generative", "full_ceiling", "pret
 class TaskSpec(Spec):
     """A data set. Name exactly one of `builtin`, `hub`, `files`; with `builtin`, `files` are a known data set's own."""
 
-    later_fields = frozenset({"S", "T"})
+    later_fields = frozenset({"S", "T", "form"})
 
     builtin: str | None = None
     """A task that comes with w2s_ray; `w2s tasks` lists them."""
+    form: Literal["pairs"] | None = None
+    """`pairs`: each question of a known task is one example, whose right answer is compared with one wrong answer."""
     hub: str | None = None
     """A data set on the Hugging Face hub."""
     files: str | None = None
@@ -95,6 +97,8 @@ class TaskSpec(Spec):
         if self.revision is not None and self.files is not None:
             raise ValueError("revision is for data on the hub; `files:` have none")
         if self.builtin is None:
+            if self.form is not None:
+                raise ValueError("form is for known tasks (`builtin:`); own pairs name `chosen:` and `rejected:`")
             self._check_columns()
         return self
 

@@ -11,7 +11,9 @@ exceeds `max_skipped`, the data is refused; no row is dropped silently.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import identity
+from w2s_ray.spec.stage import DEFAULT_CUE
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.examples import Format
 from w2s_ray.tasks.gather import RECIPE, gather
@@ -26,6 +28,8 @@ class Recipe:
     Attributes:
         name: the value of `builtin:`.
         format: how its rows become examples.
+        pairs: how its rows become pairs, for `form: pairs`; None if they do not.
+        cue: what asks a language model for the class of a text, between text and class name.
         hub: its id on the Hugging Face hub.
         licence: its licence, as its authors or its page on the hub state it.
         citation: who made it.
@@ -46,6 +50,8 @@ class Recipe:
     licence: str
     citation: str
     protocol: str
+    pairs: Format | None = None
+    cue: str = DEFAULT_CUE
     subset: str | None = None
     pool: str = "train"
     test: str | None = None
@@ -60,6 +66,8 @@ class Recipe:
         return TaskInfo(
             name=self.name,
             kind=self.format.kind,
+            forms=() if self.pairs is None else ("pairs",),
+            cue=self.cue,
             class_names=self.format.class_names or (),
             pool=self.pool,
             test=self.test,
@@ -71,21 +79,43 @@ class Recipe:
         )
 
     def open(self, spec: TaskSpec) -> "DatasetTask":
-        """Return the task for the files that `spec` names, or for the hub's rows, at `spec.revision` if given."""
-        definition = [self.name, self.version]
+        """Return the task for the files that `spec` names, or for the hub's rows, at `spec.revision` if given.
+
+        Raises:
+            DataError: when `spec.form` is one that the data set does not have.
+        """
+        format_ = self.format
+        definition: list[object] = [self.name, self.version]
+        if spec.form is not None:
+            if self.pairs is None:
+                raise DataError(
+                    f"builtin: {self.name} is a task of {self.format.kind} without another form, so form: {spec.form} "
+                    "cannot be made",
+                    "remove `form:`; questions with one right answer have it (`w2s tasks` lists them)",
+                )
+            format_ = self.pairs
+            definition.append(spec.form)
         if spec.files is not None:
             rows: RowSource = local_rows(spec.files, spec.test_files, self.pool, self.test, self.parts)
         else:
             branch, commit = parse_revision(spec.revision) if spec.revision else (self.branch, self.commit)
             rows = HubRows(self.hub, self.subset, branch or self.branch, self.pool, self.test, commit, self.parts)
-        return DatasetTask(self.format, rows, definition, spec.max_skipped)
+        return DatasetTask(format_, rows, definition, spec.max_skipped, self.cue)
 
 
 class DatasetTask:
     """Rows read by a format."""
 
-    def __init__(self, format_: Format, rows: RowSource, definition: Sequence[object], max_skipped: float) -> None:
+    def __init__(
+        self,
+        format_: Format,
+        rows: RowSource,
+        definition: Sequence[object],
+        max_skipped: float,
+        cue: str = DEFAULT_CUE,
+    ) -> None:
         self.kind = format_.kind
+        self.cue = cue
         self._format = format_
         self.rows = rows
         self._definition = definition

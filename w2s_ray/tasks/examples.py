@@ -28,6 +28,7 @@ class Example(NamedTuple):
         group: the key that related examples share: the passage, the question, the premise.
         label: the name of its class; None for answers and texts.
         other: the second text of a pair, or the answer.
+        prompt: the text that both texts of a pair begin with; the rest of each is its completion.
         ties: further keys; examples that share any key are in one group.
         bundle: the key of the examples that are drawn side by side with it, all of one group; a bundle keeps equally
             many examples of each class.
@@ -39,6 +40,7 @@ class Example(NamedTuple):
     group: str
     label: str | None = None
     other: str | None = None
+    prompt: str | None = None
     ties: tuple[str, ...] = ()
     bundle: str | None = None
     stratum: str | None = None
@@ -159,8 +161,10 @@ def hash_choice(num: int, *content: object) -> int:
     return seeded_hash("draw", *content) % num
 
 
-def pair(chosen: str, rejected: str, group: str, stratum: str | None = None) -> Example:
+def pair(chosen: str, rejected: str, group: str, *, prompt: str = "") -> Example:
     """Return two texts in an order that is decided by the hash of both, so that it does not show which is better.
+
+    Both begin with `prompt`.
 
     Raises:
         Skip: when the texts are equal.
@@ -169,4 +173,4 @@ def pair(chosen: str, rejected: str, group: str, stratum: str | None = None) -> 
         raise Skip("two equal answers")
     texts = sorted((chosen, rejected))
     first, second = texts if hash_choice(2, "order", *texts) else reversed(texts)
-    return Example(first, group, PAIR_CLASSES[second == chosen], second, stratum=stratum)
+    return Example(first, group, PAIR_CLASSES[second == chosen], second, prompt)

@@ -114,6 +114,7 @@ def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Pla
         try:
             made = list(format_.examples(row))
             for example in made:
+                _check_completions(example)
                 "".join(filter(None, (example.text, example.other, example.group, example.label, example.id))).encode()
         except Skip as skip:
             account.leave_out(number, skip)
@@ -122,6 +123,23 @@ def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Pla
         else:
             yield from (Placed(example, number, account) for example in made)
     check_left_out(account.left_out(), max_skipped)
+
+
+def _check_completions(example: Example) -> None:
+    """Check the completions of a pair: its texts without the prompt.
+
+    Raises:
+        Skip: when a text does not begin with the prompt, a completion is empty, or both are the same.
+    """
+    if example.prompt is None:
+        return
+    texts = (example.text, example.other or "")
+    if not all(text.startswith(example.prompt) for text in texts):
+        raise Skip("a text that does not begin with its prompt")
+    if not all(text[len(example.prompt) :].strip() for text in texts):
+        raise Skip("an empty completion")
+    if texts[0] == texts[1]:
+        raise Skip("two equal answers")
 
 
 def _check_columns(source: Source, columns: Sequence[str]) -> None:
@@ -248,6 +266,7 @@ def _table(placed: Sequence[Placed], groups: Sequence[str], classes: Sequence[st
         "id": [_id(item) for item in placed],
         "text": [example.text for example in examples],
         "other": [example.other for example in examples],
+        "prompt": [example.prompt for example in examples],
         "label": [0 if example.label is None else number_of[example.label] for example in examples],
         "group": groups,
         "bundle": [example.bundle for example in examples],

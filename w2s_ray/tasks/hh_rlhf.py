@@ -2,7 +2,7 @@
 
 A row has two dialogs, `chosen` and `rejected`, that begin alike and end in different answers. Neither is good or bad by
 itself, so classifying single answers gives chance accuracy (field trap 11): an example is the pair, and a student gives
-each dialog a score.
+each dialog a score. The pair's prompt is the turns that both dialogs share, up to where the last answer begins.
 
 Rows whose dialogs begin with the same human turn, ignoring case and spacing, are related: crowd workers asked some
 questions more than once, and each further turn of a conversation is a row of its own.
@@ -18,6 +18,7 @@ from w2s_ray.tasks.rows import Row
 
 SUBSETS = ("harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled")
 """Folders of the data set, and strata of its examples."""
+_ANSWER = "\n\nAssistant:"
 _FIRST_TURN = re.compile(r"\s*Human:(.*?)(?=\n\nAssistant:|\Z)", re.DOTALL)
 
 
@@ -27,7 +28,14 @@ def dialogs(row: Row) -> Iterable[Example]:
     turn = first_human_turn(chosen)
     if turn is None or turn != first_human_turn(rejected):
         raise Skip("two dialogs that do not begin with the same human turn")
-    yield pair(chosen, rejected, group=group_of(turn))
+    yield pair(chosen, rejected, group=group_of(turn), prompt=shared_turns(chosen, rejected))
+
+
+def shared_turns(first: str, second: str) -> str:
+    """Return the beginning of both dialogs up to the last start of an answer that they share; "" without one."""
+    pairs = enumerate(zip(first, second, strict=False))
+    end = next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))
+    return "".join(first[:end].rpartition(_ANSWER)[:2])
 
 
 def first_human_turn(dialog: str) -> str | None:

@@ -4,7 +4,8 @@
     label      a column: the examples have classes. Its values, as text, are matched with `classes`
     answer     a column: the answer, one line, that is written after the text
     chosen, rejected
-               columns: the examples are pairs; `text`, if given, precedes both
+               columns: the examples are pairs; `text`, if given, and a line end
+               precede both: the prompt
     group      a column; without it, rows whose texts differ only in case and white space are related
 
 With `text` alone the examples have no labels: text for pretraining.
@@ -62,8 +63,8 @@ def own_format(spec: TaskSpec) -> Format:
             assert spec.chosen is not None and spec.rejected is not None
             chosen, rejected = (_value(row, column) for column in (spec.chosen, spec.rejected))
             related = group if group is not None else group_of(text or min(chosen, rejected))
-            better, worse = ("\n".join(filter(None, (text, end))) for end in (chosen, rejected))
-            yield pair(better, worse, related)
+            prompt = f"{text}\n" if text else ""
+            yield pair(prompt + chosen, prompt + rejected, related, prompt=prompt)
             return
         label = _value(row, spec.label, "label") if spec.label is not None else None
         answer = _value(row, spec.answer) if spec.answer is not None else None

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from w2s_ray.errors import DataError
+from w2s_ray.spec.stage import DEFAULT_CUE
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks import nlp
 from w2s_ray.tasks.chess import recipes as chess_tasks
@@ -12,6 +13,7 @@ from w2s_ray.tasks.dataset import Recipe
 from w2s_ray.tasks.embedded import code_domain
 from w2s_ray.tasks.embedded.code_continuation import CLASS_NAMES, CodeContinuation
 from w2s_ray.tasks.embedded.python_source import PythonSource
+from w2s_ray.tasks.examples import PAIR_CLASSES
 from w2s_ray.tasks.hh_rlhf import HH_RLHF
 from w2s_ray.tasks.own import own_task
 from w2s_ray.tasks.task import Kind, Task, TaskInfo
@@ -30,9 +32,9 @@ class Embedded:
         """Return the task.
 
         Raises:
-            DataError: when the study names files or a revision for it.
+            DataError: when the study names files, a revision or a form for it.
         """
-        for key in ("files", "revision"):
+        for key in ("files", "revision", "form"):
             if getattr(spec, key) is not None:
                 raise DataError(
                     f"builtin: {self.info.name} is made from installed packages, so {key}: {getattr(spec, key)} has no "
@@ -42,14 +44,17 @@ class Embedded:
         return self.factory()
 
 
-def _embedded(name: str, kind: Kind, classes: tuple[str, ...], protocol: str, factory: Callable[[], Task]) -> Embedded:
+def _embedded(
+    name: str, kind: Kind, classes: tuple[str, ...], protocol: str, factory: Callable[[], Task], cue: str = DEFAULT_CUE
+) -> Embedded:
     return Embedded(
         TaskInfo(
             name=name,
             kind=kind,
+            cue=cue,
             class_names=classes,
-            pool="task files" if kind == "classes" else "pretraining files",
-            test=None if kind == "classes" else "held-out files",
+            pool="pretraining files" if kind == "text" else "task files",
+            test="held-out files" if kind == "text" else None,
             num_rows=None,
             licence="the packages' own",
             source="installed Python packages",
@@ -67,6 +72,7 @@ _EMBEDDED = (
         CLASS_NAMES,
         "does this line follow? the wrong one is from another package",
         CodeContinuation,
+        CodeContinuation.cue,
     ),
     _embedded(
         "code_continuation_hard",
@@ -74,6 +80,21 @@ _EMBEDDED = (
         CLASS_NAMES,
         "does this line follow? the wrong one is from the same file",
         lambda: CodeContinuation(hard=True),
+        CodeContinuation.cue,
+    ),
+    _embedded(
+        "code_continuation_pairs",
+        "pairs",
+        PAIR_CLASSES,
+        "which of two lines follows? the wrong one is from another package",
+        lambda: CodeContinuation(kind="pairs"),
+    ),
+    _embedded(
+        "code_continuation_pairs_hard",
+        "pairs",
+        PAIR_CLASSES,
+        "which of two lines follows? the wrong one is from the same file",
+        lambda: CodeContinuation(hard=True, kind="pairs"),
     ),
     _embedded(
         "code_domain",
@@ -81,6 +102,7 @@ _EMBEDDED = (
         code_domain.CLASS_NAMES,
         "is this code from torch, transformers or deepspeed, or from elsewhere?",
         code_domain.CodeDomain,
+        code_domain.CUE,
     ),
     _embedded("python_source", "text", ("text",), "functions as text, for pretraining", PythonSource),
 )
@@ -109,6 +131,15 @@ def known_tasks() -> tuple[TaskInfo, ...]:
     return tuple(task.info for task in _known.values() if isinstance(task, Embedded | Recipe))
 
 
+def cue_of(spec: TaskSpec) -> str:
+    """Return what asks a language model for the class of one of the task's texts.
+
+    Raises:
+        DataError: like `open_task`.
+    """
+    return getattr(open_task(spec), "cue", DEFAULT_CUE)
+
+
 def open_task(spec: TaskSpec) -> Task:
     """Return the task that `spec` describes, without reading its rows.
 
@@ -123,6 +154,11 @@ def open_task(spec: TaskSpec) -> Task:
         raise DataError(f"builtin: {spec.builtin!r} is not a registered task", hint)
     task = _known[spec.builtin]
     if not isinstance(task, Embedded | Recipe):
+        if spec.form is not None:
+            raise DataError(
+                f"builtin: {spec.builtin} is a function and has no other form, so form: {spec.form} cannot be made",
+                "remove `form:`, or register a recipe that has `pairs`",
+            )
         return task(spec)
     if spec.own_keys:
         raise DataError(

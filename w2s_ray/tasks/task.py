@@ -9,6 +9,7 @@ import pyarrow as pa
 from w2s_ray.errors import DataError
 from w2s_ray.spec.base import Kind as Kind
 from w2s_ray.spec.base import Spec
+from w2s_ray.spec.stage import DEFAULT_CUE
 
 POOL = "pool"
 """Origin of examples for training and validation sets and, if no example has the origin `TEST`, test sets."""
@@ -20,6 +21,7 @@ SCHEMA = pa.schema(
         ("id", pa.string()),
         ("text", pa.string()),
         ("other", pa.string()),
+        ("prompt", pa.string()),
         ("label", pa.int64()),
         ("group", pa.string()),
         ("bundle", pa.string()),
@@ -30,6 +32,7 @@ SCHEMA = pa.schema(
 """Columns of every task's table.
 
     other     the second text of a pair, or the answer; null for other kinds
+    prompt    what both texts of a pair begin with; the rest of each is its completion; null for other kinds
     label     index of the class; 0 for answers and texts
     group     related examples; a group is never divided between splits
     bundle    examples of one group that are drawn side by side, because they are more informative together; null for
@@ -107,6 +110,10 @@ class TaskInfo(Spec):
     name: str
     """The value of `builtin:`."""
     kind: Kind
+    forms: tuple[str, ...] = ()
+    """Further values of `form:`."""
+    cue: str = DEFAULT_CUE
+    """What asks a language model for the class of a text: it comes between the text and the class's name."""
     class_names: tuple[str, ...]
     pool: str
     """The split of training and validation examples."""
@@ -123,7 +130,7 @@ class TaskInfo(Spec):
 
 
 class Task(Protocol):
-    """A data set."""
+    """A data set. It may also have a `cue` (see `TaskInfo`)."""
 
     @property
     def kind(self) -> Kind: ...

@@ -1,4 +1,4 @@
-"""The builtin tasks `code_continuation` and `code_continuation_hard`: HellaSwag for source code.
+"""The builtin tasks `code_continuation`, `code_continuation_pairs` and their `_hard` forms: HellaSwag for source code.
 
 An example shows the first lines of a function and one more line: does it really follow? The answer depends on how
 likely the line is under a language model, so the label tests what pretraining teaches.
@@ -15,6 +15,12 @@ exactly one half. The four are a bundle: with three of them in a split, the line
                              direction, and a line gets the indentation of the true one: only names and meaning are
                              informative; the group is the file
 
+    code_continuation_pairs, code_continuation_pairs_hard
+                             the same cuts as preferences: a prefix, and which of the two lines follows it? Each pair of
+                             cuts gives two examples, (prefix a: line a or b?) and (prefix b: line a or b?), in which
+                             the lines have the same order, decided by a hash. So the lines alone, or their order, give
+                             an accuracy of one half. The two are a bundle
+
 Only the corpus's task files are used, which pretraining never reads.
 """
 
@@ -22,7 +28,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -30,6 +36,7 @@ from w2s_ray.spec.identity import identity, seeded_hash
 from w2s_ray.tasks.embedded import corpus
 from w2s_ray.tasks.embedded.published import check_published
 from w2s_ray.tasks.embedded.python_source import function_id
+from w2s_ray.tasks.examples import PAIR_CLASSES, hash_choice
 from w2s_ray.tasks.task import POOL, SCHEMA, Kind, TaskData
 
 RECIPE = 3
@@ -75,12 +82,14 @@ Pair = tuple[Cut, Cut]
 
 
 class CodeContinuation:
-    """The task `code_continuation`, or `code_continuation_hard`."""
+    """The tasks `code_continuation`, `code_continuation_hard`, `code_continuation_pairs` and `…_pairs_hard`."""
 
-    kind: Kind = "classes"
+    cue = "# Is the last line from elsewhere, or is it the one that follows? Answer:"
 
-    def __init__(self, hard: bool = False) -> None:
-        self.name = "code_continuation_hard" if hard else "code_continuation"
+    def __init__(self, *, hard: bool = False, kind: Literal["classes", "pairs"] = "classes") -> None:
+        self.kind: Kind = kind
+        self.name = "code_continuation" + ("_pairs" if kind == "pairs" else "") + ("_hard" if hard else "")
+        self.class_names = PAIR_CLASSES if kind == "pairs" else CLASS_NAMES
         self._hard = hard
         self._pairs: Callable[[Iterable[Cut]], Iterator[Pair]] = pairs_within_files if hard else pairs_across_packages
 
@@ -93,14 +102,14 @@ class CodeContinuation:
         return identity("task", [self.name, RECIPE, corpus.RECIPE, corpus.versions()])
 
     def read(self) -> TaskData:
-        """Return four examples, a bundle, for each pair of cuts; the group is the pair's file or files.
+        """Return the examples of each pair of cuts, a bundle; the group is the pair's file or files.
 
         Raises:
             DataError: when a package is not installed, or its source was changed.
         """
         table = self.examples()
         check_published(self.name, table, corpus.versions())
-        return TaskData(table, CLASS_NAMES)
+        return TaskData(table, self.class_names)
 
     def examples(self) -> pa.Table:
         """Return the examples without comparing them with the manifest.
@@ -109,25 +118,35 @@ class CodeContinuation:
             DataError: when a package is not installed.
         """
         versions = corpus.versions()
-        cuts = cuts_of(corpus.task_functions())
-        rows = [row for pair in self._pairs(cuts) for row in self._examples(pair, versions)]
+        examples_of = self._comparisons if self.kind == "pairs" else self._continuations
+        rows = []
+        for pair in self._pairs(cuts_of(corpus.task_functions())):
+            shared = {
+                "group": " ".join(sorted({cut.function.file for cut in pair})),
+                "bundle": identity("bundle", [[cut.function.file, cut.prefix, cut.line] for cut in pair]),
+                "origin": POOL,
+            }
+            for start, example in examples_of(pair):
+                content = [example[column] for column in ("text", "other") if column in example]
+                rows.append({"id": function_id(start.function, versions, self.name, *content), **example, **shared})
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
-    def _examples(self, pair: Pair, versions: dict[str, str]) -> Iterator[dict[str, object]]:
-        group = " ".join(sorted({cut.function.file for cut in pair}))
-        bundle = identity("bundle", [[cut.function.file, cut.prefix, cut.line] for cut in pair])
+    def _continuations(self, pair: Pair) -> Iterator[tuple[Cut, dict[str, object]]]:
         for start in pair:
             for end in pair:
-                indentation = start.indentation if self._hard else end.indentation
-                text = f"{start.prefix}\n{' ' * indentation}{end.line}\n"
-                yield {
-                    "id": function_id(start.function, versions, self.name, text),
-                    "text": text,
-                    "label": int(start is end),
-                    "group": group,
-                    "bundle": bundle,
-                    "origin": POOL,
-                }
+                yield start, {"text": self._text(start, end), "label": int(start is end)}
+
+    def _comparisons(self, pair: Pair) -> Iterator[tuple[Cut, dict[str, object]]]:
+        """Yield both prefixes with the same two lines in the same order, so that the bundle has each class once."""
+        content = [part for cut in pair for part in (cut.prefix, cut.line)]
+        first, second = pair if hash_choice(2, "code_continuation order", *content) else pair[::-1]
+        for start in pair:
+            texts = {"text": self._text(start, first), "other": self._text(start, second)}
+            yield start, {**texts, "prompt": f"{start.prefix}\n", "label": int(start is second)}
+
+    def _text(self, start: Cut, end: Cut) -> str:
+        indentation = start.indentation if self._hard else end.indentation
+        return f"{start.prefix}\n{' ' * indentation}{end.line}\n"
 
 
 def cuts_of(functions: Iterable[corpus.Function]) -> list[Cut]:

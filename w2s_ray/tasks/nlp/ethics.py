@@ -40,7 +40,7 @@ def utilitarianism(row: Row) -> Iterable[Example]:
     better, worse = text_of(row, "baseline"), text_of(row, "less_pleasant")
     ordered = pair(better, worse, digest(better))
     text = f"First: {ordered.text}\nSecond: {ordered.other}\nWhich is more pleasant?"
-    yield ordered._replace(text=text, other=None, ties=(digest(worse),))
+    yield ordered._replace(text=text, other=None, prompt=None, ties=(digest(worse),))
 
 
 def _ethics(

@@ -5,13 +5,18 @@ often as wrong, and the question alone does not predict the label. The two examp
 form, so that the form of an answer does not predict the label either. The question follows its passage and the answer
 is last, because texts that are too long lose their beginning.
 
+With `form: pairs`, a question is one example instead: the question is the prompt, and the same two answers are its
+completions.
+
 Examples about the same passage or question, or with the same beginning of a story, are related.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from w2s_ray.tasks.dataset import Recipe
 from w2s_ray.tasks.examples import (
+    PAIR_CLASSES,
     Example,
     Format,
     Skip,
@@ -20,6 +25,7 @@ from w2s_ray.tasks.examples import (
     hash_choice,
     number_of,
     optional_text,
+    pair,
     text_of,
     texts_of,
 )
@@ -33,29 +39,60 @@ def judged(context: str, answer: str, ask: str = "Is this answer right?") -> str
     return f"{context}\nAnswer: {answer}\n{ask}"
 
 
-def one_right_one_wrong(context: str, right: str, wrong: Sequence[str], group: str, ask: str) -> Iterator[Example]:
-    """Yield (context, right answer) and (context, a wrong answer), a bundle.
+class Question(NamedTuple):
+    """A question with several answers, of which one is right.
 
-    Raises:
-        Skip: when every wrong answer equals the right one, ignoring case.
+    Attributes:
+        context: what a reader sees before an answer.
+        right: the right answer.
+        wrong: the other answers.
+        group: the passage or question that related examples share.
+        ask: what is asked about an answer, if the task has classes.
+        lead: what comes between context and answer, if the task has pairs.
+        ties: further keys of related examples.
     """
-    others = [answer for answer in wrong if answer.casefold() != right.casefold()]
-    if not others:
-        raise Skip("no wrong answer that differs from the right one")
-    bundle = digest(group, context)
-    answers = {"yes": right, "no": others[hash_choice(len(others), context, right, *others)]}
-    for label, answer in answers.items():
-        yield Example(judged(context, answer, ask), digest(group), label, bundle=bundle)
+
+    context: str
+    right: str
+    wrong: Sequence[str]
+    group: str
+    ask: str = "Is this answer right?"
+    lead: str = "\nAnswer:"
+    ties: tuple[str, ...] = ()
+
+    def a_wrong_answer(self) -> str:
+        """Return one of the wrong answers by hash.
+
+        Raises:
+            Skip: when every wrong answer equals the right one, ignoring case.
+        """
+        others = [answer for answer in self.wrong if answer.casefold() != self.right.casefold()]
+        if not others:
+            raise Skip("no wrong answer that differs from the right one")
+        return others[hash_choice(len(others), self.context, self.right, *others)]
+
+    def as_classes(self) -> Iterator[Example]:
+        """Yield (context, right answer) and (context, a wrong answer), a bundle."""
+        bundle = digest(self.group, self.context)
+        for label, answer in {"yes": self.right, "no": self.a_wrong_answer()}.items():
+            text = judged(self.context, answer, self.ask)
+            yield Example(text, digest(self.group), label, bundle=bundle, ties=self.ties)
+
+    def as_pairs(self) -> Iterator[Example]:
+        """Yield one pair: the right answer and a wrong one after the context, in an order by hash."""
+        prompt = self.context + self.lead
+        right, wrong = (f"{prompt} {answer}" for answer in (self.right, self.a_wrong_answer()))
+        yield pair(right, wrong, digest(self.group), prompt=prompt)._replace(ties=self.ties)
 
 
-def question(text: str, right: int, answers: Sequence[str], *, passage: str = "", never: str = "") -> Iterator[Example]:
-    """Yield the two examples of a question with answers 0, 1, …; the group is the passage, or else the text.
+def question(text: str, right: int, answers: Sequence[str], *, passage: str = "", never: str = "") -> Question:
+    """Return a question with answers 0, 1, …; the group is the passage, or else the text.
 
     Answers that begin with `never`, such as "none of the above", have no meaning without the other answers. A question
     with such a right answer is left out, and such answers are not used as wrong ones.
 
     Raises:
-        Skip: when no answer has the number `right`, when there is no wrong one, or when the right one is `never`.
+        Skip: when no answer has the number `right`, or when the right one is `never`.
     """
     if not 0 <= right < len(answers):
         raise Skip("a right answer that is not among the answers", right)
@@ -64,7 +101,7 @@ def question(text: str, right: int, answers: Sequence[str], *, passage: str = ""
         raise Skip(f"the right answer is {never!r}", is_fault=False)
     wrong = [answer for at, answer in enumerate(answers) if at != right and not unfit[at]]
     context = "\n\n".join(filter(None, (passage, f"Question: {text}")))
-    return one_right_one_wrong(context, answers[right], wrong, passage or text, "Is this answer right?")
+    return Question(context, answers[right], wrong, passage or text)
 
 
 def boolq(row: Row) -> Iterable[Example]:
@@ -74,7 +111,7 @@ def boolq(row: Row) -> Iterable[Example]:
     yield Example(text, digest(passage), class_of(row, "answer", {False: "no", True: "yes"}))
 
 
-def cosmos_qa(row: Row) -> Iterable[Example]:
+def cosmos_qa(row: Row) -> Question:
     """Four answers; "none of the above choices" is not an answer by itself."""
     answers = [text_of(row, f"answer{number}") for number in range(4)]
     never = "none of the above"
@@ -82,7 +119,7 @@ def cosmos_qa(row: Row) -> Iterable[Example]:
     return question(text_of(row, "question"), right, answers, passage=text_of(row, "context"), never=never)
 
 
-def dream(row: Row) -> Iterable[Example]:
+def dream(row: Row) -> Question:
     """Three answers about a dialogue."""
     answers, right = texts_of(row, "choice"), text_of(row, "answer")
     if right not in answers:
@@ -91,7 +128,7 @@ def dream(row: Row) -> Iterable[Example]:
     return question(text_of(row, "question"), answers.index(right), answers, passage=dialogue)
 
 
-def quail(row: Row) -> Iterable[Example]:
+def quail(row: Row) -> Question:
     """Four answers; the wording "not enough information" alone would show whether it is right."""
     right, answers = number_of(row, "correct_answer_id"), texts_of(row, "answers")
     never = "not enough information"
@@ -115,23 +152,23 @@ def mc_taco(row: Row) -> Iterable[Example]:
 SCIQ_COLUMNS = ("question", "distractor1", "distractor2", "distractor3", "correct_answer", "support")
 
 
-def sciq(row: Row) -> Iterable[Example]:
+def sciq(row: Row) -> Question:
     """Four answers; the passage that supports the right one, if there is one, precedes the question.
 
     Questions are complete without their passage, and some occur again with a different one.
     """
     answers = [text_of(row, column) for column in ("correct_answer", "distractor1", "distractor2", "distractor3")]
     asked = text_of(row, "question")
-    for example in question(asked, 0, answers, passage=optional_text(row, "support")):
-        yield example._replace(ties=(digest("question", asked.casefold()),))
+    ties = (digest("question", asked.casefold()),)
+    return question(asked, 0, answers, passage=optional_text(row, "support"))._replace(ties=ties)
 
 
-def openbookqa(row: Row) -> Iterable[Example]:
+def openbookqa(row: Row) -> Question:
     """Four answers with letters; only their texts are shown."""
     return question(text_of(row, "question_stem"), *_lettered(row))
 
 
-def quartz(row: Row) -> Iterable[Example]:
+def quartz(row: Row) -> Question:
     """Two answers with letters, about a passage that states a law of nature."""
     return question(text_of(row, "question"), *_lettered(row), passage=text_of(row, "para"))
 
@@ -147,29 +184,41 @@ def _lettered(row: Row) -> tuple[int, list[str]]:
     return letters.index(letter), texts_of(choices, "text")
 
 
-def hellaswag(row: Row) -> Iterable[Example]:
+def hellaswag(row: Row) -> Question:
     """Four endings; beginnings from the same video or article are related."""
     beginning, endings, right = text_of(row, "ctx"), texts_of(row, "endings"), number_of(row, "label")
     if not 0 <= right < len(endings):
         raise Skip("unknown label", right)
     wrong = [ending for at, ending in enumerate(endings) if at != right]
-    ask = "Is this how it goes on?"
     source = optional_text(row, "source_id")
-    for example in one_right_one_wrong(beginning, endings[right], wrong, beginning, ask):
-        yield example._replace(ties=(digest("source", source),) if source else ())
+    ties = (digest("source", source),) if source else ()
+    return Question(beginning, endings[right], wrong, beginning, "Is this how it goes on?", "", ties)
 
 
-def piqa(row: Row) -> Iterable[Example]:
+def piqa(row: Row) -> Question:
     """Two ways to a goal."""
     goal, ways = text_of(row, "goal"), (text_of(row, "sol1"), text_of(row, "sol2"))
     right = class_of(row, "label", ("0", "1")) == "1"
-    return one_right_one_wrong(f"Goal: {goal}", ways[right], [ways[not right]], goal, "Does this reach the goal?")
+    return Question(f"Goal: {goal}", ways[right], [ways[not right]], goal, "Does this reach the goal?")
 
 
-def social_i_qa(row: Row) -> Iterable[Example]:
+def social_i_qa(row: Row) -> Question:
     """Three answers to a question about a social situation."""
     answers = [text_of(row, column) for column in ("answerA", "answerB", "answerC")]
     return question(text_of(row, "question"), number_of(row, "label") - 1, answers, passage=text_of(row, "context"))
+
+
+def _recipe(
+    name: str, hub: str, columns: tuple[str, ...], question_of: Callable[[Row], Question], **description: Any
+) -> Recipe:
+    """Return the recipe of questions with several answers, with classes or pairs."""
+    return Recipe(
+        name=name,
+        hub=hub,
+        format=Format("classes", columns, lambda row: question_of(row).as_classes(), YES_NO),
+        pairs=Format("pairs", columns, lambda row: question_of(row).as_pairs(), PAIR_CLASSES),
+        **description,
+    )
 
 
 BOOLQ = Recipe(
@@ -182,32 +231,33 @@ BOOLQ = Recipe(
     test="validation",
     num_rows=9_427 + 3_270,
 )
-COSMOS_QA = Recipe(
+COSMOS_QA = _recipe(
     name="cosmos_qa",
     hub="allenai/cosmos_qa",
-    format=Format(
-        "classes", ("context", "question", "answer0", "answer1", "answer2", "answer3", "label"), cosmos_qa, YES_NO
-    ),
+    columns=("context", "question", "answer0", "answer1", "answer2", "answer3", "label"),
+    question_of=cosmos_qa,
     licence="CC BY 4.0",
     citation="Huang et al. 2019",
     protocol="is this answer right? one right and one wrong per question, none answered by none of the above",
     test="validation",
     num_rows=25_262 + 2_985,
 )
-DREAM = Recipe(
+DREAM = _recipe(
     name="dream",
     hub="dataset-org/dream",
-    format=Format("classes", ("dialogue", "question", "choice", "answer"), dream, YES_NO),
+    columns=("dialogue", "question", "choice", "answer"),
+    question_of=dream,
     licence="non-commercial research",
     citation="Sun et al. 2019",
     protocol="is this answer right? one right and one wrong per question",
     test="test",
     num_rows=6_116 + 2_041,
 )
-QUAIL = Recipe(
+QUAIL = _recipe(
     name="quail",
     hub="textmachinelab/quail",
-    format=Format("classes", ("context", "question", "answers", "correct_answer_id"), quail, YES_NO),
+    columns=("context", "question", "answers", "correct_answer_id"),
+    question_of=quail,
     licence="CC BY-NC-SA 4.0",
     citation="Rogers et al. 2020",
     commit="8c8b4a9b0b3b161f32afc4875c2ba7a2b0b25b3c",
@@ -238,61 +288,67 @@ MC_TACO = Recipe(
     test="validation",
     num_rows=9_442 + 3_783,
 )
-SCIQ = Recipe(
+SCIQ = _recipe(
     name="sciq",
     hub="allenai/sciq",
-    format=Format("classes", SCIQ_COLUMNS, sciq, YES_NO),
+    columns=SCIQ_COLUMNS,
+    question_of=sciq,
     licence="CC BY-NC 3.0",
     citation="Welbl, Liu and Gardner 2017",
     protocol="is this answer right? one right and one wrong per question",
     test="test",
     num_rows=11_679 + 1_000,
 )
-OPENBOOKQA = Recipe(
+OPENBOOKQA = _recipe(
     name="openbookqa",
     hub="allenai/openbookqa",
+    columns=("question_stem", "choices", "answerKey"),
+    question_of=openbookqa,
     subset="main",
-    format=Format("classes", ("question_stem", "choices", "answerKey"), openbookqa, YES_NO),
     licence="not stated",
     citation="Mihaylov et al. 2018",
     protocol="is this answer right? one right and one wrong per question",
     test="validation+test",
     num_rows=4_957 + 1_000,
 )
-QUARTZ = Recipe(
+QUARTZ = _recipe(
     name="quartz",
     hub="allenai/quartz",
-    format=Format("classes", ("question", "choices", "answerKey", "para"), quartz, YES_NO),
+    columns=("question", "choices", "answerKey", "para"),
+    question_of=quartz,
     licence="CC BY 4.0",
     citation="Tafjord et al. 2019",
     protocol="is this answer right? one right and one wrong per question",
     test="validation+test",
     num_rows=2_696 + 384 + 784,
 )
-HELLASWAG = Recipe(
+HELLASWAG = _recipe(
     name="hellaswag",
     hub="Rowan/hellaswag",
-    format=Format("classes", ("ctx", "endings", "label"), hellaswag, YES_NO),
+    columns=("ctx", "endings", "label"),
+    question_of=hellaswag,
     licence="MIT",
     citation="Zellers et al. 2019",
     protocol="is this how it goes on? one right and one wrong ending per beginning",
     test="validation",
     num_rows=39_905 + 10_042,
 )
-PIQA = Recipe(
+PIQA = _recipe(
     name="piqa",
     hub="ybisk/piqa",
-    format=Format("classes", ("goal", "sol1", "sol2", "label"), piqa, YES_NO),
+    columns=("goal", "sol1", "sol2", "label"),
+    question_of=piqa,
     licence="not stated",
     citation="Bisk et al. 2020",
     protocol="does this reach the goal? one right and one wrong way per goal",
     test="validation",
     num_rows=16_113 + 1_838,
 )
-SOCIAL_I_QA = Recipe(
+SOCIAL_I_QA = _recipe(
     name="social_i_qa",
     hub="allenai/social_i_qa",
-    format=Format("classes", ("context", "question", "answerA", "answerB", "answerC", "label"), social_i_qa, YES_NO),
+    columns=("context", "question", "answerA", "answerB", "answerC", "label"),
+    question_of=social_i_qa,
     licence="not stated",
     citation="Sap et al. 2019",
     protocol="is this answer right? one right and one wrong per question",

@@ -14,6 +14,7 @@ from w2s_ray.tasks.examples import Example, Format, Skip, class_of, digest, numb
 from w2s_ray.tasks.rows import Row
 
 SENTIMENTS = ("negative", "positive")
+CUE = "\nSentiment:"
 SHORT_WORDS = 2
 """Phrases with at most this many words are left out if they occur in more than one sentence."""
 
@@ -78,6 +79,7 @@ SST2 = Recipe(
     name="sst2",
     hub="stanfordnlp/sst2",
     format=Format("classes", ("idx", "sentence", "label"), sst2, SENTIMENTS, together=related_by_containment),
+    cue=CUE,
     licence="research use",
     citation="Socher et al. 2013; GLUE, Wang et al. 2018",
     protocol="the sentiment of phrases and sentences, related by containment",
@@ -87,6 +89,7 @@ TWITTER_SENTIMENT = Recipe(
     name="twitter_sentiment",
     hub="EleutherAI/twitter-sentiment",
     format=Format("classes", ("text", "label"), twitter_sentiment, SENTIMENTS),
+    cue=CUE,
     licence="not stated",
     citation="EleutherAI",
     protocol="the sentiment of a tweet",
@@ -96,6 +99,7 @@ AMAZON_POLARITY = Recipe(
     name="amazon_polarity",
     hub="fancyzhx/amazon_polarity",
     format=Format("classes", ("title", "content", "label"), amazon_polarity, SENTIMENTS),
+    cue=CUE,
     licence="Apache 2.0",
     citation="McAuley and Leskovec 2013; Zhang, Zhao and LeCun 2015",
     protocol="the sentiment of a review; the 3.6 million of the train split are not read",
