@@ -16,7 +16,6 @@ from tests.scheduling.dispatcher.test_dispatcher import commit
 from tests.scheduling.studies import chains_of, small_study
 from w2s_ray import read_results
 from w2s_ray.cli.inputs import describe, find_stage
-from w2s_ray.cli.live import PlainView
 from w2s_ray.cli.run import SMOKE_STEPS, _exit_code, _print_trained, shrink
 from w2s_ray.cli.submit import STUDY_NAME, _client, _submit, entrypoint, pack
 from w2s_ray.cli.terminal import bytes_text, count_text, seconds_text, terminal
@@ -24,7 +23,6 @@ from w2s_ray.errors import DataError, ResourceError, StoreError, StudyError
 from w2s_ray.planning.estimate import num_steps
 from w2s_ray.planning.resolve import resolve
 from w2s_ray.scheduling.session import PASSED_ON
-from w2s_ray.scheduling.status import EventKind, StageEvent, StudyStatus
 from w2s_ray.scheduling.study import StudyOutcome
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.checks import check_together
@@ -176,37 +174,6 @@ def test_a_smoke_study_keeps_the_execution_settings() -> None:
     assert [level.execution for level in shrink(study).ladder.values()] == [
         level.execution for level in study.ladder.values()
     ]
-
-
-def test_without_a_terminal_each_stage_prints_two_lines() -> None:
-    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
-    view = PlainView(console)
-    long, short, unseen = list(distinct_stages(chains_of(small_study())).values())[:3]
-    for done, events in (
-        (0, (StageEvent(EventKind.ASSIGNED, long, 0),)),
-        (0, ()),
-        (
-            2,
-            (
-                StageEvent(EventKind.ENDED, long, 1),
-                StageEvent(EventKind.ASSIGNED, short, 0),
-                StageEvent(EventKind.ENDED, short, 1),
-            ),
-        ),
-        (2, (StageEvent(EventKind.ENDED, unseen, 1),)),  # a worker group that died before the stage reached it
-    ):
-        view.update(StudyStatus(events=events, num_done=done, num_stages=3))
-    lines = console.export_text().splitlines()
-    assert [line.split()[0] for line in lines] == ["started", "ended", "started", "ended"]
-    assert "2/3 done" in lines[-1]
-
-
-def test_without_a_terminal_the_reason_why_the_run_waits_is_printed_once() -> None:
-    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
-    view = PlainView(console)
-    for notice in ("waiting for another run", "waiting for another run", ""):
-        view.update(StudyStatus(notice=notice))
-    assert console.export_text().splitlines() == ["waiting for another run"]
 
 
 def test_library_output_goes_to_the_log_and_our_lines_to_the_terminal(tmp_path: Path) -> None:

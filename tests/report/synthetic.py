@@ -20,7 +20,7 @@ from w2s_ray.data.splits import num_test, rows_of_split
 from w2s_ray.report.evidence import Evidence, gather
 from w2s_ray.report.findings import ArmSummary, Estimate, Summary
 from w2s_ray.report.page import write_report
-from w2s_ray.report.results import read_results
+from w2s_ray.report.results import read_results, read_stages
 from w2s_ray.report.summary import summarise
 from w2s_ray.report.terminal import render, render_details
 from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask, distinct_stages
@@ -100,12 +100,19 @@ class SyntheticStudy:
     def frame(self) -> pd.DataFrame:
         return read_results(self.study, self.resolution, self.store)
 
+    def stages_frame(self) -> pd.DataFrame:
+        return read_stages(self.study, self.resolution, self.store)
+
     def write_report(self) -> Path:
         return write_report(self.study, self.resolution, self.store)
 
     @property
     def stages(self) -> dict[str, PlannedStage]:
         return distinct_stages(compile_study(self.study, self.resolution))
+
+    def stages_of(self, seed: int) -> list[PlannedStage]:
+        chains = compile_study(self.study, self.resolution)
+        return [stage for chain in chains if chain.seed == seed for stage in chain.stages]
 
     def finish(self, skill: Skill, *, leave_out: Callable[[PlannedStage], bool] = lambda stage: False) -> None:
         """Write a record and predictions of this accuracy for every stage."""

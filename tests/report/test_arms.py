@@ -284,7 +284,7 @@ def test_trap_14_a_student_of_an_oracle_is_an_oracle(
 ) -> None:
     study = synthetic(**keys)
     study.finish(skill)
-    frame = study.frame()
+    frame = study.stages_frame()
     marked = {(row.arm, row.level) for row in frame[frame.oracle].itertuples()}
     assert marked == {("chain", "medium"), ("direct", "medium"), ("chain", "large")}, "large learns from medium"
     arms = study.summary().arms
@@ -296,5 +296,5 @@ def test_a_truth_chain_is_an_oracle_and_the_chain_is_not(synthetic: Callable[...
     probe = {"trainable": {"medium": {"kind": "probe"}}}
     study = synthetic(methods={"probe": probe, "plain": {"arms": ["chain", "truth_chain", "ceiling"]}})
     study.finish(lambda stage: 0.7)
-    frame = study.frame()
+    frame = study.stages_frame()
     assert set(frame[frame.oracle].arm) == {"truth_chain"}

@@ -39,7 +39,7 @@ def test_the_order_of_stored_predictions_does_not_matter(
     assert floor.test_prediction is not None
     ids, probs_NC = study.predictions(floor, floor.test_prediction, 0.6)
     study.store.write_predictions(floor.test_prediction, ids[::-1], probs_NC[::-1])
-    frame = study.frame()
+    frame = study.stages_frame()
     assert frame[frame.arm == "floor"].accuracy.iloc[0] == pytest.approx(0.6, abs=1e-3)
 
 

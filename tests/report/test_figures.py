@@ -3,8 +3,10 @@
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 
+import pytest
 from synthetic import Skill, SyntheticStudy, printed
 
+from w2s_ray.report import figures
 from w2s_ray.report.figures import accuracy_figure, across_figure, pgr_figure
 from w2s_ray.report.findings import Summary
 
@@ -33,6 +35,22 @@ def test_a_pgr_outside_the_axis_is_still_plotted(synthetic: Callable[..., Synthe
     summary = study.summary()
     assert summary.arms[1].pgr is not None and summary.arms[1].pgr.value > 5
     assert pgr_figure(summary) is not None
+
+
+def test_the_untrained_models_are_lines_in_the_accuracy_figure(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[float] = []
+    monkeypatch.setattr(
+        figures, "_vertical", lambda ax, x, rows, **look: lines.append(x) if look["color"] == "#e69f00" else None
+    )
+    study = synthetic(methods={"naive": {"arms": ["chain", "ceiling", "zero_shot"]}})
+    study.finish(
+        lambda stage: (
+            {"small": 0.5, "medium": 0.55, "large": 0.69}[stage.level] if stage.arm == "zero_shot" else skill(stage)
+        )
+    )
+    assert accuracy_figure(study.summary()) is not None and lines == pytest.approx([0.5, 0.55, 0.69], abs=1e-3)
 
 
 def test_many_tasks_have_only_the_figure_over_all(whole_summary: Summary) -> None:

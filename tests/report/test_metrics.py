@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from synthetic import Skill, SyntheticStudy, arm_of, printed, value
 
-from w2s_ray.report.metrics import METRICS, Case, Metric
+from w2s_ray.report.metrics import ESTIMATES, METRICS, Case, Metric
 from w2s_ray.spec.chain import PlannedStage
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -45,8 +45,9 @@ def test_a_registered_metric_is_in_table_page_csv_and_json(
     page = finished.write_report()
     (arm,) = (arm for arm in json.loads((page.parent / "results.json").read_text())["arms"] if arm["arm"] == "direct")
     assert arm["metrics"][metric.name] == pytest.approx(0.8)
-    with (page.parent / "results.csv").open(newline="") as file:
-        assert {round(float(row[metric.name]), 3) for row in csv.DictReader(file)} == {0.8}
+    for name in ("results.csv", "stages.csv"):
+        with (page.parent / name).open(newline="") as file:
+            assert {round(float(row[metric.name]), 3) for row in csv.DictReader(file)} == {0.8}
     for width in (100, 160):
         assert "sureness" in printed(finished.summary(), width, details=True)
     assert "sureness" in page.read_text() and "the middle confidence" in page.read_text()
@@ -67,10 +68,12 @@ def test_a_headline_metric_is_in_the_first_table_too(finished: SyntheticStudy, m
 
 
 def test_every_metric_is_in_the_docs_as_it_is_declared() -> None:
-    """On failure, add the row to the second table of metrics in docs/methods.md, in the registry's order."""
-    rows = [line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.split("`")[1:2]]
-    documented = [row for row in rows if row.split("`")[1] in METRICS]
-    for metric, row in zip(METRICS.values(), [*documented, *[""] * len(METRICS)], strict=False):
+    """On failure, add the row to a table of metrics in docs/methods.md, in the registry's order."""
+    registry = {**ESTIMATES, **METRICS}
+    section = DOCS.read_text(encoding="utf-8").partition("\n## Metrics\n")[2].partition("\n### ")[0]
+    documented = [line for line in section.splitlines() if line.startswith("| `")]
+    assert len(documented) == len(registry)
+    for metric, row in zip(registry.values(), [*documented, *[""] * len(registry)], strict=False):
         about = metric.about.replace("|", "\\|")
         assert row == f"| `{metric.name}` | {metric.title + ' ' if metric.title else ''}| {about} |"
 

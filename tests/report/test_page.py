@@ -9,11 +9,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from markupsafe import escape
 from synthetic import Skill, SyntheticStudy, printed
 
 from w2s_ray.report.findings import SCHEMA, Summary
+from w2s_ray.report.legend import legend
 from w2s_ray.report.metrics import METRICS
-from w2s_ray.report.page import chain_diagram, study_text
+from w2s_ray.report.page import chain_diagram, study_text, tiles
+from w2s_ray.report.tables import headline_tables
 from w2s_ray.spec.load import parse_study
 
 
@@ -38,11 +41,13 @@ def test_results_json_reads_back_as_the_same_summary(finished: SyntheticStudy) -
 def test_the_report_is_one_page_with_its_data_files(finished: SyntheticStudy) -> None:
     page = finished.write_report()
     assert sorted(path.name for path in page.parent.iterdir()) == [
-        "accuracy.png", "accuracy.svg", "pgr.png", "pgr.svg", "report.html", "results.csv", "results.json",
+        "accuracy.png", "accuracy.svg", "pgr.png", "pgr.svg", "report.html",
+        "results.csv", "results.json", "stages.csv",
     ]  # fmt: skip
     assert page.parent == finished.store.study_folder("demo") / "report"
     assert json.loads((page.parent / "results.json").read_text())["study"] == "demo"
-    assert len(pd.read_csv(page.parent / "results.csv")) == 12
+    assert len(pd.read_csv(page.parent / "results.csv")) == 6, "students of a chain"
+    assert len(pd.read_csv(page.parent / "stages.csv")) == 12
     text = page.read_text()
     for arm in finished.summary().arms:
         assert arm.label in text
@@ -113,6 +118,28 @@ def test_another_study_file_in_the_folder_is_not_shown_as_this_one(own_finished:
     text = study_text(own_finished.study, own_finished.store)
     assert "other" not in text
     assert parse_study(yaml.safe_load(text)) == own_finished.study
+
+
+def test_the_page_begins_with_the_verdict_and_the_pgr_of_the_last_student(finished: SyntheticStudy) -> None:
+    summary, text = finished.summary(), finished.write_report().read_text()
+    verdict, tile = text.index(summary.verdict), text.index("PGR, large")
+    assert summary.verdict.startswith("The large student (chain · naive) recovers .50") and verdict < tile
+    assert tile < text.index("floor, small") < text.index("Accuracy</h2>")
+    assert [tile.value for tile in tiles(summary)[:4]] == [".50", ".600", ".800", ".200"]
+
+
+def test_the_page_of_several_tasks_has_a_verdict_on_all_and_on_each(whole_page: Path, whole_summary: Summary) -> None:
+    text = whole_page.read_text()
+    assert whole_summary.verdict.startswith("Of 3 tasks, the last student reliably recovers part of the gap on 2")
+    for verdict in (whole_summary.verdict, *(task.verdict for task in whole_summary.tasks.values())):
+        assert escape(verdict) in text
+    assert [(tile.title, tile.value) for tile in tiles(whole_summary)] == [("pooled PGR, large", ".30")]
+
+
+def test_the_page_explains_each_column_arm_and_mark(whole_page: Path, whole_summary: Summary) -> None:
+    text = whole_page.read_text()
+    for name, about in legend(whole_summary, headline_tables(whole_summary)).items():
+        assert f"<dt>{name}</dt><dd>{escape(about)}</dd>" in text, name
 
 
 def test_the_diagram_names_supervisor_and_split_of_each_link(finished: SyntheticStudy) -> None:

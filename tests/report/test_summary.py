@@ -122,6 +122,49 @@ def test_trap_20_degenerate_labels_are_warned_of(
     assert "small (floor) gave to T2 (seed 0)" in warning and "98% are one class" in warning
 
 
+UNTRAINED = {"methods": {"naive": {"arms": ["chain", "direct", "ceiling", "zero_shot"]}}}
+
+
+def test_trap_27_a_student_below_its_untrained_model_is_warned_of(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill
+) -> None:
+    """Of the untrained models the large one is right on 69 %, between its students."""
+    study = synthetic(**UNTRAINED)
+    untrained = {"small": 0.5, "medium": 0.55, "large": 0.69}
+    study.finish(lambda stage: untrained[stage.level] if stage.arm == "zero_shot" else skill(stage))
+    summary, text, page = shown(study)
+    chain, direct, medium = (
+        arm_of(summary, *place) for place in (("large", "chain"), ("large", "direct"), ("medium", "chain"))
+    )
+    assert value(direct.untrained) == value(chain.untrained) == pytest.approx(0.69, abs=1e-3)
+    assert value(direct.above_untrained) == pytest.approx(0.66 - 0.69, abs=1e-3)
+    assert [arm.label for arm in summary.arms if arm.is_below_untrained] == [direct.label]
+    assert value(medium.above_untrained) == pytest.approx(0.1, abs=1e-3)
+    (warning,) = (line for line in summary.warnings if "untrained" in line)
+    assert warning.startswith("code: reliably below the untrained large, in accuracy: direct (−.030 [")
+    assert "1 student is reliably below the untrained model" in summary.verdict
+    for view in (text, page):
+        assert "direct†‡" in view and "chain†‡" not in view and "reliably below its untrained model" in view
+
+
+def test_a_student_that_may_be_as_good_as_its_untrained_model_is_not_warned_of(
+    synthetic: Callable[..., SyntheticStudy], skill: Skill
+) -> None:
+    study = synthetic(**UNTRAINED)
+    untrained = {"small": 0.5, "medium": 0.65, "large": 0.66}
+    study.finish(lambda stage: untrained[stage.level] if stage.arm == "zero_shot" else skill(stage))
+    summary = study.summary()
+    assert value(arm_of(summary, "large", "direct").above_untrained) == 0
+    assert not any("untrained" in line for line in summary.warnings)
+
+
+def test_a_student_with_random_weights_has_no_untrained_model(synthetic: Callable[..., SyntheticStudy]) -> None:
+    study = synthetic(methods={**UNTRAINED["methods"], "scratch": {"random": ["large"]}}, chains=[["small", "large"]])
+    study.finish(lambda stage: {"floor": 0.6, "zero_shot": 0.7}.get(stage.arm, 0.65))
+    students = {arm.setting: arm for arm in study.summary().arms if arm.arm == "chain"}
+    assert students["random start"].above_untrained is None and students[""].is_below_untrained
+
+
 def test_a_floor_at_chance_is_warned_of(synthetic: Callable[..., SyntheticStudy], skill: Skill) -> None:
     study = synthetic(chains=[["small", "large"]])
     study.finish(lambda stage: 0.5 if stage.arm == "floor" else skill(stage))

@@ -37,16 +37,43 @@ def test_the_table_has_every_arm_with_its_results(finished: SyntheticStudy) -> N
     text = printed(finished.summary(), 125)
     for label in ("floor", "chain = direct", "chain · naive", "chain · confident", "direct", "ceiling"):
         assert label in text
-    (line,) = (line for line in text.splitlines() if "chain · naive" in line)
+    (line,) = (line for line in text.splitlines() if "chain · naive†" in line)
     assert re.search(r"\.700 \[\.\d{3}, \.\d{3}\] +\.600 +\.800 +\.50 \[\.\d\d, \.\d\d\]", line)
     assert "−.25" in text, "a negative PGR has a real minus sign"
-    assert "minimum detectable difference in PGR" in text and "† with 1 seed" in text
+    assert "minimum detectable difference in PGR" in text
+    assert re.search("†  +with 1 seed", text)
+
+
+def test_the_verdict_and_the_legend_of_the_columns_shown_are_below_the_table(finished: SyntheticStudy) -> None:
+    summary = finished.summary()
+    wide, narrow = (printed(summary, width).splitlines() for width in (160, 100))
+    table_end = max(place for place, line in enumerate(wide) if "ceiling†" in line)
+    (verdict,) = (place for place, line in enumerate(wide) if line.startswith("The large student (chain · naive)"))
+    names = [line.split("  ")[0] for line in wide[verdict:]]
+    assert table_end < verdict
+    columns = ["accuracy", "floor", "ceiling", "PGR", "link", "agrees", "labels"]
+    assert [name for name in names if name in columns] == columns
+    assert [name for name in names if name in ("chain", "direct", "pooled", "[low, high]", "†", "‡")] == [
+        *("chain", "direct", "[low, high]", "†")
+    ], "only what is shown"
+    assert not any(line.startswith(("link ", "labels ")) for line in narrow)
+    legend_lines = [line for line in narrow if line.startswith(tuple(f"{name} " for name in columns))]
+    assert len(legend_lines) == 5 and all(len(line) <= 100 for line in legend_lines), "one line a column"
 
 
 def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_lines(finished: SyntheticStudy) -> None:
     lines = printed(finished.summary(), 100).splitlines()
     assert max(map(len, lines)) <= 100
     assert any("chain · naive" in line and ".50 [" in line for line in lines)
+
+
+def test_the_deviation_over_seeds_is_beside_the_mean(synthetic: Callable[..., SyntheticStudy]) -> None:
+    study = synthetic(seeds=[0, 1, 2], chains=[["small", "large"]])
+    seed_of = {stage.identity: seed for seed in (0, 1, 2) for stage in study.stages_of(seed)}
+    study.finish(lambda s: {"floor": 0.6, "chain": 0.7, "ceiling": 0.8}[s.arm] + 0.02 * (seed_of[s.identity] - 1))
+    (line,) = (line for line in printed(study.summary(), 160).splitlines() if "chain†" in line)
+    assert re.search(r"\.700 \[\.\d{3}, \.\d{3}\] +\.020 +\.600 +\.800", line)
+    assert " sd " not in printed(study.summary(), 100)
 
 
 def test_an_undefined_pgr_is_named_and_explained(two_tasks: SyntheticStudy) -> None:

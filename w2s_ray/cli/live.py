@@ -17,9 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from w2s_ray.scheduling.status import EventKind, RunningStage, StudyStatus, StudyView
-from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.identity import short
+from w2s_ray.scheduling.status import PlainView, RunningStage, StudyStatus, StudyView
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HARD_EXIT_CODE = 130
@@ -29,37 +27,7 @@ def view_for(console: Console) -> AbstractContextManager[StudyView]:
     """Return the view that suits the console."""
     if console.is_terminal:
         return cast(AbstractContextManager[StudyView], LiveView(console))
-    return nullcontext(PlainView(console))
-
-
-class PlainView:
-    """Prints a line when a stage starts and when it ends."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._running: set[str] = set()
-        self._notice = ""
-
-    def update(self, status: StudyStatus) -> None:
-        counts = f"{status.num_done}/{status.num_stages} done, {status.num_waiting} waiting, {status.num_shared} shared"
-        if status.notice and not self._notice:
-            self._line(status.notice)
-        self._notice = status.notice
-        for event in status.events:
-            identity, name = event.stage.identity, _name(event.stage)
-            if event.kind is EventKind.ASSIGNED and identity not in self._running:
-                self._running.add(identity)
-                self._line(f"started  {name}")
-            elif event.kind is EventKind.ENDED and identity in self._running:
-                self._running.remove(identity)
-                self._line(f"ended    {name} · {counts}")
-
-    def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
-
-
-def _name(stage: PlannedStage) -> str:
-    return f"{stage.task} {stage.level} {stage.arm} {stage.spec.description} {short(stage.identity)}"
+    return nullcontext(PlainView(lambda line: console.print(line, markup=False, soft_wrap=True)))
 
 
 class LiveView:

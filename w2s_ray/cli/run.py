@@ -132,18 +132,11 @@ def _print_results(study: Study, resolution: Resolution, store: ArtifactStore) -
 
 def _exit_code(outcome: "StudyOutcome") -> int:
     """Print the failed chains, grouped by reason, and why a search chose nothing; return 1 if there are any."""
-    chains_by_reason: dict[str, list[str]] = {}
-    for chain, reason in outcome.failed.items():
-        chains_by_reason.setdefault(reason, []).append(chain)
-    errors = [f"failed: {', '.join(chains)}\n{reason}" for reason, chains in chains_by_reason.items()]
-    nothing_chosen = outcome.search.why_nothing_is_chosen if outcome.search is not None else None
-    if nothing_chosen is not None:
-        errors.append(nothing_chosen)
-    for error in errors:
+    for error in outcome.errors:
         terminal.error(error)
-    if errors:
+    if outcome.errors:
         terminal.err.print(f"  log:    {terminal.log}; each stage has its own beside it", markup=False, soft_wrap=True)
-    return int(bool(errors))
+    return int(bool(outcome.errors))
 
 
 def _resume_hint(store: ArtifactStore) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.spec.labels import GroundTruth, WeakLabels
 from w2s_ray.spec.search import Point
-from w2s_ray.spec.stage import StageSource, StageSpec
+from w2s_ray.spec.stage import ModelSource, StageSource, StageSpec
 from w2s_ray.spec.study import Arm, Study
 
 ARM_ORDER: tuple[Arm, ...] = (
@@ -124,10 +124,29 @@ def floor_of(chain: Chain) -> str | None:
     return floor.identity if floor is not None else None
 
 
+def untrained_of(student: DistinctArm, arms: Iterable[DistinctArm]) -> DistinctArm | None:
+    """Return the `zero_shot` arm of a student's task, level and point, preferably of its own method.
+
+    None where the study has none, and for a student with random initial weights, whose untrained model knows nothing.
+    """
+    starts = [stage.spec.starts_from for stage in student.stages.values()]
+    if any(isinstance(start, ModelSource) and start.random for start in starts):
+        return None
+    points = {place.point for place in student.places}
+    known = [
+        arm
+        for arm in arms
+        if "zero_shot" in arm.kinds
+        and (arm.task, arm.level) == (student.task, student.level)
+        and not points.isdisjoint(place.point for place in arm.places)
+    ]
+    return max(known, key=lambda arm: not set(student.methods).isdisjoint(arm.methods), default=None)
+
+
 def setting_of(spec: StageSpec) -> str:
     """Describe what sets a stage's training apart besides its loss; empty for the default.
 
-    That is everything its ceiling shares (trainable weights, start), and the transforms of its labels, which its
+    That is everything its ceiling shares (trainable weights, score, start), and the transforms of its labels, which its
     ceiling does not share.
     """
     labels = spec.train[-1].labels
@@ -135,7 +154,8 @@ def setting_of(spec: StageSpec) -> str:
     start = "after its texts" if isinstance(spec.starts_from, StageSource) else ""
     if not isinstance(spec.starts_from, StageSource) and spec.starts_from.random:
         start = "random start"
-    return ", ".join(part for part in (spec.trainable.label, transforms, start) if part)
+    score = spec.score.label if spec.score is not None else ""
+    return ", ".join(part for part in (spec.trainable.label, score, transforms, start) if part)
 
 
 def is_oracle(study: Study, stages: Mapping[str, PlannedStage], stage: PlannedStage) -> bool:
@@ -203,7 +223,7 @@ def _add_chain(arms: dict[object, DistinctArm], by_seed: Mapping[int, Chain], tr
     """Add the stages of one chain, given by seed, each as a new arm or as one more name of a known one."""
     first = next(iter(by_seed.values()))
     slots = {seed: _slots(chain) for seed, chain in by_seed.items()}
-    for slot in _slots(first):
+    for slot in (slot for slot in _slots(first) if slot[0] != "reference"):
         arm, level, number = slot
         stages = {seed: by_slot[slot] for seed, by_slot in slots.items() if slot in by_slot}
         floors = _present({seed: floor_of(by_seed[seed]) for seed in stages})

@@ -11,14 +11,14 @@ from statistics import fmean
 
 import numpy as np
 
-from w2s_ray.report.arms import TEXT_ARMS, DistinctArm, is_oracle, setting_of
+from w2s_ray.report.arms import TEXT_ARMS, DistinctArm, is_oracle, setting_of, untrained_of
 from w2s_ray.report.evidence import Evidence
 from w2s_ray.report.findings import ArmSummary, Comparison, Estimate
 from w2s_ray.report.metrics import case_of, mean_values, measure
 from w2s_ray.science import BoolArray, FloatArray
 from w2s_ray.science.bootstrap import FEWEST_GROUPS, Resamples
-from w2s_ray.science.estimates import FEW_SEEDS, Ratio, Sampled, over_seeds
-from w2s_ray.science.recovery import Recovery, compare, gap, minimum_detectable, recover
+from w2s_ray.science.estimates import FEW_SEEDS, Ratio, Sampled, difference, over_seeds
+from w2s_ray.science.recovery import Recovery, compare, gap, minimum_detectable, recover, too_few_groups
 from w2s_ray.spec.study import Study
 
 _MOST_COMPARED = 60
@@ -154,12 +154,12 @@ class TaskEvaluation:
                 level=first.level,
                 first=first.label,
                 second=second.label,
-                difference=estimate(difference),
-                minimum_detectable=minimum_detectable(difference.interval),
+                difference=estimate(between),
+                minimum_detectable=minimum_detectable(between.interval),
                 oracle=self.is_oracle(first) or self.is_oracle(second),
             )
             for first, second in pairs
-            if (difference := _difference(recoveries[first.id], recoveries[second.id])) is not None
+            if (between := _difference(recoveries[first.id], recoveries[second.id])) is not None
         ]
 
     def difference(self, first: DistinctArm, second: DistinctArm) -> Ratio | None:
@@ -206,6 +206,7 @@ class TaskEvaluation:
                 "metrics": mean_values([measure(case) for case in cases]),
                 "strata": strata,
                 **(dict(self._recoveries(arm)) if arm.is_student else {}),
+                **(dict(self._untrained(arm)) if arm.is_student else {}),
             }
         )
 
@@ -230,6 +231,17 @@ class TaskEvaluation:
             standing = self.standing(arm, arm.full_ceilings, full_seeds)
             yield "full_ceiling", estimate(standing.ceiling)
             yield from self._pgr("pgr_full", standing)
+
+    def _untrained(self, arm: DistinctArm) -> Iterator[tuple[str, Estimate]]:
+        """Yield the accuracy of a student's untrained model, and the student's less that, as fields of its summary."""
+        untrained = untrained_of(arm, self.distinct)
+        seeds = [seed for seed in self.seeds(arm) if untrained is not None and seed in self.seeds(untrained)]
+        if untrained is None or not seeds:
+            return
+        before = self.accuracies.mean(untrained.identities, seeds)
+        yield "untrained", estimate(before)
+        if too_few_groups(before.num_groups) is None:
+            yield "above_untrained", estimate(difference(self.accuracies.mean(arm.identities, seeds), before))
 
     def _pgr(self, name: str, standing: Standing) -> Iterator[tuple[str, Estimate | str | None]]:
         recovery = self.recovery(standing)

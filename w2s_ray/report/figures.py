@@ -40,7 +40,7 @@ _MOST_PANELS = 6
 _PGR_LIMITS = (-2.0, 3.0)
 """The widest PGR axis; a value beyond it is an arrowhead at the edge, with its number next to it."""
 _FAINT, _INK = "#8e8e96", "#1b1b1e"
-_DASHED, _SOLID = (0, (3, 2)), "-"
+_DASHED, _DOTTED, _SOLID = (0, (3, 2)), (0, (1, 1.2)), "-"
 _WIDTH_INCHES, _ROW_INCHES, _MARGIN_INCHES = 8.4, 0.29, 0.95
 _STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -78,12 +78,19 @@ _Panels = dict[str, list[_PlotRow[T]]]
 
 
 def accuracy_figure(summary: Summary) -> RenderedFigure | None:
-    """Plot the accuracy of every arm, each level's gap from floor to ceiling shaded.
+    """Plot the accuracy of every arm, with each level's gap from floor to ceiling shaded and its untrained model.
 
     None where nothing is finished, or there are too many tasks for one figure.
     """
     arms = [arm for arm in summary.arms if arm.accuracy is not None]
-    return _render(_by_task(summary, arms), _plot_accuracies, "accuracy on the test set; shaded: from floor to ceiling")
+    label = "accuracy on the test set; shaded: from floor to ceiling"
+    label += "; dotted: the untrained model" if has_untrained(summary) else ""
+    return _render(_by_task(summary, arms), _plot_accuracies, label)
+
+
+def has_untrained(summary: Summary) -> bool:
+    """Return whether an untrained model is evaluated."""
+    return any(arm.accuracy is not None and "zero_shot" in arm.kinds for arm in summary.arms)
 
 
 def pgr_figure(summary: Summary) -> RenderedFigure | None:
@@ -126,7 +133,9 @@ def _rows(results: Sequence[T], text: Callable[[T], str]) -> list[_PlotRow[T]]:
 
 def _plot_accuracies(ax: Axes, rows: Sequence[_PlotRow[ArmSummary]]) -> None:
     for level in dict.fromkeys(row.level for row in rows):
-        _shade_gap(ax, [row for row in rows if row.level == level])
+        own = [row for row in rows if row.level == level]
+        _shade_gap(ax, own)
+        _mark_untrained(ax, own)
     for row in rows:
         if row.result is not None and row.result.accuracy is not None:
             _dot(ax, row.y, row.result.arm, row.result.accuracy, digits=3)
@@ -140,12 +149,30 @@ def _shade_gap(ax: Axes, rows: Sequence[_PlotRow[ArmSummary]]) -> None:
     if len(ends) != 1:
         return
     floor, ceiling = ends[0]
-    top, bottom = rows[0].y + 0.5, rows[-1].y + 0.5
+    top, bottom = _ends(rows)
     corner = (min(floor, ceiling), top)
     size = (abs(ceiling - floor), bottom - top)
     ax.add_patch(Rectangle(corner, *size, facecolor=COLOURS["chain"], alpha=0.08, linewidth=0, zorder=0))
     for end, dashes in ((floor, _DASHED), (ceiling, _SOLID)):
-        ax.plot([end, end], [top, bottom], color=_FAINT, linewidth=0.9, linestyle=dashes, zorder=1)
+        _vertical(ax, end, rows, color=_FAINT, linewidth=0.9, linestyle=dashes, zorder=1)
+
+
+def _mark_untrained(ax: Axes, rows: Sequence[_PlotRow[ArmSummary]]) -> None:
+    """Draw a line through a level's rows at the accuracy of each of its untrained models."""
+    for arm in (row.result for row in rows):
+        if arm is not None and arm.accuracy is not None and "zero_shot" in arm.kinds:
+            look = {"color": COLOURS["zero_shot"], "linewidth": 1.6, "linestyle": _DOTTED, "zorder": 2}
+            _vertical(ax, arm.accuracy.value, rows, **look)
+
+
+def _ends(rows: Sequence[_PlotRow[ArmSummary]]) -> tuple[float, float]:
+    """Return where a level's rows begin and end."""
+    return rows[0].y + 0.5, rows[-1].y + 0.5
+
+
+def _vertical(ax: Axes, x: float, rows: Sequence[_PlotRow[ArmSummary]], **look: Any) -> None:
+    """Draw a line through a level's rows."""
+    ax.plot([x, x], _ends(rows), **look)
 
 
 def _plot_pgrs(ax: Axes, rows: Sequence[_PlotRow[ArmSummary]]) -> None:

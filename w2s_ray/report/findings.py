@@ -67,6 +67,10 @@ class ArmSummary(Spec):
     pgr_full: Estimate | None = None
     """Against the full ceiling."""
     pgr_full_undefined: str | None = None
+    untrained: Estimate | None = None
+    """Accuracy of its model before any training (`zero_shot`), for a student of a study with that arm."""
+    above_untrained: Estimate | None = None
+    """Its accuracy less that of its untrained model, on the same resamples and seeds."""
     supervisors: tuple[str, ...] = ()
     """Level and arm of each."""
     trained_on: str = ""
@@ -93,6 +97,11 @@ class ArmSummary(Spec):
     @property
     def is_student(self) -> bool:
         return self.arm in STUDENTS
+
+    @property
+    def is_below_untrained(self) -> bool:
+        """Whether it is reliably worse than its model before any training: by the 95 % interval of the difference."""
+        return self.above_untrained is not None and self.above_untrained.high < 0
 
     @property
     def num_seeds(self) -> int:
@@ -252,6 +261,8 @@ class TaskSummary(Spec):
     """Accuracy of trivial predictors: `majority`, and for classes and pairs `length`."""
     strata: dict[str, int]
     """Test examples of each stratum."""
+    verdict: str = ""
+    """Two sentences on its students (verdict.py); empty without any."""
 
 
 class Pretrained(Spec):
@@ -271,6 +282,8 @@ class Summary(Spec):
 
     schema_version: int = SCHEMA
     study: str
+    verdict: str = ""
+    """Two sentences on the last student: the task's, or over several tasks."""
     seeds: tuple[int, ...]
     ladder: tuple[str, ...]
     paths: tuple[tuple[str, ...], ...]

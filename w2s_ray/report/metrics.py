@@ -1,10 +1,11 @@
-"""The registry of metrics: each is declared once, in `METRICS`.
+"""The registry of metrics: each is declared once, in `ESTIMATES` or `METRICS`.
 
-From its entry a metric gets a column in the tables of terminal and page, a column of results.csv, a key under
-`arms[].metrics` in results.json, and its line in docs/methods.md (a test compares them). To add a metric, add an entry.
+From its entry a metric gets a column in the tables of terminal and page with its line in the legend, columns of
+results.csv, and its line in docs/methods.md (a test compares them). To add a metric, add an entry to `METRICS`, from
+which it gets a key under `arms[].metrics` in results.json too.
 
-A metric is a number computed from one stage's stored predictions and record; an arm's value is the mean over its seeds.
-What needs several stages on the same bootstrap resamples (accuracy with its interval, floor, ceiling, gap, PGR) is
+An entry of `METRICS` is a number computed from one stage's stored predictions and record; an arm's value is the mean
+over its seeds. `ESTIMATES` need several stages on the same bootstrap resamples: they are fields of `ArmSummary`,
 computed in evaluation.py. In the formulas y is the truth, s and t the hard predictions of student and supervisor.
 """
 
@@ -54,6 +55,16 @@ class Case:
         if self.supervisor is None or other is None:
             return None
         return error_correlation(self.predictions.predicted_N, other.predicted_N, self.truth_N)
+
+
+@dataclass(frozen=True)
+class EstimateEntry:
+    """One number with an interval, a field of `ArmSummary`."""
+
+    name: str
+    title: str
+    about: str
+    digits: int = 3
 
 
 @dataclass(frozen=True)
@@ -208,6 +219,25 @@ _METRICS = (
            about="tokens of training, with that of all its supervisors and of the stage that it started from"),
 )
 # fmt: on
+_ESTIMATES = (
+    EstimateEntry("accuracy", "accuracy", "share of the test examples that are right; answers have to match exactly"),
+    EstimateEntry("floor", "floor", "accuracy of the first supervisor"),
+    EstimateEntry("ceiling", "ceiling", "accuracy of the student's model trained on the truth of the same examples"),
+    EstimateEntry("pgr", "PGR", "share of the gap recovered: (accuracy − floor) / (ceiling − floor)", 2),
+    EstimateEntry(
+        "pgr_full",
+        "PGR of full",
+        "PGR against the ceiling that trains all weights with the level's own optimisation",
+        2,
+    ),
+    EstimateEntry("pgr_link", "link", "PGR with the immediate supervisor as the floor; not comparable across arms", 2),
+    EstimateEntry("gap", "", "ceiling − floor"),
+    EstimateEntry("full_ceiling", "", "accuracy of the ceiling that trains all weights"),
+    EstimateEntry("untrained", "", "accuracy of the student's model before any training (`zero_shot`)"),
+    EstimateEntry("above_untrained", "", "accuracy − untrained"),
+)
+ESTIMATES: dict[str, EstimateEntry] = {entry.name: entry for entry in _ESTIMATES}
+"""By name; those with a title are columns of the first table, in this order."""
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
 """By name, in the order of their columns."""
 

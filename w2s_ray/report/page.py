@@ -4,7 +4,8 @@
 report.html                 one page with figures, style and study file inside; it loads nothing
 accuracy.png accuracy.svg   pgr.png pgr.svg   across.png across.svg (for several tasks)
 results.json                the summary (findings.py)
-results.csv                 a row per stage of a chain (results.py)
+results.csv                 a row per student, over its seeds (results.py)
+stages.csv                  a row per stage of a chain
 """
 
 import json
@@ -18,11 +19,20 @@ from markupsafe import Markup
 from w2s_ray.errors import W2SError
 from w2s_ray.report import text
 from w2s_ray.report.evidence import gather
-from w2s_ray.report.figures import COLOURS, RenderedFigure, accuracy_figure, across_figure, pgr_figure
-from w2s_ray.report.findings import ArmSummary, Summary
-from w2s_ray.report.results import to_frame
+from w2s_ray.report.figures import (
+    COLOURS,
+    RenderedFigure,
+    accuracy_figure,
+    across_figure,
+    has_untrained,
+    pgr_figure,
+)
+from w2s_ray.report.findings import ArmSummary, Estimate, Summary
+from w2s_ray.report.legend import arm_lines, column_lines, mark_lines
+from w2s_ray.report.results import stages_frame, students_frame
 from w2s_ray.report.summary import summary_of
 from w2s_ray.report.tables import TableView, comparisons_table, detail_tables, headline_tables, stages_table
+from w2s_ray.report.verdict import last_across, last_student
 from w2s_ray.spec.chain import Resolution
 from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.spec.study import Study
@@ -32,6 +42,15 @@ from w2s_ray.store.files import write_file, writing
 REPORT = "report"
 PAGE_NAME = "report.html"
 _IN_DIAGRAM = ("floor", "chain")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of the numbers at the top of the page."""
+
+    title: str
+    value: str
+    small: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,8 @@ def write_report(study: Study, resolution: Resolution, store: ArtifactStore) -> 
         write_file(folder / f"{name}.svg", figure.svg.encode())
     results = json.dumps(summary.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     write_file(folder / "results.json", results.encode())
-    write_file(folder / "results.csv", to_frame(study, evidence).to_csv(index=False).encode())
+    write_file(folder / "results.csv", students_frame(study, evidence, summary).to_csv(index=False).encode())
+    write_file(folder / "stages.csv", stages_frame(study, evidence).to_csv(index=False).encode())
     write_file(folder / PAGE_NAME, render_page(summary, figures, study_text(study, store)).encode())
     return folder / PAGE_NAME
 
@@ -79,21 +99,52 @@ def render_page(summary: Summary, figures: dict[str, RenderedFigure], study_yaml
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    headline = headline_tables(summary)
     details: dict[str, list[TableView]] = {}
     for table in (*detail_tables(summary), comparisons_table(summary)):
         if table.rows:
             details.setdefault(table.title, []).append(table)
     return environment.get_template("page.html").render(
         summary=summary,
-        headline=headline_tables(summary),
+        headline=headline,
+        tiles=tiles(summary),
+        meanings={**column_lines(headline), **mark_lines(summary, headline)},
+        arm_meanings=arm_lines(summary),
+        has_untrained=has_untrained(summary),
         details=details,
         stages=stages_table(summary),
         chains=[chain_diagram(summary, path) for path in summary.paths],
         figures={name: Markup(figure.svg) for name, figure in figures.items()},
         study_yaml=study_yaml,
         text=text,
+        column_lines=column_lines,
         colours=COLOURS,
     )
+
+
+def tiles(summary: Summary) -> list[Tile]:
+    """Return the numbers at the top of the page: the PGR of the last student first."""
+    if len(summary.tasks) != 1:
+        row = last_across(summary.arms, summary.across)
+        return [] if row is None else [_pgr_tile(f"pooled PGR, {row.level}", row.pooled, row.label)]
+    last = last_student(summary.arms)
+    made = [] if last is None else [_pgr_tile(f"PGR, {last.level}", last.pgr, last.label)]
+    floors = [arm for arm in summary.arms if arm.arm == "floor" and arm.accuracy is not None]
+    ceilings = [arm for arm in summary.arms if arm.arm == "ceiling" and arm.accuracy is not None]
+    gaps = [arm for arm in summary.arms if arm.gap is not None]
+    shown = [(f"floor, {arm.level}", arm.accuracy) for arm in floors[:1]]
+    shown += [(f"ceiling, {arm.level}", arm.accuracy) for arm in ceilings[-1:]]
+    shown += [(f"gap to {arm.level}", arm.gap) for arm in gaps[-1:]]
+    made += [Tile(title, text.number(text.value_of(value)), text.bounds(value)) for title, value in shown]
+    made.append(Tile("students", str(summary.num_students), f"{summary.num_undefined} with an undefined PGR"))
+    detectable = [pair.minimum_detectable for pair in summary.comparisons]
+    if detectable:
+        made.append(Tile("detectable PGR difference", text.number(max(detectable), 2), "between any two arms"))
+    return made
+
+
+def _pgr_tile(title: str, pgr: Estimate | None, label: str) -> Tile:
+    return Tile(title, text.number(text.value_of(pgr), 2) if pgr else "undefined", f"{text.bounds(pgr, 2)} {label}")
 
 
 def chain_diagram(summary: Summary, path: tuple[str, ...]) -> list[Rung]:

@@ -21,6 +21,8 @@ from w2s_ray.report.findings import (
     Summary,
     TaskSummary,
 )
+from w2s_ray.report.text import with_bounds
+from w2s_ray.report.verdict import study_verdict, task_verdict
 from w2s_ray.science.bootstrap import FEW_GROUPS
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution
 from w2s_ray.spec.reporting import Contender, ReferenceSpec
@@ -49,20 +51,24 @@ def summary_of(study: Study, evidence: Evidence) -> Summary:
     """Return the results of a study whose evidence is read already."""
     distinct = distinct_arms(evidence.chains, study.ladder)
     evaluations = {task: TaskEvaluation(study, evidence, task, distinct) for task in study.tasks}
-    arms = {arm.id: arm for evaluation in evaluations.values() for arm in evaluation.summaries()}
+    by_task = {task: evaluation.summaries() for task, evaluation in evaluations.items()}
+    arms = {arm.id: arm for own in by_task.values() for arm in own}
     students = [arm for arm in arms.values() if arm.is_student and arm.accuracy is not None]
     records = [evidence.records[identity] for identity in evidence.stages if identity in evidence.records]
     packages = sorted({name for record in records for name in record.versions})
+    verdicts = {task: task_verdict(own, study.report.min_gap) for task, own in by_task.items()}
+    across = across_tasks(evaluations)
     return Summary(
         study=study.name,
+        verdict=study_verdict(by_task, across) if len(verdicts) > 1 else "".join(verdicts.values()),
         seeds=study.seeds,
         ladder=tuple(study.ladder),
         paths=study.paths,
-        tasks={name: _task(evidence, evaluations[name]) for name in study.tasks if name in evidence.tests},
+        tasks={name: _task(evidence, evaluations[name], verdicts[name]) for name in verdicts if name in evidence.tests},
         arms=tuple(arms.values()),
         comparisons=tuple(pair for evaluation in evaluations.values() for pair in evaluation.comparisons()),
         declared=declared_comparisons(study, evaluations),
-        across=across_tasks(evaluations),
+        across=across,
         curves=_learning_curves(list(arms.values()), evidence.stages),
         references=tuple(
             _reference(study, evaluations, arms, reference, text, point)
@@ -110,7 +116,7 @@ def chain_metrics(study: Study, store: ArtifactStore, chain: Chain) -> dict[str,
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _task(evidence: Evidence, evaluation: TaskEvaluation) -> TaskSummary:
+def _task(evidence: Evidence, evaluation: TaskEvaluation, verdict: str) -> TaskSummary:
     test = evidence.tests[evaluation.task]
     return TaskSummary(
         num_test=len(test.ids),
@@ -119,6 +125,7 @@ def _task(evidence: Evidence, evaluation: TaskEvaluation) -> TaskSummary:
         kind=test.kind,
         baselines={name: estimate(sampled) for name, sampled in evaluation.accuracies.baselines().items()},
         strata=evaluation.accuracies.strata(),
+        verdict=verdict,
     )
 
 
@@ -272,6 +279,7 @@ def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> Iterator[str]:
     for arm in arms:
         if arm.oracle:
             yield f"{arm.task}: {arm.level} {arm.label} is an oracle: ground truth chose or taught it or its supervisor"
+    yield from _below_untrained(arms)
     yield from _cut_texts(evidence)
     bf16 = [
         record.metrics.get("fell_back_to_fp32", 0.0) > 0
@@ -294,6 +302,20 @@ def _warnings(evidence: Evidence, arms: Sequence[ArmSummary]) -> Iterator[str]:
             if arm.accuracy.low <= chance:
                 bound = f"lower 95 % bound {arm.accuracy.low:.3f}, chance {chance:.3f}"
                 yield f"{arm.task}: the floor {arm.level} is not surely above chance ({bound})"
+
+
+def _below_untrained(arms: Sequence[ArmSummary]) -> Iterator[str]:
+    """Yield a warning for each level with students that are reliably below their untrained models."""
+    below: dict[tuple[str, str], list[str]] = {}
+    for arm in arms:
+        if arm.is_below_untrained:
+            student = f"{arm.label} ({with_bounds(arm.above_untrained)})"
+            below.setdefault((arm.task, arm.level), []).append(student)
+    for (task, level), students in below.items():
+        yield (
+            f"{task}: reliably below the untrained {level}, in accuracy: {', '.join(students)}; a lower learning rate "
+            "or fewer epochs keep more of what a model knows"
+        )
 
 
 def _cut_texts(evidence: Evidence) -> Iterator[str]:

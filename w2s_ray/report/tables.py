@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from w2s_ray.report.findings import AcrossTasks, ArmSummary, Estimate, SearchSummary, Step, Summary
-from w2s_ray.report.metrics import GROUPS, METRICS, Metric
+from w2s_ray.report.metrics import ESTIMATES, GROUPS, METRICS, Metric
 from w2s_ray.report.text import (
     BASELINES,
     bounds,
@@ -23,6 +23,7 @@ from w2s_ray.report.text import (
     search_line,
     seed_mark,
     undefined_share,
+    untrained_mark,
     value_of,
     whole,
 )
@@ -81,6 +82,8 @@ class TableView:
     about: str = ""
     task: str = ""
     """The task, for a table of one task."""
+    verdict: str = ""
+    """Two sentences that the table amounts to."""
 
 
 def headline_tables(summary: Summary) -> list[TableView]:
@@ -109,7 +112,7 @@ def _estimate(value: Estimate | None, digits: int = 3, *, reason: str | None = N
 
 
 def _name(row: ArmSummary | AcrossTasks | Step, arm: Arm | None = None) -> Cell:
-    return Cell(row.label + seed_mark(row), oracle=row.oracle, arm=arm)
+    return Cell(row.label + seed_mark(row) + untrained_mark(row), oracle=row.oracle, arm=arm)
 
 
 _MODEL, _ARM = Column("model", is_left=True), Column("arm", is_left=True)
@@ -140,11 +143,13 @@ def _metric_cell(metric: Metric, arm: ArmSummary) -> Cell:
 def _task_table(summary: Summary, task: str) -> TableView:
     arms = [arm for arm in summary.arms if arm.task == task]
     has_full = any(arm.full_ceiling is not None for arm in arms)
+    has_seeds = any(arm.accuracy is not None and arm.accuracy.sd is not None for arm in arms)
     metrics = [metric for metric in METRICS.values() if metric.headline]
+    estimates = [entry for entry in ESTIMATES.values() if entry.title and (entry.name != "pgr_full" or has_full)]
     columns = [
-        *(_MODEL, _ARM, Column("accuracy"), Column("floor"), Column("ceiling"), Column("PGR")),
-        *([Column("PGR of full", is_wide=True, about="against the ceiling with all weights trained")] * has_full),
-        Column("link", is_wide=True, about="PGR with the immediate supervisor as the floor"),
+        *(_MODEL, _ARM, Column("accuracy", about=ESTIMATES["accuracy"].about)),
+        *([Column("sd", is_wide=True, about="standard deviation of the accuracy over seeds")] * has_seeds),
+        *(Column(e.title, is_wide=e.name in ("pgr_full", "pgr_link"), about=e.about) for e in estimates[1:]),
         *(Column(m.title, is_wide=place > 0, about=m.about) for place, m in enumerate(metrics)),
     ]
     baselines = [
@@ -154,6 +159,7 @@ def _task_table(summary: Summary, task: str) -> TableView:
     cells = [
         [
             _estimate(arm.accuracy) if arm.accuracy is not None else Cell("not finished"),
+            *([Cell(number(arm.accuracy.sd) if arm.accuracy is not None else "")] * has_seeds),
             Cell(number(value_of(arm.floor))),
             Cell(number(value_of(arm.ceiling))),
             _pgr(arm),
@@ -163,7 +169,8 @@ def _task_table(summary: Summary, task: str) -> TableView:
         ]
         for arm in arms
     ]
-    return TableView(f"{summary.study}: {task}", columns, [*baselines, *_arm_rows(arms, cells)], task=task)
+    rows, verdict = [*baselines, *_arm_rows(arms, cells)], summary.tasks[task].verdict
+    return TableView(f"{summary.study}: {task}", columns, rows, task=task, verdict=verdict)
 
 
 def _pgr(arm: ArmSummary) -> Cell:
@@ -196,7 +203,12 @@ def _strata_table(summary: Summary, task: str) -> TableView:
 
 
 def _across_table(summary: Summary) -> TableView:
-    columns = [_MODEL, _ARM, *map(Column, ("mean accuracy", "median PGR", "undefined", "pooled PGR"))]
+    columns = [
+        *(_MODEL, _ARM, Column("mean accuracy", about="over the finished tasks")),
+        Column("median PGR", about="over the tasks where PGR is defined"),
+        Column("undefined", about="tasks without a PGR"),
+        Column("pooled PGR", about="Σ(student − floor) / Σ(ceiling − floor) over all tasks with both"),
+    ]
     rows = []
     for row in summary.across:
         pooled = _estimate(row.pooled, 2, reason=row.pooled_undefined or "")
@@ -206,7 +218,7 @@ def _across_table(summary: Summary) -> TableView:
         name = _name(row, row.arm)
         rows.append(Row([Cell(row.level), name, _estimate(row.accuracy), median, Cell(undefined_share(row)), pooled]))
     about = "The median is over the tasks where PGR is defined; the others are counted next to it."
-    return TableView("Over all tasks", columns, rows, about=about)
+    return TableView("Over all tasks", columns, rows, about=about, verdict=summary.verdict)
 
 
 def _declared_table(summary: Summary) -> TableView:
@@ -226,7 +238,13 @@ def _declared_table(summary: Summary) -> TableView:
         "Declared in the study file; each is one test over all its tasks, decided once both sides are finished on all "
         "of them. p is two-sided and needs three seeds; Holm's correction is over all declared comparisons."
     )
-    columns = [*left, *map(Column, ("in accuracy", "in PGR", "p", "Holm"))]
+    columns = [
+        *left,
+        Column("in accuracy", about="difference of the mean accuracies over the tasks"),
+        Column("in PGR", about="difference of the pooled PGRs"),
+        Column("p", about="two-sided p-value of the difference that was declared"),
+        Column("Holm", about=f"p corrected for {len(rows)} declared comparisons"),
+    ]
     return TableView(f"Declared comparisons; p by Holm over {len(rows)}", columns, rows, about=about)
 
 
@@ -241,12 +259,17 @@ def _references_table(summary: Summary) -> TableView:
         texts = (*source, row.contender, "PGR" if row.figure == "pgr" else row.figure, theirs, ours(row))
         rows.append(Row([Cell(text) for text in texts]))
     about = "Their results are of other models and data. Over several tasks: the median PGR, or the mean accuracy."
-    return TableView("Published results", [*left, Column("theirs"), Column("here")], rows, about=about)
+    columns = [*left, Column("theirs", about="as published, with other models and data"), Column("here")]
+    return TableView("Published results", columns, rows, about=about)
 
 
 def _steps_table(summary: Summary) -> TableView:
     by_way = Column("by way of", is_left=True, is_wide=True)
-    columns = [_MODEL, _ARM, by_way, *map(Column, ("between", "accuracy", "PGR", "difference in PGR"))]
+    columns = [
+        *(_MODEL, _ARM, by_way, Column("between", about="students between the first supervisor and this one")),
+        *map(Column, ("accuracy", "PGR")),
+        Column("difference in PGR", about="to the shortest chain of the same method and settings"),
+    ]
     several = len(summary.tasks) > 1
     rows = [
         Row(

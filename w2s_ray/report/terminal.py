@@ -1,5 +1,6 @@
-"""The report in a terminal: its tables and notes, in as many columns as there is room for."""
+"""The report in a terminal: its tables, verdicts, legend and notes, in as many columns as there is room for."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from rich import box
@@ -8,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from w2s_ray.report.findings import Summary
+from w2s_ray.report.legend import column_lines, legend
 from w2s_ray.report.tables import TableView, detail_tables, headline_tables
 from w2s_ray.report.text import detectable_lines, notes, scope, search_line, undefined_reasons
 
@@ -22,12 +24,20 @@ _MOST_TASKS = 3
 def render(summary: Summary, *, width: int | None = None) -> Group:
     """Return the results for a terminal of `width` columns; with all columns where it is not given."""
     is_wide = width is None or width >= WIDE
+    tables = headline_tables(summary)
+    parts: list[RenderableType] = []
+    for table in tables:
+        parts.append(_rich(table, is_wide))
+        if table.verdict:
+            parts += [Text(table.verdict, style="bold"), Text()]
+    if tables:
+        parts += [_meanings(legend(summary, tables, is_wide=is_wide)), Text()]
     lines = [Text(line, style="dim") for line in [scope(summary), *detectable_lines(summary)]]
     lines += [Text(search_line(summary.search), style="dim")] if summary.search is not None else []
     lines += [Text(line, style="red" if line.startswith("failed") else "yellow") for line in notes(summary)]
     lines += [Text(f"undefined: {line}", style="dim") for line in undefined_reasons(summary)]
     lines += [Text(f"warning: {line}", style="yellow") for line in summary.warnings]
-    return Group(*(_rich(table, is_wide) for table in headline_tables(summary)), *lines)
+    return Group(*parts, *lines)
 
 
 def render_details(summary: Summary, *, width: int | None = None) -> Group:
@@ -48,7 +58,17 @@ def render_details(summary: Summary, *, width: int | None = None) -> Group:
                 rows=[replace(row, cells=[row.cells[place] for place in places]) for row in table.rows],
             )
             parts.append(_rich(part, is_wide=True))
-    return Group(*parts)
+    return Group(*parts, _meanings(column_lines(detail_tables(summary))))
+
+
+def _meanings(entries: Mapping[str, str]) -> Table:
+    """Return a line for each name, with its meaning."""
+    view = Table.grid(padding=(0, 2))
+    view.add_column(no_wrap=True, style="bold dim")
+    view.add_column(style="dim")
+    for name, about in entries.items():
+        view.add_row(Text(name), Text(about))
+    return view
 
 
 def _rich(table: TableView, is_wide: bool) -> Table:

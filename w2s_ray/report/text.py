@@ -15,6 +15,8 @@ from w2s_ray.science.estimates import FEW_SEEDS
 ABSENT = "–"
 FEW_SEEDS_MARK = "†"
 """Marks results over few seeds."""
+BELOW_UNTRAINED = "‡"
+"""Marks students that are reliably below their untrained models."""
 BASELINES = {"majority": "the majority alone", "length": "text length alone"}
 _SMALLEST_P = 0.001
 
@@ -79,6 +81,11 @@ def seed_mark(row: ArmSummary | AcrossTasks | Step | ReferenceRow) -> str:
     return FEW_SEEDS_MARK if is_finished and row.few_seeds else ""
 
 
+def untrained_mark(row: ArmSummary | AcrossTasks | Step) -> str:
+    """Return the mark of a student that is reliably below its untrained model; empty for others."""
+    return BELOW_UNTRAINED if isinstance(row, ArmSummary) and row.is_below_untrained else ""
+
+
 def scope(summary: Summary) -> str:
     """Describe what the results are computed from, in one line."""
     sizes = []
@@ -93,35 +100,34 @@ def scope(summary: Summary) -> str:
 
 
 def notes(summary: Summary) -> list[str]:
-    """Return what a reader must know of failures, undefined PGRs, seeds and undecided tests, one sentence each."""
+    """Return what a reader must know of failures, undefined PGRs and undecided tests, one sentence each."""
     lines = [f"failed: {chain}: {error}" for chain, error in summary.failures.items()]
     if summary.num_undefined:
         lines.append(f"PGR is undefined for {summary.num_undefined} of {summary.num_students} students")
-    lines += [seeds_line(summary) or ""]
     lines += [f"not decided: {contest(row)}: {row.undecided}" for row in summary.declared if row.undecided is not None]
-    return [line for line in lines if line]
+    return lines
 
 
 def undefined_reasons(summary: Summary) -> list[str]:
-    """Return the reason for each student without a PGR."""
-    several = len(summary.tasks) > 1
-    return [
-        f"{arm.task + ' ' if several else ''}{arm.level} {arm.label}: {arm.pgr_undefined}"
-        for arm in summary.arms
-        if arm.accuracy is not None and arm.pgr_undefined is not None
-    ]
+    """Return why students have no PGR: a line for all of one level with the same reason."""
+    labels: dict[tuple[str, str], list[str]] = {}
+    for arm in summary.arms:
+        if arm.accuracy is not None and arm.pgr_undefined is not None:
+            level = f"{arm.task} {arm.level}" if len(summary.tasks) > 1 else arm.level
+            labels.setdefault((level, arm.pgr_undefined), []).append(arm.label)
+    return [f"{level} {', '.join(own)}: {reason}" for (level, reason), own in labels.items()]
 
 
 def seeds_line(summary: Summary) -> str | None:
-    """Return what few seeds mean for the intervals; None where there are enough."""
+    """Explain the mark of intervals that cover few seeds; None where there are enough."""
     num_seeds = [arm.num_seeds for arm in summary.arms if arm.accuracy is not None]
     if not any(arm.few_seeds for arm in summary.arms if arm.accuracy is not None):
         return None
     fewest = count(min(num_seeds), "seed")
     seeds = fewest if min(num_seeds) == max(num_seeds) else f"as few as {fewest}"
     if max(num_seeds) < 2:
-        return f"{FEW_SEEDS_MARK} with {seeds} the intervals cover other test examples, and not other seeds"
-    return f"{FEW_SEEDS_MARK} with {seeds} the intervals are Student's, and assume that results over seeds are normal"
+        return f"with {seeds} the intervals cover other test examples, and not other seeds"
+    return f"with {seeds} the intervals are Student's, and assume that results over seeds are normal"
 
 
 def detectable_lines(summary: Summary) -> list[str]:

@@ -1,10 +1,12 @@
 """The status of a run at one moment, and the events of its stages."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.identity import short
 from w2s_ray.training.progress import StageResult
 
 
@@ -89,3 +91,28 @@ class NullView:
 
     def update(self, status: StudyStatus) -> None:
         """Ignore the status."""
+
+
+class PlainView:
+    """Writes a line when a stage starts and when it ends."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+        self._running: set[str] = set()
+        self._notice = ""
+
+    def update(self, status: StudyStatus) -> None:
+        """Write a line for each event since the status before."""
+        counts = f"{status.num_done}/{status.num_stages} done, {status.num_waiting} waiting, {status.num_shared} shared"
+        if status.notice and not self._notice:
+            self._write(status.notice)
+        self._notice = status.notice
+        for event in status.events:
+            stage, identity = event.stage, event.stage.identity
+            name = f"{stage.task} {stage.level} {stage.arm} {stage.spec.description} {short(identity)}"
+            if event.kind is EventKind.ASSIGNED and identity not in self._running:
+                self._running.add(identity)
+                self._write(f"started  {name}")
+            elif event.kind is EventKind.ENDED and identity in self._running:
+                self._running.remove(identity)
+                self._write(f"ended    {name} · {counts}")

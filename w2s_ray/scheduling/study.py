@@ -97,6 +97,16 @@ class StudyOutcome:
         """Errors of the chains that failed, by name."""
         return {name: chain.error or "" for name, chain in self.chains.items() if chain.status == "failed"}
 
+    @property
+    def errors(self) -> list[str]:
+        """The failed chains, one entry for all with the same reason, and why a search chose nothing."""
+        chains_by_reason: dict[str, list[str]] = {}
+        for chain, reason in self.failed.items():
+            chains_by_reason.setdefault(reason, []).append(chain)
+        errors = [f"failed: {', '.join(chains)}\n{reason}" for reason, chains in chains_by_reason.items()]
+        nothing_chosen = self.search.why_nothing_is_chosen if self.search is not None else None
+        return errors + ([nothing_chosen] if nothing_chosen is not None else [])
+
 
 def run_study(
     study: Study,

@@ -1,0 +1,42 @@
+"""The view without a terminal, and the errors of an outcome."""
+
+from tests.scheduling.studies import chains_of, small_study
+from w2s_ray.scheduling.status import EventKind, PlainView, StageEvent, StudyStatus
+from w2s_ray.scheduling.study import ChainOutcome, StudyOutcome
+from w2s_ray.spec.chain import distinct_stages
+
+
+def test_without_a_terminal_each_stage_prints_two_lines() -> None:
+    lines: list[str] = []
+    view = PlainView(lines.append)
+    long, short, unseen = list(distinct_stages(chains_of(small_study())).values())[:3]
+    for done, events in (
+        (0, (StageEvent(EventKind.ASSIGNED, long, 0),)),
+        (0, ()),
+        (
+            2,
+            (
+                StageEvent(EventKind.ENDED, long, 1),
+                StageEvent(EventKind.ASSIGNED, short, 0),
+                StageEvent(EventKind.ENDED, short, 1),
+            ),
+        ),
+        (2, (StageEvent(EventKind.ENDED, unseen, 1),)),  # a worker group that died before the stage reached it
+    ):
+        view.update(StudyStatus(events=events, num_done=done, num_stages=3))
+    assert [line.split()[0] for line in lines] == ["started", "ended", "started", "ended"]
+    assert "2/3 done" in lines[-1]
+
+
+def test_without_a_terminal_the_reason_why_the_run_waits_is_printed_once() -> None:
+    lines: list[str] = []
+    view = PlainView(lines.append)
+    for notice in ("waiting for another run", "waiting for another run", ""):
+        view.update(StudyStatus(notice=notice))
+    assert lines == ["waiting for another run"]
+
+
+def test_chains_that_failed_for_one_reason_are_one_error() -> None:
+    outcomes = {"a": ("failed", "full"), "b": ("done", None), "c": ("failed", "full"), "d": ("failed", "lost")}
+    outcome = StudyOutcome({name: ChainOutcome(*ended) for name, ended in outcomes.items()})  # type: ignore[arg-type]
+    assert outcome.errors == ["failed: a, c\nfull", "failed: d\nlost"]
