@@ -89,8 +89,8 @@ def test_weights_that_are_not_trained_have_no_optimizer_state(home: Path, store:
     assert estimate.num_steps(prompt, 100.0) == 0 < estimate.num_steps(probe, 100.0)
     assert estimate.disk_bytes(prompt, 1000) == estimate.disk_bytes(stage, 1000) - 4000
     assert estimate.checkpoint_bytes(prompt, 1000) == estimate.checkpoint_bytes(probe, 1000) == 0, "of a head alone"
-    seconds = [estimate.seconds(each, 1000, 100.0, known_rate=None) for each in (prompt, probe, stage)]
-    assert seconds == sorted(seconds) and len(set(seconds)) == 3
+    seconds = [estimate.seconds(each, 1000, 100.0, known_rate=None) for each in (probe, stage)]
+    assert 0 < seconds[0] < seconds[1]
 
 
 @pytest.mark.parametrize(("zero_stage", "bytes_per_parameter"), [(0, 12), (1, 16), (2, 16), (3, 12)])
