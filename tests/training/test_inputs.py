@@ -261,7 +261,7 @@ def test_too_few_examples_for_a_transform_are_an_error(taught: Tiny, alone: Work
     chain = chain_of(
         taught, {"kind": "keep_random", "fraction": 0.03}, {"kind": "logistic", "mode": "filter", "fraction": 1}
     )
-    with pytest.raises(W2SError, match="3 examples"):
+    with pytest.raises(W2SError, match="3 groups"):
         run(taught, alone, (student_of(chain),))
 
 
