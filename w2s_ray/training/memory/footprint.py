@@ -198,9 +198,12 @@ class _Terms:
     def _probing(self) -> dict[str, dict[str, int]]:
         """The phases of a probe: the frozen model is freed before training, and rank 0 loads it again to save it."""
         features = self._process() | {"features": self._features()}
+        alone = self._forward_alone()
+        forward = {"activations": alone["activations"], "head": alone["head"]}
+        always = self._process() | {"weights": self._weights, "gathered weights": self._gathered(), "buckets": 0}
         return {
             "loading": self.phases["loading"],
-            "reading": self.phases["predicting"],
+            "reading": always | forward | {"kept by the allocator": self._kept(always, forward)},
             "training": features,
             "saving": features | {"collected weights": self._full},
         }
