@@ -167,7 +167,10 @@ ON_ANSWERS: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "message"), ON_ANSWERS)
+ASKED = ("score", "likelihood", "methods.naive.score is likelihood")
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [*ON_ANSWERS, ASKED])
 def test_methods_that_need_probabilities_are_refused_on_answers(
     home: Path, store: ArtifactStore, key: str, value: Any, message: str
 ) -> None:
@@ -187,13 +190,42 @@ def test_searched_methods_are_checked_against_the_task(
     assert "search.space" in caught.value.hint
 
 
-def test_a_searched_prompt_is_refused_on_pairs(home: Path, store: ArtifactStore) -> None:
+def pairs_in(home: Path) -> dict[str, Any]:
     rows = [{"good": f"good number {n}", "bad": f"bad number {n}"} for n in range(600)]
     (home / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tasks = {"two": {"files": str(home / "pairs.jsonl"), "chosen": "good", "rejected": "bad"}}
+    return {"two": {"files": str(home / "pairs.jsonl"), "chosen": "good", "rejected": "bad"}}
+
+
+def test_a_searched_prompt_is_refused_on_pairs(home: Path, store: ArtifactStore) -> None:
     search = {"space": {"methods.naive.trainable.l": [{"kind": "all"}, {"kind": "prompt"}]}}
     with pytest.raises(DataError, match=r"methods\.naive\.trainable\.l is prompt"):
-        planned(study_in(home, tasks=tasks, methods={"naive": {}}, search=search), store)
+        planned(study_in(home, tasks=pairs_in(home), methods={"naive": {}}, search=search), store)
+
+
+def test_pairs_are_asked_by_the_likelihood_of_completions_without_shots(home: Path, store: ArtifactStore) -> None:
+    asked = {"kind": "prompt"}
+    method = {"score": "likelihood", "arms": ["chain", "zero_shot"], "trainable": {"l": asked}}
+    made = planned(study_in(home, tasks=pairs_in(home), methods={"naive": method}), store)
+    assert {stage.level for stage in made.stages if "zero_shot" in stage.arms} == {"s", "m", "l"}
+    method = {**method, "trainable": {"l": {**asked, "num_shots": 2}}}
+    with pytest.raises(DataError, match=r"trainable\.l\.num_shots is 2"):
+        planned(study_in(home, tasks=pairs_in(home), methods={"naive": method}), store)
+
+
+@pytest.mark.parametrize("method", [{"score": "likelihood"}, {"arms": ["chain", "zero_shot"]}])
+@pytest.mark.parametrize("config", [{"model_type": "roberta"}, {"model_type": "distilbert"}])
+def test_an_encoder_is_refused_where_completions_are_scored(
+    home: Path, store: ArtifactStore, method: dict[str, Any], config: dict[str, Any]
+) -> None:
+    (home / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=config["model_type"]):
+        planned(study_in(home, methods={"naive": method}), store)
+    planned(study_in(home, methods={"naive": {}}), store)
+
+
+def test_a_decoder_of_an_encoders_type_is_a_language_model(home: Path, store: ArtifactStore) -> None:
+    (home / "m" / "config.json").write_text('{"model_type": "roberta", "is_decoder": true}')
+    planned(study_in(home, methods={"naive": {"score": "likelihood"}}), store)
 
 
 def test_more_neighbours_than_examples_of_other_groups_are_refused_before_training(

@@ -70,12 +70,14 @@ def predicted_tokens(stage: PlannedStage, chars_per_example: float) -> int:
 
 
 def _readings(stage: PlannedStage) -> int:
-    """Return how often the tokens of an example are read: once for each class whose name is scored.
+    """Return how often a scored stage reads the tokens of an example: once for each class's name.
 
     A pair's tokens include both texts. Completions without their prompts, for calibration, are counted like those with.
     """
+    if stage.spec.score is None:
+        return 1
     per_example = stage.spec.texts_per_example
-    return max(per_example // 2, 1) if stage.spec.objective == "preference" else per_example
+    return per_example // 2 if stage.spec.objective == "preference" else per_example
 
 
 def seconds(stage: PlannedStage, num_parameters: int, chars_per_example: float, known_rate: float | None) -> float:
