@@ -24,8 +24,8 @@ from w2s_ray.spec.labels import WeakLabels
 from w2s_ray.spec.stage import Execution
 from w2s_ray.spec.study import MethodSpec
 from w2s_ray.training import inputs
+from w2s_ray.training.features import features
 from w2s_ray.training.feed import Examples, TokenRow
-from w2s_ray.training.inputs import features
 from w2s_ray.training.models.network import load_tokenizer
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
