@@ -20,6 +20,7 @@ from w2s_ray.spec.stage import Execution, ModelSource
 from w2s_ray.training.features import FeatureSpec, SplitFeatures, StoredFeatures, read_features
 from w2s_ray.training.feed import Examples, Feeder
 from w2s_ray.training.inputs import StageInputs
+from w2s_ray.training.memory.footprint import CPU_READING_TOKENS
 from w2s_ray.training.memory.usage import Meter
 from w2s_ray.training.models.network import Network, load_network
 from w2s_ray.training.progress import Journal, timed
@@ -115,6 +116,8 @@ def _without_head(network: Network, name: str) -> nn.Linear:
 def _read(network: Network, parts: Iterable[SplitFeatures], inputs: StageInputs, journal: Journal) -> None:
     """Read and store the features of splits, one after the other."""
     workers, context = inputs.workers, inputs.spec.optimisation.context_tokens
+    on_cpu = workers.device.type == "cpu"
+    tokens_at_once = min(inputs.prediction_tokens, CPU_READING_TOKENS) if on_cpu else inputs.prediction_tokens
     engine = Engine(network.to(workers.device), inputs.stage.execution, None)
     try:
         for part in parts:
@@ -123,7 +126,7 @@ def _read(network: Network, parts: Iterable[SplitFeatures], inputs: StageInputs,
             feeder = Feeder(
                 texts,
                 Workers(0, 1, workers.device),
-                inputs.prediction_tokens,
+                tokens_at_once,
                 inputs.tokenizer.pad_token_id,
                 "predicting",
                 inputs.largest,

@@ -14,6 +14,8 @@ from w2s_ray.spec.stage import AllWeights, Lora, ModelSource, Precision, Probe, 
 
 PREDICTION_TOKENS = 8192
 """Padded tokens of one forward pass without gradients, unless memory ran out before."""
+CPU_READING_TOKENS = 2048
+"""The same where a probe reads texts on CPUs: larger batches take a third more time (`w2s:large`, one core)."""
 LARGE_MODEL = 50_000_000
 """Parameters from which on freed memory is returned to the kernel at once: the cost is then negligible."""
 
@@ -198,7 +200,7 @@ class _Terms:
     def _probing(self) -> dict[str, dict[str, int]]:
         """The phases of a probe: the frozen model is freed before training, and rank 0 loads it again to save it."""
         features = self._process() | {"features": self._features()}
-        alone = self._forward_alone()
+        alone = self._forward_alone(PREDICTION_TOKENS if self._on_gpu else CPU_READING_TOKENS)
         forward = {"activations": alone["activations"], "head": alone["head"]}
         always = self._process() | {"weights": self._weights, "gathered weights": self._gathered(), "buckets": 0}
         return {
@@ -240,8 +242,8 @@ class _Terms:
             "buckets": self._buckets(),
         }
 
-    def _forward_alone(self) -> dict[str, int]:
-        tokens = min(PREDICTION_TOKENS, self._most_read)
+    def _forward_alone(self, tokens_at_once: int = PREDICTION_TOKENS) -> dict[str, int]:
+        tokens = min(tokens_at_once, self._most_read)
         layer = tokens * _FP32 * (3 * self._shape.inner_size + 6 * self._shape.hidden_size)
         return {"activations": layer, "head": self._head(tokens) * 3 // 4, "gathered weights": self._gathered()}
 
