@@ -67,7 +67,8 @@ def run_study(
     )
     if view is None:
         chains = f"{len(outcome.chains) - len(outcome.failed)} of {len(outcome.chains)} chains done"
-        _print(f"{study.name}: {chains}, {len(outcome.trained)} stages trained now; store: {opened.root}")
+        num = len(outcome.trained)
+        _print(f"{study.name}: {chains}, {num} stage{'' if num == 1 else 's'} trained now; store: {opened.root}")
     if raise_on_failure and outcome.errors:
         raise TrainingError(
             "\n".join(outcome.errors),

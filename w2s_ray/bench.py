@@ -150,7 +150,7 @@ def choose_stage(chains: Sequence[Chain], resolution: Resolution, level: str | N
 
 
 def shorten(stage: PlannedStage, chains: Sequence[Chain], num_steps: int) -> PlannedStage:
-    """Return a stage that can run alone: ground truth, `num_steps` steps or more, and at most one prediction.
+    """Return a stage that can run alone: ground truth, no reference, `num_steps` steps or more, at most one prediction.
 
     It starts from a model of the ladder and predicts as many examples as it trains on.
     """
@@ -162,8 +162,9 @@ def shorten(stage: PlannedStage, chains: Sequence[Chain], num_steps: int) -> Pla
     epochs = max(settings.epochs, num_steps * settings.examples_per_step / num_examples)
     optimisation = settings.model_copy(update={"epochs": epochs, "early_stopping": None, "keep_at": ()})
     train = tuple(part.model_copy(update={"labels": GroundTruth()}) for part in spec.train)
+    score = None if spec.score is None else spec.score.model_copy(update={"reference": False})
     update = {"starts_from": source, "optimisation": optimisation, "train": train, "validation": None}
-    spec = spec.model_copy(update=update)
+    spec = spec.model_copy(update={**update, "score": score, "reference": None})
     splits = sorted((prediction.split for prediction in stage.predicts), key=lambda split: split.is_test)
     predicts = tuple(
         PredictionSpec(

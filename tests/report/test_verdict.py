@@ -72,6 +72,11 @@ def test_a_positive_pgr_is_given_with_its_gap() -> None:
     assert second == "With one seed the intervals do not cover other seeds."
 
 
+def test_a_bound_near_0_has_a_third_digit() -> None:
+    first, _ = verdict(FLOOR, student("chain", 0.102))
+    assert "recovers .102 [.002, .202] of" in first
+
+
 @pytest.mark.parametrize(
     ("others", "second"),
     [

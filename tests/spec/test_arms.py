@@ -6,7 +6,7 @@ from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedModel, R
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.labels import GroundTruth, WeakLabels
 from w2s_ray.spec.load import parse_study
-from w2s_ray.spec.stage import AllWeights, ModelSource, Probe, Prompt, StageSource
+from w2s_ray.spec.stage import DEFAULT_CUE, AllWeights, ModelSource, Probe, Prompt, StageSource
 
 
 def chain_of(**method: object) -> Chain:
@@ -23,7 +23,11 @@ def test_zero_shot_prompts_the_pretrained_model_of_every_level() -> None:
     chain = chain_of(arms=["chain", "zero_shot"], random=["l"])
     for level in ("s", "m", "l"):
         stage = of(chain, "zero_shot", level)
-        assert stage.spec.trainable == Prompt() and stage.test_prediction is not None and not stage.supervisors
+        assert (
+            stage.spec.trainable == Prompt(cue=DEFAULT_CUE)
+            and stage.test_prediction is not None
+            and not stage.supervisors
+        )
         assert isinstance(stage.spec.starts_from, ModelSource) and not stage.spec.starts_from.random
 
 

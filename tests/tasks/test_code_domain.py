@@ -1,8 +1,11 @@
 import collections
 import dataclasses
 
+import pytest
+
 from w2s_ray.data.prepare import prepare_task
 from w2s_ray.data.splits import check_sizes, num_test, rows_of_split
+from w2s_ray.errors import DataError
 from w2s_ray.spec.labels import SplitSpec
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
@@ -95,3 +98,11 @@ def test_the_installed_packages_give_the_published_task(domain: TaskData) -> Non
 def test_the_task_is_opened_by_name() -> None:
     task = open_task(TaskSpec(builtin="code_domain"))
     assert isinstance(task, CodeDomain) and task.kind == "classes"
+
+
+def test_a_size_larger_than_its_slot_is_refused_with_both_numbers(domain: TaskData, store: ArtifactStore) -> None:
+    prepared = prepare_task(store, "code_domain", AlreadyRead(domain), 0.2)
+    sizes = {"train_examples": 12_000, "validation_examples": 400, "test_examples": 4000}
+    with pytest.raises(DataError) as caught:
+        check_sizes(prepared, num_levels=3, seeds=(0,), balance=True, **sizes)
+    assert "12000" in caught.value.message and "deep_learning" in caught.value.message and caught.value.hint

@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from w2s_ray import hub
 from w2s_ray.errors import DataError
+from w2s_ray.hub import HubRepo
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.study import TaskSpec
-from w2s_ray.tasks.dataset import Recipe
+from w2s_ray.tasks.dataset import DatasetTask, Recipe
 from w2s_ray.tasks.nlp import RECIPES
 from w2s_ray.tasks.registry import cue_of, known_tasks, open_task
 from w2s_ray.tasks.sources import PARQUET, parse_revision
@@ -437,6 +439,30 @@ def test_form_pairs_compares_the_answers_that_the_classes_judge(name: str, read:
         judged = answers[row["prompt"].removesuffix("\nAnswer:")]
         assert ends[row["label"]] == f" {judged['yes']}" and ends[1 - row["label"]] == f" {judged['no']}"
     assert len({tuple(group) for group in together(data, "group")}) == len(together(classes, "group"))
+
+
+def test_hellaswag_is_read_without_the_marks_of_wikihow(read: Read) -> None:
+    row = {
+        "ctx": "How to cut onions [header] Choosing them [title] Look at the skin. [step] It is dry.  Then",
+        "endings": ["[substeps] Peel it.", "Sing [step] to it.", "Wait.", "Leave."],
+        "label": "0",
+    }
+    data = read("hellaswag", [row, *ROWS["hellaswag"]], form="pairs")
+    prompt = "How to cut onions Choosing them. Look at the skin. It is dry. Then"
+    assert data.table["prompt"][0].as_py() == prompt
+    assert f"{prompt} Peel it." in (data.table["text"][0].as_py(), data.table["other"][0].as_py())
+    assert not any("[" in text for text in texts(data))
+    bare = read("hellaswag", [row | {"endings": ["[step]", "a", "b", "c"]}, *ROWS["hellaswag"]], max_skipped=0.5)
+    assert [entry.reason for entry in bare.left_out] == ["a text of WikiHow marks alone"]
+
+
+@pytest.mark.parametrize("name", ["multirc", "wic"])
+def test_super_glue_is_read_at_the_newest_commit_which_a_study_locks(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "look_up", lambda name, revision, repo_type: HubRepo("c" * 40, (), None))
+    task = open_task(TaskSpec(builtin=name))
+    assert isinstance(task, DatasetTask) and task.rows.revision() == f"{PARQUET}@{'c' * 40}"
 
 
 def test_the_prompt_of_a_pair_is_the_question(read: Read) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from w2s_ray.errors import DataError
+from w2s_ray.spec.identity import identity
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.registry import open_task, register_task
 from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, TaskData
@@ -120,6 +122,47 @@ def test_equal_rows_of_two_groups_merge_the_groups(tmp_path: Path) -> None:
     table = read(json_lines(tmp_path / "a.jsonl", doubled), group="film", max_skipped=0.5).table
     assert table["text"].to_pylist() == ["x", "y", "z"], "contradicting rows are both left out"
     assert len(set(table["group"].to_pylist())) == 1, "film a and film b share a text"
+
+
+def test_a_repeated_text_has_the_first_of_its_groups_in_any_order_of_rows(tmp_path: Path) -> None:
+    rows = [{"review": f"text {n % 4}", "stars": n % 2, "film": film} for n, film in enumerate("zyxwabcdefgh")]
+    tables = []
+    for name, order in (("a", rows), ("b", rows[::-1]), ("c", rows[5:] + rows[:5])):
+        table = read(json_lines(tmp_path / f"{name}.jsonl", order), group="film").table
+        tables.append(sorted(map(str, table.to_pylist())))
+        groups = dict(zip(table["text"].to_pylist(), table["group"].to_pylist(), strict=True))
+        assert groups == {"text 0": "a", "text 1": "b", "text 2": "c", "text 3": "d"}
+    assert tables[0] == tables[1] == tables[2]
+
+
+def test_strip_false_keeps_white_space_at_the_ends_of_texts(tmp_path: Path) -> None:
+    rows = [{"review": f"  x = {n}\n", "stars": f" {n % 2} "} for n in range(4)]
+    path = json_lines(tmp_path / "a.jsonl", rows)
+    assert read(path).table["text"][1].as_py() == "x = 1"
+    whole = read(path, strip=False)
+    assert whole.table["text"][1].as_py() == "  x = 1\n" and whole.class_names == ("0", "1")
+    assert read(path, strip=False, text="{review}# {review}").table["text"][1].as_py() == "  x = 1\n#   x = 1\n"
+    blank = [*rows * 20, {"review": " \n", "stars": "1"}]
+    assert "no text" in [entry.reason for entry in read(json_lines(tmp_path / "b.jsonl", blank), strip=False).left_out]
+
+
+def test_strip_false_puts_nothing_between_a_prompt_and_its_completions(tmp_path: Path) -> None:
+    rows = [{"code": f"def f{n}():\n", "good": f"    return {n}\n", "bad": "    break\n"} for n in range(9)]
+    spec = TaskSpec(files=str(json_lines(tmp_path / "a.jsonl", rows)), text="code", chosen="good", rejected="bad")
+    row = open_task(spec.model_copy(update={"strip": False})).read().table.to_pylist()[1]
+    assert row["prompt"] == "def f1():\n"
+    assert {row["text"], row["other"]} == {"def f1():\n    return 1\n", "def f1():\n    break\n"}
+    stripped = open_task(spec).read().table.to_pylist()[1]
+    assert {stripped["text"], stripped["other"]} == {"def f1():\nreturn 1", "def f1():\nbreak"}
+
+
+def test_strip_is_part_of_the_fingerprint_only_if_false(tmp_path: Path) -> None:
+    spec = TaskSpec(files=str(json_lines(tmp_path / "a.jsonl", ROWS)), text="review", label="stars")
+    whole = spec.model_copy(update={"strip": False})
+    assert open_task(whole).fingerprint() != open_task(spec).fingerprint()
+    assert identity("task", whole) != identity("task", spec)
+    with pytest.raises(ValidationError, match="strip is for own data"):
+        TaskSpec(builtin="sst2", strip=False)
 
 
 def test_equal_documents_of_different_groups_are_one(tmp_path: Path) -> None:

@@ -118,6 +118,24 @@ class Pairings:
         return TaskData(pa.Table.from_pylist(rows, schema=SCHEMA), ("first", "second"))
 
 
+class Prompted:
+    """The same pairs after a prompt; the line end between them is part of the prompt."""
+
+    kind: Kind = "pairs"
+
+    def fingerprint(self) -> str:
+        return "prompted"
+
+    def read(self) -> TaskData:
+        pairs = Pairings().read()
+        rows = [
+            row | {"prompt": prompt, "text": prompt + row["text"], "other": prompt + row["other"]}
+            for number, row in enumerate(pairs.table.to_pylist())
+            for prompt in (f"the {'sea and the ' * (number % 4)}day {number}\n",)
+        ]
+        return TaskData(pa.Table.from_pylist(rows, schema=SCHEMA), pairs.class_names)
+
+
 class Replies:
     """A sentence, and its mood as the answer."""
 

@@ -66,7 +66,8 @@ def _work(
             record = store.find(stage.identity)
             assert record is not None
             folder = store.verify(record)
-            lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+            progress = folder / "metrics.jsonl"  # a prompt has none
+            lines = map(json.loads, progress.read_text().splitlines() if progress.is_file() else ())
             losses[name] = [line["loss"] for line in lines if "loss" in line]
             if reset:
                 (folder / "record.json").unlink()  # so that another execution trains the same identity again

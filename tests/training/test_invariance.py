@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.conftest import TINY, Moods, Pairings, Replies, Tiny, make_tiny
+from tests.training.conftest import TINY, Moods, Pairings, Prompted, Replies, Tiny, make_tiny
 from tests.training.processes import run_cases
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.losses import LOSSES as ALL_LOSSES
@@ -70,9 +70,19 @@ OFFLOADED = (2, 3)
 ROUNDING = 1e-7
 """Rounding of numbers near 1 in fp32; a divergence near 0 is the difference of such numbers."""
 KINDS = ("pairs", "answers", "text", "probe", "lora")
+SCORES: dict[str, object] = {
+    "likelihood": {"kind": "likelihood", "beta": 2.0},
+    "dpo": {"kind": "likelihood", "beta": 0.3, "normalise": False, "reference": True},
+    "calibrated": {"kind": "likelihood", "calibrate": True},
+}
+"""Scores of pairs, by label."""
+NAMED = ("names", "calibrated names")
+"""Labels of stages that score the names of classes."""
 MORE_RUNS = [*SOME_RUNS, Run(2, 1, TIGHT), Run(2, 3, ROOMY, "ahead", checkpointing=True)]
 RUNS = [(label, run) for place, label in enumerate(LABELS) for run in (ALL_RUNS if place < 1 else SOME_RUNS)]
 RUNS += [(label, run) for label in KINDS for run in MORE_RUNS]
+RUNS += [("likelihood", run) for run in (*MORE_RUNS, Run(1, 0, TIGHT, checkpointing=True), Run(2, 2, TIGHT, "ahead"))]
+RUNS += [(label, run) for label in ("dpo", "calibrated", *NAMED) for run in SOME_RUNS]
 
 
 def stage_of(tiny: Tiny, arm: Arm, method: str = "naive") -> PlannedStage:
@@ -95,10 +105,19 @@ def stages_in(folder: Path) -> dict[str, PlannedStage]:
         "probe": {"arms": ["ceiling"], "trainable": {"large": {"kind": "probe"}}},
         "lora": {"arms": ["ceiling"], "trainable": {"large": {"kind": "lora", "rank": 2}}},
     }
+    named = {"names": "likelihood", "calibrated names": SCORES["calibrated"]}
+    methods |= {name.replace(" ", "-"): {"arms": ["ceiling"], "score": score} for name, score in named.items()}
     moods, pairs, answers = (make_tiny(folder, task, methods=methods) for task in (Moods(), Pairings(), Replies()))
     stages |= {"pairs": stage_of(pairs, "ceiling"), "answers": stage_of(answers, "ceiling")}
     stages |= {"text": stage_of(moods, "generative", "text")}
+    stages |= {name: stage_of(moods, "ceiling", name.replace(" ", "-")) for name in NAMED}
+    stages |= {name: stage_of(prompted_pairs(folder), "ceiling", name) for name in SCORES}
     return stages | {part: stage_of(moods, "ceiling", part) for part in ("probe", "lora")}
+
+
+def prompted_pairs(folder: Path) -> Tiny:
+    methods = {name: {"arms": ["ceiling"], "score": score} for name, score in SCORES.items()}
+    return make_tiny(folder, Prompted(), methods=methods)
 
 
 def cases(stages: dict[str, PlannedStage], workers: int) -> dict[str, str]:
@@ -119,8 +138,8 @@ def cases(stages: dict[str, PlannedStage], workers: int) -> dict[str, str]:
 def losses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
     folder: Path = tmp_path_factory.mktemp("invariance")
     tiny = make_tiny(folder)
-    floor = tiny.chain().stages[0]
-    run_cases({"floor": floor.model_dump_json()}, tiny.store.root, 1, folder, reset=False)
+    first = {"floor": tiny.chain().stages[0], "reference": stage_of(prompted_pairs(folder), "reference", "dpo")}
+    run_cases({name: stage.model_dump_json() for name, stage in first.items()}, tiny.store.root, 1, folder, reset=False)
     (folder / "meeting1").unlink(missing_ok=True)
     stages = stages_in(folder)
     alone = run_cases(cases(stages, 1), tiny.store.root, 1, folder, reset=True)

@@ -384,3 +384,9 @@ def test_filler_rows_add_no_loss() -> None:
     batches = [batch_of([[3, 4, 5]], [1], [0], world=2, rank=rank) for rank in (0, 1)]
     filler, learnt = next((batch, learnt) for batch, learnt, _ in batches if not len(batch.positions))
     assert float(token_cross_entropy(torch.randn(1, 2, 7), filler, learnt)) == 0.0
+
+
+@pytest.mark.parametrize(("share", "num", "above"), [(0.28, 26, 7), (0.07, 101, 7), (0.55, 101, 55), (0.5, 4, 2)])
+def test_the_threshold_of_a_batch_has_its_share_of_the_examples_above_it(share: float, num: int, above: int) -> None:
+    probs_NC = np.linspace([0.9, 0.1], [0.1, 0.9], num)
+    assert losses_module._above_threshold(probs_NC, np.arange(num), share)[:, 1].sum() == above

@@ -77,6 +77,11 @@ class Tokens:
             for start, end in spans
         ]
 
+    def uncut(self, row_numbers: IntArray) -> list[TokenArray]:
+        """Return all tokens of each text (int32), without special ones."""
+        spans = zip(self.offsets[row_numbers].tolist(), self.offsets[row_numbers + 1].tolist(), strict=True)
+        return [self.token_ids[start:end].astype(np.int32) for start, end in spans]
+
     def are_longer(self, row_numbers: IntArray, context: int | IntArray) -> BoolArray:
         """Return whether each text has more than `context` tokens, so that `rows` truncates it."""
         return np.asarray(self.offsets[row_numbers + 1] - self.offsets[row_numbers] > self._room(context))

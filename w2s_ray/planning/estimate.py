@@ -59,13 +59,23 @@ def train_tokens(stage: PlannedStage, chars_per_example: float) -> int:
     tokens = chars_per_example / CHARS_PER_TOKEN
     if stage.spec.objective != "next_token":
         tokens = min(tokens, optimisation.context_tokens)
-    return math.ceil(num_examples(stage) * tokens * optimisation.epochs)
+    return math.ceil(num_examples(stage) * tokens * _readings(stage) * optimisation.epochs)
 
 
 def predicted_tokens(stage: PlannedStage, chars_per_example: float) -> int:
     """Estimate the tokens of all predictions of the stage."""
     tokens = min(chars_per_example / CHARS_PER_TOKEN, stage.spec.optimisation.context_tokens)
-    return math.ceil(tokens * sum(prediction.split.num_examples for prediction in stage.predicts))
+    num_predicted = sum(prediction.split.num_examples for prediction in stage.predicts)
+    return math.ceil(tokens * _readings(stage) * num_predicted)
+
+
+def _readings(stage: PlannedStage) -> int:
+    """Return how often the tokens of an example are read: once for each class whose name is scored.
+
+    A pair's tokens include both texts. Completions without their prompts, for calibration, are counted like those with.
+    """
+    per_example = stage.spec.texts_per_example
+    return max(per_example // 2, 1) if stage.spec.objective == "preference" else per_example
 
 
 def seconds(stage: PlannedStage, num_parameters: int, chars_per_example: float, known_rate: float | None) -> float:

@@ -7,6 +7,7 @@ in the study's folder. Later runs read hub revisions from there, so a study uses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import yaml
 from pydantic import ValidationError
 
@@ -61,7 +62,7 @@ def resolve(study: Study, store: ArtifactStore) -> Resolution:
     for name, level in study.ladder.items():
         pinned, contexts, targets = _pinned(lock, name, level), _contexts(variants, name), _targets(variants, name)
         try:
-            models[name] = resolve_model(level, pinned, contexts, targets)
+            models[name] = resolve_model(level, pinned, contexts, targets, _language_key(variants, name))
         except HubUnreachable as error:
             unresolved += error.files
             models[name] = ResolvedModel(revision=UNRESOLVED, num_parameters=None)
@@ -202,13 +203,26 @@ def _check_methods(study: Study, name: str, prepared: PreparedTask) -> None:
                 "remove it (or its value in search.space), or limit the method to other tasks "
                 f"(methods.{method_name}.tasks)",
             )
+        if method.score is not None and prepared.kind == "pairs":
+            _check_completions(name, prepared)
         for level, loss in method.losses.items():
             check_classes(loss, prepared.num_classes, key=f"methods.{method_name}.losses.{level}", task=name)
 
 
+def _check_completions(name: str, prepared: PreparedTask) -> None:
+    """Refuse pairs of which a completion is empty, or whose completions are alike."""
+    rows = np.arange(prepared.table().num_rows)
+    columns = (prepared.ids(rows), prepared.prompts(rows), prepared.texts(rows), prepared.others(rows))
+    for id_, prompt, first, second in zip(*columns, strict=True):
+        if first == second:
+            raise DataError(f"task {name}: the completions of {id_!r} are alike", "remove it from the data")
+        if prompt in (first, second):
+            raise DataError(f"task {name}: a completion of {id_!r} has no tokens to score", "remove it from the data")
+
+
 _KIND_RULES = {
     "answers": "answers are written token by token, without class probabilities and without a head",
-    "pairs": "a prompt asks for the class of one text, not of a pair",
+    "pairs": "a pair is asked by the likelihood of its two completions, without shots",
 }
 
 
@@ -220,12 +234,16 @@ def _unsupported_keys(method: MethodSpec, prepared: PreparedTask) -> Iterator[st
         yield from (f"labels.{level} has transforms" for level, own in method.labels.items() if own.transforms)
         if method.supervisors.num > 1:
             yield f"supervisors.num is {method.supervisors.num}"
-    if prepared.kind == "pairs":
-        yield from (
-            f"trainable.{level} is prompt" for level, own in method.trainable.items() if isinstance(own, Prompt)
-        )
+        if method.score is not None:
+            yield f"score is {method.score.kind}"
+    prompts = {level: own for level, own in method.trainable.items() if isinstance(own, Prompt)}
+    if prepared.kind == "pairs" and method.score is None:
+        yield from (f"trainable.{level} is prompt without `score: likelihood`" for level in prompts)
         if "zero_shot" in method.arms:
-            yield "arms has zero_shot"
+            yield "arms has zero_shot without `score: likelihood`"
+    elif prepared.kind == "pairs":
+        shots = {level: own.num_shots for level, own in prompts.items() if own.num_shots}
+        yield from (f"trainable.{level}.num_shots is {num_shots}" for level, num_shots in shots.items())
 
 
 def _pinned(lock: Lock | None, name: str, level: LevelSpec) -> str | None:
@@ -254,6 +272,20 @@ def _targets(variants: Sequence[Study], level: str) -> tuple[str, ...]:
     """Return the modules of a level that methods name as LoRA targets."""
     found = (method.trainable_of(level) for variant in variants for method in variant.methods.values())
     return tuple(dict.fromkeys(name for each in found if isinstance(each, Lora) for name in each.targets or ()))
+
+
+def _language_key(variants: Sequence[Study], level: str) -> str:
+    """Return a key by which a method uses a level's model as a language model; empty if none does."""
+    for name, method in ((name, method) for variant in variants for name, method in variant.methods.items()):
+        if method.score is not None:
+            return f"methods.{name}.score"
+        if isinstance(method.trainable_of(level), Prompt):
+            return f"methods.{name}.trainable.{level}"
+        if "zero_shot" in method.arms:
+            return f"methods.{name}.arms (zero_shot)"
+        if level in method.generative:
+            return f"methods.{name}.generative.{level}"
+    return ""
 
 
 def _sources(study: Study) -> str:

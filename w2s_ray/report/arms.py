@@ -146,7 +146,7 @@ def untrained_of(student: DistinctArm, arms: Iterable[DistinctArm]) -> DistinctA
 def setting_of(spec: StageSpec) -> str:
     """Describe what sets a stage's training apart besides its loss; empty for the default.
 
-    That is everything its ceiling shares (trainable weights, start), and the transforms of its labels, which its
+    That is everything its ceiling shares (trainable weights, score, start), and the transforms of its labels, which its
     ceiling does not share.
     """
     labels = spec.train[-1].labels
@@ -154,7 +154,8 @@ def setting_of(spec: StageSpec) -> str:
     start = "after its texts" if isinstance(spec.starts_from, StageSource) else ""
     if not isinstance(spec.starts_from, StageSource) and spec.starts_from.random:
         start = "random start"
-    return ", ".join(part for part in (spec.trainable.label, transforms, start) if part)
+    score = spec.score.label if spec.score is not None else ""
+    return ", ".join(part for part in (spec.trainable.label, score, transforms, start) if part)
 
 
 def is_oracle(study: Study, stages: Mapping[str, PlannedStage], stage: PlannedStage) -> bool:
@@ -222,7 +223,7 @@ def _add_chain(arms: dict[object, DistinctArm], by_seed: Mapping[int, Chain], tr
     """Add the stages of one chain, given by seed, each as a new arm or as one more name of a known one."""
     first = next(iter(by_seed.values()))
     slots = {seed: _slots(chain) for seed, chain in by_seed.items()}
-    for slot in _slots(first):
+    for slot in (slot for slot in _slots(first) if slot[0] != "reference"):
         arm, level, number = slot
         stages = {seed: by_slot[slot] for seed, by_slot in slots.items() if slot in by_slot}
         floors = _present({seed: floor_of(by_seed[seed]) for seed in stages})

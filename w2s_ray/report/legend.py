@@ -10,7 +10,7 @@ from w2s_ray.spec.study import Arm
 ARM_MEANINGS: dict[Arm, str] = {
     "floor": "the first supervisor, trained on ground truth",
     "member": "one of several supervisors whose labels are combined",
-    "zero_shot": "the untrained model, only prompted",
+    "zero_shot": "the model before any training",
     "chain": "learns from the labels of the chain's model one level below",
     "direct": "learns from the floor's labels; for a chain's first student that is the same stage",
     "truth_chain": "learns from the labels of a model one level below that learned the truth: a chain without errors",
@@ -20,7 +20,7 @@ ARM_MEANINGS: dict[Arm, str] = {
     "full_ceiling": "the ceiling with all weights trained, for a student that trains only some",
 }
 _MARKS = {
-    "[": "95 % interval; a result is reliable where it excludes 0 (for several results without correction)",
+    "[": "95 % interval; reliable: it excludes 0 (several results are not corrected for)",
     BELOW_UNTRAINED: "reliably below its untrained model: the 95 % interval of the difference is below 0",
     "(oracle)": "used ground truth that a weakly supervised student does not have, or its supervisor did",
     "!": "nearly all labels are the same",

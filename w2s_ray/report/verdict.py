@@ -7,7 +7,7 @@ other students are counted; the highest of several is named as such.
 
 from collections.abc import Mapping, Sequence
 
-from w2s_ray.report.findings import AcrossTasks, ArmSummary
+from w2s_ray.report.findings import AcrossTasks, ArmSummary, Estimate
 from w2s_ray.report.text import count, number, with_bounds
 
 REMEDIES = "train longer, add data, or take models that know the task"
@@ -77,10 +77,15 @@ def recovers(arm: ArmSummary) -> bool:
     return arm.pgr is not None and arm.pgr.low > 0
 
 
+def _shown(pgr: Estimate) -> str:
+    """Format a PGR, with a third digit where a bound would round to 0."""
+    return with_bounds(pgr, 3 if 0 < min(abs(pgr.low), abs(pgr.high)) < 0.005 else 2)
+
+
 def _pooled(row: AcrossTasks) -> str:
     if row.pooled is None:
         return f"Its PGR pooled over the tasks is undefined: {row.pooled_undefined}."
-    return f"Its PGR pooled over {row.num_pooled} tasks is {with_bounds(row.pooled, 2)}."
+    return f"Its PGR pooled over {row.num_pooled} tasks is {_shown(row.pooled)}."
 
 
 def _on_last(last: ArmSummary, others: Sequence[ArmSummary], min_gap: float) -> str:
@@ -104,12 +109,12 @@ def _on_last(last: ArmSummary, others: Sequence[ArmSummary], min_gap: float) -> 
     ends = f"the gap of {number(gap.value)} between floor ({number(last.floor.value)}) and ceiling"
     ends += f" ({number(last.ceiling.value)})"
     if recovers(last):
-        return f"The {name} recovers {with_bounds(pgr, 2)} of {ends}."
+        return f"The {name} recovers {_shown(pgr)} of {ends}."
     if any(recovers(arm) for arm in others):
-        return f"The {name} does not reliably recover any of {ends}: its PGR is {with_bounds(pgr, 2)}."
+        return f"The {name} does not reliably recover any of {ends}: its PGR is {_shown(pgr)}."
     values = [pgr.value, *(arm.pgr.value for arm in others if arm.pgr is not None)]
     verb = "reliably recovers" if max(values) > 0 else "recovers"
-    return f"No student {verb} any of {ends}: the PGR of the {name} is {with_bounds(pgr, 2)}."
+    return f"No student {verb} any of {ends}: the PGR of the {name} is {_shown(pgr)}."
 
 
 def _on_others(last: ArmSummary, others: Sequence[ArmSummary]) -> str:
@@ -118,7 +123,7 @@ def _on_others(last: ArmSummary, others: Sequence[ArmSummary]) -> str:
     too = " too" if recovers(last) else ""
     if pgrs:
         name, pgr = max(pgrs.items(), key=lambda item: item[1].value)
-        shown = f"{name}, {with_bounds(pgr, 2)}"
+        shown = f"{name}, {_shown(pgr)}"
         if len(others) == 1:
             return f"the other student does{too} ({shown})"
         does, best = ("does", "") if len(pgrs) == 1 else ("do", "the best, and so optimistic: ")

@@ -1,6 +1,6 @@
 """The result of compiling a study: chains, each a list of planned stages in an order in which they can run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from w2s_ray.spec.base import Kind, Positive, Spec
@@ -99,8 +99,19 @@ class PlannedStage(Spec):
         """Identities of the predictions and of the stage to start from that must exist before it can train."""
         sets = (*self.spec.train, *((self.spec.validation,) if self.spec.validation else ()))
         predictions = {identity for part in sets for identity in part.labels.sources}
+        if self.spec.reference is not None:
+            predictions |= {prediction.identity for prediction in self.reference_predictions}
         source = self.spec.starts_from
         return frozenset(predictions | ({source.stage} if isinstance(source, StageSource) else set()))
+
+    @property
+    def reference_predictions(self) -> Iterator[PredictionSpec]:
+        """The predictions of its reference for all that it learns, is validated on and predicts."""
+        context = self.spec.optimisation.context_tokens
+        for split in self.spec.splits_read:
+            yield self.spec.reference_prediction(split, context)
+        for prediction in self.predicts:
+            yield self.spec.reference_prediction(prediction.split, prediction.context_tokens)
 
     @cached_property
     def products(self) -> frozenset[str]:

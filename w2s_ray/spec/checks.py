@@ -4,22 +4,21 @@
 at each point of a search. Rules of a single part are validators of its class.
 """
 
-import math
 from collections.abc import Iterable
 from itertools import product
 from typing import get_args
 
 from w2s_ray.errors import StudyError
-from w2s_ray.spec.base import check_known
+from w2s_ray.spec.base import check_known, rounded_up
 from w2s_ray.spec.chain import name_without_seed
 from w2s_ray.spec.labels import KeepRandom, Knn, Relabelling, Topological, Transform
 from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.report_checks import check_report
 from w2s_ray.spec.search import Pbt, SearchSpec
-from w2s_ray.spec.stage import Optimisation, Prompt
+from w2s_ray.spec.stage import Optimisation, Probe, Prompt
 from w2s_ray.spec.study import LevelSpec, MethodSpec, StudentArm, Study
 
-_FOR_LABELS = ("arms", "losses", "labels", "supervisors", "trainable", "generative", "oracle")
+_FOR_LABELS = ("arms", "losses", "labels", "supervisors", "trainable", "score", "generative", "oracle")
 """Keys of a method that pretraining does not read."""
 _SIZES = ("train_examples", "S", "T", "validation_examples", "test_examples")
 """Keys of a task that pretraining does not read either."""
@@ -78,7 +77,7 @@ def least_examples(method: MethodSpec) -> int:
     for relabelling in method.labels.values():
         share = 1.0
         for transform in relabelling.transforms:
-            least.append(math.ceil((_num_neighbours(transform) + 1) / share))
+            least.append(rounded_up((_num_neighbours(transform) + 1) / share))
             share *= transform.kept_share
     return max(least, default=1)
 
@@ -185,6 +184,7 @@ def _check_method(study: Study, key: str, method: MethodSpec) -> None:
         _check_labels(f"{key}.labels.{level}", level, method, relabelling)
         _check_neighbours(f"{key}.labels.{level}", relabelling, smallest, sizes[smallest].T)
     _check_supervisors(f"{key}.supervisors", method, first)
+    _check_score(study, key, method)
     for level, loss in method.losses.items():
         _check_loss(study, f"{key}.losses.{level}", method, level, loss)
     for level, optimisation in method.generative.items():
@@ -264,6 +264,31 @@ def _check_supervisors(key: str, method: MethodSpec, first_levels: Iterable[str]
             raise StudyError(
                 f"{key}.num = {method.supervisors.num}, but prompts of {level} without shots are all the same",
                 f"set trainable.{level}.num_shots, or remove {key}",
+            )
+
+
+def _check_score(study: Study, key: str, method: MethodSpec) -> None:
+    """A score has no head to probe, and its reference must be a pretrained model that the stage changes."""
+    if method.score is None:
+        return
+    for level, trainable in method.trainable.items():
+        if isinstance(trainable, Probe):
+            raise StudyError(
+                f"{key}.trainable.{level} is probe, but {key}.score = likelihood has no head to train",
+                "use lora, or use the probe in a method without score",
+            )
+        if method.score.reference and isinstance(trainable, Prompt):
+            raise StudyError(
+                f"{key}.score.reference = true, but {key}.trainable.{level} is prompt, which is the reference itself",
+                f"remove {key}.score.reference, or train {level}",
+            )
+    levels = {level for path in study.paths for level in path}
+    for level in sorted(levels & set(method.random)):
+        if method.score.reference:
+            raise StudyError(
+                f"{key}.score.reference = true compares with the model that a stage starts from, and {key}.random "
+                f"names {level}, which starts from random weights",
+                f"remove {key}.score.reference, or {level} from {key}.random",
             )
 
 

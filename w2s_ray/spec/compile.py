@@ -9,7 +9,7 @@ the arms of a model share initialisation and batch order.
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,12 +22,14 @@ from w2s_ray.spec.losses import NaiveLoss
 from w2s_ray.spec.points import Variants, candidates, final, optimisation_keys
 from w2s_ray.spec.search import Point, SearchResult
 from w2s_ray.spec.stage import (
+    SHOTS_RECIPE,
     AllWeights,
     ModelSource,
     Objective,
     Optimisation,
     PredictionSpec,
     Prompt,
+    Score,
     StageSource,
     StageSpec,
     Trainable,
@@ -140,7 +142,31 @@ class _ChainCompiler:
     seed: int
 
     def stages(self) -> Iterator[PlannedStage]:
-        """Yield its stages, each after all that it learns from."""
+        """Yield its stages, each after all that it learns from or is compared with."""
+        planned = list(self._students())
+        waiting = {level: self._reference(level, planned) for level in self.path if self._has_reference}
+        for stage in planned:
+            if stage.spec.reference is not None and stage.level in waiting:
+                yield waiting.pop(stage.level)
+            yield stage
+
+    def _reference(self, level: str, planned: Sequence[PlannedStage]) -> PlannedStage:
+        """Return the untrained stage whose scores all arms of a level subtract, with the predictions that they need."""
+        reference = self._stage("reference", level)
+        needed = (
+            prediction
+            for stage in planned
+            if stage.spec.reference == reference.identity
+            for prediction in stage.reference_predictions
+        )
+        return reference.model_copy(update={"predicts": tuple(dict.fromkeys(needed))})
+
+    @property
+    def _has_reference(self) -> bool:
+        return self.method.score is not None and self.method.score.reference
+
+    def _students(self) -> Iterator[PlannedStage]:
+        """Yield all stages but the references."""
         if self.method.objective == "next_token":
             yield from (self._stage("pretraining", level) for level in self.path)
             return
@@ -230,6 +256,7 @@ class _ChainCompiler:
             method.trainable_of(level),
             level in method.random,
             level in method.oracle,
+            method.score,
         )
         if not weak:
             return shared
@@ -241,7 +268,7 @@ class _ChainCompiler:
         if arm == "generative":
             return self.method.generative[level]
         study = self.ceilings if arm in _CEILINGS else self.study
-        if arm in ("full_ceiling", "zero_shot"):
+        if arm in ("full_ceiling", "zero_shot", "reference"):
             return study.ladder[level].optimisation
         return study.optimisation_of(study.methods[self.name], level)
 
@@ -255,7 +282,9 @@ class _ChainCompiler:
         on: tuple[str, ...],
         member: int,
     ) -> StageSpec:
-        index, trainable = self.order.index(level), self._trainable(arm, level)
+        index, score = self.order.index(level), self._score(arm)
+        trainable = self._trainable(arm, level, score)
+        reads_names = self.resolved.kind == "classes" and (score is not None or isinstance(trainable, Prompt))
         if supervisors and level in self.method.oracle:
             optimisation = _by_oracle(optimisation)
         weak = self._weak_examples(level, supervisors, on) if supervisors else None
@@ -264,8 +293,11 @@ class _ChainCompiler:
             objective="next_token" if arm in ("pretraining", "generative") else _OBJECTIVES[self.resolved.kind],
             starts_from=self._source(arm, level, entry),
             num_classes=max(self.resolved.num_classes, 1),
-            class_names=self.resolved.class_names if isinstance(trainable, Prompt) else (),
+            class_names=self.resolved.class_names if isinstance(trainable, Prompt) or reads_names else (),
             trainable=trainable,
+            score=score,
+            reference=self._stage("reference", level).identity if score is not None and score.reference else None,
+            shots_recipe=SHOTS_RECIPE if reads_names and isinstance(trainable, Prompt) and trainable.num_shots else 1,
             train=train,
             validation=validation,
             loss=self.method.loss_of(level) if supervisors else NaiveLoss(),
@@ -274,10 +306,23 @@ class _ChainCompiler:
             order_seed=_seed(self.seed, index, _of_member("order", member)),
         )
 
-    def _trainable(self, arm: Arm, level: str) -> Trainable:
+    def _score(self, arm: Arm) -> Score | None:
+        """Return the method's score with the task's cue; prompts that are not trained have no reference."""
+        score = self.method.score
+        if score is None or arm in ("pretraining", "generative"):
+            return None
+        cue = (self.resolved.cue if score.cue is None else score.cue) if self.resolved.kind == "classes" else None
+        has_reference = score.reference and arm not in ("zero_shot", "reference")
+        return score.model_copy(update={"cue": cue, "reference": has_reference})
+
+    def _trainable(self, arm: Arm, level: str, score: Score | None) -> Trainable:
         if arm in ("pretraining", "generative", "full_ceiling"):
             return AllWeights()
-        return Prompt() if arm == "zero_shot" else self.method.trainable_of(level)
+        trainable = Prompt() if arm in ("zero_shot", "reference") else self.method.trainable_of(level)
+        if not isinstance(trainable, Prompt) or trainable.cue is not None:
+            return trainable
+        cue = score.cue if score is not None and score.cue is not None else self.resolved.cue
+        return trainable.model_copy(update={"cue": cue})
 
     def _true_examples(
         self, arm: Arm, level: str, member: int
@@ -287,7 +332,7 @@ class _ChainCompiler:
             return (_true(self.splits.text()),), _true(self.splits.held_out())
         if arm == "generative":
             return (_true(self.splits.train(level)),), None
-        if arm == "zero_shot" or level == self.path[0]:  # a zero-shot stage has no shots, so it reads nothing of S
+        if arm in ("zero_shot", "reference") or level == self.path[0]:  # without shots they read nothing of S
             split = self.splits.supervisor()
             if member and self.method.supervisors.bagging:
                 bag = (KeepRandom(fraction=BAG),)
@@ -331,7 +376,7 @@ class _ChainCompiler:
 
         A stage is evaluated on the test set; a student of a search's candidate on its own validation examples.
         """
-        if arm in ("pretraining", "generative"):
+        if arm in ("pretraining", "generative", "reference"):
             return
         if self.cache.predict_test:
             yield self.splits.test()

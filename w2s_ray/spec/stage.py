@@ -7,8 +7,9 @@ Predictions (a stage applied to a split) are work of their own with an identity 
 for the next level and every metric is computed from them, so a new metric trains nothing.
 """
 
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +20,9 @@ from w2s_ray.spec.losses import Loss, NaiveLoss
 
 RECIPE = 2
 """Version of the numerics. Raised when the same spec would no longer give the same weights."""
+
+SHOTS_RECIPE = 2
+"""Version of the choice of shots: 1 took the lowest hashes, 2 takes them from each class in turn."""
 
 DEFAULT_CUE = "\nAnswer:"
 """Between a text and its class's name, for tasks without a cue of their own."""
@@ -96,21 +100,60 @@ class Lora(Variant):
 class Prompt(Variant):
     """Train nothing: the pretrained language model reads some labelled texts, then the text, and names a class.
 
-    The score of a class is the mean log-probability of its name's tokens. Burns et al. 2023 prompt with weakly labelled
-    shots from Ti; a ceiling's shots have their true label.
+    A class's logit is its score (`Score`; by default the mean log-probability of its name's tokens). Burns et al. 2023
+    prompt with weakly labelled shots from Ti; a ceiling's shots have their true label.
     """
 
     kind: Literal["prompt"] = "prompt"
     num_shots: int = Field(default=0, ge=0)
     """Labelled examples before each text: hard labels of the stage's own label source."""
-    cue: str = "\nAnswer:"
-    """Between a text and the class's name; tasks of answers contain a question already, and get no cue."""
+    cue: str | None = None
+    """Between a text and the class's name; the score's, or the task's own, if not given. Tasks of answers contain a
+    question already, and get no cue."""
     label_format: ClassVar[str] = "{num_shots}-shot"
 
 
 Trainable = Annotated[AllWeights | Probe | Lora | Prompt, Field(discriminator="kind")]
 """Which weights a stage trains. A student and its ceiling train the same ones, so a probe's PGR is measured against the
 probe's own ceiling; the ceiling that trains all weights is reported beside it (Burns et al. 2023, linear probing)."""
+
+
+class Score(Variant):
+    """Score completions by a language model's own probabilities; the scores of an example are its logits.
+
+    The completions of a pair are the ends of its two texts after their prompt; those of classes are the classes' names
+    after the text and a cue. With T tokens y_1 … y_T of the completion y after the prompt x,
+
+        score(x, y) = beta / T · Σ_t log P(y_t | x, y_1 … y_(t-1))
+
+    the reward of SimPO without its margin (Meng et al. 2024); without `normalise` the sum is not divided by T.
+    """
+
+    kind: Literal["likelihood"] = "likelihood"
+    beta: float = Field(default=1.0, gt=0)
+    """Factor of the log-probabilities: the inverse temperature of the predictions."""
+    normalise: bool = True
+    """Take the mean over the completion's tokens instead of the sum."""
+    calibrate: bool = False
+    """Subtract the same score of the completion without its prompt, under the current model (Holtzman et al. 2021; for
+    classes Zhao et al. 2021)."""
+    reference: bool = False
+    """Subtract the same score under the model that the stage starts from (DPO, Rafailov et al. 2023)."""
+    cue: str | None = None
+    """Between a text and its class's name; the task's own if not given. Pairs have none."""
+    label_format: ClassVar[str] = "{kind}"
+    label_changes: ClassVar[Mapping[str, str]] = {
+        "beta": "beta{:g}",
+        "normalise": "sum",
+        "calibrate": "calibrated",
+        "reference": "reference",
+    }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_word(cls, raw: Any) -> Any:
+        """Read the word `likelihood` as a mapping with this kind."""
+        return {"kind": raw} if isinstance(raw, str) else raw
 
 
 class Architecture(Spec):
@@ -198,14 +241,22 @@ class Optimisation(Spec):
 class StageSpec(Spec):
     """Everything that can change a stage's weights."""
 
+    later_fields: ClassVar[frozenset[str]] = frozenset(("score", "reference", "shots_recipe"))
+
     recipe: int = RECIPE
     objective: Objective = "classification"
     starts_from: ModelSource | StageSource
     num_classes: Positive = 2
     """Classes of a prediction; unused by `answer` and `next_token`."""
     class_names: tuple[str, ...] = ()
-    """The names of the classes in a prompt; empty for every other trainable, which does not read them."""
+    """The names of the classes that are scored; empty for a stage that does not read them."""
     trainable: Trainable = AllWeights()
+    score: Score | None = None
+    """How completions are scored; None for a linear head, for answers, and for prompts with the default score."""
+    reference: str | None = None
+    """Identity of the untrained stage whose scores are subtracted from this one's."""
+    shots_recipe: int = 1
+    """Version of the choice of shots; `SHOTS_RECIPE` for a prompt that has any."""
     train: tuple[LabelledSplit, ...] = Field(min_length=1)
     """One split; several for the `pooled` arm."""
     validation: LabelledSplit | None = None
@@ -225,7 +276,34 @@ class StageSpec(Spec):
     @property
     def is_language_model(self) -> bool:
         """Whether its model is a language model; otherwise it has a head for classes or scores."""
-        return self.objective in ("answer", "next_token") or isinstance(self.trainable, Prompt)
+        return self.objective in ("answer", "next_token") or self.completion_score is not None
+
+    @property
+    def completion_score(self) -> Score | None:
+        """How it scores completions; None for a head, and for objectives without classes."""
+        if self.objective not in ("classification", "preference"):
+            return None
+        return Score() if self.score is None and isinstance(self.trainable, Prompt) else self.score
+
+    @property
+    def texts_per_example(self) -> int:
+        """Texts that its model reads for one example."""
+        score = self.completion_score
+        if score is None:
+            return 2 if self.objective == "preference" else 1
+        return self.num_classes * (2 if score.calibrate else 1)
+
+    def reference_prediction(self, split: SplitSpec, context_tokens: int) -> "PredictionSpec":
+        """Return the prediction of `split` by the stage's reference, which must exist."""
+        assert self.reference is not None, "the stage has no reference"
+        return PredictionSpec(stage=self.reference, split=split, context_tokens=context_tokens)
+
+    @property
+    def splits_read(self) -> Iterator[SplitSpec]:
+        """The splits that it learns and is validated on."""
+        yield from (part.split for part in self.train)
+        if self.validation is not None:
+            yield self.validation.split
 
     @property
     def keeps_labels(self) -> bool:
@@ -242,6 +320,7 @@ class StageSpec(Spec):
             self.loss.label,
             f"on {labels}" if labels not in ("gt", "weak") else "",
             self.trainable.label,
+            self.score.label if self.score is not None else "",
             start,
             "oracle" if stopping is not None and stopping.by == "oracle" else "",
         )
@@ -252,9 +331,9 @@ class StageSpec(Spec):
         """A readable name made from the spec alone: model, split, label source, loss."""
         model = self.starts_from.name.split(":")[-1].strip("/").split("/")[-1]
         splits = "+".join(part.split.name for part in self.train)
-        return "-".join(
-            part for part in (model, splits, self.train[0].labels.label, self.trainable.label, self.loss.label) if part
-        )
+        score = self.score.label if self.score is not None else ""
+        ways = (self.train[0].labels.label, self.trainable.label, score, self.loss.label)
+        return "-".join(part for part in (model, splits, *ways) if part)
 
 
 class PredictionSpec(Spec):

@@ -14,7 +14,7 @@ from w2s_ray.spec.labels import Relabelling, Supervisors
 from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.reporting import ReportSpec
 from w2s_ray.spec.search import SearchSpec
-from w2s_ray.spec.stage import AllWeights, Architecture, Execution, Optimisation, Trainable
+from w2s_ray.spec.stage import AllWeights, Architecture, Execution, Optimisation, Score, Trainable
 
 SPREAD_KEYS = ("optimisation", "execution")
 """Keys that a study may give at its top, for every level of the ladder."""
@@ -24,14 +24,14 @@ _OWN_KEYS = ("text", "label", "classes", "answer", "chosen", "rejected", "group"
 """How own data is read; a known data set has a format of its own."""
 
 StudentArm = Literal["zero_shot", "chain", "truth_chain", "direct", "ceiling", "self", "pooled"]
-Arm = Literal[StudentArm, "floor", "member", "generative", "full_ceiling", "pretraining"]
+Arm = Literal[StudentArm, "floor", "member", "generative", "reference", "full_ceiling", "pretraining"]
 """The supervision that a stage gets; the arms that are not a student's are added by the compiler."""
 
 
 class TaskSpec(Spec):
     """A data set. Name exactly one of `builtin`, `hub`, `files`; with `builtin`, `files` are a known data set's own."""
 
-    later_fields = frozenset({"S", "T", "form"})
+    later_fields = frozenset({"S", "T", "form", "strip", "sample"})
 
     builtin: str | None = None
     """A task that comes with w2s_ray; `w2s tasks` lists them."""
@@ -65,6 +65,10 @@ class TaskSpec(Spec):
     """The column with the better answer of a pair."""
     rejected: str | None = None
     """The column with the worse answer of a pair."""
+    strip: bool = True
+    """Remove white space at both ends of texts; `false` keeps it, such as the last line end of code."""
+    sample: float | None = Field(default=None, gt=0, le=1)
+    """Share of the rows to read, chosen by the hash of each row before it is parsed; all of them if not given."""
     group: str | None = None
     """A column whose equal values mark related rows, which stay in one split."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
@@ -100,6 +104,8 @@ class TaskSpec(Spec):
             if self.form is not None:
                 raise ValueError("form is for known tasks (`builtin:`); own pairs name `chosen:` and `rejected:`")
             self._check_columns()
+        elif not self.strip:
+            raise ValueError("strip is for own data; a known task has its own format")
         return self
 
     @property
@@ -183,6 +189,9 @@ class MethodSpec(Spec):
     trainable: dict[Name, Trainable] = Field(default_factory=dict)
     """Which weights are trained, by level; all of them for levels that are not named. Ceilings train the same weights,
     and a student that does not train all of its weights is also compared with the ceiling that does."""
+    score: Score | None = None
+    """How every level's model judges an example. The word `likelihood`, or a mapping of its settings, scores
+    completions by the language model's own probabilities; without it a linear head is trained."""
     generative: dict[Name, Optimisation] = Field(default_factory=dict)
     """Levels whose students and ceilings first learn the texts of Ti without labels, and how (Burns et al. 2023,
     generative supervision)."""

@@ -209,11 +209,13 @@ class ArtifactStore:
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return record
 
-    def write_predictions(self, spec: PredictionSpec, ids: Sequence[str], probs_NC: "FloatArray") -> Record:
-        """Store the soft labels of a stage for a split, unless they are stored already."""
+    def write_predictions(
+        self, spec: PredictionSpec, ids: Sequence[str], probs_NC: "FloatArray", logs_NC: "FloatArray | None" = None
+    ) -> Record:
+        """Store the soft labels of a stage for a split, and their logarithms if given, unless that is done already."""
         from w2s_ray.store.predictions import write  # pyarrow is imported only where it is used
 
-        return self._write(spec, lambda folder: write(folder, ids, probs_NC))
+        return self._write(spec, lambda folder: write(folder, ids, probs_NC, logs_NC=logs_NC))
 
     def write_answers(
         self, spec: PredictionSpec, ids: Sequence[str], texts: Sequence[str], is_allowed_N: "BoolArray"

@@ -25,6 +25,8 @@ class Predictions:
     ids: tuple[str, ...]
     probs_NC: FloatArray
     """float32, a probability per class; rows as in `ids`."""
+    logs_NC: FloatArray | None = None
+    """Their logarithms, which stay finite where a probability is too small for float32; None if they are not kept."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,14 @@ class Answers:
     """Whether the task's judge allows the answer, such as a legal move; true for a task without a judge."""
 
 
-def write(folder: Path, ids: Sequence[str], probs_NC: FloatArray, name: str = PREDICTIONS_NAME) -> None:
-    """Write soft labels to `folder`/`name`.
+def write(
+    folder: Path,
+    ids: Sequence[str],
+    probs_NC: FloatArray,
+    name: str = PREDICTIONS_NAME,
+    logs_NC: FloatArray | None = None,
+) -> None:
+    """Write soft labels, and perhaps their logarithms, to `folder`/`name`.
 
     Raises:
         TrainingError: when a probability is not finite, because the model diverged.
@@ -52,8 +60,10 @@ def write(folder: Path, ids: Sequence[str], probs_NC: FloatArray, name: str = PR
             f"{broken.size} of {len(ids)} predictions are not finite, the first for example {ids[broken[0]]}",
             "lower the learning rate of the stage that predicts, or use fp32",
         )
-    probabilities = pa.FixedSizeListArray.from_arrays(pa.array(probs_NC.reshape(-1)), probs_NC.shape[1])
-    table = pa.table({"id": pa.array(list(ids), pa.string()), "probabilities": probabilities})
+    columns = {"id": pa.array(list(ids), pa.string()), "probabilities": _lists(probs_NC)}
+    if logs_NC is not None:
+        columns["log_probabilities"] = _lists(np.ascontiguousarray(logs_NC, dtype=np.float32))
+    table = pa.table(columns)
     with writing(folder / name):
         pq.write_table(table, folder / name, compression="zstd")
 
@@ -61,9 +71,18 @@ def write(folder: Path, ids: Sequence[str], probs_NC: FloatArray, name: str = PR
 def read(folder: Path, name: str = PREDICTIONS_NAME) -> Predictions:
     """Read soft labels, without checking the file."""
     table = pq.read_table(folder / name)
-    lists = table["probabilities"].combine_chunks()
-    probs_NC = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1).astype(np.float32, copy=False)
-    return Predictions(ids=tuple(table["id"].to_pylist()), probs_NC=probs_NC)
+    logs_NC = _array(table["log_probabilities"]) if "log_probabilities" in table.column_names else None
+    return Predictions(tuple(table["id"].to_pylist()), _array(table["probabilities"]), logs_NC)
+
+
+def _lists(values_NC: FloatArray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values_NC.reshape(-1)), values_NC.shape[1])
+
+
+def _array(column: pa.ChunkedArray) -> FloatArray:
+    lists = column.combine_chunks()
+    flat: FloatArray = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    return flat.reshape(len(lists), -1)
 
 
 def write_answers(folder: Path, ids: Sequence[str], texts: Sequence[str], is_allowed_N: BoolArray) -> None:

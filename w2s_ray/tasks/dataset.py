@@ -95,11 +95,15 @@ class Recipe:
                 )
             format_ = self.pairs
             definition.append(spec.form)
+        if spec.sample is not None:
+            definition.append(["sample", spec.sample])
         if spec.files is not None:
-            rows: RowSource = local_rows(spec.files, spec.test_files, self.pool, self.test, self.parts)
+            rows: RowSource = local_rows(spec.files, spec.test_files, self.pool, self.test, self.parts, spec.sample)
         else:
             branch, commit = parse_revision(spec.revision) if spec.revision else (self.branch, self.commit)
-            rows = HubRows(self.hub, self.subset, branch or self.branch, self.pool, self.test, commit, self.parts)
+            rows = HubRows(
+                self.hub, self.subset, branch or self.branch, self.pool, self.test, commit, self.parts, spec.sample
+            )
         return DatasetTask(format_, rows, definition, spec.max_skipped, self.cue)
 
 

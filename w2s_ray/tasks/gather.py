@@ -109,8 +109,9 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
 
 def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Placed]:
     _check_columns(account.source, format_.columns)
-    for number, row in enumerate(account.source.rows, start=1):
-        account.num_rows = number
+    numbers = account.source.numbers or itertools.count(1)
+    for number, row in zip(numbers, account.source.rows, strict=False):
+        account.num_rows += 1
         try:
             made = list(format_.examples(row))
             for example in made:
@@ -183,19 +184,22 @@ def _known(placed: Sequence[Placed], classes: Sequence[str]) -> list[Placed]:
 
 
 def _single(placed: Sequence[Placed], kind: Kind) -> list[Placed]:
-    """Keep the first example of each text (or pair), and none if its rows disagree on the label or the answer."""
+    """Keep one example of each text (or pair), and none if its rows disagree on the label or the answer.
+
+    It is the one whose group comes first in sorted order, and of equal groups the first row's.
+    """
     same: dict[tuple[str, str, str | None], list[Placed]] = {}
     for item in placed:
         other = item.example.other if kind == "pairs" else None
         same.setdefault((item.origin, item.example.text, other), []).append(item)
     conflict = _ANSWERED_OTHERWISE if kind == "answers" else _CONTRADICTED
     kept = []
-    for first, *repeats in same.values():
-        target = (first.example.label, first.example.other)
-        if any((item.example.label, item.example.other) != target for item in repeats):
-            for item in (first, *repeats):
+    for items in same.values():
+        if len({(item.example.label, item.example.other) for item in items}) > 1:
+            for item in items:
                 item.leave_out(conflict)
             continue
+        first, *repeats = sorted(items, key=lambda item: item.example.group)
         for item in repeats:
             item.leave_out(_REPEATED)
         further = (key for item in repeats for key in (item.example.group, *item.example.ties))

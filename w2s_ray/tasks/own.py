@@ -1,12 +1,15 @@
 """Own data: a format made from the columns that a study names.
 
-    text       a column, or a template such as "{question} {passage}"; white space at the ends is removed
+    text       a column, or a template such as "{question} {passage}"
     label      a column: the examples have classes. Its values, as text, are matched with `classes`
     answer     a column: the answer, one line, that is written after the text
     chosen, rejected
                columns: the examples are pairs; `text`, if given, and a line end
                precede both: the prompt
     group      a column; without it, rows whose texts differ only in case and white space are related
+
+White space at both ends of texts is removed unless `strip` is false; then nothing is put between a prompt and its
+completions either.
 
 With `text` alone the examples have no labels: text for pretraining.
 """
@@ -33,11 +36,11 @@ def own_task(spec: TaskSpec) -> DatasetTask:
         DataError: when the template's braces do not match, or a class is listed twice.
     """
     if spec.files is not None:
-        rows: RowSource = local_rows(spec.files, spec.test_files)
+        rows: RowSource = local_rows(spec.files, spec.test_files, share=spec.sample)
     else:
         assert spec.hub is not None
         branch, commit = parse_revision(spec.revision) if spec.revision else (None, None)
-        rows = HubRows(spec.hub, spec.subset, branch, spec.split, spec.test_split, commit)
+        rows = HubRows(spec.hub, spec.subset, branch, spec.split, spec.test_split, commit, share=spec.sample)
     return DatasetTask(own_format(spec), rows, ["own", *_keys(spec)], spec.max_skipped)
 
 
@@ -57,13 +60,13 @@ def own_format(spec: TaskSpec) -> Format:
     classes = {"classes": spec.classes, "pairs": PAIR_CLASSES, "answers": ("answer",), "text": ("text",)}[kind]
 
     def examples(row: Row) -> Iterable[Example]:
-        text = "" if spec.text is None else _filled(parts, row)
+        text = "" if spec.text is None else _filled(parts, row, strip=spec.strip)
         group = None if spec.group is None else _value(row, spec.group)
         if kind == "pairs":
             assert spec.chosen is not None and spec.rejected is not None
-            chosen, rejected = (_value(row, column) for column in (spec.chosen, spec.rejected))
+            chosen, rejected = (_value(row, column, strip=spec.strip) for column in (spec.chosen, spec.rejected))
             related = group if group is not None else group_of(text or min(chosen, rejected))
-            prompt = f"{text}\n" if text else ""
+            prompt = f"{text}\n" if text and spec.strip else text
             yield pair(prompt + chosen, prompt + rejected, related, prompt=prompt)
             return
         label = _value(row, spec.label, "label") if spec.label is not None else None
@@ -115,28 +118,30 @@ def _template(text: str) -> list[tuple[str, str | None]]:
     return [(words, field) for words, field, _, _ in parts]
 
 
-def _filled(parts: Sequence[tuple[str, str | None]], row: Row) -> str:
+def _filled(parts: Sequence[tuple[str, str | None]], row: Row, *, strip: bool) -> str:
     """Fill the template with the row's values, without `str.format`, which would evaluate attributes in field names.
 
     Raises:
         Skip: when every value is empty.
     """
-    values = [None if field is None else _written(row, field).strip() for _, field in parts]
-    if not any(values):
+    values = ["" if field is None else _written(row, field) for _, field in parts]
+    if not any(map(str.strip, values)):
         raise Skip("no text")
-    return "".join(words + (value or "") for (words, _), value in zip(parts, values, strict=True)).strip()
+    if not strip:
+        return "".join(words + value for (words, _), value in zip(parts, values, strict=True))
+    return "".join(words + value.strip() for (words, _), value in zip(parts, values, strict=True)).strip()
 
 
-def _value(row: Row, column: str, name: str | None = None) -> str:
-    """Return a value without white space at its ends.
+def _value(row: Row, column: str, name: str | None = None, *, strip: bool = True) -> str:
+    """Return a value, without white space at its ends if `strip`.
 
     Raises:
         Skip: when it is empty.
     """
-    value = _written(row, column).strip()
-    if not value:
+    value = _written(row, column)
+    if not value.strip():
         raise Skip(f"no {name or column}")
-    return value
+    return value.strip() if strip else value
 
 
 def _kind(spec: TaskSpec) -> Kind:
@@ -148,4 +153,9 @@ def _kind(spec: TaskSpec) -> Kind:
 
 
 def _keys(spec: TaskSpec) -> list[object]:
-    return [spec.text, spec.label, spec.classes, spec.group, spec.answer, spec.chosen, spec.rejected]
+    keys: list[object] = [spec.text, spec.label, spec.classes, spec.group, spec.answer, spec.chosen, spec.rejected]
+    if spec.group is not None:
+        keys.append("first group of a repeated text in sorted order")
+    if not spec.strip:
+        keys.append("whole texts")
+    return keys if spec.sample is None else [*keys, ["sample", spec.sample]]

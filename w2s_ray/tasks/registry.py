@@ -32,9 +32,9 @@ class Embedded:
         """Return the task.
 
         Raises:
-            DataError: when the study names files, a revision or a form for it.
+            DataError: when the study names files, a revision, a form or a sample for it.
         """
-        for key in ("files", "revision", "form"):
+        for key in ("files", "revision", "form", "sample"):
             if getattr(spec, key) is not None:
                 raise DataError(
                     f"builtin: {self.info.name} is made from installed packages, so {key}: {getattr(spec, key)} has no "

@@ -1,15 +1,20 @@
 """Rows of a local file: JSON, JSON lines, CSV, TSV or Parquet, optionally compressed (.gz, .zst).
 
+A file can be read whole, or as a sample: the rows whose hash is below a share of all hashes, so that a sample depends
+on neither the order of the rows nor a seed. A sample is read row by row, so that a file larger than memory takes little
+of it, and a row of JSON lines is parsed only if it is chosen.
+
 A row is a mapping from column to value. Text formats are read with `json` and `csv` and not as Arrow tables: a table
 would change values (`1` becomes `1.0` if another row is empty, text like a date becomes a date), and Arrow's CSV reader
 accepts a quote that is never closed and returns the rest of the file as one value.
 """
 
+import codecs
 import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,7 @@ FORMATS = ("json", "jsonl", "ndjson", "csv", "tsv", "parquet")
 """File name endings; all but `parquet` may be followed by one of `COMPRESSIONS`."""
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _CSV_FIELD_CHARS = 2**31 - 1
+_PARQUET_BATCH = 4096
 
 
 def file_digest(path: Path) -> str:
@@ -43,7 +49,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     kind = _format(path)
     if kind == "parquet":
-        return _parquet(path)
+        return list(_parquet_rows(path))
     text = _text(path)
     if kind in ("csv", "tsv"):
         return _delimited(path, text, "\t" if kind == "tsv" else ",")
@@ -52,6 +58,36 @@ def read_rows(path: Path) -> list[Row]:
     # Files of JSON lines are often called .json. Not splitlines(): a JSON string may contain U+2028, a line end there.
     lines = ((n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
     return [_as_row(path, _parsed(path, line, n), f"line {n}") for n, line in lines]
+
+
+def sampled_rows(path: Path, share: float) -> Iterator[tuple[int, Row]]:
+    """Yield the rows that the sample of this share has, with their numbers in the file from 1.
+
+    The hash of a row is over its text in the file; for Parquet and lists of objects, which have none, over its values.
+
+    Raises:
+        DataError: like `read_rows`; rows outside of the sample are not checked.
+    """
+    kind = _format(path)
+    if kind == "parquet":
+        yield from sample(_parquet_rows(path), share)
+    elif kind in ("csv", "tsv"):
+        yield from _sampled_records(path, "\t" if kind == "tsv" else ",", share)
+    elif kind == "json" and _is_list(path):
+        yield from sample(read_rows(path), share)
+    else:
+        number = 0
+        for line, text in enumerate(_lines(path), start=1):
+            number += bool(text.strip())
+            if text.strip() and _is_chosen(text.strip(), share):
+                yield number, _as_row(path, _parsed(path, _decoded(path, text, line), line), f"line {line}")
+
+
+def sample(rows: Iterable[Row], share: float) -> Iterator[tuple[int, Row]]:
+    """Yield the rows that the sample of this share has, by the hash of their values, with their numbers from 1."""
+    for number, row in enumerate(rows, start=1):
+        if _is_chosen(repr(list(row.items())).encode(), share):
+            yield number, row
 
 
 def without_compression(path: Path) -> Path:
@@ -89,13 +125,31 @@ def _text(path: Path) -> str:
             data = bytes(pa.CompressedInputStream(pa.BufferReader(data), compression).read())
         return data.decode("utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path} is not compressed with {compression}: {error}", "download the file again") from None
+        raise _not_compressed(path, compression, error) from None
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}: byte 0x{error.object[error.start]:02x} on line {line} is not UTF-8",
-            f"convert it: iconv -f latin1 -t utf-8 {path.name} > converted",
-        ) from None
+        raise _not_utf8(path, error, error.object.count(b"\n", 0, error.start) + 1) from None
+
+
+def _not_compressed(path: Path, compression: str | None, error: OSError) -> DataError:
+    return DataError(f"{path} is not compressed with {compression}: {error}", "download the file again")
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError, line: int) -> DataError:
+    return DataError(
+        f"{path}: byte 0x{error.object[error.start]:02x} on line {line} is not UTF-8",
+        f"convert it: iconv -f latin1 -t utf-8 {path.name} > converted",
+    )
+
+
+def _ragged(path: Path, line: int) -> DataError:
+    return DataError(
+        f"{path}: line {line} does not have as many fields as the header",
+        "put values that contain the delimiter or line breaks in double quotes",
+    )
+
+
+def _no_csv(path: Path, line: int, error: csv.Error) -> DataError:
+    return DataError(f"{path}: line {line}: {error}", "values are quoted with double quotes")
 
 
 def _parsed(path: Path, text: str, line: int) -> Any:
@@ -123,23 +177,78 @@ def _delimited(path: Path, text: str, delimiter: str) -> list[Row]:
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise DataError(
-                    f"{path}: line {reader.line_num} does not have as many fields as the header",
-                    "put values that contain the delimiter or line breaks in double quotes",
-                )
+                raise _ragged(path, reader.line_num)
             rows.append(row)
     except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num}: {error}", "values are quoted with double quotes") from None
+        raise _no_csv(path, reader.line_num, error) from None
     return rows
 
 
-def _parquet(path: Path) -> list[Row]:
+def _parquet_rows(path: Path) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     _opened(path).close()
     try:
-        rows: list[Row] = pq.read_table(path).to_pylist()
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_PARQUET_BATCH):
+                yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a Parquet file: {first_line(error)}") from None
-    return rows
+
+
+def _is_chosen(content: bytes, share: float) -> bool:
+    return int.from_bytes(hashlib.sha256(b"sample\n" + content).digest()[:8], "big") < share * 2.0**64
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a text file, each with its line end, without decompressing more than a few at a time."""
+    import pyarrow as pa
+
+    _opened(path).close()
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    try:
+        with pa.input_stream(str(path), compression=compression) as stream, io.BufferedReader(stream, 2**20) as file:
+            first = file.readline()
+            yield first.removeprefix(codecs.BOM_UTF8)
+            yield from file
+    except OSError as error:
+        raise _not_compressed(path, compression, error) from None
+
+
+def _decoded(path: Path, text: bytes, line: int) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error, line) from None
+
+
+def _is_list(path: Path) -> bool:
+    return next((line.lstrip()[:1] == b"[" for line in _lines(path) if line.strip()), False)
+
+
+def _sampled_records(path: Path, delimiter: str, share: float) -> Iterator[tuple[int, Row]]:
+    """Yield the chosen records of a CSV file; a record may have several lines."""
+    read: list[bytes] = []
+
+    def texts() -> Iterator[str]:
+        for line, text in enumerate(_lines(path), start=1):
+            read.append(text)
+            yield _decoded(path, text, line)
+
+    csv.field_size_limit(_CSV_FIELD_CHARS)
+    reader = csv.reader(texts(), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, [])
+        read.clear()
+        number = 0
+        for record in reader:
+            content = b"".join(read).rstrip(b"\r\n")
+            read.clear()
+            number += bool(record)
+            if record and _is_chosen(content, share):
+                if len(record) != len(header):
+                    raise _ragged(path, reader.line_num)
+                yield number, dict(zip(header, record, strict=True))
+    except csv.Error as error:
+        raise _no_csv(path, reader.line_num, error) from None

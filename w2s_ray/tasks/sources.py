@@ -19,7 +19,7 @@ from typing import Protocol
 from w2s_ray import hub
 from w2s_ray.errors import DataError
 from w2s_ray.hub import HubUnreachable
-from w2s_ray.tasks.rows import FORMATS, Row, file_digest, read_rows, without_compression
+from w2s_ray.tasks.rows import FORMATS, Row, file_digest, read_rows, sample, sampled_rows, without_compression
 from w2s_ray.tasks.task import POOL, TEST
 
 PARQUET = "refs/convert/parquet"
@@ -36,12 +36,14 @@ class Source:
         rows: its rows; may be iterated more than once.
         origin: `POOL` or `TEST`.
         part: the named part of the data set that it belongs to, if any: the stratum of its examples.
+        numbers: the rows' numbers in the file or split, from 1, if the rows are a sample of it; else empty.
     """
 
     name: str
     rows: Iterable[Row]
     origin: str
     part: str | None = None
+    numbers: Sequence[int] = ()
 
 
 class RowSource(Protocol):
@@ -72,10 +74,13 @@ class RowSource(Protocol):
 class LocalRows:
     """Rows of local files."""
 
-    def __init__(self, pool: list[Path], test: list[Path], parts: Sequence[str] = ()) -> None:
-        """`parts` are names of parts of the data set: a file, or its folder, may have such a name."""
+    def __init__(
+        self, pool: list[Path], test: list[Path], parts: Sequence[str] = (), share: float | None = None
+    ) -> None:
+        """`parts` are names of parts of the data set (of a file, or its folder); `share` is that of the sample."""
         self._paths = [(POOL, path) for path in pool] + [(TEST, path) for path in test]
         self._parts = parts
+        self._share = share
 
     def digest(self) -> list[object]:
         """Return the digest of each file, with its origin and part; their paths are not included.
@@ -95,7 +100,14 @@ class LocalRows:
         Raises:
             DataError: when a file cannot be read.
         """
-        return [Source(str(path), read_rows(path), origin, self._part_of(path)) for origin, path in self._paths]
+        sources = []
+        for origin, path in self._paths:
+            part = self._part_of(path)
+            if self._share is None:
+                sources.append(Source(str(path), read_rows(path), origin, part))
+            else:
+                sources.append(_sampled(str(path), sampled_rows(path, self._share), origin, part, self._share))
+        return sources
 
     def _part_of(self, path: Path) -> str | None:
         names = (path.name.partition(".")[0], path.absolute().parent.name)
@@ -114,6 +126,7 @@ class HubRows:
         test: the split of the test set, if there is one.
         commit: the whole commit to read; None for the newest one of `branch`.
         parts: folders with the splits as gzipped JSON lines (`<part>/<split>.jsonl.gz`), one source for each.
+        share: the share of the rows in a sample; None for all rows.
     """
 
     name: str
@@ -123,6 +136,7 @@ class HubRows:
     test: str | None
     commit: str | None = None
     parts: tuple[str, ...] = ()
+    share: float | None = None
 
     def digest(self) -> list[object]:
         """Return the data set's name, commit and splits.
@@ -158,7 +172,11 @@ class HubRows:
         for origin, split in splits:
             for part in self.parts or (None,):
                 name = f"{self.name} ({split})" if part is None else f"{self.name} ({part}, {split})"
-                sources.append(Source(name, self._rows(split, commit, part), origin, part))
+                rows = self._rows(split, commit, part)
+                if self.share is None:
+                    sources.append(Source(name, rows, origin, part))
+                else:
+                    sources.append(_sampled(name, sample(rows, self.share), origin, part, self.share))
         return sources
 
     def _commit(self) -> str:
@@ -190,6 +208,18 @@ class HubRows:
         )
 
 
+def _sampled(name: str, rows: Iterable[tuple[int, Row]], origin: str, part: str | None, share: float) -> Source:
+    """Return the rows of a sample with their numbers.
+
+    Raises:
+        DataError: when the sample is empty.
+    """
+    numbered = list(rows)
+    if not numbered:
+        raise DataError(f"{name} has no row in a sample of {share:g}", "raise `sample:`, or remove it")
+    return Source(name, [row for _, row in numbered], origin, part, [number for number, _ in numbered])
+
+
 def parse_revision(revision: str) -> tuple[str | None, str | None]:
     """Return branch and commit of a revision: a branch or tag, a whole commit, or `branch@commit`."""
     branch, _, commit = revision.partition("@")
@@ -199,7 +229,12 @@ def parse_revision(revision: str) -> tuple[str | None, str | None]:
 
 
 def local_rows(
-    files: str, test_files: str | None, pool: str | None = None, test: str | None = None, parts: Sequence[str] = ()
+    files: str,
+    test_files: str | None,
+    pool: str | None = None,
+    test: str | None = None,
+    parts: Sequence[str] = (),
+    share: float | None = None,
 ) -> LocalRows:
     """Return the rows of `files` and `test_files`, each a file or a folder.
 
@@ -211,12 +246,12 @@ def local_rows(
     """
     path = Path(files)
     if not path.is_dir():
-        return LocalRows([path], _all(test_files), parts)
+        return LocalRows([path], _all(test_files), parts, share)
     files_in_folder = _data_files(path)
     named = [file for file in files_in_folder if _is_of(file, pool)]
     if named and test_files is None:
-        return LocalRows(named, [file for file in files_in_folder if _is_of(file, test)], parts)
-    return LocalRows(named or files_in_folder, _all(test_files), parts)
+        return LocalRows(named, [file for file in files_in_folder if _is_of(file, test)], parts, share)
+    return LocalRows(named or files_in_folder, _all(test_files), parts, share)
 
 
 def _all(files: str | None) -> list[Path]:

@@ -26,11 +26,15 @@ TokenRow = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """N tokenised examples of K texts each (K is 1 except for pairs and prompts)."""
+    """N tokenised examples of K texts each (K is 1 except for pairs and scored completions)."""
 
     tokens: list[TokenRow]
     """K·N rows: the first text of every example, then every second text, and so on."""
     texts_per_example: int = 1
+    first: IntArray | None = None
+    """Index of the completion's first token in each row; None where no completions are scored."""
+    subtracted_NC: FloatArray | None = None
+    """What is subtracted from each example's scores; None where nothing is."""
 
     def __len__(self) -> int:
         return len(self.tokens) // self.texts_per_example
@@ -89,6 +93,17 @@ class MicroBatch:
     """Index of each row's last token that is not padding."""
     real_R: torch.Tensor
     """1 for rows of examples, 0 for a filler's rows."""
+    first_R: torch.Tensor | None = None
+    """Index of the first token of each row's completion; None where no completions are scored."""
+    subtracted_BC: torch.Tensor | None = None
+    """What is subtracted from the scores of each example."""
+
+    @property
+    def inputs(self) -> tuple[torch.Tensor, ...]:
+        """The arguments of a network's forward pass."""
+        return tuple(
+            tensor for tensor in (self.tokens_RT, self.last_R, self.first_R, self.subtracted_BC) if tensor is not None
+        )
 
 
 Purpose = Literal["training", "predicting"]
@@ -139,7 +154,8 @@ class Feeder(Generic[AnyExamples]):
     def _collate(self, positions: IntArray) -> MicroBatch:
         examples = self.examples
         texts = range(examples.texts_per_example)
-        rows = [examples.tokens[position + text * len(examples)] for text in texts for position in positions]
+        places = [position + text * len(examples) for text in texts for position in positions]
+        rows = [examples.tokens[place] for place in places]
         real = [1.0] * len(rows)
         if not rows:
             rows, real = [np.full(2, self.pad, dtype=np.int32) for _ in texts], [0.0] * len(texts)
@@ -149,9 +165,19 @@ class Feeder(Generic[AnyExamples]):
             tokens[index, : len(row)] = row
         last = [len(row) - 1 for row in rows]
         device = self.workers.device
+        first_R, subtracted_BC = None, None
+        if examples.first is not None:
+            first = examples.first[places] if places else np.ones(len(rows), dtype=np.int64)
+            first_R = torch.from_numpy(first).to(device)
+        if examples.subtracted_NC is not None:
+            of_filler = np.zeros((1, examples.subtracted_NC.shape[1]), dtype=np.float32)
+            subtracted = examples.subtracted_NC[positions] if places else of_filler
+            subtracted_BC = torch.from_numpy(subtracted).to(device)
         return MicroBatch(
             positions=np.asarray(positions, dtype=np.int64),
             tokens_RT=torch.from_numpy(tokens).to(device),
             last_R=torch.tensor(last, device=device),
             real_R=torch.tensor(real, device=device),
+            first_R=first_R,
+            subtracted_BC=subtracted_BC,
         )

@@ -15,7 +15,6 @@ to stay finite for students and labels that are certain.
 Shapes: R rows and B examples of a micro-batch, N examples of an optimizer batch, C classes, T tokens, V vocabulary.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from w2s_ray.data.labels import one_hot
 from w2s_ray.science import FloatArray, IntArray
+from w2s_ray.spec.base import rounded_up
 from w2s_ray.spec.losses import (
     ConfidenceLoss,
     EntropyLoss,
@@ -44,8 +44,8 @@ _LOG_ODDS_EPSILON = 1e-7
 _KL_EPSILON = 1e-6
 """Smallest label of a class in the reverse KL divergence, which is infinite at 0."""
 
-Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Maps (tokens_RT, last_R) to logits: an engine, or a network."""
+Forward = Callable[..., torch.Tensor]
+"""Maps the `inputs` of a micro-batch to logits: an engine, or a network."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def _above_threshold(probs_NC: FloatArray, ties_N: IntArray, share: float) -> Fl
     assert probs_NC.shape[1] == 2, probs_NC.shape
     ranked_N = np.lexsort((ties_N, -probs_NC[:, 1].astype(np.float64)))
     classes_N = np.zeros(len(probs_NC), dtype=np.int64)
-    classes_N[ranked_N[: math.ceil(share * (len(probs_NC) - 1))]] = 1
+    classes_N[ranked_N[: rounded_up(share * (len(probs_NC) - 1))]] = 1
     return one_hot(classes_N, 2)
 
 
@@ -251,7 +251,7 @@ class ClassBatchLoss:
         rows_of = {int(position): row for row, position in enumerate(positions_N)}
         only_logits_BC, probs_NC = None, None
         if self._loss.reads_predictions:
-            only_logits_BC = forward(batches[0].tokens_RT, batches[0].last_R) if len(batches) == 1 else None
+            only_logits_BC = forward(*batches[0].inputs) if len(batches) == 1 else None
             probs_NC = self._predict(forward, batches, only_logits_BC, rows_of)
         batch = OptimizerBatch(
             labels_NC=self._examples.targets_NC[positions_N],
@@ -261,7 +261,7 @@ class ClassBatchLoss:
         )
         targets_NC = self._loss.targets(batch)
         for micro in batches:
-            logits_BC = forward(micro.tokens_RT, micro.last_R) if only_logits_BC is None else only_logits_BC
+            logits_BC = forward(*micro.inputs) if only_logits_BC is None else only_logits_BC
             if not len(micro.positions):
                 yield logits_BC.sum() * 0.0  # a filler takes part in the collectives and adds nothing
                 continue
@@ -280,7 +280,7 @@ class ClassBatchLoss:
         probs_NC = torch.zeros((len(rows_of), self._examples.targets_NC.shape[1]), device=self._workers.device)
         with torch.no_grad():
             for micro in batches:
-                logits_BC = forward(micro.tokens_RT, micro.last_R) if only_logits_BC is None else only_logits_BC
+                logits_BC = forward(*micro.inputs) if only_logits_BC is None else only_logits_BC
                 if len(micro.positions):
                     probs_NC[[rows_of[int(position)] for position in micro.positions]] = logits_BC.float().softmax(
                         dim=-1
@@ -302,7 +302,7 @@ class TokenBatchLoss:
         self, forward: Forward, batches: Sequence[MicroBatch], positions_N: IntArray, step: int, num_steps: int
     ) -> Iterator[torch.Tensor]:
         for batch in batches:
-            logits_RTV = forward(batch.tokens_RT, batch.last_R)
+            logits_RTV = forward(*batch.inputs)
             yield token_cross_entropy(logits_RTV, batch, loss_from(self._examples, batch))
 
 

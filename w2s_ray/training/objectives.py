@@ -3,6 +3,7 @@
     objective        class            examples                      validation                 predictions
     classification   ClassObjective   text, probability per class   agreement with labels      class probabilities
     preference       ClassObjective   two texts, likewise           likewise                   likewise
+                     (with a score: completions, likewise)
     answer           AnswerObjective  text and the answer after it  share of equal answers     greedy answers
     next_token       TextObjective    blocks of text                loss on held-out text      none
 
@@ -20,16 +21,23 @@ import torch
 
 from w2s_ray.data import labels
 from w2s_ray.data.splits import rows_of_split
-from w2s_ray.errors import TrainingError
+from w2s_ray.errors import StoreError, TrainingError
 from w2s_ray.science import BoolArray, FloatArray, IntArray
 from w2s_ray.science.metrics import accuracy
-from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.labels import LabelledSplit
+from w2s_ray.spec.identity import seeded_hash, short
+from w2s_ray.spec.labels import LabelledSplit, SplitSpec
 from w2s_ray.spec.stage import PredictionSpec, Prompt
 from w2s_ray.store.predictions import LABELS_NAME, write
 from w2s_ray.training.feed import Examples, Feeder, LabelledExamples, TokenRow
 from w2s_ray.training.inputs import StageInputs
 from w2s_ray.training.losses import BatchLoss, ClassBatchLoss
+from w2s_ray.training.models.completions import (
+    Completions,
+    check_completions,
+    class_completions,
+    pair_completions,
+    text_start,
+)
 from w2s_ray.training.models.network import Network, class_name_tokens, evaluating
 from w2s_ray.training.models.prompts import few_shot_prefix, prompt_tokens
 
@@ -52,6 +60,13 @@ class StageObjective(ABC):
     def planned_lengths_N(self) -> IntArray:
         """Lengths by which optimizer batches are planned; they do not depend on the label source."""
         return self.examples.lengths_N
+
+    def check(self, predictions: Sequence[PredictionSpec]) -> None:  # noqa: B027 (objectives that cut texts need none)
+        """Check the examples of these predictions, before anything is trained.
+
+        Raises:
+            DataError: when one cannot be read.
+        """
 
     @abstractmethod
     def truncated_ids(self) -> list[str]:
@@ -82,13 +97,22 @@ class ClassObjective(StageObjective):
 
     @cached_property
     def examples(self) -> LabelledExamples:
-        return self._labelled(*self._targets)
+        return self._labelled(self._spec.train, *self._targets)
+
+    def check(self, predictions: Sequence[PredictionSpec]) -> None:
+        if self._spec.completion_score is None:
+            return
+        for prediction in predictions:
+            rows_N = rows_of_split(self._inputs.prepared, prediction.split)
+            self._completions(rows_N, prediction.context_tokens)
+        if self._spec.validation is not None:
+            self._completions(self._targets_of((self._spec.validation,))[0], self._spec.optimisation.context_tokens)
 
     def truncated_ids(self) -> list[str]:
         prepared, (rows_N, _) = self._inputs.prepared, self._targets
         context = self._spec.optimisation.context_tokens
-        if isinstance(self._spec.trainable, Prompt):
-            return prepared.ids(rows_N[self._prompts(self._spec.trainable, rows_N, context)[1]])
+        if self._spec.completion_score is not None:
+            return prepared.ids(rows_N[self._completions(rows_N, context).is_cut_N])
         longer = self._inputs.tokens.are_longer(prepared.text_numbers(rows_N), context)
         return prepared.ids(rows_N[longer.reshape(-1, len(rows_N)).any(axis=0)])  # any text of an example
 
@@ -108,10 +132,13 @@ class ClassObjective(StageObjective):
     def predict(self, network: Network, prediction: PredictionSpec) -> None:
         inputs = self._inputs
         rows_N = rows_of_split(inputs.prepared, prediction.split)
-        feeder = inputs.feeder(self._texts(rows_N, prediction.context_tokens))
-        probs_NC = class_probabilities(network, feeder, self._spec.num_classes)
+        feeder = inputs.feeder(self._texts(rows_N, prediction.context_tokens, (prediction.split,)))
+        is_scored = self._spec.score is not None
+        probs_NC = class_probabilities(network, feeder, self._spec.num_classes, logarithms=is_scored)
+        logs_NC = probs_NC if is_scored else None
+        probs_NC = np.exp(probs_NC) if is_scored else probs_NC
         ids = inputs.prepared.ids(rows_N)
-        inputs.workers.on_rank_0(lambda: inputs.store.write_predictions(prediction, ids, probs_NC))
+        inputs.workers.on_rank_0(lambda: inputs.store.write_predictions(prediction, ids, probs_NC, logs_NC))
 
     def write_labels(self, folder: Path) -> None:
         rows_N, targets_NC = self._targets
@@ -125,56 +152,116 @@ class ClassObjective(StageObjective):
     @cached_property
     def _validation(self) -> LabelledExamples:
         assert self._spec.validation is not None
-        return self._labelled(*self._targets_of((self._spec.validation,)))
+        parts = (self._spec.validation,)
+        return self._labelled(parts, *self._targets_of(parts))
 
     def _targets_of(self, parts: Sequence[LabelledSplit]) -> tuple[IntArray, FloatArray]:
         inputs, num_classes = self._inputs, self._spec.num_classes
         targets = [labels.targets(inputs.store, inputs.prepared, part, num_classes, inputs.features) for part in parts]
         return np.concatenate([rows for rows, _ in targets]), np.concatenate([probs for _, probs in targets])
 
-    def _labelled(self, rows_N: IntArray, targets_NC: FloatArray) -> LabelledExamples:
-        texts = self._texts(rows_N, self._spec.optimisation.context_tokens)
+    def _labelled(self, parts: Sequence[LabelledSplit], rows_N: IntArray, targets_NC: FloatArray) -> LabelledExamples:
+        splits = [part.split for part in parts]
+        texts = self._texts(rows_N, self._spec.optimisation.context_tokens, splits)
         return LabelledExamples(
             tokens=texts.tokens,
             texts_per_example=texts.texts_per_example,
+            first=texts.first,
+            subtracted_NC=texts.subtracted_NC,
             targets_NC=targets_NC,
             ties_N=np.array([seeded_hash(id_) for id_ in self._inputs.prepared.ids(rows_N)], dtype=np.int64),
         )
 
-    def _texts(self, rows_N: IntArray, context: int) -> Examples:
-        """Return the rows' texts; for a prompt, one text for each class, which ends in the class's name."""
-        prompt = self._spec.trainable
-        if not isinstance(prompt, Prompt):
+    def _texts(self, rows_N: IntArray, context: int, splits: Sequence[SplitSpec]) -> Examples:
+        """Return the texts of these rows, which are of `splits`; where completions are scored, one text for each."""
+        if self._spec.completion_score is None:
             return self._inputs.texts(rows_N, context)
-        prompts, _ = self._prompts(prompt, rows_N, context)
+        completions = self._completions(rows_N, context)
+        subtracted_NC = None if self._spec.reference is None else self._reference_logs(rows_N, context, splits)
         return Examples(
-            tokens=[np.concatenate([row, name]) for name in self._class_names for row in prompts],
-            texts_per_example=len(self._class_names),
+            tokens=completions.tokens,
+            texts_per_example=len(completions.rows),
+            first=completions.first,
+            subtracted_NC=subtracted_NC,
         )
 
-    def _prompts(self, prompt: Prompt, rows_N: IntArray, context: int) -> tuple[list[TokenRow], BoolArray]:
-        """Return the rows' prompts, with room for any class's name, and which texts were cut."""
-        room = context - max(len(name) for name in self._class_names)
-        texts = self._inputs.prepared.texts(rows_N)
-        return prompt_tokens(self._inputs.tokenizer, prompt, self._shots, texts, room)
+    def _completions(self, rows_N: IntArray, context: int) -> Completions:
+        """Return the rows' completions; for calibration those without prompts come after those with them."""
+        inputs, score = self._inputs, self._spec.completion_score
+        assert score is not None
+        if self._spec.objective == "preference":
+            completions = self._pair_completions(rows_N, context)
+            before = text_start(inputs.tokenizer) if score.calibrate else None
+        else:
+            room = context - max(len(name) for name in self._class_names)
+            prompts, is_cut_N = self._prompts(inputs.prepared.texts(rows_N), room)
+            completions = class_completions(prompts, is_cut_N, self._class_names)
+            before = self._prompts([""], room)[0][0] if score.calibrate else None
+        if before is None:
+            return completions
+        return completions.joined(completions.without_prompts(before if len(before) else text_start(inputs.tokenizer)))
+
+    def _pair_completions(self, rows_N: IntArray, context: int) -> Completions:
+        inputs, prepared = self._inputs, self._inputs.prepared
+        numbers = prepared.text_numbers(rows_N).reshape(prepared.texts_per_example, -1)
+        texts = [inputs.tokens.uncut(numbers_N) for numbers_N in numbers]
+        return pair_completions(inputs.tokenizer, prepared.prompts(rows_N), texts, prepared.ids(rows_N), context)
+
+    def _reference_logs(self, rows_N: IntArray, context: int, splits: Sequence[SplitSpec]) -> FloatArray:
+        """Return the logarithms of the reference's probabilities: its scores, but for a constant per example."""
+        ids: list[str] = []
+        logs: list[FloatArray] = []
+        for split in splits:
+            prediction = self._spec.reference_prediction(split, context)
+            kept = self._inputs.store.read_predictions(prediction.identity)
+            if kept.logs_NC is None:
+                raise StoreError(
+                    f"predictions {short(prediction.identity)} of the reference have no logarithms",
+                    "remove their folder; the next run makes them again",
+                )
+            ids += kept.ids
+            logs.append(kept.logs_NC)
+        return np.concatenate(logs)[
+            labels.places(ids, self._inputs.prepared.ids(rows_N), "the reference's predictions")
+        ]
+
+    def _prompts(self, texts: Sequence[str], room: int) -> tuple[list[TokenRow], BoolArray]:
+        """Return the texts' prompts, with at most `room` tokens, and which texts were cut."""
+        return prompt_tokens(self._inputs.tokenizer, self._prompt, self._shots, texts, room)
+
+    @property
+    def _prompt(self) -> Prompt:
+        """The prompt of classes; models that are trained get no shots."""
+        if isinstance(self._spec.trainable, Prompt):
+            return self._spec.trainable
+        assert self._spec.score is not None
+        return Prompt(cue=self._spec.score.cue)
 
     @cached_property
     def _class_names(self) -> list[TokenRow]:
-        return class_name_tokens(self._spec, self._inputs.tokenizer)
+        names = class_name_tokens(self._spec, self._inputs.tokenizer)
+        context = self._spec.optimisation.context_tokens
+        check_completions(names, f"the class names {', '.join(self._spec.class_names)}", context - 1, context)
+        return names
 
     @cached_property
     def _shots(self) -> str:
-        prompt, prepared = self._spec.trainable, self._inputs.prepared
-        assert isinstance(prompt, Prompt)
+        prompt, prepared = self._prompt, self._inputs.prepared
         if not prompt.num_shots:
             return ""
         rows_N, targets_NC = self._targets
-        names = [self._spec.class_names[number] for number in targets_NC.argmax(axis=1)]
-        return few_shot_prefix(prompt, prepared.ids(rows_N), prepared.texts(rows_N), names, self._spec.order_seed)
+        classes = targets_NC.argmax(axis=1).tolist()
+        names = [self._spec.class_names[number] for number in classes]
+        ids, texts = prepared.ids(rows_N), prepared.texts(rows_N)
+        return few_shot_prefix(prompt, ids, texts, names, self._spec.order_seed, classes)
 
 
-def class_probabilities(network: Network, feeder: Feeder[Examples], num_classes: int) -> FloatArray:
+def class_probabilities(
+    network: Network, feeder: Feeder[Examples], num_classes: int, *, logarithms: bool = False
+) -> FloatArray:
     """Return softmax probs_NC of every example of the feeder, the same on every rank, in fp32. Collective.
+
+    With `logarithms`, return log softmax instead.
 
     Raises:
         TrainingError: on every rank, when a probability is not finite.
@@ -183,7 +270,8 @@ def class_probabilities(network: Network, feeder: Feeder[Examples], num_classes:
     probs_NC = torch.zeros((len(examples), num_classes), device=workers.device)
     with evaluating(network):
         for batch in feeder.sweep():
-            probs_BC = network(batch.tokens_RT, batch.last_R).softmax(dim=-1)
+            logits_BC = network(*batch.inputs)
+            probs_BC = logits_BC.log_softmax(dim=-1) if logarithms else logits_BC.softmax(dim=-1)
             if len(batch.positions):
                 probs_NC[torch.from_numpy(batch.positions).to(workers.device)] = probs_BC
     gathered_NC = workers.sum(probs_NC).cpu().numpy().astype(np.float32)

@@ -123,6 +123,7 @@ class _StageRun:
         """Train the stage and commit it to the store; a prompted stage is only validated."""
         spec, execution, settings = self.spec, self.stage.execution, self.spec.optimisation
         self.attempt = self.workers.on_rank_0(self._begin)
+        self.objective.check(self.stage.predicts)
         if isinstance(spec.trainable, Prompt):
             self._count_truncated()
             self.load_for_prediction()

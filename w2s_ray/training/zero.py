@@ -177,9 +177,9 @@ class Engine:
         if not is_fresh or "LD_PRELOAD" in os.environ:  # another allocator may reuse memory
             self._gradients.zero_()
 
-    def __call__(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
-        """Return the logits, in training mode with a graph."""
-        return self._engine(tokens_RT, last_R)  # type: ignore[no-any-return]
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a micro-batch's inputs, in training mode with a graph."""
+        return self._engine(*inputs)  # type: ignore[no-any-return]
 
     def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
         """Add the gradients of one micro-batch; after the last one of a step, reduce them over the ranks."""

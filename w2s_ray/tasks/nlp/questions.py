@@ -11,6 +11,7 @@ completions.
 Examples about the same passage or question, or with the same beginning of a story, are related.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from w2s_ray.tasks.examples import (
 from w2s_ray.tasks.rows import Row
 
 YES_NO = ("no", "yes")
+_MARK = re.compile(r"\[[^]]*\]")
 
 
 def judged(context: str, answer: str, ask: str = "Is this answer right?") -> str:
@@ -186,13 +188,21 @@ def _lettered(row: Row) -> tuple[int, list[str]]:
 
 def hellaswag(row: Row) -> Question:
     """Four endings; beginnings from the same video or article are related."""
-    beginning, endings, right = text_of(row, "ctx"), texts_of(row, "endings"), number_of(row, "label")
+    beginning, *endings = map(without_marks, (text_of(row, "ctx"), *texts_of(row, "endings")))
+    right = number_of(row, "label")
+    if not beginning or not all(endings):
+        raise Skip("a text of WikiHow marks alone")
     if not 0 <= right < len(endings):
         raise Skip("unknown label", right)
     wrong = [ending for at, ending in enumerate(endings) if at != right]
     source = optional_text(row, "source_id")
     ties = (digest("source", source),) if source else ()
     return Question(beginning, endings[right], wrong, beginning, "Is this how it goes on?", "", ties)
+
+
+def without_marks(text: str) -> str:
+    """Return a text without WikiHow's marks ("[step]", …); "[title]" ends a sentence, as in lm-evaluation-harness."""
+    return _MARK.sub("", text.replace(" [title]", ". ")).replace("  ", " ").strip()
 
 
 def piqa(row: Row) -> Question:
@@ -272,7 +282,6 @@ MULTIRC = Recipe(
     format=Format("classes", ("paragraph", "question", "answer", "label"), multirc, YES_NO),
     licence="research use",
     citation="Khashabi et al. 2018; SuperGLUE, Wang et al. 2019",
-    commit="51a0ed3b5e7269640c1a335e1f90a7ce8835eec1",
     protocol="is this answer right? as many right as wrong per question",
     test="validation",
     num_rows=27_243 + 4_848,
@@ -332,6 +341,7 @@ HELLASWAG = _recipe(
     protocol="is this how it goes on? one right and one wrong ending per beginning",
     test="validation",
     num_rows=39_905 + 10_042,
+    version=2,
 )
 PIQA = _recipe(
     name="piqa",

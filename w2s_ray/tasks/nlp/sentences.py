@@ -79,7 +79,6 @@ WIC = Recipe(
     format=Format("classes", ("word", "sentence1", "sentence2", "label"), wic, YES_NO),
     licence="CC BY-NC 4.0",
     citation="Pilehvar and Camacho-Collados 2019; SuperGLUE, Wang et al. 2019",
-    commit="b6f70d6b0f2b35242ee1e01834d053b06144dc47",
     protocol="does the word mean the same in both sentences?",
     pool="train+validation",
     num_rows=5_428 + 638,

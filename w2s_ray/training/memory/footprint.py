@@ -117,8 +117,8 @@ class _Terms:
         self._size, self._shape = num_parameters, shape
         self._on_gpu = self._execution.gpus_per_worker > 0
         self._context = self._spec.optimisation.context_tokens
-        if longest_tokens is not None and not self._spec.is_language_model:  # prompts and blocks fill their context
-            self._context = min(self._context, longest_tokens)
+        if longest_tokens is not None and not self._fills_context:
+            self._context = min(self._context, longest_tokens + self._added_tokens)
         self._limits = limits_for(num_parameters, shape.hidden_size)
         self._is_large = num_parameters >= LARGE_MODEL
         self.phases: dict[str, dict[str, int]] = {
@@ -129,6 +129,23 @@ class _Terms:
             self.phases |= {"training": self._training(), "saving": self._saving()}
         if self._trained and (self._spec.optimisation.early_stopping is not None or stage.num_reports):
             self.phases["evaluating"] = self.phases["predicting"] | {"moments": self._moments}
+
+    @property
+    def _fills_context(self) -> bool:
+        """Whether its texts are as long as the context: blocks, answers, and prompts, which may have shots."""
+        return (self._spec.is_language_model and self._spec.score is None) or isinstance(self._spec.trainable, Prompt)
+
+    @property
+    def _added_tokens(self) -> int:
+        """The most tokens that are added to a text: cue and class name, or one before a pair without a prompt."""
+        score = self._spec.score
+        if score is None:
+            return 0
+        return (
+            1
+            + len((score.cue or "").encode())
+            + max((len(name.encode()) for name in self._spec.class_names), default=0)
+        )
 
     def _process(self) -> dict[str, int]:
         return {"process": _CUDA_CONTEXT if self._on_gpu else _PROCESS}
@@ -217,8 +234,7 @@ class _Terms:
     def _most_predicted(self) -> int:
         """Padded tokens per worker of the largest predicted split."""
         rows = max((prediction.split.num_examples for prediction in self._stage.predicts), default=0)
-        rows_per_example = self._spec.num_classes if isinstance(self._spec.trainable, Prompt) else 1
-        return max(rows // self._execution.workers, 1) * self._example * rows_per_example
+        return max(rows // self._execution.workers, 1) * self._example
 
     @property
     def _micro_tokens(self) -> int:
@@ -233,8 +249,8 @@ class _Terms:
 
     @property
     def _example(self) -> int:
-        """Tokens of an example; a pair has two texts."""
-        return self._context * (2 if self._spec.objective == "preference" else 1)
+        """Tokens of an example, all its texts together."""
+        return self._context * self._spec.texts_per_example
 
     @property
     def _element(self) -> int:
@@ -255,9 +271,15 @@ class _Terms:
         return shape.num_layers * layer
 
     def _head(self, tokens: int) -> int:
-        """A language model's logits and the intermediates of cross-entropy; a classifier has next to none."""
+        """A language model's logits and the intermediates of cross-entropy; a classifier has next to none.
+
+        Scored completions have logits for their own tokens only; how many tokens of a pair those are is not known here.
+        """
         if not self._spec.is_language_model:
             return 0
+        if self._spec.score is not None and self._spec.class_names:
+            longest = max(len(name.encode()) for name in self._spec.class_names) + 1
+            tokens = min(tokens, -(-tokens // self._context) * longest)
         return tokens * self._shape.vocabulary * 4 * _FP32
 
     def _cast_weights(self) -> int:

@@ -3,5 +3,5 @@
 - `catalogue.py` resolves a level's model to a revision (built in, local folder or hub) without loading torch
 - `network.py` builds, loads and saves networks
 - `adapters.py` freezes weights and adds LoRA
-- `prompts.py` builds few-shot prompts
+- `prompts.py` builds few-shot prompts; `completions.py` the completions that a language model scores
 """

@@ -24,7 +24,11 @@ SIZES = ("small", "medium", "large")
 
 
 def resolve_model(
-    level: LevelSpec, pinned: str | None = None, reading: Sequence[int] = (), targets: Sequence[str] = ()
+    level: LevelSpec,
+    pinned: str | None = None,
+    reading: Sequence[int] = (),
+    targets: Sequence[str] = (),
+    language_key: str = "",
 ) -> ResolvedModel:
     """Return the revision, size and shape of a level's model.
 
@@ -33,19 +37,22 @@ def resolve_model(
         pinned: the hub commit that the study's lock file names.
         reading: context lengths other than the level's own in which the model is trained.
         targets: modules that LoRA adapters are added to; for hub models they are checked when the stage trains.
+        language_key: the study's key that needs a language model; empty if any model will do.
 
     Raises:
-        ModelError: when the model does not exist, is incomplete, or has no padding token.
+        ModelError: when the model does not exist, is incomplete, has no padding token, or is no language model.
         HubUnreachable: when the hub does not answer, and files of the model are not cached.
     """
     name = level.model
     if _is_builtin(name) or _is_local(name):
-        return _resolve_folders(level, reading, targets)
+        return _resolve_folders(level, reading, targets, language_key)
     model = _hub_model(name, level.revision or pinned, weights=level.architecture is None)
     files.check_pad_token(model.folder, name, level.pad_token)
     if level.architecture is None:
         for context in (level.optimisation.context_tokens, *reading):
             files.check_context(model.folder, name, context)
+        if language_key:
+            files.check_language_model(model.folder, name, language_key)
         shape = files.shape_of(model.folder)
         return ResolvedModel(revision=model.commit, num_parameters=model.num_parameters, shape=shape)
     return _from_scratch(model.commit, level.architecture, model.folder)
@@ -120,7 +127,9 @@ def _missing(names: Sequence[str], *, weights: bool) -> list[str]:
     return missing
 
 
-def _resolve_folders(level: LevelSpec, reading: Sequence[int], targets: Sequence[str]) -> ResolvedModel:
+def _resolve_folders(
+    level: LevelSpec, reading: Sequence[int], targets: Sequence[str], language_key: str
+) -> ResolvedModel:
     if level.revision is not None:
         raise ModelError(
             f"revision {level.revision!r} of {level.model}: only models on the hub have revisions",
@@ -136,6 +145,8 @@ def _resolve_folders(level: LevelSpec, reading: Sequence[int], targets: Sequence
     for context in (level.optimisation.context_tokens, *reading):
         files.check_context(folder, level.model, context)
     files.check_modules(weights, level.model, targets)
+    if language_key:
+        files.check_language_model(folder, level.model, language_key)
     revision = files.digest((*weights, *tokenizer_files))
     size, shape = files.num_parameters(weights), files.shape_of(folder)
     return ResolvedModel(revision=revision, num_parameters=size, shape=shape)

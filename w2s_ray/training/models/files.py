@@ -50,6 +50,21 @@ _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "d_inner")
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "hidden_function")
+_DECODERS = (
+    "llama",
+    "gpt2",
+    "gpt_neox",
+    "gpt_neo",
+    "opt",
+    "gemma",
+    "gemma2",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "phi",
+    "olmo2",
+)
+"""Some types of language models: for these transformers, which loads torch, is not asked."""
 _GATED = ("gemma", "modernbert")
 """Model types with a gated feed-forward block whose activation is not silu."""
 
@@ -177,6 +192,32 @@ def check_context(folder: Path, model: str, context_tokens: int) -> None:
         raise ModelError(
             f"context_tokens is {context_tokens}, and {model} has {positions} positions",
             f"lower context_tokens of the level, or of its generative stage, to {positions}, or choose another model",
+        )
+
+
+def check_language_model(folder: Path, model: str, key: str) -> None:
+    """Check that the model gives probabilities of the next token, which `key` of the study needs.
+
+    A model is a language model if transformers has a causal head for its type; a type that also has a head for masked
+    tokens, such as BERT, reads in both directions unless its configuration has `is_decoder`.
+
+    Raises:
+        ModelError: when it is none.
+    """
+    config = _json(folder / CONFIG)
+    kind = config.get("model_type", "")
+    if kind in _DECODERS:
+        return
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    reads_forward = config.get("is_decoder", False) or kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not reads_forward:
+        raise ModelError(
+            f"{key} needs a language model, and {model} is none: its type is {kind or 'unknown'}",
+            f"choose a decoder, such as a Llama or GPT-2, or remove {key}",
         )
 
 

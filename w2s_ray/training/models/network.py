@@ -1,4 +1,4 @@
-"""Networks: a decoder or encoder with a classification head, a language model, or one that compares or is prompted.
+"""Networks: a decoder or encoder with a classification head, a language model, or one that scores completions.
 
 A network maps the tokens of examples to logits: of classes, or of every next token. For pairs one head with one output
 scores both texts, and the two scores are the logits of which text is better: their softmax is sigmoid(score2 - score1)
@@ -11,7 +11,7 @@ The classification head is linear. It is initialised from the unembedding rows o
 pairs that of "1"), or from the stage's seed where these are not single tokens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch.nn.functional import cross_entropy
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -33,10 +34,9 @@ from transformers import (
 )
 
 from w2s_ray.errors import ModelError, first_line
-from w2s_ray.spec.stage import Architecture, Execution, ModelSource, Precision, Prompt, StageSpec
+from w2s_ray.spec.stage import Architecture, Execution, ModelSource, Precision, Score, StageSpec
 from w2s_ray.store.files import require_space
 from w2s_ray.training.feed import TokenRow
-from w2s_ray.training.losses import token_losses
 from w2s_ray.training.models.adapters import freeze, merge_adapters
 from w2s_ray.training.models.files import weight_files
 from w2s_ray.training.zero import gathered, sharded_loading
@@ -84,25 +84,56 @@ class PairNetwork(Network):
         return scores_R1.view(2, -1).T
 
 
-class PromptNetwork(Network):
-    """Scores class names: row r of class c ends in the name of c, whose mean log-probability is the logit of c."""
+class CompletionNetwork(Network):
+    """Scores completions by their log-probabilities (`Score`): an example's scores are its logits.
 
-    def __init__(self, hf: PreTrainedModel, precision: Precision, name_lengths: Sequence[int]) -> None:
-        """`name_lengths`: tokens of each class's name."""
+    Only the logits that predict a completion's tokens are computed: the hidden states of all others are removed before
+    the output embedding, whatever the architecture does to its logits afterwards.
+    """
+
+    def __init__(self, hf: PreTrainedModel, precision: Precision, score: Score, num_completions: int) -> None:
+        """`num_completions`: completions of one example."""
         super().__init__(hf, precision)
-        self.name_lengths = tuple(name_lengths)
+        self.score, self.num_completions = score, num_completions
+        self._wanted_RT: torch.Tensor | None = None
+        hf.get_output_embeddings().register_forward_pre_hook(self._keep_wanted)
 
-    def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
-        """Return logits_BC of B examples; first all rows with the first class's name, then the second's."""
-        logits_RTV = super().forward(tokens_RT, last_R)
-        lengths_R = torch.tensor(self.name_lengths, device=last_R.device).repeat_interleave(
-            len(tokens_RT) // len(self.name_lengths)
-        )
-        losses_RT = token_losses(logits_RTV, tokens_RT)
+    def forward(
+        self,
+        tokens_RT: torch.Tensor,
+        last_R: torch.Tensor,
+        first_R: torch.Tensor | None = None,
+        subtracted_BC: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return logits_BC of B examples in fp32.
+
+        First come all rows with the first completion, then those with the second; for calibration then the completions
+        without prompts, in the same order.
+        """
+        assert first_R is not None, "no completions"
         ends_T = torch.arange(1, tokens_RT.shape[1], device=last_R.device)[None, :]
-        is_name_RT = (ends_T <= last_R[:, None]) & (ends_T > (last_R - lengths_R)[:, None])
-        means_R = -(losses_RT * is_name_RT).sum(dim=1) / lengths_R
-        return means_R.view(len(self.name_lengths), -1).T
+        self._wanted_RT = (ends_T >= first_R[:, None]) & (ends_T <= last_R[:, None])
+        logits_MV = super().forward(tokens_RT, last_R)[0]
+        losses_M = cross_entropy(logits_MV, tokens_RT[:, 1:][self._wanted_RT], reduction="none")
+        losses_RT = torch.zeros(self._wanted_RT.shape, device=last_R.device).masked_scatter(self._wanted_RT, losses_M)
+        scores_R = -losses_RT.sum(dim=1)
+        if self.score.normalise:
+            scores_R = scores_R / (last_R - first_R + 1)
+        scores_XB = scores_R.view(-1, len(tokens_RT) // self._texts_per_example)
+        if self.score.calibrate:
+            scores_XB = scores_XB[: self.num_completions] - scores_XB[self.num_completions :]
+        logits_BC = self.score.beta * scores_XB.T
+        return logits_BC if subtracted_BC is None else logits_BC - subtracted_BC
+
+    @property
+    def _texts_per_example(self) -> int:
+        return self.num_completions * (2 if self.score.calibrate else 1)
+
+    def _keep_wanted(self, _: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Return hidden_1MD of the M positions before the completions' tokens, in the order of the rows."""
+        hidden_RTD, *others = arguments
+        assert self._wanted_RT is not None, "the output embedding is used outside of the network's forward pass"
+        return (hidden_RTD[:, :-1][self._wanted_RT][None], *others)
 
 
 def load_tokenizer(folder: Path, pad_token: str | None) -> PreTrainedTokenizerFast:
@@ -138,7 +169,7 @@ def load_network(spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFa
         else _classifier(spec, folder, tokenizer, execution)
     )
     freeze(hf, spec)
-    return _network(hf, spec, tokenizer)
+    return _network(hf, spec)
 
 
 def checkpoint_activations(network: Network) -> bool:
@@ -158,20 +189,18 @@ def load_trained(spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFa
     auto = AutoModelForCausalLM if spec.is_language_model else AutoModelForSequenceClassification
     with sharded_loading(execution):
         hf = auto.from_pretrained(folder, dtype=torch.float32)
-    return _network(hf, spec, tokenizer)
+    return _network(hf, spec)
 
 
-def _network(hf: PreTrainedModel, spec: StageSpec, tokenizer: PreTrainedTokenizerFast) -> Network:
-    precision = spec.optimisation.precision
-    if spec.objective == "preference":
-        return PairNetwork(hf, precision)
-    if spec.objective == "classification" and isinstance(spec.trainable, Prompt):
-        return PromptNetwork(hf, precision, [len(name) for name in class_name_tokens(spec, tokenizer)])
-    return Network(hf, precision)
+def _network(hf: PreTrainedModel, spec: StageSpec) -> Network:
+    precision, score = spec.optimisation.precision, spec.completion_score
+    if score is not None:
+        return CompletionNetwork(hf, precision, score, spec.num_classes)
+    return PairNetwork(hf, precision) if spec.objective == "preference" else Network(hf, precision)
 
 
 def class_name_tokens(spec: StageSpec, tokenizer: PreTrainedTokenizerFast) -> list[TokenRow]:
-    """Return the tokens of each class's name as it follows a prompt's cue."""
+    """Return the tokens of each class's name as it follows the cue."""
     encoded = (tokenizer.encode(f" {name}", add_special_tokens=False) for name in spec.class_names)
     return [np.array(tokens, dtype=np.int32) for tokens in encoded]
 

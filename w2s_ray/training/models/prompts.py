@@ -1,11 +1,13 @@
-"""Prompts for language models that are not trained.
+"""Prompts for language models that write an answer or score the names of classes.
 
 A prompt is some labelled examples (shots), each a text, the cue and its answer, then the text in question and the cue.
-Shots come from the stage's own training split, ordered by a hash of their ids, with the labels of the stage's own
-source: a supervisor's for a student, the truth for a ceiling.
+Only models that are not trained get shots. They come from the stage's own training split, ordered by a hash of their
+ids, with the labels of the stage's own source: a supervisor's for a student, the truth for a ceiling. Classes take
+turns, so that the shots have equally many of each, and the hash decides which class is first.
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,9 +23,27 @@ from w2s_ray.training.feed import TokenRow
 _SEPARATOR = "\n\n"
 
 
-def few_shot_prefix(prompt: Prompt, ids: Sequence[str], texts: Sequence[str], answers: Sequence[str], seed: int) -> str:
-    """Return the text before every prompt: `prompt.num_shots` of these examples, or all if there are fewer."""
-    order = sorted(range(len(ids)), key=lambda number: seeded_hash(seed, "shot", ids[number]))[: prompt.num_shots]
+def few_shot_prefix(
+    prompt: Prompt,
+    ids: Sequence[str],
+    texts: Sequence[str],
+    answers: Sequence[str],
+    seed: int,
+    classes: Sequence[int] | None = None,
+) -> str:
+    """Return the text before every prompt: `prompt.num_shots` of these examples, or all if there are fewer.
+
+    With `classes`, the class of each example, they alternate between the classes.
+    """
+    order = sorted(range(len(ids)), key=lambda number: seeded_hash(seed, "shot", ids[number]))
+    if classes is not None:
+        place_of: dict[int, int] = {}
+        seen = Counter[int]()
+        for number in order:
+            place_of[number] = seen[classes[number]]
+            seen[classes[number]] += 1
+        order.sort(key=place_of.__getitem__)  # of each class the first, then of each the second; stable
+    order = order[: prompt.num_shots]
     return "".join(f"{texts[number]}{prompt.cue} {answers[number].strip()}{_SEPARATOR}" for number in order)
 
 
