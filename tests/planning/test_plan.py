@@ -289,6 +289,19 @@ def test_a_plan_without_dropout_does_not_mention_it(home: Path, store: ArtifactS
     assert not planned(study_in(home, **changes), store).dropout
 
 
+def test_a_plan_estimates_how_many_shots_fit(home: Path, store: ArtifactStore) -> None:
+    """A text has about seven tokens, cue and class name as many, and so a shot about fifteen."""
+    trainable = {"l": {"kind": "prompt", "num_shots": 5}}
+    lines = {}
+    for context in (40, 256):
+        own = {"trainable": trainable, "optimisation": {"l": {"context_tokens": context}}}
+        ladder = {"s": "w2s:small", "l": "w2s:large"}
+        notices = planned(study_in(home, ladder=ladder, methods={"shots": own}), store).notices
+        lines[context] = [line for line in notices if "shots" in line]
+    (line,) = lines[40]
+    assert line.startswith("task rows, level l: of 5 shots in 40 tokens about 1 fit") and lines[256] == []
+
+
 def test_a_plan_counts_the_chains_that_a_search_will_choose(home: Path, store: ArtifactStore) -> None:
     rates = [1e-4, 2e-4, 3e-4, 4e-4]
     search = {"space": {"optimisation.learning_rate": rates}, "choose_by": "oracle", "num_winners": 2}
@@ -325,6 +338,22 @@ def test_a_resolution_is_locked_in_the_store(home: Path, store: ArtifactStore) -
     (home / "rows.jsonl").unlink()
     shutil.rmtree(home / "s")
     assert locked(study, store) == resolution
+
+
+def test_the_lock_has_the_cue_and_the_form_of_known_tasks(home: Path, store: ArtifactStore) -> None:
+    tweets = [{"text": f"tweet {n}", "label": n % 2} for n in range(600)]
+    goals = [{"goal": f"Goal {n}", "sol1": f"Do {n}.", "sol2": f"Leave {n}.", "label": n % 2} for n in range(600)]
+    for name, rows in (("tweets", tweets), ("goals", goals)):
+        (home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = {
+        "tweets": {"builtin": "twitter_sentiment", "files": str(home / "tweets.jsonl")},
+        "goals": {"builtin": "piqa", "files": str(home / "goals.jsonl"), "form": "pairs"},
+    }
+    resolved = resolve(study_in(home, tasks=tasks), store).tasks
+    assert [(resolved[name].kind, resolved[name].cue) for name in tasks] == [
+        ("classes", "\nSentiment:"),
+        ("pairs", "\nAnswer:"),
+    ]
 
 
 def test_plan_and_lock_show_the_sizes_of_every_split(home: Path, store: ArtifactStore) -> None:

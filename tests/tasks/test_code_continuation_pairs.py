@@ -3,8 +3,13 @@
 import collections
 
 import numpy as np
+import pytest
 
+from w2s_ray.data.prepare import prepare_task
+from w2s_ray.data.splits import rows_of_split
+from w2s_ray.spec.labels import SplitSpec
 from w2s_ray.spec.study import TaskSpec
+from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.embedded import corpus
 from w2s_ray.tasks.embedded.code_continuation import CodeContinuation
 from w2s_ray.tasks.embedded.published import MANIFEST, Manifest, digest_of
@@ -46,6 +51,20 @@ def test_a_bundle_has_two_prompts_and_each_line_is_right_after_one(comparisons: 
         lines = [[line.strip() for line in completions(row)] for row in rows]
         assert lines[0] == lines[1], "the lines and their order do not show which is right"
         assert {right(row) for row in rows} == set(lines[0])
+
+
+def test_a_balanced_split_keeps_bundles_whole(comparisons: TaskData, store: ArtifactStore) -> None:
+    task = CodeContinuation(kind="pairs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "read", lambda: comparisons)
+        prepared = prepare_task(store, "pairs", task, 0.2)
+    bundles = prepared.table()["bundle"].to_pylist()
+    for name in ("S", "T2", "V1", "test"):
+        split = SplitSpec(task=prepared.fingerprint, name=name, num_levels=3, split_seed=0, num_examples=1000)
+        rows = rows_of_split(prepared, split)
+        assert set(collections.Counter(bundles[row] for row in rows.tolist()).values()) == {2}
+        assert prepared.labels(rows).mean() == 0.5
+        assert all(prepared.prompts(rows))
 
 
 def test_which_line_is_first_depends_on_neither_prompt(comparisons: TaskData) -> None:

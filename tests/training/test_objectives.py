@@ -235,5 +235,5 @@ def test_beginning_of_text_token_precedes_texts_with_answers_and_prompts(replies
     for row, start, text, end in zip(examples.tokens, examples.loss_from_N, texts, ends, strict=True):
         assert row.tolist() == [begin, *text[-(11 - len(end)) :], *end.tolist()]
         assert row[start:].tolist() == end.tolist()
-    (prompt,), (is_cut,) = prompt_tokens(tokenizer, Prompt(cue=""), "", ["a text of some words and more of them"], 4)
+    (prompt,), (is_cut,), _ = prompt_tokens(tokenizer, Prompt(cue=""), [], ["a text of some words and more of them"], 4)
     assert is_cut and len(prompt) == 4 and prompt[0] == begin and begin not in prompt[1:]

@@ -44,7 +44,7 @@ def _sizes(task: "ResolvedTask") -> str:
         return f"{count_text(task.num_documents, 'document')}, {task.num_held_out} held out"
     if task.sizes is None:
         return "sizes unknown"
-    return f"S {task.sizes.S:,}, T {task.sizes.T:,}, V {task.sizes.V:,}, test {count_text(task.num_test, 'example')}"
+    return f"S {task.sizes.S:,}, T {task.sizes.T:,}, V {task.sizes.V:,}, test {task.num_test:,} examples"
 
 
 def _stage_table(plan: "Plan") -> Table:

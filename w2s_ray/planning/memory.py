@@ -69,17 +69,23 @@ def longest_text(store: ArtifactStore, resolution: Resolution) -> LongestText:
     It returns None where the data, the model's shape or its tokenizer is not on this machine.
     """
 
-    def count(task_name: str, level: str, model_name: str) -> int | None:
-        task, model = resolution.tasks[task_name], resolution.models[level]
-        if model.shape is None or UNRESOLVED in (task.fingerprint.split()[0], model.revision):
+    def count(task: str, level: str, model_name: str) -> int | None:
+        tokenizer = tokenizer_of(resolution, task, level, model_name)
+        if tokenizer is None or resolution.models[level].shape is None:
             return None
-        file = model_folder(model_name, model.revision, tokenizer=True) / "tokenizer.json"
-        if not file.is_file():
-            return None
-        return longest_tokens(load_prepared(store, task.fingerprint), Tokenizer.from_file(str(file)))
+        return longest_tokens(load_prepared(store, resolution.tasks[task].fingerprint), tokenizer)
 
     cached = functools.cache(count)
     return lambda stage: cached(stage.task, stage.level, stage.spec.starts_from.name)
+
+
+def tokenizer_of(resolution: Resolution, task: str, level: str, model_name: str) -> Tokenizer | None:
+    """Return the tokenizer of a level's model; None where it, or the task's data, is not on this machine."""
+    revision = resolution.models[level].revision
+    if UNRESOLVED in (resolution.tasks[task].fingerprint.split()[0], revision):
+        return None
+    file = model_folder(model_name, revision, tokenizer=True) / "tokenizer.json"
+    return Tokenizer.from_file(str(file)) if file.is_file() else None
 
 
 def available_bytes(execution: Execution, nodes: Sequence[Node]) -> int | None:

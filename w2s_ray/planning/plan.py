@@ -9,6 +9,7 @@ from w2s_ray.planning import estimate
 from w2s_ray.planning.memory import fit_memory, longest_text, nearest_that_fits
 from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import UNRESOLVED
+from w2s_ray.planning.shots import shot_notices
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedTask, distinct_stages, num_named
 from w2s_ray.spec.points import count_chains, notices, uses_dropout
@@ -79,7 +80,7 @@ class Plan(Spec):
     num_chains_at_most: int
     """Chains including those that a search will choose; a sampler that learns adds its candidates."""
     notices: tuple[str, ...]
-    """Notices for the user about the search and the data."""
+    """Notices for the user about the search, the data and shots that do not fit."""
     num_chain_stages: int
     """Stages counted once per chain that names them."""
     num_shared: int
@@ -120,7 +121,7 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
         chains=tuple(ChainPlan(name=chain.name, stages=tuple(s.identity for s in chain.stages)) for chain in chains),
         stages=planned,
         num_chains_at_most=len(chains) if is_through else count_chains(study),
-        notices=(*notices(study), *resolution.notices),
+        notices=(*notices(study), *resolution.notices, *shot_notices(stages.values(), resolution, store)),
         num_chain_stages=num_chain_stages,
         num_shared=num_chain_stages - len(stages),
         num_to_train=len(waiting),

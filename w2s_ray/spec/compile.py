@@ -297,7 +297,7 @@ class _ChainCompiler:
             trainable=trainable,
             score=score,
             reference=self._stage("reference", level).identity if score is not None and score.reference else None,
-            shots_recipe=SHOTS_RECIPE if reads_names and isinstance(trainable, Prompt) and trainable.num_shots else 1,
+            shots_recipe=SHOTS_RECIPE if isinstance(trainable, Prompt) and trainable.num_shots else 1,
             train=train,
             validation=validation,
             loss=self.method.loss_of(level) if supervisors else NaiveLoss(),

@@ -256,7 +256,7 @@ class StageSpec(Spec):
     reference: str | None = None
     """Identity of the untrained stage whose scores are subtracted from this one's."""
     shots_recipe: int = 1
-    """Version of the choice of shots; `SHOTS_RECIPE` for a prompt that has any."""
+    """Version of the choice and number of shots; `SHOTS_RECIPE` for a prompt that has any."""
     train: tuple[LabelledSplit, ...] = Field(min_length=1)
     """One split; several for the `pooled` arm."""
     validation: LabelledSplit | None = None

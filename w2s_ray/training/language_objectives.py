@@ -16,14 +16,14 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from w2s_ray.data import labels
 from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError
-from w2s_ray.science import BoolArray, IntArray
+from w2s_ray.science import IntArray
 from w2s_ray.science.metrics import share_equal
 from w2s_ray.spec.labels import LabelledSplit, SplitSpec
 from w2s_ray.spec.stage import PredictionSpec, Prompt
 from w2s_ray.training.feed import Examples, Feeder, LanguageExamples, MicroBatch, TokenRow
 from w2s_ray.training.losses import BatchLoss, TokenBatchLoss, loss_from, token_cross_entropy
 from w2s_ray.training.models.network import Network, evaluating
-from w2s_ray.training.models.prompts import few_shot_prefix, join_to_context, prompt_tokens
+from w2s_ray.training.models.prompts import Prompts, few_shots, join_to_context, prompt_tokens
 from w2s_ray.training.objectives import ACCURACY, AGREEMENT, HELD_OUT, StageObjective
 
 _HELD_OUT_BLOCKS = 256
@@ -55,7 +55,7 @@ class AnswerObjective(StageObjective):
         prepared, context = self._inputs.prepared, self._spec.optimisation.context_tokens
         rows_N, _ = self._answers
         if self._prompt is not None:
-            return prepared.ids(rows_N[self._prompts(self._prompt, rows_N, context - self._max_tokens)[1]])
+            return prepared.ids(rows_N[self._prompts(self._prompt, rows_N, context).is_cut_N])
         return prepared.ids(rows_N[self._inputs.tokens.are_longer(rows_N, self._text_tokens_N)])
 
     def loss(self) -> BatchLoss:
@@ -109,13 +109,19 @@ class AnswerObjective(StageObjective):
         if self._prompt is None:
             rows = inputs.tokens.rows(rows_N, room)
         else:
-            rows, _ = self._prompts(self._prompt, rows_N, room)
+            rows = self._prompts(self._prompt, rows_N, context).rows
         feeder = inputs.feeder(Examples(tokens=rows))
         return generate_answers(network, feeder, inputs.tokenizer, self._max_tokens, is_sharded=inputs.is_sharded)
 
-    def _prompts(self, prompt: Prompt, rows_N: IntArray, room: int) -> tuple[list[TokenRow], BoolArray]:
-        """Return the rows' prompts, and which texts were cut."""
-        return prompt_tokens(self._inputs.tokenizer, prompt, self._shots, self._inputs.prepared.texts(rows_N), room)
+    def num_shots_N(self) -> IntArray | None:
+        if self._prompt is None or not self._prompt.num_shots:
+            return None
+        return self._prompts(self._prompt, self._answers[0], self._spec.optimisation.context_tokens).num_shots_N
+
+    def _prompts(self, prompt: Prompt, rows_N: IntArray, context: int) -> Prompts:
+        """Return the rows' prompts, with room for the longest answer."""
+        texts, room = self._inputs.prepared.texts(rows_N), context - self._max_tokens
+        return prompt_tokens(self._inputs.tokenizer, prompt, self._shots, texts, room)
 
     @cached_property
     def _max_tokens(self) -> int:
@@ -138,12 +144,12 @@ class AnswerObjective(StageObjective):
         return trainable.model_copy(update={"cue": ""}) if isinstance(trainable, Prompt) else None
 
     @cached_property
-    def _shots(self) -> str:
+    def _shots(self) -> list[str]:
         prompt, prepared = self._prompt, self._inputs.prepared
         if prompt is None or not prompt.num_shots:
-            return ""
+            return []
         rows_N, answers = self._answers_of(self._spec.train)
-        return few_shot_prefix(prompt, prepared.ids(rows_N), prepared.texts(rows_N), answers, self._spec.order_seed)
+        return few_shots(prompt, prepared.ids(rows_N), prepared.texts(rows_N), answers, self._spec.order_seed)
 
 
 class TextObjective(StageObjective):

@@ -22,7 +22,7 @@ import torch
 from w2s_ray.data import labels
 from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import StoreError, TrainingError
-from w2s_ray.science import BoolArray, FloatArray, IntArray
+from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.identity import seeded_hash, short
 from w2s_ray.spec.labels import LabelledSplit, SplitSpec
@@ -39,7 +39,7 @@ from w2s_ray.training.models.completions import (
     text_start,
 )
 from w2s_ray.training.models.network import Network, class_name_tokens, evaluating
-from w2s_ray.training.models.prompts import few_shot_prefix, prompt_tokens
+from w2s_ray.training.models.prompts import Prompts, few_shots, prompt_tokens
 
 AGREEMENT, ACCURACY, HELD_OUT = "validation_agreement", "validation_accuracy", "held_out_loss"
 """Metrics on Vi: agreement with its labels; with its truth (for reports and oracles only); loss on held-out text."""
@@ -74,6 +74,10 @@ class StageObjective(ABC):
 
         For a prompted stage: of the examples that its shots come from.
         """
+
+    def num_shots_N(self) -> IntArray | None:
+        """Return the shots before each of those examples; None for a stage without shots."""
+        return None
 
     @abstractmethod
     def loss(self) -> BatchLoss:
@@ -191,15 +195,12 @@ class ClassObjective(StageObjective):
         assert score is not None
         if self._spec.objective == "preference":
             completions = self._pair_completions(rows_N, context)
-            before = text_start(inputs.tokenizer) if score.calibrate else None
+            befores = [text_start(inputs.tokenizer)] * len(rows_N) if score.calibrate else []
         else:
-            room = context - max(len(name) for name in self._class_names)
-            prompts, is_cut_N = self._prompts(inputs.prepared.texts(rows_N), room)
-            completions = class_completions(prompts, is_cut_N, self._class_names)
-            before = self._prompts([""], room)[0][0] if score.calibrate else None
-        if before is None:
-            return completions
-        return completions.joined(completions.without_prompts(before if len(before) else text_start(inputs.tokenizer)))
+            prompts = self._prompts(rows_N, context)
+            completions = class_completions(prompts.rows, prompts.is_cut_N, self._class_names)
+            befores = self._blanks(prompts.num_shots_N, context) if score.calibrate else []
+        return completions.joined(completions.without_prompts(befores)) if befores else completions
 
     def _pair_completions(self, rows_N: IntArray, context: int) -> Completions:
         inputs, prepared = self._inputs, self._inputs.prepared
@@ -225,9 +226,27 @@ class ClassObjective(StageObjective):
             labels.places(ids, self._inputs.prepared.ids(rows_N), "the reference's predictions")
         ]
 
-    def _prompts(self, texts: Sequence[str], room: int) -> tuple[list[TokenRow], BoolArray]:
-        """Return the texts' prompts, with at most `room` tokens, and which texts were cut."""
+    def num_shots_N(self) -> IntArray | None:
+        spec = self._spec
+        if not isinstance(spec.trainable, Prompt) or not spec.trainable.num_shots:
+            return None
+        return self._prompts(self._targets[0], spec.optimisation.context_tokens).num_shots_N
+
+    def _prompts(self, rows_N: IntArray, context: int) -> Prompts:
+        """Return the rows' prompts, with room for any class's name."""
+        texts, room = self._inputs.prepared.texts(rows_N), self._room(context)
         return prompt_tokens(self._inputs.tokenizer, self._prompt, self._shots, texts, room)
+
+    def _room(self, context: int) -> int:
+        return context - max(len(name) for name in self._class_names)
+
+    def _blanks(self, num_shots_N: IntArray, context: int) -> list[TokenRow]:
+        """Return the prompts of texts without content, each with as many shots as that of its example."""
+        tokenizer, room, blanks = self._inputs.tokenizer, self._room(context), dict[int, TokenRow]()
+        for num in set(num_shots_N.tolist()):
+            (row,) = prompt_tokens(tokenizer, self._prompt, self._shots[:num], [""], room).rows
+            blanks[num] = row if len(row) else text_start(tokenizer)
+        return [blanks[num] for num in num_shots_N.tolist()]
 
     @property
     def _prompt(self) -> Prompt:
@@ -245,15 +264,15 @@ class ClassObjective(StageObjective):
         return names
 
     @cached_property
-    def _shots(self) -> str:
+    def _shots(self) -> list[str]:
         prompt, prepared = self._prompt, self._inputs.prepared
         if not prompt.num_shots:
-            return ""
+            return []
         rows_N, targets_NC = self._targets
         classes = targets_NC.argmax(axis=1).tolist()
         names = [self._spec.class_names[number] for number in classes]
         ids, texts = prepared.ids(rows_N), prepared.texts(rows_N)
-        return few_shot_prefix(prompt, ids, texts, names, self._spec.order_seed, classes)
+        return few_shots(prompt, ids, texts, names, self._spec.order_seed, classes)
 
 
 def class_probabilities(

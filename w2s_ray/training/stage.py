@@ -126,6 +126,7 @@ class _StageRun:
         self.objective.check(self.stage.predicts)
         if isinstance(spec.trainable, Prompt):
             self._count_truncated()
+            self._count_shots(spec.trainable.num_shots)
             self.load_for_prediction()
             self._finish(TrainState(), num_steps=0)
             return
@@ -177,6 +178,18 @@ class _StageRun:
                 f"{', '.join(truncated[:_IDS_SHOWN])}"
             )
         self.metrics["cut_examples"] = len(truncated)
+
+    def _count_shots(self, wanted: int) -> None:
+        shots_N = self.objective.num_shots_N()
+        if shots_N is None:
+            return
+        fewer = int((shots_N < wanted).sum())
+        if fewer:
+            self.log(
+                f"{fewer} of {len(shots_N)} texts leave no room for {wanted} shots in optimisation.context_tokens "
+                f"({self.spec.optimisation.context_tokens}); a text has {shots_N.mean():.1f} shots on average"
+            )
+        self.metrics |= {"mean_shots": float(shots_N.mean()), "texts_with_fewer_shots": fewer}
 
     def _load_trainable(self) -> Network:
         """Load the network to be trained, in the precision and with the checkpointing that device and model allow."""

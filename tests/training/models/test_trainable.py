@@ -16,9 +16,11 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import Execution, Lora, ModelSource, Prompt
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training import checkpoints
+from w2s_ray.training.inputs import StageInputs
 from w2s_ray.training.models.adapters import merge_adapters
 from w2s_ray.training.models.network import load_network, load_tokenizer
 from w2s_ray.training.models.prompts import prompt_tokens
+from w2s_ray.training.objectives import ClassObjective
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 
@@ -196,8 +198,6 @@ def test_a_prompt_scores_a_class_by_the_mean_log_probability_of_its_name(tiny: T
 
 def test_shots_have_supervisor_labels_for_students_and_truth_for_ceilings(tiny: Tiny, alone: Workers) -> None:
     from w2s_ray.data.prepare import load_prepared
-    from w2s_ray.training.inputs import StageInputs
-    from w2s_ray.training.objectives import ClassObjective
 
     chain = tiny.chain("shots")
     floor, student, ceiling = chain.stages[0], chain.find("chain", "large"), chain.find("ceiling", "large")
@@ -213,11 +213,12 @@ def test_shots_have_supervisor_labels_for_students_and_truth_for_ceilings(tiny: 
     named = dict(zip(weak.ids, weak.probs_NC.argmax(axis=1), strict=True))
     guess = {text: named[id_] for text, id_ in zip(prepared.texts(rows), prepared.ids(rows), strict=True)}
     for arm, truth in (("chain", guess), ("ceiling", label)):
-        lines = [block.split("\nAnswer: ") for block in shots[arm].split("\n\n") if block]
+        lines = [shot.strip().split("\nAnswer: ") for shot in shots[arm]]
         assert len(lines) == 3
         answers = [answer for _, answer in lines]
         assert answers == [("down", "up")[truth[text]] for text, _ in lines]
-        assert answers[0] != answers[1], "classes take turns"
+        if len(set(truth.values())) > 1:
+            assert answers[0] != answers[1], "classes take turns"
 
 
 def test_a_prompted_stage_stores_no_model_and_can_predict_later(tiny: Tiny, alone: Workers) -> None:
@@ -238,17 +239,30 @@ def with_context(stage: PlannedStage, context_tokens: int) -> PlannedStage:
     return stage.model_copy(update={"spec": spec, "predicts": predicts})
 
 
-def test_a_long_prompt_loses_the_start_of_its_text_but_no_shots_or_cue() -> None:
-    tokenizer, prompt = load_tokenizer(TOKENIZER, None), Prompt(num_shots=1)
-    before, texts = "a shot that stays\nAnswer: up\n\n", ["short", "one two three four five six seven eight — nine!"]
-    lengths = [len(tokenizer.encode(before + text + prompt.cue)) for text in texts]
-    rows, is_cut = prompt_tokens(tokenizer, prompt, before, texts, lengths[1] - 3)
-    assert is_cut.tolist() == [False, True]
-    assert [len(row) for row in rows] == [lengths[0], lengths[1] - 3]
-    assert tokenizer.decode(rows[0]) == before + texts[0] + prompt.cue
-    text = tokenizer.decode(rows[1])
-    assert text.startswith(before) and text.endswith(prompt.cue)
-    assert texts[1].endswith(text.removeprefix(before).removesuffix(prompt.cue))
+def test_a_prompt_has_as_many_shots_as_fit_before_its_whole_text() -> None:
+    tokenizer, prompt = load_tokenizer(TOKENIZER, None), Prompt(num_shots=2, cue="\nAnswer:")
+    shots = ["a first shot\nAnswer: up\n\n", "a second shot\nAnswer: down\n\n"]
+    texts = ["short", "a text of several words"]
+    whole = [[f"{''.join(shots[:num])}{text}{prompt.cue}" for text in texts] for num in range(3)]
+    num_tokens = [[len(tokens) for tokens in tokenizer(prompts)["input_ids"]] for prompts in whole]
+    room = num_tokens[2][0]
+    assert num_tokens[1][1] <= room < num_tokens[2][1]
+    prompts = prompt_tokens(tokenizer, prompt, shots, texts, room)
+    assert prompts.num_shots_N.tolist() == [2, 1] and not prompts.is_cut_N.any()
+    assert [tokenizer.decode(row) for row in prompts.rows] == [whole[2][0], whole[1][1]]
+
+
+def test_a_text_that_fits_without_shots_only_has_none_and_a_longer_one_is_cut() -> None:
+    tokenizer, prompt = load_tokenizer(TOKENIZER, None), Prompt(num_shots=1, cue="\nAnswer:")
+    text = "one two three four five six seven eight — nine!"
+    size = len(tokenizer.encode(text + prompt.cue))
+    for room, is_cut in ((size, False), (size - 3, True)):
+        prompts = prompt_tokens(tokenizer, prompt, ["a shot that goes\nAnswer: up\n\n"], [text], room)
+        assert (prompts.num_shots_N.tolist(), prompts.is_cut_N.tolist()) == ([0], [is_cut])
+        (row,) = prompts.rows
+        assert len(row) == room and text.endswith(tokenizer.decode(row).removesuffix(prompt.cue))
+    with pytest.raises(DataError, match="the cue of a prompt"):
+        prompt_tokens(tokenizer, prompt, [], [text], len(tokenizer.encode(prompt.cue)))
 
 
 def test_cut_prompts_are_counted_and_the_first_are_named(
@@ -271,7 +285,39 @@ def test_cut_prompts_are_counted_and_the_first_are_named(
     assert f"{len(cut)} of {len(rows)} texts exceed" in output and cut[0] in output
 
 
-def test_shots_that_fill_the_context_are_an_error(tiny: Tiny, alone: Workers) -> None:
-    stage = with_context(student_of(tiny, "shots", "ceiling"), 24)
-    with pytest.raises(DataError, match=r"a prompt of 3 shots has \d+ tokens without its text"):
-        run(tiny, alone, stage)
+def with_room_for_two_shots(tiny: Tiny, workers: Workers) -> tuple[PlannedStage, list[int]]:
+    """A stage of three shots, in a context in which half of its texts have room for two, and the shots of each text."""
+    stage = student_of(tiny, "shots", "ceiling").model_copy(update={"predicts": ()})
+    objective = ClassObjective(StageInputs(with_context(stage, 1000), tiny.store, workers))
+    tokenizer = load_tokenizer(Path(stage.spec.starts_from.name), None)
+    texts = tiny.prepared.texts(rows_of_split(tiny.prepared, stage.spec.train[0].split))
+    num_tokens = [
+        [len(tokenizer.encode("".join(objective._shots[:num]) + text + "\nAnswer:")) for text in texts]
+        for num in range(3)
+    ]
+    longest = max(len(tokenizer.encode(f" {name}")) for name in ("down", "up"))
+    room = sorted(num_tokens[2])[len(texts) // 2]
+    num_shots = [max(num for num in range(3) if num_tokens[num][place] <= room) for place in range(len(texts))]
+    assert 0 < sum(num_shots) < 2 * len(texts)
+    return with_context(stage, room + longest), num_shots
+
+
+def test_shots_that_do_not_fit_are_left_out_and_counted(
+    tiny: Tiny, alone: Workers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With five shots in 512 tokens every draw of BoolQ failed."""
+    stage, num_shots = with_room_for_two_shots(tiny, alone)
+    run(tiny, alone, stage)
+    record, num_texts = tiny.store.find(stage.identity), len(num_shots)
+    assert record is not None and record.metrics["texts_with_fewer_shots"] == num_texts
+    assert record.metrics["mean_shots"] == pytest.approx(np.mean(num_shots)) and record.metrics["cut_examples"] == 0
+    assert f"{num_texts} of {num_texts} texts leave no room for 3 shots" in capsys.readouterr().out
+
+
+def test_a_calibrated_prompt_without_content_has_the_shots_of_its_text(tiny: Tiny, alone: Workers) -> None:
+    stage, num_shots = with_room_for_two_shots(tiny, alone)
+    objective = ClassObjective(StageInputs(stage, tiny.store, alone))
+    tokenizer = load_tokenizer(Path(stage.spec.starts_from.name), None)
+    rows = objective._blanks(np.array(num_shots), stage.spec.optimisation.context_tokens)
+    for num, row in zip(num_shots, rows, strict=True):
+        assert tokenizer.decode(row) == "".join(objective._shots[:num]) + "\nAnswer:"

@@ -49,10 +49,13 @@ class Completions:
         ]
         return np.array(starts, dtype=np.int64)
 
-    def without_prompts(self, before: TokenRow) -> "Completions":
-        """Return the same completions after the tokens `before`, for calibration."""
+    def without_prompts(self, befores: Sequence[TokenRow]) -> "Completions":
+        """Return the completions of each example after its tokens of `befores`, for calibration."""
         ends = [
-            [np.concatenate([before, row[-length:]]) for row, length in zip(rows, lengths, strict=True)]
+            [
+                np.concatenate([before, row[-length:]])
+                for before, row, length in zip(befores, rows, lengths, strict=True)
+            ]
             for rows, lengths in zip(self.rows, self.lengths, strict=True)
         ]
         return Completions(ends, self.lengths, self.is_cut_N)
