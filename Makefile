@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
-BENCHMARKS := submissions throughput overhead schedule sharing memory
+BENCHMARKS := submissions throughput overhead schedule sharing memory likelihood
 
 .PHONY: demo test soak bench check format clean
 

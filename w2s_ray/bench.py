@@ -64,9 +64,10 @@ class Bench(Spec):
     precision: str
     num_steps: int
     train_tokens_per_second: float
-    """Tokens of the examples, without padding."""
+    """Tokens of the examples, without padding; of a probe, those whose features its head learns."""
     label_tokens_per_second: float | None
-    """The same while predicting; the time includes writing answers. None if the stage predicts nothing."""
+    """The same while predicting; the time includes writing answers. None if the stage predicts nothing. For a probe it
+    is the speed at which its frozen model reads the training examples."""
     peak_bytes: tuple[int, ...]
     """Peak memory of each worker, by rank."""
     planned_peak_bytes: int | None
@@ -97,7 +98,7 @@ def bench_level(
 
     Args:
         stage: from `choose_stage`.
-        store: has the prepared data; nothing but tokenised data is added to it.
+        store: has the prepared data; nothing but tokenised data and the features of a probe are added to it.
         resolution: of the study.
         planned_peak_bytes: memory per worker according to the plan.
         num_steps: optimizer steps, at least `MIN_STEPS`.
@@ -205,8 +206,11 @@ def measure(workers: "Workers", *, stage: PlannedStage, store: ArtifactStore, nu
         result = stage_module.run_stage(stage, store=store, workers=workers, observer=NullObserver(), meter=meter)
     found = recorder.measurement
     found.label_seconds = result.seconds.get("labelling", 0.0) + result.seconds.get("evaluation", 0.0)
+    if "read_tokens" in result.metrics:  # a probe predicts from features
+        found.label_tokens, found.label_seconds = int(result.metrics["read_tokens"]), result.metrics["read_seconds"]
     found.peak_bytes = max(meter.peaks.values())
-    found.precision = "fp32" if result.metrics["fell_back_to_fp32"] else stage.spec.optimisation.precision
+    is_fp32 = stage.spec.reads_once or result.metrics["fell_back_to_fp32"]
+    found.precision = "fp32" if is_fp32 else stage.spec.optimisation.precision
     return found
 
 

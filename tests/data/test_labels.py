@@ -5,7 +5,7 @@ import pytest
 
 from w2s_ray.data.labels import join, join_answers, one_hot, places, targets
 from w2s_ray.data.prepare import PreparedTask
-from w2s_ray.data.splits import rows_of_split
+from w2s_ray.data.splits import groups_of, rows_of_split
 from w2s_ray.errors import DataError, StoreError
 from w2s_ray.spec.labels import GroundTruth, KeepRandom, LabelledSplit, SplitSpec, WeakLabels
 from w2s_ray.spec.stage import PredictionSpec
@@ -175,6 +175,29 @@ def test_features_are_computed_only_for_a_transform_that_needs_them(
     np.testing.assert_array_equal(asked[0], rows)
     truth_N = prepared.labels(rows)
     assert (targets_NC.argmax(axis=1) == truth_N).mean() > 0.9, "the features predict the class"
+
+
+def test_trap_22_transforms_get_the_groups_of_the_task(
+    store: ArtifactStore, prepared: PreparedTask, transfer: SplitSpec, labelled: tuple[np.ndarray, np.ndarray, str]
+) -> None:
+    """The examples of a group have equal features here, and no proposal is the label of its own group."""
+    rows, _, identity = labelled
+    groups_N = groups_of(prepared, rows)
+    assert 1 < np.bincount(groups_N).max() <= 4
+
+    def features(rows_N: np.ndarray) -> np.ndarray:
+        return groups_of(prepared, rows_N)[:, None].astype(np.float32)
+
+    def nearest(row: int) -> np.ndarray:
+        others = sorted({group for group in groups_N if group != groups_N[row]}, key=lambda g: abs(g - groups_N[row]))
+        tied = [group for group in others if abs(group - groups_N[row]) == abs(others[0] - groups_N[row])]
+        return np.flatnonzero(np.isin(groups_N, tied))
+
+    relabel = {"kind": "knn", "k": 1, "mode": "relabel", "fraction": 0.0}
+    _, targets_NC = targets(store, prepared, weak(transfer, identity, transforms=[relabel]), 2, features)
+    _, weak_NC = targets(store, prepared, weak(transfer, identity), 2)
+    for row in range(60):
+        assert any(np.array_equal(targets_NC[row], weak_NC[other]) for other in nearest(row))
 
 
 def test_ground_truth_may_be_thinned_to_a_bag(

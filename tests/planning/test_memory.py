@@ -10,6 +10,8 @@ from w2s_ray.planning.nodes import Node
 from w2s_ray.spec.chain import ModelShape, PlannedStage, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
+from w2s_ray.spec.stage import Probe
+from w2s_ray.training.memory.footprint import footprint
 from w2s_ray.training.memory.usage import GIB
 
 SEVEN_B = ResolvedModel(
@@ -109,3 +111,15 @@ def test_a_model_of_unknown_shape_is_not_refused() -> None:
     unknown = SEVEN_B.model_copy(update={"shape": None})
     models = {**resolution.models, "large": unknown}
     check_memory([stage], resolution.model_copy(update={"models": models}), gpus(1, gib=1), lambda _: None)
+
+
+def test_a_probe_frees_its_frozen_model_before_it_trains() -> None:
+    stage, resolution = student(workers=2, zero_stage=3)
+    probe = stage.model_copy(update={"spec": stage.spec.model_copy(update={"trainable": Probe()})})
+    assert SEVEN_B.num_parameters is not None and SEVEN_B.shape is not None
+    need = footprint(probe, SEVEN_B.num_parameters, SEVEN_B.shape, CONTEXT)
+    weights = 4 * SEVEN_B.num_parameters
+    assert need.phases["training"] < GIB < weights // 2 < need.phases["reading"] < need.phases["saving"]
+    assert need.phases["saving"] - need.phases["training"] == weights, "rank 0 loads the model again"
+    tight = fit_memory(probe, resolution, [Node(cpus=2, memory_bytes=GIB)], CONTEXT)
+    assert not tight.fits and tight.stage.execution.activation_checkpointing is False

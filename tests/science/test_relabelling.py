@@ -1,6 +1,8 @@
 """Transforms of labels, each against a computation that shares nothing with it."""
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from typing import get_args
 
 import networkx as nx
@@ -57,12 +59,36 @@ def examples(num: int = 90, num_classes: int = 2, *, seed: int = 0, wrong: float
     )
 
 
+def grouped(num_groups: int = 45, *, apart: float = 0.5, seed: int = 0, wrong: float = 0.2) -> LabelSet:
+    """Questions, each with its right and its wrong answer, in an order that separates the two.
+
+    The features of a pair are far from those of other pairs; the answers differ by `apart` along one direction.
+    """
+    draws = np.random.default_rng(seed)
+    truth_N, question_N = np.repeat([1, 0], num_groups), np.tile(np.arange(num_groups), 2)
+    features_ND = draws.standard_normal((num_groups, 6))[question_N] + 0.01 * draws.standard_normal((2 * num_groups, 6))
+    features_ND[:, 0] += np.where(truth_N, apart, -apart)
+    hard_N = np.where(draws.random(2 * num_groups) < wrong, 1 - truth_N, truth_N)
+    return LabelSet(
+        ids=[f"e{number}" for number in range(2 * num_groups)],
+        targets_NC=np.where(np.eye(2)[hard_N] > 0, 0.8, 0.2),
+        coin_seed=seed,
+        truth_N=truth_N,
+        features_ND=features_ND,
+        groups_N=question_N,
+    )
+
+
+GIVEN = {"alone": examples, "grouped": grouped}
+"""Examples that are each their own group, and pairs."""
+
+
 def distances(given: LabelSet) -> np.ndarray:
-    """Between all pairs, and infinite to itself."""
+    """Between all pairs, and infinite to the own group."""
     assert given.features_ND is not None
     between_NN = np.sqrt(((given.features_ND[:, None] - given.features_ND[None]) ** 2).sum(axis=2))
-    np.fill_diagonal(between_NN, np.inf)
-    return between_NN
+    group_of_N = given.group_of_N
+    return np.where(group_of_N[:, None] == group_of_N, np.inf, between_NN)
 
 
 def shuffled(given: LabelSet, seed: int = 3) -> tuple[LabelSet, np.ndarray]:
@@ -74,6 +100,7 @@ def shuffled(given: LabelSet, seed: int = 3) -> tuple[LabelSet, np.ndarray]:
         given.coin_seed,
         given.truth_N[order],
         given.features_ND[order],
+        given.groups_N[order] if given.groups_N is not None else None,
     )
     return moved, order
 
@@ -90,9 +117,12 @@ def test_without_transforms_labels_stay_the_same() -> None:
     np.testing.assert_array_equal(kept_N, np.arange(90))
 
 
+@pytest.mark.parametrize("make", GIVEN.values(), ids=GIVEN)
 @pytest.mark.parametrize("transform", [*NO_FEATURES, *FILTERS, Topological(mode="relabel", k=6)], ids=lambda t: t.kind)
-def test_trap_21_a_coin_depends_on_the_example_and_not_on_its_place(transform: Transform) -> None:
-    given = examples()
+def test_trap_21_a_coin_depends_on_the_example_and_not_on_its_place(
+    transform: Transform, make: Callable[[], LabelSet]
+) -> None:
+    given = make()
     moved, _ = shuffled(given)
     first, second = by_id(given, transform), by_id(moved, transform)
     assert first.keys() == second.keys()
@@ -154,15 +184,17 @@ def test_a_larger_random_subset_contains_a_smaller_one() -> None:
     assert kept[0] < kept[1] < kept[2]
 
 
-def test_knn_trusts_labels_close_to_the_mean_of_their_nearest_others() -> None:
-    given = examples()
+@pytest.mark.parametrize("make", GIVEN.values(), ids=GIVEN)
+def test_knn_trusts_labels_close_to_the_mean_of_their_nearest_others(make: Callable[[], LabelSet]) -> None:
+    given = make()
     proposed = [
         given.targets_NC[sorted(range(90), key=lambda j, n=n: distances_NN[n, j])[:7]].mean(axis=0)
         for distances_NN in [distances(given)]
         for n in range(90)
     ]
-    differs = [abs(given.targets_NC[n][1] - proposed[n][1]) for n in range(90)]
-    trusted = sorted(sorted(range(90), key=lambda n: differs[n])[:63])
+    differs = [abs(given.targets_NC[n][1] - proposed[n][1]).round(9) for n in range(90)]
+    coins = [seeded_hash(0, "knn", id_) for id_ in given.ids]
+    trusted = sorted(sorted(range(90), key=lambda n: (differs[n], coins[n]))[:63])
     assert apply((Knn(k=7, mode="filter", fraction=0.7),), given)[1].tolist() == trusted
     targets_NC, kept_N = apply((Knn(k=7, mode="relabel", fraction=0.7),), given)
     assert len(kept_N) == 90
@@ -237,9 +269,12 @@ def components_by_networkx(given: LabelSet, k: int) -> set[int]:
     return members
 
 
-@pytest.mark.parametrize("num_classes", [2, 3])
-def test_topological_keeps_the_largest_component_of_each_class(num_classes: int) -> None:
-    given = examples(120, num_classes)
+@pytest.mark.parametrize(
+    "given",
+    [examples(120, 2), examples(120, 3), replace(examples(120, 2), groups_N=np.arange(120) // 3)],
+    ids=["2 classes", "3 classes", "groups of three"],
+)
+def test_topological_keeps_the_largest_component_of_each_class(given: LabelSet) -> None:
     kept_K = apply((Topological(k=6, mode="filter"),), given)[1]
     expected = components_by_networkx(given, 6)
     assert set(kept_K.tolist()) == expected and 0.5 < len(expected) / 120 < 1
@@ -255,8 +290,9 @@ def test_topological_with_a_fraction_drops_members_unlike_their_neighbours() -> 
     assert kept_K.tolist() == sorted(sorted(members, key=lambda n: differs[n])[:60])
 
 
-def test_topological_gives_outsiders_the_label_of_the_nearest_members() -> None:
-    given = examples(120)
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_topological_gives_outsiders_the_label_of_the_nearest_members(group_size: int) -> None:
+    given = replace(examples(120), groups_N=np.arange(120) // group_size)
     members = sorted(components_by_networkx(given, 6))
     targets_NC, kept_N = apply((Topological(k=6, mode="relabel"),), given)
     assert len(kept_N) == 120
@@ -265,6 +301,70 @@ def test_topological_gives_outsiders_the_label_of_the_nearest_members() -> None:
         near = sorted(members, key=lambda m, n=n: distances_NN[n, m])[:6]
         expected = given.targets_NC[n] if n in members else given.targets_NC[near].mean(axis=0)
         np.testing.assert_allclose(targets_NC[n], expected)
+
+
+def test_trap_22_exact_twins_with_opposite_labels_do_not_vote_on_each_other() -> None:
+    """The twins have equal features, so they get one proposal; a twin's vote would be against each of the two."""
+    given = grouped(apart=0.0, wrong=0.0)
+    assert given.features_ND is not None
+    exact = replace(given, features_ND=given.features_ND[np.tile(np.arange(45), 2)])
+    for transform in (Knn(k=1, mode="relabel", fraction=0.0), Logistic(mode="relabel", fraction=0.0)):
+        first_QC, second_QC = np.split(apply((transform,), exact)[0], 2)
+        np.testing.assert_allclose(first_QC, second_QC, err_msg=transform.kind)
+    voted_NC, _ = apply((Knn(k=1, mode="relabel", fraction=0.0),), replace(exact, groups_N=None))
+    assert (voted_NC.argmax(axis=1) != exact.truth_N).all(), "a twin's vote is wrong for both"
+
+
+@pytest.mark.parametrize("kind", [Knn, Logistic])
+def test_trap_22_a_proposal_does_not_depend_on_the_labels_of_the_own_group(kind: type[Knn] | type[Logistic]) -> None:
+    given, transform = grouped(), kind(mode="relabel", fraction=0.0)
+    before_NC, _ = apply((transform,), given)
+    for group in range(0, 45, 9):
+        is_own_N = given.groups_N == group
+        turned = replace(given, targets_NC=np.where(is_own_N[:, None], given.targets_NC[:, ::-1], given.targets_NC))
+        after_NC, _ = apply((transform,), turned)
+        np.testing.assert_array_equal(after_NC[is_own_N], before_NC[is_own_N])
+        assert (after_NC[~is_own_N] != before_NC[~is_own_N]).any()
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Knn(k=1, mode="relabel", fraction=0.0),
+        Knn(k=20, mode="relabel", fraction=0.0),
+        Logistic(mode="relabel", fraction=0.0),
+        Topological(k=20, mode="relabel", fraction=0.0),
+    ],
+    ids=lambda transform: transform.label,
+)
+def test_trap_22_proposals_of_twins_are_more_often_right_than_wrong(transform: Transform) -> None:
+    given = grouped(300, apart=0.3)
+    assert given.truth_N is not None
+    right, right_with_twins = (
+        (apply((transform,), own)[0].argmax(axis=1) == given.truth_N).mean()
+        for own in (given, replace(given, groups_N=None))
+    )
+    assert right > max(0.52, right_with_twins), (right, right_with_twins)
+
+
+@pytest.mark.parametrize("transform", [*FILTERS, Topological(mode="relabel", k=6)], ids=lambda t: t.kind)
+def test_examples_that_are_their_own_groups_are_as_without_groups(transform: Transform) -> None:
+    given = examples()
+    alone = replace(given, groups_N=np.arange(90)[::-1].copy())
+    for without, with_groups in zip(apply((transform,), given), apply((transform,), alone), strict=True):
+        np.testing.assert_array_equal(without, with_groups)
+
+
+@pytest.mark.parametrize("transform", [Knn(mode="filter", fraction=0.5), Topological(mode="filter")])
+def test_more_neighbours_than_examples_of_other_groups_are_refused(transform: Transform) -> None:
+    given = replace(examples(26), groups_N=np.maximum(np.arange(26), 6))  # seven of 26 are one group
+    with pytest.raises(DataError, match="k = 20 must be at most 19"):
+        apply((transform,), given)
+
+
+def test_a_logistic_transform_of_fewer_groups_than_folds_is_refused() -> None:
+    with pytest.raises(DataError, match=f"4 groups .* at least {NUM_FOLDS}"):
+        apply((Logistic(mode="filter", fraction=0.5),), replace(examples(40), groups_N=np.arange(40) % 4))
 
 
 @pytest.mark.parametrize("transform", [Knn(mode="filter", fraction=0.5), Topological(mode="filter")])

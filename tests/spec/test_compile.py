@@ -6,9 +6,10 @@ import pytest
 
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedModel, ResolvedTask
-from w2s_ray.spec.compile import BAG, compile_study
+from w2s_ray.spec.chain_compiler import BAG
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.identity import identity
-from w2s_ray.spec.labels import GroundTruth, WeakLabels
+from w2s_ray.spec.labels import GroundTruth, Harden, Knn, Logistic, Topological, WeakLabels
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.stage import Execution, Optimisation
 
@@ -280,6 +281,17 @@ def test_the_name_of_any_other_model_is_part_of_the_identity(model: str) -> None
     ladder = {level: {"model": model} for level in LEVELS}
     for _, stage in stages(ladder=ladder):
         assert stage.identity == identity("stage", stage.spec)
+
+
+def test_another_result_of_the_same_fields_has_another_identity() -> None:
+    class Before(Spec):
+        size: int = 1
+
+    class After(Before):
+        computed_as = 2
+
+    assert identity("thing", After()) != identity("thing", Before())
+    assert Knn.computed_as == Logistic.computed_as == Topological.computed_as == 2 and Harden.computed_as == 1
 
 
 def test_a_field_added_later_changes_no_identity_at_its_default() -> None:

@@ -129,3 +129,13 @@ def test_prepared_tasks_are_kept_by_their_fingerprint(store: ArtifactStore) -> N
     for fingerprint in ("1" * 64, "2" * 64):  # the third is new: a study that is being resolved may use it
         os.utime(store.data_folder("toy", fingerprint), (time.time() - 7200,) * 2)
     assert [item.path for item in unreferenced(store, {"1" * 64})] == [store.data_folder("toy", "2" * 64)]
+
+
+def test_features_of_a_kept_task_are_listed_when_they_are_an_hour_old(store: ArtifactStore) -> None:
+    task = store.data_folder("toy", "1" * 64)
+    old, fresh = (task / f"features-T1-{digit * 12}" for digit in "ab")
+    for folder in (task / "tokens-cccccccccccc", old, fresh):
+        folder.mkdir(parents=True)
+    for path in (task, task / "tokens-cccccccccccc", old):
+        os.utime(path, (time.time() - 7200,) * 2)
+    assert [item.path for item in unreferenced(store, {"1" * 64})] == [old]

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import sys
 from pathlib import Path
 
@@ -71,6 +72,8 @@ def _work(
             losses[name] = [line["loss"] for line in lines if "loss" in line]
             if reset:
                 (folder / "record.json").unlink()  # so that another execution trains the same identity again
+                for features in (store.root / "data").glob("*/features-*"):
+                    shutil.rmtree(features)
         workers.barrier()
     if rank == 0:
         (Path(out) / f"losses{size}.json").write_text(json.dumps(losses))

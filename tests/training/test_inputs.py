@@ -24,8 +24,8 @@ from w2s_ray.spec.labels import WeakLabels
 from w2s_ray.spec.stage import Execution
 from w2s_ray.spec.study import MethodSpec
 from w2s_ray.training import inputs
+from w2s_ray.training.features import features
 from w2s_ray.training.feed import Examples, TokenRow
-from w2s_ray.training.inputs import features
 from w2s_ray.training.models.network import load_tokenizer
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
@@ -261,7 +261,7 @@ def test_too_few_examples_for_a_transform_are_an_error(taught: Tiny, alone: Work
     chain = chain_of(
         taught, {"kind": "keep_random", "fraction": 0.03}, {"kind": "logistic", "mode": "filter", "fraction": 1}
     )
-    with pytest.raises(W2SError, match="3 examples"):
+    with pytest.raises(W2SError, match="3 groups"):
         run(taught, alone, (student_of(chain),))
 
 

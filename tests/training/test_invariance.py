@@ -69,7 +69,8 @@ OFFLOADED = (2, 3)
 """ZeRO stages tested with an offloaded optimizer."""
 ROUNDING = 1e-7
 """Rounding of numbers near 1 in fp32; a divergence near 0 is the difference of such numbers."""
-KINDS = ("pairs", "answers", "text", "probe", "lora")
+KINDS = ("pairs", "answers", "text", "lora")
+PROBES = ("probe", "probe of pairs")
 SCORES: dict[str, object] = {
     "likelihood": {"kind": "likelihood", "beta": 2.0},
     "dpo": {"kind": "likelihood", "beta": 0.3, "normalise": False, "reference": True},
@@ -83,6 +84,14 @@ RUNS = [(label, run) for place, label in enumerate(LABELS) for run in (ALL_RUNS 
 RUNS += [(label, run) for label in KINDS for run in MORE_RUNS]
 RUNS += [("likelihood", run) for run in (*MORE_RUNS, Run(1, 0, TIGHT, checkpointing=True), Run(2, 2, TIGHT, "ahead"))]
 RUNS += [(label, run) for label in ("dpo", "calibrated", *NAMED) for run in SOME_RUNS]
+FEATURES = 5
+"""A micro-batch of five features, each as long as one token; a step of a probe has several."""
+PROBE_RUNS = [
+    Run(1, 0, FEATURES),
+    *(Run(2, zero, FEATURES) for zero in (0, 1, 2, 3)),
+    *(Run(2, 3, ROOMY, limits) for limits in TINY),
+]
+RUNS += [(label, run) for label in PROBES for run in PROBE_RUNS]
 
 
 def stage_of(tiny: Tiny, arm: Arm, method: str = "naive") -> PlannedStage:
@@ -109,7 +118,7 @@ def stages_in(folder: Path) -> dict[str, PlannedStage]:
     methods |= {name.replace(" ", "-"): {"arms": ["ceiling"], "score": score} for name, score in named.items()}
     moods, pairs, answers = (make_tiny(folder, task, methods=methods) for task in (Moods(), Pairings(), Replies()))
     stages |= {"pairs": stage_of(pairs, "ceiling"), "answers": stage_of(answers, "ceiling")}
-    stages |= {"text": stage_of(moods, "generative", "text")}
+    stages |= {"text": stage_of(moods, "generative", "text"), "probe of pairs": stage_of(pairs, "ceiling", "probe")}
     stages |= {name: stage_of(moods, "ceiling", name.replace(" ", "-")) for name in NAMED}
     stages |= {name: stage_of(prompted_pairs(folder), "ceiling", name) for name in SCORES}
     return stages | {part: stage_of(moods, "ceiling", part) for part in ("probe", "lora")}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from w2s_ray.data.prepare import PreparedTask
-from w2s_ray.data.splits import rows_of_split
+from w2s_ray.data.splits import groups_of, rows_of_split
 from w2s_ray.errors import DataError
 from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.science.ensemble import combine
@@ -47,6 +47,7 @@ def targets(
             ids=prepared.ids(rows_N),
             targets_NC=soft_NC.astype(np.float64),
             coin_seed=labels.coin_seed,
+            groups_N=groups_of(prepared, rows_N),
             truth_N=prepared.labels(rows_N).astype(np.int64),
             features_ND=features(rows_N).astype(np.float64) if features and labels.needs_features else None,
         )

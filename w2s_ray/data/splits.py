@@ -53,6 +53,18 @@ def rows_of_split(prepared: PreparedTask, split: SplitSpec) -> IntArray:
     return rows[: split.num_examples]
 
 
+def groups_of(prepared: PreparedTask, rows_N: IntArray) -> IntArray:
+    """Return a number for the group of each row; related examples have the same."""
+    _, group_of_row = _groups(prepared)
+    return group_of_row[rows_N]
+
+
+def num_outside_groups(prepared: PreparedTask, split: SplitSpec) -> int:
+    """Return how many examples of a split every one of them has outside its own group, at least."""
+    rows = rows_of_split(prepared, split)
+    return len(rows) - int(np.bincount(groups_of(prepared, rows)).max())
+
+
 def num_test(prepared: PreparedTask, test_examples: int | None = None) -> int:
     """Return the size of the balanced test set: `test_examples`, or as many as possible for None.
 

@@ -52,14 +52,14 @@ def num_steps(stage: PlannedStage, chars_per_example: float) -> int:
 
 
 def train_tokens(stage: PlannedStage, chars_per_example: float) -> int:
-    """Estimate the tokens of a whole training."""
+    """Estimate the tokens that the model reads in a whole training; a probe reads its examples once."""
     if isinstance(stage.spec.trainable, Prompt):
         return 0
     optimisation = stage.spec.optimisation
     tokens = chars_per_example / CHARS_PER_TOKEN
     if stage.spec.objective != "next_token":
         tokens = min(tokens, optimisation.context_tokens)
-    return math.ceil(num_examples(stage) * tokens * _readings(stage) * optimisation.epochs)
+    return math.ceil(num_examples(stage) * tokens * _readings(stage) * stage.spec.num_readings)
 
 
 def predicted_tokens(stage: PlannedStage, chars_per_example: float) -> int:
@@ -70,12 +70,14 @@ def predicted_tokens(stage: PlannedStage, chars_per_example: float) -> int:
 
 
 def _readings(stage: PlannedStage) -> int:
-    """Return how often the tokens of an example are read: once for each class whose name is scored.
+    """Return how often a scored stage reads the tokens of an example: once for each class's name.
 
     A pair's tokens include both texts. Completions without their prompts, for calibration, are counted like those with.
     """
+    if stage.spec.score is None:
+        return 1
     per_example = stage.spec.texts_per_example
-    return max(per_example // 2, 1) if stage.spec.objective == "preference" else per_example
+    return per_example // 2 if stage.spec.objective == "preference" else per_example
 
 
 def seconds(stage: PlannedStage, num_parameters: int, chars_per_example: float, known_rate: float | None) -> float:
@@ -99,12 +101,16 @@ def disk_bytes(stage: PlannedStage, num_parameters: int) -> int:
 def checkpoint_bytes(stage: PlannedStage, num_parameters: int) -> int:
     """Return the most disk space of the running stage's checkpoints; a head or LoRA weights are not counted.
 
+    A probe's checkpoints have the head alone.
+
     A checkpoint is removed when the next one is complete, and so are the best weights under early stopping. ZeRO-1 and
     2 write every trained weight twice: whole, and as the master copy of its shards.
     """
     copies = 2 if stage.spec.optimisation.early_stopping is None else 4
     masters = WEIGHT_BYTES if stage.execution.zero_stage in (1, 2) else 0
     match stage.spec.trainable:
+        case _ if stage.spec.reads_once:
+            return 0
         case Prompt():
             return 0
         case AllWeights():
@@ -116,11 +122,15 @@ def checkpoint_bytes(stage: PlannedStage, num_parameters: int) -> int:
 def rates_by_model(records: Iterable[Record]) -> dict[tuple[str, str], float]:
     """Return the median tokens per second in the store's records, by model name and kind of trainable.
 
-    The kind matters: a probe needs only forward passes, and LoRA computes fewer gradients.
+    The kind matters: a probe's rate is that of reading without gradients, and LoRA computes fewer gradients.
     """
     seen: dict[tuple[str, str], list[float]] = {}
     for record in records:
-        rate = record.metrics.get("tokens_per_second", 0.0)
+        metrics = record.metrics
+        if metrics.get("read_seconds", 0.0) > 0:
+            rate = metrics["read_tokens"] / metrics["read_seconds"]
+        else:
+            rate = metrics.get("tokens_per_second", 0.0)
         if record.kind == "stage" and rate > 0:
             seen.setdefault((record.spec["starts_from"]["name"], record.spec["trainable"]["kind"]), []).append(rate)
     return {key: statistics.median(rates) for key, rates in seen.items()}

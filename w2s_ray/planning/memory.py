@@ -51,7 +51,8 @@ def fit_memory(stage: PlannedStage, resolution: Resolution, nodes: Sequence[Node
     if recomputes == "auto":  # as the workers decide it
         without = with_execution(stage, activation_checkpointing=False)
         need = _footprint(without, resolution, tokens)
-        recomputes = need is not None and available is not None and need.peak > available
+        exceeds = need is not None and available is not None and need.peak > available
+        recomputes = exceeds and not stage.spec.reads_once
     settled = with_execution(stage, activation_checkpointing=recomputes)
     return MemoryFit(settled, _footprint(settled, resolution, tokens), available)
 

@@ -5,6 +5,7 @@ in the study's folder. Later runs read hub revisions from there, so a study uses
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ import yaml
 from pydantic import ValidationError
 
 from w2s_ray.data.prepare import PreparedTask, prepare
-from w2s_ray.data.splits import check_sizes, num_documents, num_test
+from w2s_ray.data.splits import check_sizes, num_documents, num_outside_groups, num_test
 from w2s_ray.errors import DataError, ModelError
 from w2s_ray.hub import HubUnreachable
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
-from w2s_ray.spec.checks import check_classes
+from w2s_ray.spec.checks import check_classes, num_neighbours
 from w2s_ray.spec.identity import identity
+from w2s_ray.spec.level_splits import LevelSplits
 from w2s_ray.spec.load import STUDY_NAME
 from w2s_ray.spec.points import largest, one_changed
 from w2s_ray.spec.stage import Lora, Probe, Prompt
@@ -172,6 +174,8 @@ def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: 
         )
     except DataError as error:
         raise DataError(f"task {name}: {error.message}", error.hint) from None
+    for variant in variants:
+        _check_neighbours(variant, name, prepared, known)
     return known.model_copy(update={"num_test": num_test(prepared, task.test_examples), "sizes": sizes})
 
 
@@ -207,6 +211,26 @@ def _check_methods(study: Study, name: str, prepared: PreparedTask) -> None:
             _check_completions(name, prepared)
         for level, loss in method.losses.items():
             check_classes(loss, prepared.num_classes, key=f"methods.{method_name}.losses.{level}", task=name)
+
+
+def _check_neighbours(study: Study, name: str, prepared: PreparedTask, known: ResolvedTask) -> None:
+    """Refuse a k above the number of examples that a Ti has outside its largest group of related ones."""
+    order = tuple(study.ladder)
+    for method_name, method in study.methods.items():
+        for level, relabelling in method.labels.items() if method.serves(name) else ():
+            # These two arms also learn from other levels' examples.
+            learns = order[1:] if {"pooled", "self"} & set(method.arms) else (level,)
+            for place, k in enumerate(map(num_neighbours, relabelling.transforms)):
+                for seed, other in product(study.seeds, learns) if k else ():
+                    split = LevelSplits(known, study.sizes_of(name), order, seed).train(other)
+                    most = num_outside_groups(prepared, split)
+                    if k > most:
+                        raise DataError(
+                            f"methods.{method_name}.labels.{level}.transforms.{place}.k = {k} must be at most {most}, "
+                            f"the examples of {split.name} (seed {seed}) outside its largest group of related ones, on "
+                            f"the task {name}",
+                            "lower k, raise train_examples, or limit the method to other tasks",
+                        )
 
 
 def _check_completions(name: str, prepared: PreparedTask) -> None:

@@ -3,6 +3,9 @@
 `apply` applies several one after another. None of them knows where labels or features come from. To add one, write its
 class in spec/labels.py (where the formulas and their sources are) and register its function here by `kind`.
 
+Examples of one group are related: a question with its right and its wrong answer has nearly equal features and opposite
+labels. A proposal for an example never uses its own group.
+
 Chance is a coin per example, hash(seed, purpose, id): it does not depend on the order of the examples, on which other
 examples there are, or on earlier coins.
 """
@@ -54,6 +57,8 @@ class LabelSet:
     """True classes, for the transforms that read them."""
     features_ND: FloatArray | None = None
     """The student's hidden states, for the transforms that compare them."""
+    groups_N: IntArray | None = None
+    """Related examples have the same number; None where each is its own group."""
 
     @property
     def hard_N(self) -> IntArray:
@@ -65,6 +70,13 @@ class LabelSet:
     def coins(self, purpose: str) -> IntArray:
         """Return a 63-bit integer per example (N)."""
         return np.array([seeded_hash(self.coin_seed, purpose, id_) for id_ in self.ids], dtype=np.int64)
+
+    @property
+    def group_of_N(self) -> IntArray:
+        """The group of each, numbered from 0."""
+        if self.groups_N is None:
+            return np.arange(len(self.ids))
+        return np.asarray(np.unique(self.groups_N, return_inverse=True)[1])
 
     def first(self, num: int, *keys: npt.NDArray[np.generic]) -> BoolArray:
         """Mark the `num` examples that come first by `keys` (N each), the most important key first."""
@@ -88,6 +100,7 @@ class LabelSet:
             coin_seed=self.coin_seed,
             truth_N=None if self.truth_N is None else self.truth_N[kept_N],
             features_ND=None if self.features_ND is None else self.features_ND[kept_N],
+            groups_N=None if self.groups_N is None else self.groups_N[kept_N],
         )
 
     def relabelled(self, targets_NC: FloatArray) -> "LabelSet":
@@ -148,7 +161,7 @@ def _keep_random(transform: KeepRandom, examples: LabelSet) -> LabelSet:
 def _knn(transform: Knn, examples: LabelSet) -> LabelSet:
     """Propose the mean label of each example's k nearest neighbours."""
     assert examples.features_ND is not None
-    neighbours_NK = _nearest(examples.features_ND, transform.k)
+    neighbours_NK = _nearest(examples.features_ND, transform.k, examples.group_of_N)
     return _trust(transform, examples, examples.targets_NC[neighbours_NK].mean(axis=1))
 
 
@@ -156,13 +169,15 @@ def _knn(transform: Knn, examples: LabelSet) -> LabelSet:
 def _logistic(transform: Logistic, examples: LabelSet) -> LabelSet:
     """Propose for each fold the predictions of a regression on the other folds."""
     assert examples.features_ND is not None
-    num_examples = len(examples.ids)
-    if num_examples < NUM_FOLDS:
+    group_of_N = examples.group_of_N
+    coins_G = np.full(group_of_N.max() + 1, np.iinfo(np.int64).max)
+    np.minimum.at(coins_G, group_of_N, examples.coins(transform.kind))  # a group has the lowest coin of its examples
+    if len(coins_G) < NUM_FOLDS:
         raise DataError(
-            f"the logistic transform of {num_examples} examples needs at least {NUM_FOLDS}, one per fold",
+            f"the logistic transform of {len(coins_G)} groups of examples needs at least {NUM_FOLDS}, one per fold",
             "keep more examples before it, or train on more",
         )
-    fold_N = np.argsort(np.argsort(examples.coins(transform.kind))) % NUM_FOLDS
+    fold_N = (np.argsort(np.argsort(coins_G)) % NUM_FOLDS)[group_of_N]
     proposed_NC = np.empty_like(examples.targets_NC)
     for fold in range(NUM_FOLDS):
         inside_N = fold_N == fold
@@ -204,24 +219,30 @@ def _regress(features_ND: FloatArray, targets_NC: FloatArray, queries_MD: FloatA
 
 @_register("topological")
 def _topological(transform: Topological, examples: LabelSet) -> LabelSet:
-    """Trust members of the components alone; propose the mean label of the k nearest other members (Wu et al. 2020)."""
+    """Trust members of the components alone; propose the mean label of the k nearest members (Wu et al. 2020)."""
     assert examples.features_ND is not None
-    members_N = _components(examples.features_ND, examples.hard_N, transform.k)
-    assert members_N.sum() > 1, "the two closest examples are each other's neighbours"
+    group_of_N = examples.group_of_N
+    members_N = _components(examples.features_ND, examples.hard_N, transform.k, group_of_N)
     features_MD, targets_MC = examples.features_ND[members_N], examples.targets_NC[members_N]
-    k = min(transform.k, len(features_MD) - 1)
+    group_of_M = group_of_N[members_N]
+    k = min(transform.k, len(group_of_M) - int(np.bincount(group_of_M).max()))
+    if k < 1:
+        raise DataError(
+            "the components of the topological transform have the examples of a single group",
+            "raise its k, keep more examples before it, or train on more",
+        )
     proposed_NC = np.empty_like(examples.targets_NC)
-    proposed_NC[members_N] = targets_MC[_nearest(features_MD, k)].mean(axis=1)
+    proposed_NC[members_N] = targets_MC[_nearest(features_MD, k, group_of_M)].mean(axis=1)
     if not members_N.all():
-        outside_MD = examples.features_ND[~members_N]
-        proposed_NC[~members_N] = targets_MC[_nearest(features_MD, k, outside_MD)].mean(axis=1)
+        outside = (examples.features_ND[~members_N], group_of_N[~members_N])
+        proposed_NC[~members_N] = targets_MC[_nearest(features_MD, k, group_of_M, *outside)].mean(axis=1)
     return _trust(transform, examples, proposed_NC, members_N)
 
 
-def _components(features_ND: FloatArray, hard_N: IntArray, k: int) -> BoolArray:
+def _components(features_ND: FloatArray, hard_N: IntArray, k: int, group_of_N: IntArray) -> BoolArray:
     """Mark each class's largest component of the mutual k-nearest-neighbour graph; of equal ones the first."""
     num_examples = len(features_ND)
-    rows, columns = np.repeat(np.arange(num_examples), k), _nearest(features_ND, k).reshape(-1)
+    rows, columns = np.repeat(np.arange(num_examples), k), _nearest(features_ND, k, group_of_N).reshape(-1)
     points_to_NN = csr_array((np.ones(num_examples * k), (rows, columns)), shape=(num_examples, num_examples))
     mutual_NN = csr_array(points_to_NN.multiply(points_to_NN.T))
     members_N = np.zeros(num_examples, dtype=np.bool_)
@@ -288,21 +309,32 @@ def _trust(
     return examples.relabelled(np.where(trusted_N[:, None], examples.targets_NC, proposed_NC))
 
 
-def _nearest(features_ND: FloatArray, k: int, queries_MD: FloatArray | None = None) -> IntArray:
-    """Return the row numbers of the k nearest features (Euclidean) of each query, the nearest first (M × K).
+def _nearest(
+    features_ND: FloatArray,
+    k: int,
+    group_of_N: IntArray,
+    queries_MD: FloatArray | None = None,
+    group_of_M: IntArray | None = None,
+) -> IntArray:
+    """Return the row numbers of the k nearest features (Euclidean) of other groups, the nearest first (M × K).
 
-    Without queries each feature is a query, and is not its own neighbour: its label would vote for itself.
+    Without queries each feature is a query.
 
     Raises:
-        DataError: when there are fewer than k others.
+        DataError: when there are fewer than k outside a group.
     """
     from sklearn.neighbors import NearestNeighbors  # imported here because it takes a second
 
-    num_others = len(features_ND) - (queries_MD is None)
-    if k > num_others:
+    is_query = group_of_M is None  # scikit-learn leaves out a query itself
+    group_of_M = group_of_N if group_of_M is None else group_of_M
+    largest = int(np.bincount(group_of_N, minlength=group_of_M.max() + 1)[group_of_M].max())
+    most = len(features_ND) - largest
+    if k > most:
         raise DataError(
-            f"k = {k} must be at most {num_others}, the number of other examples",
+            f"k = {k} must be at most {most}, the examples outside the largest group of related ones",
             "lower the transform's k, keep more examples before it, or train on more",
         )
-    index = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(features_ND)
-    return np.asarray(index.kneighbors(queries_MD, return_distance=False), dtype=np.int64)
+    index = NearestNeighbors(n_neighbors=k + largest - is_query, algorithm="brute").fit(features_ND)
+    nearest_MA = np.asarray(index.kneighbors(queries_MD, return_distance=False), dtype=np.int64)
+    is_own_MA = group_of_N[nearest_MA] == group_of_M[:, None]
+    return np.take_along_axis(nearest_MA, np.argsort(is_own_MA, axis=1, kind="stable")[:, :k], axis=1)

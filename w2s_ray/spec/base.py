@@ -35,6 +35,8 @@ class Spec(BaseModel):
 
     later_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that came after artifacts had been published: at their default they are no part of an identity."""
+    computed_as: ClassVar[int] = 1
+    """Raised where the same fields give another result than before: above 1 it is part of an identity."""
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Copy without cached properties, such as an identity: they were computed from the old values."""

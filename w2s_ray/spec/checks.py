@@ -77,7 +77,7 @@ def least_examples(method: MethodSpec) -> int:
     for relabelling in method.labels.values():
         share = 1.0
         for transform in relabelling.transforms:
-            least.append(rounded_up((_num_neighbours(transform) + 1) / share))
+            least.append(rounded_up((num_neighbours(transform) + 1) / share))
             share *= transform.kept_share
     return max(least, default=1)
 
@@ -235,7 +235,7 @@ def _check_neighbours(key: str, relabelling: Relabelling, task: str, num_example
     """Each example needs k others, after the filters before."""
     num_left: float = num_examples
     for place, transform in enumerate(relabelling.transforms):
-        k = _num_neighbours(transform)
+        k = num_neighbours(transform)
         if k >= round(num_left):
             raise StudyError(
                 f"{key}.transforms.{place}.k = {k} must be below {round(num_left)}, the examples of the task {task} "
@@ -245,7 +245,7 @@ def _check_neighbours(key: str, relabelling: Relabelling, task: str, num_example
         num_left *= transform.kept_share
 
 
-def _num_neighbours(transform: Transform) -> int:
+def num_neighbours(transform: Transform) -> int:
     """Return k of a transform that compares neighbours; 0 for any other."""
     matched = transform.as_many_as if isinstance(transform, KeepRandom) else transform
     return matched.k if isinstance(matched, Knn | Topological) else 0

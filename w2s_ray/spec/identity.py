@@ -53,7 +53,8 @@ def _plain(value: object) -> object:
         names = (
             name for name in fields if name not in value.later_fields or getattr(value, name) != fields[name].default
         )
-        return {name: _plain(getattr(value, name)) for name in names}
+        plain = {name: _plain(getattr(value, name)) for name in names}
+        return plain if value.computed_as == 1 else {**plain, "computed_as": value.computed_as}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):

@@ -101,8 +101,13 @@ class KeepConfident(_Filter):
 
 
 class _Trust(_Transform):
-    """Proposes a label q_i from the features, and trusts the labels with the smallest d(p_i, q_i)."""
+    """Proposes a label q_i from the features, and trusts the labels with the smallest d(p_i, q_i).
 
+    No example of the group of i (a question with its right and its wrong answer, cuts of one file) contributes to q_i:
+    such twins have nearly equal features, and often opposite labels.
+    """
+
+    computed_as: ClassVar[int] = 2  # 1 compared the examples of a group with each other
     mode: Mode
     fraction: Fraction
     """Share of the labels that is trusted; with `mode: relabel`, 0 relabels all."""
@@ -130,7 +135,7 @@ class _Trust(_Transform):
 
 
 class Knn(_Trust):
-    """q_i is the mean label of the `k` nearest other examples by ‖h_i − h_j‖."""
+    """q_i is the mean label of the `k` nearest examples of other groups by ‖h_i − h_j‖."""
 
     kind: Literal["knn"] = "knn"
     k: Positive = 20
@@ -138,9 +143,10 @@ class Knn(_Trust):
 
 
 class Logistic(_Trust):
-    """q_i is the prediction of a logistic regression on standardised features, fitted without example i.
+    """q_i is the prediction of a logistic regression on standardised features, fitted without the group of example i.
 
-    It minimises mean_i Σ_c −p_ic log q_ic + l2_penalty · ‖W‖² over four of five folds, assigned by coins.
+    It minimises mean_i Σ_c −p_ic log q_ic + l2_penalty · ‖W‖² over four of five folds, to which groups are assigned by
+    coins.
     """
 
     kind: Literal["logistic"] = "logistic"
@@ -151,8 +157,9 @@ class Logistic(_Trust):
 class Topological(_Trust):
     """Trust the largest connected component of each hard class's mutual k-nearest-neighbour graph (Wu et al. 2020).
 
-    Two examples are connected if they have one class and each is among the other's `k` nearest. q_i is the mean label
-    of the k nearest other members of the components. Only members are trusted, and at most `fraction` of all examples.
+    Two examples are connected if they have one class and each is among the other's `k` nearest of other groups. q_i is
+    the mean label of the k nearest members of other groups. Only members are trusted, and at most `fraction` of all
+    examples.
     """
 
     kind: Literal["topological"] = "topological"

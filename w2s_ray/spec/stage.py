@@ -78,7 +78,7 @@ class AllWeights(Variant):
 
 
 class Probe(Variant):
-    """Train a linear head on the frozen model's last hidden state."""
+    """Train a linear head on the frozen model's last hidden states, which are read once and stored."""
 
     kind: Literal["probe"] = "probe"
     label_format: ClassVar[str] = "probe"
@@ -304,6 +304,19 @@ class StageSpec(Spec):
         yield from (part.split for part in self.train)
         if self.validation is not None:
             yield self.validation.split
+
+    @property
+    def reads_once(self) -> bool:
+        """Whether it is a probe whose frozen model reads each text once, and whose head trains on stored features.
+
+        Dropout gives a text other features in every epoch.
+        """
+        return isinstance(self.trainable, Probe) and not self.optimisation.dropout
+
+    @property
+    def num_readings(self) -> float:
+        """How many times its model reads the training examples."""
+        return 1.0 if self.reads_once else self.optimisation.epochs
 
     @property
     def keeps_labels(self) -> bool:

@@ -19,6 +19,8 @@ from w2s_ray.store.files import RECORD_NAME, TEMPORARY_MARK, folder_bytes, writi
 
 LEFTOVER_SECONDS = 3600.0
 """Minimum age of garbage among temporary files and prepared data: younger ones may be in use."""
+FEATURES = "features-*"
+"""Folders of a probe's features in a task's folder (training/features.py)."""
 _UNFINISHED = "unfinished"
 
 
@@ -52,10 +54,11 @@ def abandoned(store: ArtifactStore) -> list[Waste]:
 
 
 def unreferenced(store: ArtifactStore, keep: Collection[str]) -> list[Waste]:
-    """Return finished artifacts and prepared tasks that nothing in `keep` needs.
+    """Return finished artifacts and prepared tasks that nothing in `keep` needs, and features of probes.
 
     `keep` has identities and fingerprints; the ancestors of its artifacts are kept too. A recently prepared task is
-    kept, because a study that is being resolved has no file yet.
+    kept, because a study that is being resolved has no file yet. Features save time while a study runs; afterwards
+    only another arm of a level would read them.
     """
     records = {record.identity: record for record in store.records()}
     needed: set[str] = set()
@@ -74,8 +77,9 @@ def unreferenced(store: ArtifactStore, keep: Collection[str]) -> list[Waste]:
     data, limit = store.root / "data", time.time() - LEFTOVER_SECONDS
     for folder in sorted(data.iterdir()) if data.is_dir() else []:
         is_needed = folder.name.startswith(".") or folder.name.rpartition("-")[2] in digests
-        if not is_needed and folder.lstat().st_mtime < limit:
-            waste.append(_waste(folder, "no study reads it"))
+        unused = folder.glob(FEATURES) if is_needed else [folder]
+        reason = "a probe's features, read again if needed" if is_needed else "no study reads it"
+        waste += [_waste(path, reason) for path in sorted(unused) if path.lstat().st_mtime < limit]
     return waste
 
 

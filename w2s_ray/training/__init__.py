@@ -4,6 +4,7 @@ Every rank calls `stage.run_stage` with the same planned stage. Read in this ord
 
 - `stage.py` the whole life of a stage: load, train, commit, predict
 - `inputs.py` its data: task, tokens, tokenizer, folders of models; `feed.py` cuts it into micro-batches
+- `features.py` hidden states of texts, for label transforms and probes; `probes.py` trains a head on stored features
 - `objectives.py`, `language_objectives.py` what is learned, validated and predicted; `losses.py` every loss
 - `loop.py` the optimizer steps; `zero.py` DeepSpeed (no other file knows it); `checkpoints.py` resumes a killed stage
 - `progress.py` what a stage reports while it runs; `workers.py` its process group and collectives

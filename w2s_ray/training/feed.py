@@ -31,6 +31,8 @@ class Examples:
     tokens: list[TokenRow]
     """K·N rows: the first text of every example, then every second text, and so on."""
     texts_per_example: int = 1
+    features_MD: FloatArray | None = None
+    """What a probe's frozen body made of each of the M = K·N texts; the network reads it instead of the tokens."""
     first: IntArray | None = None
     """Index of the completion's first token in each row; None where no completions are scored."""
     subtracted_NC: FloatArray | None = None
@@ -46,7 +48,12 @@ class Examples:
 
     @cached_property
     def padded_N(self) -> IntArray:
-        """Tokens of each example when its texts are padded to the longest of them: its share of a micro-batch."""
+        """Tokens of each example when its texts are padded to the longest of them: its share of a micro-batch.
+
+        Features are as long as one token.
+        """
+        if self.features_MD is not None:
+            return np.full(len(self), self.texts_per_example)
         return np.asarray(self._lengths_KN.max(axis=0) * self.texts_per_example)
 
     @cached_property
@@ -89,6 +96,7 @@ class MicroBatch:
     positions: IntArray
     """Indices of the examples among the stage's examples."""
     tokens_RT: torch.Tensor
+    """Where the examples have features, features_RD."""
     last_R: torch.Tensor
     """Index of each row's last token that is not padding."""
     real_R: torch.Tensor
@@ -154,6 +162,8 @@ class Feeder(Generic[AnyExamples]):
     def _collate(self, positions: IntArray) -> MicroBatch:
         examples = self.examples
         texts = range(examples.texts_per_example)
+        if examples.features_MD is not None:
+            return self._collate_features(positions, examples.features_MD)
         places = [position + text * len(examples) for text in texts for position in positions]
         rows = [examples.tokens[place] for place in places]
         real = [1.0] * len(rows)
@@ -180,4 +190,18 @@ class Feeder(Generic[AnyExamples]):
             real_R=torch.tensor(real, device=device),
             first_R=first_R,
             subtracted_BC=subtracted_BC,
+        )
+
+    def _collate_features(self, positions: IntArray, features_MD: FloatArray) -> MicroBatch:
+        places_K = np.arange(self.examples.texts_per_example) * len(self.examples)
+        rows_RD = features_MD[(places_K[:, None] + positions[None, :]).reshape(-1)]
+        is_filler = not len(positions)
+        if is_filler:
+            rows_RD = np.zeros((len(places_K), features_MD.shape[1]), dtype=features_MD.dtype)
+        device = self.workers.device
+        return MicroBatch(
+            positions=np.asarray(positions, dtype=np.int64),
+            tokens_RT=torch.from_numpy(rows_RD).to(device),
+            last_R=torch.zeros(len(rows_RD), dtype=torch.int64, device=device),
+            real_R=torch.full((len(rows_RD),), float(not is_filler), device=device),
         )

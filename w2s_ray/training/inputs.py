@@ -1,15 +1,11 @@
-"""Inputs of a stage: task, tokens, tokenizer, folders of its models, and features for label transforms."""
+"""Inputs of a stage: task, tokens, tokenizer, folders of its models, and features of its examples."""
 
-import sys
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-import torch
-from torch import nn
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.tokens import Tokens, special_tokens, tokenise
@@ -17,19 +13,17 @@ from w2s_ray.errors import StoreError
 from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.stage import Execution, ModelSource
+from w2s_ray.spec.stage import ModelSource
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training.features import StoredFeatures, features
 from w2s_ray.training.feed import Examples, Feeder, LargestMicroBatch, Purpose
 from w2s_ray.training.memory.footprint import PREDICTION_TOKENS
 from w2s_ray.training.models.catalogue import model_folder
-from w2s_ray.training.models.network import evaluating, load_tokenizer
+from w2s_ray.training.models.network import load_tokenizer
 from w2s_ray.training.progress import timed
 from w2s_ray.training.workers import Workers
-from w2s_ray.training.zero import Engine, sharded_loading
 
 AnyExamples = TypeVar("AnyExamples", bound=Examples)
-
-_TEXTS_PER_FEATURE_BATCH = 16
 
 
 class StageInputs:
@@ -40,6 +34,8 @@ class StageInputs:
         self.prediction_tokens = PREDICTION_TOKENS
         """Padded tokens of one forward pass without gradients; fewer where memory ran out before."""
         self.largest = LargestMicroBatch()
+        self.stored: StoredFeatures | None = None
+        """The features that a probe trains on and predicts from, once they are read."""
         self.seconds: dict[str, float] = {}
         """Wall time by activity."""
         self._verified: dict[str, Path] = {}
@@ -103,10 +99,12 @@ class StageInputs:
         return self.stage.execution.zero_stage == 3
 
     def texts(self, rows_N: IntArray, context: int) -> Examples:
-        """Return the texts of these rows of the task, each cut to its last `context` tokens."""
+        """Return the texts of these rows of the task, each cut to its last `context` tokens, and features if stored."""
+        assert self.stored is None or context == self.spec.optimisation.context_tokens, "features of another context"
         return Examples(
             tokens=self.tokens.rows(self.prepared.text_numbers(rows_N), context),
             texts_per_example=self.prepared.texts_per_example,
+            features_MD=None if self.stored is None else self.stored.of(rows_N),
         )
 
     def feeder(self, examples: AnyExamples, tokens_per_micro_batch: int | None = None) -> Feeder[AnyExamples]:
@@ -121,57 +119,3 @@ class StageInputs:
         with timed(self.seconds, "features"):
             pad = self.tokenizer.pad_token_id
             return features(texts, self.source_folder, pad, self.stage.execution, self.workers)
-
-
-def features(examples: Examples, folder: Path, pad: int, execution: Execution, workers: Workers) -> FloatArray:
-    """Return features_ND of N examples: the last hidden state of each text's last token. Collective.
-
-    Label transforms compare examples by these, so they must be the same on every rank and under every execution: texts
-    are read in fp32, in batches that depend on their lengths alone, each batch on one rank. The weights are those of
-    the model in `folder`, before the stage trains it. The features of a pair are its second text's minus its first's,
-    so that swapped texts have the opposite features.
-    """
-    with sharded_loading(execution):
-        hf = AutoModel.from_pretrained(folder, dtype=torch.float32)
-    engine = Engine(_LastHiddenState(hf).to(workers.device), execution, None)
-    try:
-        hidden_MD = _hidden_states(engine.model, Examples(tokens=examples.tokens), pad, workers)
-    finally:
-        engine.destroy()
-    if examples.texts_per_example == 1:
-        return hidden_MD
-    first_ND, second_ND = hidden_MD.reshape(2, len(examples), -1)
-    return np.asarray(second_ND - first_ND)
-
-
-class _LastHiddenState(nn.Module):
-    def __init__(self, hf: PreTrainedModel) -> None:
-        super().__init__()
-        self.hf = hf
-        hf.config.use_cache = False
-
-    def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
-        """Return hidden_RD of each row's last token that is not padding."""
-        positions_T = torch.arange(tokens_RT.shape[1], device=last_R.device)
-        mask_RT = (positions_T[None, :] <= last_R[:, None]).long()
-        hidden_RTD: torch.Tensor = self.hf(input_ids=tokens_RT, attention_mask=mask_RT).last_hidden_state
-        return hidden_RTD[torch.arange(len(last_R), device=last_R.device), last_R]
-
-
-def _hidden_states(model: nn.Module, texts: Examples, pad: int, workers: Workers) -> FloatArray:
-    """Return hidden_ND of all texts. Ranks without a batch in the last round repeat it and discard the result."""
-    feeder = Feeder(texts, Workers(0, 1, workers.device), sys.maxsize, pad)
-    order_N = np.argsort(texts.lengths_N, kind="stable")
-    starts = range(0, len(order_N), _TEXTS_PER_FEATURE_BATCH)
-    batches = [order_N[start : start + _TEXTS_PER_FEATURE_BATCH] for start in starts]
-    hidden_ND: torch.Tensor | None = None
-    with evaluating(model):
-        for number in range(workers.rank, len(batches) + workers.rank, workers.size):
-            (batch,) = feeder.micro_batches(batches[min(number, len(batches) - 1)])
-            hidden_RD = model(batch.tokens_RT, batch.last_R)
-            if hidden_ND is None:
-                hidden_ND = torch.zeros((len(texts), hidden_RD.shape[1]), device=workers.device)
-            if number < len(batches):
-                hidden_ND[torch.from_numpy(batch.positions).to(workers.device)] = hidden_RD
-    assert hidden_ND is not None, "no texts"
-    return workers.sum(hidden_ND).cpu().numpy()

@@ -170,6 +170,7 @@ class ClassObjective(StageObjective):
         return LabelledExamples(
             tokens=texts.tokens,
             texts_per_example=texts.texts_per_example,
+            features_MD=texts.features_MD,
             first=texts.first,
             subtracted_NC=texts.subtracted_NC,
             targets_NC=targets_NC,

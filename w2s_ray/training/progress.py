@@ -17,7 +17,8 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.store.files import writing
 from w2s_ray.store.json_lines import whole_lines
 
-Activity = Literal["loading", "training", "predicting"]
+Activity = Literal["loading", "reading", "training", "predicting"]
+"""`reading`: the frozen model of a probe reads texts."""
 
 _SECONDS_BETWEEN_REPORTS = 0.5
 
@@ -50,7 +51,7 @@ class StageResult:
     attempts_trained: bool
     """Whether this run started training (False: the stage was finished, at most predictions were missing)."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Wall time by activity: total, training, evaluation, labelling, features."""
+    """Wall time by activity: total, reading, training, evaluation, labelling, features."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     memory_bytes: int = 0
     """Resident memory of rank 0's process after the stage; 0 when it was not measured."""

@@ -31,6 +31,7 @@ from w2s_ray.training.models.network import (
     save_network,
 )
 from w2s_ray.training.objectives import ACCURACY, ClassObjective, StageObjective
+from w2s_ray.training.probes import HeadNetwork, ReadingStopped, load_probe, with_body
 from w2s_ray.training.progress import Journal, Observer, StageResult, TrainState, timed
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
@@ -67,7 +68,7 @@ def run_stage(
         run.prepare(finished)
         missing = workers.on_rank_0(lambda: tuple(spec for spec in stage.predicts if store.find(spec.identity) is None))
         if finished is None:
-            run.train()
+            run.train(missing)
         elif missing:
             run.load_for_prediction()
         if missing and not run.stopped:
@@ -119,8 +120,11 @@ class _StageRun:
         self.inputs.prediction_tokens = self.memory.prediction_tokens
         self.objective = OBJECTIVES[self.spec.objective](self.inputs)
 
-    def train(self) -> None:
-        """Train the stage and commit it to the store; a prompted stage is only validated."""
+    def train(self, missing: tuple[PredictionSpec, ...]) -> None:
+        """Train the stage and commit it to the store; a prompted stage is only validated.
+
+        A probe reads the texts of the `missing` predictions too.
+        """
         spec, execution, settings = self.spec, self.stage.execution, self.spec.optimisation
         self.attempt = self.workers.on_rank_0(self._begin)
         self.objective.check(self.stage.predicts)
@@ -129,6 +133,11 @@ class _StageRun:
             self._count_shots(spec.trainable.num_shots)
             self.load_for_prediction()
             self._finish(TrainState(), num_steps=0)
+            return
+        try:
+            head = self._load_head(missing) if spec.reads_once else None
+        except ReadingStopped:
+            self.stopped = True
             return
         steps = plan_steps(
             self.objective.planned_lengths_N,
@@ -140,7 +149,7 @@ class _StageRun:
         self._count_truncated()
         journal = Journal(spec.identity, self.folder / "metrics.jsonl", self.observer, len(steps))
         journal.activity("loading")
-        self._start_engine(self._load_trainable(), trains=True)
+        self._start_engine(head or self._load_trainable(), trains=True)
         checkpoints = Checkpoints(self.folder / "checkpoints", execution, self.workers)
         state, unusable = checkpoints.restore(self.engine)
         if unusable:
@@ -178,6 +187,16 @@ class _StageRun:
                 f"{', '.join(truncated[:_IDS_SHOWN])}"
             )
         self.metrics["cut_examples"] = len(truncated)
+
+    def _load_head(self, missing: tuple[PredictionSpec, ...]) -> HeadNetwork | None:
+        """Return a probe's head, to be trained on stored features; None if the whole network has to be trained."""
+        journal = Journal(self.spec.identity, self.folder / "metrics.jsonl", self.observer, 0)
+        journal.activity("loading")
+        head = load_probe(self.inputs, [prediction.split for prediction in missing], journal, self.meter)
+        give_memory_back()  # that of the frozen model
+        if head is not None:
+            self.metrics["fell_back_to_fp32"] = False
+        return head
 
     def _count_shots(self, wanted: int) -> None:
         shots_N = self.objective.num_shots_N()
@@ -227,8 +246,12 @@ class _StageRun:
             "best_step": state.best_step,
             "train_tokens": state.train_tokens,
             "train_seconds": state.train_seconds,
-            "tokens_per_second": state.train_tokens / max(state.train_seconds, 1e-9),
         }
+        if self.inputs.stored is not None:
+            num_tokens, seconds = self.inputs.stored.cost([part.split for part in self.spec.train])
+            self.metrics |= {"read_tokens": num_tokens, "read_seconds": seconds}
+            self.metrics["train_seconds"] += seconds
+        self.metrics["tokens_per_second"] = state.train_tokens / max(self.metrics["train_seconds"], 1e-9)
         if self.stopped:
             return
         if num_steps:
@@ -275,8 +298,10 @@ class _StageRun:
     def _save(self, weights: dict[str, torch.Tensor] | None, name: str) -> None:
         """Write the model into the stage's folder; on rank 0, which has the weights."""
         assert weights is not None
-        context = self.spec.optimisation.context_tokens
-        save_network(self.network, weights, self.inputs.tokenizer, self.folder / name, context)
+        context, network = self.spec.optimisation.context_tokens, self.network
+        if isinstance(network, HeadNetwork):
+            network, weights = with_body(self.inputs, weights)
+        save_network(network, weights, self.inputs.tokenizer, self.folder / name, context)
 
     def predict(self, missing: tuple[PredictionSpec, ...]) -> None:
         """Make the missing predictions."""

@@ -98,7 +98,7 @@ class QueuedStage:
 def work_of(stage: PlannedStage) -> float:
     """Return the most tokens that each worker of a stage trains on: its cost if its model's size is unknown."""
     examples = sum(part.split.num_examples for part in stage.spec.train)
-    return examples * stage.spec.optimisation.epochs * stage.spec.optimisation.context_tokens / stage.execution.workers
+    return examples * stage.spec.num_readings * stage.spec.optimisation.context_tokens / stage.execution.workers
 
 
 class Queue:

@@ -44,7 +44,7 @@ class MemorySettings:
         asked = self._stage.execution.activation_checkpointing
         if asked != "auto":
             return asked
-        if shape is None:
+        if shape is None or self._stage.spec.reads_once:
             return False
         tokenizer: Tokenizer = self._inputs.tokenizer.backend_tokenizer
         tokens = longest_tokens(self._inputs.prepared, tokenizer)

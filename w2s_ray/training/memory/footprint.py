@@ -125,10 +125,12 @@ class _Terms:
             "loading": self._process() | {"weights": self._weights, "loading": self._drawn or self._full},
             "predicting": self._process() | {"weights": self._weights} | self._forward_alone(),
         }
-        if self._trained:
+        if self._spec.reads_once:
+            self.phases = self._probing()
+        elif self._trained:
             self.phases |= {"training": self._training(), "saving": self._saving()}
-        if self._trained and (self._spec.optimisation.early_stopping is not None or stage.num_reports):
-            self.phases["evaluating"] = self.phases["predicting"] | {"moments": self._moments}
+            if self._spec.optimisation.early_stopping is not None or stage.num_reports:
+                self.phases["evaluating"] = self.phases["predicting"] | {"moments": self._moments}
 
     @property
     def _fills_context(self) -> bool:
@@ -193,6 +195,19 @@ class _Terms:
         """Number of workers that share what ZeRO shards from `from_stage` on."""
         return self._execution.workers if self._execution.zero_stage >= from_stage else 1
 
+    def _probing(self) -> dict[str, dict[str, int]]:
+        """The phases of a probe: the frozen model is freed before training, and rank 0 loads it again to save it."""
+        features = self._process() | {"features": self._features()}
+        alone = self._forward_alone()
+        forward = {"activations": alone["activations"], "head": alone["head"]}
+        always = self._process() | {"weights": self._weights, "gathered weights": self._gathered(), "buckets": 0}
+        return {
+            "loading": self.phases["loading"],
+            "reading": always | forward | {"kept by the allocator": self._kept(always, forward)},
+            "training": features,
+            "saving": features | {"collected weights": self._full},
+        }
+
     def _training(self) -> dict[str, int]:
         """The largest of three: the end of the forward pass, the end of the backward pass, the optimizer's step."""
         all_gradients = _FP32 * self._trained
@@ -226,14 +241,29 @@ class _Terms:
         }
 
     def _forward_alone(self) -> dict[str, int]:
-        tokens = min(PREDICTION_TOKENS, self._most_predicted)
+        tokens = min(PREDICTION_TOKENS, self._most_read)
         layer = tokens * _FP32 * (3 * self._shape.inner_size + 6 * self._shape.hidden_size)
         return {"activations": layer, "head": self._head(tokens) * 3 // 4, "gathered weights": self._gathered()}
 
+    def _features(self) -> int:
+        """The features of the training examples and of the largest other split, in the host's memory."""
+        if self._on_gpu:
+            return 0
+        examples = sum(part.split.num_examples for part in self._spec.train) + self._largest_split
+        return _FP32 * self._shape.hidden_size * examples * (2 if self._spec.objective == "preference" else 1)
+
     @property
-    def _most_predicted(self) -> int:
-        """Padded tokens per worker of the largest predicted split."""
-        rows = max((prediction.split.num_examples for prediction in self._stage.predicts), default=0)
+    def _largest_split(self) -> int:
+        """Examples of the largest predicted split; for a probe, of the largest split that it reads."""
+        splits = [prediction.split for prediction in self._stage.predicts]
+        if self._spec.reads_once:
+            splits += [part.split for part in self._spec.train]
+        return max((split.num_examples for split in splits), default=0)
+
+    @property
+    def _most_read(self) -> int:
+        """Padded tokens per worker of the largest split that is read without gradients."""
+        rows = self._largest_split
         return max(rows // self._execution.workers, 1) * self._example
 
     @property

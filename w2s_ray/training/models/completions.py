@@ -100,7 +100,7 @@ def pair_completions(
         prompt = np.array(ids_of_prompt, dtype=np.int32)
         pair = [texts_of[number] for texts_of in texts]
         shared = min(_num_shared(prompt, text) for text in pair)
-        ends = [text[shared:] for text in pair]
+        ends = [text[: 0 if np.array_equal(text, prompt) else None][shared:] for text in pair]  # none without a rest
         check_completions(ends, f"the completions of the pair {ids[number]!r}", context - max(len(before), 1), context)
         room = context - len(before) - max(len(end) for end in ends)
         kept = prompt[max(shared - room, 0) : shared]

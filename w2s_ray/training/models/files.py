@@ -205,8 +205,8 @@ def check_language_model(folder: Path, model: str, key: str) -> None:
         ModelError: when it is none.
     """
     config = _json(folder / CONFIG)
-    kind = config.get("model_type", "")
-    if kind in _DECODERS:
+    kind = config.get("model_type")
+    if kind is None or kind in _DECODERS:
         return
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -216,7 +216,7 @@ def check_language_model(folder: Path, model: str, key: str) -> None:
     reads_forward = config.get("is_decoder", False) or kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not reads_forward:
         raise ModelError(
-            f"{key} needs a language model, and {model} is none: its type is {kind or 'unknown'}",
+            f"{key} needs a language model, and {model} is none: its type is {kind}",
             f"choose a decoder, such as a Llama or GPT-2, or remove {key}",
         )
 
