@@ -13,9 +13,11 @@ from w2s_ray.tasks import nlp
 
 FOLDER = Path(__file__).parents[2] / "tune_configs"
 NUM_STAGES = {
-    # S, then per seed: M chain and ceiling; L chain with three losses, direct, ceiling.
-    "quickstart": 8,
+    # S; the three untrained models; M chain and ceiling; L chain with two losses, direct, ceiling.
+    "quickstart": 10,
+    # Per seed: S; M chain and ceiling; L chain with three losses, direct, ceiling.
     "continuation": 5 * 8,
+    "evidence": 5 * 8,
     "pretrain_ladder": 3,
     "pretrain_reviews": 3,
     "pretrain_chess": 3,
@@ -112,7 +114,8 @@ def test_the_demo_uses_each_zero_stage_and_enough_test_examples() -> None:
     }
     assert {entry.execution.group_shape.workers for entry in study.ladder.values()} == {2}
     assert all((task.test_examples or 0) >= 2000 for task in study.tasks.values())
-    assert (load_study(FOLDER / "continuation.yaml").tasks["continuation"].test_examples or 0) >= 4000
+    for name in ("continuation", "evidence"):
+        assert all((task.test_examples or 0) >= 4000 for task in load_study(FOLDER / f"{name}.yaml").tasks.values())
 
 
 def test_the_papers_language_study_has_its_22_tasks_and_their_references() -> None:

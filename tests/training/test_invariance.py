@@ -77,13 +77,11 @@ SCORES: dict[str, object] = {
     "calibrated": {"kind": "likelihood", "calibrate": True},
 }
 """Scores of pairs, by label."""
-NAMED = ("names", "calibrated names")
-"""Labels of stages that score the names of classes."""
 MORE_RUNS = [*SOME_RUNS, Run(2, 1, TIGHT), Run(2, 3, ROOMY, "ahead", checkpointing=True)]
 RUNS = [(label, run) for place, label in enumerate(LABELS) for run in (ALL_RUNS if place < 1 else SOME_RUNS)]
 RUNS += [(label, run) for label in KINDS for run in MORE_RUNS]
-RUNS += [("likelihood", run) for run in (*MORE_RUNS, Run(1, 0, TIGHT, checkpointing=True), Run(2, 2, TIGHT, "ahead"))]
-RUNS += [(label, run) for label in ("dpo", "calibrated", *NAMED) for run in SOME_RUNS]
+RUNS += [("likelihood", run) for run in (*MORE_RUNS, Run(2, 2, TIGHT, "ahead"))]
+RUNS += [(label, run) for label in ("dpo", "calibrated", "names") for run in SOME_RUNS]
 FEATURES = 5
 """A micro-batch of five features, each as long as one token; a step of a probe has several."""
 PROBE_RUNS = [
@@ -114,14 +112,12 @@ def stages_in(folder: Path) -> dict[str, PlannedStage]:
         "probe": {"arms": ["ceiling"], "trainable": {"large": {"kind": "probe"}}},
         "lora": {"arms": ["ceiling"], "trainable": {"large": {"kind": "lora", "rank": 2}}},
     }
-    named = {"names": "likelihood", "calibrated names": SCORES["calibrated"]}
-    methods |= {name.replace(" ", "-"): {"arms": ["ceiling"], "score": score} for name, score in named.items()}
+    methods["names"] = {"arms": ["ceiling"], "score": SCORES["calibrated"]}
     moods, pairs, answers = (make_tiny(folder, task, methods=methods) for task in (Moods(), Pairings(), Replies()))
     stages |= {"pairs": stage_of(pairs, "ceiling"), "answers": stage_of(answers, "ceiling")}
     stages |= {"text": stage_of(moods, "generative", "text"), "probe of pairs": stage_of(pairs, "ceiling", "probe")}
-    stages |= {name: stage_of(moods, "ceiling", name.replace(" ", "-")) for name in NAMED}
     stages |= {name: stage_of(prompted_pairs(folder), "ceiling", name) for name in SCORES}
-    return stages | {part: stage_of(moods, "ceiling", part) for part in ("probe", "lora")}
+    return stages | {part: stage_of(moods, "ceiling", part) for part in ("probe", "lora", "names")}
 
 
 def prompted_pairs(folder: Path) -> Tiny:
