@@ -19,14 +19,13 @@ import torch
 import typer
 from pydantic_core import to_json
 
-from throughput import EXECUTION, SETTINGS, Case, our_side, seconds_of, single_worker
-from w2s_ray.data.batches import plan_steps
+from throughput import SETTINGS, Case, our_side, seconds_of, single_worker
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
 from w2s_ray.spec.stage import ModelSource, Objective, Score, StageSpec
-from w2s_ray.training.feed import Feeder, LabelledExamples
+from w2s_ray.training.feed import LabelledExamples
 from w2s_ray.training.models.catalogue import model_folder
-from w2s_ray.training.models.network import load_network, load_tokenizer
+from w2s_ray.training.models.network import load_tokenizer
 from w2s_ray.training.workers import Workers
 
 COMPLETION = (4, 20)
@@ -114,16 +113,7 @@ def cases_of(model: str, workers: Workers, num_steps: int) -> dict[str, Case]:
             init_seed=0,
             order_seed=0,
         )
-        steps = plan_steps(
-            examples.lengths_N,
-            epochs=1.0,
-            examples_per_step=settings.examples_per_step,
-            order_seed=0,
-            bucketing_window=settings.bucketing_window,
-        )
-        feeder = Feeder(examples, workers, EXECUTION.tokens_per_micro_batch, tokenizer.pad_token_id)
-        folder = model_folder(model, "")
-        return Case(spec, examples, feeder, steps, lambda: load_network(spec, folder, tokenizer, EXECUTION))
+        return Case.of(spec, examples, workers, tokenizer)
 
     return {
         "likelihood": case(pairs, "preference", Score(beta=2.0)),

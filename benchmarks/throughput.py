@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import typer
 from pydantic_core import to_json
+from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.science import IntArray
@@ -98,6 +99,22 @@ class Case:
     steps: list[IntArray]
     load: Callable[[], Network]
 
+    @classmethod
+    def of(
+        cls, spec: StageSpec, examples: LabelledExamples, workers: Workers, tokenizer: PreTrainedTokenizerFast
+    ) -> Self:
+        settings = spec.optimisation
+        steps = plan_steps(
+            examples.lengths_N,
+            epochs=1.0,
+            examples_per_step=settings.examples_per_step,
+            order_seed=0,
+            bucketing_window=settings.bucketing_window,
+        )
+        feeder = Feeder(examples, workers, EXECUTION.tokens_per_micro_batch, tokenizer.pad_token_id)
+        folder = model_folder(spec.starts_from.name, "")
+        return cls(spec, examples, feeder, steps, lambda: load_network(spec, folder, tokenizer, EXECUTION))
+
     @property
     def num_tokens(self) -> int:
         return int(sum(self.examples.lengths_N[positions].sum() for positions in self.steps))
@@ -119,17 +136,7 @@ def case_of(model: str, workers: Workers, num_steps: int) -> Case:
         init_seed=0,
         order_seed=0,
     )
-    steps = plan_steps(
-        examples.lengths_N,
-        epochs=1.0,
-        examples_per_step=SETTINGS.examples_per_step,
-        order_seed=0,
-        bucketing_window=SETTINGS.bucketing_window,
-    )
-    feeder = Feeder(examples, workers, EXECUTION.tokens_per_micro_batch, tokenizer.pad_token_id)
-    return Case(
-        spec, examples, feeder, steps, lambda: load_network(spec, model_folder(model, ""), tokenizer, EXECUTION)
-    )
+    return Case.of(spec, examples, workers, tokenizer)
 
 
 def our_side(case: Case, folder: Path) -> Callable[[], None]:

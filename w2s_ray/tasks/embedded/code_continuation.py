@@ -34,10 +34,10 @@ import pyarrow as pa
 
 from w2s_ray.spec.identity import identity, seeded_hash
 from w2s_ray.tasks.embedded import corpus
-from w2s_ray.tasks.embedded.published import check_published
+from w2s_ray.tasks.embedded.published import EmbeddedTask
 from w2s_ray.tasks.embedded.python_source import function_id
 from w2s_ray.tasks.examples import PAIR_CLASSES, hash_choice
-from w2s_ray.tasks.task import POOL, SCHEMA, Kind, TaskData
+from w2s_ray.tasks.task import POOL, SCHEMA, Kind
 
 RECIPE = 3
 """Increase when this module would make different examples from the same corpus."""
@@ -81,9 +81,10 @@ class Cut(NamedTuple):
 Pair = tuple[Cut, Cut]
 
 
-class CodeContinuation:
+class CodeContinuation(EmbeddedTask):
     """The tasks `code_continuation`, `code_continuation_hard`, `code_continuation_pairs` and `…_pairs_hard`."""
 
+    recipe = RECIPE
     cue = "# Is the last line from elsewhere, or is it the one that follows? Answer:"
 
     def __init__(self, *, hard: bool = False, kind: Literal["classes", "pairs"] = "classes") -> None:
@@ -93,26 +94,8 @@ class CodeContinuation:
         self._hard = hard
         self._pairs: Callable[[Iterable[Cut]], Iterator[Pair]] = pairs_within_files if hard else pairs_across_packages
 
-    def fingerprint(self) -> str:
-        """Return the digest of the recipe and the packages' versions.
-
-        Raises:
-            DataError: when a package is not installed.
-        """
-        return identity("task", [self.name, RECIPE, corpus.RECIPE, corpus.versions()])
-
-    def read(self) -> TaskData:
-        """Return the examples of each pair of cuts, a bundle; the group is the pair's file or files.
-
-        Raises:
-            DataError: when a package is not installed, or its source was changed.
-        """
-        table = self.examples()
-        check_published(self.name, table, corpus.versions())
-        return TaskData(table, self.class_names)
-
     def examples(self) -> pa.Table:
-        """Return the examples without comparing them with the manifest.
+        """Return the examples of each pair of cuts, a bundle; the group is the pair's file or files.
 
         Raises:
             DataError: when a package is not installed.

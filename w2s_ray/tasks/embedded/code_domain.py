@@ -14,11 +14,11 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from w2s_ray.spec.identity import identity, seeded_hash
+from w2s_ray.spec.identity import seeded_hash
 from w2s_ray.tasks.embedded import corpus
-from w2s_ray.tasks.embedded.published import check_published
+from w2s_ray.tasks.embedded.published import EmbeddedTask
 from w2s_ray.tasks.embedded.python_source import function_id
-from w2s_ray.tasks.task import POOL, SCHEMA, Kind, TaskData
+from w2s_ray.tasks.task import POOL, SCHEMA, Kind
 
 RECIPE = 1
 """Increase when this module would make different examples from the same corpus."""
@@ -32,33 +32,17 @@ MIN_LINES = 2
 TEXT_CHARS = 200
 
 
-class CodeDomain:
+class CodeDomain(EmbeddedTask):
     """The task `code_domain`."""
 
     name = "code_domain"
     kind: Kind = "classes"
+    class_names = CLASS_NAMES
+    recipe = RECIPE
     cue = CUE
 
-    def fingerprint(self) -> str:
-        """Return the digest of the recipe and the packages' versions.
-
-        Raises:
-            DataError: when a package is not installed.
-        """
-        return identity("task", [self.name, RECIPE, corpus.RECIPE, corpus.versions()])
-
-    def read(self) -> TaskData:
-        """Return one example for each distinct text.
-
-        Raises:
-            DataError: when a package is not installed, or its source was changed.
-        """
-        table = self.examples()
-        check_published(self.name, table, corpus.versions())
-        return TaskData(table, CLASS_NAMES)
-
     def examples(self) -> pa.Table:
-        """Return the examples without comparing them with the manifest.
+        """Return one example for each distinct text.
 
         Raises:
             DataError: when a package is not installed.

@@ -9,15 +9,55 @@ make a different task with another fingerprint, which is logged. After a change 
 
 import hashlib
 import logging
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import pyarrow as pa
 
 from w2s_ray.errors import DataError
 from w2s_ray.spec.base import Spec
+from w2s_ray.spec.identity import identity
+from w2s_ray.tasks.embedded import corpus
+from w2s_ray.tasks.task import Kind, TaskData
 
 MANIFEST = Path(__file__).with_name("manifest.json")
 _logger = logging.getLogger(__name__)
+
+
+class EmbeddedTask(ABC):
+    """A task made from the source of the installed packages, whose examples are published."""
+
+    name: str
+    kind: Kind
+    class_names: tuple[str, ...]
+    recipe: int
+    """Version of its examples."""
+
+    def fingerprint(self) -> str:
+        """Return the digest of the recipe and the packages' versions.
+
+        Raises:
+            DataError: when a package is not installed.
+        """
+        return identity("task", [self.name, self.recipe, corpus.RECIPE, corpus.versions()])
+
+    def read(self) -> TaskData:
+        """Return the examples.
+
+        Raises:
+            DataError: when a package is not installed, or its source was changed.
+        """
+        table = self.examples()
+        check_published(self.name, table, corpus.versions())
+        return TaskData(table, self.class_names)
+
+    @abstractmethod
+    def examples(self) -> pa.Table:
+        """Return the examples without comparing them with the manifest.
+
+        Raises:
+            DataError: when a package is not installed.
+        """
 
 
 class PublishedTask(Spec):
