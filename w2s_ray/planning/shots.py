@@ -48,7 +48,7 @@ def shot_notices(stages: Iterable[PlannedStage], resolution: Resolution, store: 
 
 class _Fit(NamedTuple):
     num_tokens: int
-    """Of a text."""
+    """Tokens of a text."""
     num_shots: int
     """Shots that fit before it."""
 

@@ -200,9 +200,9 @@ class _Spread:
     tests_B: FloatArray
     """On each resample of the test set."""
     own_variance: float
-    """Over resamples, of each seed's summand by itself, summed over seeds."""
+    """Variance over resamples of each seed's summand by itself, summed over seeds."""
     seed_variance: float
-    """Of the mean over seeds: s² / S."""
+    """Variance of the mean over seeds: s² / S."""
     num_seeds: int
 
     def bounds(self) -> tuple[float, float]:

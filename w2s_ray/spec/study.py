@@ -163,9 +163,9 @@ class TaskSizes(Spec):
 
     S: int
     T: int
-    """Of every Ti."""
+    """The size of every Ti."""
     V: int
-    """Of every Vi."""
+    """The size of every Vi."""
     balance: bool
     """Whether they are balanced by class."""
 

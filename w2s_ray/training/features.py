@@ -42,7 +42,7 @@ RECIPE = 1
 """Version of the features of probes; increase when the same texts would give different ones."""
 _ARRAY_NAME = "features.npy"
 _TEXTS_PER_BATCH = 16
-"""Of label transforms."""
+"""Texts that are read together for label transforms."""
 
 
 def features(examples: Examples, folder: Path, pad: int, execution: Execution, workers: Workers) -> FloatArray:

@@ -32,11 +32,11 @@ class Examples:
     """K·N rows: the first text of every example, then every second text, and so on."""
     texts_per_example: int = 1
     features_MD: FloatArray | None = None
-    """What a probe's frozen body made of each of the M = K·N texts; the network reads it instead of the tokens."""
+    """Features of the M = K·N texts under a probe's frozen body; the network reads them instead of the tokens."""
     first: IntArray | None = None
     """Index of the completion's first token in each row; None where no completions are scored."""
     subtracted_NC: FloatArray | None = None
-    """What is subtracted from each example's scores; None where nothing is."""
+    """Scores of the reference, subtracted from those of each example; None without a reference."""
 
     def __len__(self) -> int:
         return len(self.tokens) // self.texts_per_example
@@ -104,7 +104,7 @@ class MicroBatch:
     first_R: torch.Tensor | None = None
     """Index of the first token of each row's completion; None where no completions are scored."""
     subtracted_BC: torch.Tensor | None = None
-    """What is subtracted from the scores of each example."""
+    """Scores of the reference, subtracted from those of each example; None without a reference."""
 
     @property
     def inputs(self) -> tuple[torch.Tensor, ...]:
