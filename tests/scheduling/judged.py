@@ -20,6 +20,7 @@ from w2s_ray.spec.chain import PlannedStage, Resolution
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.files import write_file
 from w2s_ray.training.progress import Observer, StageProgress, StageResult
 
 STEPS = 12
@@ -90,7 +91,7 @@ def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: object, obs
         if spec.optimisation.learning_rate >= TOO_HIGH and not (store.root / FORGIVEN).exists():
             raise TrainingError("the loss is nan")
         if leads:
-            checkpoint.write_text(str(step))
+            write_file(checkpoint, str(step).encode())
             report = step * stage.num_reports // STEPS
             is_due = report != (step - 1) * stage.num_reports // STEPS
             figure = quality(stage, step / STEPS)

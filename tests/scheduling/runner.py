@@ -14,6 +14,7 @@ import numpy as np
 from w2s_ray.errors import OutOfMemory, TrainingError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.files import write_file
 from w2s_ray.training.progress import Observer, StageProgress, StageResult
 
 BEHAVIOUR = "behaviour.json"
@@ -77,7 +78,7 @@ def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: object, obs
         if behaviour.fails_at == step:
             raise TrainingError("the loss is nan")
         if leads:
-            checkpoint.write_text(str(step + 1))
+            write_file(checkpoint, str(step + 1).encode())  # this process may be killed while it writes
             values = {"loss": 1.0 / (step + 1), "tokens_per_second": 100.0, "pid": float(os.getpid())}
             observer.report(StageProgress(spec.identity, "training", step + 1, behaviour.steps, values, 0.1))
         if stop.item():

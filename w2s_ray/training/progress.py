@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from w2s_ray.spec.base import Spec
-from w2s_ray.store.files import writing
+from w2s_ray.store.files import write_file, writing
 from w2s_ray.store.json_lines import whole_lines
 
 Activity = Literal["loading", "reading", "training", "predicting"]
@@ -110,9 +110,8 @@ class Journal:
         self._saved_step = step
         if self._observer is None or not self._path.exists():
             return
-        with writing(self._path):
-            kept = [line + "\n" for line in whole_lines(self._path) if json.loads(line)["step"] <= step]
-            self._path.write_text("".join(kept))
+        kept = [line + "\n" for line in whole_lines(self._path) if json.loads(line)["step"] <= step]
+        write_file(self._path, "".join(kept).encode())
 
     def saved(self, step: int) -> None:
         """Record that the checkpoint of `step` is complete."""
