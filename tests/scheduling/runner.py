@@ -26,6 +26,8 @@ class Behaviour:
     step_seconds: float = 0.02
     fails_at: int | None = None
     """Step at which all ranks raise the same error."""
+    raises_at: int | None = None
+    """Step at which all ranks raise an exception that is none of ours."""
     crashes_at: int | None = None
     """Step at which the last rank alone raises, each time."""
     runs_out_at: int | None = None
@@ -69,6 +71,8 @@ def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: object, obs
         time.sleep(behaviour.step_seconds)
         if behaviour.crashes_at == step and workers.rank == size - 1:  # type: ignore[attr-defined]
             raise RuntimeError("this rank alone")
+        if behaviour.raises_at == step:
+            raise ZeroDivisionError(f"all ranks, {os.getpid()}")
         if behaviour.runs_out_at == step:
             attempts = len((folder / "attempts_seen.jsonl").read_text().splitlines())
             if attempts <= 2 or (attempts <= 4 and workers.rank == size - 1):  # type: ignore[attr-defined]

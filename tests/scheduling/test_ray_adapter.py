@@ -8,17 +8,22 @@ import pytest
 import ray
 from ray._private.state import state
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-from ray.train import ControllerError, Result, ScalingConfig
+from ray.exceptions import ActorDiedError
+from ray.train import ControllerError, Result, ScalingConfig, WorkerGroupError
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import placement_group
 
-from w2s_ray.scheduling.ray_adapter import is_startup_timeout, remove_orphaned_placement_groups
+from w2s_ray.scheduling.ray_adapter import is_startup_timeout, remove_orphaned_placement_groups, worker_failures
 
 
 @pytest.mark.parametrize("callback", [DatasetsCallback, PlacementGroupCleanerCallback])
@@ -51,6 +56,12 @@ def test_the_scaling_policy_has_the_hooks_that_are_switched_off() -> None:
 def test_a_startup_timeout_is_recognised() -> None:
     assert is_startup_timeout(ControllerError(WorkerGroupStartupTimeoutError(2)))
     assert not is_startup_timeout(ControllerError(RuntimeError("no module named torch")))
+
+
+def test_what_ended_a_worker_is_unwrapped() -> None:
+    raised, died = ValueError("odd"), ActorDiedError()
+    wrapped = {0: UserExceptionWithTraceback(raised, "its traceback"), 1: WorkerHealthCheckFailedError("", died)}
+    assert worker_failures(WorkerGroupError("", wrapped)) == {0: raised, 1: died}
 
 
 def test_the_placement_group_table_has_the_fields_of_the_creator() -> None:

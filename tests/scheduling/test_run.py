@@ -172,6 +172,18 @@ def test_a_killed_worker_a_killed_dispatcher_and_a_bad_stage_harm_no_other(store
     assert what_is_left() == (0, 0, set())
 
 
+def test_an_exception_of_all_ranks_fails_its_stage_at_once_with_its_first_line(store: ArtifactStore) -> None:
+    behave(store, **{"confidence0.5": Behaviour(raises_at=1)}, all=Behaviour(steps=1))
+    study = small_study(methods={"naive": {}, "half": {"losses": {"l": {"kind": "confidence"}}}})
+    outcome = run(study, store, Watching())
+    (error,) = outcome.failed.values()
+    assert "ZeroDivisionError: all ranks" in error
+    assert "ZeroDivisionError" in Path(error.split("log: ")[1].split(")")[0]).read_text()
+    (student,) = (one for chain in chains_of(study) for one in chain.stages if one.spec.loss.label == "confidence0.5")
+    assert len(starts(store, student)) == 1
+    assert len(outcome.trained) == 3
+
+
 def test_an_interrupted_run_continues_from_its_checkpoint(store: ArtifactStore) -> None:
     behave(store, all=Behaviour(steps=60, step_seconds=0.05))
     study = small_study(execution=ONE_WORKER, methods={"naive": {}})

@@ -202,8 +202,7 @@ def _exit_code() -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        _unexpected(error)
-        return 1
+        return _unexpected(error)
     return 0
 
 
@@ -221,11 +220,19 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _unexpected(error: Exception) -> None:
-    """Print a bug as one line; its traceback goes to a log."""
+def _unexpected(error: Exception) -> int:
+    """Print a bug, or an error of Ray, as one line; its traceback goes to a log. Return the exit code."""
     if terminal.log is None:
         descriptor, name = tempfile.mkstemp(prefix="w2s-", suffix=".log")
         os.close(descriptor)
         terminal.capture(Path(name))
+    if "ray" in sys.modules:
+        from w2s_ray.scheduling.ray_errors import in_our_words, is_of_ray
+
+        if is_of_ray(error):
+            known = in_our_words(error)
+            terminal.explain(error, str(known))
+            return known.exit_code
     lines = str(error).strip().splitlines() or ["no message"]
     terminal.explain(error, f"unexpected {type(error).__name__}: {lines[0][:300]}")
+    return 1

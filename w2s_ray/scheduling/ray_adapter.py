@@ -16,6 +16,9 @@ There is no public setting for any of these.
 `remove_orphaned_placement_groups` (ray._private.state, gcs_pb2): when a Train controller is killed its placement group
 keeps the CPUs until the job ends (https://github.com/ray-project/ray/issues/58515). Ray's public tables do not show who
 created a placement group.
+
+`worker_failures` (exceptions of ray.train.v2): what a worker raised, or how its process ended, is wrapped in classes
+that have no public name.
 """
 
 import os
@@ -24,10 +27,14 @@ from typing import Any
 import ray
 from ray._private.state import state
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-from ray.train import ControllerError, Result
+from ray.train import ControllerError, Result, WorkerGroupError
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -68,6 +75,19 @@ class _FixedSize(FixedScalingPolicy):
 def is_startup_timeout(error: ControllerError) -> bool:
     """Return whether Train gave up because Ray did not place the workers in time."""
     return isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
+
+
+def worker_failures(error: WorkerGroupError) -> dict[int, BaseException]:
+    """Return by rank what a worker raised, or Ray's error for the end of its process."""
+    failures: dict[int, BaseException] = {}
+    for rank, failure in error.worker_failures.items():
+        inner: Any = failure
+        if isinstance(failure, UserExceptionWithTraceback):
+            inner = failure._base_exc
+        elif isinstance(failure, WorkerHealthCheckFailedError):
+            inner = failure.health_check_failure
+        failures[rank] = inner
+    return failures
 
 
 def remove_orphaned_placement_groups() -> int:

@@ -19,25 +19,27 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from w2s_ray.errors import Interrupted, LeaseHeld, ResourceError, StoreError, TrainingError, first_line
+from w2s_ray.errors import Interrupted, LeaseHeld, StoreError, TrainingError
 from w2s_ray.planning.memory import check_memory, longest_text
 from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import save_study
 from w2s_ray.scheduling.dispatcher.dispatcher import Dispatcher
 from w2s_ray.scheduling.dispatcher.leases import StageLeases, StudyLease
 from w2s_ray.scheduling.dispatcher.writer import ActorName, Writer
+from w2s_ray.scheduling.ray_errors import how_it_ended, in_our_words, translated
 from w2s_ray.scheduling.session import check_cluster, cluster_nodes, ray_session
 from w2s_ray.scheduling.status import StageEvent, StudyStatus, StudyView
 from w2s_ray.scheduling.study import ChainOutcome, RunSettings, StudyOutcome, is_finished
 from w2s_ray.scheduling.tune.candidates import CandidateJudge
 from w2s_ray.scheduling.tune.search import Search
-from w2s_ray.scheduling.tune.trials import ChainTuning, Tuning, killed_for_memory
+from w2s_ray.scheduling.tune.trials import ChainTuning, Tuning
 from w2s_ray.scheduling.workers.group import RayGroupLauncher
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.compile import compile_study
@@ -46,7 +48,6 @@ from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.run_status import clear_run_status, logs_folder, write_run_status
-from w2s_ray.training.memory.usage import usage_text
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -108,7 +109,7 @@ class Run:
     def go(self, address: str | None) -> StudyOutcome:
         """Run the study; see `run_study`."""
         chains = None
-        with self._study_lease(), _explained_memory_kills(), ray_session(address):
+        with self._study_lease(), translated(self._dispatcher_log), ray_session(address):
             nodes = cluster_nodes()
             check_cluster(executions(self._study), nodes)
             longest = longest_text(self._store, self._resolution)
@@ -144,13 +145,14 @@ class Run:
         if self._interrupt.is_set() and (self._judge is not None or self._left()):
             raise self._interrupted("the rest is not finished")
         if self._num_deaths == _MAX_DEATHS:
-            if killed_for_memory(error):
+            if how_it_ended(error)[0] == "memory":
                 raise error
             raise TrainingError(
-                f"the dispatcher died {_MAX_DEATHS} times in a row without a stage finished: {first_line(error)}",
-                "logs/dispatcher.log in the study's folder may have the reason; the same command continues",
+                f"the dispatcher died {_MAX_DEATHS} times in a row without a stage finished: "
+                f"{in_our_words(error).message}",
+                f"{self._dispatcher_log} may have the reason; the same command continues",
             ) from error
-        logger.warning("the dispatcher died and is started again: %s", first_line(error))
+        logger.warning("the dispatcher died and is started again: %s", error)
 
     def _run_search(self, judge: CandidateJudge, dispatcher: "ActorHandle[Dispatcher]") -> None:
         """Let Tune judge the candidates, and add the chains of the best."""
@@ -251,6 +253,10 @@ class Run:
         returned = [event.stage.identity for event in self._events if event.result and event.result.attempts_trained]
         return list(dict.fromkeys([*known, *(key for key in returned if self._store.find(key) is not None)]))
 
+    @property
+    def _dispatcher_log(self) -> Path:
+        return logs_folder(self._store, self._study.name) / "dispatcher.log"
+
     def _interrupted(self, left: str) -> Interrupted:
         done = len(self._trained())
         return Interrupted(f"stopped on request: {done} stages done, {left}", "run the same command again to continue")
@@ -289,7 +295,7 @@ class Run:
                 writer=writer,
                 parameters=sizes if all(sizes.values()) else None,
                 serves=_chain_names(self._chains),
-                log=logs_folder(self._store, self._study.name) / "dispatcher.log",
+                log=self._dispatcher_log,
             )
         )
         try:
@@ -318,20 +324,6 @@ class Run:
                 for line in ray.get(writer.close.remote(), timeout=_TRACKER_SECONDS):
                     self._settings.notify(line)
             ray.kill(writer)
-
-
-@contextmanager
-def _explained_memory_kills() -> Iterator[None]:
-    """Raise a ResourceError in place of what Ray raises when its memory monitor killed a process."""
-    try:
-        yield
-    except (RayError, RuntimeError) as error:
-        if not killed_for_memory(error):
-            raise
-        raise ResourceError(
-            f"Ray's memory monitor killed a process of the run: {first_line(error)}; {usage_text()}",
-            "free memory on this machine or use a larger one; the same command continues",
-        ) from error
 
 
 def _chain_names(chains: Iterable[Chain]) -> dict[str, list[str]]:

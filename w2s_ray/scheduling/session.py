@@ -178,9 +178,12 @@ def _connect(address: str | None, num_cpus: int | None, folder: Path | None) -> 
                 object_store_memory=_OBJECT_STORE_BYTES,
                 _temp_dir=str(folder),
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, RayError) as error:
         if not address:
-            raise
+            raise ResourceError(
+                f"Ray could not be started on this machine: {first_line(error)}",
+                f"`w2s doctor` checks the machine; Ray's files are below {tempfile.gettempdir()}",
+            ) from error
         raise ResourceError(
             f"no Ray cluster answers at {address}: {first_line(error)}", "start one with `ray start --head`"
         ) from error

@@ -1,6 +1,7 @@
 """The process group of a stage: this process's rank, and the few collectives that training needs."""
 
 import os
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -8,7 +9,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from w2s_ray.errors import W2SError
+from w2s_ray.errors import TrainingError, first_line
 
 T = TypeVar("T")
 
@@ -63,16 +64,16 @@ class Workers:
         """Run `work` on rank 0 and broadcast the result.
 
         Raises:
-            W2SError: on every rank, when rank 0 raised it; otherwise the others would wait in a collective forever.
+            Exception: on every rank, when rank 0 raised it; otherwise the others would wait in a collective forever.
         """
         if self.size == 1:
             return work()
-        outcome: list[tuple[T | None, W2SError | None]] = [(None, None)]
+        outcome: list[tuple[T | None, Exception | None]] = [(None, None)]
         if self.is_rank_0:
             try:
                 outcome = [(work(), None)]
-            except W2SError as error:
-                outcome = [(None, error)]
+            except Exception as error:
+                outcome = [(None, _picklable(error))]
         dist.broadcast_object_list(outcome, src=0, device=self.device)
         value, raised = outcome[0]
         if raised is not None:
@@ -87,3 +88,12 @@ class Workers:
         """Wait for all ranks."""
         if self.size > 1:
             dist.barrier()
+
+
+def _picklable(error: Exception) -> Exception:
+    """Return the error, or one with its text if it does not survive pickling, as with some libraries' own classes."""
+    try:
+        survives = type(pickle.loads(pickle.dumps(error))) is type(error)
+    except Exception:
+        survives = False
+    return error if survives else TrainingError(f"{type(error).__name__}: {first_line(error)}")

@@ -194,7 +194,7 @@ def test_deaths_after_which_micro_batches_shrink_do_not_count(chain: Chain, floo
     assert queue.stages[floor.identity].num_deaths == 0
 
 
-@pytest.mark.parametrize("kind", [CrashKind.ERROR, CrashKind.MEMORY])
+@pytest.mark.parametrize("kind", set(CrashKind) - {CrashKind.SMALLER})
 def test_the_hint_blames_memory_only_where_it_was_short(kind: CrashKind, chain: Chain, floor: PlannedStage) -> None:
     queue = queue_of(chain)
     for _ in range(3):
@@ -203,3 +203,41 @@ def test_the_hint_blames_memory_only_where_it_was_short(kind: CrashKind, chain: 
     error = queue.stages[floor.identity].error
     assert error is not None
     assert ("memory" in error.hint) == (kind is CrashKind.MEMORY)
+
+
+def test_each_kind_of_death_has_its_own_hint(chain: Chain, floor: PlannedStage) -> None:
+    hints = set()
+    for kind in set(CrashKind) - {CrashKind.SMALLER}:
+        queue = queue_of(chain)
+        for _ in range(3):
+            if queue.stages[floor.identity].state is StageState.WAITING:
+                queue.start(floor.identity)
+                queue.group_died(floor.identity, Crash("it died", kind), max_deaths=3)
+        error = queue.stages[floor.identity].error
+        assert error is not None
+        hints.add(error.hint)
+    assert len(hints) == 5
+
+
+def deaths_until_failed(chain: Chain, floor: PlannedStage, *crashes: Crash, saves: bool = False) -> int:
+    """Return after how many of the deaths the stage has failed."""
+    queue = queue_of(chain)
+    for number, crash in enumerate(crashes, start=1):
+        queue.start(floor.identity)
+        queue.save(floor.identity, number if saves else 0)
+        queue.group_died(floor.identity, crash, max_deaths=3)
+        if queue.stages[floor.identity].state is StageState.FAILED:
+            return number
+    return 0
+
+
+def test_an_exception_is_not_tried_again_once_it_is_known_to_come_back(chain: Chain, floor: PlannedStage) -> None:
+    def raised(text: str, **certain: bool) -> Crash:
+        return Crash(text, CrashKind.EXCEPTION, "read it", **certain)
+
+    busy, odd = raised("rank 1: RuntimeError: device 17 is busy"), raised("rank 0: OSError: odd")
+    assert deaths_until_failed(chain, floor, raised("rank 1: IndexError: 5", is_certain=True)) == 1
+    assert deaths_until_failed(chain, floor, busy, raised("rank 0: RuntimeError: device 18 is busy")) == 2
+    assert deaths_until_failed(chain, floor, busy, odd, busy) == 3
+    assert deaths_until_failed(chain, floor, KILLED, KILLED, KILLED) == 3, "a kill may be the last"
+    assert deaths_until_failed(chain, floor, busy, busy, busy, busy, saves=True) == 0, "it gets further each time"

@@ -14,7 +14,7 @@ from w2s_ray.scheduling.core.scheduler import GroupEnded
 from w2s_ray.scheduling.dispatcher.dispatcher import Dispatcher
 from w2s_ray.scheduling.dispatcher.leases import StageLeases
 from w2s_ray.scheduling.tune import trials
-from w2s_ray.scheduling.tune.trials import BeforeStep, ChainTrial, TuneStopped, Tuning, killed_for_memory
+from w2s_ray.scheduling.tune.trials import BeforeStep, ChainTrial, TuneStopped, Tuning
 from w2s_ray.spec.stage import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 
@@ -73,12 +73,6 @@ def test_other_errors_of_tune_end_the_run_at_once() -> None:
     assert tuning.num_starts == 1
     with pytest.raises(RuntimeError, match="a bug"):
         _ = tuning.results
-
-
-def test_a_death_for_memory_is_recognised_by_its_cause() -> None:
-    assert killed_for_memory(memory_error())
-    assert not killed_for_memory(RuntimeError("out of memory"))
-    assert not killed_for_memory(None)
 
 
 def test_a_stopped_tuning_ends_at_tunes_next_step() -> None:

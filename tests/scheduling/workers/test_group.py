@@ -11,6 +11,7 @@ from ray.exceptions import RayTaskError
 from ray.train import ControllerError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 
+from w2s_ray.scheduling.core.queue import CrashKind
 from w2s_ray.scheduling.ray_adapter import WorkerGroupTrainer
 from w2s_ray.scheduling.workers import group as module
 from w2s_ray.scheduling.workers.group import NoRoomError, RayGroupLauncher, run_group
@@ -57,4 +58,5 @@ def test_the_launcher_reports_whether_a_group_found_room(
     monkeypatch.setattr(module.ray, "get_runtime_context", lambda: SimpleNamespace(current_actor=None))
     ended = asyncio.run(RayGroupLauncher(store, "small", "nowhere:nothing", 1.0).run("group-1", PAIR))
     assert (ended.group, ended.found_room) == ("group-1", found_room)
-    assert ended.cause == f"{type(raised).__name__}: {raised}"
+    assert str(raised) in ended.cause
+    assert ended.kind is CrashKind.EXCEPTION

@@ -6,6 +6,7 @@ the top. The identities of a stage and of its predictions are its *products*.
 """
 
 import heapq
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -30,8 +31,14 @@ class StageState(StrEnum):
 class CrashKind(StrEnum):
     """Why a worker group died."""
 
-    ERROR = "error"
-    """An error, or an unknown cause."""
+    EXCEPTION = "exception"
+    """One of its workers raised an exception that the others did not raise."""
+    KILLED = "killed"
+    """A process was killed or crashed, without an exception."""
+    NODE = "node"
+    """A node of the cluster was lost."""
+    TIMEOUT = "timeout"
+    """A worker did not join a collective in time."""
     MEMORY = "memory"
     """Its machine ran short of memory."""
     SMALLER = "smaller"
@@ -43,11 +50,27 @@ class Crash:
     """Why a worker group died while it ran a stage."""
 
     cause: str
-    kind: CrashKind = CrashKind.ERROR
+    kind: CrashKind = CrashKind.KILLED
+    hint: str = ""
+    """What to do about this cause; if empty, what its kind suggests."""
+    is_certain: bool = False
+    """Whether the same input causes it again, so that another attempt is pointless."""
+
+    def repeats(self, earlier: "Crash | None") -> bool:
+        """Return whether the exception is that of an earlier attempt, numbers aside."""
+        if earlier is None or self.kind is not CrashKind.EXCEPTION or earlier.kind is not self.kind:
+            return False
+        return re.sub(r"\d+", "#", self.cause) == re.sub(r"\d+", "#", earlier.cause)
 
 
 _HINTS = {
-    CrashKind.ERROR: "read the log named above, or `w2s logs`; the same command tries the stage again",
+    CrashKind.EXCEPTION: "the log has the traceback; the same command tries the stage again",
+    CrashKind.KILLED: "find what killed it: `dmesg` on its node shows crashes and kills by the kernel, and the batch "
+    "system has a log of its own; the same command continues",
+    CrashKind.NODE: "the same command continues from the last checkpoint; on nodes that come and go lower "
+    "`checkpoint_every_seconds`",
+    CrashKind.TIMEOUT: "the log shows what the other workers did last; a hung disk or network, a suspended process "
+    "or too few cores may be the reason; the same command continues",
     CrashKind.MEMORY: "free memory on that machine, lower `tokens_per_micro_batch`, raise `zero_stage` or "
     "set `activation_checkpointing: true`; `w2s plan` shows what each worker needs",
 }
@@ -79,6 +102,8 @@ class QueuedStage:
     """`saved_step` when its last group died."""
     crash: Crash | None = None
     """First cause of death that a worker of its group reported."""
+    last_crash: Crash | None = None
+    """Why its last group died."""
     stopping: bool = False
     blocked: str | None = None
     """Why it may not run now although it is ready: another run holds its lease."""
@@ -191,7 +216,8 @@ class Queue:
         """The group that ran the stage died; after `max_deaths` in a row without a later checkpoint the stage fails.
 
         On nodes that come and go a long training may lose any number of groups, provided that each leaves a checkpoint.
-        A death after which micro-batches are smaller does not count, because they cannot shrink for ever.
+        A death after which micro-batches are smaller does not count, because they cannot shrink for ever. An exception
+        that is certain to be raised again, or that two attempts in a row raised, fails the stage at once.
         """
         queued = self.stages[identity]
         if crash.kind is CrashKind.SMALLER:
@@ -199,12 +225,17 @@ class Queue:
             return
         queued.num_deaths = 1 if queued.saved_step > queued.saved_at_death else queued.num_deaths + 1
         queued.saved_at_death = queued.saved_step
-        if queued.num_deaths < max_deaths:
+        is_useless = crash.is_certain or (queued.num_deaths > 1 and crash.repeats(queued.last_crash))
+        queued.last_crash = crash
+        if queued.num_deaths < max_deaths and not is_useless:
             self.stop(identity)
             return
         since = f" without getting past the checkpoint of step {queued.saved_step}" if queued.saved_step else ""
-        message = f"{name_of(queued.stage)}: {queued.num_deaths} worker groups died running it{since}; {crash.cause}"
-        self.fail(identity, TrainingError(message, _HINTS[crash.kind]))
+        what = f"{queued.num_deaths} worker groups died running it{since}; the last cause:"
+        if crash.kind is CrashKind.EXCEPTION:
+            what = "failed:" if queued.num_deaths == 1 else f"failed {queued.num_deaths} times{since}:"
+        message = f"{name_of(queued.stage)}: {what} {crash.cause}"
+        self.fail(identity, TrainingError(message, crash.hint or _HINTS[crash.kind]))
 
     def save(self, identity: str, step: int) -> None:
         """The stage has a checkpoint at `step`."""

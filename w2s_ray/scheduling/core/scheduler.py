@@ -66,6 +66,7 @@ class GroupEnded:
     """Why, for people."""
     found_room: bool = True
     """False if Ray did not place its workers in time, because others use the cluster too."""
+    kind: CrashKind = CrashKind.KILLED
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,8 @@ class Scheduler:
             self._fail_if_starts_fail(group.shape, event.cause)
         if identity is None:
             return []
-        crash = self.queue.stages[identity].crash or Crash(event.cause or "its processes were killed from outside")
+        crash = self.queue.stages[identity].crash
+        crash = crash or Crash(event.cause or "its processes were killed from outside", event.kind)
         if self.closing:
             self.queue.stop(identity)
         else:

@@ -24,6 +24,7 @@ from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialSch
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
+from w2s_ray.scheduling.ray_errors import in_our_words
 from w2s_ray.scheduling.tune.candidates import COST, REPORT, SCORE, CandidateJudge, CandidateTrial
 from w2s_ray.scheduling.tune.trials import MAX_TRIAL_FAILURES, BeforeStep, Tuning
 from w2s_ray.spec.identity import canonical_json
@@ -132,8 +133,10 @@ class Search(Tuning):
         metrics = result.metrics or {}
         point = metrics.get("point")
         known = Point.model_validate_json(point) if point else self._judge.point(drawn[metrics["trial_id"]])
-        if result.error is not None or metrics.get("status") == "failed":
-            return Candidate(point=known, status="failed", error=str(result.error or metrics.get("error")))
+        if result.error is not None:
+            return Candidate(point=known, status="failed", error=in_our_words(result.error).message)
+        if metrics.get("status") == "failed":
+            return Candidate(point=known, status="failed", error=str(metrics.get("error")))
         if metrics.get("status") != "done" or not metrics.get("done"):
             return Candidate(point=known, status="stopped", score=metrics.get(SCORE))
         return Candidate(

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
-from ray.exceptions import OutOfMemoryError
 from ray.tune import PlacementGroupFactory
 
 from w2s_ray.scheduling.dispatcher.reports import TrialReport
+from w2s_ray.scheduling.ray_errors import how_it_ended, in_our_words
 from w2s_ray.scheduling.study import ChainOutcome
 from w2s_ray.spec.chain import Chain
 from w2s_ray.spec.study import Study
@@ -189,13 +189,18 @@ class Tuning(ABC):
             raise TuneStopped
 
     def _run(self) -> None:
+        """Run Tune; start it again where one of its processes was killed for memory.
+
+        Tune treats the death of a trial's process as a failure of the trial, except for this cause, which ends Tune
+        itself with a RuntimeError (ray.air's actor manager handles RayActorError and RayTaskError only).
+        """
         _THREAD.tuning = self
         for _ in range(_MAX_STARTS):
             try:
                 self._results, self._error = self.tuner().fit(), None
             except BaseException as error:  # raised again in the run's thread
                 self._error = error
-            if self._error is None or self._stop.is_set() or not killed_for_memory(self._error):
+            if self._error is None or self._stop.is_set() or how_it_ended(self._error)[0] != "memory":
                 return
             logger.warning("Tune ended because one of its processes was killed for memory; it is started again")
 
@@ -209,17 +214,6 @@ class BeforeStep(tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: "list[Trial]", **info: Any) -> None:
         _THREAD.tuning.before_step()
-
-
-def killed_for_memory(error: BaseException | None) -> bool:
-    """Return whether `error` was caused by Ray's memory monitor, which killed a process.
-
-    Tune treats the death of a trial's process as a failure of the trial, except for this one cause, which ends Tune
-    itself with a RuntimeError (ray.air's actor manager handles RayActorError and RayTaskError only).
-    """
-    while error is not None and not isinstance(error, OutOfMemoryError):
-        error = error.__cause__
-    return error is not None
 
 
 class ChainTuning(Tuning):
@@ -243,7 +237,7 @@ class ChainTuning(Tuning):
             metrics = result.metrics or {}
             name = str((result.config or {}).get("chain"))
             if result.error is not None:
-                outcomes[name] = ChainOutcome("failed", f"its trial failed: {result.error}")
+                outcomes[name] = ChainOutcome("failed", f"its trial failed: {in_our_words(result.error).message}")
             elif metrics.get("status") == "done":
                 outcomes[name] = ChainOutcome("done")
             else:

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 
-from w2s_ray.scheduling import ray_adapter
+from w2s_ray.scheduling import ray_adapter, ray_errors
 from w2s_ray.scheduling.core.scheduler import GroupEnded
 from w2s_ray.scheduling.workers.process_group import ProcessGroupConfig
 from w2s_ray.scheduling.workers.worker import GroupPlan, run_worker
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _MAX_PLACEMENTS = 3
 """Times that Train waits for room, a minute each, before the group ends and the policy decides again."""
-_CAUSE_CHARS = 600
 _TASK_BYTES = 200 * 2**20
 """Memory of the process that stays with a group."""
 
@@ -60,9 +59,9 @@ class RayGroupLauncher:
         try:
             await self._tasks[group]
         except RayError as error:
-            cause = getattr(error, "cause", None) or error
-            found_room = not isinstance(cause, NoRoomError)
-            return GroupEnded(group, f"{type(cause).__name__}: {cause}"[-_CAUSE_CHARS:], found_room)
+            found_room = not isinstance(getattr(error, "cause", error), NoRoomError)
+            crash = ray_errors.group_crash(error)
+            return GroupEnded(group, crash.cause, found_room, crash.kind)
         finally:
             del self._tasks[group]
         return GroupEnded(group)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from w2s_ray.training.workers import Workers
 
 _AGREE_SECONDS = 20.0
-"""How long a rank with an error waits to hear that all others have it too."""
+"""How long a rank with an error waits until all others have reported theirs."""
 
 T = TypeVar("T")
 
@@ -123,8 +123,8 @@ class Ranks:
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return bool(flags.item())
 
-    def all_arrived(self, key: str) -> bool:
-        """Return whether every rank calls this with the same key within a while.
+    def all_have(self, key: str, value: str) -> bool:
+        """Return whether every rank calls this with the same key and value within a while.
 
         It is used after an error, when a collective may be under way, so it goes through the group's key-value store.
         """
@@ -134,9 +134,9 @@ class Ranks:
 
         store = dist.distributed_c10d._get_default_store()
         keys = [f"w2s/{key}/{rank}" for rank in range(self.size)]
-        store.set(keys[self.rank], "here")
+        store.set(keys[self.rank], value)
         try:
             store.wait(keys, timedelta(seconds=_AGREE_SECONDS))
-        except dist.DistStoreError:
+            return all(store.get(name) == value.encode() for name in keys)
+        except RuntimeError:  # not in time, or rank 0, which serves the values, has ended
             return False
-        return True

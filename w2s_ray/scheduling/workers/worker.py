@@ -4,8 +4,8 @@ Rank 0 asks the dispatcher for an order and broadcasts it, empty ones included, 
 for longer than the dispatcher's long poll. Then all ranks run the stage, and rank 0 returns the outcome. The libraries
 are imported while the first order is on its way.
 
-An error on which all ranks agree is an outcome. After an error of one rank its process ends, and with it the group: the
-other ranks may be inside a collective, which cannot be interrupted.
+An exception that all ranks raise alike is an outcome (failures.py). After an exception of one rank its process ends,
+and with it the group: the other ranks may be inside a collective, which cannot be interrupted.
 """
 
 import gc
@@ -18,15 +18,17 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from w2s_ray.errors import DeviceFull, OutOfMemory, W2SError
+from w2s_ray.errors import W2SError
 from w2s_ray.scheduling.core.queue import Crash, CrashKind
 from w2s_ray.scheduling.dispatcher.reports import LEAVE, Order
+from w2s_ray.scheduling.workers.failures import comparable, crash_of, in_one_line, may_be_outcome, outcome_of
 from w2s_ray.scheduling.workers.memory_watch import MemoryWatch
 from w2s_ray.scheduling.workers.process_group import Ranks
 from w2s_ray.spec.chain import PlannedStage
@@ -178,7 +180,8 @@ class _Worker:
         self._stage = stage
         self._num_stages += 1
         client = self._client
-        with output_to(log_path(self._plan.store, self._plan.study, stage)):
+        is_ours = True
+        with output_to(self._log):
             outcome: StageResult | W2SError
             with client.observing(stage.identity) if client is not None else nullcontext(NullObserver()) as observer:
                 try:
@@ -187,47 +190,45 @@ class _Worker:
                         outcome = run_stage(stage, store=self._plan.store, workers=workers, observer=observer)
                 except BaseException as error:
                     traceback.print_exc()
-                    if not self._all_have(error):
+                    if not isinstance(error, Exception) or not self._all_have(error):
                         self._report_exception(error)
                         raise
-                    assert isinstance(error, W2SError)
-                    error.__cause__ = error.__context__ = None  # their frames would keep the stage's model alive
-                    outcome = error.with_traceback(None)
-            leaves = self._ranks.any(self._has_grown())
+                    is_ours = isinstance(error, W2SError)
+                    outcome = outcome_of(error, stage, self._log)
+            # After an exception of a library a collective may be half done, and would hang the next one.
+            leaves = not is_ours or self._ranks.any(self._has_grown())
         if isinstance(outcome, StageResult):
             outcome = replace(outcome, memory_bytes=self._memory)
         if client is not None:
             client.return_stage(stage.identity, outcome, leaves)
         return leaves
 
-    def _all_have(self, error: BaseException) -> bool:
-        """Return whether every rank raised this error, so that it is the stage's outcome.
+    @property
+    def _log(self) -> Path:
+        assert self._stage is not None
+        return log_path(self._plan.store, self._plan.study, self._stage)
 
-        Memory can run out anywhere, so ranks that ran out of it may be in different collectives.
-        """
-        if not isinstance(error, W2SError) or (isinstance(error, DeviceFull) and self._ranks.size > 1):
+    def _all_have(self, error: Exception) -> bool:
+        """Return whether every rank raised this error, so that it is the stage's outcome."""
+        if not may_be_outcome(error, self._ranks.size):
             return False
-        return self._ranks.all_arrived(f"{self._num_stages} {type(error).__name__}")
+        return self._ranks.all_have(str(self._num_stages), comparable(f"{type(error).__name__} {in_one_line(error)}"))
 
     def _report_exception(self, error: BaseException) -> None:
         """Report the exception that is about to end this process."""
-        kind = CrashKind.ERROR
-        if isinstance(error, DeviceFull):
-            kind = CrashKind.SMALLER if isinstance(error, OutOfMemory) else CrashKind.MEMORY
-        message = error.message if isinstance(error, W2SError) else f"{type(error).__name__}: {error}"
-        self._report_crash(message, kind)
+        crash = crash_of(error, self._ranks.rank, self._log, self._plan.collective_seconds)
+        if crash is not None:
+            self._report_crash(crash)
 
     def _give_way(self, reason: str) -> None:
         """End this process because its machine is short of memory."""
         sys.stderr.write(f"rank {self._ranks.rank} ends: {reason}\n")
-        self._report_crash(reason, CrashKind.MEMORY)
+        self._report_crash(Crash(f"rank {self._ranks.rank}: {reason} (log: {self._log})", CrashKind.MEMORY))
         os._exit(1)
 
-    def _report_crash(self, message: str, kind: CrashKind) -> None:
+    def _report_crash(self, crash: Crash) -> None:
         stage = self._stage
         assert stage is not None
-        log = log_path(self._plan.store, self._plan.study, stage)
-        crash = Crash(f"rank {self._ranks.rank}: {message} (log: {log})", kind)
         try:
             ray.get(self._plan.dispatcher.crashed.remote(stage.identity, crash), timeout=_CRASH_SECONDS)
         except Exception:

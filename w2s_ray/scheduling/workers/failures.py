@@ -1,0 +1,154 @@
+"""What an exception inside a stage means: an outcome of the stage, a death of its group, and what to do about it.
+
+An exception that every rank raises alike is the stage's outcome. One that a single rank raises ends its process,
+because the other ranks may be in a collective; what is known of it is reported as a `Crash`. A collective that ends
+because another process is gone is not reported: the group's end has the cause (group.py).
+"""
+
+import errno
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from w2s_ray.errors import DeviceFull, OutOfMemory, TrainingError, W2SError, first_line
+from w2s_ray.scheduling.core.queue import Crash, CrashKind, name_of
+from w2s_ray.spec.chain import PlannedStage
+
+_LINE_CHARS = 400
+_TIMEOUTS = ("timed out", "timeout", "pair closure")
+_COLLECTIVES = ("gloo", "nccl", "collective", "store", "waiting")
+_LOST_PEERS = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "broken pipe",
+    "remote process exited",
+    "ncclremoteerror",
+    "socket closed",
+)
+"""Parts of the messages with which gloo and NCCL report that another process is gone."""
+_CERTAIN = (TypeError, ValueError, LookupError, AttributeError, NameError, ImportError, AssertionError, ArithmeticError)
+"""Exceptions that the same input raises again."""
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Return whether a collective waited in vain for another worker."""
+    text = str(error).lower()
+    return (
+        isinstance(error, RuntimeError)
+        and any(words in text for words in _TIMEOUTS)
+        and (any(words in text for words in _COLLECTIVES) or type(error).__name__.startswith("Dist"))
+    )
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Return whether a collective ended because another process is gone."""
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _LOST_PEERS)
+
+
+def may_be_outcome(error: BaseException, num_workers: int) -> bool:
+    """Return whether the error is the stage's outcome if every rank raises it.
+
+    Memory can run out anywhere, so ranks that ran out of it may be in different collectives. A single worker has none.
+    """
+    if isinstance(error, W2SError):
+        return num_workers == 1 or not isinstance(error, DeviceFull)
+    if not isinstance(error, Exception) or isinstance(error, MemoryError):
+        return False
+    return num_workers == 1 or not (is_timeout(error) or is_lost_peer(error))
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an error's class and the first line of its message; of our own errors the message alone."""
+    if isinstance(error, W2SError):
+        return error.message
+    line = first_line(error)[:_LINE_CHARS]
+    return line if line == type(error).__name__ else f"{type(error).__name__}: {line}"
+
+
+def comparable(text: str) -> str:
+    """Return `text` without its numbers, which differ between ranks and attempts."""
+    return re.sub(r"0x[0-9a-fA-F]+|\d+", "#", text)
+
+
+def outcome_of(error: Exception, stage: PlannedStage, log: Path) -> W2SError:
+    """Return the error with which a stage fails: its first line, its log and a remedy."""
+    if isinstance(error, OutOfMemory):  # the stage continues with smaller micro-batches
+        return _without_frames(error)
+    if isinstance(error, W2SError):
+        own = _without_frames(error)
+        own.message = f"{own.message} (log: {log})"
+        own.args = (own.message, own.hint)
+        return own
+    return TrainingError(f"{name_of(stage)} failed: {in_one_line(error)} (log: {log})", remedy(error))
+
+
+def crash_of(error: BaseException, rank: int, log: Path, collective_seconds: float) -> Crash | None:
+    """Return what is known when this rank's exception ends its process; None if it only noticed another's end."""
+    where = f"rank {rank}"
+    if isinstance(error, DeviceFull):
+        kind = CrashKind.SMALLER if isinstance(error, OutOfMemory) else CrashKind.MEMORY
+        return Crash(f"{where}: {error.message} (log: {log})", kind)
+    if isinstance(error, MemoryError):
+        return Crash(f"{where} ran out of memory (log: {log})", CrashKind.MEMORY)
+    if is_lost_peer(error):
+        return None
+    if is_timeout(error):
+        return Crash(
+            f"{where} waited {collective_seconds:g} s for another worker in a collective (log: {log})",
+            CrashKind.TIMEOUT,
+        )
+    cause = f"{where}: {in_one_line(error)} (log: {log})"
+    hint = error.hint if isinstance(error, W2SError) else remedy(error)
+    return Crash(cause, CrashKind.EXCEPTION, hint, is_certain=isinstance(error, _CERTAIN))
+
+
+def remedy(error: BaseException) -> str:
+    """Return what to do about an exception that is not one of our own."""
+    text = str(error).lower()
+    for applies, advice in _REMEDIES:
+        if applies(error, text):
+            return advice
+    return (
+        "the log has the traceback; once the cause is removed, the same command tries the stage again. Report a fault "
+        "of w2s_ray with that log"
+    )
+
+
+_REMEDIES: tuple[tuple[Callable[[BaseException, str], bool], str], ...] = (
+    (
+        lambda error, text: isinstance(error, ImportError),
+        "install the package that the log names, on every node, and run the same command again",
+    ),
+    (
+        lambda error, text: isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT),
+        "free disk space, and run the same command again",
+    ),
+    (
+        lambda error, text: isinstance(error, PermissionError),
+        "give the user of the run access to that path, and run the same command again",
+    ),
+    (
+        lambda error, text: isinstance(error, FileNotFoundError),
+        "make the path readable on every node, and run the same command again",
+    ),
+    (
+        lambda error, text: "index out of range in self" in text or "device-side assert" in text,
+        "an index is outside the model's tables: compare the tokenizer's size with the model's `vocab_size`, "
+        "`context_tokens` with its positions, and its head with the task's classes",
+    ),
+    (
+        lambda error, text: "size mismatch" in text or "shapes cannot be multiplied" in text,
+        "the model's weights do not fit its config.json: load the folder with transformers to see which",
+    ),
+    (
+        lambda error, text: "cuda error" in text or "cublas" in text or "cudnn" in text,
+        "the GPU reported an error: the log and the node's `dmesg` show which; the same command continues",
+    ),
+)
+"""Whether an advice applies to (error, its message in lower case), and the advice; the first that applies is given."""
+
+
+def _without_frames(error: W2SError) -> W2SError:
+    """Return the error without its frames, which would keep the stage's model alive."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
