@@ -282,9 +282,8 @@ def test_the_estimate_uses_the_measured_rate_of_the_same_model(home: Path, store
     finish(floor, store, tokens_per_second=0.5)
     another_seed = study_in(home, seeds=[1])
     stage = next(stage for stage in planned(another_seed, store).stages if "floor" in stage.arms)
-    assert stage.seconds == pytest.approx(
-        estimate.seconds(floor_of(another_seed, store), 1, _chars(home), known_rate=0.5)
-    )
+    expected = estimate.seconds(floor_of(another_seed, store), 1, _chars(home), known_rate=0.5)
+    assert stage.seconds == pytest.approx(expected + estimate.overhead_seconds(NUM_PARAMETERS))
 
 
 def test_a_probes_rate_is_not_used_for_a_training_of_all_weights(home: Path, store: ArtifactStore) -> None:
@@ -294,7 +293,8 @@ def test_a_probes_rate_is_not_used_for_a_training_of_all_weights(home: Path, sto
     finish(floor, store, tokens_per_second=0.25)
     rates = estimate.rates_by_model(store.records())
     assert [estimate.rate_of(stage, rates) for stage in (probe, floor)] == [0.5, 0.25]
-    assert estimate.seconds(probe, 1, 100.0, known_rate=0.5) == estimate.train_tokens(probe, 100.0) / 0.5
+    tokens = estimate.train_tokens(probe, 100.0) + estimate.validation_tokens(probe, 100.0)
+    assert estimate.seconds(probe, 1, 100.0, known_rate=0.5) == pytest.approx(tokens / 0.5)
     other = probe.model_copy(update={"spec": probe.spec.model_copy(update={"init_seed": 1})})
     finish(other, store, tokens_per_second=9.0, read_tokens=30.0, read_seconds=20.0)
     assert estimate.rates_by_model(store.records())[probe.spec.starts_from.name, "probe"] == (0.5 + 1.5) / 2
@@ -369,6 +369,47 @@ def test_a_plan_counts_the_chains_that_a_search_will_choose(home: Path, store: A
     assert any("oracle" in line for line in found.notices)
     listed = planned(study_in(home, search={"space": {"optimisation.learning_rate": rates}}), store)
     assert len(listed.chains) == listed.num_chains_at_most == 4 * 2
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_plan_estimates_what_a_search_will_add(home: Path, store: ArtifactStore, sampler: str) -> None:
+    rates = {"low": 1e-4, "high": 1e-2}
+    search = {"space": {"optimisation.learning_rate": rates}, "sampler": sampler, "num_samples": 20}
+    methods = {"naive": {"arms": ["chain", "ceiling"]}}
+    study = study_in(home, methods=methods, search={**search, "choose_by": "oracle", "num_winners": 2}, seeds=[0, 1])
+    found = planned(study, store)
+    assert found.to_come is not None and found.to_come.seconds is not None
+    per_chain = len(found.stages) // 20 if sampler == "random" else 5
+    num_candidates = 20 if sampler == "tpe" else 0
+    assert found.to_come.num_candidates == num_candidates
+    assert found.to_come.num_stages == per_chain * (num_candidates + 2 * 2)
+    assert found.to_come.seconds > 4 * per_chain * estimate.STAGE_SECONDS
+
+
+def test_shared_stages_of_drawn_candidates_are_counted_once(home: Path, store: ArtifactStore) -> None:
+    space = {"methods.half.losses.l.alpha_max": {"low": 0.1, "high": 0.9}}
+    methods = {"half": {"arms": ["chain"], "losses": {"l": {"kind": "confidence"}}}}
+    search = {"space": space, "sampler": "tpe", "num_samples": 30, "choose_by": "oracle"}
+    to_come = planned(study_in(home, methods=methods, search=search), store).to_come
+    assert to_come is not None
+    assert to_come.num_stages == (2 + 30) + (2 + 1), "floor, the student of m, and a student of l for each point"
+
+
+def test_a_plan_counts_start_up_evaluation_and_labelling(home: Path, store: ArtifactStore) -> None:
+    study = study_in(home)
+    found = planned(study, store)
+    stages = distinct_stages(compile_study(study, resolve(study, store)))
+    work = sum(stage.seconds or 0.0 for stage in found.stages)
+    start = estimate.RUN_SECONDS + 2 * estimate.GROUP_SECONDS
+    assert found.seconds == pytest.approx(work + start), "two sizes of worker groups"
+    assert found.seconds > start + len(stages) * estimate.STAGE_SECONDS
+    floor = floor_of(study, store)
+    trained = floor.model_copy(update={"predicts": (), "spec": floor.spec.model_copy(update={"validation": None})})
+    assert estimate.seconds(trained, 1000, 100.0, None) < estimate.seconds(floor, 1000, 100.0, None)
+    for stage in stages.values():
+        finish(stage, store)
+    labelling = planned(study, store)
+    assert labelling.num_to_train == 0 and labelling.seconds is not None and labelling.seconds > start
 
 
 def test_planning_is_repeatable(home: Path, store: ArtifactStore) -> None:

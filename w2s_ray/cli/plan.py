@@ -12,6 +12,7 @@ from w2s_ray.spec.identity import short
 
 if TYPE_CHECKING:
     from w2s_ray.planning.plan import Plan, StagePlan
+    from w2s_ray.planning.search_estimate import ToCome
     from w2s_ray.spec.chain import ResolvedTask
 
 
@@ -85,15 +86,19 @@ def _summary(plan: "Plan") -> list[str]:
     ]
     if plan.num_to_train:
         lines.append(
-            f"to train: {count_text(plan.num_to_train, 'stage')}, about {seconds_text(plan.seconds)} one after another "
-            f"and {bytes_text(plan.disk_bytes)} of disk (estimates)"
+            f"to train: {count_text(plan.num_to_train, 'stage')}, about {seconds_text(plan.seconds)} with start-up, "
+            f"evaluation and labelling, one after another, and {bytes_text(plan.disk_bytes)} of disk (estimates)"
         )
-    else:
+    elif any(stage.missing_predictions for stage in plan.stages):
+        lines.append(f"nothing to train, but predictions are missing: about {seconds_text(plan.seconds)} (an estimate)")
+    elif plan.to_come is None:
         lines.append("nothing to train: every stage is in the store")
     lines += _memory(plan.stages)
     if plan.num_chains_at_most > len(plan.chains):
         known = f"{len(plan.chains)} of at most {count_text(plan.num_chains_at_most, 'chain')} are known"
         lines.append(f"the search has not chosen yet: {known}; the best points run on the study's own seeds")
+    if plan.to_come is not None:
+        lines.append(_to_come(plan.to_come))
     lines += plan.notices
     if plan.dropout:
         lines.append("dropout is on: results will depend on the number of workers and the micro-batches")
@@ -105,6 +110,15 @@ def _summary(plan: "Plan") -> list[str]:
         lines += [f"  {file}" for file in plan.unresolved]
         lines.append("identities are unknown until then, and `w2s run` will refuse this study")
     return lines
+
+
+def _to_come(to_come: "ToCome") -> str:
+    candidates = f"up to {count_text(to_come.num_candidates, 'candidate')} and " if to_come.num_candidates else ""
+    points = f"{candidates}{count_text(to_come.num_winners, 'winner')}"
+    return (
+        f"to come: about {count_text(to_come.num_stages, 'stage')} of {points}, about {seconds_text(to_come.seconds)} "
+        "one after another (estimates from a few points)"
+    )
 
 
 def _memory(stages: Sequence["StagePlan"]) -> list[str]:

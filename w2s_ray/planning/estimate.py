@@ -12,6 +12,16 @@ from w2s_ray.store.record import Record
 ASSUMED_FLOPS_PER_CPU = 1e11
 """Floating-point operations per second of a CPU worker, used if the store has no measured rate."""
 ASSUMED_FLOPS_PER_GPU = 1e14
+RUN_SECONDS = 25.0
+"""Of a run besides its worker groups and stages: imports, Ray's and Tune's start and end, and the report."""
+GROUP_SECONDS = 18.0
+"""From the request of a worker group to its first step."""
+STAGE_SECONDS = 0.6
+"""Of a stage besides its optimizer steps and the texts that it reads."""
+STEP_SECONDS = 0.02
+"""Of an optimizer step besides its tokens; a measured rate includes it."""
+DISK_BYTES_PER_SECOND = 200e6
+"""At which weights are read, and written with their checksums."""
 CHARS_PER_TOKEN = 3.0
 """Assumed until a task is tokenised."""
 WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES = 4, 4, 8
@@ -69,6 +79,19 @@ def predicted_tokens(stage: PlannedStage, chars_per_example: float) -> int:
     return math.ceil(tokens * _readings(stage) * num_predicted)
 
 
+def validation_tokens(stage: PlannedStage, chars_per_example: float) -> int:
+    """Estimate the tokens that all evaluations of the stage on its validation examples read."""
+    validation = stage.spec.validation
+    if validation is None or isinstance(stage.spec.trainable, Prompt):
+        return 0
+    num_evaluations = 1 + stage.num_reports
+    stopping = stage.spec.optimisation.early_stopping
+    if stopping is not None:
+        num_evaluations += num_steps(stage, chars_per_example) // stopping.every_steps
+    tokens = min(chars_per_example / CHARS_PER_TOKEN, stage.spec.optimisation.context_tokens)
+    return math.ceil(tokens * _readings(stage) * validation.split.num_examples * num_evaluations)
+
+
 def _readings(stage: PlannedStage) -> int:
     """Return how often a scored stage reads the tokens of an example: once for each class's name.
 
@@ -80,15 +103,40 @@ def _readings(stage: PlannedStage) -> int:
     return per_example // 2 if stage.spec.objective == "preference" else per_example
 
 
-def seconds(stage: PlannedStage, num_parameters: int, chars_per_example: float, known_rate: float | None) -> float:
-    """Estimate the stage's seconds from `known_rate` (tokens per second) or, if None, from an assumed one."""
+def seconds(
+    stage: PlannedStage,
+    num_parameters: int,
+    chars_per_example: float,
+    known_rate: float | None,
+    *,
+    is_trained: bool = False,
+) -> float:
+    """Estimate the seconds in which the stage trains, evaluates and labels.
+
+    The rate is `known_rate` (tokens per second) or, if None, an assumed one. A stage that `is_trained` only labels.
+    """
     # A token costs a third of its training in a forward pass, which is all that predictions and probes need.
     is_forward = isinstance(stage.spec.trainable, Probe)
     rate = known_rate or _assumed_rate(num_parameters, stage.execution) * (3 if is_forward else 1)
     if stage.execution.activation_checkpointing is True and known_rate is None:
         rate *= 0.75  # a second forward pass
-    predicted = predicted_tokens(stage, chars_per_example) / (1 if is_forward else 3)
-    return (train_tokens(stage, chars_per_example) + predicted) / rate
+    labelling = predicted_tokens(stage, chars_per_example) / (1 if is_forward else 3) / rate
+    if is_trained:
+        return labelling
+    evaluation = validation_tokens(stage, chars_per_example) / (1 if is_forward else 3) / rate
+    fixed = 0.0 if known_rate is not None or is_forward else STEP_SECONDS * num_steps(stage, chars_per_example)
+    return train_tokens(stage, chars_per_example) / rate + fixed + evaluation + labelling
+
+
+def overhead_seconds(num_parameters: int) -> float:
+    """Estimate what a stage takes besides `seconds`: it loads a model, and writes it with its checksum."""
+    return STAGE_SECONDS + 2 * WEIGHT_BYTES * num_parameters / DISK_BYTES_PER_SECOND
+
+
+def start_seconds(stages: Iterable[PlannedStage]) -> float:
+    """Estimate what a run of these stages takes besides them: each size of worker group is started once."""
+    shapes = {stage.execution.group_shape for stage in stages}
+    return RUN_SECONDS + GROUP_SECONDS * len(shapes) if shapes else 0.0
 
 
 def disk_bytes(stage: PlannedStage, num_parameters: int) -> int:

@@ -9,6 +9,7 @@ from w2s_ray.planning import estimate
 from w2s_ray.planning.memory import fit_memory, longest_text, nearest_that_fits
 from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import UNRESOLVED
+from w2s_ray.planning.search_estimate import ToCome, estimate_to_come
 from w2s_ray.planning.shots import shot_notices
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedTask, distinct_stages, num_named
@@ -87,7 +88,9 @@ class Plan(Spec):
     """Trainings saved because chains share stages."""
     num_to_train: int
     seconds: float | None
-    """Estimate for all stages that are not trained yet, one after another."""
+    """Estimate for a run that trains these one after another: its start, training, evaluation and labelling."""
+    to_come: ToCome | None = None
+    """What a search that has not chosen yet will add; None if nothing."""
     disk_bytes: int | None
     """Estimate of what those will add, with the checkpoints of the largest."""
     tasks: dict[str, ResolvedTask]
@@ -114,8 +117,14 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
         for identity, stage in stages.items()
     )
     num_chain_stages = num_named(chains)
+
+    def seconds_of(stage: PlannedStage) -> float | None:
+        return _seconds(stage, resolution, chars[stage.task], rates, is_trained=False)
+
     is_through = study.search is None or study.search.choose_by is None or read_search_result(study, store) is not None
     waiting = [stage for stage in planned if not stage.in_store]
+    to_run = [stage for stage in planned if not stage.in_store or stage.missing_predictions]
+    to_come = None if is_through else estimate_to_come(study, resolution, stages, seconds_of)
     return Plan(
         study=study.name,
         chains=tuple(ChainPlan(name=chain.name, stages=tuple(s.identity for s in chain.stages)) for chain in chains),
@@ -125,7 +134,10 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
         num_chain_stages=num_chain_stages,
         num_shared=num_chain_stages - len(stages),
         num_to_train=len(waiting),
-        seconds=_total(stage.seconds for stage in waiting),
+        seconds=_total(
+            (*(stage.seconds for stage in to_run), estimate.start_seconds(stages[run.identity] for run in to_run))
+        ),
+        to_come=to_come,
         disk_bytes=_disk_bytes(waiting),
         tasks=resolution.tasks,
         dropout=uses_dropout(study),
@@ -145,7 +157,6 @@ def _plan_stage(
 ) -> StagePlan:
     record = store.find(stage.identity)
     size = resolution.models[stage.level].num_parameters
-    known_rate = estimate.rate_of(stage, rates)
     fit = fit_memory(stage, resolution, nodes, longest_tokens)
     stage = fit.stage
     return StagePlan(
@@ -170,10 +181,26 @@ def _plan_stage(
         in_store=record is not None,
         missing_predictions=sum(store.find(prediction.identity) is None for prediction in stage.predicts),
         other_versions=_other_versions(record),
-        seconds=None if size is None else estimate.seconds(stage, size, chars, known_rate),
+        seconds=_seconds(stage, resolution, chars, rates, is_trained=record is not None),
         disk_bytes=None if size is None else estimate.disk_bytes(stage, size),
         checkpoint_bytes=None if size is None else estimate.checkpoint_bytes(stage, size),
     )
+
+
+def _seconds(
+    stage: PlannedStage,
+    resolution: Resolution,
+    chars: float,
+    rates: Mapping[tuple[str, str], float],
+    *,
+    is_trained: bool,
+) -> float | None:
+    """Estimate the seconds of a stage, or of labelling with a trained one; None for a model of unknown size."""
+    size = resolution.models[stage.level].num_parameters
+    if size is None:
+        return None
+    rate = estimate.rate_of(stage, rates)
+    return estimate.seconds(stage, size, chars, rate, is_trained=is_trained) + estimate.overhead_seconds(size)
 
 
 def _chars_per_example(store: ArtifactStore, fingerprint: str) -> float:
