@@ -1,6 +1,7 @@
 """What `w2s gc` removes, and what it keeps although no study file names it."""
 
 import io
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 from tests.scheduling.judged import judged_study, resolved
 from w2s_ray.cli.gc import collect
 from w2s_ray.cli.terminal import terminal
+from w2s_ray.planning.versions import former_versions
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
 from w2s_ray.spec.search import Candidate, Point, SearchResult
@@ -85,7 +87,9 @@ def test_finished_artifacts_are_kept_while_a_run_is_in_progress(
     assert "run of it is in progress" in errors.getvalue()
     clear_run_status(first, store)
     collect(store.root, yes=True)
-    assert kept(store) == of_last
+    assert kept(store) == of_first | of_last, "a former version"
+    collect(store.root, yes=True, former=True)
+    assert kept(store) == of_last and former_versions("judged", store) == []
 
 
 def test_artifacts_that_a_run_claims_while_gc_asks_are_kept(
@@ -93,6 +97,7 @@ def test_artifacts_that_a_run_claims_while_gc_asks_are_kept(
 ) -> None:
     first, last = judged_study(tmp_path, seeds=[0]), judged_study(tmp_path, seeds=[1])
     of_first = commit(store, *compile_study(first, resolved(first, store)))
+    shutil.rmtree(store.study_folder("judged"))
     resolved(last, store)
 
     def yes() -> str:
@@ -102,3 +107,12 @@ def test_artifacts_that_a_run_claims_while_gc_asks_are_kept(
     monkeypatch.setattr("builtins.input", yes)
     collect(store.root, yes=False)
     assert kept(store) == of_first
+
+
+def test_two_studies_of_one_name_keep_their_stages(store: ArtifactStore, tmp_path: Path) -> None:
+    seeds = ([0], [1], [0], [2])
+    studies = [judged_study(tmp_path, seeds=values) for values in seeds]
+    stages = [commit(store, *compile_study(study, resolved(study, store))) for study in studies]
+    collect(store.root, yes=True)
+    assert kept(store) == set().union(*stages)
+    assert len(former_versions("judged", store)) == 2, "that of seed 1, and that of seed 0 once"

@@ -3,20 +3,22 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from w2s_ray.cli.inputs import print_store
 from w2s_ray.cli.terminal import bytes_text, count_text, plain_table, terminal
 from w2s_ray.errors import StoreError, W2SError
 from w2s_ray.spec.chain import distinct_stages
-from w2s_ray.spec.load import STUDY_NAME, load_study
 from w2s_ray.store.artifacts import ArtifactStore, existing_store
+from w2s_ray.store.files import folder_bytes
 from w2s_ray.store.garbage import Waste, abandoned, remove, unreferenced
 from w2s_ray.store.run_status import read_run_status
 from w2s_ray.store.search_result import every_chain, read_search_result
 
 
-def collect(store_folder: Path, *, yes: bool) -> None:
-    """List the garbage, ask for confirmation unless `yes`, and remove it."""
+def collect(store_folder: Path, *, yes: bool, former: bool = False) -> None:
+    """List the garbage, with `former` also former versions of studies; ask unless `yes`, and remove it."""
     store = existing_store(store_folder)
-    garbage = _garbage(store)
+    print_store(store)
+    garbage = _garbage(store, former)
     if not garbage:
         terminal.line("nothing to remove: everything belongs to a study in the store")
         return
@@ -29,42 +31,56 @@ def collect(store_folder: Path, *, yes: bool) -> None:
         if not _confirmed(f"remove {count_text(len(garbage), 'entry')}, {total}? [y/N] "):
             terminal.line("nothing was removed")
             return
-        still = {item.path for item in _garbage(store)}  # a run may have started or ended since the question
+        still = {item.path for item in _garbage(store, former)}  # a run may have started or ended since the question
         garbage = [item for item in garbage if item.path in still]
     terminal.line(f"removed {bytes_text(remove(store, garbage))}")
 
 
-def _garbage(store: ArtifactStore) -> list[Waste]:
+def _garbage(store: ArtifactStore, former: bool) -> list[Waste]:
     """Return abandoned work, and artifacts that no study needs if all that is needed is known."""
     garbage = abandoned(store)
     try:
-        garbage = [*garbage, *unreferenced(store, _needed(store))]
+        needed = _needed(store, former)
+        garbage = [*garbage, *unreferenced(store, needed), *(_versions(store) if former else ())]
     except W2SError as error:
         terminal.err.print(f"only abandoned work is listed: {error}", markup=False, soft_wrap=True)
     return list({item.path: item for item in garbage}.values())
 
 
-def _needed(store: ArtifactStore) -> set[str]:
-    """Return the identities and fingerprints that the studies in the store need.
+def _versions(store: ArtifactStore) -> list[Waste]:
+    """Return the folders of former versions of studies."""
+    from w2s_ray.planning.versions import is_former, stored_studies
+
+    return [
+        Waste(folder, "a former version", folder_bytes(folder)) for folder in stored_studies(store) if is_former(folder)
+    ]
+
+
+def _needed(store: ArtifactStore, former: bool) -> set[str]:
+    """Return the identities and fingerprints that the studies in the store need; `former` versions do not count then.
 
     Raises:
         W2SError: when a study cannot be read, or may still need artifacts that its file does not name.
     """
+    from w2s_ray.planning.versions import is_former, stored_studies
+
     needed: set[str] = set()
-    for folder in sorted((store.root / "studies").glob("*")):
-        if not (folder / STUDY_NAME).is_file():
+    for folder in stored_studies(store):
+        if former and is_former(folder):
             continue
         try:
             needed.update(_needed_by(store, folder))
         except W2SError as error:
-            raise StoreError(f"study {folder.name}: {error.message}", error.hint) from error
+            name = folder.relative_to(store.root / "studies")
+            raise StoreError(f"study {name}: {error.message}", error.hint) from error
     return needed
 
 
 def _needed_by(store: ArtifactStore, folder: Path) -> Iterator[str]:
     from w2s_ray.planning.resolve import locked
+    from w2s_ray.planning.versions import load_stored
 
-    study = load_study(folder / STUDY_NAME)
+    study = load_stored(folder, store)
     if read_run_status(study, store) is not None:
         raise StoreError("a run of it is in progress and may need any artifact", "wait until the run ends")
     searches = study.search is not None and study.search.choose_by is not None

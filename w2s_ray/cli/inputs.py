@@ -5,13 +5,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from w2s_ray.cli.terminal import terminal
+from w2s_ray.cli.terminal import count_text, terminal
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.load import load_study
 from w2s_ray.spec.study import Study
-from w2s_ray.store.artifacts import ArtifactStore, existing_store
+from w2s_ray.store.artifacts import ArtifactStore, existing_store, num_finished_stages
 
 MIN_DIGITS = 4
 """The fewest digits of an identity that name a stage."""
@@ -20,28 +20,38 @@ _MAX_NAMED = 20
 
 
 def open_for_writing(
-    path: Path, store_folder: Path, overrides: Sequence[str], verb: str
+    path: Path, store_folder: Path, overrides: Sequence[str], verb: str, *, as_json: bool = False
 ) -> tuple[Study, ArtifactStore]:
     """Read the study and prepare the store; libraries print to the study's `logs/<verb>.log` from now on."""
     study = load_study(path, overrides)
     store = ArtifactStore(store_folder)
+    print_store(store, as_json=as_json)
     store.prepare()
     terminal.capture(store.study_folder(study.name) / "logs" / f"{verb}.log")
     return study, store
 
 
 def open_for_reading(
-    path: Path, store_folder: Path, overrides: Sequence[str], verb: str
+    path: Path, store_folder: Path, overrides: Sequence[str], verb: str, *, as_json: bool = False
 ) -> tuple[Study, ArtifactStore]:
     """Read the study and open the store, which may be read-only; the log is then written to a temporary folder."""
     study = load_study(path, overrides)
     store = existing_store(store_folder)
+    print_store(store, as_json=as_json)
     logs = store.root / "studies" / study.name / "logs"
     log = logs / f"{verb}.log"
     if not os.access(log if log.exists() else logs, os.W_OK):
         log = Path(tempfile.mkdtemp(prefix="w2s-")) / log.name
     terminal.capture(log)
     return study, store
+
+
+def print_store(store: ArtifactStore, *, as_json: bool = False) -> None:
+    """Print where the store is and how many stages it has, as the first line; not among JSON on standard output."""
+    is_new = not (store.root / "artifacts").is_dir()
+    content = "new" if is_new else count_text(num_finished_stages(store), "stage")
+    console = terminal.err if as_json else terminal.out
+    console.print(f"store {store.root} ({content})", markup=False, soft_wrap=True)
 
 
 def find_stage(chains: Sequence[Chain], text: str) -> PlannedStage:

@@ -80,11 +80,14 @@ def report(
     format_: Annotated[
         Literal["table", "json", "html"], typer.Option("--format", help="What to print or write.")
     ] = "table",
+    version: Annotated[
+        int | None, typer.Option(metavar="N", help="A former version of the study, which a changed file replaced.")
+    ] = None,
 ) -> None:
     """Print the results of a study, or write its HTML page and figures."""
     from w2s_ray.cli import report as verb
 
-    verb.report(study, store, set_ or [], format_)
+    verb.report(study, store, set_ or [], format_, version)
 
 
 @app.command()
@@ -142,12 +145,16 @@ def logs(
 @app.command()
 def gc(
     store: StoreFolder = DEFAULT_STORE,
+    former: Annotated[
+        bool,
+        typer.Option("--former", help="Also list former versions of studies, and the artifacts that only they need."),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
 ) -> None:
     """List abandoned work and artifacts that no study needs, and remove them after a confirmation."""
     from w2s_ray.cli import gc as verb
 
-    verb.collect(store, yes=yes)
+    verb.collect(store, yes=yes, former=former)
 
 
 @app.command()

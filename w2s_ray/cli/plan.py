@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 
 def print_plan(path: Path, store_folder: Path, overrides: Sequence[str], *, as_json: bool) -> None:
     """Resolve the study and print its plan."""
-    study, store = open_for_writing(path, store_folder, overrides, "plan")
+    study, store = open_for_writing(path, store_folder, overrides, "plan", as_json=as_json)
     from w2s_ray.planning.nodes import this_machine
     from w2s_ray.planning.plan import plan
     from w2s_ray.planning.resolve import resolve
+    from w2s_ray.planning.versions import notice_of_change
 
-    study_plan = plan(study, resolve(study, store), store, (this_machine(),))
+    resolution = resolve(study, store)
+    study_plan = plan(study, resolution, store, (this_machine(),))
+    change = notice_of_change(study, resolution, store)
     if as_json:
         terminal.json(study_plan)
         return
+    if change is not None:
+        terminal.line(change)
     terminal.line(f"study {study_plan.study}: {count_text(len(study_plan.chains), 'chain')}")
     for chain in study_plan.chains[:MAX_ROWS]:
         terminal.line(f"  {chain.name}: {' → '.join(short(identity) for identity in chain.stages)}")

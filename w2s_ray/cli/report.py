@@ -23,14 +23,19 @@ MODEL = "model"
 """Folder of the model inside a stage's artifact."""
 
 
-def report(path: Path, store_folder: Path, overrides: Sequence[str], format_: Format) -> None:
-    """Print the results as a table or as JSON, or write the page and its figures."""
-    study, store = open_for_reading(path, store_folder, overrides, "report")
+def report(
+    path: Path, store_folder: Path, overrides: Sequence[str], format_: Format, version: int | None = None
+) -> None:
+    """Print the results, or those of a former version, as a table or as JSON, or write the page and its figures."""
+    study, store = open_for_reading(path, store_folder, overrides, "report", as_json=format_ == "json")
     from w2s_ray.planning.resolve import locked
+    from w2s_ray.planning.versions import version_of
     from w2s_ray.report.page import write_report
     from w2s_ray.report.summary import summarise
     from w2s_ray.report.terminal import render_details
 
+    if version is not None:
+        study = version_of(study, version, store)
     resolution = locked(study, store)
     if format_ == "html":
         page = write_report(study, resolution, store)

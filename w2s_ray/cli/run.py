@@ -45,6 +45,8 @@ def run(
     Raises:
         StudyError: when it has more than `MAX_CHAINS` chains and `yes` is not set.
     """
+    from w2s_ray.planning.versions import notice_of_change
+
     study, store = open_for_writing(path, store_folder, overrides, "run")
     num_chains = count_chains(study)
     if num_chains > MAX_CHAINS and not yes:
@@ -53,7 +55,8 @@ def run(
             "pass --yes to run it, list fewer values, or draw a sample (search.sampler: random)",
         )
     resolution = _resolve(study, store)
-    for notice in (*notices(study), *resolution.notices):
+    change = notice_of_change(study, resolution, store)
+    for notice in (*([change] if change else []), *notices(study), *resolution.notices):
         terminal.line(notice)
     outcome = _run_chains(study, resolution, store, address, retry_failed=retry_failed)
     _print_trained(outcome, every_chain(study, resolution, store), store)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from w2s_ray.cli.inputs import find_stage, open_for_reading
+from w2s_ray.cli.inputs import find_stage, open_for_reading, print_store
 from w2s_ray.cli.terminal import MAX_ROWS, plain_table, terminal
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.base import Spec
@@ -41,7 +41,7 @@ class StageStatus(Spec):
 
 def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as_json: bool) -> None:
     """Print a line per distinct stage, and why stages wait if a run is in progress."""
-    study, store = open_for_reading(path, store_folder, overrides, "status")
+    study, store = open_for_reading(path, store_folder, overrides, "status", as_json=as_json)
     from w2s_ray.planning.resolve import locked
 
     stages = distinct_stages(every_chain(study, locked(study, store), store)).values()
@@ -103,6 +103,7 @@ def print_logs(
 ) -> None:
     """Print the attempts, the last lines of the log and the last steps of the stage with this name."""
     store = existing_store(store_folder)
+    print_store(store, as_json=as_json)
     if study_file is None:
         folder = _folder_by_name(store, name)
     else:

@@ -16,12 +16,12 @@ from w2s_ray.data.prepare import PreparedTask, prepare
 from w2s_ray.data.splits import check_sizes, num_documents, num_outside_groups, num_test
 from w2s_ray.errors import DataError, ModelError
 from w2s_ray.hub import HubUnreachable
+from w2s_ray.planning.versions import LOCK_NAME, write_study
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.checks import check_classes, num_neighbours
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.level_splits import LevelSplits
-from w2s_ray.spec.load import STUDY_NAME
 from w2s_ray.spec.points import largest, one_changed
 from w2s_ray.spec.stage import Lora, Probe, Prompt
 from w2s_ray.spec.study import LevelSpec, MethodSpec, Study, TaskSizes, TaskSpec
@@ -30,7 +30,6 @@ from w2s_ray.store.files import write_file
 from w2s_ray.tasks.registry import cue_of, open_task
 from w2s_ray.training.models.catalogue import resolve_model
 
-LOCK_NAME = "study.lock.yaml"
 UNRESOLVED = "unresolved"
 """In place of a revision or fingerprint that was not found; identities that depend on it are provisional."""
 
@@ -98,9 +97,11 @@ def resolve_whole(study: Study, store: ArtifactStore) -> Resolution:
 
 
 def save_study(study: Study, resolution: Resolution, store: ArtifactStore) -> None:
-    """Write a study and its resolution into its folder in the store, in place of those of the last run."""
-    text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
-    write_file(store.study_folder(study.name) / STUDY_NAME, text.encode())
+    """Write a study and its resolution into its folder in the store, in place of those of the last run.
+
+    Those are kept as a former version if their results differ (versions.py).
+    """
+    write_study(study, resolution, store)
     _write_lock(study, resolution, store)
 
 

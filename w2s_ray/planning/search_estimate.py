@@ -3,10 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-import numpy as np
-
 from w2s_ray.errors import StudyError
-from w2s_ray.science import FloatArray
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
@@ -43,15 +40,16 @@ def estimate_to_come(
         return None
     points = _first_points(search)
     winners = SearchResult(candidates=(), winners=points[: search.num_winners])
-    cost = _cost(compile_study(study, resolution, winners), planned, seconds_of)
+    num_stages, seconds = _cost(compile_study(study, resolution, winners), planned, seconds_of)
     num_drawn = 0 if search.is_listed else search.num_points
     if num_drawn:
         compiler = CandidateCompiler(study, resolution)
         chains = [_chains_of(compiler, point) for point in points]
         one = _cost(chains[0], planned, seconds_of)
         few = _cost([chain for own in chains for chain in own], planned, seconds_of)
-        cost += one + (few - one) * ((num_drawn - 1) / max(len(points) - 1, 1))
-    num_stages, seconds = cost.tolist()
+        share = (num_drawn - 1) / max(len(points) - 1, 1)
+        num_stages += one[0] + (few[0] - one[0]) * share
+        seconds += one[1] + (few[1] - one[1]) * share
     return ToCome(
         num_candidates=num_drawn,
         num_winners=search.num_winners,
@@ -75,8 +73,8 @@ def _chains_of(compiler: CandidateCompiler, point: Point) -> Sequence[Chain]:
         return ()
 
 
-def _cost(chains: Iterable[Chain], planned: Collection[str], seconds_of: SecondsOf) -> FloatArray:
+def _cost(chains: Iterable[Chain], planned: Collection[str], seconds_of: SecondsOf) -> tuple[float, float]:
     """Return the number and the seconds (nan if unknown) of the distinct stages of `chains` that are not planned."""
     stages = [stage for identity, stage in distinct_stages(chains).items() if identity not in planned]
     seconds = [seconds_of(stage) for stage in stages]
-    return np.array([len(stages), sum(math.nan if value is None else value for value in seconds)])
+    return len(stages), sum(math.nan if value is None else value for value in seconds)

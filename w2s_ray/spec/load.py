@@ -46,7 +46,8 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
         StudyError: when the file is missing, is not YAML, or breaks a rule.
     """
     path = Path(path)
-    return _absolute(parse_study(read_raw(path, overrides), source=str(path)), path.resolve().parent)
+    study = _absolute(parse_study(read_raw(path, overrides), source=str(path)), path.resolve().parent)
+    return study.read_from(path.resolve())
 
 
 def read_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

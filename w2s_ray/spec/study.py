@@ -4,7 +4,9 @@ tasks × ladder × chains × methods × seeds. Each field has its unit and meani
 study on a laptop. `load.py` reads the file, `checks.py` holds the rules across its parts, `compile.py` compiles it.
 """
 
+from functools import cached_property
 from itertools import combinations
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_serializer, model_validator
@@ -267,6 +269,17 @@ class Study(Spec):
     """Settings to try, and how to choose the best."""
     tracking: TrackingSpec = TrackingSpec()
     report: ReportSpec = ReportSpec()
+
+    @cached_property
+    def source(self) -> str:
+        """The path of its file, which is no part of its content; empty if unknown."""
+        return ""
+
+    def read_from(self, path: Path) -> "Study":
+        """Return the study with its file's path."""
+        copied = self.model_copy()
+        copied.__dict__["source"] = str(path)
+        return copied
 
     def sizes_of(self, task: str) -> TaskSizes:
         """Return the sizes of a task's splits: its own, or the study's."""

@@ -312,6 +312,12 @@ def artifact_folders(root: Path, digest: str = "") -> list[Path]:
     return folders_ending_in(root / "artifacts", digest)
 
 
+def num_finished_stages(store: ArtifactStore) -> int:
+    """Return how many stages the store has, without reading their records."""
+    folders = artifact_folders(store.root)
+    return sum((folder / ATTEMPTS_NAME).is_file() and (folder / RECORD_NAME).is_file() for folder in folders)
+
+
 def _plain_slug(slug: str) -> str:
     """Return `slug` with safe characters only."""
     return re.sub(r"[^A-Za-z0-9_.+-]+", "_", slug)[:_SLUG_CHARS].lstrip(".") or "unnamed"
