@@ -412,6 +412,19 @@ def test_a_plan_counts_start_up_evaluation_and_labelling(home: Path, store: Arti
     assert labelling.num_to_train == 0 and labelling.seconds is not None and labelling.seconds > start
 
 
+def test_the_rows_of_a_sweep_have_their_values(home: Path, store: ArtifactStore) -> None:
+    space = {"ladder.l.optimisation.learning_rate": [1e-4, 1e-3], "methods.half.losses.l.alpha_max": [0.2, 0.8]}
+    study = study_in(home, methods={"half": {"losses": {"l": {"kind": "confidence"}}}}, search={"space": space})
+    found = planned(study, store)
+    points = {
+        arm: sorted(stage.point for stage in found.stages if stage.arms == (arm,)) for arm in ("floor", "ceiling")
+    }
+    assert points["floor"] == [""]
+    assert points["ceiling"] == ["", "learning_rate 0.0001", "learning_rate 0.001"], "of m, and of l without a loss"
+    assert len({stage.point for stage in found.stages}) == 1 + 2 + 4
+    assert {chain.point for chain in found.chains} == {stage.point for stage in found.stages if "alpha" in stage.point}
+
+
 def test_planning_is_repeatable(home: Path, store: ArtifactStore) -> None:
     assert planned(study_in(home), store) == planned(study_in(home), store)
 

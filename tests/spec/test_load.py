@@ -108,7 +108,12 @@ def test_a_key_overrides_a_merged_mapping(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message", "hint"),
     [
-        ({"execution": {"zero_stage": "3"}}, "zero_stage = '3': must be one of 0, 1, 2, 3", ""),
+        ({"execution": {"zero_stage": "3"}}, "zero_stage = '3': must be one of 0, 1, 2, 3", "write 3 without"),
+        ({"splits": {"train_examples": "546"}}, "train_examples = '546'", "write 546 without quotation marks"),
+        ({"tasks": {"t": {"builtin": "sst2", "test_examples": "9"}}}, "test_examples = '9'", "write 9 without"),
+        ({"optimisation": {"epochs": "two"}}, "epochs = 'two': must be a valid number", ""),
+        ({"methods": {"x": {"losses": {"l": "confidence"}}}}, "losses.l = 'confidence'", "write {kind: confidence}"),
+        ({"methods": {"x": {"losses": "confidence"}}}, "losses = 'confidence'", "{<level>: {kind: confidence}}"),
         ({"execution": {"activation_checkpointing": "maybe"}}, "'maybe': must be one of true, false, auto", ""),
         ({"seeds": 3}, "seeds = 3: must be a list", ""),
         ({"chains": [["s", 3]]}, "chains.0.1 = 3: must be text", ""),
@@ -149,3 +154,48 @@ def test_an_override_can_add_a_level(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(study(), sort_keys=False))
     assert list(load_study(file, ["ladder.x.model=w2s:large"]).ladder) == ["s", "l", "x"]
+
+
+@pytest.mark.parametrize(
+    ("method", "hint"),
+    [
+        ({"losses": {"kind": "confidence"}}, "losses: {<level>: {kind: confidence}}"),
+        ({"losses": {"kind": "confidence", "alpha_max": 0.3}}, "losses: {<level>: {alpha_max: 0.3}}"),
+        ({"trainable": {"kind": "lora", "rank": 4}}, "trainable: {<level>: {kind: lora}}"),
+        ({"labels": {"transforms": []}}, "labels: {<level>: {transforms: []}}"),
+        ({"optimisation": {"learning_rate": 0.001}}, "optimisation: {<level>: {learning_rate: 0.001}}"),
+        ({"generative": {"epochs": 2}}, "generative: {<level>: {epochs: 2}}"),
+    ],
+)
+def test_a_value_that_misses_the_name_of_its_level_is_told_where_it_belongs(method: dict[str, Any], hint: str) -> None:
+    with pytest.raises(StudyError) as refused:
+        parse_study(study(methods={"x": method}))
+    assert "named by level" in refused.value.message and hint in refused.value.hint
+
+
+def test_paths_in_an_override_are_relative_to_where_the_command_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        (folder / "model").mkdir(parents=True)
+        (folder / "rows.jsonl").touch()
+    (home / "only.jsonl").touch()
+    own = {"files": "rows.jsonl", "text": "text", "label": "label"}
+    (home / "study.yaml").write_text(yaml.safe_dump(study(tasks={"t": own})))
+    monkeypatch.chdir(here)
+
+    def read(*overrides: str) -> tuple[str | None, str]:
+        found = load_study("../home/study.yaml", overrides)
+        return found.tasks["t"].files, found.ladder["l"].model
+
+    rows = str(here / "rows.jsonl")
+    assert read() == (str(home / "rows.jsonl"), "w2s:large")
+    assert read("tasks.t.files=rows.jsonl", "ladder.l.model=model") == (rows, str(here / "model"))
+    assert read("tasks.t={files: rows.jsonl, text: text, label: label}", "ladder.l=model") == (
+        rows,
+        str(here / "model"),
+    )
+    assert read("tasks.t.files=only.jsonl", "ladder.l.model=w2s:medium") == (str(home / "only.jsonl"), "w2s:medium")
+    assert read("tasks.t.files=none.jsonl") == (str(here / "none.jsonl"), "w2s:large"), "so the error names the place"
+    assert read(f"tasks.t.files={home}/rows.jsonl")[0] == str(home / "rows.jsonl")

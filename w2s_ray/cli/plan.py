@@ -34,7 +34,8 @@ def print_plan(path: Path, store_folder: Path, overrides: Sequence[str], *, as_j
         terminal.line(change)
     terminal.line(f"study {study_plan.study}: {count_text(len(study_plan.chains), 'chain')}")
     for chain in study_plan.chains[:MAX_ROWS]:
-        terminal.line(f"  {chain.name}: {' → '.join(short(identity) for identity in chain.stages)}")
+        name = f"{chain.name} ({chain.point})" if chain.point else chain.name
+        terminal.line(f"  {name}: {' → '.join(short(identity) for identity in chain.stages)}")
     terminal.omitted(len(study_plan.chains), "chain")
     for name, task in list(study_plan.tasks.items())[:MAX_ROWS]:
         terminal.line(f"task {name}: {_sizes(task)}")
@@ -55,16 +56,18 @@ def _sizes(task: "ResolvedTask") -> str:
 
 def _stage_table(plan: "Plan") -> Table:
     table = Table(title="distinct stages", title_justify="left", box=None, pad_edge=False)
-    for heading in ("identity", "task", "level", "arm", "loss", "chains", "steps", "ZeRO × workers"):
+    has_points = any(stage.point for stage in plan.stages)
+    point = ("search",) if has_points else ()
+    for heading in ("identity", "task", "level", "arm", "loss", *point, "chains", "steps", "ZeRO × workers"):
         table.add_column(heading, no_wrap=heading in ("identity", "level"))
     for heading in ("parameters", "peak per worker", "about", "in store"):
         table.add_column(heading, justify="right")
     for stage in plan.stages[:MAX_ROWS]:
-        table.add_row(*_stage_cells(stage, provisional=bool(plan.unresolved)))
+        table.add_row(*_stage_cells(stage, has_points, provisional=bool(plan.unresolved)))
     return table
 
 
-def _stage_cells(stage: "StagePlan", *, provisional: bool) -> tuple[str, ...]:
+def _stage_cells(stage: "StagePlan", has_points: bool, *, provisional: bool) -> tuple[str, ...]:
     in_store = "yes" if stage.in_store else "no"
     if stage.in_store and stage.missing_predictions:
         in_store = f"yes, without {count_text(stage.missing_predictions, 'prediction')}"
@@ -74,6 +77,7 @@ def _stage_cells(stage: "StagePlan", *, provisional: bool) -> tuple[str, ...]:
         stage.level,
         ", ".join(stage.arms),
         stage.loss,
+        *((stage.point or "all",) if has_points else ()),
         str(stage.num_chains),
         str(stage.num_steps),
         f"{stage.zero_stage} × {stage.workers}",

@@ -9,7 +9,7 @@ from w2s_ray.cli.inputs import find_stage, open_for_reading, print_store
 from w2s_ray.cli.terminal import MAX_ROWS, plain_table, terminal
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.chain import PlannedStage, distinct_stages
+from w2s_ray.spec.chain import PlannedStage, distinct_stages, point_labels
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.load import load_study
 from w2s_ray.store import lease
@@ -30,6 +30,8 @@ class StageStatus(Spec):
     level: str
     arm: str
     loss: str
+    point: str
+    """The searched values that tell it from other stages; empty without a search."""
     state: State
     steps: int
     """Optimizer steps in its journal."""
@@ -44,17 +46,21 @@ def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as
     study, store = open_for_reading(path, store_folder, overrides, "status", as_json=as_json)
     from w2s_ray.planning.resolve import locked
 
-    stages = distinct_stages(every_chain(study, locked(study, store), store)).values()
-    statuses = [stage_status(store, stage) for stage in stages]
+    chains = every_chain(study, locked(study, store), store)
+    labels = point_labels(chains)
+    stages = distinct_stages(chains).values()
+    statuses = [stage_status(store, stage, labels.get(stage.identity, "")) for stage in stages]
     if as_json:
         terminal.json(statuses)
         return
-    table = plain_table("identity", "task", "level", "arm", "loss", "state", *_NUMBERS, right=_NUMBERS)
+    point = ("search",) if any(labels.values()) else ()
+    table = plain_table("identity", "task", "level", "arm", "loss", *point, "state", *_NUMBERS, right=_NUMBERS)
     active_first = sorted(statuses, key=lambda status: status.state in ("done", "waiting"))
     for status in active_first[:MAX_ROWS] if len(statuses) > MAX_ROWS else statuses:
         seconds = "" if status.seconds is None else f"{status.seconds:.1f}"
-        names = (short(status.identity), status.task, status.level, status.arm, status.loss, status.state)
-        table.add_row(*names, str(status.steps), str(status.attempts), seconds)
+        names = (short(status.identity), status.task, status.level, status.arm, status.loss)
+        values = (status.point or "all",) if point else ()
+        table.add_row(*names, *values, status.state, str(status.steps), str(status.attempts), seconds)
     terminal.out.print(table)
     terminal.omitted(len(statuses), "stage")
     terminal.line(f"{sum(status.state == 'done' for status in statuses)} of {len(statuses)} stages done")
@@ -66,8 +72,8 @@ def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as
             terminal.line(f"waiting: {name}: {reason}")
 
 
-def stage_status(store: ArtifactStore, stage: PlannedStage) -> StageStatus:
-    """Return the status of one stage."""
+def stage_status(store: ArtifactStore, stage: PlannedStage, point: str = "") -> StageStatus:
+    """Return the status of one stage; `point` has the searched values that tell it from others."""
     record = store.find(stage.identity)
     folder = store.folder(stage.spec.slug, stage.identity)
     journal = _read_journal(folder)
@@ -77,6 +83,7 @@ def stage_status(store: ArtifactStore, stage: PlannedStage) -> StageStatus:
         level=stage.level,
         arm=stage.arm,
         loss=stage.spec.description,
+        point=point,
         state=_state(store, stage, folder, finished=record is not None),
         steps=int(journal[-1].get("step", 0)) if journal else 0,
         attempts=store.num_attempts(stage.identity),

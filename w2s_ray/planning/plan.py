@@ -12,7 +12,7 @@ from w2s_ray.planning.resolve import UNRESOLVED
 from w2s_ray.planning.search_estimate import ToCome, estimate_to_come
 from w2s_ray.planning.shots import shot_notices
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedTask, distinct_stages, num_named
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedTask, distinct_stages, num_named, point_labels
 from w2s_ray.spec.points import count_chains, notices, uses_dropout
 from w2s_ray.spec.stage import ZeroStage
 from w2s_ray.spec.study import Study
@@ -36,6 +36,8 @@ class StagePlan(Spec):
     arms: tuple[str, ...]
     loss: str
     """Its loss, and what else differs from the default."""
+    point: str
+    """The searched values that tell it from other stages; empty without a search."""
     num_chains: int
     num_steps: int
     zero_stage: ZeroStage
@@ -69,6 +71,8 @@ class ChainPlan(Spec):
     """One chain and the identities of its stages, in order."""
 
     name: str
+    point: str
+    """The searched values; empty without a search."""
     stages: tuple[str, ...]
 
 
@@ -112,8 +116,19 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
     for chain in chains:
         for stage in chain.stages:
             users[stage.identity].append((chain, stage))
+    labels = point_labels(chains)
     planned = tuple(
-        _plan_stage(stage, users[identity], resolution, store, chars[stage.task], rates, nodes, longest(stage))
+        _plan_stage(
+            stage,
+            users[identity],
+            labels.get(identity, ""),
+            resolution,
+            store,
+            chars[stage.task],
+            rates,
+            nodes,
+            longest(stage),
+        )
         for identity, stage in stages.items()
     )
     num_chain_stages = num_named(chains)
@@ -127,7 +142,7 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
     to_come = None if is_through else estimate_to_come(study, resolution, stages, seconds_of)
     return Plan(
         study=study.name,
-        chains=tuple(ChainPlan(name=chain.name, stages=tuple(s.identity for s in chain.stages)) for chain in chains),
+        chains=tuple(_plan_chain(chain) for chain in chains),
         stages=planned,
         num_chains_at_most=len(chains) if is_through else count_chains(study),
         notices=(*notices(study), *resolution.notices, *shot_notices(stages.values(), resolution, store)),
@@ -145,9 +160,15 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
     )
 
 
+def _plan_chain(chain: Chain) -> ChainPlan:
+    stages = tuple(stage.identity for stage in chain.stages)
+    return ChainPlan(name=chain.name, point=chain.point.label if chain.point is not None else "", stages=stages)
+
+
 def _plan_stage(
     stage: PlannedStage,
     users: Sequence[tuple[Chain, PlannedStage]],
+    point: str,
     resolution: Resolution,
     store: ArtifactStore,
     chars: float,
@@ -167,6 +188,7 @@ def _plan_stage(
         model=stage.spec.starts_from.name,
         arms=tuple(dict.fromkeys(own.arm for _, own in users)),
         loss=stage.spec.description,
+        point=point,
         num_chains=len({chain.name for chain, _ in users}),
         num_steps=estimate.num_steps(stage, chars),
         zero_stage=stage.execution.zero_stage,

@@ -154,6 +154,14 @@ def _problem(item: Any, kind: Any, within: Sequence[str]) -> _Problem:
             return _Problem(keys, f"{where}.kind is missing: must be one of {', '.join(map(_tag, types))}")
         case "value_error":
             return _Problem(keys, f"{where}: {item['ctx']['error']}" if where else str(item["ctx"]["error"]))
+    misplaced = _misplaced(keys, kind) if is_type_error else ""
+    if misplaced:
+        outer, inner = ".".join((*within, *keys[:-1])), keys[-2]
+        return _Problem(
+            keys,
+            f"the entries of {outer} are named by {misplaced}, so {keys[-1]} belongs below the name of a {misplaced}",
+            f"write {inner}: {{<{misplaced}>: {{{keys[-1]}: {_plain(item['input'])}}}}}",
+        )
     allowed = _allowed(types) if is_type_error else []
     if allowed:
         message = f"must be one of {', '.join(allowed)}"
@@ -163,7 +171,39 @@ def _problem(item: Any, kind: Any, within: Sequence[str]) -> _Problem:
         message = item["msg"].replace("Input should", "must").partition(", unable")[0]
         for pydantic_words, yaml_words in _YAML_WORDS.items():
             message = re.sub(pydantic_words, yaml_words, message)
-    return _Problem(keys, f"{where} = {_shown(item['input'])}: {message}", is_type_error=is_type_error)
+    hint = _hint(item["input"], message, types) if is_type_error else ""
+    return _Problem(keys, f"{where} = {_shown(item['input'])}: {message}", hint, is_type_error=is_type_error)
+
+
+def _misplaced(keys: tuple[str, ...], kind: Any) -> str:
+    """Return by what a mapping is named, if the last key is one of its values' own instead of a name; else nothing."""
+    if len(keys) < 2:
+        return ""
+    outer = _walk(keys[:-1], kind)[1]
+    inner = [member for known in outer if get_origin(known) is dict for member in _members(get_args(known)[1])]
+    own = {key for member in inner if _is_spec(member) for key in member.known_keys()}
+    return _NAMED_BY.get(keys[-2], "level") if keys[-1] in own else ""
+
+
+_NAMED_BY = {"tasks": "task", "methods": "method"}
+"""What the names in a mapping are; levels in all others."""
+
+
+def _hint(value: object, message: str, types: Sequence[Any]) -> str:
+    """Return what to write instead of a text that should be a number, or the kind of a spec."""
+    if not isinstance(value, str):
+        return ""
+    by_name = [member for known in types if get_origin(known) is dict for member in _members(get_args(known)[1])]
+    if value in [_tag(member) for member in by_name if _is_spec(member)]:
+        return f"write {{<level>: {{kind: {value}}}}}"
+    if value in [_tag(member) for member in types if _is_spec(member) and "kind" in member.model_fields]:
+        return f"write {{kind: {value}}}"
+    if value in _allowed(types) and any(isinstance(own, int) for kind in types for own in get_args(kind)):
+        return f"write {value} without quotation marks"
+    is_number = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value) is not None
+    return (
+        f"write {value} without quotation marks" if is_number and ("integer" in message or "number" in message) else ""
+    )
 
 
 def _allowed(types: Sequence[Any]) -> list[str]:
@@ -180,11 +220,17 @@ _YAML_WORDS = {
     "Dictionary": "a mapping",
     " after validation": "",
     "valid tuple": "list",
-    r"valid dictionary( or instance of \w+)?": "mapping",
+    r"valid dictionary( or instance of \w+| or object to extract fields from)?": "mapping",
     "a valid string": "text",
     "a valid boolean": "true or false",
 }
 """Pydantic's names of types, in the words of YAML."""
+
+
+def _plain(value: object) -> str:
+    """Return a value of YAML as it is written on one line; … for a long one."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 40 and not isinstance(value, dict) else "…"
 
 
 def _shown(value: object) -> str:

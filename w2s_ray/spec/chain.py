@@ -163,6 +163,17 @@ def distinct_stages(chains: Iterable[Chain]) -> dict[str, PlannedStage]:
     return stages
 
 
+def point_labels(chains: Sequence[Chain]) -> dict[str, str]:
+    """Return for each stage, by identity, the searched values that tell it from others; empty without a search."""
+    points: dict[str, dict[Point, None]] = {}
+    for chain in chains:
+        if chain.point is not None:
+            for stage in chain.stages:
+                points.setdefault(stage.identity, {})[chain.point] = None
+    among = tuple(dict.fromkeys(point for own in points.values() for point in own))
+    return {identity: Point.common_label(tuple(own), among) for identity, own in points.items()}
+
+
 def num_named(chains: Iterable[Chain]) -> int:
     """Return how many stages the chains would train if they shared none."""
     return sum(len({stage.identity for stage in chain.stages}) for chain in chains)

@@ -1,5 +1,7 @@
 """Read a study file, apply overrides and check it."""
 
+import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,8 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
 def read_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read the mapping in `path` and apply the overrides, without any check.
 
+    Paths in the result are relative to the study file. Those in an override are given relative to the working folder.
+
     Raises:
         StudyError: when the file is missing or is not YAML, or an override does not fit it.
     """
@@ -67,7 +71,7 @@ def read_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise StudyError(f"{path} must be a mapping of keys, not {type(raw).__name__}", "start with `name:`")
     own: dict[str, Any] = _unshared(raw)
     for override in overrides:
-        _apply(own, override)
+        _apply(own, override, path.resolve().parent)
     return own
 
 
@@ -106,8 +110,8 @@ def _unshared(raw: Any, inside: tuple[int, ...] = ()) -> Any:
     return [_unshared(value, inside) for value in raw]
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
-    """Set one `path.to.key=value` in place."""
+def _apply(raw: dict[str, Any], override: str, folder: Path) -> None:
+    """Set one `path.to.key=value` in place; `folder` is the study file's."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise StudyError(f"--set {override} must be path.to.key=value", "for example --set seeds=[0,1,2]")
@@ -128,9 +132,33 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     if not isinstance(node, dict):
         raise StudyError(f"--set {key} is not a key of a mapping", "set the whole list instead")
     try:
-        node[last] = yaml.safe_load(text)
+        node[last] = _from_study(yaml.safe_load(text), parts, folder)
     except yaml.YAMLError as error:
         raise StudyError(f"--set {override}: the value is not valid YAML", "quote it") from error
+
+
+def _from_study(value: Any, keys: Sequence[str], folder: Path) -> Any:
+    """Return an override's value with its paths, which are relative to the working folder, relative to the study's.
+
+    A path that exists only in the study's folder stays, and so does a model that is no folder here: it may be a name.
+    """
+    match keys:
+        case ["tasks", _, "files" | "test_files"]:
+            paths = value if isinstance(value, list) else [value]
+            moved = [_moved(path, folder) if isinstance(path, str) else path for path in paths]
+            return moved if isinstance(value, list) else moved[0]
+        case ["ladder", _] | ["ladder", _, "model"] if isinstance(value, str):
+            return _moved(value, folder) if Path(value).is_dir() else value
+    if keys[0] in ("tasks", "ladder") and isinstance(value, dict):
+        return {key: _from_study(own, [*keys, key], folder) for key, own in value.items()}
+    return value
+
+
+def _moved(path: str, folder: Path) -> str:
+    exists_here = os.path.exists(path) or any(glob.iglob(path))
+    if os.path.isabs(path) or (not exists_here and (folder / path).exists()):
+        return path
+    return os.path.relpath(path, folder)
 
 
 def _parts(raw: dict[str, Any], key: str) -> list[str]:

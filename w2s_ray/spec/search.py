@@ -14,7 +14,7 @@ the `oracle`, which reads that of Vi and is marked so in every table.
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -109,6 +109,14 @@ class Point(Spec):
     def label(self) -> str:
         """The values for display, by the last part of their keys."""
         return ", ".join(f"{key.rpartition('.')[2]} {_shown(value)}" for key, value in self.values.items())
+
+    @classmethod
+    def common_label(cls, points: Sequence["Point"], among: Sequence["Point"]) -> str:
+        """Return, for display, the values that all of `points` have and some of `among` do not."""
+        shared = set.intersection(*(set(point.settings) for point in points)) if points else set()
+        everywhere = set.intersection(*(set(point.settings) for point in among)) if among else set()
+        kept = tuple(pair for pair in points[0].settings if pair in shared - everywhere) if points else ()
+        return cls(settings=kept).label
 
 
 class SearchSpec(Spec):
