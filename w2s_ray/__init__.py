@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from w2s_ray.api import read_results, run_study
+    from w2s_ray.report.metrics import register_metric
     from w2s_ray.spec.load import load_study
+    from w2s_ray.spec.losses import register_loss
     from w2s_ray.tasks.registry import register_task
 
-__all__ = ["load_study", "read_results", "register_task", "run_study"]
+__all__ = ["load_study", "read_results", "register_loss", "register_metric", "register_task", "run_study"]
 
 _HOMES = {
     "load_study": "w2s_ray.spec.load",
     "read_results": "w2s_ray.api",
+    "register_loss": "w2s_ray.spec.losses",
+    "register_metric": "w2s_ray.report.metrics",
     "register_task": "w2s_ray.tasks.registry",
     "run_study": "w2s_ray.api",
 }

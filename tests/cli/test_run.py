@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.cli.conftest import Ran, command, environment, fails, stage_rows, w2s
 from w2s_ray import load_study, read_results
@@ -144,6 +145,26 @@ def test_an_exported_model_predicts_what_its_stage_predicted(ran: Ran, tmp_path:
     with torch.no_grad():
         probs_NC = model(**batch).logits.softmax(-1).numpy()
     np.testing.assert_allclose(probs_NC, kept.probs_NC, atol=1e-5)
+
+
+def test_an_export_has_a_model_card_and_the_permissions_of_new_files(ran: Ran, tmp_path: Path) -> None:
+    target, before = tmp_path / "exported", os.umask(0o027)
+    try:
+        assert ran.w2s("export", "chain:large:confident", target).code == 0
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (target, *target.rglob("*"))}
+    assert modes.pop("exported") == 0o750 and set(modes.values()) == {0o640}
+    _, head, body = (target / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(head)["pipeline_tag"] == "text-classification" and "base_model" not in yaml.safe_load(head)
+    record = next(json.loads(path.read_text()) for path in ran.store.glob("artifacts/*conf*/record.json"))
+    for part in ("tiny", "chain", "down, up", "learning rate | 0.01", record["identity"]):
+        assert part in body
+    assert str(ran.home) not in body
+
+
+def test_a_stage_named_by_its_place_needs_its_study(ran: Ran) -> None:
+    fails(w2s("logs", "chain:large", "--store", ran.store), 2, "--study", "identity")
 
 
 def test_a_snapshot_is_exported_by_its_share_of_training(ran: Ran, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from synthetic import Skill, SyntheticStudy, arm_of, printed, value
 
-from w2s_ray.report.metrics import ESTIMATES, METRICS, Case, Metric
+from w2s_ray.errors import StudyError
+from w2s_ray.report import metrics as metrics_module
+from w2s_ray.report.metrics import ESTIMATES, METRICS, Case, Metric, register_metric
 from w2s_ray.spec.chain import PlannedStage
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -52,6 +54,33 @@ def test_a_registered_metric_is_in_table_page_csv_and_json(
         assert "sureness" in printed(finished.summary(), width, details=True)
     assert "sureness" in page.read_text() and "the middle confidence" in page.read_text()
     assert "sureness" not in printed(finished.summary(), 160), "not among the results"
+
+
+def test_an_own_metric_is_reported_with_the_digest_of_its_source(
+    finished: SyntheticStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_module, "_own", {})
+    for name in ("sure", "never"):
+        monkeypatch.setitem(METRICS, name, METRICS["ece"])
+        monkeypatch.delitem(METRICS, name)
+    register_metric(Metric("sure", "calibration", "sureness", median_confidence, "the middle confidence"))
+    register_metric(Metric("sure", "calibration", "sureness", median_confidence, "the middle confidence, again"))
+    summary = finished.summary()
+    assert metrics_of(finished, "large", "chain · naive")["sure"] == pytest.approx(0.8)
+    assert set(summary.own_metrics) == {"sure"} and len(summary.own_metrics["sure"]) == 12
+    with pytest.raises(StudyError, match="another metric"):
+        register_metric(Metric("ece", "calibration", "", median_confidence, ""))
+    with pytest.raises(StudyError, match="another metric"):
+        register_metric(Metric("sure", "calibration", "", not_finite, ""))
+    with pytest.raises(StudyError, match="group"):
+        register_metric(Metric("odd", "mine", "", median_confidence, ""))  # type: ignore[arg-type]
+    register_metric(Metric("never", "calibration", "", not_finite, ""))
+    with pytest.raises(StudyError, match="never"):
+        finished.summary()
+
+
+def not_finite(case: Case) -> float | None:
+    return math.inf
 
 
 def test_a_metric_must_be_finite(finished: SyntheticStudy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from w2s_ray.spec.losses import (
 from w2s_ray.spec.points import one_changed
 from w2s_ray.spec.study import Study
 
-KINDS = ", ".join(loss().kind for loss in LOSSES)
+KINDS = ", ".join([*(loss().kind for loss in LOSSES), "own"])
 
 
 def study_with(loss: Any, **changes: Any) -> Study:

@@ -2,12 +2,15 @@
 
 import math
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from tests.spec import own_losses
+from w2s_ray.errors import TrainingError
 from w2s_ray.science import FloatArray
 from w2s_ray.spec.losses import LOSSES as ALL_LOSSES
 from w2s_ray.spec.losses import (
@@ -17,9 +20,11 @@ from w2s_ray.spec.losses import (
     KLLoss,
     Loss,
     NaiveLoss,
+    OwnLoss,
     ProductLoss,
     WindowLoss,
 )
+from w2s_ray.spec.own_code import source_of
 from w2s_ray.training import losses as losses_module
 from w2s_ray.training.feed import Feeder, LabelledExamples, LanguageExamples, MicroBatch
 from w2s_ray.training.losses import (
@@ -107,6 +112,26 @@ def test_naive_is_cross_entropy_against_the_soft_labels() -> None:
 
 def test_hard_is_cross_entropy_against_the_most_probable_class() -> None:
     assert_is_cross_entropy_against(HardLoss(), [[0.0, 1.0] if weak > 0.5 else [1.0, 0.0] for weak in WEAK])
+
+
+def own(function: Callable[..., torch.Tensor], **settings: float) -> OwnLoss:
+    source = source_of(function)
+    return OwnLoss(name="mine", function=function.__name__, source=source, settings=tuple(settings.items()))
+
+
+def test_an_own_loss_is_summed_over_its_examples() -> None:
+    assert_is_cross_entropy_against(own(own_losses.plain), LABELS.tolist())
+    logits_BC, labels_BC = torch.from_numpy(LOGITS), torch.from_numpy(LABELS)
+    for gamma in (0.5, 2.0):
+        loss = student_loss(own(own_losses.focal, gamma=gamma), LABELS).value(logits_BC, labels_BC, 0.0)
+        probs = logits_BC.softmax(dim=-1).numpy()
+        expected = -(LABELS * (1 - probs) ** gamma * np.log(probs)).sum()
+        assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_an_own_loss_that_returns_no_value_for_each_example_is_refused() -> None:
+    with pytest.raises(TrainingError, match="mine"):
+        student_loss(own(own_losses.summed), LABELS).value(torch.from_numpy(LOGITS), torch.from_numpy(LABELS), 0.0)
 
 
 @pytest.mark.parametrize(("prior", "share"), [("half", 0.5), ("batch", float(np.mean(WEAK)))])
@@ -208,7 +233,7 @@ def test_reverse_kl_weighs_by_the_students_belief_and_stays_finite() -> None:
 
 
 def test_every_loss_of_the_study_file_has_its_function() -> None:
-    assert {loss().kind for loss in ALL_LOSSES} == losses_module._BUILD.keys()
+    assert {loss().kind for loss in ALL_LOSSES} | {"own"} == losses_module._BUILD.keys()
 
 
 @pytest.mark.parametrize("spec", [loss() for loss in ALL_LOSSES])

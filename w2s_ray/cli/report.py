@@ -1,12 +1,14 @@
 """`w2s report` and `w2s export`: the results of a study, and its models, from the store alone."""
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from w2s_ray.cli.inputs import describe, find_stage, open_for_reading
+from w2s_ray.cli.model_card import model_card
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StoreError
 from w2s_ray.spec.chain import PlannedStage
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from w2s_ray.report.findings import Summary
 
 Format = Literal["table", "json", "html"]
+CARD = "README.md"
+"""The file of a model card, by the convention of the Hugging Face hub."""
 MODEL = "model"
 """Folder of the model inside a stage's artifact."""
 
@@ -60,9 +64,10 @@ def print_summary(summary: "Summary") -> None:
 def export(
     path: Path, store_folder: Path, overrides: Sequence[str], name: str, target: Path, at: float | None = None
 ) -> None:
-    """Copy the model of the stage called `name` to `target`, after comparing it with its record.
+    """Copy the model of the stage called `name` to `target`, after comparing it with its record; add a model card.
 
-    Classes get the task's names. `at` exports the snapshot after that share of training.
+    Files and folders get the permissions of new ones (umask). Classes get the task's names. `at` exports the snapshot
+    after that share of training.
 
     Raises:
         StoreError: when the stage is not finished, has no such model or fails its checksums, or `target` is in use.
@@ -79,13 +84,25 @@ def export(
         raise StoreError(f"{target} is not empty, and an export does not overwrite", "choose a new or empty folder")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        shutil.copytree(source, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
         task = resolution.tasks[stage.task]
         if task.kind == "classes" and not stage.spec.is_language_model:
             _name_classes(target / "config.json", task.class_names)
+        record = store.find(stage.identity)
+        assert record is not None
+        (target / CARD).write_text(model_card(study, stage, task, record, at), encoding="utf-8")
+        _open_folders(target)
     terminal.line(f"{full_name} → {target}")
     for file in sorted(target.rglob("*")):
         terminal.line(f"  {file.relative_to(target)}")
+
+
+def _open_folders(folder: Path) -> None:
+    """Give folders the permissions of new ones; `copytree` copies those of the source, which may be private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in (folder, *(inner for inner in folder.rglob("*") if inner.is_dir())):
+        path.chmod(0o777 & ~mask)
 
 
 def _model_folder(store: ArtifactStore, stage: PlannedStage, name: str, at: float | None) -> Path:

@@ -153,6 +153,11 @@ def _folder_by_name(store: ArtifactStore, name: str) -> Path:
     stages = [folder for folder in artifact_folders(store.root) if (folder / ATTEMPTS_NAME).is_file()]
     matching = [folder for folder in stages if folder.name.rpartition("-")[2].startswith(name[:12])]
     matching = matching or [folder for folder in stages if name in folder.name]
+    if not matching and ":" in name:
+        raise StudyError(
+            f"{name!r} names a stage by arm and level, which only its study file knows",
+            "add --study STUDY.yaml, or name the stage by the first digits of its identity (`w2s status` lists them)",
+        )
     if len(matching) != 1:
         raise StudyError(
             f"{name!r} matches {len(matching)} stages in {store.root}; a stage is named by the first digits of its "

@@ -282,6 +282,8 @@ class Summary(Spec):
 
     schema_version: int = SCHEMA
     study: str
+    own_metrics: dict[str, str] = Field(default_factory=dict)
+    """Metrics that the program registered, with the digest of each one's source."""
     verdict: str = ""
     """Two sentences on the last student: the task's, or over several tasks."""
     seeds: tuple[int, ...]

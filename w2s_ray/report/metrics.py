@@ -9,6 +9,7 @@ over its seeds. `ESTIMATES` need several stages on the same bootstrap resamples:
 computed in evaluation.py. In the formulas y is the truth, s and t the hard predictions of student and supervisor.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,12 @@ from functools import cached_property
 from statistics import fmean
 from typing import Literal
 
+from w2s_ray.errors import StudyError
 from w2s_ray.report.evidence import EvalPredictions, Evidence, LabelQuality
 from w2s_ray.science import BoolArray, FloatArray, IntArray
 from w2s_ray.science.metrics import Relation, auroc, brier, calibration_error, error_correlation, relate, spread
+from w2s_ray.spec.base import check_known
+from w2s_ray.spec.own_code import source_of
 
 GroupName = Literal["links", "calibration", "answers", "cost"]
 Values = dict[str, float | None]
@@ -242,6 +246,32 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
 """By name, in the order of their columns."""
 
 
+_OWN_DIGITS = 12
+_own: dict[str, str] = {}
+
+
+def register_metric(metric: Metric) -> None:
+    """Register a metric of your own: it is computed for every stage with test predictions, in the group of its choice.
+
+    It gets the columns and keys of a built-in one in every report that this process makes. `compute` has to be a
+    function at the top level of a file: the digest of its source is in results.json (`own_metrics`), with its values.
+
+    Raises:
+        StudyError: when its name is taken by another metric, its group is unknown, or it has no source.
+    """
+    digest = hashlib.sha256(source_of(metric.compute).encode()).hexdigest()[:_OWN_DIGITS]
+    if metric.name in ESTIMATES or (metric.name in METRICS and _own.get(metric.name) != digest):
+        raise StudyError(f"another metric is registered as {metric.name!r}", "choose another name")
+    check_known(metric.group, GROUPS, f"the metric {metric.name}", "group")
+    METRICS[metric.name] = metric
+    _own[metric.name] = digest
+
+
+def own_metrics() -> dict[str, str]:
+    """Return the digest of each registered metric's source, by name."""
+    return dict(_own)
+
+
 def case_of(evidence: Evidence, identity: str, floor: str | None, ceiling: str | None) -> Case:
     """Return a stage that has test predictions with all that it is compared with; `floor` and `ceiling` by identity."""
     predictions = evidence.predictions[identity]
@@ -262,6 +292,10 @@ def case_of(evidence: Evidence, identity: str, floor: str | None, ceiling: str |
 def measure(case: Case) -> Values:
     """Return every metric of one stage."""
     values = {name: metric.compute(case) for name, metric in METRICS.items()}
+    for name in _own:
+        value = values[name]
+        if value is not None and not (isinstance(value, float | int) and math.isfinite(value)):
+            raise StudyError(f"metric {name} returned {value!r}; it must return a finite number or None")
     for name, value in values.items():
         assert value is None or math.isfinite(value), f"metric {name} is {value}, which JSON cannot hold"
     return values

@@ -21,6 +21,7 @@ from w2s_ray.report.findings import (
     Summary,
     TaskSummary,
 )
+from w2s_ray.report.metrics import own_metrics
 from w2s_ray.report.text import with_bounds
 from w2s_ray.report.verdict import study_verdict, task_verdict
 from w2s_ray.science.bootstrap import FEW_GROUPS
@@ -60,6 +61,7 @@ def summary_of(study: Study, evidence: Evidence) -> Summary:
     across = across_tasks(evaluations)
     return Summary(
         study=study.name,
+        own_metrics=own_metrics(),
         verdict=study_verdict(by_task, across) if len(verdicts) > 1 else "".join(verdicts.values()),
         seeds=study.seeds,
         ladder=tuple(study.ladder),

@@ -16,6 +16,7 @@ from w2s_ray.scheduling.dispatcher.writer import ChainJudge, TrackerFactory
 from w2s_ray.scheduling.status import EventKind, StageEvent, StudyView
 from w2s_ray.spec.chain import PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.compile import compile_study
+from w2s_ray.spec.losses import check_registered
 from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store import lease
@@ -132,11 +133,15 @@ def run_study(
         retry_failed: judge failed candidates of its search again; chains that failed are always run again.
 
     Raises:
+        StudyError: when a loss of the study is not registered in this process.
         ResourceError: before anything is trained, when the cluster cannot hold a stage's workers.
         StoreError: when the store holds something that cannot be read.
         LeaseHeld: when another run of the study on this store does not end.
         Interrupted: when `interrupt` was set; each stage under way has a checkpoint.
     """
+    for method in study.methods.values():
+        for loss in method.losses.values():
+            check_registered(loss)
     search = read_search_result(study, store)
     chooses = study.search is not None and study.search.choose_by is not None
     retries = search is not None and retry_failed and any(one.status == "failed" for one in search.candidates)

@@ -8,11 +8,20 @@ Some formulas split two classes at a probability of class 1. A study that asks f
 classes is refused before anything is trained.
 """
 
-from typing import Annotated, ClassVar, Literal, get_args
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_serializer, model_validator
 
-from w2s_ray.spec.base import Fraction, Variant
+from w2s_ray.errors import StudyError
+from w2s_ray.spec.base import Fraction, Name, Variant
+from w2s_ray.spec.own_code import source_of
+
+_NUM_TENSORS = 3
+"""Arguments of an own loss before its settings."""
+_LABEL_DIGITS = 4
 
 Prior = Literal["half", "weak", "batch", "argmax"]
 
@@ -153,9 +162,101 @@ class KLLoss(_Loss):
     label_changes: ClassVar = {"direction": "{}"}
 
 
+LossFunction = Callable[..., Any]
+"""Maps (logits_BC, labels_BC, progress, **settings) to loss_B: tensors of B examples and C classes, and the share of
+training that is done."""
+_own: dict[str, LossFunction] = {}
+
+
+def register_loss(name: str, function: LossFunction) -> None:
+    """Register a loss of your own, so that studies can name it as `{kind: own, name: …, settings: {…}}`.
+
+    `function(logits_BC, labels_BC, progress, **settings)` returns a loss for each example; it has to be finite for
+    certain labels, and may use no other example. Its source, with what it uses of its own file, is part of the
+    identities of the stages that learn with it, and is sent to their workers: an edited formula trains again. Register
+    it in the process that runs the study, before `load_study`.
+
+    Raises:
+        StudyError: when the name is taken by another loss, or the function is not defined at the top level of a file.
+    """
+    source = source_of(function)
+    known = _own.get(name)
+    if known is not None and source_of(known) != source:
+        raise StudyError(f"another loss is registered as {name!r}", "choose another name")
+    _own[name] = function
+
+
+def check_registered(loss: "Loss") -> None:
+    """Refuse to train with an own loss whose source is not that of a function registered in this process.
+
+    A study file, which may be anyone's, never brings code of its own.
+    """
+    if isinstance(loss, OwnLoss) and (loss.name not in _own or source_of(_own[loss.name]) != loss.source):
+        raise StudyError(
+            f"loss {loss.name} of the study is not the one that this process has registered",
+            "call register_loss before load_study, in the program that runs the study",
+        )
+
+
+Setting = bool | int | float | str
+
+
+class OwnLoss(_Loss):
+    """A loss that the program registered with `register_loss`: the sum of its values over examples."""
+
+    kind: Literal["own"] = "own"
+    name: Name
+    """The name under which it is registered."""
+    settings: tuple[tuple[str, Setting], ...] = ()
+    """Keyword arguments of the function; a mapping in the study."""
+    function: str
+    """The function's name; set when the study is read."""
+    source: str
+    """Its source; set when the study is read."""
+
+    @property
+    def label(self) -> str:
+        """Short name for tables and slugs: the name, the settings, and digits that change with the formula."""
+        settings = [f"{key}{value:g}" if isinstance(value, float) else f"{key}{value}" for key, value in self.settings]
+        digits = hashlib.sha256(self.source.encode()).hexdigest()[:_LABEL_DIGITS]
+        return "-".join([self.name, *settings, digits])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_source(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        settings = raw.get("settings") or {}
+        if isinstance(settings, dict):
+            raw = {**raw, "settings": tuple(sorted(settings.items()))}
+        if "source" in raw:
+            return raw
+        name = raw.get("name")
+        if name not in _own:
+            known = ", ".join(_own) or "none"
+            raise ValueError(
+                f"no loss is registered as {name!r} (registered: {known}); call register_loss before load_study"
+            )
+        function = _own[name]
+        parameters = list(inspect.signature(function).parameters.values())[_NUM_TENSORS:]
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        named = {parameter.name: parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+        for key in settings:
+            if key not in named and not takes_any:
+                raise ValueError(f"loss {name} has no setting {key}; it has {', '.join(named) or 'none'}")
+        for key, parameter in named.items():
+            if key not in settings and parameter.default is parameter.empty:
+                raise ValueError(f"loss {name} needs the setting {key}")
+        return {**raw, "function": function.__name__, "source": source_of(function)}
+
+    @field_serializer("settings")
+    def _as_mapping(self, settings: tuple[tuple[str, Setting], ...]) -> dict[str, Setting]:
+        return dict(settings)
+
+
 Loss = Annotated[
-    NaiveLoss | HardLoss | ConfidenceLoss | EntropyLoss | ProductLoss | WindowLoss | KLLoss,
+    NaiveLoss | HardLoss | ConfidenceLoss | EntropyLoss | ProductLoss | WindowLoss | KLLoss | OwnLoss,
     Field(discriminator="kind"),
 ]
-LOSSES: tuple[type[Loss], ...] = get_args(get_args(Loss)[0])
-"""Every class of `Loss`."""
+LOSSES: tuple[type[Loss], ...] = get_args(get_args(Loss)[0])[:-1]
+"""Every class of `Loss` but `OwnLoss`."""

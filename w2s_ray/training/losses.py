@@ -24,6 +24,7 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from w2s_ray.data.labels import one_hot
+from w2s_ray.errors import TrainingError
 from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.spec.base import rounded_up
 from w2s_ray.spec.losses import (
@@ -33,9 +34,11 @@ from w2s_ray.spec.losses import (
     KLLoss,
     Loss,
     NaiveLoss,
+    OwnLoss,
     ProductLoss,
     WindowLoss,
 )
+from w2s_ray.spec.own_code import function_from
 from w2s_ray.training.feed import LabelledExamples, LanguageExamples, MicroBatch
 from w2s_ray.training.workers import Workers
 
@@ -183,6 +186,24 @@ def _kl(spec: KLLoss, labels_NC: FloatArray) -> StudentLoss:
             return kl_div(log_own_BC, targets_BC, reduction="sum")
         log_weak_BC = targets_BC.clamp(min=_KL_EPSILON).log()
         return kl_div(log_weak_BC, log_own_BC, reduction="sum", log_target=True)
+
+    return StudentLoss(value=value)
+
+
+@_register("own")
+def _registered(spec: OwnLoss, labels_NC: FloatArray) -> StudentLoss:
+    """A function of the program's own, which gives the loss of each example."""
+    function = function_from(spec.source, spec.function)
+
+    def value(logits_BC: torch.Tensor, targets_BC: torch.Tensor, progress: float) -> torch.Tensor:
+        loss_B = function(logits_BC.float(), targets_BC, progress, **dict(spec.settings))
+        if not isinstance(loss_B, torch.Tensor) or loss_B.shape != targets_BC.shape[:1]:
+            shape = tuple(getattr(loss_B, "shape", ())) or type(loss_B).__name__
+            raise TrainingError(
+                f"loss {spec.name} returned {shape} for {len(targets_BC)} examples; it must return one value for each",
+                "sum over classes, for example .sum(dim=-1), and not over examples",
+            )
+        return loss_B.sum()
 
     return StudentLoss(value=value)
 

@@ -1,0 +1,80 @@
+"""The source of a function of the user's, which makes it part of an identity and can be run in another process.
+
+`source_of` returns the function with everything of its own file that it uses: functions, classes, constants and
+imports. Comments and the layout do not count. What it imports from other files is named and not copied.
+"""
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from w2s_ray.errors import StudyError
+
+_HINT = "define it with `def` at the top level of a Python file"
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """Return Python source that defines the function.
+
+    Raises:
+        StudyError: when it is not defined at the top level of a file.
+    """
+    name = getattr(function, "__name__", repr(function))
+    if not inspect.isfunction(function) or function.__qualname__ != name or name == "<lambda>":
+        raise StudyError(f"the source of {name} cannot be part of an identity: it is no function of a file", _HINT)
+    statements = _statements(function)
+    needed: set[int] = set()
+    waiting, seen = [name], {name}
+    while waiting:
+        wanted = waiting.pop()
+        for place, statement in enumerate(statements):
+            if place not in needed and wanted in _bound(statement):
+                needed.add(place)
+                used = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)} - seen
+                seen |= used
+                waiting += sorted(used)
+    own = [statement for place, statement in enumerate(statements) if place in needed]
+    if not any(isinstance(statement, ast.FunctionDef) and statement.name == name for statement in own):
+        raise StudyError(f"{name} is not defined at the top level of {inspect.getsourcefile(function)}", _HINT)
+    return "\n".join(ast.unparse(statement) for statement in (*_future(statements), *own))
+
+
+def function_from(source: str, name: str) -> Callable[..., Any]:
+    """Run `source`, from `source_of`, and return the function of this name."""
+    namespace: dict[str, Any] = {"__name__": f"w2s_own_{name}"}
+    exec(compile(source, f"<{name}>", "exec"), namespace)
+    function: Callable[..., Any] = namespace[name]
+    return function
+
+
+def _statements(function: Callable[..., Any]) -> list[ast.stmt]:
+    """Return the top-level statements of the function's file."""
+    try:
+        lines, _ = inspect.findsource(function)
+        return ast.parse("".join(lines)).body
+    except (OSError, TypeError, SyntaxError) as error:
+        raise StudyError(f"the source of {function.__name__} cannot be read: {error}", _HINT) from None
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    """Return the names that a top-level statement binds, also inside `if` and `try`."""
+    match statement:
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            return {name}
+        case ast.Import(names=names) | ast.ImportFrom(names=names):
+            return {(alias.asname or alias.name).partition(".")[0] for alias in names}
+        case ast.If() | ast.Try():
+            return {name for inner in _inner(statement) for name in _bound(inner)}
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def _inner(statement: ast.If | ast.Try) -> Iterator[ast.stmt]:
+    yield from (*statement.body, *statement.orelse)
+    if isinstance(statement, ast.Try):
+        yield from (inner for handler in statement.handlers for inner in handler.body)
+        yield from statement.finalbody
+
+
+def _future(statements: list[ast.stmt]) -> list[ast.stmt]:
+    return [own for own in statements if isinstance(own, ast.ImportFrom) and own.module == "__future__"]
