@@ -30,7 +30,7 @@ def test_a_run_succeeds(ran: Ran) -> None:
 
 
 def test_only_our_own_lines_reach_the_terminal(ran: Ran) -> None:
-    ours = re.compile(r"(preparing |started |ended |finished |written:|  \S|warning| *$)")
+    ours = re.compile(r"(store |preparing |started |ended |finished |written:|  \S|warning| *$)")
     report = set(ran.w2s("report").out.splitlines())
     for line in ran.done.out.splitlines():
         assert line in report or ours.match(line), line
@@ -161,6 +161,16 @@ def test_an_export_has_a_model_card_and_the_permissions_of_new_files(ran: Ran, t
     for part in ("tiny", "chain", "down, up", "learning rate | 0.01", record["identity"]):
         assert part in body
     assert str(ran.home) not in body
+
+
+def test_another_file_of_the_same_name_is_warned_about_before_it_runs(ran: Ran) -> None:
+    other = ran.home / "other.yaml"
+    other.write_text((ran.home / "tiny.yaml").read_text() + "seeds: [5]\n")
+    done = w2s("plan", other, "--store", ran.store, cwd=ran.home)
+    store, warning, *_ = done.out.splitlines()
+    assert store == f"store {ran.store} ({NUM_STAGES} stages)"
+    assert warning.startswith("warning") and str(ran.home / "tiny.yaml") in warning and str(other) in warning
+    fails(ran.w2s("report", "--version", "1"), 2, "no former version 1")
 
 
 def test_a_stage_named_by_its_place_needs_its_study(ran: Ran) -> None:

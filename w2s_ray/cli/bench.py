@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from w2s_ray.cli.inputs import print_store
 from w2s_ray.cli.terminal import bytes_text, count_text, terminal
 from w2s_ray.spec.load import load_study
 from w2s_ray.store.artifacts import ArtifactStore
@@ -18,6 +19,8 @@ def bench(
     Prepared data is read from the store at `store_folder` and added to it; without one, everything is temporary.
     """
     study = load_study(path, overrides)
+    if store_folder is not None:
+        print_store(ArtifactStore(store_folder), as_json=as_json)
     terminal.capture(Path(tempfile.mkdtemp(prefix="w2s-")) / "bench.log")
     from w2s_ray.bench import bench_level, choose_stage, shorten
     from w2s_ray.planning.nodes import this_machine

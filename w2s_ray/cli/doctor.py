@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from w2s_ray import hub
+from w2s_ray.cli.inputs import print_store
 from w2s_ray.cli.terminal import bytes_text, terminal
 from w2s_ray.errors import StoreError
 from w2s_ray.store.artifacts import FOLDERS, ArtifactStore
@@ -35,6 +36,7 @@ class Finding:
 
 def examine(store_folder: Path, *, as_json: bool) -> int:
     """Print all findings; return 1 if one of them would stop a study."""
+    print_store(ArtifactStore(store_folder), as_json=as_json)
     findings = [finding for check in _CHECKS for finding in check(store_folder)]
     if as_json:
         terminal.json(findings)

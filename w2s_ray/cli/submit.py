@@ -48,6 +48,7 @@ def submit(
             f"--store {store} is not an absolute path; a job runs in a temporary folder of Ray",
             "choose a folder that every node can reach, for example --store /shared/w2s-store",
         )
+    terminal.line(f"store {store} (on the cluster)")
     study = load_study(path, overrides)  # report errors here and not on the cluster
     with tempfile.TemporaryDirectory(prefix="w2s-submit-") as folder:
         pack(path, Path(folder), overrides)
