@@ -202,5 +202,5 @@ def test_several_tasks_are_counted_by_their_last_students() -> None:
     )
     none = study_verdict({"b": tasks["b"], "c": tasks["c"]}, [across.model_copy(update={"pooled": None})])
     assert none.startswith("The last student reliably recovers part of the gap on none of 2 tasks.")
-    assert "pooled over the tasks is undefined" in none
+    assert "pooled over the tasks, is undefined" in none
     assert study_verdict({"a": [FLOOR]}, []) == ""
