@@ -211,7 +211,7 @@ def test_pairs_are_asked_by_the_likelihood_of_completions_without_shots(home: Pa
     with pytest.raises(DataError, match=r"trainable\.l\.num_shots is 2"):
         planned(study_in(home, tasks=pairs_in(home), methods={"naive": method}), store)
     method = {"score": {"kind": "likelihood", "cue": "Q:"}}
-    with pytest.raises(DataError, match="score.cue is 'Q:'"):
+    with pytest.raises(DataError, match=r"score\.cue is 'Q:'"):
         planned(study_in(home, tasks=pairs_in(home), methods={"naive": method}), store)
 
 
