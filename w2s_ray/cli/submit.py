@@ -63,7 +63,7 @@ def submit(
     try:
         asyncio.run(_follow(client, job))
         status = client.get_job_status(job)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # of Ray, of its HTTP client or of the network
         lost = f"lost the connection to {address}, but the job goes on: {first_line(error)}"
         raise ConnectionLost(lost, follow) from None
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from w2s_ray.store.record import Record
 ASSUMED_FLOPS_PER_CPU = 1e11
 """Floating-point operations per second of a CPU worker, used if the store has no measured rate."""
 ASSUMED_FLOPS_PER_GPU = 1e14
-RUN_SECONDS = 25.0
+RUN_SECONDS = 18.0
 """Of a run besides its worker groups and stages: imports, Ray's and Tune's start and end, and the report."""
 GROUP_SECONDS = 18.0
 """From the request of a worker group to its first step."""

@@ -8,7 +8,14 @@ import pytest
 from tests.scheduling.studies import chains_of, small_study
 from w2s_ray.errors import DeviceFull, OutOfMemory, TrainingError
 from w2s_ray.scheduling.core.queue import CrashKind
-from w2s_ray.scheduling.workers.failures import comparable, crash_of, in_one_line, may_be_outcome, outcome_of
+from w2s_ray.scheduling.workers.failures import (
+    comparable,
+    crash_of,
+    in_one_line,
+    log_has_timeout,
+    may_be_outcome,
+    outcome_of,
+)
 
 LOG = Path("logs/stage.log")
 STAGE = chains_of(small_study())[0].stages[0]
@@ -53,6 +60,15 @@ def test_a_rank_reports_the_kind_of_its_end_with_its_log(error: BaseException, k
     crash = crash_of(error, 1, LOG, 300)
     assert crash is not None and crash.kind is kind
     assert "rank 1" in crash.cause and str(LOG) in crash.cause
+
+
+def test_a_process_that_nccls_watchdog_ended_timed_out(tmp_path: Path) -> None:
+    log = tmp_path / "stage.log"
+    assert not log_has_timeout(log)
+    log.write_text("step 1\n" * 20_000 + "[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7)\n")
+    assert log_has_timeout(log)
+    log.write_text(log.read_text() + "another attempt\n" * 10_000)
+    assert not log_has_timeout(log)
 
 
 def test_a_rank_that_only_noticed_anothers_end_reports_nothing() -> None:

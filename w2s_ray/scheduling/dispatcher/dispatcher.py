@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from w2s_ray.planning.nodes import Node
 from w2s_ray.scheduling.core import scheduler as core
 from w2s_ray.scheduling.core.groups import GroupStatus
 from w2s_ray.scheduling.core.policy import Assign, CancelGroup, OpenGroup, RetireGroup, StopStage
-from w2s_ray.scheduling.core.queue import Crash, Queue, StageState, name_of, work_of
+from w2s_ray.scheduling.core.queue import Crash, CrashKind, Queue, StageState, name_of, work_of
 from w2s_ray.scheduling.dispatcher.leases import RENEW_SECONDS, StageLeases
 from w2s_ray.scheduling.dispatcher.reports import (
     LEAVE,
@@ -36,6 +36,7 @@ from w2s_ray.scheduling.dispatcher.reports import (
 )
 from w2s_ray.scheduling.dispatcher.writer import ActorName, find_writer
 from w2s_ray.scheduling.status import EventKind, StageEvent, StudyStatus
+from w2s_ray.scheduling.workers.failures import log_has_timeout
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 from w2s_ray.spec.stage import GroupShape
 from w2s_ray.tracking.tracker import RunInfo, chain_run, stage_run, stage_run_id
@@ -111,6 +112,7 @@ class Dispatcher:
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             logging.getLogger("w2s_ray").addHandler(handler)
             logging.getLogger("w2s_ray").setLevel(logging.INFO)
+        self._logs = log.parent if log is not None else None
         weights = parameters or {}
         self._study, self._leases, self._launcher = study, leases, launcher
         queue = Queue(cost=lambda stage: work_of(stage) * weights.get(stage.level, 1.0))
@@ -290,8 +292,20 @@ class Dispatcher:
             ended = core.GroupEnded(group)  # cancelled before it was started
         else:
             ended = await self._launcher.run(group, shape)
+            ended = await self._with_timeout(ended)
         del self._orders[group]
         self._handle(ended)
+
+    async def _with_timeout(self, ended: core.GroupEnded) -> core.GroupEnded:
+        """Correct the kind of an end that was a collective's timeout, by which NCCL ends processes like a signal."""
+        identity = self._scheduler.groups.by_id[ended.group].identity
+        if identity is None or ended.kind is not CrashKind.KILLED or self._logs is None:
+            return ended
+        log = self._logs / f"{self._leases.folder_name(self._scheduler.queue.stages[identity].stage)}.log"
+        if not await asyncio.to_thread(log_has_timeout, log):
+            return ended
+        cause = f"a worker did not join a collective of the others in time (log: {log})"
+        return replace(ended, kind=CrashKind.TIMEOUT, cause=cause)
 
     async def _hand_out(self, group: str, stage: PlannedStage) -> None:
         """Take the lease on a stage and order the group to run it, unless it is done, withdrawn or another run's."""

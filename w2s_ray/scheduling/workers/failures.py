@@ -15,6 +15,8 @@ from w2s_ray.scheduling.core.queue import Crash, CrashKind, name_of
 from w2s_ray.spec.chain import PlannedStage
 
 _LINE_CHARS = 400
+_TAIL_BYTES = 64 * 2**10
+_WATCHDOG = b"Watchdog caught collective operation timeout"
 _TIMEOUTS = ("timed out", "timeout", "pair closure")
 _COLLECTIVES = ("gloo", "nccl", "collective", "store", "waiting")
 _LOST_PEERS = (
@@ -43,6 +45,16 @@ def is_timeout(error: BaseException) -> bool:
 def is_lost_peer(error: BaseException) -> bool:
     """Return whether a collective ended because another process is gone."""
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _LOST_PEERS)
+
+
+def log_has_timeout(log: Path) -> bool:
+    """Return whether the end of a stage's log shows that NCCL's watchdog ended the process, without an exception."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            return _WATCHDOG in file.read()
+    except OSError:
+        return False
 
 
 def may_be_outcome(error: BaseException, num_workers: int) -> bool:

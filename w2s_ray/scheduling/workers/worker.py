@@ -209,10 +209,14 @@ class _Worker:
         return log_path(self._plan.store, self._plan.study, self._stage)
 
     def _all_have(self, error: Exception) -> bool:
-        """Return whether every rank raised this error, so that it is the stage's outcome."""
+        """Return whether every rank raised this error, so that it is the stage's outcome.
+
+        Our own errors are compared by class, because they are raised on all ranks alike; others by their first line too.
+        """
         if not may_be_outcome(error, self._ranks.size):
             return False
-        return self._ranks.all_have(str(self._num_stages), comparable(f"{type(error).__name__} {in_one_line(error)}"))
+        line = type(error).__name__ if isinstance(error, W2SError) else comparable(in_one_line(error))
+        return self._ranks.all_have(str(self._num_stages), line)
 
     def _report_exception(self, error: BaseException) -> None:
         """Report the exception that is about to end this process."""
