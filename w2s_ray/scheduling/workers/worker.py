@@ -211,7 +211,7 @@ class _Worker:
     def _all_have(self, error: Exception) -> bool:
         """Return whether every rank raised this error, so that it is the stage's outcome.
 
-        Our own errors are compared by class, because they are raised on all ranks alike; others by their first line too.
+        Our own errors are compared by class, as they are raised on all ranks alike; others by their first line too.
         """
         if not may_be_outcome(error, self._ranks.size):
             return False
