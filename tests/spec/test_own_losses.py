@@ -16,6 +16,7 @@ from w2s_ray.spec import losses as module
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.losses import OwnLoss, check_registered
 from w2s_ray.spec.own_code import function_from, source_of
+from w2s_ray.spec.points import at
 
 FOCAL = {"kind": "own", "name": "focal"}
 
@@ -142,3 +143,12 @@ def test_a_stored_study_is_read_without_the_loss_and_trained_only_with_it() -> N
         check_registered(loss)
     with pytest.raises(StudyError, match="focal"):
         check_registered(loss_of({**stored, "source": "import os\n" + loss.source}))
+
+
+def test_settings_of_an_own_loss_can_be_searched() -> None:
+    register_loss("focal", own_losses.focal)
+    own = {"methods": {"m": {"losses": {"l": {**FOCAL, "settings": {"gamma": 1.0}}}}}}
+    asked = parse_study(study(**own, search={"space": {"methods.m.losses.l.settings.gamma": [0.5, 1.5]}}))
+    assert asked.search is not None
+    variants = [at(asked, point).methods["m"].loss_of("l") for point in asked.search.points()]
+    assert [loss.settings for loss in variants if isinstance(loss, OwnLoss)] == [(("gamma", 0.5),), (("gamma", 1.5),)]
