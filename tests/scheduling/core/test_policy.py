@@ -1,5 +1,7 @@
 """The policy and the scheduler around it: which actions follow from which events."""
 
+import pytest
+
 from tests.scheduling.studies import chains_of, small_study, stage_of
 from w2s_ray.errors import StoreError, TrainingError
 from w2s_ray.planning.nodes import FreeResources, Node
@@ -326,12 +328,13 @@ def test_checkpoints_of_unknown_stages_are_ignored() -> None:
     assert scheduler_with().handle(CheckpointSaved("unknown", 3)) == []
 
 
-def test_groups_that_never_start_fail_the_stages_of_their_shape() -> None:
+@pytest.mark.parametrize(("kind", "num_starts"), [(CrashKind.KILLED, 3), (CrashKind.EXCEPTION, 2)])
+def test_groups_that_never_start_fail_the_stages_of_their_shape(kind: CrashKind, num_starts: int) -> None:
     scheduler, chain = Scheduler([Node(2)]), naive_chain()
     taken = scheduler.handle(Requested("trial", chain.stages))
-    for _ in range(3):
+    for _ in range(num_starts):
         (opening,) = [action for action in taken if isinstance(action, OpenGroup)]
-        taken = scheduler.handle(GroupEnded(opening.group, "no module named torch"))
+        taken = scheduler.handle(GroupEnded(opening.group, "no module named torch", kind=kind))
     assert {queued.state for queued in scheduler.queue.stages.values()} == {StageState.FAILED}
     assert opened(taken) == []
 

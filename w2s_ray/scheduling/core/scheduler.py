@@ -159,6 +159,8 @@ class Scheduler:
         self.groups = WorkerGroups(nodes)
         self.closing = False
         self._waits: dict[GroupShape, str] = {}
+        self._failed_starts: dict[GroupShape, Crash] = {}
+        """Why the last group of a shape failed to start."""
 
     def handle(self, *events: Event) -> list[Action]:
         """Update the state by what has just happened, and return what has to be done."""
@@ -243,7 +245,7 @@ class Scheduler:
         could_not_start = not group.has_started and group.status is not GroupStatus.LEAVING and event.found_room
         identity = self.groups.ended(event.group, event.found_room)
         if could_not_start:
-            self._fail_if_starts_fail(group.shape, event.cause)
+            self._fail_if_starts_fail(group.shape, Crash(event.cause, event.kind))
         if identity is None:
             return []
         crash = self.queue.stages[identity].crash
@@ -255,10 +257,16 @@ class Scheduler:
             self.queue.group_died(identity, crash, MAX_CROWDED_DEATHS if is_crowded else MAX_DEATHS)
         return [StageLost(identity)]
 
-    def _fail_if_starts_fail(self, shape: GroupShape, cause: str) -> None:
-        """Fail the ready stages of a shape if its last groups failed to start and no other one may still work."""
+    def _fail_if_starts_fail(self, shape: GroupShape, crash: Crash) -> None:
+        """Fail the ready stages of a shape if its last groups failed to start and no other one may still work.
+
+        An exception that two starts in a row raised is not tried a third time.
+        """
+        if crash.repeats(self._failed_starts.get(shape)):
+            self.groups.num_failed_starts[shape] = MAX_FAILED_STARTS
+        self._failed_starts[shape] = crash
         if self.groups.num_failed_starts.get(shape, 0) < MAX_FAILED_STARTS or not may_open(self.groups, shape):
             return
         for queued in self.queue.most_urgent(shape, len(self.queue.stages)):
-            message = f"no group of {shape.workers} workers could be started: {cause}"
+            message = f"no group of {shape.workers} workers could be started: {crash.cause}"
             self.queue.fail(queued.stage.identity, TrainingError(message, "`w2s doctor` checks the machine"))
