@@ -40,7 +40,8 @@ def print_plan(path: Path, store_folder: Path, overrides: Sequence[str], *, as_j
     for name, task in list(study_plan.tasks.items())[:MAX_ROWS]:
         terminal.line(f"task {name}: {_sizes(task)}")
     terminal.omitted(len(study_plan.tasks), "task")
-    terminal.out.print(_stage_table(study_plan))
+    if study_plan.stages:
+        terminal.out.print(_stage_table(study_plan))
     terminal.omitted(len(study_plan.stages), "stage")
     for line in _summary(study_plan):
         terminal.line(line)

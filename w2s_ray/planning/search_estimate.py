@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from w2s_ray.errors import StudyError
+from w2s_ray.planning.estimate import start_seconds
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
@@ -40,7 +41,10 @@ def estimate_to_come(
         return None
     points = _first_points(search)
     winners = SearchResult(candidates=(), winners=points[: search.num_winners])
-    num_stages, seconds = _cost(compile_study(study, resolution, winners), planned, seconds_of)
+    chains_of_winners = compile_study(study, resolution, winners)
+    num_stages, seconds = _cost(chains_of_winners, planned, seconds_of)
+    if not planned:  # the plan has counted no start-up
+        seconds += start_seconds(distinct_stages(chains_of_winners).values())
     num_drawn = 0 if search.is_listed else search.num_points
     if num_drawn:
         compiler = CandidateCompiler(study, resolution)
