@@ -156,6 +156,7 @@ def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: 
         num_test=0,
         revision=prepared.revision,
         left_out=tuple(map(str, prepared.left_out)),
+        notices=prepared.notices,
         cue=cue_of(task),
     )
     if prepared.kind == "text":
