@@ -19,6 +19,9 @@ from w2s_ray.tasks.task import POOL, TEST, TaskData
 
 ROWS = [{"text": f"row number {n}", "label": ("bad", "good")[n % 2]} for n in range(40)]
 Rows = Sequence[dict[str, Any]]
+PINNED = {"a.csv": "98ccea023e41", "a.tsv": "52888f87df85", "a.jsonl": "a3580f736f86", "a.json": "8381c6b02139"}
+PINNED_FOLDER = "c942d6267a80"
+"""Of the version before this reader."""
 
 
 def opened(files: Path | str | Sequence[str], **spec: Any) -> DatasetTask:
@@ -93,10 +96,9 @@ def test_a_table_with_a_column_twice_is_refused_with_its_name(name: str, tmp_pat
 def test_columns_without_a_name_may_repeat_and_their_values_are_noticed(tmp_path: Path) -> None:
     lines = [f",{row['text']},{row['label']},," for row in ROWS]
     assert not read(write(tmp_path / "a.csv", "\n".join([",text,label,,", *lines]))).notices
-    lines[3] = ",one, two,bad,"
-    lines[4] = ",Three, four,good,rest"
-    (notice,) = read(write(tmp_path / "b.csv", "\n".join([",text,label,,", *lines])), max_skipped=0.2).notices
-    assert "1 row" in notice or "2 rows" in notice
+    lines[4] = ",Three,good,rest,"
+    (notice,) = read(write(tmp_path / "b.csv", "\n".join([",text,label,,", *lines]))).notices
+    assert "1 row has a value" in notice
 
 
 TSV = [f"sentence {n}\t{row['label']}" for n, row in enumerate(ROWS)]
@@ -123,7 +125,21 @@ def test_a_field_that_spans_lines_is_counted_and_named(name: str, delimiter: str
     data = read(write(tmp_path / name, content), quoting=True)
     assert data.table.num_rows == 20
     assert any("1 row has a field" in notice and "from line 11 to 31" in notice for notice in data.notices)
+    assert read(tmp_path / name, quoting=True, sample=1.0).notices == data.notices
     assert read(tmp_path / name, quoting=False).table.num_rows == 40
+
+
+def test_the_first_rows_and_the_longest_field_of_several_lines_are_named(tmp_path: Path) -> None:
+    fields = ['"' + "line\n" * (2 + (n == 7)) + f'{n}"' for n in range(9)]
+    content = "text,label\nx,bad\n" + "".join(f"{field},good\n" for field in fields)
+    (notice,) = read(write(tmp_path / "a.csv", content)).notices
+    assert "9 rows have fields" in notice and "(row 2, 3, 4, 5, 6 …)" in notice and "from line 24 to 27" in notice
+
+
+def test_a_header_that_spans_lines_is_noticed(tmp_path: Path) -> None:
+    content = 'text,label,"note\nfirst row,bad,none"\n' + "".join(f"{row['text']},{row['label']},\n" for row in ROWS)
+    data = read(write(tmp_path / "a.csv", content))
+    assert data.table.num_rows == 40 and "the header has lines 1 to 2" in data.notices[0]
 
 
 def test_quoted_fields_of_a_tsv_file_are_noticed(tmp_path: Path) -> None:
@@ -489,3 +505,17 @@ def test_every_row_of_a_source_is_counted(tmp_path: Path) -> None:
     (source,) = data.sources
     assert (source.num_rows, source.num_examples) == (42, 40)
     assert source.num_rows == source.num_examples + sum(entry.num_rows for entry in data.left_out)
+
+
+def test_the_fingerprints_of_files_that_were_read_before_are_pinned(tmp_path: Path) -> None:
+    contents = {
+        "a.csv": 'text,label\n"one, two",a\n"say ""hi""",b\n',
+        "a.tsv": 'text\tlabel\none\ta\nsay "hi"\tb\n',
+        "a.jsonl": '{"text": "one", "label": "a"}\n{"text": "two", "label": "b"}\n',
+        "a.json": '[{"text": "one", "label": "a"}, {"text": "two", "label": "b"}]',
+    }
+    prints = {name: opened(write(tmp_path / name, content)).fingerprint()[:12] for name, content in contents.items()}
+    assert prints == PINNED
+    write(tmp_path / "both" / "a.csv", contents["a.csv"])
+    write(tmp_path / "both" / "b.jsonl", contents["a.jsonl"])
+    assert opened(tmp_path / "both").fingerprint()[:12] == PINNED_FOLDER

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.rows import RowFile
 from w2s_ray.tasks.task import TaskData
+from w2s_ray.tasks.text_files import text_of_file
 
 pytestmark = pytest.mark.soak
 
@@ -41,6 +43,7 @@ PIECES = [
     '""',
     "sep=;",
 ]
+BEGINNINGS = [b"PAR1", b"\x1f\x8b", b"PK\x03\x04", b"\xff\xfe", b"\xef\xbb\xbf", b"\x00\x05\x16\x07"]
 LABELS = ["pos", "neg", "Pos", "neg ", "1", "1.0", "01", "", "other"]
 
 
@@ -164,6 +167,11 @@ def check(rng: random.Random, path: Path, rows: Rows | None) -> str:
     assert open_task(spec).fingerprint() == fingerprint
     given = file.rows()
     check_rows(data, given)
+    if file.path.suffix in (".csv", ".tsv"):
+        lines = [line for line in re.split(r"\r\n|\r|\n", text_of_file(path)) if line]
+        assert len(given) >= len(lines) - 1 - text_of_file(path).startswith("sep=") or any(
+            "lines" in notice for notice in file.notices
+        ), "lines were joined without a notice"
     assert [row for _, row in file.sample(1.0)] == given
     if rows is not None and file.path.suffix in (".parquet", ".arrow"):
         assert given == rows

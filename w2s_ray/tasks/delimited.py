@@ -8,7 +8,7 @@ quoted with double quotes, except between tabs: there a quotation mark is text, 
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,21 +95,19 @@ def digest_kind(path: Path, kind: str, quoting: bool | None) -> str:
 
 def delimited_rows(path: Path, dialect: Dialect, notices: list[str]) -> list[dict[str, str]]:
     """Return the rows of a file, and append notices about how it was read."""
-    lines = io.StringIO(text_of_file(path), newline="")
-    header, records = _split(path, dialect, lines)
-    rows, spanning, in_quotes = [], [], 0
-    for record in records:
-        _check_length(path, record, header, dialect)
-        if record.last_line > record.first_line:
-            spanning.append(record)
-        elif not dialect.is_quoted:
-            in_quotes += any(len(value) > 1 and value[0] == value[-1] == '"' for value in record.fields)
-        rows.append(dict(zip(header, record.fields, strict=True)))
-    notices += [*dialect.notices, *_field_notices(spanning, in_quotes), *_unnamed(header, rows)]
+    header, records = _split(path, dialect, io.StringIO(text_of_file(path), newline=""))
+    oddities = _Oddities(header)
+    rows = []
+    for record in oddities.watched(records, dialect):
+        _check_length(path, record, header.fields, dialect)
+        rows.append(dict(zip(header.fields, record.fields, strict=True)))
+    notices += [*dialect.notices, *oddities.notices()]
     return rows
 
 
-def sampled_records(path: Path, dialect: Dialect, is_chosen: Any) -> Iterator[tuple[int, dict[str, str]]]:
+def sampled_records(
+    path: Path, dialect: Dialect, is_chosen: Callable[[bytes], bool], notices: list[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the chosen rows and their numbers, with few of them in memory; `is_chosen` decides by a row's bytes."""
     read: list[bytes] = []
 
@@ -118,13 +116,71 @@ def sampled_records(path: Path, dialect: Dialect, is_chosen: Any) -> Iterator[tu
             read.append(text)
             yield decoded(path, text, line)
 
-    header, records = _split(path, dialect, texts(), read)
-    for record in records:
-        content = b"".join(read).lstrip(b"\r\n").rstrip(b"\r\n")
+    header, records = _split(path, dialect, texts())
+    read.clear()
+    oddities = _Oddities(header)
+    for record in oddities.watched(records, dialect):
+        content = b"".join(read).strip(b"\r\n")
         read.clear()
         if is_chosen(content):
-            _check_length(path, record, header, dialect)
-            yield record.number, dict(zip(header, record.fields, strict=True))
+            _check_length(path, record, header.fields, dialect)
+            yield record.number, dict(zip(header.fields, record.fields, strict=True))
+    notices += [*dialect.notices, *oddities.notices()]
+
+
+class _Oddities:
+    """Counts of what may be a mistake in the quotation marks or delimiters of a file."""
+
+    def __init__(self, header: Record) -> None:
+        self._header = header
+        named = [place for place, name in enumerate(header.fields, start=1) if name.strip()]
+        self._num_named = named[-1] if named else len(header.fields)
+        self._num_spanning = self._num_in_quotes = self._num_unnamed = 0
+        self._first: list[int] = []
+        """Numbers of the first few rows with a field of several lines."""
+        self._longest = header
+
+    def watched(self, records: Iterable[Record], dialect: Dialect) -> Iterator[Record]:
+        """Yield the records, and count what is odd about them."""
+        for record in records:
+            if record.last_line > record.first_line:
+                self._longest = max(self._longest, record, key=_num_lines) if self._num_spanning else record
+                self._num_spanning += 1
+                self._first = [*self._first, record.number][:_SHOWN]
+            elif not dialect.is_quoted:
+                self._num_in_quotes += any(value[:1] == value[-1:] == '"' != value for value in record.fields)
+            self._num_unnamed += any(value.strip() for value in record.fields[self._num_named :])
+            yield record
+
+    def notices(self) -> Iterator[str]:
+        header = self._header
+        if header.last_line > header.first_line:
+            yield f"the header has lines {header.first_line} to {header.last_line}, because a column's name is quoted"
+        if self._num_spanning:
+            rows = ", ".join(map(str, self._first)) + (" …" if self._num_spanning > _SHOWN else "")
+            yield (
+                f"{_rows(self._num_spanning, 'has a field', 'have fields')} of several lines (row {rows}), the longest "
+                f"from line {self._longest.first_line} to {self._longest.last_line}; if a stray quotation mark joins "
+                "lines there, set `quoting: false`"
+            )
+        if self._num_in_quotes:
+            yield (
+                f"{_rows(self._num_in_quotes, 'has a field', 'have fields')} in double quotes, which are kept as text; "
+                "`quoting: true` removes them"
+            )
+        if self._num_unnamed:
+            yield (
+                f"{_rows(self._num_unnamed, 'has a value', 'have values')} in a last column without a name, which is "
+                "not read; a value with a delimiter in it belongs in double quotes"
+            )
+
+
+def _num_lines(record: Record) -> int:
+    return record.last_line - record.first_line
+
+
+def _rows(num: int, one: str, many: str) -> str:
+    return f"1 row {one}" if num == 1 else f"{num:,} rows {many}"
 
 
 def check_names(path: Path, names: Sequence[str], what: str = "column") -> None:
@@ -150,21 +206,14 @@ def _tried(dialect: Dialect, head: str) -> tuple[int, float]:
     return header, sum(length == header for length in others) / len(others) if others else 1.0
 
 
-def _split(
-    path: Path, dialect: Dialect, lines: Iterable[str], read: list[bytes] | None = None
-) -> tuple[list[str], Iterator[Record]]:
+def _split(path: Path, dialect: Dialect, lines: Iterable[str]) -> tuple[Record, Iterator[Record]]:
     """Return the header and the records after it; blank lines are no records."""
     lines = iter(lines)
-    skipped = 0
-    if dialect.has_separator_line:
-        skipped = len(next(lines, "")) and 1
+    skipped = int(dialect.has_separator_line and bool(next(lines, "")))
     reader = dialect.reader(lines)
-    header = next(_records(path, reader, skipped), None)
-    names = header.fields if header is not None else []
-    check_names(path, names)
-    if read is not None:
-        read.clear()
-    return names, _records(path, reader, skipped)
+    header = next(_records(path, reader, skipped), Record(0, 1, 1, []))
+    check_names(path, header.fields)
+    return header, _records(path, reader, skipped)
 
 
 def _records(path: Path, reader: Any, skipped: int) -> Iterator[Record]:
@@ -194,27 +243,3 @@ def _check_length(path: Path, record: Record, header: Sequence[str], dialect: Di
         f"{len(header)}",
         hint,
     )
-
-
-def _field_notices(spanning: Sequence[Record], in_quotes: int) -> Iterator[str]:
-    if spanning:
-        longest = max(spanning, key=lambda record: record.last_line - record.first_line)
-        numbers = ", ".join(str(record.number) for record in spanning[:_SHOWN])
-        more = f" and {len(spanning) - _SHOWN} more" if len(spanning) > _SHOWN else ""
-        rows = f"1 row has a field (row {numbers})" if len(spanning) == 1 else ""
-        rows = rows or f"{len(spanning):,} rows have a field (rows {numbers}{more})"
-        yield (
-            f"{rows} of several lines, the longest from line {longest.first_line} to {longest.last_line}; if a stray "
-            "quotation mark joins lines there, set `quoting: false`"
-        )
-    if in_quotes:
-        rows = "1 row has a field" if in_quotes == 1 else f"{in_quotes:,} rows have fields"
-        yield f"{rows} in double quotes, which are kept as text; `quoting: true` removes them"
-
-
-def _unnamed(header: Sequence[str], rows: Sequence[dict[str, str]]) -> Iterator[str]:
-    """Notice values in columns without a name at the end of the header, where a field with a delimiter spills over."""
-    if len(header) > 1 and not header[-1].strip():
-        filled = sum(bool(row[header[-1]].strip()) for row in rows)
-        if filled:
-            yield f"{filled:,} rows have a value in a column without a name, which is not read"

@@ -100,7 +100,7 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
     placed = [example for account in accounts for example in _read(account, format_, max_skipped)]
     notices = [f"{source.name}: {notice}" for source in sources for notice in source.notices]
     alike = list(_alike_labels(placed)) if format_.kind == "classes" else []
-    classes = format_.class_names or _class_names(placed)
+    classes = format_.class_names or _class_names(accounts, placed)
     if format_.kind in ("classes", "pairs"):
         placed = _known(placed, classes)
     placed = _single(placed, format_.kind)
@@ -192,11 +192,15 @@ def _alike_labels(placed: Sequence[Placed]) -> Iterator[str]:
     for label, _ in counts.most_common():
         alike[_simplified(label)].append(label)
     for name, *others in (labels for labels in alike.values() if len(labels) > 1):
-        rows = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in (name, *others))
+        rows = ", ".join(f"{label!r} ({_num_rows(counts[label])})" for label in (name, *others))
         yield (
             f"the labels {rows} differ only in case, blanks or form and are separate classes; "
             f"`labels: {json.dumps({name: others}, ensure_ascii=False)}` joins them"
         )
+
+
+def _num_rows(num: int) -> str:
+    return "1 row" if num == 1 else f"{num:,} rows"
 
 
 def _simplified(label: str) -> str:
@@ -206,19 +210,22 @@ def _simplified(label: str) -> str:
     return repr(float(plain)) if _PLAIN_NUMBER.fullmatch(plain) else plain or label
 
 
-def _class_names(placed: Sequence[Placed]) -> tuple[str, ...]:
+def _class_names(accounts: Sequence[Account], placed: Sequence[Placed]) -> tuple[str, ...]:
     """Return the distinct labels of the pool, sorted as numbers if all are whole numbers, else as text."""
     distinct = {item.example.label for item in placed if item.origin == POOL and item.example.label is not None}
-    source = placed[0].account.source.name if placed else "the task"
+    source = accounts[0].source.name
     if len(distinct) > MAX_CLASSES:
         raise DataError(
             f"{source}: the label has {len(distinct)} distinct values; without `classes:` at most {MAX_CLASSES} are "
             "allowed",
             "check `label:`, or list the values under `classes:`",
         )
+    if not distinct:
+        reasons = "; ".join(f"{entry.reason} in {entry.where}" for entry in accounts[0].left_out())
+        raise DataError(f"{source}: no row has a text and a label: {reasons}", "check `text:` and `label:`")
     if len(distinct) < 2:
         raise DataError(
-            f"{source}: every label is {min(distinct, default='')!r}, and a classification task needs two classes",
+            f"{source}: every label is {min(distinct)!r}, and a classification task needs two classes",
             "check `label:` and `classes:`",
         )
     if all(_PLAIN_INTEGER.fullmatch(label) for label in distinct):

@@ -80,8 +80,8 @@ class RowFile:
         kind = _format(self.path)
         if kind in _DELIMITED:
             dialect = dialect_of(self.path, kind, self._quoting)
-            self.notices = dialect.notices
-            yield from sampled_records(self.path, dialect, lambda content: _is_chosen(content, share))
+            self.notices = []
+            yield from sampled_records(self.path, dialect, lambda content: _is_chosen(content, share), self.notices)
         elif kind in _TABLES:
             yield from sample(_table_rows(self.path, kind), share)
         elif are_lines(self.path, (text.decode(errors="replace") for text in lines_of(self.path))):
@@ -130,6 +130,7 @@ def _table_rows(path: Path, kind: str) -> Iterator[Row]:
     try:
         for batch in _batches(path, kind):
             check_names(path, batch.schema.names)
+            batch.validate(full=True)  # damaged offsets would crash the conversion
             for row in batch.to_pylist():
                 number += 1
                 yield row
