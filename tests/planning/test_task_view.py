@@ -174,3 +174,13 @@ def test_the_number_names_the_key_that_sets_the_size(home: Path, store: Artifact
     assert keys.keys() == {"tasks.a.train_examples", "tasks.a.test_examples"}
     sizes = {key.rpartition(".")[2]: int(size) for key, size in keys.items()}
     resolve(study_in(home, {"a": {"files": path, **sizes}}), store)
+
+
+def test_too_few_examples_of_a_class_come_with_the_labels_that_look_alike(home: Path, store: ArtifactStore) -> None:
+    given = rows(600)
+    given[7] = {**given[7], "label": "Negative"}
+    task = {"files": json_lines(home / "rows.jsonl", given)}
+    with pytest.raises(DataError) as caught:
+        resolve(study_in(home, {"moods": task}), store)
+    assert 'labels: {"negative": ["Negative"]}' in caught.value.hint
+    planned(study_in(home, {"moods": {**task, "labels": {"negative": ["Negative"]}}}), store)

@@ -63,7 +63,8 @@ def _view(view: "TaskView") -> Iterator[str]:
     for split, counts in view.splits.items():
         alike.setdefault(f"{sum(counts.values()):,}: {_counts(counts)}", []).append(split)
     for counts_text, splits in alike.items():
-        yield f"{', '.join(splits)} (seed {view.seed}) {counts_text}"
+        seed = "" if splits == ["test"] else f" (seed {view.seed})"
+        yield f"{', '.join(splits)}{seed} {counts_text}"
     for cut in view.cuts:
         of = f"{cut.num_texts:,} texts" if cut.num_texts < view.num_examples else "the texts"
         yield f"{cut.level}: {cut.context_tokens} tokens cut {cut.share:.1%} of {of}, which keep their end"

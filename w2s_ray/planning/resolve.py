@@ -178,13 +178,20 @@ def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: 
             seeds=study.seeds,
             balance=sizes.balance,
         )
-    except TooFewExamples:
+    except TooFewExamples as error:
+        error.hint = _label_notices(prepared)
         raise
     except DataError as error:
-        raise DataError(f"task {name}: {error.message}", error.hint) from None
+        hint = "; ".join(filter(None, (error.hint, _label_notices(prepared))))
+        raise DataError(f"task {name}: {error.message}", hint) from None
     for variant in variants:
         _check_neighbours(variant, name, prepared, known)
     return known.model_copy(update={"num_test": num_test(prepared, task.test_examples), "sizes": sizes})
+
+
+def _label_notices(prepared: PreparedTask) -> str:
+    """Return the notices about labels that look alike: such a class is often the one that has too few examples."""
+    return "; ".join(notice for notice in prepared.notices if "`labels:" in notice)
 
 
 def _too_few(study: Study, short: Mapping[str, TooFewExamples]) -> DataError:
@@ -199,7 +206,8 @@ def _too_few(study: Study, short: Mapping[str, TooFewExamples]) -> DataError:
     message = "; ".join(f"task {name}: {error.message}" for name, error in short.items())
     is_enough = all(size > 0 for size in fitting.values())
     other = "shorten the ladder, or add data"
-    return DataError(message, f"{sizes_hint(fitting)}; or {other}" if is_enough else other)
+    advice = f"{sizes_hint(fitting)}; or {other}" if is_enough else other
+    return DataError(message, "; ".join((advice, *(error.hint for error in short.values() if error.hint))))
 
 
 def _size_keys(study: Study, name: str) -> dict[str, str]:

@@ -183,13 +183,13 @@ def _rows(num: int, one: str, many: str) -> str:
     return f"1 row {one}" if num == 1 else f"{num:,} rows {many}"
 
 
-def check_names(path: Path, names: Sequence[str], what: str = "column") -> None:
+def check_names(path: Path, names: Sequence[str]) -> None:
     """Refuse a name that two columns share, because only one of them could be read."""
     repeated = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
     if repeated:
         places = ", ".join(str(place) for place, name in enumerate(names, start=1) if name == repeated[0])
         raise DataError(
-            f"{path} has the {what} {repeated[0]!r} {names.count(repeated[0])} times (columns {places}), so it is "
+            f"{path} has the column {repeated[0]!r} {names.count(repeated[0])} times (columns {places}), so it is "
             "unknown which one is meant",
             "rename or remove all but one of them",
         )
