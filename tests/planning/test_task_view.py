@@ -137,6 +137,14 @@ def test_special_tokens_in_a_template_are_noticed_with_what_to_write(
     assert token in notice and remedy in notice
 
 
+def test_a_backslash_in_a_template_is_no_line_end(home: Path, store: ArtifactStore) -> None:
+    path = json_lines(home / "rows.jsonl", rows(600))
+    notices = planned(study_in(home, {"moods": {"files": path, "text": "{text}\\nGood?"}}), store).notices
+    assert any("backslash" in notice for notice in notices)
+    notices = planned(study_in(home, {"moods": {"files": path, "text": "{text}\nGood?"}}), store).notices
+    assert not notices
+
+
 def test_special_tokens_in_many_texts_are_noticed(home: Path, store: ArtifactStore) -> None:
     given = [{**row, "text": f"{row['text']} [SEP] more"} for row in rows(600)]
     path = json_lines(home / "rows.jsonl", given)

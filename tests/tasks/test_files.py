@@ -101,6 +101,31 @@ def test_columns_without_a_name_may_repeat_and_their_values_are_noticed(tmp_path
     assert "1 row has a value" in notice
 
 
+@pytest.mark.parametrize("share", [None, 0.5])
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.tsv", "\t"), ("b.csv", ";")])
+def test_a_header_in_the_middle_of_a_file_is_refused_with_its_line(
+    name: str, delimiter: str, share: float | None, tmp_path: Path
+) -> None:
+    content = delimited(ROWS, delimiter) + delimited(
+        [{**row, "text": f"more {row['text']}"} for row in ROWS], delimiter
+    )
+    with pytest.raises(DataError, match="line 42 is the header again"):
+        read(write(tmp_path / name, content), sample=share)
+
+
+def test_columns_whose_names_look_alike_are_noticed(tmp_path: Path) -> None:
+    data = read(
+        write(tmp_path / "a.csv", "text,label, Label\n" + "".join(f"{row['text']},{row['label']},x\n" for row in ROWS))
+    )
+    assert data.class_names == ("bad", "good") and "' Label'" in data.notices[0]
+
+
+def test_an_unknown_delimiter_is_suspected_where_one_column_has_all_names(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read(write(tmp_path / "a.csv", delimited(ROWS, "^")))
+    assert "'text^label'" in caught.value.hint and "separate" in caught.value.hint
+
+
 TSV = [f"sentence {n}\t{row['label']}" for n, row in enumerate(ROWS)]
 
 

@@ -1,10 +1,10 @@
 """What a plan shows of each task: rows, classes by split, texts that are cut, examples as a model reads them."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from w2s_ray.data.prepare import PreparedTask, load_prepared
@@ -22,6 +22,8 @@ NUM_EXAMPLES = 3
 _TEXTS_TRIED = 2000
 """Most texts that are tokenised to find how many a context cuts."""
 _EXAMPLE_CHARS = 300
+_CHARS_PER_TOKEN = 100
+"""Of a text, no more characters per token of the context are tokenised."""
 _SPECIAL = re.compile(
     r"\[(?:SEP|CLS|MASK|PAD|UNK|BOS|EOS|/?INST)\]|<\|\w+\|>|</?s>|<(?:sep|cls|mask|pad|unk|bos|eos|eod|eop)>"
     r"|<(?:start|end)_of_turn>"
@@ -106,7 +108,7 @@ def _view(
         pools=num_in_pools(prepared),
         splits={split: _by_class(prepared, numbers) for split, numbers in rows.items()},
         seed=study.seeds[0],
-        cuts=tuple(_cut(prepared, *key, tokenizer) for key, tokenizer in readers.items()),
+        cuts=tuple(_cut(prepared, *key, tokenizer) for key, tokenizer in readers.items() if prepared.kind != "text"),
         reader=level,
         examples=tuple(_example(prepared, int(row), tokenizer, context) for row in first),
     )
@@ -118,7 +120,7 @@ def _by_class(prepared: PreparedTask, rows_N: np.ndarray) -> dict[str, int]:
 
 
 def _cut(prepared: PreparedTask, level: str, context: int, tokenizer: Tokenizer) -> Cut:
-    texts = _tried(prepared)
+    texts = [text[-_CHARS_PER_TOKEN * context :] for text in _tried(prepared)]
     num_cut = sum(len(encoding.ids) > context for encoding in tokenizer.encode_batch(texts))
     return Cut(level=level, context_tokens=context, share=num_cut / max(len(texts), 1), num_texts=len(texts))
 
@@ -134,9 +136,9 @@ def _example(prepared: PreparedTask, row: int, tokenizer: Tokenizer | None, cont
     """Return an example as text: what the model reads, and what it learns."""
     example = prepared.table().slice(row, 1).to_pylist()[0]
     texts = [example["text"], *([example["other"]] if prepared.kind == "pairs" else [])]
+    if prepared.kind == "text":  # read in blocks, from the beginning
+        return repr(_shortened(texts[0]))
     shown = " | ".join(repr(_shortened(_as_read(text, tokenizer, context))) for text in texts)
-    if prepared.kind == "text":
-        return shown
     return f"{shown} → {example['other'] if prepared.kind == 'answers' else prepared.class_names[example['label']]}"
 
 
@@ -144,7 +146,7 @@ def _as_read(text: str, tokenizer: Tokenizer | None, context: int) -> str:
     """Return a text with special tokens, cut on the left to the context."""
     if tokenizer is None:
         return text
-    encoding = tokenizer.encode(text)
+    encoding = tokenizer.encode(text[-_CHARS_PER_TOKEN * context :])
     is_special = np.array(encoding.special_tokens_mask, dtype=bool)
     ids, own = np.array(encoding.ids), np.flatnonzero(~is_special)
     room = max(context - int(is_special.sum()), 0)
@@ -179,13 +181,19 @@ def _special_tokens(
             f"not as a special token; separate two segments by a line end, text: {_quoted(plain.strip())}. The "
             "tokenizer adds its own special tokens at both ends"
         )
-    texts = prepared.table()["text"]
-    for token in sorted(known - in_template, key=len):
-        share = pc.sum(pc.match_substring(texts, token)).as_py() / max(len(texts), 1)
-        if share >= 0.01 and len(token) > 1:
+    if "\\n" in words:
+        yield (
+            f"text: {template!r} contains a backslash before n, which is no line end; write the template in double "
+            "quotes"
+        )
+    texts = _tried(prepared)
+    pattern = re.compile("|".join(map(re.escape, sorted(known - in_template, key=len, reverse=True))) or r"(?!)")
+    counts = Counter(token for text in texts for token in set(pattern.findall(text)))
+    for token, num in counts.most_common():
+        if num >= 0.01 * len(texts) and len(token) > 1:
             yield (
-                f"{share:.0%} of the texts contain {token}, which models read as plain characters and not as a special "
-                "token"
+                f"{num / len(texts):.0%} of the texts contain {token}, which models read as plain characters and not "
+                "as a special token"
             )
 
 

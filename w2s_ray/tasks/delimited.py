@@ -99,7 +99,7 @@ def delimited_rows(path: Path, dialect: Dialect, notices: list[str]) -> list[dic
     oddities = _Oddities(header)
     rows = []
     for record in oddities.watched(records, dialect):
-        _check_length(path, record, header.fields, dialect)
+        _check_record(path, record, header.fields, dialect)
         rows.append(dict(zip(header.fields, record.fields, strict=True)))
     notices += [*dialect.notices, *oddities.notices()]
     return rows
@@ -122,8 +122,8 @@ def sampled_records(
     for record in oddities.watched(records, dialect):
         content = b"".join(read).strip(b"\r\n")
         read.clear()
-        if is_chosen(content):
-            _check_length(path, record, header.fields, dialect)
+        if is_chosen(content) or record.fields == header.fields:
+            _check_record(path, record, header.fields, dialect)
             yield record.number, dict(zip(header.fields, record.fields, strict=True))
     notices += [*dialect.notices, *oddities.notices()]
 
@@ -232,8 +232,14 @@ def _records(path: Path, reader: Any, skipped: int) -> Iterator[Record]:
         ) from None
 
 
-def _check_length(path: Path, record: Record, header: Sequence[str], dialect: Dialect) -> None:
+def _check_record(path: Path, record: Record, header: Sequence[str], dialect: Dialect) -> None:
+    """Refuse a row with more or fewer fields than the header, and a row that is the header again."""
     if len(record.fields) == len(header):
+        if len(header) > 1 and record.fields == header:
+            raise DataError(
+                f"{path}: line {record.last_line} is the header again, as in a file that was joined from several",
+                "remove the line, or list the single files under `files:`",
+            )
         return
     hint = "put values that contain the delimiter or line breaks in double quotes"
     if not dialect.is_quoted:

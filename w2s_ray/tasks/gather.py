@@ -54,6 +54,7 @@ class Account:
 
     source: Source
     num_rows: int = 0
+    notices: list[str] = field(default_factory=list)
     _rows: dict[tuple[str, bool], dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
 
     def leave_out(self, row: int, skip: Skip) -> None:
@@ -99,6 +100,7 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
     accounts = [Account(source) for source in sources]
     placed = [example for account in accounts for example in _read(account, format_, max_skipped)]
     notices = [f"{source.name}: {notice}" for source in sources for notice in source.notices]
+    notices += [notice for account in accounts for notice in account.notices]
     alike = list(_alike_labels(placed)) if format_.kind == "classes" else []
     classes = format_.class_names or _class_names(accounts, placed)
     if format_.kind in ("classes", "pairs"):
@@ -130,7 +132,7 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
 
 
 def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Placed]:
-    _check_columns(account.source, format_.columns)
+    account.notices += _check_columns(account.source, format_.columns)
     numbers = account.source.numbers or itertools.count(1)
     for number, row in zip(numbers, account.source.rows, strict=False):
         account.num_rows += 1
@@ -165,7 +167,8 @@ def _check_completions(example: Example) -> None:
         raise Skip("two equal answers")
 
 
-def _check_columns(source: Source, columns: Sequence[str]) -> None:
+def _check_columns(source: Source, columns: Sequence[str]) -> Iterator[str]:
+    """Refuse a source without rows or without a column, and yield notices about columns whose names look alike."""
     known = list(dict.fromkeys(name for row in itertools.islice(source.rows, _TRIED) for name in row))
     if not known:
         raise DataError(
@@ -174,15 +177,19 @@ def _check_columns(source: Source, columns: Sequence[str]) -> None:
     if isinstance(source.rows, list) and not set(columns) <= set(known):
         known = list(dict.fromkeys(name for row in source.rows for name in row))  # objects may have different keys
     for column in columns:
-        if column not in known:
-            near = difflib.get_close_matches(column, known, n=1, cutoff=0.5)
-            near = near or [name for name in known if name.strip().lower() == column.strip().lower()]
-            names = ", ".join(map(repr, known[:_SHOWN_COLUMNS])) + (" …" if len(known) > _SHOWN_COLUMNS else "")
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise DataError(
-                f"{source.name} has no column {column!r}; the task reads {', '.join(columns)}",
-                f"{hint}its columns are {names}",
+        plain = column.strip().casefold()
+        alike = [name for name in known if name != column and name.strip().casefold() == plain]
+        if column in known:
+            yield from (
+                f"{source.name}: it also has the column {name!r}, which is not the same as {column!r}" for name in alike
             )
+            continue
+        near = difflib.get_close_matches(column, known, n=1, cutoff=0.5) or alike
+        names = ", ".join(map(repr, known[:_SHOWN_COLUMNS])) + (" …" if len(known) > _SHOWN_COLUMNS else "")
+        hint = f"did you mean {near[0]!r}? its columns are {names}" if near else f"its columns are {names}"
+        if len(known) == 1 and column in known[0]:
+            hint = f"its only column is {names}; if that is several, separate them by commas, semicolons or tabs"
+        raise DataError(f"{source.name} has no column {column!r}; the task reads {', '.join(columns)}", hint)
 
 
 def _alike_labels(placed: Sequence[Placed]) -> Iterator[str]:

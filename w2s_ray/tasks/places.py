@@ -23,8 +23,18 @@ Paths = str | Sequence[str]
 _TEST_WORDS = {"test", "testing", "eval", "evaluation"}
 _TRAIN_WORDS = {"train", "training"}
 _VALIDATION_WORDS = {"valid", "validation", "val", "dev"}
-_SIDECARS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
-"""Files of the `datasets` library that describe data."""
+_SIDECARS = {
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "state.json",
+    "dataset-metadata.json",
+    "datapackage.json",
+    "croissant.json",
+    "schema.json",
+    "config.json",
+}
+"""Files that describe data or a model beside it."""
 _UNREAD = frozenset(
     ".txt .tab .psv .xlsx .xls .ods .xml .html .arrow .feather .orc .avro .pkl .pickle .h5 .hdf5 .db .sqlite .npy .npz "
     ".bz2 .xz .zip .tar .tgz .7z".split()

@@ -112,6 +112,8 @@ def without_compression(path: Path) -> Path:
 
 def _format(path: Path) -> str:
     kind = without_compression(path).suffix.lower().removeprefix(".")
+    if kind in ("zip", "bz2", "xz", "tar", "tgz", "7z"):
+        raise DataError(f"{path} is compressed in a way that is not read", "unpack it, or compress it as .gz or .zst")
     if kind not in FORMATS:
         raise DataError(
             f"{path} has no known ending",
