@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from w2s_ray.cli.plan import _view
 from w2s_ray.errors import DataError
+from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.plan import Plan, plan
 from w2s_ray.planning.resolve import resolve
 from w2s_ray.spec.load import parse_study
@@ -192,3 +193,12 @@ def test_too_few_examples_of_a_class_come_with_the_labels_that_look_alike(home: 
         resolve(study_in(home, {"moods": task}), store)
     assert 'labels: {"negative": ["Negative"]}' in caught.value.hint
     planned(study_in(home, {"moods": {**task, "labels": {"negative": ["Negative"]}}}), store)
+
+
+def test_a_plan_for_a_machine_without_gpus_names_the_levels_that_need_them(home: Path, store: ArtifactStore) -> None:
+    path = json_lines(home / "rows.jsonl", rows(600))
+    study = study_in(home, {"moods": {"files": path}}, execution={"gpus_per_worker": 1})
+    resolution = resolve(study, store)
+    for nodes, num in (((Node(4),), 2), ((Node(4), Node(4, gpus=1)), 0), ((), 0)):
+        notices = plan(study, resolution, store, nodes).notices
+        assert sum("has no GPU" in notice for notice in notices) == num

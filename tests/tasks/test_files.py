@@ -544,3 +544,45 @@ def test_the_fingerprints_of_files_that_were_read_before_are_pinned(tmp_path: Pa
     write(tmp_path / "both" / "a.csv", contents["a.csv"])
     write(tmp_path / "both" / "b.jsonl", contents["a.jsonl"])
     assert opened(tmp_path / "both").fingerprint()[:12] == PINNED_FOLDER
+
+
+@pytest.mark.parametrize("content", [ROWS, [ROWS[0]], {"data": ROWS}])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_under_the_name_of_csv_is_refused_as_what_it_is(content: Any, indent: int | None, tmp_path: Path) -> None:
+    for name in ("a.csv", "a.tsv"):
+        with pytest.raises(DataError, match="holds JSON"):
+            read(write(tmp_path / name, json.dumps(content, indent=indent)))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_line_end_gives_the_same_rows(end: str, tmp_path: Path) -> None:
+    for name, content in (("a.csv", delimited(ROWS)), ("a.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS))):
+        path = write(tmp_path / name, content.replace("\n", end))
+        assert texts(read(path)) == [row["text"] for row in ROWS]
+        assert [row for _, row in RowFile(path).sample(1.0)] == RowFile(path).rows()
+
+
+@pytest.mark.parametrize("state", ["[]", '{"_data_files": null}', '{"_data_files": ["a.arrow"]}', "{"])
+def test_a_description_that_is_none_of_a_saved_dataset_changes_nothing(state: str, tmp_path: Path) -> None:
+    json_lines(tmp_path / "a.jsonl")
+    write(tmp_path / "state.json", state)
+    if state == "{":
+        with pytest.raises(DataError, match=r"state\.json"):
+            read(tmp_path)
+    else:
+        assert read(tmp_path).table.num_rows == 40
+
+
+def test_links_that_lead_back_and_links_to_nothing_are_passed_over(tmp_path: Path) -> None:
+    json_lines(tmp_path / "rows" / "a.jsonl")
+    (tmp_path / "rows" / "loop").symlink_to(tmp_path / "rows")
+    (tmp_path / "rows" / "gone.jsonl").symlink_to(tmp_path / "nothing.jsonl")
+    for files in (tmp_path / "rows", f"{tmp_path}/rows/**/*.jsonl"):
+        data = read(files)
+        assert data.table.num_rows == 40 and not data.left_out
+
+
+@pytest.mark.parametrize("files", ["", [], [""], 5, ["a.csv", 5], {"train": "a.csv"}])
+def test_files_are_a_path_or_a_list_of_paths(files: Any) -> None:
+    with pytest.raises(ValueError, match="files"):
+        TaskSpec(files=files, text="text", label="label")

@@ -1,6 +1,6 @@
 """The plan of a study: its chains, its distinct stages, and an estimate of what they need."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow.compute as pc
 
@@ -134,6 +134,7 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
             *notices(study),
             *resolution.notices,
             *view_notices,
+            *_gpu_notices(stages.values(), nodes),
             *shot_notices(stages.values(), resolution, store),
         ),
         num_chain_stages=num_chain_stages,
@@ -146,6 +147,19 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
         dropout=uses_dropout(study),
         unresolved=resolution.unresolved,
     )
+
+
+def _gpu_notices(stages: Iterable[PlannedStage], nodes: Sequence[Node]) -> Iterator[str]:
+    """Yield a notice for each level whose workers need GPUs, where no node has one."""
+    levels = {stage.level: stage.execution.gpus_per_worker for stage in stages}
+    if not nodes or any(node.gpus for node in nodes):
+        return
+    for level, gpus in levels.items():
+        if gpus:
+            yield (
+                f"level {level} has gpus_per_worker = {gpus:g}, and this machine has no GPU: `w2s run` would refuse it "
+                f"here; set `ladder.{level}.execution.gpus_per_worker` to 0, or run where GPUs are"
+            )
 
 
 def _plan_stage(

@@ -38,7 +38,8 @@ def _listed(value: Any) -> Any:
     )
 
 
-Paths = str | Annotated[tuple[str, ...], Field(min_length=1)]
+_Path = Annotated[str, Field(min_length=1)]
+Paths = _Path | Annotated[tuple[_Path, ...], Field(min_length=1)]
 """A path or pattern, or a list of them."""
 Values = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
 """Label values."""

@@ -20,6 +20,7 @@ _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 _FIELD_CHARS = 2**31 - 1
 _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
+_JSON_LINE = re.compile(r'\s*(\[\s*)?\{\s*"[^"\n]*"\s*:')
 _SHOWN = 5
 
 
@@ -47,7 +48,7 @@ class Dialect(NamedTuple):
         return csv.reader(lines, delimiter=self.delimiter, strict=True, quoting=csv.QUOTE_NONE)
 
 
-class Record(NamedTuple):
+class DelimitedRecord(NamedTuple):
     """A row: its number from 1, its lines in the file, and its fields."""
 
     number: int
@@ -59,6 +60,8 @@ class Record(NamedTuple):
 def dialect_of(path: Path, kind: str, quoting: bool | None) -> Dialect:
     """Find how the fields of a file are separated, from its first rows."""
     head = head_text(path)
+    if _JSON_LINE.match(head):
+        raise DataError(f"{path} holds JSON and no rows with delimiters", "rename it to .jsonl or .json")
     line = _SEPARATOR_LINE.match(head)
     if line is not None:
         return Dialect(kind, line[1], line[1] != "\t" if quoting is None else quoting, has_separator_line=True)
@@ -131,7 +134,7 @@ def sampled_records(
 class _Oddities:
     """Counts of what may be a mistake in the quotation marks or delimiters of a file."""
 
-    def __init__(self, header: Record) -> None:
+    def __init__(self, header: DelimitedRecord) -> None:
         self._header = header
         named = [place for place, name in enumerate(header.fields, start=1) if name.strip()]
         self._num_named = named[-1] if named else len(header.fields)
@@ -140,7 +143,7 @@ class _Oddities:
         """Numbers of the first few rows with a field of several lines."""
         self._longest = header
 
-    def watched(self, records: Iterable[Record], dialect: Dialect) -> Iterator[Record]:
+    def watched(self, records: Iterable[DelimitedRecord], dialect: Dialect) -> Iterator[DelimitedRecord]:
         """Yield the records, and count what is odd about them."""
         for record in records:
             if record.last_line > record.first_line:
@@ -175,7 +178,7 @@ class _Oddities:
             )
 
 
-def _num_lines(record: Record) -> int:
+def _num_lines(record: DelimitedRecord) -> int:
     return record.last_line - record.first_line
 
 
@@ -206,24 +209,24 @@ def _tried(dialect: Dialect, head: str) -> tuple[int, float]:
     return header, sum(length == header for length in others) / len(others) if others else 1.0
 
 
-def _split(path: Path, dialect: Dialect, lines: Iterable[str]) -> tuple[Record, Iterator[Record]]:
+def _split(path: Path, dialect: Dialect, lines: Iterable[str]) -> tuple[DelimitedRecord, Iterator[DelimitedRecord]]:
     """Return the header and the records after it; blank lines are no records."""
     lines = iter(lines)
     skipped = int(dialect.has_separator_line and bool(next(lines, "")))
     reader = dialect.reader(lines)
-    header = next(_records(path, reader, skipped), Record(0, 1, 1, []))
+    header = next(_records(path, reader, skipped), DelimitedRecord(0, 1, 1, []))
     check_names(path, header.fields)
     return header, _records(path, reader, skipped)
 
 
-def _records(path: Path, reader: Any, skipped: int) -> Iterator[Record]:
+def _records(path: Path, reader: Any, skipped: int) -> Iterator[DelimitedRecord]:
     number, line = 0, reader.line_num + skipped
     try:
         for fields in reader:
             first, line = line + 1, reader.line_num + skipped
             if fields:
                 number += 1
-                yield Record(number, first, line, fields)
+                yield DelimitedRecord(number, first, line, fields)
     except csv.Error as error:
         raise DataError(
             f"{path}: line {reader.line_num + skipped}: {error}",
@@ -232,7 +235,7 @@ def _records(path: Path, reader: Any, skipped: int) -> Iterator[Record]:
         ) from None
 
 
-def _check_record(path: Path, record: Record, header: Sequence[str], dialect: Dialect) -> None:
+def _check_record(path: Path, record: DelimitedRecord, header: Sequence[str], dialect: Dialect) -> None:
     """Refuse a row with more or fewer fields than the header, and a row that is the header again."""
     if len(record.fields) == len(header):
         if len(header) > 1 and record.fields == header:

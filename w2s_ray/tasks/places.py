@@ -153,6 +153,7 @@ def base_of(pattern: str) -> Path:
 
 def _files_of_pattern(pattern: str, notices: list[str]) -> list[Path]:
     matches = sorted(Path(match) for match in glob.glob(pattern, recursive=True, include_hidden=True))
+    matches = list({path.resolve(): path for path in reversed(matches)}.values())[::-1]  # links may lead back
     folders = [path for path in matches if path.is_dir()]
     files = [path for path in matches if path.is_file()]
     kept = [path for path in files if _is_read(path, below=base_of(pattern))]
@@ -213,25 +214,25 @@ def _saved_files(folder: Path) -> list[Path] | None:
         DataError: when a file of the data set is missing.
     """
     if (folder / "dataset_dict.json").is_file():
-        splits = _read_json(folder / "dataset_dict.json").get("splits", [])
-        return [file for split in splits for file in _saved_files(folder / str(split)) or _missing(folder / str(split))]
+        splits = [folder / str(split) for split in _listed_in(folder / "dataset_dict.json", "splits")]
+        return [file for split in splits for file in _saved_files(split) or _missing(split)]
     if not (folder / "state.json").is_file():
         return None
-    names = [entry.get("filename", "") for entry in _read_json(folder / "state.json").get("_data_files") or ()]
-    if not names:
-        return None
-    for name in names:
-        if not (folder / name).is_file():
-            _missing(folder / name)
-    return [folder / name for name in names]
+    entries = _listed_in(folder / "state.json", "_data_files")
+    files = [folder / str(entry["filename"]) for entry in entries if isinstance(entry, dict) and "filename" in entry]
+    for file in files:
+        if not file.is_file():
+            _missing(file)
+    return files or None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _listed_in(path: Path, key: str) -> list[Any]:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} of the saved data set is not JSON: {error}", "save the data set again") from None
-    return value if isinstance(value, dict) else {}
+    listed = value.get(key) if isinstance(value, dict) else None
+    return listed if isinstance(listed, list) else []
 
 
 def _missing(path: Path) -> list[Path]:

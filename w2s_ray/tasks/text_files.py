@@ -95,8 +95,10 @@ def text_of_file(path: Path) -> str:
 def lines_of(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file in UTF-8, each with its line end, with only a few in memory at a time."""
     head = head_of(path)
-    if encoding_of(head) != "utf-8-sig":
-        yield from io.BytesIO(text_of_file(path).encode())
+    ends_in_returns = b"\n" not in head and b"\r" in head
+    if encoding_of(head) != "utf-8-sig" or ends_in_returns:
+        text = text_of_file(path)
+        yield from io.BytesIO((text.replace("\r", "\n") if ends_in_returns else text).encode())
         return
     with _stream(path) as stream, io.BufferedReader(stream, 2**20) as file:
         try:
