@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from w2s_ray.errors import DataError
+from w2s_ray.spec.identity import identity
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.dataset import DatasetTask
 from w2s_ray.tasks.registry import open_task
@@ -544,6 +545,8 @@ def test_the_fingerprints_of_files_that_were_read_before_are_pinned(tmp_path: Pa
     write(tmp_path / "both" / "a.csv", contents["a.csv"])
     write(tmp_path / "both" / "b.jsonl", contents["a.jsonl"])
     assert opened(tmp_path / "both").fingerprint()[:12] == PINNED_FOLDER
+    spec = TaskSpec(files="/here/rows.jsonl", text="text", label="label")
+    assert identity("task", spec).startswith("fef919bf33d3"), "keys that came later are no part of it"
 
 
 @pytest.mark.parametrize("content", [ROWS, [ROWS[0]], {"data": ROWS}])

@@ -31,7 +31,7 @@ _SPECIAL = re.compile(
 """Special tokens of well-known tokenizers."""
 
 
-class Cut(Spec):
+class ContextCut(Spec):
     """How many texts a level's context cuts."""
 
     level: str
@@ -52,7 +52,7 @@ class TaskView(Spec):
     splits: dict[str, dict[str, int]]
     """Examples by class of S, T1 …, V0 … (of the first seed) and the test set."""
     seed: int
-    cuts: tuple[Cut, ...]
+    cuts: tuple[ContextCut, ...]
     reader: str
     """The level whose model reads `examples`; empty if its tokenizer is not on this machine."""
     examples: tuple[str, ...]
@@ -119,10 +119,10 @@ def _by_class(prepared: PreparedTask, rows_N: np.ndarray) -> dict[str, int]:
     return dict(zip(prepared.class_names, counts.tolist(), strict=True))
 
 
-def _cut(prepared: PreparedTask, level: str, context: int, tokenizer: Tokenizer) -> Cut:
+def _cut(prepared: PreparedTask, level: str, context: int, tokenizer: Tokenizer) -> ContextCut:
     texts = [text[-_CHARS_PER_TOKEN * context :] for text in _tried(prepared)]
     num_cut = sum(len(encoding.ids) > context for encoding in tokenizer.encode_batch(texts))
-    return Cut(level=level, context_tokens=context, share=num_cut / max(len(texts), 1), num_texts=len(texts))
+    return ContextCut(level=level, context_tokens=context, share=num_cut / max(len(texts), 1), num_texts=len(texts))
 
 
 def _tried(prepared: PreparedTask) -> list[str]:
