@@ -89,7 +89,7 @@ def test_a_plan_shows_rows_classes_cut_texts_and_examples(home: Path, store: Art
     assert view.cuts[0].share == pytest.approx(sum(size > 24 for size in words) / 600)
     assert view.reader == "s" and len(view.examples) == 3
     for example in view.examples:
-        match = re.fullmatch(r"'\[CLS\] (.*) \[SEP\]' → (negative|positive)", example)
+        match = re.fullmatch(r"'\[CLS\] (.*) \[SEP\]' \(class: (negative|positive)\)", example)
         assert match and len(match[1].split()) <= 22
         assert any(row["text"].endswith(match[1]) and row["label"] == match[2] for row in given)
 

@@ -139,7 +139,9 @@ def _example(prepared: PreparedTask, row: int, tokenizer: Tokenizer | None, cont
     if prepared.kind == "text":  # read in blocks, from the beginning
         return repr(_shortened(texts[0]))
     shown = " | ".join(repr(_shortened(_as_read(text, tokenizer, context))) for text in texts)
-    return f"{shown} → {example['other'] if prepared.kind == 'answers' else prepared.class_names[example['label']]}"
+    if prepared.kind == "answers":
+        return f"{shown} (answer: {example['other']})"
+    return f"{shown} (class: {prepared.class_names[example['label']]})"
 
 
 def _as_read(text: str, tokenizer: Tokenizer | None, context: int) -> str:
