@@ -12,7 +12,7 @@ STAMP := $(VENV)/installed.stamp
 
 BENCHMARKS := submissions throughput overhead schedule sharing memory likelihood
 
-.PHONY: demo test soak bench check format clean
+.PHONY: demo test test-runs test-others soak bench check format clean
 
 demo: $(STAMP)
 	$(BIN)/w2s run tune_configs/quickstart.yaml
@@ -21,8 +21,17 @@ demo: $(STAMP)
 test soak: export OMP_NUM_THREADS ?= 1
 test soak: export TOKENIZERS_PARALLELISM ?= false
 
+# Tests of runs on Ray wait for processes most of the time, so the others run beside them. Each half prints at its end.
+RUNS := tests/cli tests/scheduling
+
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-runs test-others
+
+test-runs:
+	$(BIN)/python -m pytest $(RUNS)
+
+test-others:
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(RUNS))
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak

@@ -209,3 +209,16 @@ def test_each_trap_of_the_docs_is_named_by_a_test() -> None:
     named = {int(number) for number in re.findall(r"def test_\w*trap_(\d+)", tests)}
     described = {int(number) for number in re.findall(r"^\| (\d+) \|", text_of(ROOT / "docs/methods.md"), re.MULTILINE)}
     assert named == described >= set(range(1, 22))
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_package() -> None:
+    section = text_of(ROOT / "docs" / "troubleshooting.md").partition("## Files and tasks")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE)[1:]
+    messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    # A string that continues on the next line is made whole.
+    source = re.sub(r'"\s*\n\s*f?"', "", "".join(text_of(path) for path in sorted((ROOT / "w2s_ray").rglob("*.py"))))
+    assert len(messages) > 20
+    for message in messages:
+        words = message.split()
+        runs = {" ".join(words[place : place + 2]) for place in range(len(words) - 1)}
+        assert message.startswith("line 7: ") or any(run in source for run in runs), message  # or is of `csv`

@@ -30,6 +30,7 @@ from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import load_study
 from w2s_ray.spec.search import Candidate, Point, SearchResult
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.tasks.places import find_files
 from w2s_ray.training.memory.usage import ALLOCATOR
 
 
@@ -242,6 +243,23 @@ def test_packing_keeps_files_with_equal_names_apart(kind: str, tmp_path: Path) -
     for key, path in (("train", task.files), ("test", task.test_files)):
         assert path is not None
         assert (Path(path) / "part.jsonl" if kind == "folders" else Path(path)).read_text() == key
+
+
+def test_packing_copies_lists_and_patterns_of_files(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl", "deep/er/c.jsonl", "deep/d.txt", "test/e.jsonl"):
+        path = tmp_path / "from" / "rows" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    text = "{name: x, tasks: {t: {files: [rows/a.jsonl, 'rows/deep/**/*.jsonl'], test_files: 'rows/t*/*', text: a, "
+    (tmp_path / "from" / "study.yaml").write_text(f"{text}label: b}}}}, ladder: {{s: w2s:small, l: w2s:large}}}}")
+    pack(tmp_path / "from" / "study.yaml", tmp_path / "to")
+    task = load_study(tmp_path / "to" / STUDY_NAME).tasks["t"]
+    assert task.files is not None
+    files = find_files(task.files, task.test_files)
+    assert [path.read_text() for path in files.pool] == ["a.jsonl", "deep/er/c.jsonl"]
+    assert [path.read_text() for path in files.test] == ["test/e.jsonl"]
+    assert all(path.is_relative_to(tmp_path / "to") for path in (*files.pool, *files.test))
+    assert len([path for path in (tmp_path / "to").rglob("*") if path.is_file()]) == 4
 
 
 def test_packing_copies_files_that_overrides_name(home: Path, tmp_path: Path) -> None:

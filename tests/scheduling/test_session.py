@@ -52,6 +52,14 @@ def test_gpus_are_counted_too() -> None:
         check_cluster(executions(study), [Node(8, gpus=1)])
 
 
+def test_a_machine_without_a_gpu_is_named_as_such() -> None:
+    study = small_study(execution={"workers": 1, "gpus_per_worker": 0.5})
+    with pytest.raises(ResourceError) as caught:
+        check_cluster(executions(study), [Node(8), Node(8)])
+    assert "gpus_per_worker = 0.5, and there is no GPU" in caught.value.message
+    assert "execution.gpus_per_worker" in caught.value.hint and "workers`" not in caught.value.hint
+
+
 def test_a_local_session_ignores_the_cluster_that_the_shell_names() -> None:
     code = (
         "from w2s_ray.scheduling.session import cluster_nodes, ray_session\n"

@@ -52,6 +52,15 @@ def test_a_search_result_does_not_depend_on_execution(store: ArtifactStore) -> N
     assert search_digest(study_at("/here", optimisation={"epochs": 3})) != search_digest(study_at("/here"))
 
 
+def test_keys_that_came_later_do_not_change_the_digest_of_a_search() -> None:
+    assert search_digest(study_at("/here")).startswith("a530915f2530")
+    task = {"files": ["/here/a.jsonl", "/here/*.csv"], "text": "text", "label": "label"}
+    digests = [
+        study_at("/here", tasks={"t": {**task, **keys}}) for keys in ({}, {"quoting": True}, {"labels": {"a": "A"}})
+    ]
+    assert len({search_digest(study) for study in digests}) == 3
+
+
 def test_files_of_another_version_are_refused_or_ignored(store: ArtifactStore) -> None:
     study = study_at("/here")
     folder = store.study_folder(study.name)

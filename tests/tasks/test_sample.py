@@ -19,8 +19,9 @@ from w2s_ray.errors import DataError
 from w2s_ray.hub import HubRepo
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.study import TaskSpec
+from w2s_ray.tasks import rows as row_files
 from w2s_ray.tasks.registry import open_task
-from w2s_ray.tasks.rows import read_rows, sampled_rows
+from w2s_ray.tasks.rows import RowFile
 from w2s_ray.tasks.task import TaskData
 
 Row = dict[str, Any]
@@ -55,6 +56,11 @@ def write(path: Path, rows: Sequence[Row]) -> Path:
     return path
 
 
+def row_file(path: Path) -> RowFile:
+    """The file, read as `write` wrote it: with fields in quotes."""
+    return RowFile(path, quoting=True if path.suffix == ".tsv" else None)
+
+
 def read(path: Path, share: float | None, **spec: Any) -> TaskData:
     return open_task(TaskSpec(files=str(path), text="text", label="mood", sample=share, **spec)).read()
 
@@ -62,11 +68,11 @@ def read(path: Path, share: float | None, **spec: Any) -> TaskData:
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_sample_has_its_share_of_the_rows_with_their_numbers(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, rows(2000))
-    numbered = list(sampled_rows(path, 0.1))
+    numbered = list(row_file(path).sample(0.1))
     assert 140 < len(numbered) < 260
-    whole = read_rows(path)
+    whole = row_file(path).rows()
     assert all(whole[number - 1] == row for number, row in numbered)
-    assert list(sampled_rows(path, 1.0)) == list(enumerate(whole, start=1))
+    assert list(row_file(path).sample(1.0)) == list(enumerate(whole, start=1))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -74,28 +80,28 @@ def test_a_sample_does_not_depend_on_the_order_of_rows(name: str, tmp_path: Path
     given = rows(300)
     shuffled = random.Random(0).sample(given, len(given))
     (tmp_path / "b").mkdir()
-    chosen = [row["text"] for _, row in sampled_rows(write(tmp_path / name, given), 0.2)]
-    others = [row["text"] for _, row in sampled_rows(write(tmp_path / "b" / name, shuffled), 0.2)]
+    chosen = [row["text"] for _, row in row_file(write(tmp_path / name, given)).sample(0.2)]
+    others = [row["text"] for _, row in row_file(write(tmp_path / "b" / name, shuffled)).sample(0.2)]
     assert sorted(chosen) == sorted(others) and chosen != others
 
 
 def test_a_smaller_sample_is_part_of_a_larger_one(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", rows(500))
-    small, large = ({number for number, _ in sampled_rows(path, share)} for share in (0.1, 0.3))
+    small, large = ({number for number, _ in row_file(path).sample(share)} for share in (0.1, 0.3))
     assert small < large
 
 
 def test_rows_outside_of_the_sample_are_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jsonl", rows(200))
     parsed: list[str] = []
-    loads = json.loads
+    parse = row_files.parsed
 
-    def counted(text: str) -> Any:
+    def counted(path: Path, text: str, line: int) -> Any:
         parsed.append(text)
-        return loads(text)
+        return parse(path, text, line)
 
-    monkeypatch.setattr(json, "loads", counted)
-    assert 0 < len(list(sampled_rows(path, 0.2))) == len(parsed) < 80
+    monkeypatch.setattr(row_files, "parsed", counted)
+    assert 0 < len(list(row_file(path).sample(0.2))) == len(parsed) < 80
 
 
 def test_a_sample_takes_little_memory(tmp_path: Path) -> None:
@@ -104,7 +110,7 @@ def test_a_sample_takes_little_memory(tmp_path: Path) -> None:
     def peak(share: float | None) -> int:
         tracemalloc.start()
         try:
-            list(sampled_rows(path, share)) if share else read_rows(path)
+            list(row_file(path).sample(share)) if share else row_file(path).rows()
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -173,11 +179,11 @@ def test_a_bad_csv_file_is_refused_with_its_line(content: str, message: str, tmp
     path = tmp_path / "a.csv"
     path.write_bytes(content.encode("latin1"))
     with pytest.raises(DataError, match=message):
-        list(sampled_rows(path, 1.0))
+        list(row_file(path).sample(1.0))
 
 
 def test_a_file_that_is_not_compressed_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_text("not compressed")
     with pytest.raises(DataError, match="not compressed with gzip"):
-        list(sampled_rows(path, 1.0))
+        list(row_file(path).sample(1.0))

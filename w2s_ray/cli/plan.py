@@ -1,6 +1,6 @@
 """`w2s plan`: the chains and stages of a study, and what running them would take."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from w2s_ray.spec.identity import short
 if TYPE_CHECKING:
     from w2s_ray.planning.plan import Plan, StagePlan
     from w2s_ray.planning.search_estimate import ToCome
+    from w2s_ray.planning.task_view import TaskView
     from w2s_ray.spec.chain import ResolvedTask
 
 
@@ -39,6 +40,8 @@ def print_plan(path: Path, store_folder: Path, overrides: Sequence[str], *, as_j
     terminal.omitted(len(study_plan.chains), "chain")
     for name, task in list(study_plan.tasks.items())[:MAX_ROWS]:
         terminal.line(f"task {name}: {_sizes(task)}")
+        for line in _view(study_plan.task_views[name]) if name in study_plan.task_views else ():
+            terminal.line(f"  {line}")
     terminal.omitted(len(study_plan.tasks), "task")
     if study_plan.stages:
         terminal.out.print(_stage_table(study_plan))
@@ -53,6 +56,33 @@ def _sizes(task: "ResolvedTask") -> str:
     if task.sizes is None:
         return "sizes unknown"
     return f"S {task.sizes.S:,}, T {task.sizes.T:,}, V {task.sizes.V:,}, test {task.num_test:,} examples"
+
+
+def _view(view: "TaskView") -> Iterator[str]:
+    """Yield the lines of a task: rows, classes by split, what contexts cut, and examples as a model reads them."""
+    if view.sources:
+        files = [f"{Path(source.name).name} {source.num_rows:,}" for source in view.sources[:MAX_ROWS]]
+        files += [f"{len(view.sources) - MAX_ROWS} more"] if len(view.sources) > MAX_ROWS else []
+        num_rows = sum(source.num_rows for source in view.sources)
+        yield f"rows read: {num_rows:,} ({', '.join(files)}); examples: {view.num_examples:,}"
+    for pool, use in (("pool", "training and validation"), ("test", "the test set")):
+        yield f"available for {use}: {_counts(view.pools[pool])}"
+    alike: dict[str, list[str]] = {}
+    for split, counts in view.splits.items():
+        alike.setdefault(f"{sum(counts.values()):,}: {_counts(counts)}", []).append(split)
+    for counts_text, splits in alike.items():
+        seed = "" if splits == ["test"] else f" (seed {view.seed})"
+        yield f"{', '.join(splits)}{seed} {counts_text}"
+    for cut in view.cuts:
+        of = f"{cut.num_texts:,} texts" if cut.num_texts < view.num_examples else "the texts"
+        yield f"{cut.level}: {cut.context_tokens} tokens cut {cut.share:.1%} of {of}, which keep their end"
+    for example in view.examples:
+        yield f"{f'{view.reader} reads' if view.reader else 'text'}: {example}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    shown = [f"{name} {num:,}" for name, num in list(counts.items())[:MAX_ROWS]]
+    return ", ".join(shown) + (f" and {len(counts) - MAX_ROWS} more classes" if len(counts) > MAX_ROWS else "")
 
 
 def _stage_table(plan: "Plan") -> Table:

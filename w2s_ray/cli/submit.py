@@ -5,6 +5,7 @@ absolute paths are paths on the cluster. The job calls `w2s run`, so the cluster
 """
 
 import asyncio
+import glob
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ from w2s_ray.cli.terminal import bytes_text, terminal
 from w2s_ray.errors import DataError, ResourceError, StoreError, first_line
 from w2s_ray.scheduling.session import passed_on
 from w2s_ray.spec.load import STUDY_NAME, load_study, read_raw
+from w2s_ray.tasks.places import base_of
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -89,7 +91,13 @@ def pack(path: Path, folder: Path, overrides: Sequence[str] = ()) -> None:
     raw, home = read_raw(path, overrides), path.resolve().parent
     for name, task in raw["tasks"].items():
         for key in ("files", "test_files"):
-            _copy(task, key, home, folder, f"data/{name}")
+            if isinstance(task.get(key), list):
+                paths = {str(number): value for number, value in enumerate(task[key])}
+                for number in paths:
+                    _copy(paths, number, home, folder, f"data/{name}/{key}")
+                task[key] = list(paths.values())
+            else:
+                _copy(task, key, home, folder, f"data/{name}")
     for name, level in raw["ladder"].items():
         if isinstance(level, str):
             level = raw["ladder"][name] = {"model": level}
@@ -104,9 +112,13 @@ def pack(path: Path, folder: Path, overrides: Sequence[str] = ()) -> None:
 
 
 def _copy(entry: dict[str, Any], key: str, home: Path, folder: Path, place: str) -> None:
-    """Copy the file or folder that `entry[key]` names by a relative path, and replace the path by the copy's."""
+    """Copy what `entry[key]` names by a relative path or pattern, and replace the path by the copy's."""
     value = entry.get(key)
-    if not isinstance(value, str) or Path(value).is_absolute() or not (home / value).exists():
+    if not isinstance(value, str) or Path(value).is_absolute():
+        return
+    if not (home / value).exists():
+        if key != "model":
+            entry[key] = _copy_matches(value, home, folder, f"{place}/{key}")
         return
     source = Path(os.path.abspath(home / value))  # resolves `..` but not links, so that a link's own name is kept
     target = folder / place / key / source.name
@@ -116,6 +128,18 @@ def _copy(entry: dict[str, Any], key: str, home: Path, folder: Path, place: str)
     else:
         shutil.copy2(source, target)
     entry[key] = str(target.relative_to(folder))
+
+
+def _copy_matches(pattern: str, home: Path, folder: Path, place: str) -> str:
+    """Copy the files that match a pattern, and return the pattern for the copies; the same text if none matches."""
+    base = base_of(pattern)
+    root = Path(os.path.abspath(home / base))
+    files = [Path(match) for match in glob.glob(os.path.abspath(home / pattern), recursive=True)]
+    for file in (file for file in files if file.is_file()):
+        target = folder / place / file.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, target)
+    return f"{place}/{Path(pattern).relative_to(base)}" if files else pattern
 
 
 def _client(address: str) -> "JobSubmissionClient":

@@ -6,7 +6,7 @@ depend on seeds, ladders, models or tokenizers.
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from w2s_ray.store.files import RECORD_NAME, check_files, digest_files, publish_
 from w2s_ray.store.record import read_spec, utc_now
 from w2s_ray.tasks.judges import open_judge
 from w2s_ray.tasks.related import merged_groups
-from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, LeftOut, Task, TaskData, check_left_out
+from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, LeftOut, SourceRows, Task, TaskData, check_left_out
 
 RECIPE = 3
 """Version of preparation and splitting; increase when the same task would give different splits."""
@@ -45,6 +45,8 @@ class PreparedRecord(Spec):
     test_fraction: float
     num_examples: int
     left_out: tuple[LeftOut, ...] = ()
+    sources: tuple[SourceRows, ...] = ()
+    notices: tuple[str, ...] = ()
     revision: str | None = None
     prepared_at: str
     files: dict[str, str]
@@ -64,6 +66,10 @@ class PreparedTask:
     """Name of the judge of its answers; None for an exact match."""
     left_out: tuple[LeftOut, ...] = ()
     """Rows that became no example, by reason."""
+    sources: tuple[SourceRows, ...] = ()
+    """The files or splits that were read, and their numbers of rows."""
+    notices: tuple[str, ...] = ()
+    """What a user would not expect of the data or of how it was read."""
     revision: str | None = None
     """`branch@commit` of rows from the hub."""
 
@@ -152,9 +158,10 @@ def prepare(store: ArtifactStore, name: str, spec: TaskSpec) -> PreparedTask:
     """
     from w2s_ray.tasks.registry import open_task
 
-    prepared = prepare_task(store, name, open_task(spec), spec.test_fraction)
+    task = open_task(spec)
+    prepared = prepare_task(store, name, task, spec.test_fraction)
     check_left_out(prepared.left_out, spec.max_skipped)  # another study may have prepared them with a higher limit
-    return prepared
+    return replace(prepared, notices=(*getattr(task, "notices", ()), *prepared.notices))
 
 
 def prepare_task(store: ArtifactStore, name: str, task: Task, test_fraction: float) -> PreparedTask:
@@ -180,6 +187,8 @@ def prepare_task(store: ArtifactStore, name: str, task: Task, test_fraction: flo
             test_fraction=test_fraction,
             num_examples=table.num_rows,
             left_out=data.left_out,
+            sources=data.sources,
+            notices=data.notices,
             revision=data.revision,
             prepared_at=utc_now(),
             files=digest_files(folder),
@@ -216,6 +225,8 @@ def _find(store: ArtifactStore, fingerprint: str) -> PreparedTask | None:
                 test_fraction=record.test_fraction,
                 judge=record.judge,
                 left_out=record.left_out,
+                sources=record.sources,
+                notices=record.notices,
                 revision=record.revision,
             )
     return None

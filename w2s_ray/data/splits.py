@@ -95,6 +95,22 @@ def num_documents(prepared: PreparedTask) -> tuple[int, int]:
     return len(_documents(prepared, held_out=False)), len(_documents(prepared, held_out=True))
 
 
+class TooFewExamples(DataError):
+    """A task has too few examples; `largest` has the sizes that fit for every seed, by split (S, T, V, test)."""
+
+    largest: Mapping[str, int] = {}
+
+
+def num_in_pools(prepared: PreparedTask) -> dict[str, dict[str, int]]:
+    """Return the examples of each class from which training and validation sets (`pool`) and test sets are drawn."""
+    is_test = _is_test_row(prepared)
+    pools = {"pool": np.flatnonzero(_is_pool_row(prepared)), "test": np.flatnonzero(is_test)}
+    return {
+        name: dict(zip(prepared.class_names, _class_counts(prepared, rows).tolist(), strict=True))
+        for name, rows in pools.items()
+    }
+
+
 def check_sizes(
     prepared: PreparedTask,
     *,
@@ -119,30 +135,73 @@ def check_sizes(
         supervisor_examples: size of S.
 
     Raises:
-        DataError: with the numbers needed and available, and the longest ladder that fits.
+        TooFewExamples: with the numbers needed and available, and the longest ladder that fits.
+        DataError: when there are no documents, or the test set would not have every class.
     """
     if prepared.kind == "text":
         _check_documents(prepared)
         return
-    num_test(prepared, test_examples)
+    available = num_test(prepared)
     sizes = {"S": supervisor_examples or train_examples, "T": train_examples, "V": validation_examples}
     too_small = _first_too_small(prepared, num_levels, sizes, seeds, balance)
-    if too_small is None:
+    is_test_short = test_examples is not None and test_examples > available
+    if too_small is None and not is_test_short:
         return
-    slot, seed, wanted, counts = too_small
+    largest = {**_largest_sizes(prepared, num_levels, seeds, balance), "test": available}
+    messages, hints = [], []
+    if too_small is not None:
+        slot, seed, wanted, counts = too_small
+        kind = "balanced examples" if balance else "examples"
+        short_class = _short_class(prepared, counts) if balance else ""
+        longest = _longest(prepared, num_levels, sizes, seeds, balance)
+        available_examples = f"{_described(prepared, counts)}{short_class}"
+        messages.append(f"{slot} (seed {seed}) needs {wanted} {kind}, there are {available_examples}; {longest}")
+        hints += [sizes_hint(_as_keys(sizes, largest))] if all(largest.values()) else []
+        hints.append("shorten the ladder, or add data")
+    if is_test_short:
+        counts = _class_counts(prepared, _test_order(prepared))
+        messages.append(
+            f"test_examples = {test_examples}, there are {available} when balanced: {_described(prepared, counts)}"
+        )
+        hints.append(f"set test_examples to at most {available}")
+    error = TooFewExamples("; ".join((*messages, _kept_for_test(prepared))), ", ".join(hints))
+    error.largest = largest
+    raise error
+
+
+def sizes_hint(largest: Mapping[str, int]) -> str:
+    """Return the advice to lower keys to the largest sizes that fit."""
+    parts = [f"{key} to at most {size}" for key, size in largest.items()]
+    return f"set {' and '.join(parts)}, which fits for every seed"
+
+
+def _as_keys(sizes: Mapping[str, int], largest: Mapping[str, int]) -> dict[str, int]:
+    train = {"splits.S": largest["S"], "splits.T": largest["T"]}
+    if sizes["S"] == sizes["T"]:
+        train = {"splits.train_examples": min(train.values())}
+    return {**train, "splits.validation_examples": largest["V"]}
+
+
+def _longest(
+    prepared: PreparedTask, num_levels: int, sizes: Mapping[str, int], seeds: Sequence[int], balance: bool
+) -> str:
     shorter = range(num_levels - 1, 1, -1)
     longest = next((n for n in shorter if _first_too_small(prepared, n, sizes, seeds, balance) is None), None)
-    fits = f"the longest ladder that fits has {longest} levels" if longest else "no ladder of two levels or more fits"
-    largest = _largest_sizes(prepared, num_levels, seeds, balance)
-    train = f"S to at most {largest['S']}, splits.T to at most {largest['T']}"
-    if sizes["S"] == sizes["T"]:
-        train = f"train_examples to at most {min(largest['S'], largest['T'])}"
-    smaller = f"set splits.{train} and splits.validation_examples to at most {largest['V']}, "
-    kind = "balanced examples" if balance else "examples"
-    raise DataError(
-        f"{slot} (seed {seed}) needs {wanted} {kind}, there are {_described(prepared, counts)}; {fits}",
-        f"{smaller if all(largest.values()) else ''}shorten the ladder, or add data",
-    )
+    return f"the longest ladder that fits has {longest} levels" if longest else "no ladder of two levels or more fits"
+
+
+def _short_class(prepared: PreparedTask, counts: IntArray) -> str:
+    """Return which class is short, where one is."""
+    rarest = int(counts.argmin())
+    return f" (class {prepared.class_names[rarest]!r} is short)" if counts[rarest] < counts.max() else ""
+
+
+def _kept_for_test(prepared: PreparedTask) -> str:
+    num = len(_test_order(prepared))
+    if _has_test_origin(prepared).any():
+        return f"the {num} test examples come from the test file or split"
+    share = f"test_fraction {prepared.test_fraction:g}"
+    return f"{num} of {prepared.table().num_rows} examples are kept for the test set ({share})"
 
 
 def _candidates(prepared: PreparedTask, split: SplitSpec) -> IntArray:

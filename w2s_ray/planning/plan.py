@@ -1,6 +1,6 @@
 """The plan of a study: its chains, its distinct stages, and an estimate of what they need."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow.compute as pc
 
@@ -11,6 +11,7 @@ from w2s_ray.planning.memory import fit_memory, longest_text, nearest_that_fits
 from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import UNRESOLVED
 from w2s_ray.planning.search_estimate import ToCome, estimate_to_come
+from w2s_ray.planning.task_view import TaskView, view_tasks
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedTask, distinct_stages, num_named, point_labels
 from w2s_ray.spec.points import count_chains, notices, uses_dropout
@@ -99,6 +100,8 @@ class Plan(Spec):
     """Estimate of what those will add, with the checkpoints of the largest."""
     tasks: dict[str, ResolvedTask]
     """With the sizes of their splits."""
+    task_views: dict[str, TaskView]
+    """Rows, classes and examples of each task whose data is on this machine."""
     dropout: bool
     """Whether a model may be trained with dropout, so that results depend on workers and micro-batches."""
     unresolved: tuple[str, ...]
@@ -145,12 +148,19 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
     waiting = [stage for stage in planned if not stage.in_store]
     to_run = [stage for stage in planned if not stage.in_store or stage.missing_predictions]
     to_come = None if is_through else estimate_to_come(study, resolution, stages, seconds_of)
+    views, view_notices = view_tasks(study, resolution, stages.values(), store)
     return Plan(
         study=study.name,
         chains=tuple(_plan_chain(chain) for chain in chains),
         stages=planned,
         num_chains_at_most=len(chains) if is_through else count_chains(study),
-        notices=(*notices(study), *resolution.notices, *shot_notices(stages.values(), resolution, store)),
+        notices=(
+            *notices(study),
+            *resolution.notices,
+            *view_notices,
+            *_gpu_notices(stages.values(), nodes),
+            *shot_notices(stages.values(), resolution, store),
+        ),
         num_chain_stages=num_chain_stages,
         num_shared=num_chain_stages - len(stages),
         num_to_train=len(waiting),
@@ -160,6 +170,7 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
         to_come=to_come,
         disk_bytes=_disk_bytes(waiting),
         tasks=resolution.tasks,
+        task_views=views,
         dropout=uses_dropout(study),
         unresolved=resolution.unresolved,
     )
@@ -168,6 +179,19 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
 def _plan_chain(chain: Chain) -> ChainPlan:
     stages = tuple(stage.identity for stage in chain.stages)
     return ChainPlan(name=chain.name, point=chain.point.label if chain.point is not None else "", stages=stages)
+
+
+def _gpu_notices(stages: Iterable[PlannedStage], nodes: Sequence[Node]) -> Iterator[str]:
+    """Yield a notice for each level whose workers need GPUs, where no node has one."""
+    levels = {stage.level: stage.execution.gpus_per_worker for stage in stages}
+    if not nodes or any(node.gpus for node in nodes):
+        return
+    for level, gpus in levels.items():
+        if gpus:
+            yield (
+                f"level {level} has gpus_per_worker = {gpus:g}, and this machine has no GPU: `w2s run` would refuse it "
+                f"here; set `ladder.{level}.execution.gpus_per_worker` to 0, or run where GPUs are"
+            )
 
 
 def _plan_stage(

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from w2s_ray.data.prepare import PreparedTask, prepare
-from w2s_ray.data.splits import check_sizes, num_documents, num_outside_groups, num_test
+from w2s_ray.data.splits import TooFewExamples, check_sizes, num_documents, num_outside_groups, num_test, sizes_hint
 from w2s_ray.errors import DataError, ModelError
 from w2s_ray.hub import HubUnreachable
 from w2s_ray.planning.versions import LOCK_NAME, write_study
@@ -68,12 +68,17 @@ def resolve(study: Study, store: ArtifactStore) -> Resolution:
             unresolved += error.files
             models[name] = ResolvedModel(revision=UNRESOLVED, num_parameters=None)
     tasks: dict[str, ResolvedTask] = {}
+    short: dict[str, TooFewExamples] = {}
     for name, task in study.tasks.items():
         try:
             tasks[name] = _resolve_task(study, variants, name, _prepared(store, name, task, lock))
         except HubUnreachable as error:
             unresolved += error.files
             tasks[name] = _unresolved_task(name, task)
+        except TooFewExamples as error:
+            short[name] = error
+    if short:
+        raise _too_few(study, short)
     _check_distinct(study, tasks)
     resolution = Resolution(tasks=tasks, models=models, unresolved=tuple(dict.fromkeys(unresolved)))
     if not unresolved and lock is None:
@@ -157,6 +162,7 @@ def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: 
         num_test=0,
         revision=prepared.revision,
         left_out=tuple(map(str, prepared.left_out)),
+        notices=prepared.notices,
         cue=cue_of(task),
     )
     if prepared.kind == "text":
@@ -173,11 +179,51 @@ def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: 
             seeds=study.seeds,
             balance=sizes.balance,
         )
+    except TooFewExamples as error:
+        error.hint = _label_notices(prepared)
+        raise
     except DataError as error:
-        raise DataError(f"task {name}: {error.message}", error.hint) from None
+        hint = "; ".join(filter(None, (error.hint, _label_notices(prepared))))
+        raise DataError(f"task {name}: {error.message}", hint) from None
     for variant in variants:
         _check_neighbours(variant, name, prepared, known)
     return known.model_copy(update={"num_test": num_test(prepared, task.test_examples), "sizes": sizes})
+
+
+def _label_notices(prepared: PreparedTask) -> str:
+    """Return the notices about labels that look alike: such a class is often the one that has too few examples."""
+    return "; ".join(notice for notice in prepared.notices if "`labels:" in notice)
+
+
+def _too_few(study: Study, short: Mapping[str, TooFewExamples]) -> DataError:
+    """Return one error for all tasks that are too small, with sizes that fit each of them for every seed."""
+    fitting: dict[str, int] = {}
+    for name, error in short.items():
+        sizes = largest(study).sizes_of(name)
+        wanted = {"S": sizes.S, "T": sizes.T, "V": sizes.V, "test": study.tasks[name].test_examples or 0}
+        for split, key in _size_keys(study, name).items():
+            if wanted[split] > error.largest[split]:
+                fitting[key] = min(error.largest[split], fitting.get(key, error.largest[split]))
+    message = "; ".join(f"task {name}: {error.message}" for name, error in short.items())
+    is_enough = all(size > 0 for size in fitting.values())
+    other = "shorten the ladder, or add data"
+    advice = f"{sizes_hint(fitting)}; or {other}" if is_enough else other
+    return DataError(message, "; ".join((advice, *(error.hint for error in short.values() if error.hint))))
+
+
+def _size_keys(study: Study, name: str) -> dict[str, str]:
+    """Return the key that gives the size of each of a task's splits."""
+    own, shared = study.tasks[name], study.splits
+    keys = {"test": f"tasks.{name}.test_examples"}
+    for split, names in (
+        ("S", ("S", "train_examples")),
+        ("T", ("T", "train_examples")),
+        ("V", ("validation_examples",)),
+    ):
+        given = [f"tasks.{name}.{key}" for key in names if getattr(own, key) is not None]
+        given += [f"splits.{key}" for key in names if getattr(shared, key) is not None]
+        keys[split] = given[0]
+    return keys
 
 
 def _unresolved_task(name: str, task: TaskSpec) -> ResolvedTask:

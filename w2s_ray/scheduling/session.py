@@ -117,6 +117,13 @@ def check_cluster(levels: Iterable[tuple[str, Execution]], nodes: Sequence[Node]
             continue
         gpus = f" and {shape.gpus_per_worker:g} GPUs" if shape.gpus_per_worker else ""
         resources = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "none"
+        has_gpus = any(node.gpus for node in nodes)
+        if shape.gpus_per_worker and not has_gpus:
+            raise ResourceError(
+                f"level {level} has gpus_per_worker = {shape.gpus_per_worker:g}, and there is no GPU; the cluster's "
+                f"nodes have {resources}",
+                f"set `ladder.{level}.execution.gpus_per_worker` to 0, or run where GPUs are (nvidia-smi lists them)",
+            )
         raise ResourceError(
             f"level {level} needs {shape.workers} workers with {shape.cpus_per_worker:g} CPUs{gpus} each at once; "
             f"the cluster's nodes have {resources}",

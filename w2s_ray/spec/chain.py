@@ -28,6 +28,8 @@ class ResolvedTask(Spec):
     """The locked version of its rows on the hub: `branch@commit`."""
     left_out: tuple[str, ...] = ()
     """Which rows of its source are skipped, and why."""
+    notices: tuple[str, ...] = ()
+    """What a user would not expect of its data or of how it was read."""
     cue: str = DEFAULT_CUE
     """Between a text and its class's name, where a language model is asked for the class."""
 
@@ -67,8 +69,8 @@ class Resolution(Spec):
 
     @property
     def notices(self) -> list[str]:
-        """Return notices about the data for the user, before training starts: which rows are skipped."""
-        return [f"task {name}: {line}" for name, task in self.tasks.items() for line in task.left_out]
+        """Return notices about the data for the user, before training starts, such as which rows are skipped."""
+        return [f"task {name}: {line}" for name, task in self.tasks.items() for line in (*task.notices, *task.left_out)]
 
 
 class PlannedStage(Spec):

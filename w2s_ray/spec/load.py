@@ -178,12 +178,16 @@ def _parts(raw: dict[str, Any], key: str) -> list[str]:
 def _absolute(study: Study, folder: Path) -> Study:
     tasks = {}
     for name, task in study.tasks.items():
-        paths = {
-            key: str((folder / getattr(task, key)).resolve()) for key in ("files", "test_files") if getattr(task, key)
-        }
-        tasks[name] = task.model_copy(update=paths)
+        paths = {key: getattr(task, key) for key in ("files", "test_files") if getattr(task, key)}
+        tasks[name] = task.model_copy(update={key: _resolved(folder, value) for key, value in paths.items()})
     ladder = {}
     for name, level in study.ladder.items():
         local = folder / level.model
         ladder[name] = level.model_copy(update={"model": str(local.resolve())}) if local.is_dir() else level
     return study.model_copy(update={"tasks": tasks, "ladder": ladder})
+
+
+def _resolved(folder: Path, paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if isinstance(paths, str):
+        return str((folder / paths).resolve())
+    return tuple(str((folder / path).resolve()) for path in paths)

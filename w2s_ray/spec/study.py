@@ -4,12 +4,13 @@ tasks × ladder × chains × methods × seeds. Each field has its unit and meani
 study on a laptop. `load.py` reads the file, `checks.py` holds the rules across its parts, `compile.py` compiles it.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_serializer, model_validator
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from w2s_ray.spec.base import Fraction, Name, Positive, Spec, split_key
 from w2s_ray.spec.labels import Relabelling, Supervisors
@@ -22,7 +23,7 @@ SPREAD_KEYS = ("optimisation", "execution")
 """Keys that a study may give at its top, for every level of the ladder."""
 _BY_LEVEL = ("losses", "labels", "trainable", "generative", "optimisation")
 """Keys of a method that are mappings from levels."""
-_OWN_KEYS = ("text", "label", "classes", "answer", "chosen", "rejected", "group", "subset", "test_split")
+_OWN_KEYS = ("text", "label", "classes", "labels", "answer", "chosen", "rejected", "group", "subset", "test_split")
 """How own data is read; a known data set has a format of its own."""
 
 StudentArm = Literal["zero_shot", "chain", "truth_chain", "direct", "ceiling", "self", "pooled"]
@@ -30,10 +31,26 @@ Arm = Literal[StudentArm, "floor", "member", "generative", "reference", "full_ce
 """The supervision that a stage gets; the arms that are not a student's are added by the compiler."""
 
 
+def _listed(value: Any) -> Any:
+    """Return a list of label values as text, in the form in which they are matched; one value is a list of one."""
+    values = value if isinstance(value, list | tuple) else [value]
+    texts = {True: "true", False: "false"}
+    return tuple(
+        texts[item] if isinstance(item, bool) else str(item) if isinstance(item, int) else item for item in values
+    )
+
+
+_Path = Annotated[str, Field(min_length=1)]
+Paths = _Path | Annotated[tuple[_Path, ...], Field(min_length=1)]
+"""A path or pattern, or a list of them."""
+Values = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
+"""Label values."""
+
+
 class TaskSpec(Spec):
     """A data set. Name exactly one of `builtin`, `hub`, `files`; with `builtin`, `files` are a known data set's own."""
 
-    later_fields = frozenset({"S", "T", "form", "strip", "sample"})
+    later_fields = frozenset({"S", "T", "form", "strip", "sample", "quoting", "labels"})
 
     builtin: str | None = None
     """A task that comes with w2s_ray; `w2s tasks` lists them."""
@@ -41,11 +58,13 @@ class TaskSpec(Spec):
     """`pairs`: each question of a known task is one example, whose right answer is compared with one wrong answer."""
     hub: str | None = None
     """A data set on the Hugging Face hub."""
-    files: str | None = None
-    """A local JSON, JSON-lines, CSV or Parquet file (compressed or not), or a folder of such; relative to the study
-    file."""
-    test_files: str | None = None
-    """A file or folder with the test set; without it the test set is a part of `files`."""
+    files: Paths | None = None
+    """A local file of rows (docs/data.md), a folder of such, a pattern such as `data/*.csv`, or a list of these. Paths
+    are relative to the study file."""
+    test_files: Paths | None = None
+    """The same for the test set; without it, it is the folder's files that are named so, or a part of `files`."""
+    quoting: bool | None = None
+    """Whether fields of CSV and TSV files may be in double quotes; if not given, unless a tab separates them."""
     subset: str | None = None
     """The hub data set's configuration."""
     revision: str | None = None
@@ -61,6 +80,8 @@ class TaskSpec(Spec):
     """The column with the label, for examples of two or more classes."""
     classes: tuple[str, ...] | None = None
     """Label values in class order; the sorted distinct values if not given."""
+    labels: dict[str, Values] | None = None
+    """Label values that mean the same class, by the class's name: `{positive: [Positive, pos]}`."""
     answer: str | None = None
     """The column with the answer to write after the text."""
     chosen: str | None = None
@@ -96,7 +117,7 @@ class TaskSpec(Spec):
         if len(sources) != 1 and not is_known_with_files:
             given = ", ".join((*sources, *self.own_keys)) or "none"
             raise ValueError(f"name exactly one of builtin, hub, files (or builtin and its files), not {given}")
-        for source, keys in (("files", ("test_files",)), ("hub", ("subset", "split", "test_split"))):
+        for source, keys in (("files", ("test_files", "quoting")), ("hub", ("subset", "split", "test_split"))):
             unused = [key for key in keys if getattr(self, key) not in (None, type(self).model_fields[key].default)]
             if unused and getattr(self, source) is None:
                 raise ValueError(f"{unused[0]} needs `{source}:`, which is not given")
@@ -126,6 +147,18 @@ class TaskSpec(Spec):
             raise ValueError("own data needs `text:`, the column to read, and for classes `label:`")
         if self.classes is not None and self.label is None:
             raise ValueError("`classes:` needs `label:`, the column with these values")
+        if self.labels is not None:
+            self._check_labels(self.labels)
+
+    def _check_labels(self, labels: Mapping[str, tuple[str, ...]]) -> None:
+        """Refuse a label value that belongs to two classes."""
+        if self.label is None:
+            raise ValueError("`labels:` needs `label:`, the column with these values")
+        owner: dict[str, str] = {}
+        for name, values in labels.items():
+            for value in {name, *values}:
+                if owner.setdefault(value, name) != name:
+                    raise ValueError(f"labels: the value {value!r} belongs to both {owner[value]!r} and {name!r}")
 
 
 class LevelSpec(Spec):

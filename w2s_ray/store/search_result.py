@@ -44,6 +44,10 @@ def _hint(path: Path) -> str:
     return f"remove {path} and run the study again; stages in the store are not trained again"
 
 
+_LATER_TASK_KEYS = ("quoting", "labels")
+"""Keys that came after searches had been stored: not given, they are no part of a digest."""
+
+
 def search_digest(study: Study) -> str:
     """Return a digest of everything that decides a search's result, without the paths of files and the execution."""
     keys = study.model_dump(mode="json", exclude={"tracking", "report", "max_concurrent"})
@@ -52,7 +56,11 @@ def search_digest(study: Study) -> str:
         if study.search is None or study.search.minimise != "train_seconds":
             del level["execution"]
     for task in keys["tasks"].values():
-        task |= {key: Path(task[key]).name for key in ("files", "test_files") if task[key]}
+        for key in (key for key in ("files", "test_files") if task[key]):
+            paths = task[key]
+            task[key] = Path(paths).name if isinstance(paths, str) else [Path(path).name for path in paths]
+        for key in (key for key in _LATER_TASK_KEYS if task[key] is None):
+            del task[key]
     if study.search is not None and study.search.choose_by is not None:
         keys.pop("seeds")
     return identity("search", keys)

@@ -98,7 +98,7 @@ class Recipe:
         if spec.sample is not None:
             definition.append(["sample", spec.sample])
         if spec.files is not None:
-            rows: RowSource = local_rows(spec.files, spec.test_files, self.pool, self.test, self.parts, spec.sample)
+            rows: RowSource = local_rows(spec, format_.columns, self.pool, self.test, self.parts)
         else:
             branch, commit = parse_revision(spec.revision) if spec.revision else (self.branch, self.commit)
             rows = HubRows(
@@ -124,6 +124,11 @@ class DatasetTask:
         self.rows = rows
         self._definition = definition
         self._max_skipped = max_skipped
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a user would not expect of the choice of files, which is no part of the prepared data."""
+        return tuple(self.rows.notices)
 
     def fingerprint(self) -> str:
         """Return the digest of the definition and of the rows' content.

@@ -7,8 +7,10 @@ examples of each class.
 
 import difflib
 import itertools
+import json
 import logging
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ from w2s_ray.spec.identity import identity, seeded_hash
 from w2s_ray.tasks.examples import Example, Format, Skip
 from w2s_ray.tasks.related import merged_groups, tied
 from w2s_ray.tasks.sources import Source
-from w2s_ray.tasks.task import POOL, SCHEMA, TEST, LeftOut, TaskData, check_left_out
+from w2s_ray.tasks.task import POOL, SCHEMA, TEST, LeftOut, SourceRows, TaskData, check_left_out
 
 RECIPE = 4
 """Increase when this module would make different examples from the same rows."""
@@ -31,6 +33,10 @@ MAX_CLASSES = 100
 """Without `classes:`, more distinct labels than this are an error: probably the column is not a label."""
 SHOWN = 5
 """How many row numbers and how many values are listed per reason."""
+_TRIED = 100
+"""How many rows are looked at for a source's columns."""
+_SHOWN_COLUMNS = 30
+_PLAIN_NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d*)?")
 _PLAIN_INTEGER = re.compile(r"-?\d{1,18}")
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +54,7 @@ class Account:
 
     source: Source
     num_rows: int = 0
+    notices: list[str] = field(default_factory=list)
     _rows: dict[tuple[str, bool], dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
 
     def leave_out(self, row: int, skip: Skip) -> None:
@@ -92,7 +99,10 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
     """
     accounts = [Account(source) for source in sources]
     placed = [example for account in accounts for example in _read(account, format_, max_skipped)]
-    classes = format_.class_names or _class_names(placed)
+    notices = [f"{source.name}: {notice}" for source in sources for notice in source.notices]
+    notices += [notice for account in accounts for notice in account.notices]
+    alike = list(_alike_labels(placed)) if format_.kind == "classes" else []
+    classes = format_.class_names or _class_names(accounts, placed)
     if format_.kind in ("classes", "pairs"):
         placed = _known(placed, classes)
     placed = _single(placed, format_.kind)
@@ -101,14 +111,28 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
         placed = _together(placed, format_)
     placed, groups = _apart(placed, format_)
     left_out = tuple(entry for account in accounts for entry in account.left_out())
-    check_left_out(left_out, max_skipped)
-    for entry in left_out:
-        _logger.warning("%s", entry)
-    return TaskData(_table(placed, groups, classes), classes, left_out, judge=format_.judge)
+    try:
+        check_left_out(left_out, max_skipped)
+    except DataError as error:
+        raise DataError(error.message, "; ".join((error.hint, *alike))) from None
+    for line in (*left_out, *notices, *alike):
+        _logger.warning("%s", line)
+    counts = Counter(item.account for item in placed)
+    read = tuple(
+        SourceRows(
+            name=account.source.name,
+            origin=account.source.origin,
+            num_rows=account.num_rows,
+            num_examples=counts[account],
+        )
+        for account in accounts
+    )
+    table = _table(placed, groups, classes)
+    return TaskData(table, classes, left_out, judge=format_.judge, sources=read, notices=(*notices, *alike))
 
 
 def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Placed]:
-    _check_columns(account.source, format_.columns)
+    account.notices += _check_columns(account.source, format_.columns)
     numbers = account.source.numbers or itertools.count(1)
     for number, row in zip(numbers, account.source.rows, strict=False):
         account.num_rows += 1
@@ -143,30 +167,72 @@ def _check_completions(example: Example) -> None:
         raise Skip("two equal answers")
 
 
-def _check_columns(source: Source, columns: Sequence[str]) -> None:
-    known = list(dict.fromkeys(name for row in itertools.islice(source.rows, 100) for name in row))
+def _check_columns(source: Source, columns: Sequence[str]) -> Iterator[str]:
+    """Refuse a source without rows or without a column, and yield notices about columns whose names look alike."""
+    known = list(dict.fromkeys(name for row in itertools.islice(source.rows, _TRIED) for name in row))
     if not known:
-        raise DataError(f"{source.name} has no rows")
+        raise DataError(
+            f"{source.name} has no rows", "check the file; the first line of CSV and TSV files is the header"
+        )
+    if isinstance(source.rows, list) and not set(columns) <= set(known):
+        known = list(dict.fromkeys(name for row in source.rows for name in row))  # objects may have different keys
     for column in columns:
-        if column not in known:
-            near = difflib.get_close_matches(column, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"its columns are {', '.join(map(repr, known))}"
-            raise DataError(f"{source.name} has no column {column!r}; the task reads {', '.join(columns)}", hint)
+        plain = column.strip().casefold()
+        alike = [name for name in known if name != column and name.strip().casefold() == plain]
+        if column in known:
+            yield from (
+                f"{source.name}: it also has the column {name!r}, which is not the same as {column!r}" for name in alike
+            )
+            continue
+        near = difflib.get_close_matches(column, known, n=1, cutoff=0.5) or alike
+        names = ", ".join(map(repr, known[:_SHOWN_COLUMNS])) + (" …" if len(known) > _SHOWN_COLUMNS else "")
+        hint = f"did you mean {near[0]!r}? its columns are {names}" if near else f"its columns are {names}"
+        if len(known) == 1 and column in known[0]:
+            hint = f"its only column is {names}; if that is several, separate them by commas, semicolons or tabs"
+        raise DataError(f"{source.name} has no column {column!r}; the task reads {', '.join(columns)}", hint)
 
 
-def _class_names(placed: Sequence[Placed]) -> tuple[str, ...]:
+def _alike_labels(placed: Sequence[Placed]) -> Iterator[str]:
+    """Yield a notice for labels that differ only in case, blanks, the form of a number or quotation marks."""
+    counts = Counter(item.example.label for item in placed if item.example.label is not None)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label, _ in counts.most_common():
+        alike[_simplified(label)].append(label)
+    for name, *others in (labels for labels in alike.values() if len(labels) > 1):
+        rows = ", ".join(f"{label!r} ({_num_rows(counts[label])})" for label in (name, *others))
+        yield (
+            f"the labels {rows} differ only in case, blanks or form and are separate classes; "
+            f"`labels: {json.dumps({name: others}, ensure_ascii=False)}` joins them"
+        )
+
+
+def _num_rows(num: int) -> str:
+    return "1 row" if num == 1 else f"{num:,} rows"
+
+
+def _simplified(label: str) -> str:
+    """Return a label without the differences that people overlook."""
+    visible = "".join(mark for mark in unicodedata.normalize("NFKC", label) if unicodedata.category(mark) != "Cf")
+    plain = "".join(visible.casefold().split()).strip("'\"`")
+    return repr(float(plain)) if _PLAIN_NUMBER.fullmatch(plain) else plain or label
+
+
+def _class_names(accounts: Sequence[Account], placed: Sequence[Placed]) -> tuple[str, ...]:
     """Return the distinct labels of the pool, sorted as numbers if all are whole numbers, else as text."""
     distinct = {item.example.label for item in placed if item.origin == POOL and item.example.label is not None}
-    source = placed[0].account.source.name if placed else "the task"
+    source = accounts[0].source.name
     if len(distinct) > MAX_CLASSES:
         raise DataError(
             f"{source}: the label has {len(distinct)} distinct values; without `classes:` at most {MAX_CLASSES} are "
             "allowed",
             "check `label:`, or list the values under `classes:`",
         )
+    if not distinct:
+        reasons = "; ".join(f"{entry.reason} in {entry.where}" for entry in accounts[0].left_out())
+        raise DataError(f"{source}: no row has a text and a label: {reasons}", "check `text:` and `label:`")
     if len(distinct) < 2:
         raise DataError(
-            f"{source}: every label is {min(distinct, default='')!r}, and a classification task needs two classes",
+            f"{source}: every label is {min(distinct)!r}, and a classification task needs two classes",
             "check `label:` and `classes:`",
         )
     if all(_PLAIN_INTEGER.fullmatch(label) for label in distinct):

@@ -1,7 +1,8 @@
 """Own data: a format made from the columns that a study names.
 
     text       a column, or a template such as "{question} {passage}"
-    label      a column: the examples have classes. Its values, as text, are matched with `classes`
+    label      a column: the examples have classes. Its values, as text, are matched with `classes`; `labels` joins
+               values that mean the same class
     answer     a column: the answer, one line, that is written after the text
     chosen, rejected
                columns: the examples are pairs; `text`, if given, and a line end
@@ -35,13 +36,14 @@ def own_task(spec: TaskSpec) -> DatasetTask:
     Raises:
         DataError: when the template's braces do not match, or a class is listed twice.
     """
+    format_ = own_format(spec)
     if spec.files is not None:
-        rows: RowSource = local_rows(spec.files, spec.test_files, share=spec.sample)
+        rows: RowSource = local_rows(spec, format_.columns)
     else:
         assert spec.hub is not None
         branch, commit = parse_revision(spec.revision) if spec.revision else (None, None)
         rows = HubRows(spec.hub, spec.subset, branch, spec.split, spec.test_split, commit, share=spec.sample)
-    return DatasetTask(own_format(spec), rows, ["own", *_keys(spec)], spec.max_skipped)
+    return DatasetTask(format_, rows, ["own", *_keys(spec)], spec.max_skipped)
 
 
 def own_format(spec: TaskSpec) -> Format:
@@ -57,6 +59,7 @@ def own_format(spec: TaskSpec) -> Format:
     columns = (*fields, *(column for column in named if column is not None))
     if spec.classes is not None and len(set(spec.classes)) != len(spec.classes):
         raise DataError(f"classes: {list(spec.classes)} lists a class twice")
+    class_of_value = {value: name for name, values in (spec.labels or {}).items() for value in values}
     classes = {"classes": spec.classes, "pairs": PAIR_CLASSES, "answers": ("answer",), "text": ("text",)}[kind]
 
     def examples(row: Row) -> Iterable[Example]:
@@ -70,6 +73,7 @@ def own_format(spec: TaskSpec) -> Format:
             yield pair(prompt + chosen, prompt + rejected, related, prompt=prompt)
             return
         label = _value(row, spec.label, "label") if spec.label is not None else None
+        label = class_of_value.get(label, label) if label is not None else None
         answer = _value(row, spec.answer) if spec.answer is not None else None
         if answer is not None and "\n" in answer:
             raise _SEVERAL_LINES
@@ -158,4 +162,6 @@ def _keys(spec: TaskSpec) -> list[object]:
         keys.append("first group of a repeated text in sorted order")
     if not spec.strip:
         keys.append("whole texts")
+    if spec.labels is not None:
+        keys.append(["labels", {name: sorted(values) for name, values in spec.labels.items()}])
     return keys if spec.sample is None else [*keys, ["sample", spec.sample]]

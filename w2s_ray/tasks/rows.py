@@ -1,4 +1,4 @@
-"""Rows of a local file: JSON, JSON lines, CSV, TSV or Parquet, optionally compressed (.gz, .zst).
+"""Rows of a local file: JSON, JSON lines, CSV, TSV, Parquet or Arrow; text may be compressed (.gz, .zst).
 
 A file can be read whole, or as a sample: the rows whose hash is below a share of all hashes, so that a sample depends
 on neither the order of the rows nor a seed. A sample is read row by row, so that a file larger than memory takes little
@@ -9,84 +9,99 @@ would change values (`1` becomes `1.0` if another row is empty, text like a date
 accepts a quote that is never closed and returns the rest of the file as one value.
 """
 
-import codecs
-import csv
 import hashlib
-import io
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from w2s_ray.errors import DataError, first_line
+from w2s_ray.tasks.delimited import check_names, delimited_rows, dialect_of, digest_kind, sampled_records
+from w2s_ray.tasks.json_rows import are_lines, as_row, json_rows, parsed
+from w2s_ray.tasks.text_files import COMPRESSIONS, decoded, encoding_of, head_of, lines_of, opened, text_of_file
 
 Row = Mapping[str, Any]
 
-FORMATS = ("json", "jsonl", "ndjson", "csv", "tsv", "parquet")
-"""File name endings; all but `parquet` may be followed by one of `COMPRESSIONS`."""
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-_CSV_FIELD_CHARS = 2**31 - 1
+FORMATS = ("json", "jsonl", "ndjson", "csv", "tsv", "parquet", "arrow")
+"""File name endings; those of text may be followed by one of `COMPRESSIONS`."""
+_DELIMITED = ("csv", "tsv")
+_TABLES = ("parquet", "arrow")
 _PARQUET_BATCH = 4096
 
 
-def file_digest(path: Path) -> str:
-    """Return the format and SHA-256 of the file at `path`.
+class RowFile:
+    """One local file of rows."""
 
-    Raises:
-        DataError: when the file does not exist, or its ending is not a known format.
-    """
-    kind = _format(path)
-    with _opened(path) as file:
-        return f"{kind} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    def __init__(self, path: Path, columns: Collection[str] = (), quoting: bool | None = None) -> None:
+        """`columns` are those that the task reads; `quoting` is whether fields may be in double quotes, if given."""
+        self.path = path
+        self.notices: list[str] = []
+        """What a reader would not expect from the file's ending; known when its rows have been read."""
+        self._columns = columns
+        self._quoting = quoting
 
+    def digest(self) -> str:
+        """Return the format and SHA-256 of the file.
 
-def read_rows(path: Path) -> list[Row]:
-    """Return the rows of the file at `path`, in file order.
+        Raises:
+            DataError: when the file does not exist, or its ending is not a known format.
+        """
+        kind = _format(self.path)
+        with opened(self.path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if kind in _DELIMITED:
+            kind = digest_kind(self.path, kind, self._quoting)
+        return f"{kind} {digest}"
 
-    Raises:
-        DataError: when the file does not exist, is not UTF-8, or does not have the format of its ending; the message
-            names the line, where the format has lines.
-    """
-    kind = _format(path)
-    if kind == "parquet":
-        return list(_parquet_rows(path))
-    text = _text(path)
-    if kind in ("csv", "tsv"):
-        return _delimited(path, text, "\t" if kind == "tsv" else ",")
-    if kind == "json" and text.lstrip()[:1] == "[":
-        return [_as_row(path, value, f"item {n}") for n, value in enumerate(_parsed(path, text, 1), start=1)]
-    # Files of JSON lines are often called .json. Not splitlines(): a JSON string may contain U+2028, a line end there.
-    lines = ((n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
-    return [_as_row(path, _parsed(path, line, n), f"line {n}") for n, line in lines]
+    def rows(self) -> list[Row]:
+        """Return the rows, in file order.
 
+        Raises:
+            DataError: when the file does not exist, is not text, does not have the format of its ending, or has a
+                column twice; the message names the line, where the format has lines.
+        """
+        kind = _format(self.path)
+        self.notices = []
+        if kind in _TABLES:
+            return list(_table_rows(self.path, kind))
+        if encoding_of(head_of(self.path)) != "utf-8-sig":
+            self.notices.append(f"its text is {encoding_of(head_of(self.path)).upper()}")
+        if kind in _DELIMITED:
+            return list(delimited_rows(self.path, dialect_of(self.path, kind, self._quoting), self.notices))
+        return list(json_rows(self.path, text_of_file(self.path), kind, self._columns, self.notices))
 
-def sampled_rows(path: Path, share: float) -> Iterator[tuple[int, Row]]:
-    """Yield the rows that the sample of this share has, with their numbers in the file from 1.
+    def sample(self, share: float) -> Iterator[tuple[int, Row]]:
+        """Yield the rows that the sample of this share has, with their numbers in the file from 1.
 
-    The hash of a row is over its text in the file; for Parquet and lists of objects, which have none, over its values.
+        The hash of a row is over its text in the file; for tables, and JSON that is not in lines, over its values.
 
-    Raises:
-        DataError: like `read_rows`; rows outside of the sample are not checked.
-    """
-    kind = _format(path)
-    if kind == "parquet":
-        yield from sample(_parquet_rows(path), share)
-    elif kind in ("csv", "tsv"):
-        yield from _sampled_records(path, "\t" if kind == "tsv" else ",", share)
-    elif kind == "json" and _is_list(path):
-        yield from sample(read_rows(path), share)
-    else:
+        Raises:
+            DataError: like `rows`; rows outside of the sample are not checked.
+        """
+        kind = _format(self.path)
+        if kind in _DELIMITED:
+            dialect = dialect_of(self.path, kind, self._quoting)
+            self.notices = []
+            yield from sampled_records(self.path, dialect, lambda content: _is_chosen(content, share), self.notices)
+        elif kind in _TABLES:
+            yield from sample(_table_rows(self.path, kind), share)
+        elif are_lines(self.path, (text.decode(errors="replace") for text in lines_of(self.path))):
+            yield from self._sampled_lines(share)
+        else:
+            yield from sample(self.rows(), share)
+
+    def _sampled_lines(self, share: float) -> Iterator[tuple[int, Row]]:
         number = 0
-        for line, text in enumerate(_lines(path), start=1):
+        for line, text in enumerate(lines_of(self.path), start=1):
             number += bool(text.strip())
             if text.strip() and _is_chosen(text.strip(), share):
-                yield number, _as_row(path, _parsed(path, _decoded(path, text, line), line), f"line {line}")
+                value = parsed(self.path, decoded(self.path, text, line), line)
+                yield number, as_row(self.path, value, f"line {line}")
 
 
 def sample(rows: Iterable[Row], share: float) -> Iterator[tuple[int, Row]]:
     """Yield the rows that the sample of this share has, by the hash of their values, with their numbers from 1."""
     for number, row in enumerate(rows, start=1):
-        if _is_chosen(repr(list(row.items())).encode(), share):
+        if _is_chosen(repr(list(row.items())).encode(errors="surrogatepass"), share):
             yield number, row
 
 
@@ -97,158 +112,58 @@ def without_compression(path: Path) -> Path:
 
 def _format(path: Path) -> str:
     kind = without_compression(path).suffix.lower().removeprefix(".")
+    if kind in ("zip", "bz2", "xz", "tar", "tgz", "7z"):
+        raise DataError(f"{path} is compressed in a way that is not read", "unpack it, or compress it as .gz or .zst")
     if kind not in FORMATS:
         raise DataError(
             f"{path} has no known ending",
-            "data files are .json, .jsonl, .ndjson, .csv or .tsv (also with .gz or .zst), or .parquet",
+            "data files are .json, .jsonl, .ndjson, .csv or .tsv (also with .gz or .zst), .parquet or .arrow; rename "
+            "text with delimiters to .csv or .tsv, and save the table of a workbook as CSV",
         )
     return kind
 
 
-def _opened(path: Path) -> io.BufferedReader:
-    try:
-        return path.open("rb")
-    except FileNotFoundError:
-        raise DataError(f"data file {path} does not exist") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from None
-
-
-def _text(path: Path) -> str:
+def _table_rows(path: Path, kind: str) -> Iterator[Row]:
+    """Yield the rows of a Parquet file or an Arrow file or stream."""
     import pyarrow as pa
 
-    with _opened(path) as file:
-        data = file.read()
-    compression = COMPRESSIONS.get(path.suffix.lower())
+    opened(path).close()
+    number = 0
     try:
-        if compression is not None:
-            data = bytes(pa.CompressedInputStream(pa.BufferReader(data), compression).read())
-        return data.decode("utf-8-sig")
-    except OSError as error:
-        raise _not_compressed(path, compression, error) from None
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error, error.object.count(b"\n", 0, error.start) + 1) from None
-
-
-def _not_compressed(path: Path, compression: str | None, error: OSError) -> DataError:
-    return DataError(f"{path} is not compressed with {compression}: {error}", "download the file again")
-
-
-def _not_utf8(path: Path, error: UnicodeDecodeError, line: int) -> DataError:
-    return DataError(
-        f"{path}: byte 0x{error.object[error.start]:02x} on line {line} is not UTF-8",
-        f"convert it: iconv -f latin1 -t utf-8 {path.name} > converted",
-    )
-
-
-def _ragged(path: Path, line: int) -> DataError:
-    return DataError(
-        f"{path}: line {line} does not have as many fields as the header",
-        "put values that contain the delimiter or line breaks in double quotes",
-    )
-
-
-def _no_csv(path: Path, line: int, error: csv.Error) -> DataError:
-    return DataError(f"{path}: line {line}: {error}", "values are quoted with double quotes")
-
-
-def _parsed(path: Path, text: str, line: int) -> Any:
-    """Parse JSON that begins on line `line` of the file."""
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        line += getattr(error, "lineno", 1) - 1
+        for batch in _batches(path, kind):
+            check_names(path, batch.schema.names)
+            batch.validate(full=True)  # damaged offsets would crash the conversion
+            for row in batch.to_pylist():
+                number += 1
+                yield row
+    except UnicodeDecodeError:
         raise DataError(
-            f"{path}: line {line} is not JSON: {getattr(error, 'msg', error)}",
-            "a JSON file is a list of objects, or one object per line",
+            f"{path}: a text after row {number} is not UTF-8", "write the file again from its source"
         ) from None
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        name = "a Parquet file" if kind == "parquet" else "an Arrow file"
+        what = f"{path} is not {name}" if not number else f"{path} cannot be read after row {number}"
+        raise DataError(f"{what}: {first_line(error)}") from None
 
 
-def _as_row(path: Path, value: object, where: str) -> Row:
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: {where} has the type {type(value).__name__}, and a row is a JSON object")
-    return value
-
-
-def _delimited(path: Path, text: str, delimiter: str) -> list[Row]:
-    csv.field_size_limit(_CSV_FIELD_CHARS)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[Row] = []
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise _ragged(path, reader.line_num)
-            rows.append(row)
-    except csv.Error as error:
-        raise _no_csv(path, reader.line_num, error) from None
-    return rows
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _batches(path: Path, kind: str) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    _opened(path).close()
-    try:
+    if kind == "parquet":
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_PARQUET_BATCH):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a Parquet file: {first_line(error)}") from None
+            check_names(path, file.schema_arrow.names)
+            yield from file.iter_batches(_PARQUET_BATCH)
+        return
+    with pa.memory_map(str(path)) as source:
+        if source.read(6) == b"ARROW1":
+            with pa.ipc.open_file(source) as reader:
+                yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+            return
+        source.seek(0)
+        with pa.ipc.open_stream(source) as stream:
+            yield from stream
 
 
 def _is_chosen(content: bytes, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(b"sample\n" + content).digest()[:8], "big") < share * 2.0**64
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a text file, each with its line end, without decompressing more than a few at a time."""
-    import pyarrow as pa
-
-    _opened(path).close()
-    compression = COMPRESSIONS.get(path.suffix.lower())
-    try:
-        with pa.input_stream(str(path), compression=compression) as stream, io.BufferedReader(stream, 2**20) as file:
-            first = file.readline()
-            yield first.removeprefix(codecs.BOM_UTF8)
-            yield from file
-    except OSError as error:
-        raise _not_compressed(path, compression, error) from None
-
-
-def _decoded(path: Path, text: bytes, line: int) -> str:
-    try:
-        return text.decode()
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error, line) from None
-
-
-def _is_list(path: Path) -> bool:
-    return next((line.lstrip()[:1] == b"[" for line in _lines(path) if line.strip()), False)
-
-
-def _sampled_records(path: Path, delimiter: str, share: float) -> Iterator[tuple[int, Row]]:
-    """Yield the chosen records of a CSV file; a record may have several lines."""
-    read: list[bytes] = []
-
-    def texts() -> Iterator[str]:
-        for line, text in enumerate(_lines(path), start=1):
-            read.append(text)
-            yield _decoded(path, text, line)
-
-    csv.field_size_limit(_CSV_FIELD_CHARS)
-    reader = csv.reader(texts(), delimiter=delimiter, strict=True)
-    try:
-        header = next(reader, [])
-        read.clear()
-        number = 0
-        for record in reader:
-            content = b"".join(read).rstrip(b"\r\n")
-            read.clear()
-            number += bool(record)
-            if record and _is_chosen(content, share):
-                if len(record) != len(header):
-                    raise _ragged(path, reader.line_num)
-                yield number, dict(zip(header, record, strict=True))
-    except csv.Error as error:
-        raise _no_csv(path, reader.line_num, error) from None

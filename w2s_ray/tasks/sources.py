@@ -11,15 +11,17 @@ branch `PARQUET`, with a folder per configuration and split; that branch is read
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from w2s_ray import hub
 from w2s_ray.errors import DataError
 from w2s_ray.hub import HubUnreachable
-from w2s_ray.tasks.rows import FORMATS, Row, file_digest, read_rows, sample, sampled_rows, without_compression
+from w2s_ray.spec.study import TaskSpec
+from w2s_ray.tasks.places import DataFiles, find_files
+from w2s_ray.tasks.rows import Row, RowFile, sample
 from w2s_ray.tasks.task import POOL, TEST
 
 PARQUET = "refs/convert/parquet"
@@ -37,6 +39,7 @@ class Source:
         origin: `POOL` or `TEST`.
         part: the named part of the data set that it belongs to, if any: the stratum of its examples.
         numbers: the rows' numbers in the file or split, from 1, if the rows are a sample of it; else empty.
+        notices: what a user would not expect of how they were read.
     """
 
     name: str
@@ -44,10 +47,15 @@ class Source:
     origin: str
     part: str | None = None
     numbers: Sequence[int] = ()
+    notices: Sequence[str] = ()
 
 
 class RowSource(Protocol):
     """The rows of a task."""
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """What a user would not expect of the choice of files."""
 
     def digest(self) -> list[object]:
         """Return values that identify the rows' content; part of a fingerprint.
@@ -75,12 +83,19 @@ class LocalRows:
     """Rows of local files."""
 
     def __init__(
-        self, pool: list[Path], test: list[Path], parts: Sequence[str] = (), share: float | None = None
+        self,
+        files: DataFiles,
+        columns: Collection[str],
+        parts: Sequence[str] = (),
+        share: float | None = None,
+        quoting: bool | None = None,
     ) -> None:
-        """`parts` are names of parts of the data set (of a file, or its folder); `share` is that of the sample."""
-        self._paths = [(POOL, path) for path in pool] + [(TEST, path) for path in test]
+        """`columns` are read; `parts` name files, or their folders; `share` is that of a sample; see `quoting:`."""
+        pool, test = ([(origin, path) for path in paths] for origin, paths in ((POOL, files.pool), (TEST, files.test)))
+        self._files = [(origin, RowFile(path, columns, quoting)) for origin, path in (*pool, *test)]
         self._parts = parts
         self._share = share
+        self.notices = tuple(files.notices)
 
     def digest(self) -> list[object]:
         """Return the digest of each file, with its origin and part; their paths are not included.
@@ -88,7 +103,7 @@ class LocalRows:
         Raises:
             DataError: when a file is missing.
         """
-        files = [[origin, file_digest(path), self._part_of(path)] for origin, path in self._paths]
+        files = [[origin, file.digest(), self._part_of(file.path)] for origin, file in self._files]
         return ["files", [[value for value in file if value is not None] for file in files]]
 
     def revision(self) -> None:
@@ -101,12 +116,13 @@ class LocalRows:
             DataError: when a file cannot be read.
         """
         sources = []
-        for origin, path in self._paths:
-            part = self._part_of(path)
+        for origin, file in self._files:
+            name, part = str(file.path), self._part_of(file.path)
             if self._share is None:
-                sources.append(Source(str(path), read_rows(path), origin, part))
+                sources.append(Source(name, file.rows(), origin, part, notices=file.notices))
             else:
-                sources.append(_sampled(str(path), sampled_rows(path, self._share), origin, part, self._share))
+                sampled = _sampled(name, file.sample(self._share), origin, part, self._share)
+                sources.append(replace(sampled, notices=file.notices))
         return sources
 
     def _part_of(self, path: Path) -> str | None:
@@ -137,6 +153,10 @@ class HubRows:
     commit: str | None = None
     parts: tuple[str, ...] = ()
     share: float | None = None
+
+    @property
+    def notices(self) -> Sequence[str]:
+        return ()
 
     def digest(self) -> list[object]:
         """Return the data set's name, commit and splits.
@@ -229,45 +249,19 @@ def parse_revision(revision: str) -> tuple[str | None, str | None]:
 
 
 def local_rows(
-    files: str,
-    test_files: str | None,
+    spec: TaskSpec,
+    columns: Collection[str],
     pool: str | None = None,
     test: str | None = None,
     parts: Sequence[str] = (),
-    share: float | None = None,
 ) -> LocalRows:
-    """Return the rows of `files` and `test_files`, each a file or a folder.
+    """Return the rows of a task's `files` and `test_files`.
 
-    In a folder, the files named after the splits `pool` and `test` are read (`train.jsonl.gz`, `train-00000.parquet`).
-    If no file is named after `pool`, all files are read, and the test set is drawn from them.
+    In the folder of a known task, the files named after the splits `pool` and `test` are read. If no file is named
+    after `pool`, all files are read, and the test set is drawn from them.
 
     Raises:
-        DataError: when a folder contains no data files.
+        DataError: when a folder contains no data files, or a pattern matches none.
     """
-    path = Path(files)
-    if not path.is_dir():
-        return LocalRows([path], _all(test_files), parts, share)
-    files_in_folder = _data_files(path)
-    named = [file for file in files_in_folder if _is_of(file, pool)]
-    if named and test_files is None:
-        return LocalRows(named, [file for file in files_in_folder if _is_of(file, test)], parts, share)
-    return LocalRows(named or files_in_folder, _all(test_files), parts, share)
-
-
-def _all(files: str | None) -> list[Path]:
-    if files is None:
-        return []
-    path = Path(files)
-    return _data_files(path) if path.is_dir() else [path]
-
-
-def _data_files(folder: Path) -> list[Path]:
-    endings = tuple(f".{kind}" for kind in FORMATS)
-    files = sorted(path for path in folder.iterdir() if without_compression(path).suffix.lower() in endings)
-    if not files:
-        raise DataError(f"{folder} contains no data files ({', '.join(endings)}, or compressed with .gz or .zst)")
-    return files
-
-
-def _is_of(path: Path, split: str | None) -> bool:
-    return split is not None and path.name.partition(".")[0].partition("-")[0] in split.split("+")
+    assert spec.files is not None
+    return LocalRows(find_files(spec.files, spec.test_files, pool, test), columns, parts, spec.sample, spec.quoting)

@@ -67,6 +67,16 @@ class LeftOut(Spec):
         return f"row {shown}" if self.num_rows == 1 else f"rows {shown}"
 
 
+class SourceRows(Spec):
+    """How many rows of a file or split were read, and how many examples came from them."""
+
+    name: str
+    origin: str
+    """`POOL` or `TEST`."""
+    num_rows: int
+    num_examples: int
+
+
 def check_left_out(left_out: Sequence[LeftOut], max_skipped: float) -> None:
     """Check that at most the share `max_skipped` of each source's rows is faulty.
 
@@ -95,6 +105,8 @@ class TaskData:
         left_out: the rows that became no example.
         judge: name of the judge of its answers (`judges.py`).
         revision: `branch@commit` of rows from the hub; None for other rows.
+        sources: the files or splits that were read.
+        notices: what a user would not expect of the data or of how it was read.
     """
 
     table: pa.Table
@@ -102,6 +114,8 @@ class TaskData:
     left_out: tuple[LeftOut, ...] = ()
     judge: str | None = None
     revision: str | None = None
+    sources: tuple[SourceRows, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 class TaskInfo(Spec):
@@ -130,7 +144,7 @@ class TaskInfo(Spec):
 
 
 class Task(Protocol):
-    """A data set. It may also have a `cue` (see `TaskInfo`)."""
+    """A data set. It may also have a `cue` (see `TaskInfo`), and `notices` about where its rows come from."""
 
     @property
     def kind(self) -> Kind: ...

@@ -1,0 +1,207 @@
+"""2,000 random small files: each is read with every row accounted for, or refused by name; there is no traceback."""
+
+import csv
+import gzip
+import io
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from w2s_ray.errors import DataError
+from w2s_ray.spec.study import TaskSpec
+from w2s_ray.tasks.registry import open_task
+from w2s_ray.tasks.rows import RowFile
+from w2s_ray.tasks.task import TaskData
+from w2s_ray.tasks.text_files import text_of_file
+
+pytestmark = pytest.mark.soak
+
+NUM_FILES = 2000
+NUM_PARTS = 8
+"""Tests that share the files, so that a failure names its seed soon."""
+Rows = list[dict[str, Any]]
+PIECES = [
+    *"abcxyz ,;|\t\"'{}[]:\\",
+    "\n",
+    "\r\n",
+    "\r",
+    "é",
+    "日",
+    "\u2028",
+    "\ufeff",
+    "\x00",
+    "😀",
+    "word",
+    "  ",
+    '""',
+    "sep=;",
+]
+BEGINNINGS = [b"PAR1", b"\x1f\x8b", b"PK\x03\x04", b"\xff\xfe", b"\xef\xbb\xbf", b"\x00\x05\x16\x07"]
+LABELS = ["pos", "neg", "Pos", "neg ", "1", "1.0", "01", "", "other"]
+
+
+def random_text(rng: random.Random, pieces: list[str]) -> str:
+    return "".join(rng.choices(pieces, k=rng.randint(0, 12)))
+
+
+def random_rows(rng: random.Random, pieces: list[str]) -> Rows:
+    labels = rng.sample(LABELS, rng.randint(1, 4))
+    rows = []
+    for number in range(rng.choice([0, 1, 2, 5, 20, 40])):
+        text = f"{number} {random_text(rng, pieces)}" if rng.random() < 0.9 else random_text(rng, pieces)
+        rows.append({"text": text, "label": rng.choice(labels), "extra": random_text(rng, pieces)})
+    return rows
+
+
+def as_csv(rng: random.Random, rows: Rows) -> tuple[str, str]:
+    delimiter, kind = rng.choice([(",", "csv"), (";", "csv"), ("|", "csv"), ("\t", "csv"), ("\t", "tsv"), (",", "tsv")])
+    out = io.StringIO()
+    quoting = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+    writer = csv.writer(out, delimiter=delimiter, quoting=quoting, lineterminator=rng.choice(["\n", "\r\n"]))
+    writer.writerow(["text", "label", "extra"])
+    writer.writerows(row.values() for row in rows)
+    return out.getvalue(), kind
+
+
+def as_joined(rng: random.Random, rows: Rows) -> tuple[str, str]:
+    """Delimited text as a careless program writes it: without quoting."""
+    delimiter, kind = rng.choice([(",", "csv"), (";", "csv"), ("\t", "tsv")])
+    header = rng.choice([["text", "label", "extra"], ["text", "label", "label"], ["", "text", "label"]])
+    return "".join(delimiter.join(values) + "\n" for values in [header, *(list(row.values()) for row in rows)]), kind
+
+
+def as_json(rng: random.Random, rows: Rows) -> tuple[str, str]:
+    ascii_, indent = rng.random() < 0.5, rng.choice([None, None, 1])
+    columns = {name: [row[name] for row in rows] for name in ("text", "label", "extra")}
+    shapes: list[Any] = [
+        rows,
+        {"data": rows},
+        {"meta": {"n": 1}, "rows": rows, "authors": [{"name": "me"}]},
+        columns,
+        {name: {str(n): value for n, value in enumerate(values)} for name, values in columns.items()},
+        {str(n): row for n, row in enumerate(rows)},
+        {"columns": list(columns), "data": [list(row.values()) for row in rows]},
+        {"train": rows, "test": rows},
+        [rows],
+        "text",
+        [list(row.values()) for row in rows],
+    ]
+    if rng.random() < 0.5:
+        separator = rng.choice(["\n", "\n\n", " ", "\r\n"])
+        return separator.join(json.dumps(row, ensure_ascii=ascii_, indent=indent) for row in rows), rng.choice(
+            ["json", "jsonl"]
+        )
+    return json.dumps(rng.choice(shapes), ensure_ascii=ascii_, indent=indent), rng.choice(["json", "jsonl", "ndjson"])
+
+
+def damaged(rng: random.Random, data: bytes) -> bytes:
+    """The bytes after one accident: cut, a bit changed, a part removed or repeated, zeros, or a foreign beginning."""
+    if not data:
+        return data
+    start, stop = sorted(rng.choices(range(len(data) + 1), k=2))
+    accidents: list[Callable[[], bytes]] = [
+        lambda: data[:start],
+        lambda: data[:start] + bytes([rng.randrange(256)]) + data[start + 1 :],
+        lambda: data[:start] + data[stop:],
+        lambda: data[:stop] + data[start:stop] + data[stop:],
+        lambda: data[:start] + b"\0" * 8 + data[start:],
+        lambda: (
+            rng.choice([b"PAR1", b"\x1f\x8b", b"PK\x03\x04", b"\xff\xfe", b"\xef\xbb\xbf", b"\x00\x05\x16\x07"]) + data
+        ),
+        lambda: rng.randbytes(40),
+    ]
+    return rng.choice(accidents)()
+
+
+def random_file(rng: random.Random, folder: Path) -> tuple[Path, Rows | None]:
+    """Write one file; return the rows that it surely holds, or None where it is careless or damaged."""
+    careless = rng.random() < 0.25
+    pieces = PIECES if rng.random() < 0.6 else ["word", " ", "a", "b"]
+    rows = random_rows(rng, pieces)
+    kind = rng.choice(["csv", "csv", "json", "json", "parquet", "arrow"])
+    path = folder / "data"
+    if kind in ("parquet", "arrow"):
+        schema = pa.schema([(name, pa.string()) for name in ("text", "label", "extra")])
+        table, path = pa.Table.from_pylist(rows, schema=schema), folder / f"data.{kind}"
+        if kind == "parquet":
+            pq.write_table(table, path)
+        else:
+            make = rng.choice([pa.ipc.new_file, pa.ipc.new_stream])
+            with make(str(path), schema) as writer:
+                writer.write_table(table)
+        data = path.read_bytes()
+    else:
+        text, ending = as_json(rng, rows) if kind == "json" else (as_joined if careless else as_csv)(rng, rows)
+        encoding = rng.choice(["utf-8"] * 6 + ["utf-8-sig", "utf-16", "utf-32", "utf-16-le", "latin1"])
+        data = text.encode(encoding, errors="replace")
+        known = encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32")
+        careless = careless or kind == "json" or not known
+        path = folder / f"data.{ending}"
+        if rng.random() < 0.2:
+            data, path = gzip.compress(data), path.with_name(f"{path.name}.gz")
+    if rng.random() < 0.3:
+        data, careless = damaged(rng, data), True
+    path.write_bytes(data)
+    return path, None if careless else rows
+
+
+def check(rng: random.Random, path: Path, rows: Rows | None) -> str:
+    """Read one file in every way; return how it ended."""
+    quoting = rng.choice([None, None, True, False])
+    spec = TaskSpec(files=str(path), text="text", label="label", quoting=quoting, max_skipped=rng.choice([0.05, 1.0]))
+    file = RowFile(path, ("text", "label"), quoting)
+    try:
+        task = open_task(spec)
+        fingerprint = task.fingerprint()
+        data = task.read()
+    except DataError as error:
+        assert path.name in str(error) and len(error.message) < 3000
+        return "refused"
+    assert open_task(spec).fingerprint() == fingerprint
+    given = file.rows()
+    check_rows(data, given)
+    if file.path.suffix in (".csv", ".tsv"):
+        lines = [line for line in re.split(r"\r\n|\r|\n", text_of_file(path)) if line]
+        assert len(given) >= len(lines) - 1 - text_of_file(path).startswith("sep=") or any(
+            "lines" in notice for notice in file.notices
+        ), "lines were joined without a notice"
+    assert [row for _, row in file.sample(1.0)] == given
+    if rows is not None and file.path.suffix in (".parquet", ".arrow"):
+        assert given == rows
+    elif rows is not None and quoting is not False and (quoting or "\t" not in separators(file)):
+        assert [row["text"] for row in given] == [row["text"] for row in rows if any(row.values())]
+    return "read"
+
+
+def separators(file: RowFile) -> str:
+    return "\t" if any("a tab" in notice for notice in file.notices) or ".tsv" in file.path.name else ","
+
+
+def check_rows(data: TaskData, given: list[Any]) -> None:
+    """Every row is an example or counted among those left out."""
+    (source,) = data.sources
+    assert source.num_rows == len(given)
+    assert source.num_examples == data.table.num_rows
+    assert source.num_rows == source.num_examples + sum(entry.num_rows for entry in data.left_out)
+
+
+@pytest.mark.parametrize("part", range(NUM_PARTS))
+def test_random_files_are_read_whole_or_refused_by_name(part: int, tmp_path: Path) -> None:
+    ends: dict[str, int] = {"read": 0, "refused": 0}
+    for seed in range(part, NUM_FILES, NUM_PARTS):
+        rng = random.Random(seed)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        path, rows = random_file(rng, folder)
+        try:
+            ends[check(rng, path, rows)] += 1
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {path} ({type(error).__name__}: {error})") from error
+    assert min(ends.values()) > NUM_FILES // NUM_PARTS // 10, ends
