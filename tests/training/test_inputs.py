@@ -26,7 +26,7 @@ from w2s_ray.spec.study import MethodSpec
 from w2s_ray.training import inputs
 from w2s_ray.training.features import features
 from w2s_ray.training.feed import Examples, TokenRow
-from w2s_ray.training.models.network import load_tokenizer
+from w2s_ray.training.models.loading import load_tokenizer
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 
