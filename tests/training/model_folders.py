@@ -164,3 +164,48 @@ def write_model(
             torch.nn.init.normal_(parameter, std=0.2)  # so that a difference anywhere reaches the logits
     model.save_pretrained(folder)
     return folder
+
+
+def own_tokenizer(architecture: str) -> Tokens:
+    """The shape of the tokenizers that models of an architecture usually have."""
+    if architecture in ("roberta", "bart", "mpnet"):
+        return ROBERTA
+    if architecture in (*ENCODERS, "big_bird"):
+        return BERT
+    return {"xlnet": XLNET, "t5": BOTH}.get(architecture, BEGIN)
+
+
+CODE = """
+from transformers import BertConfig, BertForSequenceClassification
+
+
+class OwnConfig(BertConfig):
+    model_type = "own"
+
+
+class OwnForSequenceClassification(BertForSequenceClassification):
+    config_class = OwnConfig
+"""
+
+
+def write_code(folder: Path, tokens: Tokens) -> Path:
+    """A model folder with a class of its own."""
+    write_model(folder, "bert", tokens)
+    (folder / "modeling_own.py").write_text(CODE)
+    path = folder / "config.json"
+    names = ("AutoModelForSequenceClassification", "OwnForSequenceClassification")
+    maps = {"AutoConfig": "modeling_own.OwnConfig", names[0]: f"modeling_own.{names[1]}"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "own", "auto_map": maps}))
+    return folder
+
+
+def table(found: dict[str, dict[str, bool]]) -> str:
+    """The table of docs/models.md: by architecture, for which uses the check passes."""
+    lines = [
+        "| architecture | classes, LoRA | pairs | likelihood, zero-shot | answers |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, ways in found.items():
+        cells = ["yes" if ways[way] else "–" for way in ("lora", "pairs", "score", "answers")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

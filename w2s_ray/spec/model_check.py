@@ -4,10 +4,12 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
 from w2s_ray.spec.losses import NaiveLoss
-from w2s_ray.spec.stage import Execution, ModelSource, Optimisation, Prompt
+from w2s_ray.spec.stage import Execution, ModelSource, Optimisation
 
 RECIPE = 1
 """Version of the check; increase when it would refuse other models."""
+_NEITHER: dict[str, dict[str, float]] = {"prompt": {"num_shots": 0}, "lora": {"dropout": 0.0}}
+"""Settings of trainable weights, by kind, that do not matter to the check."""
 
 
 class Verdict(Spec):
@@ -43,7 +45,7 @@ def to_check(stage: PlannedStage, source: ModelSource | None = None) -> PlannedS
     whole = SplitSpec(task=spec.train[0].split.task, name="test", num_examples=1, num_levels=1, split_seed=0)
     update = {
         "starts_from": source or spec.starts_from,
-        "trainable": trainable.model_copy(update={"num_shots": 0}) if isinstance(trainable, Prompt) else trainable,
+        "trainable": trainable.model_copy(update=_NEITHER.get(trainable.kind, {})),
         "reference": None,
         "shots_recipe": 1,
         "train": (LabelledSplit(split=whole, labels=GroundTruth()),),

@@ -6,6 +6,7 @@ network that the stage would train is saved as the stage would save it, and load
     tokens      the exported tokenizer gives the tokens that the stage reads, for each text
     export      the exported model gives the stage's logits, for each text alone and for all of them padded together
     padding     the stage's network gives a text the same logits alone and beside longer ones
+    training    the network gives the same logits in training, without dropout, as in evaluation
     causality   a language model's logits do not change when a later token does
     positions   a text of all `context_tokens` can be read
     vocabulary  the model has an embedding for every token that the tokenizer can give
@@ -145,10 +146,11 @@ class _Check:
         self._check_vocabulary(network.hf, tokenizer)
         _change_adapters(network)
         self.plain, self.plain_tokenizer = self._export(network, tokenizer)
-        self._check_positions()
+        first = self._check_positions()
         with evaluating(network), evaluating(self.plain):
             self._check_tokens()
             self._check_language(network) if spec.is_language_model else self._check_head(network)
+            self._compare("the logits of a text change with the texts read before it", self._check_positions(), first)
         return self.difference
 
     def _load(self) -> Network:
@@ -227,28 +229,27 @@ class _Check:
                     "set `pad_token:` of the level to a special token, such as the end of text",
                 )
 
-    def _check_positions(self) -> None:
-        """Refuse a context that is longer than what the model can read."""
-        row = self.full_row
+    def _check_positions(self) -> torch.Tensor:
+        """Refuse a context that is longer than what the model can read; return the logits of a full text."""
+        row, failures = self.full_row, list[Exception]()
         network = Network(self.plain, "fp32").eval()
 
-        def reads(num: int) -> bool:
+        def read(num: int) -> torch.Tensor | None:
             try:
-                network(*_batch([row[:num]], 0))
+                return network(*_batch([row[:num]], 0))
             except (IndexError, RuntimeError, ValueError) as error:
                 if is_out_of_memory(error):
                     raise
                 failures.append(error)
-                return False
-            return True
+                return None
 
-        failures: list[Exception] = []
-        if reads(len(row)):
-            return
-        low, high = 0, len(row)  # reads low tokens, and not high
+        logits = read(len(row))
+        if logits is not None:
+            return logits
+        low, high = 0, len(row)  # it reads low tokens, and not high
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if reads(middle) else (low, middle)
+            low, high = (low, middle) if read(middle) is None else (middle, high)
         if low <= len(self.inputs.tokens.before) + len(self.inputs.tokens.after):
             raise failures[0]
         raise ModelError(
@@ -296,17 +297,25 @@ class _Check:
         self._compare("alone, the exported model gives other logits than the stage", stage_RC, alone_RC)
         beside_RC = single(*_batch([*rows, self.full_row], pad))[: len(rows)]
         self._compare("the logits of a text change with the longer texts beside it", beside_RC, stage_RC)
+        self._check_training_mode(single, rows)
         self._compare("in a padded batch, the exported model gives other logits", self._plain(texts), alone_RC)
         if self.spec.objective == "classification":
             self._check_pipeline(alone_RC)
+
+    def _check_training_mode(self, network: Network, rows: Sequence[TokenRow]) -> None:
+        """Compare the logits of training, without dropout, with those of evaluation."""
+        batch = _batch([*rows, self.full_row], self.inputs.tokenizer.pad_token_id)
+        expected = network(*batch)
+        actual = network.train()(*batch)
+        network.eval()
+        self._compare("in training, the model computes other logits from the same texts", actual, expected)
 
     def _check_pipeline(self, logits_RC: torch.Tensor) -> None:
         read = pipeline("text-classification", model=self.plain, tokenizer=self.plain_tokenizer, device="cpu")
         answers = read(self.texts, top_k=None, truncation=True)
         names = [self.plain.config.id2label[number] for number in range(logits_RC.shape[1])]
         probs = [[{each["label"]: each["score"] for each in answer}[name] for name in names] for answer in answers]
-        self.scale = 1.0
-        self._compare("`pipeline()` gives other probabilities", torch.tensor(probs), logits_RC.softmax(dim=-1))
+        self._compare("`pipeline()` gives other probabilities", torch.tensor(probs), logits_RC.softmax(dim=-1), 1.0)
 
     def _plain(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the exported model's logits of texts, by nothing but transformers."""
@@ -338,6 +347,7 @@ class _Check:
                 logits_RTV[number, : len(logits_TV)],
                 logits_TV,
             )
+        self._check_training_mode(network, rows)
         if self.spec.objective == "answer":
             self._check_generation(network, rows, torch.stack([logits_TV[-1] for logits_TV in alone]))
 
@@ -361,10 +371,10 @@ class _Check:
         if score.calibrate:
             scores_XN = scores_XN[: self.spec.num_classes] - scores_XN[self.spec.num_classes :]
         expected_NC = score.beta * scores_XN.T
-        self.scale = max(1.0, _scale(expected_NC))  # a sum over tokens, of logits compared already
         (batch,) = feeder.micro_batches(np.arange(len(examples)))
         actual_BC = network(*batch.inputs)
-        self._compare("the exported model scores completions otherwise", actual_BC, expected_NC[batch.positions])
+        scores = "the exported model scores completions otherwise"
+        self._compare(scores, actual_BC, expected_NC[batch.positions], 1.0)  # sums of logits compared already
 
     def _check_generation(self, network: Network, rows: Sequence[TokenRow], last_RV: torch.Tensor) -> None:
         """Compare the logits of the first token that the stage, and the exported model, would write."""
@@ -384,7 +394,9 @@ class _Check:
     def _feeder(self, examples: Examples) -> Feeder[Examples]:
         return Feeder(examples, self.inputs.workers, sys.maxsize, self.inputs.tokenizer.pad_token_id)
 
-    def _compare(self, message: str, actual: torch.Tensor, expected: torch.Tensor) -> None:
+    def _compare(self, message: str, actual: torch.Tensor, expected: torch.Tensor, scale: float | None = None) -> None:
+        """Refuse the model if the two differ by more than is allowed; `scale` is that of the logits if not given."""
+        scale = min(self.scale if scale is None else scale, 1.0)
         if actual.shape != expected.shape:
             raise ModelError(
                 f"{self.name}: {message}: {tuple(actual.shape)} of them where {tuple(expected.shape)} are expected",
@@ -393,7 +405,7 @@ class _Check:
         if not (torch.isfinite(actual).all() and torch.isfinite(expected).all()):
             raise ModelError(f"{self.name} gives logits that are not finite", "check its weights")
         gap = float((actual - expected).abs().max()) if actual.numel() else 0.0
-        allowed = TOLERANCE * min(self.scale, 1.0) + _NOISE * float(expected.abs().max() if expected.numel() else 1.0)
+        allowed = TOLERANCE * scale + _NOISE * float(expected.abs().max() if expected.numel() else 1.0)
         self.difference = max(self.difference, gap / allowed)
         if gap > allowed:
             raise ModelError(
