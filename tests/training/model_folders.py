@@ -145,7 +145,9 @@ def write_model(
     tokenizer = write_tokenizer(folder, tokens)
     config = ARCHITECTURES[architecture]()
     config.vocab_size = VOCABULARY
-    config.pad_token_id, config.bos_token_id, config.eos_token_id = tokenizer.pad_token_id, 1, 2
+    pad = tokenizer.pad_token_id
+    config.pad_token_id = pad if pad is not None and pad < VOCABULARY else None
+    config.bos_token_id, config.eos_token_id = 1, 2
     for name, value in changes.items():
         setattr(config, name, value)
     torch.manual_seed(seed)

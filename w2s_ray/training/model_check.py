@@ -236,16 +236,17 @@ class _Check:
 
         def read(num: int) -> torch.Tensor | None:
             try:
-                return network(*_batch([row[:num]], 0))
+                logits: torch.Tensor = network(*_batch([row[:num]], 0))
             except (IndexError, RuntimeError, ValueError) as error:
                 if is_out_of_memory(error):
                     raise
                 failures.append(error)
                 return None
-
-        logits = read(len(row))
-        if logits is not None:
             return logits
+
+        whole = read(len(row))
+        if whole is not None:
+            return whole
         low, high = 0, len(row)  # it reads low tokens, and not high
         while high - low > 1:
             middle = (low + high) // 2

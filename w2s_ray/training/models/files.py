@@ -131,6 +131,12 @@ def shape_of(folder: Path) -> ModelShape | None:
     if hidden is None or layers is None or vocabulary is None:
         return None
     heads = _first(config, _HEADS) or 1
+    if min(hidden, layers, vocabulary, heads, hidden // heads) < 1:
+        raise ModelError(
+            f"{folder / CONFIG} has sizes that make no model: hidden size {hidden}, {layers} layers, {heads} heads, "
+            f"vocabulary {vocabulary}",
+            "download or save the model again",
+        )
     head_size = _first(config, ("head_dim",)) or hidden // heads
     activation = next((config[name] for name in _ACTIVATIONS if isinstance(config.get(name), str)), "gelu")
     return ModelShape(
