@@ -160,6 +160,16 @@ def test_a_context_beyond_the_models_positions_is_refused(folder: Path, key: str
     assert resolved(model=str(folder), optimisation={"context_tokens": 64}).num_parameters == 16
 
 
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert"])
+def test_positions_that_begin_after_the_padding_token_are_fewer(folder: Path, kind: str) -> None:
+    edit(folder / "config.json", model_type=kind, max_position_embeddings=66, pad_token_id=1)
+    for context in (65, 66, 67):
+        with pytest.raises(ModelError, match="has 64 positions") as caught:
+            resolved(model=str(folder), optimisation={"context_tokens": context})
+        assert "to 64," in caught.value.hint
+    assert resolved(model=str(folder), optimisation={"context_tokens": 64}).num_parameters == 16
+
+
 def test_a_pad_token_outside_the_vocabulary_is_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match="is not a token"):
         resolved(model=str(folder), pad_token="<|no such token|>")

@@ -45,6 +45,23 @@ _EMBEDDINGS = re.compile(r"(embeddings?|_embed|embed_(tokens|positions|in)|wte|w
 _ATTENTION_MASKS = (".attn.bias", ".attn.masked_bias")
 """Names of masks that GPT-2's checkpoints store among the parameters."""
 _POSITIONS = ("max_position_embeddings", "n_positions")
+_AFTER_PADDING = (
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "lilt",
+    "longformer",
+    "luke",
+    "markuplm",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+"""Types whose first position is the one after the padding token's number. The model check finds out about others."""
 _HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "d_inner")
@@ -193,7 +210,10 @@ def check_context(folder: Path, model: str, context_tokens: int) -> None:
     Raises:
         ModelError: when its configuration names fewer positions.
     """
-    positions = _first(_json(folder / CONFIG), _POSITIONS)
+    config = _json(folder / CONFIG)
+    positions = _first(config, _POSITIONS)
+    if positions is not None and config.get("model_type") in _AFTER_PADDING:
+        positions -= (_first(config, ("pad_token_id",)) or 0) + 1
     if positions is not None and context_tokens > positions:
         raise ModelError(
             f"context_tokens is {context_tokens}, and {model} has {positions} positions",
@@ -296,7 +316,7 @@ def _auto_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"AutoTokenizer cannot load the tokenizer in {folder}: {first_line(error)}",
