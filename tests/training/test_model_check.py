@@ -441,8 +441,9 @@ def holds(drawn: Drawn, way: Way, workers: Workers, tmp_path: Path) -> bool:
     if drawn.way not in ("classes", "lora", "probe", "pairs", "pairs lora") or drawn.pad_token:
         return True
     model, probs_NC = trained(way, drawn.folder, workers, tmp_path)
-    _, others_NC = trained(way, drawn.folder, workers, tmp_path, tokens_per_micro_batch=2 * CONTEXT)
-    np.testing.assert_allclose(others_NC, probs_NC, atol=2e-5, err_msg=str(drawn))
+    if drawn.changes[0] != "mixtral":  # rounding may choose another expert, and training goes on from there
+        _, others_NC = trained(way, drawn.folder, workers, tmp_path, tokens_per_micro_batch=2 * CONTEXT)
+        np.testing.assert_allclose(others_NC, probs_NC, atol=2e-5, err_msg=str(drawn))
     for batch in (1, 8):
         np.testing.assert_allclose(exported(way, model, batch), probs_NC, atol=1e-5, err_msg=str(drawn))
     return True

@@ -101,6 +101,21 @@ def test_a_file_that_is_not_safetensors_is_refused(folder: Path, content: bytes)
         resolved(model=str(folder))
 
 
+@pytest.mark.parametrize(
+    "content", ["[]", "7", '{"model_type": 7, "hidden_size": 0, "num_layers": 1, "vocab_size": 3}']
+)
+def test_a_configuration_that_describes_no_model_is_refused(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ModelError, match=r"config\.json"):
+        resolved(model=str(folder))
+
+
+def test_an_index_without_a_map_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ModelError, match="weight_map"):
+        resolved(model=str(folder))
+
+
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         resolved(model=str(tmp_path / "none"))

@@ -106,7 +106,10 @@ def missing_weight_files(folder: Path) -> list[str]:
 def _weight_names(folder: Path) -> list[str]:
     index = folder / WEIGHTS_INDEX
     if index.is_file():
-        return [CONFIG, WEIGHTS_INDEX, *sorted(set(_json(index)["weight_map"].values()))]
+        names = _json(index).get("weight_map")
+        if not isinstance(names, dict):
+            raise ModelError(f"{index} has no weight_map", "download or save the model again")
+        return [CONFIG, WEIGHTS_INDEX, *sorted(set(map(str, names.values())))]
     return [CONFIG, WEIGHTS]
 
 
@@ -143,7 +146,7 @@ def num_parameters_of(architecture: Architecture, vocabulary: int) -> int:
 def shape_of(folder: Path) -> ModelShape | None:
     """Return the model's shape from its configuration; None when a number is missing."""
     config = _json(folder / CONFIG)
-    config = config.get("text_config", config)
+    config = config["text_config"] if isinstance(config.get("text_config"), dict) else config
     hidden, layers, vocabulary = (_first(config, names) for names in (_HIDDEN, _LAYERS, ("vocab_size",)))
     if hidden is None or layers is None or vocabulary is None:
         return None
@@ -163,7 +166,7 @@ def shape_of(folder: Path) -> ModelShape | None:
         key_size=head_size * (_first(config, ("num_key_value_heads",)) or heads),
         vocabulary=vocabulary,
         activation=activation,
-        gated=activation == "silu" or config.get("model_type", "").startswith(_GATED),
+        gated=activation == "silu" or str(config.get("model_type", "")).startswith(_GATED),
     )
 
 
@@ -283,11 +286,14 @@ def _first(config: dict[str, Any], names: Iterable[str]) -> int | None:
     return next((config[name] for name in names if isinstance(config.get(name), int)), None)
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {path}: {error}", "download or save the model again") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is not a JSON object", "download or save the model again")
+    return content
 
 
 @lru_cache(maxsize=256)
