@@ -180,9 +180,9 @@ def test_features_come_from_the_students_own_model_before_training(
 ) -> None:
     seen: list[tuple[int, Path]] = []
 
-    def watched(examples: Examples, folder: Path, *others: Any) -> FloatArray:
+    def watched(examples: Examples, folder: Path, *others: Any, **settings: Any) -> FloatArray:
         seen.append((len(examples), folder))
-        return features(examples, folder, *others)
+        return features(examples, folder, *others, **settings)
 
     monkeypatch.setattr(inputs, "features", watched)
     student = student_of(chain_of(taught, {**KNN, "k": 6}))
