@@ -193,7 +193,7 @@ def test_features_come_from_the_students_own_model_before_training(
 def test_features_are_computed_only_for_transforms_that_use_them(
     taught: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("no transform needs features")
 
     monkeypatch.setattr(inputs, "features", refuse)
