@@ -105,10 +105,11 @@ def read_results(
 
     Raises:
         W2SError: when there is no store, or something in it cannot be read.
+        KeyError: for another `per`.
     """
     from w2s_ray.planning.resolve import locked
     from w2s_ray.report import results
 
+    read = {"student": results.read_results, "stage": results.read_stages}[per]
     opened = existing_store(store)
-    read = results.read_results if per == "student" else results.read_stages
     return read(study, locked(study, opened), opened)

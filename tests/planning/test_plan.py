@@ -190,8 +190,8 @@ def test_searched_methods_are_checked_against_the_task(
     assert "search.space" in caught.value.hint
 
 
-def pairs_in(home: Path) -> dict[str, Any]:
-    rows = [{"good": f"good number {n}", "bad": f"bad number {n}"} for n in range(600)]
+def pairs_in(home: Path, rest: str = "") -> dict[str, Any]:
+    rows = [{"good": f"good number {n}{rest}", "bad": f"bad number {n}{rest}"} for n in range(600)]
     (home / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {"two": {"files": str(home / "pairs.jsonl"), "chosen": "good", "rejected": "bad"}}
 
@@ -210,6 +210,29 @@ def test_pairs_are_asked_by_the_likelihood_of_completions_without_shots(home: Pa
     method = {**method, "trainable": {"l": {**asked, "num_shots": 2}}}
     with pytest.raises(DataError, match=r"trainable\.l\.num_shots is 2"):
         planned(study_in(home, tasks=pairs_in(home), methods={"naive": method}), store)
+    method = {"score": {"kind": "likelihood", "cue": "Q:"}}
+    with pytest.raises(DataError, match=r"score\.cue is 'Q:'"):
+        planned(study_in(home, tasks=pairs_in(home), methods={"naive": method}), store)
+
+
+@pytest.mark.parametrize(("words", "fits"), [(40, True), (140, False)])
+def test_a_completion_that_leaves_no_room_for_a_token_before_it_is_refused(
+    home: Path, store: ArtifactStore, words: int, fits: bool
+) -> None:
+    tasks = pairs_in(home, " x y" * (words // 2))
+    planned(study_in(home, tasks=tasks, methods={"naive": {}}), store)
+    study = study_in(home, tasks=tasks, methods={"naive": {"score": "likelihood"}})
+    if fits:
+        planned(study, store)
+    else:
+        with pytest.raises(DataError, match=r"has \d+ tokens, and optimisation.context_tokens = 128"):
+            planned(study, store)
+
+
+def test_class_names_that_leave_no_room_for_a_token_before_them_are_refused(home: Path, store: ArtifactStore) -> None:
+    ladder = {"s": str(home / "s"), "l": {"model": str(home / "l"), "optimisation": {"context_tokens": 1}}}
+    with pytest.raises(DataError, match="context_tokens = 1"):
+        planned(study_in(home, ladder=ladder, methods={"naive": {"score": "likelihood"}}), store)
 
 
 @pytest.mark.parametrize("method", [{"score": "likelihood"}, {"arms": ["chain", "zero_shot"]}])

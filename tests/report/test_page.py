@@ -126,6 +126,10 @@ def test_the_page_begins_with_the_verdict_and_the_pgr_of_the_last_student(finish
     assert summary.verdict.startswith("The large student (chain · naive) recovers .50") and verdict < tile
     assert tile < text.index("floor, small") < text.index("Accuracy</h2>")
     assert [tile.value for tile in tiles(summary)[:4]] == [".50", ".600", ".800", ".200"]
+    floor, ceiling = (next(arm for arm in reversed(summary.arms) if arm.arm == name) for name in ("floor", "ceiling"))
+    other = ceiling.model_copy(update={"label": "probe", "accuracy": floor.accuracy})
+    with_two = summary.model_copy(update={"arms": (*summary.arms, other)})
+    assert tiles(with_two)[:4] == tiles(summary)[:4], "all of one student, whatever other methods have"
 
 
 def test_the_page_of_several_tasks_has_a_verdict_on_all_and_on_each(whole_page: Path, whole_summary: Summary) -> None:

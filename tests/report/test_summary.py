@@ -158,6 +158,22 @@ def test_a_student_that_may_be_as_good_as_its_untrained_model_is_not_warned_of(
     assert not any("untrained" in line for line in summary.warnings)
 
 
+def test_a_student_is_compared_with_an_untrained_model_asked_by_its_own_score(
+    synthetic: Callable[..., SyntheticStudy],
+) -> None:
+    methods = {
+        "naive": {"arms": ["chain"]},
+        "mean": {"score": "likelihood", "arms": ["chain", "zero_shot"]},
+        "dpo": {"score": {"kind": "likelihood", "reference": True}, "arms": ["chain"]},
+        "sum": {"score": {"kind": "likelihood", "normalise": False}, "arms": ["chain"]},
+    }
+    study = synthetic(methods=methods)
+    study.finish(lambda stage: 0.9 if stage.arm == "zero_shot" else 0.7)
+    students = {arm.methods: arm for arm in study.summary().arms if arm.is_student and arm.level == "large"}
+    assert {methods for methods, arm in students.items() if arm.is_below_untrained} == {("mean",), ("dpo",)}
+    assert students[("naive",)].untrained is students[("sum",)].untrained is None
+
+
 def test_a_student_with_random_weights_has_no_untrained_model(synthetic: Callable[..., SyntheticStudy]) -> None:
     study = synthetic(methods={**UNTRAINED["methods"], "scratch": {"random": ["large"]}}, chains=[["small", "large"]])
     study.finish(lambda stage: {"floor": 0.6, "zero_shot": 0.7}.get(stage.arm, 0.65))

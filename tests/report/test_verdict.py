@@ -198,9 +198,9 @@ def test_several_tasks_are_counted_by_their_last_students() -> None:
     tasks = {"a": [FLOOR, student("chain", 0.4)], "b": [FLOOR, student("chain", 0.05)], "c": [student("chain", None)]}
     assert study_verdict(tasks, [across]) == (
         "Of 3 tasks, the last student reliably recovers part of the gap on 1 (a), does not on 1 (b) and has no PGR on "
-        "1 (c). Its PGR pooled over 3 tasks is .30 [.20, .40]."
+        "1 (c). The PGR of large, pooled over 3 tasks, is .30 [.20, .40]."
     )
     none = study_verdict({"b": tasks["b"], "c": tasks["c"]}, [across.model_copy(update={"pooled": None})])
     assert none.startswith("The last student reliably recovers part of the gap on none of 2 tasks.")
-    assert "pooled over the tasks is undefined" in none
+    assert "pooled over the tasks, is undefined" in none
     assert study_verdict({"a": [FLOOR]}, []) == ""

@@ -17,7 +17,7 @@ NUM_STAGES = {
     "quickstart": 10,
     # Per seed: S; M chain and ceiling; L chain with three losses, direct, ceiling.
     "continuation": 5 * 8,
-    "evidence": 5 * 8,
+    "evidence": 2 * 5 * 8 + 5 * 3,
     "pretrain_ladder": 3,
     "pretrain_reviews": 3,
     "pretrain_chess": 3,

@@ -8,7 +8,7 @@ from tests.spec.test_arms import chain_of, of
 from tests.spec.test_compile import chains
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.base import Kind
-from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedModel, ResolvedTask
+from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedModel, ResolvedTask, distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.stage import DEFAULT_CUE, SHOTS_RECIPE, Prompt, Score, StageSource
@@ -108,6 +108,16 @@ def test_all_arms_of_a_level_share_the_reference_that_they_start_from() -> None:
         assert reference.identity == of(chain, "zero_shot", level).identity
         assert reference.spec.reference is None and isinstance(reference.spec.trainable, Prompt)
         assert reference.spec.score == Score(beta=0.3, normalise=False)
+
+
+def test_an_untrained_model_is_tested_at_its_own_context_whatever_it_is_the_reference_of() -> None:
+    longer = {"optimisation": {level: {"context_tokens": 256} for level in ("s", "l")}}
+    chain = compiled("pairs", score=DPO, arms=["chain", "zero_shot"], **longer)
+    untrained = distinct_stages([chain])[of(chain, "zero_shot", "s").identity]
+    tests = [prediction for prediction in untrained.predicts if prediction.split.is_test]
+    assert sorted(prediction.context_tokens for prediction in tests) == [128, 256]
+    assert untrained.test_prediction is not None
+    assert untrained.test_prediction.context_tokens == untrained.spec.optimisation.context_tokens == 128
 
 
 def test_a_student_is_compared_with_the_model_that_it_starts_from_after_reading() -> None:

@@ -132,6 +132,19 @@ def test_winners_run_on_the_studys_seeds_with_the_best_ceilings_settings() -> No
     assert student.test_prediction is not None
 
 
+def test_each_winners_chain_makes_all_that_its_stages_require() -> None:
+    methods = {"dpo": {"score": {"kind": "likelihood", "reference": True}}}
+    study = searching({RATE: [1e-4, 2e-4, 3e-4]}, {"methods": methods}, choose_by="agreement", num_winners=2, seeds=[7])
+    points = [Point.of({RATE: value}) for value in (1e-4, 2e-4, 3e-4)]
+    judged = tuple(
+        Candidate(point=point, status="done", score=score, ceilings={"l": ceiling})
+        for point, score, ceiling in zip(points, (0.8, 0.7, 0.6), (0.5, 0.6, 0.9), strict=True)
+    )
+    for chain in compile_study(study, resolution_of(study), SearchResult(candidates=judged, winners=tuple(points[:2]))):
+        products = {identity for stage in chain.stages for identity in stage.products}
+        assert all(stage.requires <= products for stage in chain.stages)
+
+
 def test_each_level_of_ceilings_gets_its_own_best_setting() -> None:
     rate = "optimisation.learning_rate"
     ladder = {"s": {"model": "w2s:small"}, "m": {"model": "w2s:medium"}, "l": {"model": "w2s:large"}}

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from w2s_ray.training.feed import Feeder, LabelledExamples
+from w2s_ray.training.feed import Examples, Feeder, LabelledExamples
 from w2s_ray.training.workers import Workers
 
 PAD = 0
@@ -37,3 +37,10 @@ def test_all_ranks_get_as_many_micro_batches_with_fillers_of_weight_zero() -> No
     groups = [feeder_of([[5, 6, 7]], size=2, rank=rank).micro_batches(np.arange(1)) for rank in (0, 1)]
     assert [len(group) for group in groups] == [1, 1]
     assert sorted(float(group[0].real_R.sum()) for group in groups) == [0.0, 1.0]
+
+
+def test_the_largest_micro_batch_of_features_counts_each_text_as_one_token() -> None:
+    examples = Examples(tokens=[np.arange(9, dtype=np.int32)] * 6, features_MD=np.zeros((6, 32), dtype=np.float32))
+    feeder = Feeder(examples, Workers(0, 1, torch.device("cpu")), tokens_per_micro_batch=4, pad=PAD)
+    feeder.micro_batches(np.arange(6))
+    assert (feeder.largest.tokens, feeder.largest.examples) == (3, 3)

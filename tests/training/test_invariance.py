@@ -89,7 +89,8 @@ PROBE_RUNS = [
     *(Run(2, zero, FEATURES) for zero in (0, 1, 2, 3)),
     *(Run(2, 3, ROOMY, limits) for limits in TINY),
 ]
-RUNS += [(label, run) for label in PROBES for run in PROBE_RUNS]
+RUNS += [("probe", run) for run in PROBE_RUNS]
+RUNS += [("probe of pairs", run) for run in (PROBE_RUNS[0], PROBE_RUNS[-1])]
 
 
 def stage_of(tiny: Tiny, arm: Arm, method: str = "naive") -> PlannedStage:

@@ -140,6 +140,22 @@ def special_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[TokenArray, To
     return ids[:first], ids[last + 1 :]
 
 
+def num_shared(prompt_T: TokenArray, text_T: TokenArray) -> int:
+    """Return how many tokens the beginnings of both share."""
+    length = min(len(prompt_T), len(text_T))
+    differing = np.flatnonzero(prompt_T[:length] != text_T[:length])
+    return int(differing[0]) if len(differing) else length
+
+
+def completion_too_long(name: str, longest: int, room: int, context: int) -> DataError:
+    """Return the error of a completion of `longest` tokens; `name` is that of the completions of its example."""
+    return DataError(
+        f"one of {name} has {longest} tokens, and optimisation.context_tokens = {context} has room for {room} after at "
+        "least one token; a completion is never cut",
+        "raise optimisation.context_tokens, or remove it from the data",
+    )
+
+
 @functools.lru_cache(maxsize=8)
 def _open(folder: Path, written_ns: int) -> Tokens:
     """Map a folder of tokens into memory, after a check once per process and modification time."""

@@ -6,10 +6,10 @@ import pyarrow.compute as pc
 
 from w2s_ray.data.prepare import load_prepared
 from w2s_ray.planning import estimate
+from w2s_ray.planning.contexts import check_contexts, shot_notices
 from w2s_ray.planning.memory import fit_memory, longest_text, nearest_that_fits
 from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import UNRESOLVED
-from w2s_ray.planning.shots import shot_notices
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedTask, distinct_stages, num_named
 from w2s_ray.spec.points import count_chains, notices, uses_dropout
@@ -99,9 +99,14 @@ class Plan(Spec):
 
 
 def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequence[Node] = ()) -> Plan:
-    """Compile the study and estimate what running it on `nodes` needs."""
+    """Compile the study and estimate what running it on `nodes` needs.
+
+    Raises:
+        DataError: like `check_contexts`.
+    """
     chains = every_chain(study, resolution, store)
     stages = distinct_stages(chains)
+    check_contexts(stages.values(), resolution, store)
     chars = {name: _chars_per_example(store, task.fingerprint) for name, task in resolution.tasks.items()}
     longest = longest_text(store, resolution)
     rates = estimate.rates_by_model(store.records())

@@ -267,7 +267,7 @@ def _check_completions(name: str, prepared: PreparedTask) -> None:
 
 _KIND_RULES = {
     "answers": "answers are written token by token, without class probabilities and without a head",
-    "pairs": "a pair is asked by the likelihood of its two completions, without shots",
+    "pairs": "a pair is asked by the likelihood of its two completions, without shots and without a cue",
 }
 
 
@@ -289,6 +289,8 @@ def _unsupported_keys(method: MethodSpec, prepared: PreparedTask) -> Iterator[st
     elif prepared.kind == "pairs":
         shots = {level: own.num_shots for level, own in prompts.items() if own.num_shots}
         yield from (f"trainable.{level}.num_shots is {num_shots}" for level, num_shots in shots.items())
+        if method.score is not None and method.score.cue is not None:
+            yield f"score.cue is {method.score.cue!r}"
 
 
 def _pinned(lock: Lock | None, name: str, level: LevelSpec) -> str | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.spec.labels import GroundTruth, WeakLabels
 from w2s_ray.spec.search import Point
-from w2s_ray.spec.stage import ModelSource, StageSource, StageSpec
+from w2s_ray.spec.stage import ModelSource, Score, StageSource, StageSpec
 from w2s_ray.spec.study import Arm, Study
 
 ARM_ORDER: tuple[Arm, ...] = (
@@ -125,22 +125,30 @@ def floor_of(chain: Chain) -> str | None:
 
 
 def untrained_of(student: DistinctArm, arms: Iterable[DistinctArm]) -> DistinctArm | None:
-    """Return the `zero_shot` arm of a student's task, level and point, preferably of its own method.
+    """Return the `zero_shot` arm of a student's task, level, point and score, preferably of its own method.
 
     None where the study has none, and for a student with random initial weights, whose untrained model knows nothing.
+    The untrained model is asked by the score that its student is trained by; a student with a head has none.
     """
     starts = [stage.spec.starts_from for stage in student.stages.values()]
     if any(isinstance(start, ModelSource) and start.random for start in starts):
         return None
     points = {place.point for place in student.places}
+    score = _own_score(student)
     known = [
         arm
         for arm in arms
         if "zero_shot" in arm.kinds
-        and (arm.task, arm.level) == (student.task, student.level)
+        and (arm.task, arm.level, _own_score(arm)) == (student.task, student.level, score)
         and not points.isdisjoint(place.point for place in arm.places)
     ]
     return max(known, key=lambda arm: not set(student.methods).isdisjoint(arm.methods), default=None)
+
+
+def _own_score(arm: DistinctArm) -> Score | None:
+    """Return the score of an arm's model by itself, without a reference."""
+    score = next(iter(arm.stages.values())).spec.score
+    return None if score is None else score.model_copy(update={"reference": False})
 
 
 def setting_of(spec: StageSpec) -> str:

@@ -215,6 +215,9 @@ class TaskEvaluation:
         seeds = self.pgr_seeds(arm)
         if not seeds:
             yield "pgr_undefined", _why_no_pgr(arm)
+            with_floor = [seed for seed in self.seeds(arm) if arm.floors.get(seed) in self.accuracies]
+            if with_floor:
+                yield "floor", estimate(self.accuracies.mean(arm.floors, with_floor))
         else:
             standing = self.standing(arm, arm.ceilings, seeds)
             yield "floor", estimate(standing.floor)

@@ -53,6 +53,7 @@ class ArmSummary(Spec):
     accuracy: Estimate | None = None
     """On the test set; for written answers the share that equals the true one. None for an unfinished arm."""
     floor: Estimate | None = None
+    """Over the seeds of the PGR; of a student without a PGR over those whose floor is finished."""
     ceiling: Estimate | None = None
     gap: Estimate | None = None
     """Ceiling − floor."""

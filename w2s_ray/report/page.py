@@ -129,13 +129,9 @@ def tiles(summary: Summary) -> list[Tile]:
         return [] if row is None else [_pgr_tile(f"pooled PGR, {row.level}", row.pooled, row.label)]
     last = last_student(summary.arms)
     made = [] if last is None else [_pgr_tile(f"PGR, {last.level}", last.pgr, last.label)]
-    floors = [arm for arm in summary.arms if arm.arm == "floor" and arm.accuracy is not None]
-    ceilings = [arm for arm in summary.arms if arm.arm == "ceiling" and arm.accuracy is not None]
-    gaps = [arm for arm in summary.arms if arm.gap is not None]
-    shown = [(f"floor, {arm.level}", arm.accuracy) for arm in floors[:1]]
-    shown += [(f"ceiling, {arm.level}", arm.accuracy) for arm in ceilings[-1:]]
-    shown += [(f"gap to {arm.level}", arm.gap) for arm in gaps[-1:]]
-    made += [Tile(title, text.number(text.value_of(value)), text.bounds(value)) for title, value in shown]
+    if last is not None:
+        shown = {f"floor, {last.paths[0][0]}": last.floor, f"ceiling, {last.level}": last.ceiling, "gap": last.gap}
+        made += [Tile(title, text.number(value.value), text.bounds(value)) for title, value in shown.items() if value]
     made.append(Tile("students", str(summary.num_students), f"{summary.num_undefined} with an undefined PGR"))
     detectable = [pair.minimum_detectable for pair in summary.comparisons]
     if detectable:

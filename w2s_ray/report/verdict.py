@@ -84,8 +84,8 @@ def _shown(pgr: Estimate) -> str:
 
 def _pooled(row: AcrossTasks) -> str:
     if row.pooled is None:
-        return f"Its PGR pooled over the tasks is undefined: {row.pooled_undefined}."
-    return f"Its PGR pooled over {row.num_pooled} tasks is {_shown(row.pooled)}."
+        return f"The PGR of {row.level}, pooled over the tasks, is undefined: {row.pooled_undefined}."
+    return f"The PGR of {row.level}, pooled over {row.num_pooled} tasks, is {_shown(row.pooled)}."
 
 
 def _on_last(last: ArmSummary, others: Sequence[ArmSummary], min_gap: float) -> str:

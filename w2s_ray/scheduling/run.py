@@ -26,6 +26,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryErr
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from w2s_ray.errors import Interrupted, LeaseHeld, ResourceError, StoreError, TrainingError, first_line
+from w2s_ray.planning.contexts import check_contexts
 from w2s_ray.planning.memory import check_memory, longest_text
 from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import save_study
@@ -112,6 +113,7 @@ class Run:
             nodes = cluster_nodes()
             check_cluster(executions(self._study), nodes)
             longest = longest_text(self._store, self._resolution)
+            check_contexts(self._unfinished.values(), self._resolution, self._store)
             check_memory(self._unfinished.values(), self._resolution, nodes, longest)
             with self._writer() as writer:
                 while chains is None:

@@ -120,8 +120,10 @@ class PlannedStage(Spec):
 
     @property
     def test_prediction(self) -> PredictionSpec | None:
-        """Its predictions for the test set, if it makes any."""
-        return next((prediction for prediction in self.predicts if prediction.split.is_test), None)
+        """Its predictions for the test set, if it makes any; of several, those at its own context."""
+        predictions = [prediction for prediction in self.predicts if prediction.split.is_test]
+        own = self.spec.optimisation.context_tokens
+        return max(predictions, key=lambda prediction: prediction.context_tokens == own, default=None)
 
 
 class Chain(Spec):

@@ -30,7 +30,7 @@ from w2s_ray.spec.stage import (
     StageSpec,
     Trainable,
 )
-from w2s_ray.spec.study import Arm, LevelSpec, MethodSpec, Study
+from w2s_ray.spec.study import Arm, MethodSpec, Study
 
 BAG = round(1 - math.exp(-1), 3)
 """Share of S that a bagged member learns from: the distinct examples of a bootstrap sample, on average."""
@@ -166,7 +166,7 @@ class ChainCompiler:
         key = (*request, entry, optimisation, self.splits.sizes, settings)
         known = self.cache.stages.get(key)
         if known is None:
-            spec = self._spec(arm, level, entry, optimisation, supervisors, on, member)
+            spec = self._spec(arm, level, supervisors, on, member)
             has_ceiling = bool(supervisors) and arm != "self"  # that student's model is the floor's
             trains_all = self.method.trainable_of(level) == AllWeights()
             known = self.cache.stages[key] = PlannedStage(
@@ -202,7 +202,7 @@ class ChainCompiler:
         """Return the level's optimisation with the method's own keys, for all arms that more than one method shares."""
         if arm == "generative":
             return self.method.generative[level]
-        study = self.ceilings if arm in _CEILINGS else self.study
+        study = self.ceilings if arm in (*_CEILINGS, "reference") else self.study  # ceilings have references too
         if arm in ("full_ceiling", "zero_shot", "reference"):
             return study.ladder[level].optimisation
         return study.optimisation_of(study.methods[self.name], level)
@@ -211,13 +211,11 @@ class ChainCompiler:
         self,
         arm: Arm,
         level: str,
-        entry: LevelSpec,
-        optimisation: Optimisation,
         supervisors: tuple[PlannedStage, ...],
         on: tuple[str, ...],
         member: int,
     ) -> StageSpec:
-        index, score = self.order.index(level), self._score(arm)
+        index, score, optimisation = self.order.index(level), self._score(arm), self._optimisation(arm, level)
         trainable = self._trainable(arm, level, score)
         reads_names = self.resolved.kind != "pairs" and (score is not None or isinstance(trainable, Prompt))
         if supervisors and level in self.method.oracle:
@@ -226,7 +224,7 @@ class ChainCompiler:
         train, validation = weak or self._true_examples(arm, level, member)
         return StageSpec(
             objective="next_token" if arm in ("pretraining", "generative") else _OBJECTIVES[self.resolved.kind],
-            starts_from=self._source(arm, level, entry),
+            starts_from=self._source(arm, level),
             num_classes=max(self.resolved.num_classes, 1),
             class_names=self.resolved.class_names if reads_names else (),
             trainable=trainable,
@@ -323,7 +321,8 @@ class ChainCompiler:
         if arm in ("floor", "member") and self.method.supervisors.combine == "weighted":
             yield self.splits.validation()
 
-    def _source(self, arm: Arm, level: str, entry: LevelSpec) -> ModelSource | StageSource:
+    def _source(self, arm: Arm, level: str) -> ModelSource | StageSource:
+        entry = self.study.ladder[level]
         if level in self.method.generative and arm not in ("generative", "zero_shot"):
             stage = self._stage("generative", level).identity
             return StageSource(stage=stage, name=entry.model, trust_remote_code=entry.trust_remote_code)

@@ -80,6 +80,7 @@ class AllWeights(Variant):
 class Probe(Variant):
     """Train a linear head on the frozen model's last hidden states, which are read once and stored."""
 
+    computed_as: ClassVar[int] = 2  # 1 read the body in the stage's precision at each step
     kind: Literal["probe"] = "probe"
     label_format: ClassVar[str] = "probe"
 

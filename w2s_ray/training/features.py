@@ -3,8 +3,9 @@
     label transforms   `features`        the last hidden state of each text; examples are compared by these
     probes             `read_features`   the inputs of the linear head, on which the head trains for all epochs
 
-Features must be the same on every rank and under every execution: texts are read in fp32, in batches that depend on
-their lengths alone, each batch on one rank.
+Features are the same on every rank, because each batch is read on one of them, in fp32. Those of label transforms are
+the same under every execution, because their batches depend on the texts' lengths alone; those of a probe are equal but
+for rounding, because their batches are as large as a worker's memory allows.
 
 A probe's features are stored beside the task's tokens, in `data/<task>-<digest12>/features-<split>-<digest12>/`. The
 digest is of the model, the split and the context, so all arms of a level share them, and a resumed stage reads nothing
@@ -26,6 +27,7 @@ from transformers import AutoModel, PreTrainedModel
 from w2s_ray.data.batches import partition
 from w2s_ray.data.prepare import PreparedTask
 from w2s_ray.data.splits import rows_of_split
+from w2s_ray.errors import StoreError
 from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.identity import identity, short
@@ -227,20 +229,20 @@ class SplitFeatures:
         """The record, after a check of its files.
 
         Raises:
-            StoreError: when a file is missing or damaged.
+            StoreError: when the folder or a file is missing, or damaged.
         """
-        record = read_spec(
-            self.folder / RECORD_NAME, FeatureRecord, f"remove {self.folder}; the next run makes it again"
-        )
-        assert record is not None, "not stored"
+        remedy = f"remove {self.folder}; the next run makes it again"
+        record = read_spec(self.folder / RECORD_NAME, FeatureRecord, remedy)
+        if record is None:
+            raise StoreError(f"{self.folder} has no {RECORD_NAME}, though it was written before", remedy)
         check_files(self.folder, record.files)
         return record
 
     @cached_property
     def features_KND(self) -> FloatArray:
         """The features of N examples of K texts, mapped into memory."""
-        assert self.record.files, "checked first"
-        features_MD = np.load(self.folder / _ARRAY_NAME, mmap_mode="r", allow_pickle=False)
+        name, *_ = self.record.files  # checked when the record is read
+        features_MD = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
         return np.asarray(features_MD.reshape(self.prepared.texts_per_example, len(self.rows_N), -1))
 
 

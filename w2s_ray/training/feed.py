@@ -148,9 +148,9 @@ class Feeder(Generic[AnyExamples]):
             tokens_per_micro_batch=self.tokens_per_micro_batch,
         )
         batches = [self._collate(piece) for piece in pieces[self.workers.rank]]
-        largest = max(batches, key=lambda batch: batch.tokens_RT.numel())
+        largest = max(batches, key=self._num_tokens)
         self.largest.purpose, self.largest.allowed_tokens = self.purpose, self.tokens_per_micro_batch
-        self.largest.tokens, self.largest.examples = largest.tokens_RT.numel(), len(largest.positions)
+        self.largest.tokens, self.largest.examples = self._num_tokens(largest), len(largest.positions)
         return batches
 
     def sweep(self, examples_per_round: int = 512) -> Iterator[MicroBatch]:
@@ -158,6 +158,10 @@ class Feeder(Generic[AnyExamples]):
         order_N = np.argsort(self.examples.lengths_N, kind="stable")
         for start in range(0, len(order_N), examples_per_round):
             yield from self.micro_batches(order_N[start : start + examples_per_round])
+
+    def _num_tokens(self, batch: MicroBatch) -> int:
+        """Return its tokens with padding; a text's features count as one, as they do when micro-batches are cut."""
+        return (batch.tokens_RT if self.examples.features_MD is None else batch.last_R).numel()
 
     def _collate(self, positions: IntArray) -> MicroBatch:
         examples = self.examples

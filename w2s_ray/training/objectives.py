@@ -12,8 +12,9 @@ in language_objectives.py.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,7 @@ class ClassObjective(StageObjective):
 
     def validate(self, network: Network) -> dict[str, float]:
         assert self._spec.validation is not None
-        probs_NC = class_probabilities(network, self._inputs.feeder(self._validation), self._spec.num_classes)
+        probs_NC = class_outputs(network, self._inputs.feeder(self._validation), self._spec.num_classes, _softmax)
         prepared = self._inputs.prepared
         truth_N = prepared.labels(rows_of_split(prepared, self._spec.validation.split))
         return {
@@ -137,10 +138,11 @@ class ClassObjective(StageObjective):
         inputs = self._inputs
         rows_N = rows_of_split(inputs.prepared, prediction.split)
         feeder = inputs.feeder(self._texts(rows_N, prediction.context_tokens, (prediction.split,)))
-        is_scored = self._spec.score is not None
-        probs_NC = class_probabilities(network, feeder, self._spec.num_classes, logarithms=is_scored)
-        logs_NC = probs_NC if is_scored else None
-        probs_NC = np.exp(probs_NC) if is_scored else probs_NC
+        if self._spec.score is None:
+            probs_NC, logs_NC = class_outputs(network, feeder, self._spec.num_classes, _softmax), None
+        else:
+            logs_NC = class_outputs(network, feeder, self._spec.num_classes, _log_softmax)
+            probs_NC = np.exp(logs_NC)
         ids = inputs.prepared.ids(rows_N)
         inputs.workers.on_rank_0(lambda: inputs.store.write_predictions(prediction, ids, probs_NC, logs_NC))
 
@@ -167,15 +169,9 @@ class ClassObjective(StageObjective):
     def _labelled(self, parts: Sequence[LabelledSplit], rows_N: IntArray, targets_NC: FloatArray) -> LabelledExamples:
         splits = [part.split for part in parts]
         texts = self._texts(rows_N, self._spec.optimisation.context_tokens, splits)
-        return LabelledExamples(
-            tokens=texts.tokens,
-            texts_per_example=texts.texts_per_example,
-            features_MD=texts.features_MD,
-            first=texts.first,
-            subtracted_NC=texts.subtracted_NC,
-            targets_NC=targets_NC,
-            ties_N=np.array([seeded_hash(id_) for id_ in self._inputs.prepared.ids(rows_N)], dtype=np.int64),
-        )
+        ties_N = np.array([seeded_hash(id_) for id_ in self._inputs.prepared.ids(rows_N)], dtype=np.int64)
+        read = {field.name: getattr(texts, field.name) for field in fields(texts)}
+        return LabelledExamples(**read, targets_NC=targets_NC, ties_N=ties_N)
 
     def _texts(self, rows_N: IntArray, context: int, splits: Sequence[SplitSpec]) -> Examples:
         """Return the texts of these rows, which are of `splits`; where completions are scored, one text for each."""
@@ -276,25 +272,26 @@ class ClassObjective(StageObjective):
         return few_shots(prompt, ids, texts, names, self._spec.order_seed, classes)
 
 
-def class_probabilities(
-    network: Network, feeder: Feeder[Examples], num_classes: int, *, logarithms: bool = False
-) -> FloatArray:
-    """Return softmax probs_NC of every example of the feeder, the same on every rank, in fp32. Collective.
+_softmax = partial(torch.softmax, dim=-1)
+_log_softmax = partial(torch.log_softmax, dim=-1)
 
-    With `logarithms`, return log softmax instead.
+
+def class_outputs(
+    network: Network, feeder: Feeder[Examples], num_classes: int, squash: Callable[[torch.Tensor], torch.Tensor]
+) -> FloatArray:
+    """Return `squash` of the logits of every example of the feeder, [N, C], on every rank, in fp32. Collective.
 
     Raises:
         TrainingError: on every rank, when a probability is not finite.
     """
     examples, workers = feeder.examples, feeder.workers
-    probs_NC = torch.zeros((len(examples), num_classes), device=workers.device)
+    outputs_NC = torch.zeros((len(examples), num_classes), device=workers.device)
     with evaluating(network):
         for batch in feeder.sweep():
-            logits_BC = network(*batch.inputs)
-            probs_BC = logits_BC.log_softmax(dim=-1) if logarithms else logits_BC.softmax(dim=-1)
+            outputs_BC = squash(network(*batch.inputs))
             if len(batch.positions):
-                probs_NC[torch.from_numpy(batch.positions).to(workers.device)] = probs_BC
-    gathered_NC = workers.sum(probs_NC).cpu().numpy().astype(np.float32)
+                outputs_NC[torch.from_numpy(batch.positions).to(workers.device)] = outputs_BC
+    gathered_NC = workers.sum(outputs_NC).cpu().numpy().astype(np.float32)
     if not np.isfinite(gathered_NC).all():
         raise TrainingError(
             "the model's predictions are not finite", "lower optimisation.learning_rate, or check the data"

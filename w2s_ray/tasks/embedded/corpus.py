@@ -36,7 +36,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from w2s_ray.errors import DataError
-from w2s_ray.spec.identity import seeded_hash
+from w2s_ray.spec.identity import identity, seeded_hash
 
 RECIPE = 1
 """Increase when this module would make different functions from the same packages."""
@@ -153,6 +153,15 @@ def versions() -> dict[str, str]:
         DataError: when a package is not installed.
     """
     return {name: _distribution(name).version.partition("+")[0] for name in PACKAGES}
+
+
+def task_fingerprint(name: str, recipe: int) -> str:
+    """Return the digest of a task made from the corpus: of its recipe, this module's and the packages' versions.
+
+    Raises:
+        DataError: when a package is not installed.
+    """
+    return identity("task", [name, recipe, RECIPE, versions()])
 
 
 def sources() -> list[SourceFile]:

@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from w2s_ray.errors import DataError
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.identity import identity
 from w2s_ray.tasks.embedded import corpus
 from w2s_ray.tasks.task import Kind, TaskData
 
@@ -39,7 +38,7 @@ class EmbeddedTask(ABC):
         Raises:
             DataError: when a package is not installed.
         """
-        return identity("task", [self.name, self.recipe, corpus.RECIPE, corpus.versions()])
+        return corpus.task_fingerprint(self.name, self.recipe)
 
     def read(self) -> TaskData:
         """Return the examples.

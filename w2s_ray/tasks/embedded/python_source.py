@@ -25,7 +25,7 @@ class PythonSource:
         Raises:
             DataError: when a package is not installed.
         """
-        return identity("task", ["python_source", RECIPE, corpus.RECIPE, corpus.versions()])
+        return corpus.task_fingerprint("python_source", RECIPE)
 
     def read(self) -> TaskData:
         """Return one document per function; group = file.

@@ -118,7 +118,10 @@ class _Terms:
         self._precision = precision or stage.spec.optimisation.precision
         self._size, self._shape = num_parameters, shape
         self._on_gpu = self._execution.gpus_per_worker > 0
-        self._context = self._spec.optimisation.context_tokens
+        contexts = [self._spec.optimisation.context_tokens]
+        if isinstance(self._spec.trainable, Prompt):  # a reference reads at the contexts of the methods that share it
+            contexts += [prediction.context_tokens for prediction in stage.predicts]
+        self._context = max(contexts)
         if longest_tokens is not None and not self._fills_context:
             self._context = min(self._context, longest_tokens + self._added_tokens)
         self._limits = limits_for(num_parameters, shape.hidden_size)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from w2s_ray.data.tokens import special_tokens
+from w2s_ray.data.tokens import completion_too_long, num_shared, special_tokens
 from w2s_ray.errors import DataError, ModelError
 from w2s_ray.science import BoolArray, IntArray
 from w2s_ray.training.feed import TokenRow
@@ -99,7 +99,7 @@ def pair_completions(
     for number, ids_of_prompt in enumerate(encoded):
         prompt = np.array(ids_of_prompt, dtype=np.int32)
         pair = [texts_of[number] for texts_of in texts]
-        shared = min(_num_shared(prompt, text) for text in pair)
+        shared = min(num_shared(prompt, text) for text in pair)
         ends = [text[: 0 if np.array_equal(text, prompt) else None][shared:] for text in pair]  # none without a rest
         check_completions(ends, f"the completions of the pair {ids[number]!r}", context - max(len(before), 1), context)
         room = context - len(before) - max(len(end) for end in ends)
@@ -148,15 +148,4 @@ def check_completions(ends: Sequence[TokenRow], name: str, room: int, context: i
         raise DataError(f"two of {name} have the same tokens, so they cannot be told apart", "remove one of them")
     longest = max(len(end) for end in ends)
     if longest > room:
-        raise DataError(
-            f"one of {name} has {longest} tokens, and optimisation.context_tokens = {context} has room for {room} "
-            "after at least one token; a completion is never cut",
-            "raise optimisation.context_tokens, or remove it from the data",
-        )
-
-
-def _num_shared(prompt: TokenRow, text: TokenRow) -> int:
-    """Return how many tokens the beginnings of both share."""
-    length = min(len(prompt), len(text))
-    differing = np.flatnonzero(prompt[:length] != text[:length])
-    return int(differing[0]) if len(differing) else length
+        raise completion_too_long(name, longest, room, context)
