@@ -25,7 +25,7 @@ from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
 from w2s_ray.spec.stage import ModelSource, Objective, Score, StageSpec
 from w2s_ray.training.feed import LabelledExamples
 from w2s_ray.training.models.catalogue import model_folder
-from w2s_ray.training.models.network import load_tokenizer
+from w2s_ray.training.models.loading import load_tokenizer
 from w2s_ray.training.workers import Workers
 
 COMPLETION = (4, 20)

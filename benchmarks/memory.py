@@ -32,7 +32,7 @@ def make_model(folder: Path) -> Path:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from w2s_ray.ladder.tokenizer import FOLDER
-    from w2s_ray.training.models.network import load_tokenizer
+    from w2s_ray.training.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(FOLDER, None)
     config = Qwen2Config(
@@ -222,7 +222,7 @@ def tokens_of(stage_json: str, store: Path) -> list[list[int]]:
     from w2s_ray.ladder.tokenizer import FOLDER
     from w2s_ray.spec.chain import PlannedStage
     from w2s_ray.store.artifacts import ArtifactStore
-    from w2s_ray.training.models.network import load_tokenizer
+    from w2s_ray.training.models.loading import load_tokenizer
 
     (part,) = PlannedStage.model_validate_json(stage_json).spec.train
     prepared = load_prepared(ArtifactStore(store), part.split.task)

@@ -33,7 +33,8 @@ from w2s_ray.training.feed import Feeder, LabelledExamples, MicroBatch
 from w2s_ray.training.loop import Loop
 from w2s_ray.training.losses import ClassBatchLoss
 from w2s_ray.training.models.catalogue import model_folder
-from w2s_ray.training.models.network import Network, load_network, load_tokenizer
+from w2s_ray.training.models.loading import load_network, load_tokenizer
+from w2s_ray.training.models.network import Network
 from w2s_ray.training.progress import Journal, NullObserver, TrainState
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine

@@ -50,12 +50,14 @@ def run_study(
         TrainingError: after everything else has ended, when a chain failed or a search could choose nothing.
         W2SError: when the study cannot run or was interrupted.
     """
+    from w2s_ray.planning.model_checks import check_models
     from w2s_ray.planning.resolve import resolve_whole
     from w2s_ray.scheduling.status import PlainView
     from w2s_ray.scheduling.study import run_study as run
 
     opened = ArtifactStore(store)
     resolution = resolve_whole(study, opened)
+    check_models(study, resolution, opened, _print)
     outcome = run(
         study,
         resolution=resolution,

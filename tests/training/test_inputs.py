@@ -26,7 +26,7 @@ from w2s_ray.spec.study import MethodSpec
 from w2s_ray.training import inputs
 from w2s_ray.training.features import features
 from w2s_ray.training.feed import Examples, TokenRow
-from w2s_ray.training.models.network import load_tokenizer
+from w2s_ray.training.models.loading import load_tokenizer
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 
@@ -180,9 +180,9 @@ def test_features_come_from_the_students_own_model_before_training(
 ) -> None:
     seen: list[tuple[int, Path]] = []
 
-    def watched(examples: Examples, folder: Path, *others: Any) -> FloatArray:
+    def watched(examples: Examples, folder: Path, *others: Any, **settings: Any) -> FloatArray:
         seen.append((len(examples), folder))
-        return features(examples, folder, *others)
+        return features(examples, folder, *others, **settings)
 
     monkeypatch.setattr(inputs, "features", watched)
     student = student_of(chain_of(taught, {**KNN, "k": 6}))
@@ -193,7 +193,7 @@ def test_features_come_from_the_students_own_model_before_training(
 def test_features_are_computed_only_for_transforms_that_use_them(
     taught: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("no transform needs features")
 
     monkeypatch.setattr(inputs, "features", refuse)

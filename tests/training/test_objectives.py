@@ -18,7 +18,8 @@ from w2s_ray.spec.stage import Execution, Prompt
 from w2s_ray.training.inputs import StageInputs
 from w2s_ray.training.language_objectives import AnswerObjective, answer_tokens
 from w2s_ray.training.loop import Loop
-from w2s_ray.training.models.network import PairNetwork, load_network, load_tokenizer
+from w2s_ray.training.models.loading import load_network, load_tokenizer
+from w2s_ray.training.models.network import PairNetwork
 from w2s_ray.training.models.prompts import prompt_tokens
 from w2s_ray.training.progress import TrainState
 from w2s_ray.training.stage import run_stage

@@ -30,7 +30,7 @@ from w2s_ray.tasks.task import Task
 from w2s_ray.training import features
 from w2s_ray.training.features import FeatureSpec, StoredFeatures
 from w2s_ray.training.loop import learning_rate_at
-from w2s_ray.training.models.network import load_network, load_tokenizer
+from w2s_ray.training.models.loading import load_network, load_tokenizer
 from w2s_ray.training.probes import linear_head
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers

@@ -24,7 +24,8 @@ from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store import files
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training.models.network import Network, load_network, load_tokenizer
+from w2s_ray.training.models.loading import load_network, load_tokenizer
+from w2s_ray.training.models.network import Network
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine

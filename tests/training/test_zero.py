@@ -15,7 +15,8 @@ from w2s_ray.spec.stage import EarlyStopping, Execution, Optimisation
 from w2s_ray.store.artifacts import SNAPSHOTS
 from w2s_ray.training.feed import Examples
 from w2s_ray.training.inputs import features
-from w2s_ray.training.models.network import Network, load_network, load_tokenizer
+from w2s_ray.training.models.loading import load_network, load_tokenizer
+from w2s_ray.training.models.network import Network
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine, _parameter_groups, count_parameters
 

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 def print_plan(path: Path, store_folder: Path, overrides: Sequence[str], *, as_json: bool) -> None:
     """Resolve the study and print its plan."""
     study, store = open_for_writing(path, store_folder, overrides, "plan", as_json=as_json)
+    from w2s_ray.planning.model_checks import check_models
     from w2s_ray.planning.nodes import this_machine
     from w2s_ray.planning.plan import plan
     from w2s_ray.planning.resolve import resolve
     from w2s_ray.planning.versions import notice_of_change
 
     resolution = resolve(study, store)
+    check_models(study, resolution, store, lambda line: None if as_json else terminal.line(line))
     study_plan = plan(study, resolution, store, (this_machine(),))
     change = notice_of_change(study, resolution, store)
     if as_json:

@@ -65,12 +65,15 @@ def run(
 
 
 def _resolve(study: Study, store: ArtifactStore) -> Resolution:
-    """Prepare data and models; this can take a minute the first time."""
+    """Prepare data and check models; this can take a minute the first time."""
+    from w2s_ray.planning.model_checks import check_models
     from w2s_ray.planning.resolve import resolve_whole
 
     terminal.line(f"preparing {', '.join(study.tasks)}")
     try:
-        return resolve_whole(study, store)
+        resolution = resolve_whole(study, store)
+        check_models(study, resolution, store, terminal.line)
+        return resolution
     except KeyboardInterrupt:
         raise Interrupted("stopped while data was prepared; nothing was trained", _resume_hint(store)) from None
 

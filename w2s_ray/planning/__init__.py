@@ -1,1 +1,1 @@
-"""Before a run: names resolved, costs estimated, memory checked. Needs no Ray."""
+"""Before a run: names resolved, costs estimated, memory and models checked. Needs no Ray."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from w2s_ray.data.prepare import PreparedTask, prepare
 from w2s_ray.data.splits import TooFewExamples, check_sizes, num_documents, num_outside_groups, num_test, sizes_hint
@@ -44,6 +44,9 @@ class Lock(Spec):
     tasks: dict[str, str]
     """Digest of each task in the study file."""
     resolution: Resolution
+    checks: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """By a model's revision and the digest of a way of using it: the largest difference that its check found, as a
+    share of what is allowed."""
 
 
 def resolve(study: Study, store: ArtifactStore) -> Resolution:
@@ -82,7 +85,7 @@ def resolve(study: Study, store: ArtifactStore) -> Resolution:
     _check_distinct(study, tasks)
     resolution = Resolution(tasks=tasks, models=models, unresolved=tuple(dict.fromkeys(unresolved)))
     if not unresolved and lock is None:
-        _write_lock(study, resolution, store)
+        _write_lock(study, resolution, store, {})
     return resolution
 
 
@@ -107,7 +110,7 @@ def save_study(study: Study, resolution: Resolution, store: ArtifactStore) -> No
     Those are kept as a former version if their results differ (versions.py).
     """
     write_study(study, resolution, store)
-    _write_lock(study, resolution, store)
+    _write_lock(study, resolution, store, locked_checks(study, store))
 
 
 def locked(study: Study, store: ArtifactStore) -> Resolution:
@@ -120,6 +123,24 @@ def locked(study: Study, store: ArtifactStore) -> Resolution:
     if lock is not None and lock.sources == _sources(study):
         return lock.resolution
     return resolve_whole(study, store)
+
+
+def locked_checks(study: Study, store: ArtifactStore) -> dict[str, dict[str, float]]:
+    """Return the verdicts of model checks in the study's lock."""
+    lock = _read_lock(study, store)
+    return {} if lock is None else {revision: dict(ways) for revision, ways in lock.checks.items()}
+
+
+def save_checks(
+    study: Study, resolution: Resolution, store: ArtifactStore, checks: dict[str, dict[str, float]]
+) -> None:
+    """Write the verdicts of model checks into the study's lock, whose resolution stays."""
+    lock = _read_lock(study, store)
+    if lock is None:
+        if not resolution.unresolved:
+            _write_lock(study, resolution, store, checks)
+        return
+    _save(study, store, lock.model_copy(update={"checks": checks}))
 
 
 def lock_path(study: Study, store: ArtifactStore) -> Path:
@@ -377,9 +398,15 @@ def _read_lock(study: Study, store: ArtifactStore) -> Lock | None:
         return None
 
 
-def _write_lock(study: Study, resolution: Resolution, store: ArtifactStore) -> None:
+def _write_lock(
+    study: Study, resolution: Resolution, store: ArtifactStore, checks: dict[str, dict[str, float]]
+) -> None:
     models = {name: _named(level) for name, level in study.ladder.items()}
     tasks = {name: identity("task", task) for name, task in study.tasks.items()}
-    lock = Lock(sources=_sources(study), models=models, tasks=tasks, resolution=resolution)
+    lock = Lock(sources=_sources(study), models=models, tasks=tasks, resolution=resolution, checks=checks)
+    _save(study, store, lock)
+
+
+def _save(study: Study, store: ArtifactStore, lock: Lock) -> None:
     text = yaml.safe_dump(lock.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_file(lock_path(study, store), text.encode())

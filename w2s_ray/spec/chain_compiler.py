@@ -324,13 +324,15 @@ class ChainCompiler:
     def _source(self, arm: Arm, level: str) -> ModelSource | StageSource:
         entry = self.study.ladder[level]
         if level in self.method.generative and arm not in ("generative", "zero_shot"):
-            return StageSource(stage=self._stage("generative", level).identity, name=entry.model)
+            stage = self._stage("generative", level).identity
+            return StageSource(stage=stage, name=entry.model, trust_remote_code=entry.trust_remote_code)
         return ModelSource(
             name=entry.model,
             revision=self.cache.resolution.models[level].revision,
             architecture=entry.architecture,
             pad_token=entry.pad_token,
             random=level in self.method.random and arm != "zero_shot",
+            trust_remote_code=entry.trust_remote_code,
         )
 
     @cached_property

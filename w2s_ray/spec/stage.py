@@ -189,20 +189,28 @@ class ModelSource(Spec):
     weights are random, from the stage's seed, and only the tokenizer comes from `name`.
     """
 
+    later_fields: ClassVar[frozenset[str]] = frozenset(("trust_remote_code",))
+
     name: str
     revision: str
     architecture: Architecture | None = None
     pad_token: str | None = None
     random: bool = False
     """Use the model's shape and tokenizer with random weights, from the stage's seed."""
+    trust_remote_code: bool = False
+    """Run the Python code in the model's folder, which its configuration names."""
 
 
 class StageSource(Spec):
     """Weights taken from another stage, by its identity."""
 
+    later_fields: ClassVar[frozenset[str]] = frozenset(("trust_remote_code",))
+
     stage: str
     name: str
     """The model that this stage started from; for display."""
+    trust_remote_code: bool = False
+    """Run the Python code in that model's folder."""
 
 
 class EarlyStopping(Spec):
@@ -285,6 +293,11 @@ class StageSpec(Spec):
         if self.objective not in ("classification", "preference"):
             return None
         return Score() if self.score is None and isinstance(self.trainable, Prompt) else self.score
+
+    @property
+    def trusts_code(self) -> bool:
+        """Whether the Python code in its model's folder may run."""
+        return self.starts_from.trust_remote_code
 
     @property
     def texts_per_example(self) -> int:

@@ -170,6 +170,8 @@ class LevelSpec(Spec):
     """The hub model's commit; resolved once and locked if not given."""
     pad_token: str | None = None
     """The padding token, for tokenizers without one."""
+    trust_remote_code: bool = False
+    """Run the Python code in the model's folder, for models whose class is not part of transformers."""
     architecture: Architecture | None = None
     """Train from scratch in this shape; only the tokenizer comes from `model`."""
     optimisation: Optimisation = Optimisation()

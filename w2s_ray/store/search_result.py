@@ -44,8 +44,8 @@ def _hint(path: Path) -> str:
     return f"remove {path} and run the study again; stages in the store are not trained again"
 
 
-_LATER_TASK_KEYS = ("quoting", "labels")
-"""Keys that came after searches had been stored: not given, they are no part of a digest."""
+_LATER_KEYS = ("quoting", "labels", "trust_remote_code")
+"""Keys of tasks and levels that came after searches had been stored: not given, they are no part of a digest."""
 
 
 def search_digest(study: Study) -> str:
@@ -59,8 +59,9 @@ def search_digest(study: Study) -> str:
         for key in (key for key in ("files", "test_files") if task[key]):
             paths = task[key]
             task[key] = Path(paths).name if isinstance(paths, str) else [Path(path).name for path in paths]
-        for key in (key for key in _LATER_TASK_KEYS if task[key] is None):
-            del task[key]
+    for entry in (*keys["tasks"].values(), *keys["ladder"].values()):
+        for key in (key for key in _LATER_KEYS if not entry.get(key)):
+            entry.pop(key, None)
     if study.search is not None and study.search.choose_by is not None:
         keys.pop("seeds")
     return identity("search", keys)

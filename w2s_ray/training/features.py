@@ -47,14 +47,22 @@ _TEXTS_PER_BATCH = 16
 """Texts that are read together for label transforms."""
 
 
-def features(examples: Examples, folder: Path, pad: int, execution: Execution, workers: Workers) -> FloatArray:
+def features(
+    examples: Examples,
+    folder: Path,
+    pad: int,
+    execution: Execution,
+    workers: Workers,
+    *,
+    trust_remote_code: bool = False,
+) -> FloatArray:
     """Return features_ND of N examples for label transforms: the last hidden state of each text's last token.
 
     The weights are those of the model in `folder`. The features of a pair are its second text's minus its first's, so
     that swapped texts have the opposite features. Collective.
     """
     with sharded_loading(execution):
-        hf = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        hf = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=trust_remote_code)
     engine = Engine(_LastHiddenState(hf).to(workers.device), execution, None)
     try:
         hidden_MD = _hidden_states(engine.model, Examples(tokens=examples.tokens), pad, workers)

@@ -16,10 +16,10 @@ from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.stage import ModelSource
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.features import StoredFeatures, features
-from w2s_ray.training.feed import Examples, Feeder, LargestMicroBatch, Purpose
+from w2s_ray.training.feed import Examples, Feeder, LargestMicroBatch, Purpose, TokenRow
 from w2s_ray.training.memory.footprint import PREDICTION_TOKENS
 from w2s_ray.training.models.catalogue import model_folder
-from w2s_ray.training.models.network import load_tokenizer
+from w2s_ray.training.models.loading import load_tokenizer
 from w2s_ray.training.progress import timed
 from w2s_ray.training.workers import Workers
 
@@ -48,18 +48,14 @@ class StageInputs:
     def tokenizer(self) -> PreTrainedTokenizerFast:
         source = self.spec.starts_from
         if isinstance(source, ModelSource):
-            return load_tokenizer(model_folder(source.name, source.revision, tokenizer=True), source.pad_token)
-        return load_tokenizer(self.trained_model(source.stage), None)
+            folder = model_folder(source.name, source.revision, tokenizer=True)
+            return load_tokenizer(folder, source.pad_token, trust_remote_code=source.trust_remote_code)
+        return load_tokenizer(self.trained_model(source.stage), None, trust_remote_code=source.trust_remote_code)
 
     @cached_property
     def tokens(self) -> Tokens:
-        """The task's tokens, which rank 0 makes when the store does not have them.
-
-        Special tokens after a text are for encoders, which have a class token. A decoder's head reads the text's own
-        last token, and a language model continues from it.
-        """
-        before, after = special_tokens(self.tokenizer)
-        is_encoder = not self.spec.is_language_model and self.tokenizer.cls_token_id is not None
+        """The task's tokens, which rank 0 makes when the store does not have them."""
+        before, after = self.special_tokens
         digest = identity("tokenizer", self.tokenizer.backend_tokenizer.to_str())
 
         def make() -> None:
@@ -67,7 +63,18 @@ class StageInputs:
 
         self.workers.on_rank_0(make)
         tokens = tokenise(self.store, self.prepared, self.tokenizer, digest)  # each rank maps the files
-        return replace(tokens, before=before, after=after if is_encoder else tokens.after)
+        return replace(tokens, before=before, after=after)
+
+    @cached_property
+    def special_tokens(self) -> tuple[TokenRow, TokenRow]:
+        """The special tokens before and after each text.
+
+        Those after a text are for encoders, which have a class token. A decoder's head reads the text's own last token,
+        and a language model continues from it.
+        """
+        before, after = special_tokens(self.tokenizer)
+        is_encoder = not self.spec.is_language_model and self.tokenizer.cls_token_id is not None
+        return before, after if is_encoder else after[:0]
 
     @cached_property
     def source_folder(self) -> Path:
@@ -118,4 +125,11 @@ class StageInputs:
         texts = self.texts(rows_N, self.spec.optimisation.context_tokens)
         with timed(self.seconds, "features"):
             pad = self.tokenizer.pad_token_id
-            return features(texts, self.source_folder, pad, self.stage.execution, self.workers)
+            return features(
+                texts,
+                self.source_folder,
+                pad,
+                self.stage.execution,
+                self.workers,
+                trust_remote_code=self.spec.trusts_code,
+            )

@@ -231,7 +231,7 @@ def generate_answers(
     answers_NA = torch.zeros((len(feeder.examples), max_tokens), dtype=torch.long, device=workers.device)
     with evaluating(network):
         for batch in feeder.sweep():
-            tokens_RT, mask_RT = _left_padded(batch, tokenizer.pad_token_id)
+            tokens_RT, mask_RT = left_padded(batch, tokenizer.pad_token_id)
             output_RT = network.hf.generate(
                 tokens_RT, attention_mask=mask_RT, generation_config=config, synced_gpus=is_sharded
             )
@@ -244,7 +244,7 @@ def generate_answers(
     return [_answer_text(tokenizer, row) for row in workers.sum(answers_NA).tolist()]
 
 
-def _left_padded(batch: MicroBatch, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(batch: MicroBatch, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return tokens_RT with the padding moved to the left, where generation needs it, and the attention mask."""
     width = batch.tokens_RT.shape[1]
     from_RT = torch.arange(width, device=batch.last_R.device)[None, :] - (width - 1 - batch.last_R)[:, None]

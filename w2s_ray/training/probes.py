@@ -22,7 +22,8 @@ from w2s_ray.training.feed import Examples, Feeder
 from w2s_ray.training.inputs import StageInputs
 from w2s_ray.training.memory.footprint import CPU_READING_TOKENS
 from w2s_ray.training.memory.usage import Meter
-from w2s_ray.training.models.network import Network, load_network
+from w2s_ray.training.models.loading import load_network
+from w2s_ray.training.models.network import Network
 from w2s_ray.training.progress import Journal, timed
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine, gathered

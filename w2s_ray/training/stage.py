@@ -23,13 +23,10 @@ from w2s_ray.training.loop import Loop
 from w2s_ray.training.memory.fit import MemorySettings, device_full
 from w2s_ray.training.memory.usage import Meter, give_memory_back, is_out_of_memory
 from w2s_ray.training.models import files
-from w2s_ray.training.models.network import (
-    Network,
-    checkpoint_activations,
-    load_network,
-    load_trained,
-    save_network,
-)
+from w2s_ray.training.models.catalogue import is_on_hub
+from w2s_ray.training.models.loading import load_network, load_trained
+from w2s_ray.training.models.network import Network, checkpoint_activations
+from w2s_ray.training.models.saving import exported_tokenizer, save_network
 from w2s_ray.training.objectives import ACCURACY, ClassObjective, StageObjective
 from w2s_ray.training.probes import HeadNetwork, ReadingStopped, load_probe, with_body
 from w2s_ray.training.progress import Journal, Observer, StageResult, TrainState, timed
@@ -127,6 +124,10 @@ class _StageRun:
         """
         spec, execution, settings = self.spec, self.stage.execution, self.spec.optimisation
         self.attempt = self.workers.on_rank_0(self._begin)
+        if isinstance(spec.starts_from, ModelSource) and is_on_hub(spec.starts_from.name):
+            from w2s_ray.training.model_check import check_once  # imports `pipeline()`
+
+            self.workers.on_rank_0(lambda: check_once(self.stage, self.store))  # planned before it was downloaded
         self.objective.check(self.stage.predicts)
         if isinstance(spec.trainable, Prompt):
             self._count_truncated()
@@ -301,7 +302,8 @@ class _StageRun:
         context, network = self.spec.optimisation.context_tokens, self.network
         if isinstance(network, HeadNetwork):
             network, weights = with_body(self.inputs, weights)
-        save_network(network, weights, self.inputs.tokenizer, self.folder / name, context)
+        tokenizer = exported_tokenizer(self.inputs.tokenizer, *self.inputs.special_tokens, self.spec)
+        save_network(network, weights, tokenizer, self.folder / name, context)
 
     def predict(self, missing: tuple[PredictionSpec, ...]) -> None:
         """Make the missing predictions."""

@@ -101,6 +101,21 @@ def test_a_file_that_is_not_safetensors_is_refused(folder: Path, content: bytes)
         resolved(model=str(folder))
 
 
+@pytest.mark.parametrize(
+    "content", ["[]", "7", '{"model_type": 7, "hidden_size": 0, "num_layers": 1, "vocab_size": 3}']
+)
+def test_a_configuration_that_describes_no_model_is_refused(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ModelError, match=r"config\.json"):
+        resolved(model=str(folder))
+
+
+def test_an_index_without_a_map_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ModelError, match="weight_map"):
+        resolved(model=str(folder))
+
+
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         resolved(model=str(tmp_path / "none"))
@@ -157,6 +172,16 @@ def test_a_context_beyond_the_models_positions_is_refused(folder: Path, key: str
     edit(folder / "config.json", **{key: 64})
     with pytest.raises(ModelError, match=r"context_tokens is 128, and .* has 64 positions"):
         resolved(model=str(folder))
+    assert resolved(model=str(folder), optimisation={"context_tokens": 64}).num_parameters == 16
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert"])
+def test_positions_that_begin_after_the_padding_token_are_fewer(folder: Path, kind: str) -> None:
+    edit(folder / "config.json", model_type=kind, max_position_embeddings=66, pad_token_id=1)
+    for context in (65, 66, 67):
+        with pytest.raises(ModelError, match="has 64 positions") as caught:
+            resolved(model=str(folder), optimisation={"context_tokens": context})
+        assert "to 64," in caught.value.hint
     assert resolved(model=str(folder), optimisation={"context_tokens": 64}).num_parameters == 16
 
 

@@ -21,7 +21,8 @@ from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.stage import Score
 from w2s_ray.training.feed import Examples, Feeder
 from w2s_ray.training.models.completions import Completions, pair_completions, text_start
-from w2s_ray.training.models.network import CompletionNetwork, load_tokenizer
+from w2s_ray.training.models.loading import load_tokenizer
+from w2s_ray.training.models.network import CompletionNetwork
 from w2s_ray.training.workers import Workers
 
 CONTEXT = 64

@@ -18,7 +18,7 @@ from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training import checkpoints
 from w2s_ray.training.inputs import StageInputs
 from w2s_ray.training.models.adapters import merge_adapters
-from w2s_ray.training.models.network import load_network, load_tokenizer
+from w2s_ray.training.models.loading import load_network, load_tokenizer
 from w2s_ray.training.models.prompts import prompt_tokens
 from w2s_ray.training.objectives import ClassObjective
 from w2s_ray.training.stage import run_stage

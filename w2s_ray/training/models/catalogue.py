@@ -44,7 +44,7 @@ def resolve_model(
         HubUnreachable: when the hub does not answer, and files of the model are not cached.
     """
     name = level.model
-    if _is_builtin(name) or _is_local(name):
+    if is_builtin(name) or _is_local(name):
         return _resolve_folders(level, reading, targets, language_key)
     model = _hub_model(name, level.revision or pinned, weights=level.architecture is None)
     files.check_pad_token(model.folder, name, level.pad_token)
@@ -64,11 +64,29 @@ def model_folder(name: str, revision: str, *, tokenizer: bool = False) -> Path:
     Raises:
         ModelError: when it does not exist or cannot be downloaded.
     """
-    if _is_builtin(name):
+    if is_builtin(name):
         return LADDER / "tokenizer" if tokenizer else _builtin_folder(name)
     if _is_local(name):
         return _local_folder(name)
     return _download(name, revision, weights=not tokenizer)
+
+
+def is_builtin(name: str) -> bool:
+    """Return whether the package has the model."""
+    return name.startswith(BUILTIN)
+
+
+def has_weights(name: str, revision: str) -> bool:
+    """Return whether a model's files are on this machine; those of a hub model may not be downloaded yet."""
+    if is_builtin(name) or _is_local(name):
+        return True
+    _, folder = hub.cached(name, revision)
+    return folder.is_dir() and not files.missing_weight_files(folder)
+
+
+def is_on_hub(name: str) -> bool:
+    """Return whether the model is the hub's."""
+    return not is_builtin(name) and not _is_local(name)
 
 
 @dataclass(frozen=True)
@@ -110,6 +128,7 @@ def _cached_model(name: str, revision: str | None, *, weights: bool) -> _HubMode
 
 def _download(name: str, commit: str, *, weights: bool) -> Path:
     patterns = [files.CONFIG, *files.TOKENIZER_FILES]
+    patterns += ["*.py"]  # of models whose class is not part of transformers; run with the level's consent only
     if weights:
         patterns += [files.WEIGHTS, files.WEIGHTS_INDEX, "model-*.safetensors"]
     return hub.download(name, commit, patterns)
@@ -147,7 +166,8 @@ def _resolve_folders(
     files.check_modules(weights, level.model, targets)
     if language_key:
         files.check_language_model(folder, level.model, language_key)
-    revision = files.digest((*weights, *tokenizer_files))
+    code = sorted(folder.glob("*.py")) if level.trust_remote_code else []
+    revision = files.digest((*weights, *tokenizer_files, *code))
     size, shape = files.num_parameters(weights), files.shape_of(folder)
     return ResolvedModel(revision=revision, num_parameters=size, shape=shape)
 
@@ -159,10 +179,6 @@ def _from_scratch(revision: str, architecture: Architecture, tokenizer: Path) ->
         num_parameters=files.num_parameters_of(architecture, vocabulary),
         shape=files.shape_of_architecture(architecture, vocabulary),
     )
-
-
-def _is_builtin(name: str) -> bool:
-    return name.startswith(BUILTIN)
 
 
 def _is_local(name: str) -> bool:

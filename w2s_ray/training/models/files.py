@@ -45,6 +45,23 @@ _EMBEDDINGS = re.compile(r"(embeddings?|_embed|embed_(tokens|positions|in)|wte|w
 _ATTENTION_MASKS = (".attn.bias", ".attn.masked_bias")
 """Names of masks that GPT-2's checkpoints store among the parameters."""
 _POSITIONS = ("max_position_embeddings", "n_positions")
+_AFTER_PADDING = (
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "lilt",
+    "longformer",
+    "luke",
+    "markuplm",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+"""Types whose first position is the one after the padding token's number. The model check finds out about others."""
 _HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "d_inner")
@@ -89,7 +106,10 @@ def missing_weight_files(folder: Path) -> list[str]:
 def _weight_names(folder: Path) -> list[str]:
     index = folder / WEIGHTS_INDEX
     if index.is_file():
-        return [CONFIG, WEIGHTS_INDEX, *sorted(set(_json(index)["weight_map"].values()))]
+        names = _json(index).get("weight_map")
+        if not isinstance(names, dict):
+            raise ModelError(f"{index} has no weight_map", "download or save the model again")
+        return [CONFIG, WEIGHTS_INDEX, *sorted(set(map(str, names.values())))]
     return [CONFIG, WEIGHTS]
 
 
@@ -126,11 +146,17 @@ def num_parameters_of(architecture: Architecture, vocabulary: int) -> int:
 def shape_of(folder: Path) -> ModelShape | None:
     """Return the model's shape from its configuration; None when a number is missing."""
     config = _json(folder / CONFIG)
-    config = config.get("text_config", config)
+    config = config["text_config"] if isinstance(config.get("text_config"), dict) else config
     hidden, layers, vocabulary = (_first(config, names) for names in (_HIDDEN, _LAYERS, ("vocab_size",)))
     if hidden is None or layers is None or vocabulary is None:
         return None
     heads = _first(config, _HEADS) or 1
+    if min(hidden, layers, vocabulary, heads, hidden // heads) < 1:
+        raise ModelError(
+            f"{folder / CONFIG} has sizes that make no model: hidden size {hidden}, {layers} layers, {heads} heads, "
+            f"vocabulary {vocabulary}",
+            "download or save the model again",
+        )
     head_size = _first(config, ("head_dim",)) or hidden // heads
     activation = next((config[name] for name in _ACTIVATIONS if isinstance(config.get(name), str)), "gelu")
     return ModelShape(
@@ -140,7 +166,7 @@ def shape_of(folder: Path) -> ModelShape | None:
         key_size=head_size * (_first(config, ("num_key_value_heads",)) or heads),
         vocabulary=vocabulary,
         activation=activation,
-        gated=activation == "silu" or config.get("model_type", "").startswith(_GATED),
+        gated=activation == "silu" or str(config.get("model_type", "")).startswith(_GATED),
     )
 
 
@@ -187,7 +213,10 @@ def check_context(folder: Path, model: str, context_tokens: int) -> None:
     Raises:
         ModelError: when its configuration names fewer positions.
     """
-    positions = _first(_json(folder / CONFIG), _POSITIONS)
+    config = _json(folder / CONFIG)
+    positions = _first(config, _POSITIONS)
+    if positions is not None and config.get("model_type") in _AFTER_PADDING:
+        positions -= (_first(config, ("pad_token_id",)) or 0) + 1
     if positions is not None and context_tokens > positions:
         raise ModelError(
             f"context_tokens is {context_tokens}, and {model} has {positions} positions",
@@ -257,11 +286,14 @@ def _first(config: dict[str, Any], names: Iterable[str]) -> int | None:
     return next((config[name] for name in names if isinstance(config.get(name), int)), None)
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {path}: {error}", "download or save the model again") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is not a JSON object", "download or save the model again")
+    return content
 
 
 @lru_cache(maxsize=256)
@@ -290,7 +322,7 @@ def _auto_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"AutoTokenizer cannot load the tokenizer in {folder}: {first_line(error)}",

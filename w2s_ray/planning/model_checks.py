@@ -1,0 +1,124 @@
+"""Which models of a study are checked before it runs (training/model_check.py), and the verdicts in its lock.
+
+A check loads torch, so it runs in a process of its own, and only for models without a verdict. The built-in models are
+checked by the tests. A hub model whose weights are not here yet is checked by the first stage that trains it.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from w2s_ray.errors import ModelError, ResourceError
+from w2s_ray.planning.resolve import UNRESOLVED, locked_checks, save_checks
+from w2s_ray.spec.chain import PlannedStage, Resolution, distinct_stages
+from w2s_ray.spec.identity import identity, short
+from w2s_ray.spec.model_check import RECIPE, Checks, to_check
+from w2s_ray.spec.stage import ModelSource
+from w2s_ray.spec.study import Study
+from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.record import package_versions
+from w2s_ray.store.search_result import every_chain
+from w2s_ray.training.models.catalogue import has_weights, is_builtin
+
+_LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
+_SECONDS = 1200.0
+
+
+def check_models(
+    study: Study, resolution: Resolution, store: ArtifactStore, notify: Callable[[str], None] = lambda line: None
+) -> int:
+    """Check every model of the study that is at hand and has no verdict yet; return how many checks were made.
+
+    Args:
+        study: the study.
+        resolution: its models and tasks.
+        store: holds its tasks and its lock.
+        notify: gets a line before and after the checks.
+
+    Raises:
+        ModelError: for the first model that is refused.
+        ResourceError: when a check needs more memory than there is.
+    """
+    known = locked_checks(study, store)
+    stages = {
+        key: stage
+        for stage in _distinct(study, resolution, store)
+        if (key := _key(stage)) not in known.get(_revision(stage), {})
+    }
+    if not stages:
+        return 0
+    names = ", ".join(dict.fromkeys(stage.spec.starts_from.name for stage in stages.values()))
+    notify(f"checking {names}")
+    checks = _run(tuple(stages.values()), store)
+    largest = 0.0
+    for (key, stage), verdict in zip(stages.items(), checks.verdicts, strict=False):
+        if verdict.message:
+            save_checks(study, resolution, store, known)
+            kind = ResourceError if verdict.lacks_memory else ModelError
+            raise kind(f"level {stage.level}: {verdict.message}", verdict.hint)
+        known.setdefault(_revision(stage), {})[key] = verdict.difference
+        largest = max(largest, verdict.difference)
+    save_checks(study, resolution, store, known)
+    notify(f"models predict what their exports predict (largest difference: {largest:.1%} of what is allowed)")
+    return len(stages)
+
+
+def _distinct(study: Study, resolution: Resolution, store: ArtifactStore) -> Iterable[PlannedStage]:
+    """Yield what to check for each stage that is not trained yet, from weak to strong."""
+    stages = distinct_stages(every_chain(study, resolution, store)).values()
+    for stage in stages:
+        entry, model = study.ladder[stage.level], resolution.models[stage.level]
+        is_known = UNRESOLVED not in (model.revision, resolution.tasks[stage.task].fingerprint.split()[0])
+        if is_builtin(entry.model) or not is_known or store.find(stage.identity) is not None:
+            continue
+        if entry.architecture is None and not has_weights(entry.model, model.revision):
+            continue
+        source = stage.spec.starts_from
+        if not isinstance(source, ModelSource):
+            source = ModelSource(
+                name=entry.model,
+                revision=model.revision,
+                architecture=entry.architecture,
+                pad_token=entry.pad_token,
+                trust_remote_code=entry.trust_remote_code,
+            )
+        yield to_check(stage, source)
+
+
+def _key(stage: PlannedStage) -> str:
+    versions = {name: version for name, version in package_versions().items() if name in _LIBRARIES}
+    return short(identity("model check", {"recipe": RECIPE, "versions": versions, "stage": stage.identity}))
+
+
+def _revision(stage: PlannedStage) -> str:
+    source = stage.spec.starts_from
+    assert isinstance(source, ModelSource)
+    return source.revision
+
+
+def _run(stages: tuple[PlannedStage, ...], store: ArtifactStore) -> Checks:
+    """Run the checks in a process of their own."""
+    with tempfile.TemporaryDirectory(prefix="w2s-check-") as folder:
+        asked, answered = Path(folder) / "asked.json", Path(folder) / "answered.json"
+        asked.write_text(Checks(stages=stages).model_dump_json(), encoding="utf-8")
+        command = [sys.executable, "-m", "w2s_ray.training.model_check", str(asked), str(answered), str(store.root)]
+        names = ", ".join(dict.fromkeys(stage.spec.starts_from.name for stage in stages))
+        try:
+            ended = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise ResourceError(
+                f"the check of {names} took longer than {_SECONDS:.0f} s", "use a machine with more cores"
+            ) from None
+        if answered.is_file():
+            return Checks.model_validate_json(answered.read_bytes())
+    if ended.returncode < 0:
+        raise ResourceError(
+            f"the process that checked {names} was killed (signal {-ended.returncode}), most often for its memory",
+            "use a machine with more memory, or a smaller model",
+        )
+    lines = ended.stderr.strip().splitlines() or ["no output"]
+    raise ModelError(f"the check of {names} ended with exit code {ended.returncode}: {lines[-1]}")
