@@ -40,7 +40,7 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.model_check import to_check
 from w2s_ray.spec.stage import Execution, ModelSource
 from w2s_ray.spec.study import LevelSpec
-from w2s_ray.training import model_check
+from w2s_ray.training import model_trial
 from w2s_ray.training.model_check import check_model
 from w2s_ray.training.models.catalogue import resolve_model
 from w2s_ray.training.stage import run_stage
@@ -354,7 +354,7 @@ def test_torn_weights_are_refused_when_the_model_is_resolved(tmp_path: Path) -> 
 def test_a_large_model_is_tried_with_its_first_layers(
     ways: dict[str, Way], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_check, "WHOLE_PARAMETERS", 100)
+    monkeypatch.setattr(model_trial, "WHOLE_PARAMETERS", 100)
     for name, kinds in (("gemma2", ["sliding_attention", "full_attention"]), ("gpt2", None), ("roberta", None)):
         layers = {"num_hidden_layers": 4, **({"layer_types": kinds * 2} if kinds else {})}
         folder = write_model(tmp_path / name, name, own_tokenizer(name), **layers)

@@ -8,7 +8,7 @@ Every rank calls `stage.run_stage` with the same planned stage. Read in this ord
 - `objectives.py`, `language_objectives.py` what is learned, validated and predicted; `losses.py` every loss
 - `loop.py` the optimizer steps; `zero.py` DeepSpeed (no other file knows it); `checkpoints.py` resumes a killed stage
 - `progress.py` what a stage reports while it runs; `workers.py` its process group and collectives
-- `model_check.py` tries a model before anything is trained: what its stage predicts, its export has to predict
+- `model_check.py`, `model_trial.py` try a model before anything is trained: its export predicts what its stage does
 - `processes.py` starts workers on this machine without Ray, for measurements
 - `models/` where models come from, networks, adapters, prompts; `memory/` what workers need and have
 """
