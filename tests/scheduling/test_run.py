@@ -182,6 +182,8 @@ def test_an_exception_of_all_ranks_fails_its_stage_at_once_with_its_first_line(s
     (student,) = (one for chain in chains_of(study) for one in chain.stages if one.spec.loss.label == "confidence0.5")
     assert len(starts(store, student)) == 1
     assert len(outcome.trained) == 3
+    wait_until(lambda: what_is_left() == (0, 0, set()))
+    assert what_is_left() == (0, 0, set())
 
 
 def test_an_interrupted_run_continues_from_its_checkpoint(store: ArtifactStore) -> None:
