@@ -75,6 +75,7 @@ def test_too_few_steps_are_refused() -> None:
         Recorder(torch.device("cpu"), 24).divide(5)
 
 
+@pytest.mark.soak
 def test_tokens_are_counted_without_padding_and_once_for_all_workers(home: Path, tmp_path: Path) -> None:
     study = load_study(home / "tiny.yaml")
     store = ArtifactStore(tmp_path / "store")
@@ -106,6 +107,7 @@ def die(workers: Workers) -> None:
     raise RuntimeError("a bug")
 
 
+@pytest.mark.soak
 def test_an_error_of_one_worker_ends_the_others(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="rank 1"):
         run_on_workers(fail_on_rank_1, Execution(workers=2), tmp_path)

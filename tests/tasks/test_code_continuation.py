@@ -101,6 +101,7 @@ def test_a_bundle_has_two_prefixes_and_two_lines_each_true_once(data: TaskData) 
             assert list(labels.values()) == [{0, 1}, {0, 1}]
 
 
+@pytest.mark.soak
 def test_a_process_that_parses_only_task_files_makes_the_same_examples(continuation: TaskData) -> None:
     script = (
         "from w2s_ray.tasks.embedded.code_continuation import CodeContinuation;"

@@ -70,7 +70,6 @@ OFFLOADED = (2, 3)
 ROUNDING = 1e-7
 """Rounding of numbers near 1 in fp32; a divergence near 0 is the difference of such numbers."""
 KINDS = ("pairs", "answers", "text", "lora")
-PROBES = ("probe", "probe of pairs")
 SCORES: dict[str, object] = {
     "likelihood": {"kind": "likelihood", "beta": 2.0},
     "dpo": {"kind": "likelihood", "beta": 0.3, "normalise": False, "reference": True},
