@@ -30,7 +30,8 @@ def test_a_run_succeeds(ran: Ran) -> None:
 
 
 def test_only_our_own_lines_reach_the_terminal(ran: Ran) -> None:
-    ours = re.compile(r"(store |preparing |started |ended |finished |written:|  \S|warning| *$)")
+    starts = "store |preparing |checking |models predict |started |ended |finished |written:"
+    ours = re.compile(rf"({starts}|  \S|warning| *$)")
     report = set(ran.w2s("report").out.splitlines())
     for line in ran.done.out.splitlines():
         assert line in report or ours.match(line), line

@@ -1,7 +1,6 @@
 """Each private name of Ray that the adapter uses, with the behaviour that we rely on."""
 
 import inspect
-import time
 from typing import Any
 
 import pytest
@@ -23,7 +22,12 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import placement_group
 
-from w2s_ray.scheduling.ray_adapter import is_startup_timeout, remove_orphaned_placement_groups, worker_failures
+from w2s_ray.scheduling.ray_adapter import (
+    is_startup_timeout,
+    remove_orphaned_placement_groups,
+    wait_for_placement_groups,
+    worker_failures,
+)
 
 
 @pytest.mark.parametrize("callback", [DatasetsCallback, PlacementGroupCleanerCallback])
@@ -86,12 +90,7 @@ def test_only_placement_groups_whose_creator_is_dead_are_removed() -> None:
     theirs = ray.get(creator.create.remote())
     assert remove_orphaned_placement_groups() == 0
     ray.kill(creator)
-    deadline = time.monotonic() + 20
-    removed = 0
-    while removed == 0 and time.monotonic() < deadline:
-        removed = remove_orphaned_placement_groups()
-        time.sleep(0.1)
-    assert removed == 1
+    wait_for_placement_groups(20)
     table = ray.util.placement_group_table()
     assert table[theirs]["state"] == "REMOVED"
     assert table[ours.id.hex()]["state"] == "CREATED"

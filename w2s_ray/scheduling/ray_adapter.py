@@ -22,6 +22,7 @@ that have no public name.
 """
 
 import os
+import time
 from typing import Any
 
 import ray
@@ -42,6 +43,8 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 POLL_SECONDS = 0.5
 """How often Train looks after the workers: a dead one is noticed within this time."""
+_FREEING_SECONDS = 0.2
+"""Between two looks for placement groups whose actor has ended."""
 
 
 class WorkerGroupTrainer(DataParallelTrainer):
@@ -92,21 +95,33 @@ def worker_failures(error: WorkerGroupError) -> dict[int, BaseException]:
 
 def remove_orphaned_placement_groups() -> int:
     """Remove this job's placement groups whose creating actor is dead; return how many those were."""
+    orphans = [group for group in _groups_of_actors() if group.creator_actor_dead]
+    for orphan in orphans:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(orphan.placement_group_id)))
+    return len(orphans)
+
+
+def wait_for_placement_groups(seconds: float) -> None:
+    """Remove this job's placement groups of actors as these end, for at most `seconds`."""
+    deadline = time.monotonic() + seconds
+    while _groups_of_actors() and time.monotonic() < deadline:
+        remove_orphaned_placement_groups()
+        time.sleep(_FREEING_SECONDS)
+
+
+def _groups_of_actors() -> list[PlacementGroupTableData]:
+    """Return this job's placement groups that an actor created."""
     job = ray.get_runtime_context().get_job_id()
     created_by_job = ray.ActorID.nil().binary()  # placement groups that no actor created
     table = state._connect_and_get_accessor().get_placement_group_table()
-    orphans = [
+    return [
         group
         for group in map(PlacementGroupTableData.FromString, table)
         if group.state != PlacementGroupTableData.REMOVED
-        and group.creator_actor_dead
         and group.creator_actor_id not in (b"", created_by_job)
         and not group.is_detached
         and group.creator_job_id.hex() == job
     ]
-    for orphan in orphans:
-        remove_placement_group(PlacementGroup(ray.PlacementGroupID(orphan.placement_group_id)))
-    return len(orphans)
 
 
 def _is_single_machine() -> bool:

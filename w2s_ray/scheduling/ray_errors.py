@@ -45,6 +45,9 @@ def how_it_ended(error: BaseException) -> tuple[End, BaseException]:
             return "memory", inner
         case RayActorError() | WorkerCrashedError() if re.search(r"low on memory|OUT_OF_MEMORY|OutOfMemory", text):
             return "memory", inner
+        case RayActorError() if inner.actor_init_failed:  # Ray keeps the text of the exception, not the exception
+            raised = text.strip().rpartition("\n")[2]
+            return "raised", TrainingError(f"a process of the run failed while it started: {raised}")
         case NodeDiedError():
             return "node", inner
         case RayActorError() if inner.preempted or "node has died" in text or "node was terminated" in text:

@@ -31,6 +31,7 @@ from w2s_ray.planning.contexts import check_contexts
 from w2s_ray.planning.memory import check_memory, longest_text
 from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import save_study
+from w2s_ray.scheduling import ray_adapter
 from w2s_ray.scheduling.dispatcher.dispatcher import Dispatcher
 from w2s_ray.scheduling.dispatcher.leases import StageLeases, StudyLease
 from w2s_ray.scheduling.dispatcher.writer import ActorName, Writer
@@ -66,6 +67,8 @@ _ACTOR_BYTES = 200 * 2**20
 """Memory of the dispatcher and of the writer, each."""
 _CLOSE_SECONDS = 45.0
 """How long worker groups, and Tune, may take to end. Shorter than the life of a lease, which is not renewed then."""
+_FREE_SECONDS = 10.0
+"""How long the controllers of killed worker groups may take to end, so that their resources are freed."""
 _TRACKER_SECONDS = 30.0
 """How long the tracker may take to write what is left."""
 _DEATHS = (ActorDiedError, ActorUnavailableError, OutOfMemoryError)
@@ -311,6 +314,8 @@ class Run:
             self._close(dispatcher)
         finally:
             ray.kill(dispatcher)
+            with suppress(RayError):
+                ray_adapter.wait_for_placement_groups(_FREE_SECONDS)
 
     @contextmanager
     def _writer(self) -> Iterator[ActorName]:
