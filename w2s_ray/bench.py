@@ -23,6 +23,7 @@ from w2s_ray.planning.nodes import this_machine
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.labels import GroundTruth
+from w2s_ray.spec.losses import check_registered
 from w2s_ray.spec.stage import PredictionSpec, Prompt, StageSource, ZeroStage
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.processes import run_on_workers
@@ -104,9 +105,11 @@ def bench_level(
         num_steps: optimizer steps, at least `MIN_STEPS`.
 
     Raises:
+        StudyError: when the stage's loss is not registered in this process.
         ResourceError: when this machine has too few cores or GPUs for the level's workers.
         W2SError: when the stage fails.
     """
+    check_registered(stage.spec.loss)
     _check_machine(stage)
     with tempfile.TemporaryDirectory(prefix="w2s-bench-") as name:
         scratch = ArtifactStore(Path(name) / "store")

@@ -16,7 +16,7 @@ from w2s_ray.spec import losses as module
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.losses import OwnLoss, check_registered
 from w2s_ray.spec.own_code import function_from, source_of
-from w2s_ray.spec.points import at
+from w2s_ray.spec.points import at, check_own_losses
 
 FOCAL = {"kind": "own", "name": "focal"}
 
@@ -152,3 +152,11 @@ def test_settings_of_an_own_loss_can_be_searched() -> None:
     assert asked.search is not None
     variants = [at(asked, point).methods["m"].loss_of("l") for point in asked.search.points()]
     assert [loss.settings for loss in variants if isinstance(loss, OwnLoss)] == [(("gamma", 0.5),), (("gamma", 1.5),)]
+
+
+def test_code_in_the_search_of_a_study_file_is_refused() -> None:
+    register_loss("focal", own_losses.focal)
+    code = {**loss_of(FOCAL).model_dump(mode="json"), "source": "def focal(logits, labels, progress):\n    ..."}
+    asked = parse_study(study(methods={"m": {}}, search={"space": {"methods.m.losses.l": [{"kind": "naive"}, code]}}))
+    with pytest.raises(StudyError, match="focal"):
+        check_own_losses(asked)

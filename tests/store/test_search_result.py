@@ -44,6 +44,12 @@ def test_the_search_result_of_another_model_is_not_used(store: ArtifactStore) ->
     assert read_search_result(study_at("/here", ladder={"s": "/here/models/other", "l": "owner/model"}), store) is None
 
 
+def test_a_former_version_of_a_study_has_the_digest_of_its_search() -> None:
+    study = study_at("/here")
+    former = study.model_copy(update={"name": f"{study.name}/versions/1"})
+    assert search_digest(former) == search_digest(study)
+
+
 def test_a_search_result_does_not_depend_on_execution(store: ArtifactStore) -> None:
     write_search_result(FOUND, study_at("/here"), store)
     assert (
@@ -58,7 +64,8 @@ def test_keys_that_came_later_do_not_change_the_digest_of_a_search() -> None:
     digests = [
         study_at("/here", tasks={"t": {**task, **keys}}) for keys in ({}, {"quoting": True}, {"labels": {"a": "A"}})
     ]
-    assert len({search_digest(study) for study in digests}) == 3
+    digests.append(study_at("/here", tasks={"t": {**task, "quoting": False}}))
+    assert len({search_digest(study) for study in digests}) == 4
 
 
 def test_files_of_another_version_are_refused_or_ignored(store: ArtifactStore) -> None:

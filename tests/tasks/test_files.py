@@ -12,6 +12,7 @@ import pytest
 
 from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import identity
+from w2s_ray.spec.load import load_study
 from w2s_ray.spec.study import TaskSpec
 from w2s_ray.tasks.dataset import DatasetTask
 from w2s_ray.tasks.registry import open_task
@@ -356,6 +357,15 @@ def test_lists_patterns_and_folders_name_the_same_files(tmp_path: Path) -> None:
     assert opened([one]).fingerprint() == opened(one).fingerprint()
     with pytest.raises(DataError, match="no data file matches"):
         opened(f"{tmp_path}/*.csv")
+
+
+def test_a_pattern_below_a_folder_whose_name_looks_like_one_finds_its_files(tmp_path: Path) -> None:
+    home = tmp_path / "study[1]"
+    json_lines(home / "a.jsonl", ROWS)
+    raw = {"name": "x", "tasks": {"t": {"files": "*.jsonl", "text": "text", "label": "label"}}}
+    (home / "study.yaml").write_text(json.dumps({**raw, "ladder": {"s": "w2s:small", "l": "w2s:large"}}))
+    files = load_study(home / "study.yaml").tasks["t"].files
+    assert files is not None and read(files).table.num_rows == len(ROWS)
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:

@@ -35,11 +35,11 @@ def check_models(
         study: the study.
         resolution: its models and tasks.
         store: holds its tasks and its lock.
-        notify: gets a line before and after the checks.
+        notify: gets a line before and after the checks, and one for each model that this machine is too small to try;
+            its workers may be larger.
 
     Raises:
         ModelError: for the first model that is refused.
-        ResourceError: when a check needs more memory than there is.
     """
     known = locked_checks(study, store)
     stages = {
@@ -51,13 +51,19 @@ def check_models(
         return 0
     names = ", ".join(dict.fromkeys(stage.spec.starts_from.name for stage in stages.values()))
     notify(f"checking {names}")
-    checks = _run(tuple(stages.values()), store)
+    try:
+        checks = _run(tuple(stages.values()), store)
+    except ResourceError as error:
+        notify(f"not checked: {error.message}")
+        return 0
     largest = 0.0
     for (key, stage), verdict in zip(stages.items(), checks.verdicts, strict=False):
+        if verdict.lacks_memory:
+            notify(f"level {stage.level} is not checked: {verdict.message}")
+            continue
         if verdict.message:
             save_checks(study, resolution, store, known)
-            kind = ResourceError if verdict.lacks_memory else ModelError
-            raise kind(f"level {stage.level}: {verdict.message}", verdict.hint)
+            raise ModelError(f"level {stage.level}: {verdict.message}", verdict.hint)
         known.setdefault(_revision(stage), {})[key] = verdict.difference
         largest = max(largest, verdict.difference)
     save_checks(study, resolution, store, known)
@@ -103,7 +109,9 @@ def _run(stages: tuple[PlannedStage, ...], store: ArtifactStore) -> Checks:
     with tempfile.TemporaryDirectory(prefix="w2s-check-") as folder:
         asked, answered = Path(folder) / "asked.json", Path(folder) / "answered.json"
         asked.write_text(Checks(stages=stages).model_dump_json(), encoding="utf-8")
-        command = [sys.executable, "-m", "w2s_ray.training.model_check", str(asked), str(answered), str(store.root)]
+        # -P: a file of the user's folder that is named like a library is not imported.
+        module = ["-P", "-m", "w2s_ray.training.model_check"]
+        command = [sys.executable, *module, str(asked), str(answered), str(store.root)]
         names = ", ".join(dict.fromkeys(stage.spec.starts_from.name for stage in stages))
         try:
             ended = subprocess.run(

@@ -16,7 +16,7 @@ from w2s_ray.scheduling.dispatcher.writer import ChainJudge, TrackerFactory
 from w2s_ray.scheduling.status import EventKind, StageEvent, StudyView
 from w2s_ray.spec.chain import PlannedStage, Resolution, distinct_stages, num_named
 from w2s_ray.spec.compile import compile_study
-from w2s_ray.spec.losses import check_registered
+from w2s_ray.spec.points import check_own_losses
 from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store import lease
@@ -139,9 +139,7 @@ def run_study(
         LeaseHeld: when another run of the study on this store does not end.
         Interrupted: when `interrupt` was set; each stage under way has a checkpoint.
     """
-    for method in study.methods.values():
-        for loss in method.losses.values():
-            check_registered(loss)
+    check_own_losses(study)
     search = read_search_result(study, store)
     chooses = study.search is not None and study.search.choose_by is not None
     retries = search is not None and retry_failed and any(one.status == "failed" for one in search.candidates)

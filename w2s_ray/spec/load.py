@@ -188,6 +188,13 @@ def _absolute(study: Study, folder: Path) -> Study:
 
 
 def _resolved(folder: Path, paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    if isinstance(paths, str):
-        return str((folder / paths).resolve())
-    return tuple(str((folder / path).resolve()) for path in paths)
+    if not isinstance(paths, str):
+        return tuple(_resolved_path(folder, path) for path in paths)
+    return _resolved_path(folder, paths)
+
+
+def _resolved_path(folder: Path, path: str) -> str:
+    whole = folder / path
+    if glob.has_magic(path) and not whole.exists():  # a pattern, which the folder's own name is no part of
+        return os.path.join(glob.escape(str(folder.resolve())), path)
+    return str(whole.resolve())

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.base import study_error, suggestion
 from w2s_ray.spec.checks import check_together
+from w2s_ray.spec.losses import check_registered
 from w2s_ray.spec.search import Point, Range, SearchSpec
 from w2s_ray.spec.stage import Execution, Lora
 from w2s_ray.spec.study import SPREAD_KEYS, LevelSpec, MethodSpec, Study
@@ -130,6 +131,18 @@ def one_changed(study: Study) -> Iterator[Study]:
     for key, domain in (study.search.space if study.search is not None else {}).items():
         for value in _ends(domain):
             yield variants.at(Point.of({key: value}))
+
+
+def check_own_losses(study: Study) -> None:
+    """Refuse own losses, also those that a search tries, whose source is not that of a function of this process.
+
+    Raises:
+        StudyError: for the first one.
+    """
+    for variant in one_changed(study):
+        for method in variant.methods.values():
+            for loss in method.losses.values():
+                check_registered(loss)
 
 
 def executions(study: Study) -> dict[tuple[str, Execution], None]:

@@ -44,13 +44,15 @@ def _hint(path: Path) -> str:
     return f"remove {path} and run the study again; stages in the store are not trained again"
 
 
-_LATER_KEYS = ("quoting", "labels", "trust_remote_code")
-"""Keys of tasks and levels that came after searches had been stored: not given, they are no part of a digest."""
+_LATER_KEYS = {"quoting": None, "labels": None, "trust_remote_code": False}
+"""Keys of tasks and levels that came after searches had been stored, with the default at which they are no part of a
+digest."""
 
 
 def search_digest(study: Study) -> str:
     """Return a digest of everything that decides a search's result, without the paths of files and the execution."""
     keys = study.model_dump(mode="json", exclude={"tracking", "report", "max_concurrent"})
+    keys["name"] = study.name.partition("/")[0]  # a former version is named by its folder
     for level in keys["ladder"].values():
         level["model"] = Path(level["model"]).name if is_path(level["model"]) else level["model"]
         if study.search is None or study.search.minimise != "train_seconds":
@@ -60,8 +62,8 @@ def search_digest(study: Study) -> str:
             paths = task[key]
             task[key] = Path(paths).name if isinstance(paths, str) else [Path(path).name for path in paths]
     for entry in (*keys["tasks"].values(), *keys["ladder"].values()):
-        for key in (key for key in _LATER_KEYS if not entry.get(key)):
-            entry.pop(key, None)
+        for key in (key for key, default in _LATER_KEYS.items() if key in entry and entry[key] is default):
+            del entry[key]
     if study.search is not None and study.search.choose_by is not None:
         keys.pop("seeds")
     return identity("search", keys)

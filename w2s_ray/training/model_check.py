@@ -85,7 +85,8 @@ def main(asked: str, answered: str, store: str) -> None:
         except W2SError as error:
             lacks_memory = isinstance(error, ResourceError)
             verdicts.append(Verdict(message=error.message, hint=error.hint, lacks_memory=lacks_memory))
-            break
+            if not lacks_memory:
+                break
     Path(answered).write_text(Checks(verdicts=tuple(verdicts)).model_dump_json(), encoding="utf-8")
 
 

@@ -7,9 +7,8 @@ import pytest
 
 from tests.scheduling.studies import chains_of, small_study
 from w2s_ray.errors import DeviceFull, OutOfMemory, TrainingError
-from w2s_ray.scheduling.core.queue import CrashKind
+from w2s_ray.scheduling.core.queue import CrashKind, comparable
 from w2s_ray.scheduling.workers.failures import (
-    comparable,
     crash_of,
     in_one_line,
     log_has_timeout,

@@ -60,7 +60,12 @@ class Crash:
         """Return whether the exception is that of an earlier attempt, numbers aside."""
         if earlier is None or self.kind is not CrashKind.EXCEPTION or earlier.kind is not self.kind:
             return False
-        return re.sub(r"\d+", "#", self.cause) == re.sub(r"\d+", "#", earlier.cause)
+        return comparable(self.cause) == comparable(earlier.cause)
+
+
+def comparable(text: str) -> str:
+    """Return `text` without its numbers, which differ between ranks and attempts."""
+    return re.sub(r"0x[0-9a-fA-F]+|\d+", "#", text)
 
 
 _HINTS = {

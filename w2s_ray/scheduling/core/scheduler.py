@@ -160,7 +160,7 @@ class Scheduler:
         self.closing = False
         self._waits: dict[GroupShape, str] = {}
         self._failed_starts: dict[GroupShape, Crash] = {}
-        """Why the last group of a shape failed to start."""
+        """Why the last group of a shape failed to start, if none has started since."""
 
     def handle(self, *events: Event) -> list[Action]:
         """Update the state by what has just happened, and return what has to be done."""
@@ -191,6 +191,7 @@ class Scheduler:
                 queue.withdraw(trial)
             case GroupStarted(group) if group in groups.by_id:
                 groups.started(group)
+                self._failed_starts.pop(groups.by_id[group].shape, None)
             case GroupEnded() if event.group in groups.by_id:
                 return self._end_group(event)
             case CrashReported(identity, crash) if identity in queue.stages:

@@ -6,7 +6,6 @@ because another process is gone is not reported: the group's end has the cause (
 """
 
 import errno
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,11 +74,6 @@ def in_one_line(error: BaseException) -> str:
         return error.message
     line = first_line(error)[:_LINE_CHARS]
     return line if line == type(error).__name__ else f"{type(error).__name__}: {line}"
-
-
-def comparable(text: str) -> str:
-    """Return `text` without its numbers, which differ between ranks and attempts."""
-    return re.sub(r"0x[0-9a-fA-F]+|\d+", "#", text)
 
 
 def outcome_of(error: Exception, stage: PlannedStage, log: Path) -> W2SError:

@@ -26,9 +26,9 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from w2s_ray.errors import W2SError
-from w2s_ray.scheduling.core.queue import Crash, CrashKind
+from w2s_ray.scheduling.core.queue import Crash, CrashKind, comparable
 from w2s_ray.scheduling.dispatcher.reports import LEAVE, Order
-from w2s_ray.scheduling.workers.failures import comparable, crash_of, in_one_line, may_be_outcome, outcome_of
+from w2s_ray.scheduling.workers.failures import crash_of, in_one_line, may_be_outcome, outcome_of
 from w2s_ray.scheduling.workers.memory_watch import MemoryWatch
 from w2s_ray.scheduling.workers.process_group import Ranks
 from w2s_ray.spec.chain import PlannedStage
