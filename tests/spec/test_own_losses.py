@@ -82,6 +82,25 @@ def test_a_source_defines_the_same_function_in_another_process() -> None:
     assert torch.equal(copy(logits_BC, labels_BC, 0.5, gamma=1.5), own_losses.focal(logits_BC, labels_BC, 0.5, 1.5))
 
 
+def test_a_source_has_the_statements_that_change_what_the_function_uses(tmp_path: Path) -> None:
+    lines = [
+        "import logging",
+        "SCALES = [1.0]",
+        "OTHER = []",
+        "WEIGHTS = {}",
+        "SCALES.append(3.0)",
+        'WEIGHTS["a"] = 2.0',
+        "OTHER.append(1)",
+        "logging.disable(0)",
+        "def focal(logits, labels, progress):",
+        "    logging.debug('')",
+        "    return sum(SCALES) * WEIGHTS['a']",
+    ]
+    source = source_of(written(tmp_path, "\n".join(lines)))
+    assert function_from(source, "focal")(0, 0, 0) == 8.0
+    assert "OTHER.append" not in source and "logging.disable" not in source
+
+
 @pytest.mark.parametrize("function", [lambda logits, labels, progress: None, "text", print, Path.read_text])
 def test_what_has_no_source_of_its_own_is_refused(function: Any) -> None:
     with pytest.raises(StudyError):

@@ -24,12 +24,15 @@ def source_of(function: Callable[..., Any]) -> str:
     if not inspect.isfunction(function) or function.__qualname__ != name or name == "<lambda>":
         raise StudyError(f"the source of {name} cannot be part of an identity: it is no function of a file", _HINT)
     statements = _statements(function)
+    imports = [own for own in statements if isinstance(own, ast.Import | ast.ImportFrom)]
+    imported = {bound for own in imports for bound in _bound(own)}  # a library's own state stays as it is
     needed: set[int] = set()
     waiting, seen = [name], {name}
     while waiting:
         wanted = waiting.pop()
         for place, statement in enumerate(statements):
-            if place not in needed and wanted in _bound(statement):
+            makes = _bound(statement) | (_changed(statement) - imported)
+            if place not in needed and wanted in makes:
                 needed.add(place)
                 used = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)} - seen
                 seen |= used
@@ -67,6 +70,28 @@ def _bound(statement: ast.stmt) -> set[str]:
         case ast.If() | ast.Try():
             return {name for inner in _inner(statement) for name in _bound(inner)}
     return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def _changed(statement: ast.stmt) -> set[str]:
+    """Return the names whose content a top-level statement changes: `A.append(1)`, `A["x"] = 1`, `A.x += 1`."""
+    match statement:
+        case ast.Expr(value=ast.Call(func=ast.Attribute() as changed)):
+            targets: list[ast.expr] = [changed]
+        case ast.Assign(targets=targets):
+            pass
+        case ast.AugAssign(target=target):
+            targets = [target]
+        case ast.If() | ast.Try():
+            return {name for inner in _inner(statement) for name in _changed(inner)}
+        case _:
+            return set()
+    return {_root(target) for target in targets if isinstance(target, ast.Attribute | ast.Subscript)}
+
+
+def _root(expression: ast.expr) -> str:
+    while isinstance(expression, ast.Attribute | ast.Subscript):
+        expression = expression.value
+    return expression.id if isinstance(expression, ast.Name) else ""
 
 
 def _inner(statement: ast.If | ast.Try) -> Iterator[ast.stmt]:

@@ -4,6 +4,7 @@ import errno
 from pathlib import Path
 
 import pytest
+from torch.distributed import DistNetworkError
 
 from tests.scheduling.studies import chains_of, small_study
 from w2s_ray.errors import DeviceFull, OutOfMemory, TrainingError
@@ -27,6 +28,7 @@ GLOO_LOST = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by 
     [
         (IndexError("index out of range in self"), True, True),
         (RuntimeError("size mismatch"), True, True),
+        (DistNetworkError("the communicator was aborted"), True, False),
         (OSError(errno.ENOSPC, "No space left on device"), True, True),
         (TrainingError("the loss is nan"), True, True),
         (TimeoutError("the hub timed out"), True, True),

@@ -59,13 +59,15 @@ def log_has_timeout(log: Path) -> bool:
 def may_be_outcome(error: BaseException, num_workers: int) -> bool:
     """Return whether the error is the stage's outcome if every rank raises it.
 
-    Memory can run out anywhere, so ranks that ran out of it may be in different collectives. A single worker has none.
+    Memory can run out anywhere, so ranks that ran out of it may be in different collectives. A fault of the network,
+    which torch raises as a DistError, may pass. A single worker has neither.
     """
     if isinstance(error, W2SError):
         return num_workers == 1 or not isinstance(error, DeviceFull)
     if not isinstance(error, Exception) or isinstance(error, MemoryError):
         return False
-    return num_workers == 1 or not (is_timeout(error) or is_lost_peer(error))
+    is_of_network = any(cls.__name__ == "DistError" for cls in type(error).__mro__)
+    return num_workers == 1 or not (is_of_network or is_timeout(error) or is_lost_peer(error))
 
 
 def in_one_line(error: BaseException) -> str:
