@@ -52,11 +52,15 @@ def run_study(
     """
     from w2s_ray.planning.model_checks import check_models
     from w2s_ray.planning.resolve import resolve_whole
+    from w2s_ray.planning.versions import notice_of_change
     from w2s_ray.scheduling.status import PlainView
     from w2s_ray.scheduling.study import run_study as run
 
     opened = ArtifactStore(store)
     resolution = resolve_whole(study, opened)
+    change = notice_of_change(study, resolution, opened)
+    if change is not None:
+        _print(change)
     check_models(study, resolution, opened, _print)
     outcome = run(
         study,

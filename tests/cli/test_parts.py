@@ -245,13 +245,16 @@ def test_packing_keeps_files_with_equal_names_apart(kind: str, tmp_path: Path) -
         assert (Path(path) / "part.jsonl" if kind == "folders" else Path(path)).read_text() == key
 
 
-def test_packing_copies_lists_and_patterns_of_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("test_files", ["rows/t*/*", "rows/t*"], ids=["of files", "of folders"])
+def test_packing_copies_lists_and_patterns(tmp_path: Path, test_files: str) -> None:
     for name in ("a.jsonl", "b.jsonl", "deep/er/c.jsonl", "deep/d.txt", "test/e.jsonl"):
         path = tmp_path / "from" / "rows" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
-    text = "{name: x, tasks: {t: {files: [rows/a.jsonl, 'rows/deep/**/*.jsonl'], test_files: 'rows/t*/*', text: a, "
-    (tmp_path / "from" / "study.yaml").write_text(f"{text}label: b}}}}, ladder: {{s: w2s:small, l: w2s:large}}}}")
+    text = "{name: x, tasks: {t: {files: [rows/a.jsonl, 'rows/deep/**/*.jsonl'], text: a, "
+    (tmp_path / "from" / "study.yaml").write_text(
+        f"{text}test_files: '{test_files}', label: b}}}}, ladder: {{s: w2s:small, l: w2s:large}}}}"
+    )
     pack(tmp_path / "from" / "study.yaml", tmp_path / "to")
     task = load_study(tmp_path / "to" / STUDY_NAME).tasks["t"]
     assert task.files is not None

@@ -131,15 +131,21 @@ def _copy(entry: dict[str, Any], key: str, home: Path, folder: Path, place: str)
 
 
 def _copy_matches(pattern: str, home: Path, folder: Path, place: str) -> str:
-    """Copy the files that match a pattern, and return the pattern for the copies; the same text if none matches."""
+    """Copy the files, or else the folders, that match a pattern; return the pattern for the copies.
+
+    The same text is returned if nothing matches.
+    """
     base = base_of(pattern)
     root = Path(os.path.abspath(home / base))
-    files = [Path(match) for match in glob.glob(os.path.abspath(home / pattern), recursive=True)]
-    for file in (file for file in files if file.is_file()):
-        target = folder / place / file.relative_to(root)
+    matches = [Path(match) for match in glob.glob(os.path.abspath(home / pattern), recursive=True)]
+    for match in [path for path in matches if path.is_file()] or matches:
+        target = folder / place / match.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(file, target)
-    return f"{place}/{Path(pattern).relative_to(base)}" if files else pattern
+        if match.is_dir():
+            shutil.copytree(match, target, dirs_exist_ok=True)
+        else:
+            shutil.copy2(match, target)
+    return f"{place}/{Path(pattern).relative_to(base)}" if matches else pattern
 
 
 def _client(address: str) -> "JobSubmissionClient":

@@ -188,7 +188,7 @@ def _rows(num: int, one: str, many: str) -> str:
 
 def check_names(path: Path, names: Sequence[str]) -> None:
     """Refuse a name that two columns share, because only one of them could be read."""
-    repeated = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
+    repeated = [name for name in dict.fromkeys(names) if name.strip() and names.count(name) > 1]
     if repeated:
         places = ", ".join(str(place) for place, name in enumerate(names, start=1) if name == repeated[0])
         raise DataError(
