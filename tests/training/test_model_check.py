@@ -308,6 +308,10 @@ def test_code_in_a_models_folder_runs_with_consent_only(ways: dict[str, Way], tm
     (code,) = folder.glob("modeling_*.py")
     code.write_text(code.read_text() + "\n# another version\n")
     assert resolve_model(asked).revision != trusted.revision, "the code is part of the model's digest"
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"modeling_own', '"another/repository--modeling_own', 1))
+    assert "another/repository" in config.read_text()
+    refused(way, folder, "another/repository", trust_remote_code=True)
 
 
 def drop(folder: Path, part: str) -> Path:

@@ -136,9 +136,9 @@ def _keep(folder: Path, digest: str) -> None:
     if any(_digest_in(_folder_of(folder, number)) == digest for number in numbers):
         return
     target = _folder_of(folder, max(numbers, default=0) + 1)
-    aside = target.with_name(f"{target.name}{TEMPORARY_MARK}{os.getpid()}")
+    aside = target.with_name(f".{target.name}{TEMPORARY_MARK}{os.getpid()}")
     with writing(target):
-        aside.mkdir(parents=True)
+        aside.mkdir(parents=True, exist_ok=True)  # a process of the same number may have been killed here
         for name in _FILES:
             if (folder / name).is_file():
                 shutil.copy2(folder / name, aside / name)

@@ -224,6 +224,23 @@ def check_context(folder: Path, model: str, context_tokens: int) -> None:
         )
 
 
+def check_own_code(folder: Path) -> None:
+    """Refuse a model that names Python code of another repository, which is not part of its digest.
+
+    Raises:
+        ModelError: with the first such name.
+    """
+    for path in (folder / CONFIG, folder / "tokenizer_config.json"):
+        maps = _json(path).get("auto_map") if path.is_file() else None
+        for value in maps.values() if isinstance(maps, dict) else ():
+            other = next((name for name in (value if isinstance(value, list) else [value]) if "--" in str(name)), None)
+            if other is not None:
+                raise ModelError(
+                    f"{path} names code of another repository, {other}, which has no fixed version",
+                    "copy the code into the model's folder, and remove the part before `--`",
+                )
+
+
 def check_language_model(folder: Path, model: str, key: str) -> None:
     """Check that the model gives probabilities of the next token, which `key` of the study needs.
 

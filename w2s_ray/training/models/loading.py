@@ -30,7 +30,7 @@ from w2s_ray.errors import ModelError, first_line
 from w2s_ray.spec.stage import Architecture, Execution, ModelSource, StageSpec
 from w2s_ray.training.memory.usage import is_out_of_memory
 from w2s_ray.training.models.adapters import freeze
-from w2s_ray.training.models.files import weight_files
+from w2s_ray.training.models.files import check_own_code, weight_files
 from w2s_ray.training.models.network import CompletionNetwork, Network, PairNetwork
 from w2s_ray.training.zero import gathered, sharded_loading
 
@@ -49,8 +49,11 @@ def load_tokenizer(folder: Path, pad_token: str | None, *, trust_remote_code: bo
         trust_remote_code: run the Python code in the folder if the tokenizer has a class of its own.
 
     Raises:
-        ModelError: when it cannot be loaded, is no fast tokenizer, or has no padding token and `pad_token` is None.
+        ModelError: when it cannot be loaded, is no fast tokenizer, has no padding token and `pad_token` is None, or
+            names code of another repository.
     """
+    if trust_remote_code:
+        check_own_code(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(  # these settings are saved with it
             folder,
