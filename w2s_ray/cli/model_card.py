@@ -1,6 +1,6 @@
 """The model card of an exported model: what it was trained from, on and for, in the format of the Hugging Face hub."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import yaml
 
@@ -9,6 +9,7 @@ from w2s_ray.spec.identity import short
 from w2s_ray.spec.stage import ModelSource, is_path
 from w2s_ray.spec.study import Study
 from w2s_ray.store.record import Record
+from w2s_ray.training.models.catalogue import is_on_hub
 
 _LABELS = {
     "chain": "predicted by the level before it",
@@ -17,7 +18,6 @@ _LABELS = {
     "self": "predicted by the first level, of the same model",
     "pooled": "predicted by the first level, for the examples of all levels up to this one",
 }
-_BUILT_IN = "w2s:"
 
 
 def model_card(study: Study, stage: PlannedStage, task: ResolvedTask, record: Record, at: float | None = None) -> str:
@@ -38,13 +38,11 @@ def model_card(study: Study, stage: PlannedStage, task: ResolvedTask, record: Re
 
 
 def _metadata(stage: PlannedStage) -> dict[str, object]:
-    source, spec = stage.spec.starts_from, stage.spec
-    on_hub = not is_path(source.name) and not source.name.startswith(_BUILT_IN)
-    kinds = {"classification": "text-classification", "preference": "text-classification"}
+    model, is_language_model = stage.spec.starts_from.name, stage.spec.is_language_model
     return {
         "library_name": "transformers",
-        "pipeline_tag": "text-generation" if spec.is_language_model else kinds.get(spec.objective, "text-generation"),
-        "base_model": source.name if on_hub else None,
+        "pipeline_tag": "text-generation" if is_language_model else "text-classification",
+        "base_model": model if is_on_hub(model) else None,
         "tags": ["w2s_ray", "weak-to-strong-generalization"],
     }
 
@@ -64,13 +62,9 @@ def _facts(stage: PlannedStage, task: ResolvedTask, record: Record, at: float | 
     yield "context", f"{settings.context_tokens} tokens"
     yield "identity", f"`{record.identity}` (stage {short(record.identity)})"
     yield "finished", record.finished_at
-    yield "versions", _listed(f"{name} {version}" for name, version in record.versions.items())
+    yield "versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())
 
 
 def _shown(model: str) -> str:
     """Return a model's name; of a folder only the last part."""
     return model.rstrip("/").rpartition("/")[2] if is_path(model) else model
-
-
-def _listed(parts: Iterable[str]) -> str:
-    return ", ".join(parts)

@@ -69,7 +69,7 @@ class PreparedTask:
     sources: tuple[SourceRows, ...] = ()
     """The files or splits that were read, and their numbers of rows."""
     notices: tuple[str, ...] = ()
-    """What a user would not expect of the data or of how it was read."""
+    """Properties of the data, or of how it was read, that a user would not expect."""
     revision: str | None = None
     """`branch@commit` of rows from the hub."""
 

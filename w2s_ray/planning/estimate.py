@@ -13,15 +13,15 @@ ASSUMED_FLOPS_PER_CPU = 1e11
 """Floating-point operations per second of a CPU worker, used if the store has no measured rate."""
 ASSUMED_FLOPS_PER_GPU = 1e14
 RUN_SECONDS = 18.0
-"""Of a run besides its worker groups and stages: imports, Ray's and Tune's start and end, and the report."""
+"""Time of a run besides its worker groups and stages: imports, Ray's and Tune's start and end, and the report."""
 GROUP_SECONDS = 18.0
-"""From the request of a worker group to its first step."""
+"""Time from the request of a worker group to its first step."""
 STAGE_SECONDS = 0.6
-"""Of a stage besides its optimizer steps and the texts that it reads."""
+"""Time of a stage besides its optimizer steps and the texts that it reads."""
 STEP_SECONDS = 0.02
-"""Of an optimizer step besides its tokens; a measured rate includes it."""
+"""Time of an optimizer step besides its tokens; a measured rate includes it."""
 DISK_BYTES_PER_SECOND = 200e6
-"""At which weights are read, and written with their checksums."""
+"""Speed at which weights are read, and written with their checksums."""
 CHARS_PER_TOKEN = 3.0
 """Assumed until a task is tokenised."""
 WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES = 4, 4, 8

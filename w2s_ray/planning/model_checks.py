@@ -56,7 +56,7 @@ def check_models(
     except ResourceError as error:
         notify(f"not checked: {error.message}")
         return 0
-    largest = 0.0
+    differences: list[float] = []
     for (key, stage), verdict in zip(stages.items(), checks.verdicts, strict=False):
         if verdict.lacks_memory:
             notify(f"level {stage.level} is not checked: {verdict.message}")
@@ -65,10 +65,12 @@ def check_models(
             save_checks(study, resolution, store, known)
             raise ModelError(f"level {stage.level}: {verdict.message}", verdict.hint)
         known.setdefault(_revision(stage), {})[key] = verdict.difference
-        largest = max(largest, verdict.difference)
+        differences.append(verdict.difference)
     save_checks(study, resolution, store, known)
-    notify(f"models predict what their exports predict (largest difference: {largest:.1%} of what is allowed)")
-    return len(stages)
+    if differences:
+        largest = max(differences)
+        notify(f"models predict what their exports predict (largest difference: {largest:.1%} of what is allowed)")
+    return len(differences)
 
 
 def _distinct(study: Study, resolution: Resolution, store: ArtifactStore) -> Iterable[PlannedStage]:

@@ -95,7 +95,7 @@ class Plan(Spec):
     seconds: float | None
     """Estimate for a run that trains these one after another: its start, training, evaluation and labelling."""
     to_come: ToCome | None = None
-    """What a search that has not chosen yet will add; None if nothing."""
+    """Estimate of the stages that a search will add which has not chosen yet; None if there are none."""
     disk_bytes: int | None
     """Estimate of what those will add, with the checkpoints of the largest."""
     tasks: dict[str, ResolvedTask]

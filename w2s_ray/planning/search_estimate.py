@@ -1,4 +1,4 @@
-"""What a search will add to a study while it runs, estimated from a few of its points."""
+"""The stages that a search will add to a study while it runs, estimated from a few of its points."""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What a plan shows of each task: rows, classes by split, texts that are cut, examples as a model reads them."""
+"""The tasks as a plan shows them: rows, classes by split, texts that are cut, examples as a model reads them."""
 
 import re
 from collections import Counter
@@ -23,7 +23,7 @@ _TEXTS_TRIED = 2000
 """Most texts that are tokenised to find how many a context cuts."""
 _EXAMPLE_CHARS = 300
 _CHARS_PER_TOKEN = 100
-"""Of a text, no more characters per token of the context are tokenised."""
+"""The most characters of a text that are tokenised for each token of the context."""
 _SPECIAL = re.compile(
     r"\[(?:SEP|CLS|MASK|PAD|UNK|BOS|EOS|/?INST)\]|<\|\w+\|>|</?s>|<(?:sep|cls|mask|pad|unk|bos|eos|eod|eop)>"
     r"|<(?:start|end)_of_turn>"
@@ -42,7 +42,7 @@ class ContextCut(Spec):
 
 
 class TaskView(Spec):
-    """What a plan shows of a task."""
+    """A task as a plan shows it."""
 
     sources: tuple[SourceRows, ...]
     """Files or splits; empty for tasks that are not made of rows, or were prepared before rows were counted."""
@@ -71,8 +71,9 @@ def view_tasks(
             continue
         prepared = load_prepared(store, task.fingerprint)
         readers = _readers(name, resolution, stages)
-        views[name] = _view(study, name, task, prepared, readers)
-        notices += (f"task {name}: {line}" for line in _special_tokens(study, name, prepared, readers))
+        texts = _tried(prepared)
+        views[name] = _view(study, name, task, prepared, readers, texts)
+        notices += (f"task {name}: {line}" for line in _special_tokens(study, name, texts, readers))
     return views, tuple(notices)
 
 
@@ -92,7 +93,12 @@ def _readers(name: str, resolution: Resolution, stages: Sequence[PlannedStage]) 
 
 
 def _view(
-    study: Study, name: str, task: ResolvedTask, prepared: PreparedTask, readers: Mapping[tuple[str, int], Tokenizer]
+    study: Study,
+    name: str,
+    task: ResolvedTask,
+    prepared: PreparedTask,
+    readers: Mapping[tuple[str, int], Tokenizer],
+    texts: Sequence[str],
 ) -> TaskView:
     splits = LevelSplits(task, study.sizes_of(name), tuple(study.ladder), study.seeds[0])
     shown = [splits.text()] if prepared.kind == "text" else [splits.supervisor()]
@@ -108,7 +114,7 @@ def _view(
         pools=num_in_pools(prepared),
         splits={split: _by_class(prepared, numbers) for split, numbers in rows.items()},
         seed=study.seeds[0],
-        cuts=tuple(_cut(prepared, *key, tokenizer) for key, tokenizer in readers.items() if prepared.kind != "text"),
+        cuts=tuple(_cut(texts, *key, tokenizer) for key, tokenizer in readers.items() if prepared.kind != "text"),
         reader=level,
         examples=tuple(_example(prepared, int(row), tokenizer, context) for row in first),
     )
@@ -119,13 +125,14 @@ def _by_class(prepared: PreparedTask, rows_N: np.ndarray) -> dict[str, int]:
     return dict(zip(prepared.class_names, counts.tolist(), strict=True))
 
 
-def _cut(prepared: PreparedTask, level: str, context: int, tokenizer: Tokenizer) -> ContextCut:
-    texts = [text[-_CHARS_PER_TOKEN * context :] for text in _tried(prepared)]
-    num_cut = sum(len(encoding.ids) > context for encoding in tokenizer.encode_batch(texts))
+def _cut(texts: Sequence[str], level: str, context: int, tokenizer: Tokenizer) -> ContextCut:
+    ends = [text[-_CHARS_PER_TOKEN * context :] for text in texts]
+    num_cut = sum(len(encoding.ids) > context for encoding in tokenizer.encode_batch(ends))
     return ContextCut(level=level, context_tokens=context, share=num_cut / max(len(texts), 1), num_texts=len(texts))
 
 
 def _tried(prepared: PreparedTask) -> list[str]:
+    """Return the texts of the task, or as many of them, spread over it, as are tried."""
     table = prepared.table()
     rows = np.unique(np.linspace(0, table.num_rows - 1, min(_TEXTS_TRIED, table.num_rows)).astype(int))
     columns = ("text", "other")[: prepared.texts_per_example]
@@ -162,7 +169,7 @@ def _shortened(text: str) -> str:
 
 
 def _special_tokens(
-    study: Study, name: str, prepared: PreparedTask, readers: Mapping[tuple[str, int], Tokenizer]
+    study: Study, name: str, texts: Sequence[str], readers: Mapping[tuple[str, int], Tokenizer]
 ) -> Iterator[str]:
     """Yield a notice for special tokens in the task's template or in many of its texts."""
     known = {
@@ -188,7 +195,6 @@ def _special_tokens(
             f"text: {template!r} contains a backslash before n, which is no line end; write the template in double "
             "quotes"
         )
-    texts = _tried(prepared)
     pattern = re.compile("|".join(map(re.escape, sorted(known - in_template, key=len, reverse=True))) or r"(?!)")
     counts = Counter(token for text in texts for token in set(pattern.findall(text)))
     for token, num in counts.most_common():

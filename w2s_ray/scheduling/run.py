@@ -112,12 +112,12 @@ class Run:
 
     def go(self, address: str | None) -> StudyOutcome:
         """Run the study; see `run_study`."""
+        check_contexts(self._unfinished.values(), self._resolution, self._store)
         chains = None
         with self._study_lease(), translated(self._dispatcher_log), ray_session(address):
             nodes = cluster_nodes()
             check_cluster(executions(self._study), nodes)
             longest = longest_text(self._store, self._resolution)
-            check_contexts(self._unfinished.values(), self._resolution, self._store)
             check_memory(self._unfinished.values(), self._resolution, nodes, longest)
             with self._writer() as writer:
                 while chains is None:

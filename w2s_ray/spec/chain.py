@@ -29,7 +29,7 @@ class ResolvedTask(Spec):
     left_out: tuple[str, ...] = ()
     """Which rows of its source are skipped, and why."""
     notices: tuple[str, ...] = ()
-    """What a user would not expect of its data or of how it was read."""
+    """Properties of its data, or of how it was read, that a user would not expect."""
     cue: str = DEFAULT_CUE
     """Between a text and its class's name, where a language model is asked for the class."""
 

@@ -1,4 +1,4 @@
-"""What a model check depends on (training/model_check.py), so that each way of using a model is checked once."""
+"""The inputs of a model check (training/model_check.py), so that each way of using a model is checked once."""
 
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import PlannedStage
@@ -29,7 +29,7 @@ class Checks(Spec):
 
     stages: tuple[PlannedStage, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
-    """Of the first stages; the last may be a refusal."""
+    """The verdicts on the first stages; the last may be a refusal."""
 
 
 def to_check(stage: PlannedStage, source: ModelSource | None = None) -> PlannedStage:

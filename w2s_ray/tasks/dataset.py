@@ -127,7 +127,7 @@ class DatasetTask:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What a user would not expect of the choice of files, which is no part of the prepared data."""
+        """Notices about the choice of files, which is no part of the prepared data."""
         return tuple(self.rows.notices)
 
     def fingerprint(self) -> str:

@@ -35,7 +35,7 @@ class Dialect(NamedTuple):
 
     @property
     def notices(self) -> list[str]:
-        """What a reader would not expect from the file's ending."""
+        """Properties of the file that its ending does not suggest."""
         if self.delimiter == _DELIMITERS[self.kind]:
             return []
         return [f"the fields are separated by {_NAMES.get(self.delimiter, repr(self.delimiter))}"]

@@ -35,7 +35,7 @@ class RowFile:
         """`columns` are those that the task reads; `quoting` is whether fields may be in double quotes, if given."""
         self.path = path
         self.notices: list[str] = []
-        """What a reader would not expect from the file's ending; known when its rows have been read."""
+        """Properties of the file that its ending does not suggest; known when its rows have been read."""
         self._columns = columns
         self._quoting = quoting
 

@@ -55,7 +55,7 @@ class RowSource(Protocol):
 
     @property
     def notices(self) -> Sequence[str]:
-        """What a user would not expect of the choice of files."""
+        """Notices about the choice of files."""
 
     def digest(self) -> list[object]:
         """Return values that identify the rows' content; part of a fingerprint.

@@ -1,7 +1,7 @@
 """The trial of a model: some of the task's texts go through a stage's model, untrained, before anything is trained.
 
-What a stage predicts, its exported model has to predict. No list of architectures can promise that, so it is tried: the
-network that the stage would train is saved as the stage would save it, and loaded again by transformers alone. Then
+An exported model has to predict what its stage predicted. No list of architectures can promise that, so it is tried:
+the network that the stage would train is saved as the stage would save it, and loaded again by transformers alone. Then
 
     tokens      the exported tokenizer gives the tokens that the stage reads, for each text
     export      the exported model gives the stage's logits, for each text alone and for all of them padded together
@@ -120,8 +120,8 @@ class Trial:
         order = np.argsort(numbers)
         ids = [token for place in order for token in encoded[place]]
         before, after = inputs.special_tokens
-        tokens = Tokens(np.array(ids, dtype=np.int32), lengths.cumsum(), before, after)
-        inputs.__dict__["tokens"] = tokens  # in place of those of the whole task
+        # In place of the tokens of the whole task.
+        inputs.tokens = Tokens(np.array(ids, dtype=np.int32), lengths.cumsum(), before, after)
         return texts
 
     @property
@@ -218,7 +218,7 @@ class Trial:
     def _check_tokens(self) -> None:
         """Compare the tokens that the stage reads with those of the exported tokenizer."""
         if self.spec.objective == "next_token":
-            return  # whose blocks are cut out of joined texts
+            return  # its blocks are cut out of joined texts
         for text, row in zip(self.texts, self.rows, strict=True):
             ids = self.plain_tokenizer(text, truncation=True)["input_ids"]
             if ids != row.tolist():

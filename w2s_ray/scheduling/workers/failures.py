@@ -1,4 +1,4 @@
-"""What an exception inside a stage means: an outcome of the stage, a death of its group, and what to do about it.
+"""The meaning of an exception inside a stage: an outcome of the stage or a death of its group, with the remedy.
 
 An exception that every rank raises alike is the stage's outcome. One that a single rank raises ends its process,
 because the other ranks may be in a collective; what is known of it is reported as a `Crash`. A collective that ends
@@ -32,18 +32,23 @@ _CERTAIN = (TypeError, ValueError, LookupError, AttributeError, NameError, Impor
 
 
 def is_timeout(error: BaseException) -> bool:
-    """Return whether a collective waited in vain for another worker."""
+    """Return whether a collective ended because another worker did not join it in time."""
     text = str(error).lower()
     return (
         isinstance(error, RuntimeError)
         and any(words in text for words in _TIMEOUTS)
-        and (any(words in text for words in _COLLECTIVES) or type(error).__name__.startswith("Dist"))
+        and (any(words in text for words in _COLLECTIVES) or _is_of_network(error))
     )
 
 
 def is_lost_peer(error: BaseException) -> bool:
     """Return whether a collective ended because another process is gone."""
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _LOST_PEERS)
+
+
+def _is_of_network(error: BaseException) -> bool:
+    """Return whether it is torch's DistError, found by its name because only workers load torch."""
+    return any(cls.__name__ == "DistError" for cls in type(error).__mro__)
 
 
 def log_has_timeout(log: Path) -> bool:
@@ -66,8 +71,7 @@ def may_be_outcome(error: BaseException, num_workers: int) -> bool:
         return num_workers == 1 or not isinstance(error, DeviceFull)
     if not isinstance(error, Exception) or isinstance(error, MemoryError):
         return False
-    is_of_network = any(cls.__name__ == "DistError" for cls in type(error).__mro__)
-    return num_workers == 1 or not (is_of_network or is_timeout(error) or is_lost_peer(error))
+    return num_workers == 1 or not (_is_of_network(error) or is_timeout(error) or is_lost_peer(error))
 
 
 def in_one_line(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """Networks and tokenizers from a model's folder.
 
-What a stage starts from is loaded without what would make an export of it differ: the padding token of a classifier is
+A model is loaded without settings that would make its export predict otherwise: the padding token of a classifier is
 the tokenizer's, and nothing in the configuration says how `pipeline()` reads logits.
 
 The classification head is linear. It is initialised from the unembedding rows of "0", "1", … (Burns et al. 2023; for
