@@ -7,10 +7,8 @@ examples of each class.
 
 import difflib
 import itertools
-import json
 import logging
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from w2s_ray.spec.base import Kind
 from w2s_ray.spec.identity import identity, seeded_hash
 from w2s_ray.tasks.examples import Example, Format, Skip
 from w2s_ray.tasks.related import merged_groups, tied
+from w2s_ray.tasks.remarks import absent_labels, alike_labels, doubtful_texts, missing_labels
 from w2s_ray.tasks.sources import Source
 from w2s_ray.tasks.task import POOL, SCHEMA, TEST, LeftOut, SourceRows, TaskData, check_left_out
 
@@ -36,7 +35,6 @@ SHOWN = 5
 _TRIED = 100
 """How many rows are looked at for a source's columns."""
 _SHOWN_COLUMNS = 30
-_PLAIN_NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d*)?")
 _PLAIN_INTEGER = re.compile(r"-?\d{1,18}")
 _logger = logging.getLogger(__name__)
 
@@ -101,7 +99,7 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
     placed = [example for account in accounts for example in _read(account, format_, max_skipped)]
     notices = [f"{source.name}: {notice}" for source in sources for notice in source.notices]
     notices += [notice for account in accounts for notice in account.notices]
-    alike = list(_alike_labels(placed)) if format_.kind == "classes" else []
+    placed, remarks = _joined(placed, format_)
     classes = format_.class_names or _class_names(accounts, placed)
     if format_.kind in ("classes", "pairs"):
         placed = _known(placed, classes)
@@ -114,8 +112,9 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
     try:
         check_left_out(left_out, max_skipped)
     except DataError as error:
-        raise DataError(error.message, "; ".join((error.hint, *alike))) from None
-    for line in (*left_out, *notices, *alike):
+        raise DataError(error.message, "; ".join((error.hint, *remarks))) from None
+    remarks += doubtful_texts([item.example.text for item in placed]) if format_.kind == "classes" else ()
+    for line in (*left_out, *notices, *remarks):
         _logger.warning("%s", line)
     counts = Counter(item.account for item in placed)
     read = tuple(
@@ -128,7 +127,7 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
         for account in accounts
     )
     table = _table(placed, groups, classes)
-    return TaskData(table, classes, left_out, judge=format_.judge, sources=read, notices=(*notices, *alike))
+    return TaskData(table, classes, left_out, judge=format_.judge, sources=read, notices=(*notices, *remarks))
 
 
 def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Placed]:
@@ -148,6 +147,28 @@ def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Pla
         else:
             yield from (Placed(example, number, account) for example in made)
     check_left_out(account.left_out(), max_skipped)
+
+
+def _joined(placed: Sequence[Placed], format_: Format) -> tuple[list[Placed], list[str]]:
+    """Give label values that mean one class its name; return remarks about the labels too."""
+    if format_.kind != "classes":
+        return list(placed), []
+    values = Counter(item.example.label for item in placed if item.example.label is not None)
+    remarks = list(absent_labels("labels", format_.joined, values))
+    names = {value: format_.joined.get(value, value) for value in values}
+    counts: Counter[str] = Counter()
+    for value, num in values.items():
+        counts[names[value]] += num
+    if format_.class_names is None:
+        remarks += missing_labels(counts)
+    else:
+        remarks += absent_labels("classes", format_.class_names, counts)
+    remarks += alike_labels(counts)
+    return [
+        item if label is None else item._replace(example=item.example._replace(label=names[label]))
+        for item in placed
+        for label in (item.example.label,)
+    ], remarks
 
 
 def _check_completions(example: Example) -> None:
@@ -190,31 +211,6 @@ def _check_columns(source: Source, columns: Sequence[str]) -> Iterator[str]:
         if len(known) == 1 and column in known[0]:
             hint = f"its only column is {names}; if that is several, separate them by commas, semicolons or tabs"
         raise DataError(f"{source.name} has no column {column!r}; the task reads {', '.join(columns)}", hint)
-
-
-def _alike_labels(placed: Sequence[Placed]) -> Iterator[str]:
-    """Yield a notice for labels that differ only in case, blanks, the form of a number or quotation marks."""
-    counts = Counter(item.example.label for item in placed if item.example.label is not None)
-    alike: dict[str, list[str]] = defaultdict(list)
-    for label, _ in counts.most_common():
-        alike[_simplified(label)].append(label)
-    for name, *others in (labels for labels in alike.values() if len(labels) > 1):
-        rows = ", ".join(f"{label!r} ({_num_rows(counts[label])})" for label in (name, *others))
-        yield (
-            f"the labels {rows} differ only in case, blanks or form and are separate classes; "
-            f"`labels: {json.dumps({name: others}, ensure_ascii=False)}` joins them"
-        )
-
-
-def _num_rows(num: int) -> str:
-    return "1 row" if num == 1 else f"{num:,} rows"
-
-
-def _simplified(label: str) -> str:
-    """Return a label without the differences that people overlook."""
-    visible = "".join(mark for mark in unicodedata.normalize("NFKC", label) if unicodedata.category(mark) != "Cf")
-    plain = "".join(visible.casefold().split()).strip("'\"`")
-    return repr(float(plain)) if _PLAIN_NUMBER.fullmatch(plain) else plain or label
 
 
 def _class_names(accounts: Sequence[Account], placed: Sequence[Placed]) -> tuple[str, ...]:
