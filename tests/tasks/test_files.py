@@ -404,3 +404,18 @@ def test_the_names_of_class_numbers_are_noticed_with_the_labels_that_use_them(tm
 def test_fields_in_quotes_after_a_blank_are_noticed(tmp_path: Path) -> None:
     lines = "".join(f'"t {n}", "{"ab"[n % 2]}"\n' for n in range(8))
     assert any("after a blank" in notice for notice in read(write(tmp_path / "a.csv", "text,label\n" + lines)).notices)
+
+
+def test_one_notice_of_several_files_is_one_line(tmp_path: Path) -> None:
+    for number in range(3):
+        rows = [{**row, "text": f"{number} {row['text']}"} for row in ROWS]
+        write(tmp_path / f"{number}.csv", delimited(rows, ";"))
+    (notice,) = read(tmp_path).notices
+    assert "0.csv and 2 more: the fields are separated by a semicolon" in notice
+
+
+def test_a_column_within_another_is_named_with_it(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"doc": [dict(row) for row in ROWS], "id": range(40)}), tmp_path / "a.parquet")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "a.parquet")
+    assert "within 'doc'" in caught.value.hint

@@ -10,7 +10,7 @@ import itertools
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -97,8 +97,13 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
     """
     accounts = [Account(source) for source in sources]
     placed = [example for account in accounts for example in _read(account, format_, max_skipped)]
-    notices = [f"{source.name}: {notice}" for source in sources for notice in source.notices]
-    notices += [notice for account in accounts for notice in account.notices]
+    names: dict[str, list[str]] = defaultdict(list)
+    for account in accounts:
+        for notice in (*account.source.notices, *account.notices):
+            names[notice].append(account.source.name)
+    notices = [
+        f"{first}{f' and {len(others)} more' if others else ''}: {notice}" for notice, (first, *others) in names.items()
+    ]
     placed, remarks = _joined(placed, format_)
     classes = format_.class_names or _class_names(accounts, placed)
     if format_.kind in ("classes", "pairs"):
@@ -201,16 +206,21 @@ def _check_columns(source: Source, columns: Sequence[str]) -> Iterator[str]:
         plain = column.strip().casefold()
         alike = [name for name in known if name != column and name.strip().casefold() == plain]
         if column in known:
-            yield from (
-                f"{source.name}: it also has the column {name!r}, which is not the same as {column!r}" for name in alike
-            )
+            yield from (f"it also has the column {name!r}, which is not the same as {column!r}" for name in alike)
             continue
         near = difflib.get_close_matches(column, known, n=1, cutoff=0.5) or alike
         names = ", ".join(map(repr, known[:_SHOWN_COLUMNS])) + (" …" if len(known) > _SHOWN_COLUMNS else "")
         hint = f"did you mean {near[0]!r}? its columns are {names}" if near else f"its columns are {names}"
-        if len(known) == 1 and column in known[0]:
+        holders = {name for row in itertools.islice(source.rows, _TRIED) for name in row if _holds(row[name], column)}
+        if holders:
+            hint = f"it is within {min(holders)!r}; write its fields as columns"
+        elif len(known) == 1 and column in known[0]:
             hint = f"its only column is {names}; if that is several, separate them by commas, semicolons or tabs"
         raise DataError(f"{source.name} has no column {column!r}; the task reads {', '.join(columns)}", hint)
+
+
+def _holds(value: object, column: str) -> bool:
+    return isinstance(value, Mapping) and column in value
 
 
 def _class_names(accounts: Sequence[Account], placed: Sequence[Placed]) -> tuple[str, ...]:
