@@ -419,3 +419,12 @@ def test_a_column_within_another_is_named_with_it(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path / "a.parquet")
     assert "within 'doc'" in caught.value.hint
+
+
+def test_tabs_in_a_csv_file_are_quoted_if_only_that_gives_whole_rows(tmp_path: Path) -> None:
+    rows = [{"text": f'"line {n}\nand ""more"""', "label": "ab"[n % 2]} for n in range(12)]
+    data = read(write(tmp_path / "a.csv", delimited(rows, "\t")))
+    assert texts(data)[0] == 'line 0\nand "more"' and data.table.num_rows == 12
+    assert any("of several lines" in notice for notice in data.notices)
+    with pytest.raises(DataError):
+        read(write(tmp_path / "a.tsv", delimited(rows, "\t")))

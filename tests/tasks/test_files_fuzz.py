@@ -63,9 +63,9 @@ def random_text(rng: random.Random, pieces: list[str]) -> str:
 
 
 def random_rows(rng: random.Random, pieces: list[str]) -> Rows:
-    labels = rng.sample(LABELS, rng.randint(1, 4))
+    labels = rng.sample(LABELS, rng.choice([1, 2, 3, 3, 4]))
     rows = []
-    for number in range(rng.choice([0, 1, 2, 5, 20, 40])):
+    for number in range(rng.choice([0, 1, 4, 12, 20, 40])):
         text = f"{number} {random_text(rng, pieces)}" if rng.random() < 0.9 else random_text(rng, pieces)
         rows.append({"text": text, "label": rng.choice(labels), "extra": random_text(rng, pieces)})
     return rows
@@ -75,7 +75,7 @@ def as_csv(rng: random.Random, rows: Rows) -> tuple[str, str]:
     delimiter, kind = rng.choice([(",", "csv"), (";", "csv"), ("|", "csv"), ("\t", "csv"), ("\t", "tsv"), (",", "tsv")])
     out = io.StringIO()
     quoting = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
-    writer = csv.writer(out, delimiter=delimiter, quoting=quoting, lineterminator=rng.choice(["\n", "\r\n"]))
+    writer = csv.writer(out, delimiter=delimiter, quoting=quoting)  # with \r\n it quotes both
     writer.writerow(["text", "label", "extra"])
     writer.writerows(row.values() for row in rows)
     text = out.getvalue()
@@ -176,12 +176,12 @@ def random_file(rng: random.Random, folder: Path) -> tuple[Path, Rows | None]:
         encoding = rng.choice(["utf-8"] * 8 + ["utf-8-sig", "utf-16", "utf-32", "utf-16-le", "latin1", "cp1252", "gbk"])
         data = text.encode(encoding, errors="replace")
         known = encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32")
-        careless = careless or kind == "json" or not known
+        careless = (careless and kind != "json") or not known
         path = folder / f"data.{ending}"
         if rng.random() < 0.2:
             ending, compress = rng.choice([(".gz", gzip.compress), (".bz2", bz2.compress)])
             data, path = compress(data), path.with_name(path.name + ending)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         data, careless = damaged(rng, data), True
     path.write_bytes(data)
     return path, None if careless else rows
@@ -190,7 +190,7 @@ def random_file(rng: random.Random, folder: Path) -> tuple[Path, Rows | None]:
 def check(rng: random.Random, path: Path, rows: Rows | None) -> str:
     """Read one file in every way; return how it ended."""
     quoting = rng.choice([None, None, True, False])
-    most, joined = rng.choice([0.05, 1.0]), rng.choice(JOINS)
+    most, joined = rng.choice([0.05, 1.0, 1.0, 1.0]), rng.choice(JOINS)
     spec = TaskSpec(files=str(path), text="text", label="label", quoting=quoting, max_skipped=most, labels=joined)
     file = RowFile(path, ("text", "label"), quoting)
     try:
@@ -209,7 +209,9 @@ def check(rng: random.Random, path: Path, rows: Rows | None) -> str:
             "lines" in notice for notice in file.notices
         ), "lines were joined without a notice"
     assert [row for _, row in file.sample(1.0)] == given
-    if rows is not None and file.path.suffix in (".parquet", ".arrow", ".feather"):
+    if rows is not None and file.path.name.partition(".")[2].startswith(("json", "ndjson")):
+        assert [row["text"] for row in given] == [row["text"] for row in rows]
+    elif rows is not None and file.path.suffix in (".parquet", ".arrow", ".feather"):
         assert given == rows
     elif rows is not None and quoting is not False and (quoting or "\t" not in separators(file)):
         assert [row["text"] for row in given] == [row["text"] for row in rows if any(row.values())]

@@ -73,6 +73,8 @@ def dialect_of(path: Path, kind: str, quoting: bool | None) -> Dialect:
     num_fields, share = _tried(usual, head)
     if num_fields > 1 and share == 1:
         return usual
+    if quoting is None and kind == "csv":  # if tabs separate the fields, and only quoting gives each row as many
+        others.append(Dialect(kind, "\t", is_quoted=True))
     tried = [(dialect, *_tried(dialect, head)) for dialect in others]
     least = 1.0 if num_fields > 1 else 0.5
     fitting = [(share, fields, dialect) for dialect, fields, share in tried if fields > 1 and share >= least]
