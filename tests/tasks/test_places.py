@@ -255,9 +255,19 @@ def test_what_is_no_file_is_named_in_a_folder_and_refused_by_itself(tmp_path: Pa
         assert task.read().table.num_rows == 40
         shown = " ".join(task.notices)
         assert "gone.jsonl, loop.csv (a link to nothing)" in shown and "pipe.csv (no regular file)" in shown
-    for name in ("gone.jsonl", "loop.csv", "pipe.csv", "a" * 300 + ".csv", "a\0.csv", "{a,b}.csv", "~/a.csv"):
-        with pytest.raises(DataError):
+    for name in (
+        "gone.jsonl",
+        "loop.csv",
+        "pipe.csv",
+        "a" * 300 + ".csv",
+        "a\0.csv",
+        "{a,b}.csv",
+        "~/a.csv",
+        "nothing",
+    ):
+        with pytest.raises(DataError) as caught:
             read(f"{tmp_path}/{name}")
+        assert "ending" not in caught.value.message
 
 
 def test_names_that_are_not_utf_8_are_refused_or_shown_escaped(tmp_path: Path) -> None:

@@ -103,3 +103,11 @@ def test_invisible_and_damaged_texts_are_counted(text: str, words: str, tmp_path
     path = json_lines(tmp_path / "a.jsonl", [*ROWS, {"text": text, "label": "bad"}])
     (notice,) = read(path).notices
     assert notice.startswith("1 row with") and words in notice
+
+
+def test_texts_of_pairs_and_answers_are_looked_at_too(tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "other": f"o{n}"} for n in range(20)] + [{"text": "NaN", "other": "a\ufffd"}]
+    path = json_lines(tmp_path / "a.jsonl", rows)
+    for keys in ({"text": None, "chosen": "text", "rejected": "other"}, {"answer": "text", "text": "other"}):
+        assert any("damage" in notice for notice in read(path, label=None, **keys).notices)
+    assert any("'NaN'" in notice for notice in read(path, label=None).notices)

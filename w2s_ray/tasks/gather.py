@@ -118,7 +118,8 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
         check_left_out(left_out, max_skipped)
     except DataError as error:
         raise DataError(error.message, "; ".join((error.hint, *remarks))) from None
-    remarks += doubtful_texts([item.example.text for item in placed]) if format_.kind == "classes" else ()
+    others = [item.example.other or "" for item in placed] if format_.kind == "pairs" else []
+    remarks += doubtful_texts([*(item.example.text for item in placed), *others])
     for line in (*left_out, *notices, *remarks):
         _logger.warning("%s", line)
     counts = Counter(item.account for item in placed)

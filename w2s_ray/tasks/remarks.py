@@ -12,6 +12,8 @@ _TRUTH = {"true": "1.0", "false": "0.0"}
 _YAML_WORDS = {"true": "yes and on", "false": "no and off"}
 _DAMAGED = re.compile("[\x00\ufffd]|Ã[\x80-\xbf]|â€")
 """NUL, the mark of an undecodable byte, and UTF-8 that was decoded as Latin-1 or cp1252."""
+_MARKS = ("\x00", "\ufffd", "Ã", "â€")
+"""One of these is in each such text."""
 _SHOWN = 5
 
 
@@ -62,11 +64,10 @@ def doubtful_texts(texts: Sequence[str]) -> Iterator[str]:
     invisible = sum(not any(map(_is_visible, text)) for text in texts)
     if invisible:
         yield f"{_num_rows(invisible)} with a text of invisible characters alone"
-    damaged = [text for text in texts if _DAMAGED.search(text)]
+    doubtful = (text for text in texts if any(mark in text for mark in _MARKS))  # quick where there are none
+    damaged = [match for match in map(_DAMAGED.search, doubtful) if match is not None]
     if damaged:
-        mark = _DAMAGED.search(damaged[0])
-        assert mark is not None
-        around = damaged[0][max(mark.start() - 10, 0) : mark.end() + 10]
+        around = damaged[0].string[max(damaged[0].start() - 10, 0) : damaged[0].end() + 10]
         yield (
             f"{_num_rows(len(damaged))} with characters of a wrong encoding or of damage, the first at {around!r}; "
             "write the file again from its source"

@@ -144,6 +144,7 @@ def _format(path: Path) -> str:
     if kind in ("xlsx", "xls", "xlsm", "ods", "numbers"):
         raise DataError(f"{path} is a workbook, which is not read", "save its table as CSV in UTF-8")
     if kind not in FORMATS:
+        opened(path).close()  # a path that does not exist is refused as such
         raise DataError(
             f"{path} has no known ending",
             "data files are .json, .jsonl, .ndjson, .csv or .tsv (also with .gz, .bz2 or .zst), .parquet, .arrow or "
