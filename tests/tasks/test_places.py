@@ -319,3 +319,10 @@ def test_files_of_a_known_task_that_are_of_no_split_of_it_are_named(tmp_path: Pa
         json_lines(tmp_path / f"{split}.jsonl")
     spec = {"text": None, "label": None, "builtin": "sst2"}
     assert any("test.jsonl" in notice for notice in opened(tmp_path, **spec).notices)
+
+
+def test_test_files_that_are_named_after_training_are_named(tmp_path: Path) -> None:
+    rows = json_lines(tmp_path / "rows.jsonl")
+    other = json_lines(tmp_path / "other" / "my_train.jsonl")
+    (notice,) = opened(rows, test_files=str(other)).notices
+    assert "part of the test set, in spite of the name: my_train.jsonl" in notice

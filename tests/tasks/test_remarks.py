@@ -111,3 +111,11 @@ def test_texts_of_pairs_and_answers_are_looked_at_too(tmp_path: Path) -> None:
     for keys in ({"text": None, "chosen": "text", "rejected": "other"}, {"answer": "text", "text": "other"}):
         assert any("damage" in notice for notice in read(path, label=None, **keys).notices)
     assert any("'NaN'" in notice for notice in read(path, label=None).notices)
+
+
+def test_a_column_that_names_splits_and_is_not_read_is_named(tmp_path: Path) -> None:
+    rows = [
+        {**row, "part": ("train", "dev", "Test")[n % 3], "id": n, "kind": "xy"[n % 2]} for n, row in enumerate(ROWS)
+    ]
+    (notice,) = read(json_lines(tmp_path / "a.jsonl", rows)).notices
+    assert "'part'" in notice and "'Test', 'dev', 'train'" in notice

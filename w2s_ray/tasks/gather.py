@@ -21,7 +21,7 @@ from w2s_ray.spec.base import Kind
 from w2s_ray.spec.identity import identity, seeded_hash
 from w2s_ray.tasks.examples import Example, Format, Skip
 from w2s_ray.tasks.related import merged_groups, tied
-from w2s_ray.tasks.remarks import absent_labels, alike_labels, doubtful_texts, missing_labels
+from w2s_ray.tasks.remarks import absent_labels, alike_labels, doubtful_texts, missing_labels, split_columns
 from w2s_ray.tasks.sources import Source
 from w2s_ray.tasks.task import POOL, SCHEMA, TEST, LeftOut, SourceRows, TaskData, check_left_out
 
@@ -138,6 +138,7 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
 
 def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Placed]:
     account.notices += _check_columns(account.source, format_.columns)
+    account.notices += split_columns(account.source.rows, format_.columns)
     numbers = account.source.numbers or itertools.count(1)
     for number, row in zip(numbers, account.source.rows, strict=False):
         account.num_rows += 1

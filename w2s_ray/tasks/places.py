@@ -91,6 +91,9 @@ def find_files(files: Paths, test_files: Paths | None, pool: str | None = None, 
     found = DataFiles([])
     if test_files is not None:
         found.test = [path for entry in _entries(test_files) for path, _ in _expanded(entry, found.notices)]
+        training = [path.name for path in found.test if split_of(Path(path.name)) == "train"]
+        if training:
+            found.notices.append(f"part of the test set, in spite of the name: {_listed(training)}")
     entries = _entries(files)
     named = {path.absolute(): (path, base) for entry in entries for path, base in _expanded(entry, found.notices)}
     paths = [path for path, _ in named.values()]

@@ -4,7 +4,11 @@ import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from w2s_ray.tasks.places import split_of
 
 _PLAIN_NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d*)?")
 _MISSING = frozenset("nan null none nil n/a na nat <na> #n/a undefined missing".split())
@@ -15,6 +19,7 @@ _DAMAGED = re.compile("[\x00\ufffd]|Ã[\x80-\xbf]|â€")
 _MARKS = ("\x00", "\ufffd", "Ã", "â€")
 """One of these is in each such text."""
 _SHOWN = 5
+_MOST_SPLITS = 8
 
 
 def alike_labels(counts: Mapping[str, int]) -> Iterator[str]:
@@ -72,6 +77,22 @@ def doubtful_texts(texts: Sequence[str]) -> Iterator[str]:
             f"{_num_rows(len(damaged))} with characters of a wrong encoding or of damage, the first at {around!r}; "
             "write the file again from its source"
         )
+
+
+def split_columns(rows: Iterable[Mapping[str, Any]], columns: Collection[str]) -> Iterator[str]:
+    """Yield a notice for each column that the task does not read and whose few values name splits."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for row in rows if isinstance(rows, list) else ():
+        for name in [name for name in row if name not in columns and len(values[name]) <= _MOST_SPLITS]:
+            values[name].add(row[name] if isinstance(row[name], str) else "")
+    for name, distinct in values.items():
+        splits = {split_of(Path(value)) for value in distinct} if len(distinct) <= _MOST_SPLITS else set()
+        if splits >= {"train", "test"}:
+            shown = ", ".join(map(repr, sorted(distinct)))
+            yield (
+                f"its column {name!r} has the values {shown}, which are like the names of splits and are not read; "
+                "write a file for each split, for `files:` and `test_files:`"
+            )
 
 
 def _num_rows(num: int) -> str:
