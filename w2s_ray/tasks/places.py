@@ -210,12 +210,12 @@ def _files_of_pattern(pattern: str, notices: list[str]) -> list[Path]:
     kept = [path for path in others if _is_read(path, below=base)]
     if not kept and folders:
         kept = [file for folder in folders for file in _files_of_folder(folder, notices)]
+    _note_unread(others, kept, notices)
     if not kept:
         raise DataError(
             f"no data file matches {pattern!r}",
-            f"not read: {_listed([path.name for path in others])}" if others else "check the pattern and the folder",
+            "; ".join(notices) or "check the pattern and the folder",
         )
-    _note_unread(others, kept, notices)
     return kept
 
 
@@ -250,7 +250,7 @@ def _files_of_folder(folder: Path, notices: list[str]) -> list[Path]:
         endings = ", ".join(f".{kind}" for kind in FORMATS)
         raise DataError(
             f"{folder} contains no data files ({endings}; text may be compressed with .gz, .bz2 or .zst){has}",
-            "save the rows in one of these formats, or rename the files" if unread else "",
+            "; ".join([*notices, *(["save the rows in one of these formats, or rename the files"] if unread else [])]),
         )
     return nested
 
