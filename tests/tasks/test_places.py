@@ -328,3 +328,13 @@ def test_test_files_that_are_named_after_training_are_named(tmp_path: Path) -> N
     other = json_lines(tmp_path / "other" / "my_train.jsonl")
     (notice,) = opened(rows, test_files=str(other)).notices
     assert "part of the test set, in spite of the name: my_train.jsonl" in notice
+
+
+def test_relative_paths_with_dots_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    json_lines(tmp_path / "data" / "a.jsonl")
+    json_lines(tmp_path / "data" / "mytest.jsonl", [{**row, "text": f"my {row['text']}"} for row in ROWS])
+    (tmp_path / "study").mkdir()
+    monkeypatch.chdir(tmp_path / "study")
+    for files in ("../data", "../data/*.jsonl", ["../data/a.jsonl", "../data/../data/mytest.jsonl"]):
+        task = opened(files)
+        assert task.read().table.num_rows == 80 and "mytest.jsonl" in task.notices[0]

@@ -236,8 +236,8 @@ def _special_tokens(study: Study, name: str, texts: Sequence[str], readers: Sequ
         )
         yield (
             f"text: {template!r} contains {', '.join(sorted(in_template))}, which models read as plain characters and "
-            f"not as a special token; separate two segments by a line end, text: {_quoted(plain.strip())}. The "
-            "tokenizer adds its own special tokens at both ends"
+            f"not as a special token; separate two segments by a line end, text: {_quoted(plain.strip())}. "
+            "The special tokens around a text are added where the model reads them"
         )
     if "\\n" in words:
         yield (

@@ -130,27 +130,25 @@ def _choose_by_name(found: DataFiles, paths: list[tuple[Path, Path | None]], com
         common: the folder that everything is in that the study names.
         keeps_all: whether all of them belong to the pool.
     """
-    names = {path: path.absolute().relative_to(common) for path, _ in paths}
-    if not keeps_all:
-        found.test = [path for path, base in paths if base and split_of(path.relative_to(base)) == "test"]
-        found.test = found.test if len(found.test) < len(paths) else []
-    by_name = {"the test set, by name": found.test} if found.test and not keeps_all else {}
-    found.pool = [path for path, _ in paths if keeps_all or path not in found.test]
-    splits = {path: split_of(name) for path, name in names.items() if path in found.pool and path not in found.test}
-    pooled = [path for path, split in splits.items() if split == "test"]
-    doubtful = [path for path, split in splits.items() if split is None and _is_like_test(names[path])]
-    validation = [path for path, split in splits.items() if split == "validation"]
-    remedy = "`test_files:` names another" if by_name else "`test_files:` makes it the test set"
-    for what, chosen in {
-        **by_name,
-        "part of the pool, in spite of the name": pooled,
-        "part of the pool, although the name is like that of a test set": doubtful if len(paths) > 1 else [],
-        "part of the pool, from which all training and validation examples are drawn": validation
-        if len(validation) < len(paths)
-        else [],
-    }.items():
+    names = {path: Path(os.path.abspath(path)).relative_to(common) for path, _ in paths}
+    by_name = [path for path, base in paths if base and split_of(path.relative_to(base)) == "test"]
+    if keeps_all or len(by_name) == len(paths):
+        by_name = []
+    found.test += by_name
+    found.pool = [path for path, _ in paths if path not in by_name]
+    rest = {path: split_of(names[path]) for path in found.pool if path not in found.test}
+    pooled = [path for path, split in rest.items() if split == "test"]
+    doubtful = [path for path, split in rest.items() if split is None and _is_like_test(names[path])]
+    validation = [path for path, split in rest.items() if split == "validation"]
+    remedy = "" if found.test else "; `test_files:` makes it the test set"
+    for what, chosen, advice in (
+        ("the test set, by name", by_name, "; `test_files:` names another"),
+        ("part of the pool, in spite of the name", pooled, remedy),
+        ("part of the pool, although the name is like that of a test set", doubtful * (len(paths) > 1), remedy),
+        ("part of the pool, from which all training and validation examples are drawn", validation, remedy),
+    ):
         if chosen:
-            found.notices.append(f"{what}: {_listed([str(names[path]) for path in chosen])}; {remedy}")
+            found.notices.append(f"{what}: {_listed([str(names[path]) for path in chosen])}{advice}")
 
 
 def split_of(path: Path) -> str | None:
