@@ -428,3 +428,19 @@ def test_tabs_in_a_csv_file_are_quoted_if_only_that_gives_whole_rows(tmp_path: P
     assert any("of several lines" in notice for notice in data.notices)
     with pytest.raises(DataError):
         read(write(tmp_path / "a.tsv", delimited(rows, "\t")))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.TSV", "a.csv.gz"])
+def test_a_file_without_a_header_is_refused_with_its_first_line(name: str, tmp_path: Path) -> None:
+    mark = "\t" if "TSV" in name else ","
+    content = "".join(f"{n} {'long ' * 99}{mark}{'xy'[n % 2]}\n" for n in range(9)).encode()
+    with pytest.raises(DataError) as caught:
+        read(write(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content))
+    assert "first line" in caught.value.hint and len(caught.value.hint) < 250
+
+
+@pytest.mark.parametrize("template", ["{}", "{text} {}", "{text", "{text!r}", "{text:>9}"])
+def test_a_template_with_broken_braces_is_refused_before_anything_is_read(template: str) -> None:
+    with pytest.raises(DataError, match="text: ") as caught:
+        opened("nothing.csv", text=template)
+    assert "{column}" in caught.value.hint

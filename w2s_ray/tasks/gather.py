@@ -35,6 +35,7 @@ SHOWN = 5
 _TRIED = 100
 """How many rows are looked at for a source's columns."""
 _SHOWN_COLUMNS = 30
+_NAME_CHARS = 60
 _PLAIN_INTEGER = re.compile(r"-?\d{1,18}")
 _logger = logging.getLogger(__name__)
 
@@ -211,8 +212,11 @@ def _check_columns(source: Source, columns: Sequence[str]) -> Iterator[str]:
             yield from (f"it also has the column {name!r}, which is not the same as {column!r}" for name in alike)
             continue
         near = difflib.get_close_matches(column, known, n=1, cutoff=0.5) or alike
-        names = ", ".join(map(repr, known[:_SHOWN_COLUMNS])) + (" …" if len(known) > _SHOWN_COLUMNS else "")
+        shown = [name if len(name) <= _NAME_CHARS else f"{name[:_NAME_CHARS]}…" for name in known[:_SHOWN_COLUMNS]]
+        names = ", ".join(map(repr, shown)) + (" …" if len(known) > _SHOWN_COLUMNS else "")
         hint = f"did you mean {near[0]!r}? its columns are {names}" if near else f"its columns are {names}"
+        if not near and re.search(r"\.[ct]sv\b", source.name, re.IGNORECASE):
+            hint += ", which its first line names: the header"
         holders = {name for row in itertools.islice(source.rows, _TRIED) for name in row if _holds(row[name], column)}
         if holders:
             hint = f"it is within {min(holders)!r}; write its fields as columns"

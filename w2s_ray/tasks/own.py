@@ -114,6 +114,8 @@ def _template(text: str) -> list[tuple[str, str | None]]:
         raise DataError(f"text: {text!r}: {error}", hint) from None
     if all(field is None for _, field, _, _ in parts):
         return [("", text)] if text else []
+    if any(field == "" for _, field, _, _ in parts):
+        raise DataError(f"text: {text!r}: there is no column name between the braces", hint)
     for _, field, format_, conversion in parts:
         if format_ or conversion:
             extra = f"!{conversion}" if conversion else f":{format_}"
