@@ -338,3 +338,12 @@ def test_relative_paths_with_dots_are_read(tmp_path: Path, monkeypatch: pytest.M
     for files in ("../data", "../data/*.jsonl", ["../data/a.jsonl", "../data/../data/mytest.jsonl"]):
         task = opened(files)
         assert task.read().table.num_rows == 80 and "mytest.jsonl" in task.notices[0]
+
+
+def test_a_folder_that_a_pattern_matches_beside_files_is_named(tmp_path: Path) -> None:
+    json_lines(tmp_path / "a.jsonl")
+    json_lines(tmp_path / "sub" / "deep" / "b.jsonl", [{**row, "text": f"sub {row['text']}"} for row in ROWS])
+    (notice,) = opened(f"{tmp_path}/*").notices
+    assert "sub/" in notice and "**/*" in notice
+    assert not opened(f"{tmp_path}/**/*").notices and not opened(f"{tmp_path}/**").notices
+    assert not opened([f"{tmp_path}/*.jsonl", f"{tmp_path}/sub/deep/*"]).notices

@@ -208,6 +208,8 @@ def _files_of_pattern(pattern: str, notices: list[str]) -> list[Path]:
     kept = [path for path in others if _is_read(path, below=base)]
     if not kept and folders:
         kept = [file for folder in folders for file in _files_of_folder(folder, notices)]
+    elif kept:
+        _note_below(folders, kept, notices, f"{base.name}/**/*")
     _note_unread(others, kept, notices)
     if not kept:
         raise DataError(
@@ -236,10 +238,7 @@ def _files_of_folder(folder: Path, notices: list[str]) -> list[Path]:
     kept = [path for path in kept if path.suffix != ".arrow"] or kept
     if kept:
         _note_unread(others, kept, notices)
-        below = [path.name for path in folders if any(map(_has_data_ending, _walked(path, notices)))]
-        if below:
-            names = _listed([f"{name}/" for name in below])
-            notices.append(f'not read: {names} (below the folder; `files: "{folder.name}/**/*"` reads all)')
+        _note_below(folders, kept, notices, f"{folder.name}/**/*")
         return kept
     nested = _nested_files(folder, notices)
     if not nested:
@@ -251,6 +250,19 @@ def _files_of_folder(folder: Path, notices: list[str]) -> list[Path]:
             "; ".join([*notices, *(["save the rows in one of these formats, or rename the files"] if unread else [])]),
         )
     return nested
+
+
+def _note_below(folders: Sequence[Path], kept: Collection[Path], notices: list[str], pattern: str) -> None:
+    """Notice folders with data files that are not read."""
+    known = set(kept)
+    below = [
+        f"{path.name}/"
+        for path in folders
+        if not _is_hidden(Path(path.name))
+        and any(_has_data_ending(file) and file not in known for file in _walked(path, notices))
+    ]
+    if below:
+        notices.append(f'not read: {_listed(below)} (below the files; `files: "{pattern}"` reads all)')
 
 
 def _nested_files(folder: Path, notices: list[str]) -> list[Path]:
