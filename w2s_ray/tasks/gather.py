@@ -172,8 +172,9 @@ def _joined(placed: Sequence[Placed], format_: Format) -> tuple[list[Placed], li
     else:
         remarks += absent_labels("classes", format_.class_names, counts)
     remarks += alike_labels(counts)
+    changed = {value: name for value, name in names.items() if value != name}
     return [
-        item if label is None else item._replace(example=item.example._replace(label=names[label]))
+        item._replace(example=item.example._replace(label=changed[label])) if label in changed else item
         for item in placed
         for label in (item.example.label,)
     ], remarks
