@@ -202,6 +202,7 @@ def test_text_with_a_byte_order_mark_is_read(name: str, encoding: str, tmp_path:
     data = read(path)
     assert texts(data) == [row["text"] for row in rows]
     assert bool(data.notices) == (encoding != "utf-8-sig")
+    assert read(path, sample=1.0).notices == data.notices
     assert [row for _, row in RowFile(path).sample(1.0)] == RowFile(path).rows()
 
 

@@ -172,7 +172,18 @@ def test_links_that_lead_back_and_links_to_nothing_are_passed_over(tmp_path: Pat
         assert data.table.num_rows == 40 and not data.left_out
 
 
-TEST_NAMES = ["TestData", "testset", "mySetTest", "X_test", "holdout", "held-out", "tst", "evalset", "testing_data"]
+TEST_NAMES = [
+    "TestData",
+    "testset",
+    "mySetTest",
+    "X_test",
+    "holdout",
+    "held-out",
+    "tst",
+    "evalset",
+    "TESTset",
+    "testing_data",
+]
 
 
 @pytest.mark.parametrize("name", TEST_NAMES)

@@ -162,8 +162,8 @@ def split_of(path: Path) -> str | None:
 
 
 def _words(name: str) -> list[str]:
-    """Return the words of a name in small letters: `TrainData_2` has `train` and `data`."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    """Return the words of a name in small letters: `TrainData_2` has `train`, `data` and `traindata`."""
+    spaced = f"{name} " + re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     return re.findall(r"[^\W\d_]+", re.sub(r"\bh(?:e|o)ld[\W_]+out", " holdout", spaced.lower().replace("_", " ")))
 
 

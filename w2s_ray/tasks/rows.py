@@ -67,7 +67,7 @@ class RowFile:
                 the format has lines.
         """
         kind = _format(self.path)
-        self.notices = []
+        self.notices = list(self._encoding(kind))
         rows = self._read(kind)
         self._check_unchanged()
         return rows
@@ -75,12 +75,15 @@ class RowFile:
     def _read(self, kind: str) -> list[Row]:
         if kind in _TABLES:
             return list(_table_rows(self.path, kind, self._columns, self.notices))
-        if encoding_of(head_of(self.path)) != "utf-8-sig":
-            self.notices.append(f"its text is {encoding_of(head_of(self.path)).upper()}")
         if kind in _DELIMITED:
             dialect = dialect_of(self.path, kind, self._quoting)
             return list(delimited_rows(self.path, dialect, self._columns, self.notices))
         return list(json_rows(self.path, text_of_file(self.path), kind, self._columns, self.notices))
+
+    def _encoding(self, kind: str) -> Iterator[str]:
+        encoding = "utf-8-sig" if kind in _TABLES else encoding_of(head_of(self.path))
+        if encoding != "utf-8-sig":
+            yield f"its text is {encoding.upper()}"
 
     def _check_unchanged(self) -> None:
         with opened(self.path) as file:
@@ -96,7 +99,7 @@ class RowFile:
             DataError: like `rows`; rows outside of the sample are not checked.
         """
         kind = _format(self.path)
-        self.notices = []
+        self.notices = list(self._encoding(kind))
         if kind in _DELIMITED:
             dialect = dialect_of(self.path, kind, self._quoting)
             choose = functools.partial(_is_chosen, share=share)
