@@ -445,3 +445,11 @@ def test_a_template_with_broken_braces_is_refused_before_anything_is_read(templa
     with pytest.raises(DataError, match="text: ") as caught:
         opened("nothing.csv", text=template)
     assert "{column}" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"\0" * 999, b"text,label\na,b\n" + b"\0" * 4096])
+def test_a_file_of_zero_bytes_is_called_damaged(content: bytes, tmp_path: Path) -> None:
+    for name in ("a.csv", "a.tsv", "a.jsonl", "a.json"):
+        with pytest.raises(DataError) as caught:
+            read(write(tmp_path / name, content))
+        assert "are zero" in caught.value.message and "damaged" in caught.value.hint

@@ -169,12 +169,18 @@ def _check_is_text(path: Path, head: bytes) -> None:
             raise DataError(f"{path} is {kind}, which its name does not show", remedy)
     if head[:512].lstrip().lower().startswith(_WEB_PAGES):
         raise DataError(f"{path} is a web page and not data", "download the file itself, not the page that shows it")
-    if encoding_of(head) == "utf-8-sig" and head[:512].count(0) * 4 > len(head[:512]):
-        order = "le" if head[1:2] == b"\0" else "be"
+    even, odd = head[:512:2].count(0), head[1:512:2].count(0)
+    if encoding_of(head) != "utf-8-sig" or (even + odd) * 4 <= len(head[:512]):
+        return
+    if min(even, odd) * 4 > max(even, odd):
         raise DataError(
-            f"{path} is not UTF-8: every other byte is zero, as in UTF-16 without a byte order mark",
-            f"convert it: iconv -f utf-16{order} -t utf-8 {path.name} > converted",
+            f"{path} is not text: {even + odd} of its first {len(head[:512])} bytes are zero",
+            "the file is damaged, as after a crash or an incomplete download; write it again from its source",
         )
+    raise DataError(
+        f"{path} is not UTF-8: every other byte is zero, as in UTF-16 without a byte order mark",
+        f"convert it: iconv -f utf-16{'le' if odd > even else 'be'} -t utf-8 {path.name} > converted",
+    )
 
 
 def _not_compressed(path: Path, error: OSError) -> DataError:
