@@ -358,7 +358,7 @@ def test_torn_weights_are_refused_when_the_model_is_resolved(tmp_path: Path) -> 
 def test_a_large_model_is_tried_with_its_first_layers(
     ways: dict[str, Way], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_trial, "WHOLE_PARAMETERS", 100)
+    monkeypatch.setattr(model_trial, "WHOLE", 100)
     for name, kinds in (("gemma2", ["sliding_attention", "full_attention"]), ("gpt2", None), ("roberta", None)):
         layers = {"num_hidden_layers": 4, **({"layer_types": kinds * 2} if kinds else {})}
         folder = write_model(tmp_path / name, name, own_tokenizer(name), **layers)
