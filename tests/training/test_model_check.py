@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -40,7 +41,7 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.model_check import to_check
 from w2s_ray.spec.stage import Execution, ModelSource
 from w2s_ray.spec.study import LevelSpec
-from w2s_ray.training import model_trial
+from w2s_ray.training import model_check, model_trial
 from w2s_ray.training.model_check import check_model
 from w2s_ray.training.models.catalogue import resolve_model
 from w2s_ray.training.stage import run_stage
@@ -372,6 +373,36 @@ def test_equal_uses_of_a_model_are_one_check(ways: dict[str, Way], tmp_path: Pat
     assert len(identities) == 1
     assert to_check(ways["lora"].stage, source).identity not in identities
     assert to_check(ways["zero_shot"].stage, source).identity not in identities
+
+
+def test_a_hub_model_is_checked_once_by_the_first_stage_that_trains_it(
+    ways: dict[str, Way], tmp_path: Path, alone: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    way, commit, checked = ways["classes"], "a" * 40, []
+    for name, architecture, tokens in (("good", "llama", BOTH), ("bad", "xlnet", XLNET)):
+        root = tmp_path / f"models--someone--{name}"
+        write_model(root / "snapshots" / commit, architecture, tokens)
+    real = model_check.check_model
+    monkeypatch.setattr(model_check, "check_model", lambda *args: (checked.append(args), real(*args))[1])
+
+    def run(name: str, seed: int) -> None:
+        source = ModelSource(name=f"someone/{name}", revision=commit)
+        stage = way.stage.model_copy(
+            update={
+                "spec": way.stage.spec.model_copy(update={"starts_from": source, "order_seed": seed}),
+                "predicts": (),
+            }
+        )
+        run_stage(stage, store=way.tiny.store, workers=alone, observer=Onlooker())
+
+    for seed in (0, 1):
+        run("good", seed)
+    assert len(checked) == 1
+    with pytest.raises(ModelError, match="longer texts beside it"):
+        run("bad", 0)
+    assert len(checked) == 2
 
 
 class Drawn(NamedTuple):

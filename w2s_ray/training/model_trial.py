@@ -35,7 +35,7 @@ from transformers import (
     pipeline,
 )
 
-from w2s_ray.errors import ModelError
+from w2s_ray.errors import ModelError, ResourceError, StoreError
 from w2s_ray.science import IntArray
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import Execution, ModelSource, Score
@@ -66,6 +66,8 @@ _PLACES = 8
 _CHANGE_STD = 0.02
 """Standard deviation of the values that LoRA's second matrices get, which are zero before training."""
 PAGE = "docs/models.md lists what is read"
+_BESIDE = "the logits of a text change with the longer texts beside it"
+_TRAINING = "in training, the model computes other logits from the same texts"
 
 
 class Trial:
@@ -181,7 +183,10 @@ class Trial:
             name: tensor.clone() if ".base_layer." in name else tensor  # merging changes it
             for name, tensor in self.network.state_dict().items()
         }
-        save_network(self.network, weights, exported, self.folder, self.context)
+        try:
+            save_network(self.network, weights, exported, self.folder, self.context)
+        except StoreError as error:  # the folder is not the store's
+            raise ResourceError(error.message, "set TMPDIR to a folder with more space") from error
         auto = AutoModelForCausalLM if self.spec.is_language_model else AutoModelForSequenceClassification
         trust = {"trust_remote_code": self.spec.trusts_code}
         plain, info = auto.from_pretrained(self.folder, dtype=torch.float32, output_loading_info=True, **trust)
@@ -212,13 +217,10 @@ class Trial:
         self.scale = _scale(alone_RC)
         stage_RC = torch.cat([single(*self._batch([row]).inputs) for row in self.rows])
         self._compare("alone, the exported model gives other logits than the stage", stage_RC, alone_RC)
-        batch = self._batch(self._beside)
-        beside_RC = single(*batch.inputs)
-        short_RC = beside_RC[:-1]
-        self._compare(
-            "the logits of a text change with the longer texts beside it", short_RC, stage_RC[: len(short_RC)]
-        )
-        self._check_training_mode(single, batch, beside_RC)
+        beside_RC = single(*self._batch(self._beside).inputs)[:-1]
+        self._compare(_BESIDE, beside_RC, stage_RC[: len(beside_RC)])
+        self._compare(_TRAINING, single.train()(*self._batch(self.rows).inputs), stage_RC)
+        single.eval()
         self._compare("in a padded batch, the exported model gives other logits", self._plain(self.texts), alone_RC)
         if self.spec.objective == "classification":
             self._check_pipeline(alone_RC)
@@ -227,12 +229,6 @@ class Trial:
     def _beside(self) -> list[TokenRow]:
         """A full text, and shorter ones before it."""
         return [*self.rows[: max(_BATCH_TOKENS // len(self.full_row) - 1, 1)], self.full_row]
-
-    def _check_training_mode(self, network: Network, batch: MicroBatch, expected: torch.Tensor) -> None:
-        """Compare the logits of training, without dropout, with those of evaluation."""
-        actual = network.train()(*batch.inputs)
-        network.eval()
-        self._compare("in training, the model computes other logits from the same texts", actual, expected)
 
     def _check_pipeline(self, logits_RC: torch.Tensor) -> None:
         read = pipeline("text-classification", model=self.plain, tokenizer=self.plain_tokenizer, device="cpu")
@@ -265,13 +261,13 @@ class Trial:
         if self.spec.completion_score is not None:
             self._check_scores(self.spec.completion_score)
             return
-        batch, num = self._batch(self._beside), len(self._beside) - 1
-        beside_RP = np.concatenate([places_RP[:num], _places(self.full_row)[None]])
-        with _reading(self.network.hf, beside_RP):
-            beside_RPV = self.network(*batch.inputs)
-            self._check_training_mode(self.network, batch, beside_RPV)
-        beside = "the logits of a text change with the longer texts beside it"
-        self._compare(beside, beside_RPV[:-1], alone_RPV[:num])
+        num = len(self._beside) - 1
+        with _reading(self.network.hf, np.concatenate([places_RP[:num], _places(self.full_row)[None]])):
+            beside_RPV = self.network(*self._batch(self._beside).inputs)
+        self._compare(_BESIDE, beside_RPV[:-1], alone_RPV[:num])
+        with _reading(self.network.hf, places_RP):
+            self._compare(_TRAINING, self.network.train()(*self._batch(rows).inputs), alone_RPV)
+        self.network.eval()
         if self.spec.objective == "answer":
             self._check_generation(alone_RPV[:, -1])
 
@@ -295,9 +291,11 @@ class Trial:
         scores_XN = torch.stack(sums).view(examples.texts_per_example, -1)
         if score.calibrate:
             scores_XN = scores_XN[: self.spec.num_classes] - scores_XN[self.spec.num_classes :]
-        actual_NC = self.network(*self._feeder(examples).collate(np.arange(num)).inputs)
-        scores = "the exported model scores completions otherwise"
-        self._compare(scores, actual_NC, score.beta * scores_XN.T, 1.0)  # sums of logits compared already
+        batch, expected_NC = self._feeder(examples).collate(np.arange(num)), score.beta * scores_XN.T
+        for message, trains in (("the exported model scores completions otherwise", False), (_TRAINING, True)):
+            actual_NC = self.network.train(trains)(*batch.inputs)
+            self._compare(message, actual_NC, expected_NC, 1.0)  # sums of logits compared already
+        self.network.eval()
 
     def _check_generation(self, last_RV: torch.Tensor) -> None:
         """Compare the logits of the first token that the stage, and the exported model, would write."""
