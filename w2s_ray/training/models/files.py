@@ -189,6 +189,16 @@ def vocabulary_size(folder: Path) -> int:
     return tokenizer.get_vocab_size() if isinstance(tokenizer, Tokenizer) else len(tokenizer)
 
 
+def fast_tokenizer(folder: Path) -> Tokenizer | None:
+    """Return the tokenizer in `folder`; None if it has no tokenizer.json.
+
+    Raises:
+        ModelError: when the file cannot be read.
+    """
+    file = folder / "tokenizer.json"
+    return _from_file(file, file.stat().st_mtime_ns) if file.is_file() else None
+
+
 def check_pad_token(folder: Path, model: str, pad_token: str | None) -> None:
     """Check that batches can be padded.
 
@@ -321,8 +331,7 @@ def _sha256(path: Path, _changed_ns: int) -> str:
 
 def _tokenizer(folder: Path) -> Any:
     """Return a `tokenizers.Tokenizer`, or transformers' tokenizer if `folder` has no tokenizer.json."""
-    file = folder / "tokenizer.json"
-    return _from_file(file, file.stat().st_mtime_ns) if file.is_file() else _auto_tokenizer(folder)
+    return fast_tokenizer(folder) or _auto_tokenizer(folder)
 
 
 @lru_cache(maxsize=8)
