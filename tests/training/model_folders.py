@@ -101,7 +101,7 @@ DECODERS: dict[str, Callable[[], tf.PretrainedConfig]] = {
     "gemma2": lambda: tf.Gemma2Config(**GROUPED, head_dim=8, sliding_window=8),
     "phi": lambda: tf.PhiConfig(**SHORT),
     "bloom": lambda: tf.BloomConfig(hidden_size=16, n_layer=2, n_head=2),
-    "mixtral": lambda: tf.MixtralConfig(**GROUPED, num_local_experts=2, num_experts_per_tok=1),
+    "mixtral": lambda: tf.MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2),
 }
 ENCODERS: dict[str, Callable[[], tf.PretrainedConfig]] = {
     "bert": lambda: tf.BertConfig(**SHORT),

@@ -15,7 +15,7 @@ from w2s_ray.errors import StoreError
 from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.stage import ModelSource
+from w2s_ray.spec.stage import ModelSource, StageSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.features import StoredFeatures, features
 from w2s_ray.training.feed import Examples, Feeder, LargestMicroBatch, Purpose, TokenRow
@@ -29,6 +29,17 @@ AnyExamples = TypeVar("AnyExamples", bound=Examples)
 _SAMPLED_TEXTS = 5
 _SAMPLED_CHARACTERS = 20_000
 """Most characters of a sampled document."""
+
+
+def read_special_tokens(tokenizer: PreTrainedTokenizerFast, spec: StageSpec) -> tuple[TokenRow, TokenRow]:
+    """Return the special tokens that a stage reads before and after each text.
+
+    Those after a text are for encoders, which have a class token. A decoder's head reads the text's own last token,
+    and a language model continues from it.
+    """
+    before, after = special_tokens(tokenizer)
+    is_encoder = not spec.is_language_model and tokenizer.cls_token_id is not None
+    return before, after if is_encoder else after[:0]
 
 
 class StageInputs:
@@ -72,14 +83,8 @@ class StageInputs:
 
     @cached_property
     def special_tokens(self) -> tuple[TokenRow, TokenRow]:
-        """The special tokens before and after each text.
-
-        Those after a text are for encoders, which have a class token. A decoder's head reads the text's own last token,
-        and a language model continues from it.
-        """
-        before, after = special_tokens(self.tokenizer)
-        is_encoder = not self.spec.is_language_model and self.tokenizer.cls_token_id is not None
-        return before, after if is_encoder else after[:0]
+        """The special tokens before and after each text."""
+        return read_special_tokens(self.tokenizer, self.spec)
 
     @cached_property
     def source_folder(self) -> Path:

@@ -9,6 +9,7 @@ the network that the stage would train is saved as the stage would save it, and 
     training    the network gives the same logits in training, without dropout, as in evaluation
     causality   a language model's logits do not change when a later token does
     positions   a text of all `context_tokens` can be read
+    routers     the routers of experts that are trained have gradients
     vocabulary  the model has an embedding for every token that the tokenizer can give
 
 Logits are equal if they differ by at most 1e-4 of their range over the texts, or of 1 if that is larger.
@@ -18,7 +19,6 @@ all comparisons but those of a full text are of short texts, and a large model i
 check needs little more memory than the weights of the stage's network and of its export.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +40,7 @@ from w2s_ray.science import IntArray
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import Execution, ModelSource, Score
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training.feed import Examples, Feeder, MicroBatch, TokenRow
+from w2s_ray.training.feed import Examples, MicroBatch, TokenRow
 from w2s_ray.training.inputs import SampledInputs
 from w2s_ray.training.language_objectives import left_padded
 from w2s_ray.training.memory.usage import is_out_of_memory
@@ -65,6 +65,8 @@ _PLACES = 8
 """Places of a text at which the logits of the next token are compared."""
 _CHANGE_STD = 0.02
 """Standard deviation of the values that LoRA's second matrices get, which are zero before training."""
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""Keys of a configuration for the number of experts."""
 PAGE = "docs/models.md lists what is read"
 _BESIDE = "the logits of a text change with the longer texts beside it"
 _TRAINING = "in training, the model computes other logits from the same texts"
@@ -98,6 +100,7 @@ class Trial:
         first = self._check_positions()
         self._check_tokens()
         self._check_language() if self.spec.is_language_model else self._check_head()
+        self._check_routers()
         self._compare("the logits of a text change with the texts read before it", self._read_full(self.context), first)
         return self.difference
 
@@ -230,6 +233,29 @@ class Trial:
         """A full text, and shorter ones before it."""
         return [*self.rows[: max(_BATCH_TOKENS // len(self.full_row) - 1, 1)], self.full_row]
 
+    def _check_routers(self) -> None:
+        """Refuse routers whose gradients are zero but for rounding, which Adam makes as large as any others.
+
+        That is so where a token has one expert, whose weight is normalised to 1.
+        """
+        hf, row = self.network.hf, self.rows[-1]
+        config = hf.config.get_text_config()
+        experts = next((getattr(config, name) for name in _EXPERTS if getattr(config, name, None)), None)
+        routers = [weight for weight in hf.parameters() if weight.dim() == 2 and len(weight) == experts]
+        is_trained = self.spec.trainable.kind != "prompt" and all(weight.requires_grad for weight in routers)
+        if experts is None or not is_trained:
+            return
+        with torch.enable_grad():
+            hidden_TD = hf.base_model(self._batch([row]).tokens_RT)[0][0]
+            ways = torch.randn(hidden_TD.shape, generator=torch.Generator().manual_seed(0))
+            gradients = torch.autograd.grad((hidden_TD * ways).mean(), routers, allow_unused=True)
+        largest = max((float(gradient.abs().max()) for gradient in gradients if gradient is not None), default=1.0)
+        if largest < _NOISE * float(hidden_TD.abs().max()):
+            raise ModelError(
+                f"the routers of {self.name} have no gradients: each token has one expert, whose weight is always 1",
+                "train a probe or LoRA adapters, which leave the routers as they are, or choose another model",
+            )
+
     def _check_pipeline(self, logits_RC: torch.Tensor) -> None:
         read = pipeline("text-classification", model=self.plain, tokenizer=self.plain_tokenizer, device="cpu")
         answers = read(self.texts, top_k=None, truncation=True, max_length=self.short)
@@ -291,7 +317,7 @@ class Trial:
         scores_XN = torch.stack(sums).view(examples.texts_per_example, -1)
         if score.calibrate:
             scores_XN = scores_XN[: self.spec.num_classes] - scores_XN[self.spec.num_classes :]
-        batch, expected_NC = self._feeder(examples).collate(np.arange(num)), score.beta * scores_XN.T
+        batch, expected_NC = self.inputs.feeder(examples).collate(np.arange(num)), score.beta * scores_XN.T
         for message, trains in (("the exported model scores completions otherwise", False), (_TRAINING, True)):
             actual_NC = self.network.train(trains)(*batch.inputs)
             self._compare(message, actual_NC, expected_NC, 1.0)  # sums of logits compared already
@@ -313,10 +339,7 @@ class Trial:
             self._compare(message, written.logits[0].float(), last_RV)
 
     def _batch(self, rows: Sequence[TokenRow]) -> MicroBatch:
-        return self._feeder(Examples(tokens=list(rows))).collate(np.arange(len(rows)))
-
-    def _feeder(self, examples: Examples) -> Feeder[Examples]:
-        return Feeder(examples, self.inputs.workers, sys.maxsize, self.inputs.tokenizer.pad_token_id)
+        return self.inputs.feeder(Examples(tokens=list(rows))).collate(np.arange(len(rows)))
 
     def _compare(self, message: str, actual: torch.Tensor, expected: torch.Tensor, scale: float | None = None) -> None:
         """Refuse the model if the two differ by more than is allowed; `scale` is that of the logits if not given."""
@@ -365,9 +388,8 @@ def _scale(logits: torch.Tensor) -> float:
     return float((logits.max(dim=0).values - logits.min(dim=0).values).max())
 
 
-def _shown(tokens: Sequence[str], most: int = 4) -> str:
-    names = list(tokens) if len(tokens) <= 2 * most else [*tokens[:most], "…", *tokens[-most:]]
-    return " ".join(names)
+def _shown(tokens: Sequence[str]) -> str:
+    return " ".join(tokens if len(tokens) <= 8 else [*tokens[:4], "…", *tokens[-4:]])
 
 
 def _change_adapters(network: Network) -> None:

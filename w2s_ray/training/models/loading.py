@@ -30,6 +30,7 @@ from w2s_ray.errors import ModelError, first_line
 from w2s_ray.spec.stage import Architecture, Execution, ModelSource, StageSpec
 from w2s_ray.training.memory.usage import is_out_of_memory
 from w2s_ray.training.models.adapters import freeze
+from w2s_ray.training.models.exports import HOW_TO_READ
 from w2s_ray.training.models.files import check_own_code, weight_files
 from w2s_ray.training.models.network import CompletionNetwork, Network, PairNetwork
 from w2s_ray.training.zero import gathered, sharded_loading
@@ -149,7 +150,7 @@ def _config(
     if not spec.is_language_model:
         for part in (config, config.get_text_config()):
             part.pad_token_id = tokenizer.pad_token_id
-        for name in ("problem_type", "function_to_apply"):
+        for name in HOW_TO_READ:
             if getattr(config, name, None) is not None:
                 setattr(config, name, None)
     return config
