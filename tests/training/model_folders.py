@@ -136,6 +136,21 @@ OTHERS: dict[str, Callable[[], tf.PretrainedConfig]] = {
     "falcon": lambda: tf.FalconConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2),
 }
 ARCHITECTURES = {**DECODERS, **ENCODERS, **OTHERS}
+RARE: dict[str, Callable[[], tf.PretrainedConfig]] = {
+    "esm": lambda: tf.EsmConfig(**SHORT, pad_token_id=0, mask_token_id=9),
+    "reformer": lambda: tf.ReformerConfig(
+        hidden_size=16,
+        num_attention_heads=2,
+        attention_head_size=8,
+        feed_forward_size=24,
+        axial_pos_embds=False,
+        max_position_embeddings=POSITIONS,
+        attn_layers=["local", "local"],
+        local_attn_chunk_length=8,
+        is_decoder=True,
+    ),
+}
+"""Architectures that are not in the table of docs/models.md."""
 
 
 def write_model(
@@ -143,7 +158,7 @@ def write_model(
 ) -> Path:
     """A model folder: random weights, a language model's where there is one, or a classifier's with `head` classes."""
     tokenizer = write_tokenizer(folder, tokens)
-    config = ARCHITECTURES[architecture]()
+    config = (ARCHITECTURES | RARE)[architecture]()
     config.vocab_size = VOCABULARY
     pad = tokenizer.pad_token_id
     config.pad_token_id = pad if pad is not None and pad < VOCABULARY else None

@@ -26,6 +26,7 @@ from tests.training.model_folders import (
     DECODERS,
     ENCODERS,
     PLAIN,
+    ROBERTA,
     TOKENIZERS,
     VOCABULARY,
     XLNET,
@@ -232,6 +233,14 @@ def test_a_router_without_gradients_is_refused_where_it_is_trained(ways: dict[st
         assert ways[way].check(folder) <= 1
 
 
+def test_a_model_that_trains_on_some_lengths_only_is_refused(ways: dict[str, Way], tmp_path: Path) -> None:
+    refused(ways["classes"], write_model(tmp_path / "m", "reformer", BEGIN), "multiple")
+
+
+def test_a_setting_that_is_no_rate_of_dropout_stays_as_it_is(ways: dict[str, Way], tmp_path: Path) -> None:
+    assert ways["classes"].check(write_model(tmp_path / "m", "esm", ROBERTA)) <= 1
+
+
 def test_a_model_that_reads_otherwise_after_a_short_text_is_refused(ways: dict[str, Way], tmp_path: Path) -> None:
     refused(ways["classes"], write_model(tmp_path / "m", "big_bird", BERT), "texts read before it")
 
@@ -318,7 +327,7 @@ def test_an_architecture_that_is_not_known_is_refused(ways: dict[str, Way], tmp_
 def test_an_architecture_without_a_classification_head_is_refused(
     ways: dict[str, Way], tmp_path: Path, way: str
 ) -> None:
-    refused(ways[way], write_model(tmp_path / "m", "mamba", BEGIN), "MambaConfig")
+    refused(ways[way], write_model(tmp_path / "m", "mamba", BEGIN), "no sequence classification head for Mamba")
 
 
 def test_code_in_a_models_folder_runs_with_consent_only(ways: dict[str, Way], tmp_path: Path, alone: Workers) -> None:
@@ -370,7 +379,28 @@ def test_weights_that_are_not_finite_or_of_another_size_are_refused(ways: dict[s
     weights["model.layers.0.mlp.up_proj.weight"][0, 0] = torch.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     for way in ("classes", "texts"):
-        refused(ways[way], folder, "not finite")
+        refused(ways[way], folder, "not finite: model.layers.0.mlp.up_proj.weight")
+    folder = write_model(tmp_path / "o", "llama", BEGIN)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"][-1] = torch.inf  # of a token that no text has
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(ways["classes"], folder, "not finite", "embed_tokens")
+
+
+def test_adapters_pickled_and_quantized_weights_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    def resolved(folder: Path) -> ModelError:
+        with pytest.raises(ModelError) as caught:
+            resolve_model(LevelSpec(model=str(folder), optimisation={"context_tokens": CONTEXT}))
+        return caught.value
+
+    folder = write_model(tmp_path / "m", "llama", BEGIN)
+    error = resolved(edit(folder, quantization_config={"quant_method": "gptq", "bits": 4}))
+    assert "gptq" in error.message and "dequantize" in error.hint
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "pytorch_model.bin" in resolved(folder).hint
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "someone/base"}))
+    error = resolved(folder)
+    assert "adapter of someone/base" in error.message and "merge_and_unload" in error.hint
 
 
 def test_torn_weights_are_refused_when_the_model_is_resolved(tmp_path: Path) -> None:

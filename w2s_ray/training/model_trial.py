@@ -19,8 +19,8 @@ all comparisons but those of a full text are of short texts, and a large model i
 check needs little more memory than the weights of the stage's network and of its export.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ from w2s_ray.training.language_objectives import left_padded
 from w2s_ray.training.memory.usage import is_out_of_memory
 from w2s_ray.training.models import files
 from w2s_ray.training.models.loading import load_network
-from w2s_ray.training.models.network import Network
+from w2s_ray.training.models.network import Network, logits_at
 from w2s_ray.training.models.saving import exported_tokenizer, save_network
 from w2s_ray.training.objectives import ClassObjective
 from w2s_ray.training.workers import Workers
@@ -65,8 +65,8 @@ _PLACES = 8
 """Places of a text at which the logits of the next token are compared."""
 _CHANGE_STD = 0.02
 """Standard deviation of the values that LoRA's second matrices get, which are zero before training."""
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-"""Keys of a configuration for the number of experts."""
+_ROUTER = re.compile(r"\.(gate|router)\.(layer\.)?weight$")
+"""Names of the weights that choose experts."""
 PAGE = "docs/models.md lists what is read"
 _BESIDE = "the logits of a text change with the longer texts beside it"
 _TRAINING = "in training, the model computes other logits from the same texts"
@@ -91,6 +91,7 @@ class Trial:
         self.texts, self.rows = [text for text, _ in pairs], [row for _, row in pairs]
         self.network = self._load()
         self._check_vocabulary()
+        self._check_finite()
         _change_adapters(self.network)
         self.plain, self.plain_tokenizer = self._export()
         self.scale, self.difference = 1.0, 0.0
@@ -110,6 +111,11 @@ class Trial:
         is_read = isinstance(spec.starts_from, ModelSource) and spec.starts_from.architecture is None
         is_large = is_read and files.num_parameters(files.weight_files(folder)) * self.context > WHOLE
         return load_network(spec, folder, tokenizer, Execution(), _FEW_LAYERS if is_large else None).eval()
+
+    def _check_finite(self) -> None:
+        for name, weight in self.network.hf.named_parameters():
+            if not weight.sum(dtype=torch.float64).isfinite():
+                raise ModelError(f"{self.name} has weights that are not finite: {name}", "download or save it again")
 
     def _check_vocabulary(self) -> None:
         """Refuse tokens beyond the embeddings; special ones that no row has, such as a mask, do not matter."""
@@ -222,7 +228,7 @@ class Trial:
         self._compare("alone, the exported model gives other logits than the stage", stage_RC, alone_RC)
         beside_RC = single(*self._batch(self._beside).inputs)[:-1]
         self._compare(_BESIDE, beside_RC, stage_RC[: len(beside_RC)])
-        self._compare(_TRAINING, single.train()(*self._batch(self.rows).inputs), stage_RC)
+        self._compare(_TRAINING, torch.cat([single.train()(*self._batch([row]).inputs) for row in self.rows]), stage_RC)
         single.eval()
         self._compare("in a padded batch, the exported model gives other logits", self._plain(self.texts), alone_RC)
         if self.spec.objective == "classification":
@@ -239,18 +245,16 @@ class Trial:
         That is so where a token has one expert, whose weight is normalised to 1.
         """
         hf, row = self.network.hf, self.rows[-1]
-        config = hf.config.get_text_config()
-        experts = next((getattr(config, name) for name in _EXPERTS if getattr(config, name, None)), None)
-        routers = [weight for weight in hf.parameters() if weight.dim() == 2 and len(weight) == experts]
-        is_trained = self.spec.trainable.kind != "prompt" and all(weight.requires_grad for weight in routers)
-        if experts is None or not is_trained:
+        names = {name: weight for name, weight in hf.named_parameters() if _ROUTER.search(name)}
+        routers = [weight for weight in names.values() if weight.requires_grad and weight.dim() == 2]
+        if not routers or self.spec.trainable.kind == "prompt":
             return
         with torch.enable_grad():
-            hidden_TD = hf.base_model(self._batch([row]).tokens_RT)[0][0]
+            hidden_TD = hf.base_model(input_ids=torch.from_numpy(row[None].astype(np.int64)))[0][0]
             ways = torch.randn(hidden_TD.shape, generator=torch.Generator().manual_seed(0))
             gradients = torch.autograd.grad((hidden_TD * ways).mean(), routers, allow_unused=True)
-        largest = max((float(gradient.abs().max()) for gradient in gradients if gradient is not None), default=1.0)
-        if largest < _NOISE * float(hidden_TD.abs().max()):
+        smallest = min(float(gradient.abs().max()) for gradient in gradients if gradient is not None)
+        if smallest < _NOISE * float(hidden_TD.abs().max()):
             raise ModelError(
                 f"the routers of {self.name} have no gradients: each token has one expert, whose weight is always 1",
                 "train a probe or LoRA adapters, which leave the routers as they are, or choose another model",
@@ -288,10 +292,10 @@ class Trial:
             self._check_scores(self.spec.completion_score)
             return
         num = len(self._beside) - 1
-        with _reading(self.network.hf, np.concatenate([places_RP[:num], _places(self.full_row)[None]])):
+        with logits_at(self.network.hf, np.concatenate([places_RP[:num], _places(self.full_row)[None]])):
             beside_RPV = self.network(*self._batch(self._beside).inputs)
         self._compare(_BESIDE, beside_RPV[:-1], alone_RPV[:num])
-        with _reading(self.network.hf, places_RP):
+        with logits_at(self.network.hf, places_RP):
             self._compare(_TRAINING, self.network.train()(*self._batch(rows).inputs), alone_RPV)
         self.network.eval()
         if self.spec.objective == "answer":
@@ -299,7 +303,7 @@ class Trial:
 
     def _plain_tokens(self, row: TokenRow, places_P: IntArray) -> torch.Tensor:
         """Return the exported model's logits_PV at these places of one row."""
-        with _reading(self.plain, places_P[None]):
+        with logits_at(self.plain, places_P[None]):
             logits: torch.Tensor = self.plain(input_ids=torch.from_numpy(row[None].astype(np.int64))).logits[0]
         return logits.float()
 
@@ -334,7 +338,7 @@ class Trial:
             ("padding before a text changes what is written after it", self.network.hf),
             ("the exported model writes otherwise", self.plain),
         ):
-            with _reading(hf, np.full((len(tokens_RT), 1), -1)):
+            with logits_at(hf, np.full((len(tokens_RT), 1), -1)):
                 written = hf.generate(tokens_RT, attention_mask=mask_RT, generation_config=config)
             self._compare(message, written.logits[0].float(), last_RV)
 
@@ -360,21 +364,6 @@ class Trial:
                 f"{allowed:.2g} is allowed)",
                 f"choose another model; {PAGE}",
             )
-
-
-@contextmanager
-def _reading(hf: PreTrainedModel, places_RP: IntArray) -> Iterator[None]:
-    """Compute a language model's logits at these places of each row only; all of them may take gigabytes."""
-
-    def keep(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        hidden_RTD, *others = arguments
-        return (hidden_RTD[np.arange(len(places_RP))[:, None], places_RP], *others)
-
-    handle = hf.get_output_embeddings().register_forward_pre_hook(keep)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _places(row: TokenRow) -> IntArray:

@@ -7,6 +7,7 @@ The classification head is linear. It is initialised from the unembedding rows o
 pairs that of "1"), or from the stage's seed where these are not single tokens.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,10 @@ def _not_loaded(spec: StageSpec, error: Exception) -> ModelError:
         "or with a sequence classification head (for classes and pairs)"
     )
     reason = first_line(error)
+    unknown = re.search(r"Unrecognized configuration class .*\.(\w+)Config'", str(error))
+    if unknown:
+        head = "language model" if spec.is_language_model else "sequence classification head"
+        reason = f"transformers has no {head} for {unknown[1]}"
     if "trust_remote_code" in str(error):
         reason, hint = "it needs Python code that is not part of transformers", _CONSENT
     return ModelError(f"{spec.starts_from.name} cannot be loaded for {spec.objective}: {reason}", hint)
@@ -290,7 +295,8 @@ def _shorten(config: Any, num_layers: int) -> None:
 
 def _with_dropout(config: Any, dropout: float) -> Any:
     """Set every dropout of the configuration; 0 makes results independent of workers and micro-batches."""
-    for name in vars(config):
-        if name.endswith(("dropout", "pdrop", "dropout_prob")) and isinstance(getattr(config, name), int | float):
+    for name, value in list(vars(config).items()):
+        is_rate = isinstance(value, int | float) and not isinstance(value, bool)  # ESM's `token_dropout` is none
+        if is_rate and name.endswith(("dropout", "pdrop", "dropout_prob")):
             setattr(config, name, dropout)
     return config
