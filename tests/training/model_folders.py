@@ -167,6 +167,8 @@ def write_model(
         setattr(config, name, value)
     torch.manual_seed(seed)
     autos: Sequence[type] = (tf.AutoModelForCausalLM, tf.AutoModelForMaskedLM, tf.AutoModel)
+    if config.is_encoder_decoder:
+        autos = (tf.AutoModel,)
     if head:
         config.num_labels = head
         autos = (tf.AutoModelForSequenceClassification,)

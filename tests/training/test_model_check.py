@@ -169,6 +169,8 @@ def test_the_table_of_the_docs_is_what_the_check_finds(ways: dict[str, Way], tmp
         found[name] = {}
         for way in ("lora", "pairs", "score", "answers"):
             try:
+                level = LevelSpec(model=str(folder), optimisation={"context_tokens": CONTEXT})
+                resolve_model(level, language_key="a key" if way in LANGUAGE else "")
                 ways[way].check(folder)
                 found[name][way] = True
             except ModelError:
@@ -237,8 +239,37 @@ def test_a_model_that_trains_on_some_lengths_only_is_refused(ways: dict[str, Way
     refused(ways["classes"], write_model(tmp_path / "m", "reformer", BEGIN), "multiple")
 
 
-def test_a_setting_that_is_no_rate_of_dropout_stays_as_it_is(ways: dict[str, Way], tmp_path: Path) -> None:
-    assert ways["classes"].check(write_model(tmp_path / "m", "esm", ROBERTA)) <= 1
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("esm", {}),  # its `token_dropout` is no rate
+        ("opt", {"layerdrop": 0.5, "return_dict": False}),
+        ("mixtral", {"router_jitter_noise": 0.2}),
+        ("t5", {"dropout_rate": 0.3}),
+        ("bert", {"id2label": {"0": "same", "1": "same"}, "label2id": {"same": 0}}),
+    ],
+)
+def test_settings_that_would_change_training_or_labels_are_replaced(
+    ways: dict[str, Way], tmp_path: Path, name: str, changes: dict[str, Any]
+) -> None:
+    tokens = ROBERTA if name in ("esm", "t5") else own_tokenizer(name)
+    assert ways["classes"].check(edit(write_model(tmp_path / "m", name, tokens), **changes)) <= 1
+
+
+def test_settings_of_a_source_do_not_change_what_an_export_writes(ways: dict[str, Way], tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m", "llama", BEGIN)
+    settings = {"do_sample": True, "temperature": 9.0, "repetition_penalty": 9.0, "suppress_tokens": [50, 60]}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    assert ways["answers"].check(folder) <= 1
+
+
+def test_the_export_of_an_encoder_and_decoder_has_as_many_labels_as_the_task(
+    ways: dict[str, Way], tmp_path: Path, alone: Workers
+) -> None:
+    folder = write_model(tmp_path / "m", "bart", ROBERTA)
+    model, probs_NC = trained(ways["classes"], folder, alone, tmp_path)
+    for batch in (1, 8):
+        np.testing.assert_allclose(exported(ways["classes"], model, batch), probs_NC, atol=1e-5)
 
 
 def test_a_model_that_reads_otherwise_after_a_short_text_is_refused(ways: dict[str, Way], tmp_path: Path) -> None:

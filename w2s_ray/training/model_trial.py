@@ -29,7 +29,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     pipeline,
@@ -331,16 +330,16 @@ class Trial:
         """Compare the logits of the first token that the stage, and the exported model, would write."""
         pad = self.inputs.tokenizer.pad_token_id
         tokens_RT, mask_RT = left_padded(self._batch(self.rows), pad)
-        config = GenerationConfig(
-            max_new_tokens=1, do_sample=False, pad_token_id=pad, output_logits=True, return_dict_in_generate=True
-        )
+        settings = {"max_new_tokens": 1, "output_logits": True, "return_dict_in_generate": True}
         for message, hf in (
             ("padding before a text changes what is written after it", self.network.hf),
             ("the exported model writes otherwise", self.plain),
         ):
             with logits_at(hf, np.full((len(tokens_RT), 1), -1)):
-                written = hf.generate(tokens_RT, attention_mask=mask_RT, generation_config=config)
+                written = hf.generate(tokens_RT, attention_mask=mask_RT, **settings)
             self._compare(message, written.logits[0].float(), last_RV)
+            if not torch.equal(written.sequences[:, -1], written.logits[0].argmax(dim=-1)):
+                raise ModelError(f"{self.name} does not write the likeliest token", PAGE)
 
     def _batch(self, rows: Sequence[TokenRow]) -> MicroBatch:
         return self.inputs.feeder(Examples(tokens=list(rows))).collate(np.arange(len(rows)))

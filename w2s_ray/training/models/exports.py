@@ -44,5 +44,14 @@ def read_only_ids(folder: Path) -> None:
         _write(path, settings | {"model_input_names": list(READ)})
 
 
+def write_labels(folder: Path, labels: dict[int, str]) -> None:
+    """Write the labels of a classifier into its configuration: where there are two, some types (BART) assume three."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    is_classifier = any("SequenceClassification" in name for name in config.get("architectures") or ())
+    if is_classifier and "id2label" not in config:
+        names = {label: number for number, label in labels.items()}
+        _write(folder / CONFIG, config | {"id2label": labels, "label2id": names})
+
+
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from w2s_ray.spec.stage import StageSpec
 from w2s_ray.store.files import require_space
 from w2s_ray.training.feed import TokenRow
 from w2s_ray.training.models.adapters import merge_adapters
-from w2s_ray.training.models.exports import READ, read_only_ids
+from w2s_ray.training.models.exports import READ, read_only_ids, write_labels
 from w2s_ray.training.models.network import Network
 
 
@@ -61,6 +61,7 @@ def save_network(
     prefix = "hf."
     state = merge_adapters(network.hf, {name.removeprefix(prefix): tensor for name, tensor in weights.items()})
     network.hf.save_pretrained(folder, state_dict=state, safe_serialization=True)
+    write_labels(folder, network.hf.config.id2label)
     tokenizer.model_max_length = context_tokens
     tokenizer.save_pretrained(folder)
     read_only_ids(folder)
