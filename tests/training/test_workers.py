@@ -17,6 +17,10 @@ def _one_rank(rank: int, meeting: str, met: "multiprocessing.Queue[tuple[int, st
     workers = Workers(rank, 2, torch.device("cpu"))
     began: list[int] = []
     workers.on_rank_0(lambda: began.append(rank))
+    real, timeouts = dist.new_group, []
+    dist.new_group = lambda timeout, backend: (timeouts.append(timeout), real(timeout=timeout, backend=backend))[1]
+    long = workers.on_rank_0(lambda: "long work", seconds=1200)
+    assert long == "long work" and [timeout.total_seconds() for timeout in timeouts] == [1200]
 
     def refuse() -> None:
         raise StoreError("the disk is full", "free some space")

@@ -8,6 +8,8 @@ from w2s_ray.spec.stage import Execution, ModelSource, Optimisation
 
 RECIPE = 1
 """Version of the check; increase when it would refuse other models."""
+SECONDS = 1200.0
+"""Time after which a check is given up."""
 _NEITHER: dict[str, dict[str, float]] = {"prompt": {"num_shots": 0}, "lora": {"dropout": 0.0}}
 """Settings of trainable weights, by kind, that do not matter to the check."""
 

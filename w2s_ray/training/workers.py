@@ -4,6 +4,7 @@ import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -60,21 +61,29 @@ class Workers:
         dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
         return int(smallest)
 
-    def on_rank_0(self, work: Callable[[], T]) -> T:
+    def on_rank_0(self, work: Callable[[], T], seconds: float | None = None) -> T:
         """Run `work` on rank 0 and broadcast the result.
+
+        Args:
+            work: called without arguments.
+            seconds: how long the other ranks wait; if not given, as long as in every collective.
 
         Raises:
             Exception: on every rank, when rank 0 raised it; otherwise the others would wait in a collective forever.
         """
         if self.size == 1:
             return work()
+        patient = None if seconds is None else dist.new_group(timeout=timedelta(seconds=seconds), backend="gloo")
         outcome: list[tuple[T | None, Exception | None]] = [(None, None)]
         if self.is_rank_0:
             try:
                 outcome = [(work(), None)]
             except Exception as error:
                 outcome = [(None, _picklable(error))]
-        dist.broadcast_object_list(outcome, src=0, device=self.device)
+        device = self.device if patient is None else torch.device("cpu")
+        dist.broadcast_object_list(outcome, src=0, group=patient, device=device)
+        if patient is not None:
+            dist.destroy_process_group(patient)
         value, raised = outcome[0]
         if raised is not None:
             raise raised

@@ -1,7 +1,6 @@
 """The exported model of a stage: a folder that `AutoModelFor…` and `AutoTokenizer` load, and that predicts the same."""
 
 import copy
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,8 @@ from w2s_ray.spec.stage import StageSpec
 from w2s_ray.store.files import require_space
 from w2s_ray.training.feed import TokenRow
 from w2s_ray.training.models.adapters import merge_adapters
+from w2s_ray.training.models.exports import READ, read_only_ids, write_labels
 from w2s_ray.training.models.network import Network
-
-_READ = ("input_ids", "attention_mask")
-"""Outputs of a tokenizer that a stage's model reads; others, such as segments, would change what an export predicts."""
 
 
 def exported_tokenizer(
@@ -44,7 +41,7 @@ def exported_tokenizer(
             chat_template=tokenizer.chat_template,
             **tokenizer.special_tokens_map,
         )
-    exported.model_input_names = list(_READ)
+    exported.model_input_names = list(READ)
     return exported
 
 
@@ -64,8 +61,7 @@ def save_network(
     prefix = "hf."
     state = merge_adapters(network.hf, {name.removeprefix(prefix): tensor for name, tensor in weights.items()})
     network.hf.save_pretrained(folder, state_dict=state, safe_serialization=True)
+    write_labels(folder, network.hf.config.id2label)
     tokenizer.model_max_length = context_tokens
     tokenizer.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) | {"model_input_names": list(_READ)}
-    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    read_only_ids(folder)
