@@ -71,4 +71,8 @@ class Interrupted(W2SError):
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class name where the message is empty."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # an exception of a library may fail to describe itself
+        text = ""
+    return text.strip().partition("\n")[0] or type(error).__name__

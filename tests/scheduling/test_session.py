@@ -46,18 +46,23 @@ def test_a_level_whose_workers_do_not_fit_is_refused() -> None:
     assert "execution.workers" in caught.value.hint
 
 
-def test_gpus_are_counted_too() -> None:
-    study = small_study(execution={"workers": 2, "gpus_per_worker": 1})
-    with pytest.raises(ResourceError, match="1 GPUs each"):
-        check_cluster(executions(study), [Node(8, gpus=1)])
-
-
-def test_a_machine_without_a_gpu_is_named_as_such() -> None:
-    study = small_study(execution={"workers": 1, "gpus_per_worker": 0.5})
+@pytest.mark.parametrize(
+    ("execution", "nodes", "message", "key"),
+    [
+        ({"workers": 2, "gpus_per_worker": 1}, [Node(8, gpus=1)], "there is room for 1", "workers"),
+        ({"gpus_per_worker": 0.5}, [Node(8), Node(8)], "gpus_per_worker = 0.5, and there is no GPU", "gpus_per_worker"),
+        ({"gpus_per_worker": 2}, [Node(8, 1), Node(8, 1)], "gpus_per_worker = 2, and no node", "gpus_per_worker"),
+        ({"cpus_per_worker": 6}, [Node(4), Node(4)], "cpus_per_worker = 6, and no node", "cpus_per_worker"),
+        ({"cpus_per_worker": 6, "gpus_per_worker": 1}, [Node(8), Node(4, 1)], "on one node", "cpus_per_worker"),
+    ],
+)
+def test_a_study_that_does_not_fit_names_the_resource_that_is_short(
+    execution: dict[str, float], nodes: list[Node], message: str, key: str
+) -> None:
     with pytest.raises(ResourceError) as caught:
-        check_cluster(executions(study), [Node(8), Node(8)])
-    assert "gpus_per_worker = 0.5, and there is no GPU" in caught.value.message
-    assert "execution.gpus_per_worker" in caught.value.hint and "workers`" not in caught.value.hint
+        check_cluster(executions(small_study(execution=execution)), nodes)
+    assert message in caught.value.message
+    assert f"execution.{key}`" in caught.value.hint
 
 
 def test_a_local_session_ignores_the_cluster_that_the_shell_names() -> None:

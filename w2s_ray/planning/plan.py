@@ -8,7 +8,7 @@ from w2s_ray.data.prepare import load_prepared
 from w2s_ray.planning import estimate
 from w2s_ray.planning.contexts import check_contexts, shot_notices
 from w2s_ray.planning.memory import fit_memory, longest_text, nearest_that_fits
-from w2s_ray.planning.nodes import Node
+from w2s_ray.planning.nodes import Node, misfit
 from w2s_ray.planning.resolve import UNRESOLVED
 from w2s_ray.planning.search_estimate import ToCome, estimate_to_come
 from w2s_ray.planning.task_view import TaskView, view_tasks
@@ -158,7 +158,7 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
             *notices(study),
             *resolution.notices,
             *view_notices,
-            *_gpu_notices(stages.values(), nodes),
+            *_misfits(stages.values(), nodes),
             *shot_notices(stages.values(), resolution, store),
         ),
         num_chain_stages=num_chain_stages,
@@ -181,17 +181,12 @@ def _plan_chain(chain: Chain) -> ChainPlan:
     return ChainPlan(name=chain.name, point=chain.point.label if chain.point is not None else "", stages=stages)
 
 
-def _gpu_notices(stages: Iterable[PlannedStage], nodes: Sequence[Node]) -> Iterator[str]:
-    """Yield a notice for each level whose workers need GPUs, where no node has one."""
-    levels = {stage.level: stage.execution.gpus_per_worker for stage in stages}
-    if not nodes or any(node.gpus for node in nodes):
-        return
-    for level, gpus in levels.items():
-        if gpus:
-            yield (
-                f"level {level} has gpus_per_worker = {gpus:g}, and this machine has no GPU: `w2s run` would refuse it "
-                f"here; set `ladder.{level}.execution.gpus_per_worker` to 0, or run where GPUs are"
-            )
+def _misfits(stages: Iterable[PlannedStage], nodes: Sequence[Node]) -> Iterator[str]:
+    """Yield a notice for each level whose workers do not fit into the nodes."""
+    for shape, level in {stage.execution.group_shape: stage.level for stage in stages}.items():
+        error = misfit(level, shape, nodes) if nodes else None
+        if error is not None:
+            yield f"`w2s run` on this machine will refuse the study: {error.message}; {error.hint}"
 
 
 def _plan_stage(

@@ -149,9 +149,10 @@ class Run:
         self._finished_at_death = num_finished
         if self._interrupt.is_set() and (self._judge is not None or self._left()):
             raise self._interrupted("the rest is not finished")
+        end, _ = how_it_ended(error)
+        if end == "raised" or (end == "memory" and self._num_deaths == _MAX_DEATHS):
+            raise error  # an exception at its start would be raised again
         if self._num_deaths == _MAX_DEATHS:
-            if how_it_ended(error)[0] == "memory":
-                raise error
             raise TrainingError(
                 f"the dispatcher died {_MAX_DEATHS} times in a row without a stage finished: "
                 f"{in_our_words(error).message}",
@@ -313,8 +314,8 @@ class Run:
         else:
             self._close(dispatcher)
         finally:
-            ray.kill(dispatcher)
-            with suppress(RayError):
+            with _logged("what dead worker groups hold was not freed"):
+                ray.kill(dispatcher)
                 ray_adapter.wait_for_placement_groups(_FREE_SECONDS)
 
     @contextmanager
@@ -327,10 +328,20 @@ class Run:
         try:
             yield name
         finally:
-            with suppress(RayError):
+            with _logged("the tracker was not closed"):
                 for line in ray.get(writer.close.remote(), timeout=_TRACKER_SECONDS):
                     self._settings.notify(line)
-            ray.kill(writer)
+            with _logged("the tracker's process was not ended"):
+                ray.kill(writer)
+
+
+@contextmanager
+def _logged(message: str) -> Iterator[None]:
+    """Log an exception at a run's end, which must not replace the one that ended the run."""
+    try:
+        yield
+    except Exception:  # Ray's private functions have no list of what they raise
+        logger.exception(message)
 
 
 def _chain_names(chains: Iterable[Chain]) -> dict[str, list[str]]:

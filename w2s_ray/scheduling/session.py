@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from w2s_ray.errors import ResourceError, first_line
-from w2s_ray.planning.nodes import FreeResources, Node, this_machine
+from w2s_ray.planning.nodes import Node, misfit, this_machine
 from w2s_ray.spec.stage import Execution
 from w2s_ray.training.memory.usage import ALLOCATOR
 
@@ -113,22 +113,9 @@ def check_cluster(levels: Iterable[tuple[str, Execution]], nodes: Sequence[Node]
         ResourceError: for the first level that does not fit.
     """
     for shape, level in {execution.group_shape: name for name, execution in levels}.items():
-        if FreeResources(nodes).take(shape) is not None:
-            continue
-        gpus = f" and {shape.gpus_per_worker:g} GPUs" if shape.gpus_per_worker else ""
-        resources = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "none"
-        has_gpus = any(node.gpus for node in nodes)
-        if shape.gpus_per_worker and not has_gpus:
-            raise ResourceError(
-                f"level {level} has gpus_per_worker = {shape.gpus_per_worker:g}, and there is no GPU; the cluster's "
-                f"nodes have {resources}",
-                f"set `ladder.{level}.execution.gpus_per_worker` to 0, or run where GPUs are (nvidia-smi lists them)",
-            )
-        raise ResourceError(
-            f"level {level} needs {shape.workers} workers with {shape.cpus_per_worker:g} CPUs{gpus} each at once; "
-            f"the cluster's nodes have {resources}",
-            f"lower `execution.workers` of {level}, or run on a larger cluster with --address",
-        )
+        error = misfit(level, shape, nodes)
+        if error is not None:
+            raise error
 
 
 @contextmanager

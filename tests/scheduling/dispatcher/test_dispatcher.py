@@ -60,7 +60,7 @@ class Groups:
         self.alive: dict[str, asyncio.Future[GroupEnded]] = {}
         self.num_opened = 0
 
-    async def run(self, group: str, shape: GroupShape) -> GroupEnded:
+    async def run(self, group: str, shape: GroupShape, running: object) -> GroupEnded:
         self.num_opened += 1
         self.alive[group] = asyncio.get_running_loop().create_future()
         return await self.alive[group]
@@ -216,20 +216,6 @@ async def test_a_stage_that_kills_three_groups_fails_with_the_cause(setting: Set
     assert (await setting.stage_for(group)).arm == "ceiling", "the study goes on"
     report = await setting.dispatcher.trial_report("trial")
     assert report is not None and "rank 1: nan at attempt 2" in (report.error or "")
-
-
-@in_event_loop
-async def test_a_group_that_nccls_watchdog_ended_timed_out(store: ArtifactStore, chain: Chain, tmp_path: Path) -> None:
-    setting = Setting(store)
-    setting.dispatcher._logs = tmp_path
-    group = await setting.group_for(chain)
-    for _ in range(3):
-        stage = await setting.stage_for(group)
-        name = store.folder(stage.spec.slug, stage.identity).name
-        (tmp_path / f"{name}.log").write_text("Watchdog caught collective operation timeout: WorkNCCL")
-        group = await setting.replace(group, "the process of rank 0 was killed")
-    error = setting.dispatcher._scheduler.queue.stages[stage.identity].error
-    assert error is not None and "collective" in error.message and str(tmp_path) in error.message
 
 
 @in_event_loop

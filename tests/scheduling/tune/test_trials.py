@@ -109,7 +109,7 @@ def test_a_stopped_tuning_ends_though_another_one_has_started() -> None:
 class NoGroups:
     """A launcher whose groups stay until the actor is killed."""
 
-    async def run(self, group: str, shape: GroupShape) -> GroupEnded:
+    async def run(self, group: str, shape: GroupShape, running: object) -> GroupEnded:
         await asyncio.sleep(1000)
         return GroupEnded(group)
 

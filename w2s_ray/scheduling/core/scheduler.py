@@ -210,7 +210,7 @@ class Scheduler:
                     return []  # it was assigned in the meantime
                 if error is not None:
                     queue.fail(identity, error)
-                elif queue.stages[identity].products <= stored:
+                elif queue.stages[identity].stage.products <= stored:
                     queue.start(identity)
                     queue.finish(identity)
             case Closing():

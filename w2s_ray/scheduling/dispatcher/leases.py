@@ -117,10 +117,6 @@ class StageLeases:
         except W2SError:
             logger.exception("the lease on %s was not released", stage.spec.slug)
 
-    def folder_name(self, stage: PlannedStage) -> str:
-        """Return the name of a stage's folder, which is that of its log."""
-        return self._store.folder(stage.spec.slug, stage.identity).name
-
     def _look_up(self, stages: Sequence[PlannedStage]) -> frozenset[str]:
         stored: set[str] = set()
         for stage in stages:

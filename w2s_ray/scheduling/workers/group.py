@@ -4,8 +4,10 @@ Train places the workers and connects them (process_group.py); worker.py is what
 whole group ends, and the policy opens another. Train's own checkpoints are not used: a stage's are in the store.
 """
 
+import asyncio
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,11 +16,15 @@ from ray.exceptions import RayError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 
 from w2s_ray.scheduling import ray_adapter, ray_errors
+from w2s_ray.scheduling.core.queue import Crash, CrashKind
 from w2s_ray.scheduling.core.scheduler import GroupEnded
+from w2s_ray.scheduling.workers.failures import log_has_timeout
 from w2s_ray.scheduling.workers.process_group import ProcessGroupConfig
 from w2s_ray.scheduling.workers.worker import GroupPlan, run_worker
+from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.run_status import log_path
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -49,8 +55,8 @@ class RayGroupLauncher:
     def __post_init__(self) -> None:
         self._tasks: dict[str, ray.ObjectRef[None]] = {}
 
-    async def run(self, group: str, shape: GroupShape) -> GroupEnded:
-        """Start a group, stay with it until it is gone, and return how it ended."""
+    async def run(self, group: str, shape: GroupShape, running: Callable[[], PlannedStage | None]) -> GroupEnded:
+        """Start a group, stay with it until it is gone, and return how it ended; `running` returns its stage."""
         dispatcher: ActorHandle[Dispatcher] = ray.get_runtime_context().current_actor
         plan = GroupPlan(group, shape, dispatcher, self.store, self.study, self.runner, self.collective_seconds)
         # One call per process: Train leaves a handle on its controller behind, which would keep that alive.
@@ -60,7 +66,12 @@ class RayGroupLauncher:
             await self._tasks[group]
         except RayError as error:
             found_room = not isinstance(getattr(error, "cause", error), NoRoomError)
-            crash = ray_errors.group_crash(error)
+            crash, stage = ray_errors.group_crash(error), running()
+            if crash.kind is CrashKind.KILLED and stage is not None:
+                log = log_path(self.store, self.study, stage)
+                if await asyncio.to_thread(log_has_timeout, log):
+                    cause = f"a worker did not join a collective of the others in time (log: {log})"
+                    crash = Crash(cause, CrashKind.TIMEOUT)
             return GroupEnded(group, crash.cause, found_room, crash.kind)
         finally:
             del self._tasks[group]
