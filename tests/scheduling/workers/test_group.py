@@ -63,6 +63,14 @@ def end_of_a_group(
     return asyncio.run(RayGroupLauncher(store, "small", "nowhere:nothing", 1.0).run("group-1", PAIR, lambda: stage))
 
 
+def test_a_launcher_survives_that_ray_does_not_answer(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable() -> int:
+        raise RuntimeError("the cluster does not answer")
+
+    monkeypatch.setattr(module.ray_adapter, "remove_orphaned_placement_groups", unreachable)
+    asyncio.run(RayGroupLauncher(store, "small", "nowhere:nothing", 1.0).remove_orphans())
+
+
 def test_a_group_that_nccls_watchdog_ended_timed_out(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = chains_of(small_study())[0].stages[0]
     log = log_path(store, "small", stage)

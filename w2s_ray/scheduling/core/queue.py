@@ -247,10 +247,6 @@ class Queue:
         self.stages[identity].blocked = reason
         self._refresh(identity)
 
-    def mark_changed(self, identity: str) -> None:
-        """Report the stage's trials as changed."""
-        self._changed |= self.stages[identity].wanted_by
-
     def take_changed(self) -> list[str]:
         """Return the trials with a stage that changed since the last call."""
         changed, self._changed = self._changed, set()
@@ -316,7 +312,7 @@ class Queue:
 
     def _refresh(self, identity: str) -> None:
         """Update the indices after a change that the stage's trials should see."""
-        self.mark_changed(identity)
+        self._changed |= self.stages[identity].wanted_by
         self._index(identity)
 
     def _index(self, identity: str) -> None:

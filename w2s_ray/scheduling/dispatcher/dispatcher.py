@@ -63,7 +63,7 @@ class GroupLauncher(Protocol):
         """Kill a group."""
         ...
 
-    def remove_orphans(self) -> None:
+    async def remove_orphans(self) -> None:
         """Free resources that dead groups still hold."""
         ...
 
@@ -113,8 +113,7 @@ class Dispatcher:
             logging.getLogger("w2s_ray").setLevel(logging.INFO)
         weights = parameters or {}
         self._study, self._leases, self._launcher = study, leases, launcher
-        queue = Queue(cost=lambda stage: work_of(stage) * weights.get(stage.level, 1.0))
-        self._scheduler = core.Scheduler(nodes, queue)
+        self._scheduler = core.Scheduler(nodes, Queue(lambda stage: work_of(stage) * weights.get(stage.level, 1.0)))
         self._writer = find_writer(writer)
         self._serves = serves or {}
         self._trials: dict[str, _Trial] = {}
@@ -145,11 +144,7 @@ class Dispatcher:
             known.asker, known.asked_at = asker, time.monotonic()
             return
         stages = tuple(distinct_stages(chains).values())
-        stored, error = frozenset[str](), None
-        try:
-            stored = await self._leases.look_up(stages)
-        except W2SError as raised:
-            error = raised
+        stored, error = await self._leases.look_up(stages)
         self._trials[trial] = _Trial(chains, asker, time.monotonic())
         for chain in chains:
             self._tell_writer("begin", chain_run(chain))
@@ -313,10 +308,7 @@ class Dispatcher:
     async def _try_again(self, stage: PlannedStage) -> None:
         """After a while, unblock a stage whose lease another run held."""
         await asyncio.sleep(BLOCKED_SECONDS)
-        try:
-            self._handle(core.StageUnblocked(stage.identity, await self._leases.look_up((stage,))))
-        except W2SError as error:
-            self._handle(core.StageUnblocked(stage.identity, error=error))
+        self._handle(core.StageUnblocked(stage.identity, *await self._leases.look_up((stage,))))
 
     # Bookkeeping.
 
@@ -332,10 +324,7 @@ class Dispatcher:
                     logger.warning("trial %s is silent and no longer served", name)
                     self._forget(name)
             if self._scheduler.groups.num(GroupStatus.OPENING):
-                try:
-                    await asyncio.to_thread(self._launcher.remove_orphans)
-                except Exception:  # Ray does not answer at the moment
-                    logger.exception("resources of dead worker groups were not freed")
+                await self._launcher.remove_orphans()
             if now - renewed_at > RENEW_SECONDS:
                 renewed_at = now
                 for identity in tuple(self._scheduler.groups.running):
@@ -353,8 +342,7 @@ class Dispatcher:
     def _run_info(self, stage: PlannedStage) -> RunInfo:
         names = self._serves.get(stage.identity)
         if names is None:  # a candidate's stage, or a winner's: only the trials know its chains
-            trials = self._scheduler.queue.stages[stage.identity].wanted_by
-            chains = [chain for trial in trials for chain in self._trials[trial].chains]
+            chains = (c for t in self._scheduler.queue.stages[stage.identity].wanted_by for c in self._trials[t].chains)
             names = [chain.name for chain in chains if any(own.identity == stage.identity for own in chain.stages)]
         return stage_run(self._study, stage, names)
 

@@ -5,6 +5,7 @@ whole group ends, and the policy opens another. Train's own checkpoints are not 
 """
 
 import asyncio
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
     from w2s_ray.scheduling.dispatcher.dispatcher import Dispatcher
+
+logger = logging.getLogger(__name__)
 
 _MAX_PLACEMENTS = 3
 """Times that Train waits for room, a minute each, before the group ends and the policy decides again."""
@@ -82,9 +85,12 @@ class RayGroupLauncher:
         if group in self._tasks:
             ray.cancel(self._tasks[group], force=True)
 
-    def remove_orphans(self) -> None:
+    async def remove_orphans(self) -> None:
         """Free placement groups of dead groups."""
-        ray_adapter.remove_orphaned_placement_groups()
+        try:
+            await asyncio.to_thread(ray_adapter.remove_orphaned_placement_groups)
+        except Exception:  # Ray does not answer at the moment
+            logger.exception("resources of dead worker groups were not freed")
 
 
 def run_group(plan: GroupPlan) -> None:
