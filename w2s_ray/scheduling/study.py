@@ -144,14 +144,12 @@ def run_study(
     chooses = study.search is not None and study.search.choose_by is not None
     retries = search is not None and retry_failed and any(one.status == "failed" for one in search.candidates)
     chains = compile_study(study, resolution, search) if not chooses or (search is not None and not retries) else None
-    if chains is not None:
-        stages = distinct_stages(chains)
-        if all(is_finished(stage, store) for stage in stages.values()):
-            if lease.holder(store.study_folder(study.name)) is None:
-                save_study(study, resolution, store)
-            write_failures({}, study, store)
-            done = {chain.name: ChainOutcome("done") for chain in chains}
-            return StudyOutcome(done, search=search, num_shared=num_named(chains) - len(stages))
+    if chains is not None and all(is_finished(stage, store) for stage in distinct_stages(chains).values()):
+        if lease.holder(store.study_folder(study.name)) is None:
+            save_study(study, resolution, store)
+        write_failures({}, study, store)
+        done = {chain.name: ChainOutcome("done") for chain in chains}
+        return StudyOutcome(done, search=search, num_shared=num_named(chains) - len(distinct_stages(chains)))
     from w2s_ray.scheduling.run import Run
 
     settings = settings or RunSettings()

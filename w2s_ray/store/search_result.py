@@ -46,7 +46,7 @@ def _hint(path: Path) -> str:
 
 _LATER_KEYS = {"quoting": None, "labels": None, "trust_remote_code": False}
 """Keys of tasks and levels that came after searches had been stored, with the default at which they are no part of a
-digest."""
+digest. `later_fields` has older ones too, which the digests of stored searches contain."""
 
 
 def search_digest(study: Study) -> str:
