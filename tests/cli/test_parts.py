@@ -17,6 +17,7 @@ from tests.scheduling.studies import chains_of, small_study
 from w2s_ray import read_results
 from w2s_ray.cli.inputs import describe, find_stage
 from w2s_ray.cli.run import SMOKE_STEPS, _exit_code, _print_trained, shrink
+from w2s_ray.cli.status import stage_status
 from w2s_ray.cli.submit import STUDY_NAME, _client, _submit, entrypoint, pack
 from w2s_ray.cli.terminal import bytes_text, count_text, seconds_text, terminal
 from w2s_ray.errors import DataError, ResourceError, StoreError, StudyError
@@ -47,6 +48,15 @@ def test_bytes_have_a_unit(amount: int | None, text: str) -> None:
 )
 def test_seconds_have_a_unit(amount: float | None, text: str) -> None:
     assert seconds_text(amount) == text
+
+
+def test_a_stage_that_failed_in_the_last_run_is_shown_as_failed(store: ArtifactStore) -> None:
+    floor, student, *_ = chains_of(small_study())[0].stages
+    errors = {floor.identity: "no room", student.identity: "no room"}
+    commit(store, student)
+    shown = [stage_status(store, stage, "", errors) for stage in (floor, student)]
+    assert [(status.state, status.error) for status in shown] == [("failed", "no room"), ("done", None)]
+    assert stage_status(store, floor, "", {}).state == "waiting"
 
 
 def test_counts_have_a_noun() -> None:

@@ -23,6 +23,7 @@ from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.study import Study
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.search_result import read_failures
 
 pytestmark = pytest.mark.usefixtures("ray_of_two_cpus")
 
@@ -181,6 +182,8 @@ def test_an_exception_of_all_ranks_fails_its_stage_at_once_with_its_first_line(s
     assert "ZeroDivisionError" in Path(error.split("log: ")[1].split(")")[0]).read_text()
     (student,) = (one for chain in chains_of(study) for one in chain.stages if one.spec.loss.label == "confidence0.5")
     assert len(starts(store, student)) == 1
+    failures = read_failures(study, store)
+    assert (list(failures.chains.values()), failures.stages.keys()) == ([error], {student.identity})
     assert len(outcome.trained) == 3
     wait_until(lambda: what_is_left() == (0, 0, set()))
     assert what_is_left() == (0, 0, set())

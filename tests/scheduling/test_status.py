@@ -40,3 +40,8 @@ def test_chains_that_failed_for_one_reason_are_one_error() -> None:
     outcomes = {"a": ("failed", "full"), "b": ("done", None), "c": ("failed", "full"), "d": ("failed", "lost")}
     outcome = StudyOutcome({name: ChainOutcome(*ended) for name, ended in outcomes.items()})  # type: ignore[arg-type]
     assert outcome.errors == ["failed: a, c\nfull", "failed: d\nlost"]
+
+
+def test_a_chain_of_a_sweep_that_failed_is_named_with_its_values() -> None:
+    outcome = StudyOutcome({"a-p1": ChainOutcome("failed", "full", label="a-p1 (learning_rate 0.1)")})
+    assert outcome.errors == ["failed: a-p1 (learning_rate 0.1)\nfull"]

@@ -50,6 +50,7 @@ from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.run_status import clear_run_status, logs_folder, write_run_status
+from w2s_ray.store.search_result import Failures, write_failures
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -106,6 +107,7 @@ class Run:
         """Stages that the store did not have when their chains were added."""
         self._add_chains(chains)
         self._events: list[StageEvent] = []
+        self._failures = Failures()
         self._num_deaths, self._finished_at_death = 0, 0
         self._started_at = 0.0
         self._status_file_at = 0.0
@@ -128,14 +130,16 @@ class Run:
                             chains = self._run_chains(dispatcher)
                     except _DEATHS as error:
                         self._count_death(error)
-        return StudyOutcome(
-            chains=chains,
-            trained=tuple(self._trained()),
-            events=tuple(self._events),
-            search=self._search,
-            num_shared=self._num_shared,
-            started_at=self._started_at,
-        )
+            outcome = StudyOutcome(
+                chains=chains,
+                trained=tuple(self._trained()),
+                events=tuple(self._events),
+                search=self._search,
+                num_shared=self._num_shared,
+                started_at=self._started_at,
+            )
+            self._failures = self._failures.model_copy(update={"chains": outcome.failures})
+        return outcome
 
     def _count_death(self, error: RayError) -> None:
         """Allow the dispatcher to be started again.
@@ -208,6 +212,7 @@ class Run:
     def _poll(self, dispatcher: "ActorHandle[Dispatcher]") -> StudyStatus:
         status: StudyStatus = ray.get(dispatcher.poll.remote(), timeout=_ANSWER_SECONDS)
         self._events += status.events
+        self._failures = Failures(stages={**self._failures.stages, **status.failures})
         held_back = max(0, self._num_stages - status.num_stages)
         waiting = dict(status.waiting)
         if held_back:
@@ -272,10 +277,13 @@ class Run:
         self._lease.take(self._view, self._interrupt)
         try:
             save_study(self._study, self._resolution, self._store)
+            write_failures(self._failures, self._study, self._store)
             yield
         finally:
             with suppress(OSError, StoreError):  # the file is soon out of date
                 clear_run_status(self._study, self._store)
+            with suppress(StoreError):
+                write_failures(self._failures, self._study, self._store)
             self._lease.release()
 
     @contextmanager

@@ -64,6 +64,8 @@ class StudyStatus:
     num_done: int = 0
     num_waiting: int = 0
     num_failed: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    """Errors of the first stages that failed, by identity, without those whose supervisor failed."""
     num_shared: int = 0
     """Trainings that sharing saves: stages that chains name beyond the distinct ones."""
     num_stages: int = 0

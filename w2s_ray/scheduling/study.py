@@ -21,7 +21,7 @@ from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.search_result import read_search_result, write_failures
+from w2s_ray.store.search_result import Failures, read_search_result, write_failures
 from w2s_ray.tracking.fanout import open_tracker
 from w2s_ray.training.progress import StageResult
 
@@ -50,6 +50,8 @@ class ChainOutcome:
 
     status: Literal["done", "failed"]
     error: str | None = None
+    label: str = ""
+    """Its name with its searched values, if it has some."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,15 @@ class StudyOutcome:
         return {name: chain.error or "" for name, chain in self.chains.items() if chain.status == "failed"}
 
     @property
+    def failures(self) -> dict[str, str]:
+        """The same by the chains' names with their searched values, for people."""
+        return {self.chains[name].label or name: error for name, error in self.failed.items()}
+
+    @property
     def errors(self) -> list[str]:
         """The failed chains, one entry for all with the same reason, and why a search chose nothing."""
         chains_by_reason: dict[str, list[str]] = {}
-        for chain, reason in self.failed.items():
+        for chain, reason in self.failures.items():
             chains_by_reason.setdefault(reason, []).append(chain)
         errors = [f"failed: {', '.join(chains)}\n{reason}" for reason, chains in chains_by_reason.items()]
         nothing_chosen = self.search.why_nothing_is_chosen if self.search is not None else None
@@ -147,7 +154,7 @@ def run_study(
     if chains is not None and all(is_finished(stage, store) for stage in distinct_stages(chains).values()):
         if lease.holder(store.study_folder(study.name)) is None:
             save_study(study, resolution, store)
-        write_failures({}, study, store)
+        write_failures(Failures(), study, store)
         done = {chain.name: ChainOutcome("done") for chain in chains}
         return StudyOutcome(done, search=search, num_shared=num_named(chains) - len(distinct_stages(chains)))
     from w2s_ray.scheduling.run import Run
@@ -157,9 +164,7 @@ def run_study(
         settings = replace(settings, tracker=partial(open_tracker, study.tracking, store.study_folder(study.name)))
     # A job's working folder is Ray's: a second node on the same machine replaces it, and Tune asks where it is.
     with chdir(store.root) if address else nullcontext():
-        outcome = Run(study, resolution, chains, search, store, view, interrupt, settings).go(address)
-    write_failures(outcome.failed, study, store)
-    return outcome
+        return Run(study, resolution, chains, search, store, view, interrupt, settings).go(address)
 
 
 def is_finished(stage: PlannedStage, store: ArtifactStore) -> bool:

@@ -216,6 +216,8 @@ async def test_a_stage_that_kills_three_groups_fails_with_the_cause(setting: Set
     assert (await setting.stage_for(group)).arm == "ceiling", "the study goes on"
     report = await setting.dispatcher.trial_report("trial")
     assert report is not None and "rank 1: nan at attempt 2" in (report.error or "")
+    failures = (await setting.dispatcher.poll()).failures
+    assert failures.keys() == {stage_of(chain, "floor", "s").identity}, "not the stages that learn from it"
 
 
 @in_event_loop

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 from w2s_ray.scheduling.core.groups import GroupStatus, WorkerGroup
-from w2s_ray.scheduling.core.queue import QueuedStage, StageState, name_of
+from w2s_ray.scheduling.core.queue import Queue, QueuedStage, StageState, name_of
 from w2s_ray.scheduling.core.scheduler import Scheduler
 from w2s_ray.scheduling.status import RunningStage, StageEvent, StudyStatus
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.training.progress import StageProgress
 
 _REASONS_SHOWN = 8
+_FAILURES_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def study_status(
         num_done=queue.num[StageState.DONE],
         num_waiting=len(queue.waiting),
         num_failed=queue.num[StageState.FAILED],
+        failures=_failures(queue) if queue.num[StageState.FAILED] else {},
         num_stages=len(queue.stages),
         groups=tuple(_group_line(group, scheduler) for group in groups),
         is_opening=bool(groups) and all(group.status is GroupStatus.OPENING for group in groups),
@@ -102,6 +105,11 @@ def study_status(
             for queued in queue.next_stages(_REASONS_SHOWN)
         },
     )
+
+
+def _failures(queue: Queue) -> dict[str, str]:
+    failed = (one for one in queue.stages.values() if one.state is StageState.FAILED and not one.missing)
+    return {one.stage.identity: str(one.error) for one in islice(failed, _FAILURES_SHOWN)}
 
 
 def _running_stage(group: WorkerGroup, queued: QueuedStage, progress: StageProgress | None) -> RunningStage:
