@@ -232,7 +232,7 @@ def test_messages_of_the_tracker_arrive_at_the_end_of_the_run(store: ArtifactSto
 
 def test_more_workers_than_the_cluster_has_are_refused_at_once(store: ArtifactStore) -> None:
     study = small_study(execution={"workers": 3})
-    with pytest.raises(ResourceError, match=r"lower `execution\.workers`"):
+    with pytest.raises(ResourceError, match=r"execution\.workers` to 2"):
         run(study, store, Watching())
     assert list((store.root / "artifacts").iterdir()) == []
 
