@@ -58,8 +58,7 @@ def run_study(
 
     opened = ArtifactStore(store)
     resolution = resolve_whole(study, opened)
-    change = notice_of_change(study, resolution, opened)
-    if change is not None:
+    if change := notice_of_change(study, resolution, opened):
         _print(change)
     check_models(study, resolution, opened, _print)
     outcome = run(
@@ -72,9 +71,7 @@ def run_study(
         settings=settings_of(study, opened),
     )
     if view is None:
-        chains = f"{len(outcome.chains) - len(outcome.failed)} of {len(outcome.chains)} chains done"
-        num = len(outcome.trained)
-        _print(f"{study.name}: {chains}, {num} stage{'' if num == 1 else 's'} trained now; store: {opened.root}")
+        _print(f"{study.name}: {outcome.counts}; store: {opened.root}")
     if raise_on_failure and outcome.errors:
         raise TrainingError(
             "\n".join(outcome.errors),

@@ -106,6 +106,13 @@ class StudyOutcome:
         return {self.chains[name].label or name: error for name, error in self.failed.items()}
 
     @property
+    def counts(self) -> str:
+        """How many chains are done, and how many stages were trained now, for people."""
+        num = len(self.trained)
+        stages = f"{num} stage{'' if num == 1 else 's'} trained now"
+        return f"{len(self.chains) - len(self.failed)} of {len(self.chains)} chains done, {stages}"
+
+    @property
     def errors(self) -> list[str]:
         """The failed chains, one entry for all with the same reason, and why a search chose nothing."""
         chains_by_reason: dict[str, list[str]] = {}
