@@ -86,6 +86,7 @@ def test_only_placement_groups_of_train_controllers_that_died_are_removed() -> N
 
     class TrainController(Creator): ...
 
+    TrainController.__qualname__ = TrainController.__name__  # as for a class of a module
     host, controller = (ray.remote(num_cpus=0)(own).remote() for own in (Creator, TrainController))
     of_host, of_run = ray.get([host.create.remote(), controller.create.remote()])
     assert remove_orphaned_placement_groups() == 0

@@ -11,7 +11,7 @@ import pytest
 from tests.scheduling.studies import small_study
 from w2s_ray.errors import ResourceError
 from w2s_ray.planning.nodes import Node
-from w2s_ray.scheduling.session import check_cluster, session_folder
+from w2s_ray.scheduling.session import check_cluster, ray_session, session_folder
 from w2s_ray.spec.points import executions
 
 KILLED = """
@@ -63,6 +63,12 @@ def test_a_study_that_does_not_fit_names_the_resource_that_is_short(
         check_cluster(executions(small_study(execution=execution)), nodes)
     assert message in caught.value.message
     assert f"execution.{key}`" in caught.value.hint
+
+
+@pytest.mark.parametrize("address", ["head", "http://127.0.0.1:8265", "ray://127.0.0.1:10001", "host:", ":port"])
+def test_an_address_of_another_form_is_refused_at_once(address: str) -> None:
+    with pytest.raises(ResourceError, match="neither auto nor HOST:PORT"), ray_session(address):
+        pass
 
 
 def test_a_local_session_ignores_the_cluster_that_the_shell_names() -> None:

@@ -7,6 +7,7 @@ A cluster, or a session that the calling program has started, is used and left a
 import fcntl
 import logging
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -59,6 +60,8 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
     Raises:
         ResourceError: when there is no cluster at `address`.
     """
+    if address:
+        _check_address(address)
     with _environment(_SETTINGS), _quiet_loggers():
         if ray.is_initialized():
             yield
@@ -153,6 +156,19 @@ def passed_on() -> dict[str, str]:
     return ALLOCATOR | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
 
 
+def _check_address(address: str) -> None:
+    """Check the form of a cluster's address.
+
+    Raises:
+        ResourceError: when it is neither `auto` nor `HOST:PORT`.
+    """
+    if address != "auto" and not re.fullmatch(r"[^/]+:\d+", address):
+        raise ResourceError(
+            f"the address {address} of a Ray cluster is neither auto nor HOST:PORT",
+            "HOST:6379 is the usual one; http://HOST:8265 is for `w2s submit`",
+        )
+
+
 def _connect(address: str | None, num_cpus: int | None, folder: Path | None) -> None:
     try:
         if address:
@@ -179,7 +195,8 @@ def _connect(address: str | None, num_cpus: int | None, folder: Path | None) -> 
                 f"`w2s doctor` checks the machine; Ray's files are below {tempfile.gettempdir()}",
             ) from error
         raise ResourceError(
-            f"no Ray cluster answers at {address}: {first_line(error)}", "start one with `ray start --head`"
+            f"no Ray cluster answers at {address}: {first_line(error)}",
+            "start one with `ray start --head`, or omit --address to run on this machine",
         ) from error
 
 
@@ -196,7 +213,7 @@ def _try_port(address: str) -> None:
         OSError: when it does not answer.
     """
     host, separator, port = address.rpartition(":")
-    if separator and port.isdigit() and "/" not in host:
+    if separator:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
