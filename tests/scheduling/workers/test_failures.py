@@ -91,6 +91,15 @@ def test_an_outcome_has_the_first_line_the_stage_the_log_and_a_remedy() -> None:
     assert "vocab_size" in outcome.hint and outcome.exit_code == 1
 
 
+def test_an_exception_that_fails_to_describe_itself_is_named_by_its_class() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    assert may_be_outcome(Mute(), 2)
+    assert "failed: Mute (log" in outcome_of(Mute(), STAGE, LOG).message
+
+
 def test_an_error_of_ours_keeps_its_class_and_hint_as_an_outcome() -> None:
     try:
         raise TrainingError("the loss is nan", "lower the rate") from ValueError("inner")

@@ -9,7 +9,7 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 
-from w2s_ray.errors import DeviceFull, OutOfMemory, TrainingError, W2SError, first_line
+from w2s_ray.errors import DeviceFull, OutOfMemory, TrainingError, W2SError, first_line, text_of
 from w2s_ray.scheduling.core.queue import Crash, CrashKind, name_of
 from w2s_ray.spec.chain import PlannedStage
 
@@ -35,7 +35,7 @@ _CERTAIN = (TypeError, ValueError, LookupError, AttributeError, NameError, Impor
 
 def is_timeout(error: BaseException) -> bool:
     """Return whether a collective ended because another worker did not join it in time."""
-    text = str(error).lower()
+    text = text_of(error).lower()
     return (
         isinstance(error, RuntimeError)
         and any(words in text for words in _TIMEOUTS)
@@ -45,7 +45,7 @@ def is_timeout(error: BaseException) -> bool:
 
 def is_lost_peer(error: BaseException) -> bool:
     """Return whether a collective ended because another process is gone."""
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _LOST_PEERS)
+    return isinstance(error, RuntimeError) and any(words in text_of(error).lower() for words in _LOST_PEERS)
 
 
 def _is_of_network(error: BaseException) -> bool:
@@ -122,7 +122,7 @@ def crash_of(error: BaseException, where: str, log: Path | None = None, waited: 
 
 def remedy(error: BaseException) -> str:
     """Return what to do about an exception that is not one of our own."""
-    text = str(error).lower()
+    text = text_of(error).lower()
     for applies, advice in _REMEDIES:
         if applies(error, text):
             return advice
