@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from w2s_ray.errors import TrainingError
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore, existing_store
 
@@ -72,11 +71,8 @@ def run_study(
     )
     if view is None:
         _print(f"{study.name}: {outcome.counts}; store: {opened.root}")
-    if raise_on_failure and outcome.errors:
-        raise TrainingError(
-            "\n".join(outcome.errors),
-            "the next call runs what failed again; raise_on_failure=False returns the outcome instead",
-        )
+    if raise_on_failure:
+        outcome.raise_failures()
     return outcome
 
 

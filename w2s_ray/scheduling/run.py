@@ -51,6 +51,7 @@ from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.run_status import clear_run_status, logs_folder, write_run_status
 from w2s_ray.store.search_result import Failures, write_failures
+from w2s_ray.tracking.fanout import POINTS
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -336,9 +337,13 @@ class Run:
         try:
             yield name
         finally:
-            with _logged("the tracker was not closed"):
+            try:
                 for line in ray.get(writer.close.remote(), timeout=_TRACKER_SECONDS):
                     self._settings.notify(line)
+            except Exception:  # of Ray, or of a tracker
+                logger.exception("the tracker was not closed")
+                points = self._store.study_folder(self._study.name) / POINTS
+                self._settings.notify(f"the tracker did not take the last metrics in time; {points} has all of them")
             with _logged("the tracker's process was not ended"):
                 ray.kill(writer)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+from w2s_ray.errors import TrainingError
 from w2s_ray.planning.resolve import save_study
 from w2s_ray.scheduling.dispatcher.writer import ChainJudge, TrackerFactory
 from w2s_ray.scheduling.status import EventKind, StageEvent, StudyView
@@ -121,6 +122,14 @@ class StudyOutcome:
         errors = [f"failed: {', '.join(chains)}\n{reason}" for reason, chains in chains_by_reason.items()]
         nothing_chosen = self.search.why_nothing_is_chosen if self.search is not None else None
         return errors + ([nothing_chosen] if nothing_chosen is not None else [])
+
+    def raise_failures(self) -> None:
+        """Raise a TrainingError if a chain failed or a search chose nothing."""
+        if self.errors:
+            raise TrainingError(
+                "\n".join(self.errors),
+                "the next call runs what failed again; raise_on_failure=False returns the outcome instead",
+            )
 
 
 def run_study(
