@@ -179,7 +179,8 @@ def test_an_exception_of_all_ranks_fails_its_stage_at_once_with_its_first_line(s
     outcome = run(study, store, Watching())
     (error,) = outcome.failed.values()
     assert "ZeroDivisionError: all ranks" in error
-    assert "ZeroDivisionError" in Path(error.split("log: ")[1].split(")")[0]).read_text()
+    log = Path(error.split("log: ")[1].split(")")[0]).read_text()
+    assert log.count("\nZeroDivisionError") == log.count("--- attempt of rank") == 2
     (student,) = (one for chain in chains_of(study) for one in chain.stages if one.spec.loss.label == "confidence0.5")
     assert len(starts(store, student)) == 1
     failures = read_failures(study, store)

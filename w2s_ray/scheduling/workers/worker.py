@@ -194,7 +194,7 @@ class _Worker:
                     with self._watch:
                         outcome = run_stage(stage, store=self._plan.store, workers=workers, observer=observer)
                 except BaseException as error:
-                    traceback.print_exc()
+                    sys.stderr.write(traceback.format_exc())  # Train prints each line of `print` twice
                     if not self._all_have(error):
                         self._report_exception(error)
                         raise
