@@ -71,11 +71,14 @@ def test_an_address_of_another_form_is_refused_at_once(address: str) -> None:
         pass
 
 
-def test_a_local_session_ignores_the_cluster_that_the_shell_names() -> None:
+def test_a_session_keeps_the_handler_of_sigterm_and_ignores_the_shells_cluster() -> None:
     code = (
-        "from w2s_ray.scheduling.session import cluster_nodes, ray_session\n"
-        "with ray_session(None, num_cpus=1): print([node.cpus for node in cluster_nodes()])"
+        "import signal; from w2s_ray.scheduling.session import cluster_nodes, ray_session\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('asked'))\n"
+        "with ray_session(None, num_cpus=1):\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    print([node.cpus for node in cluster_nodes()])"
     )
     names_one = os.environ | {"RAY_ADDRESS": "http://127.0.0.1:1"}
     done = subprocess.run([sys.executable, "-c", code], env=names_one, capture_output=True, text=True)
-    assert done.stdout.strip() == "[1.0]", done.stderr
+    assert done.stdout.split() == ["asked", "[1.0]"], done.stderr

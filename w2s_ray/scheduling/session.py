@@ -9,8 +9,10 @@ import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -68,7 +70,8 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
             return
         with nullcontext() if address else session_folder() as folder:
             try:
-                _connect(address, num_cpus, folder)
+                with _handlers_kept():
+                    _connect(address, num_cpus, folder)
                 yield
             finally:
                 ray.shutdown()
@@ -227,6 +230,17 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Install the handler of SIGTERM again: that of Ray aborts the process, and a batch system ends jobs with it."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

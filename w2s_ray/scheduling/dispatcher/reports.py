@@ -58,6 +58,7 @@ def trial_report(
 ) -> TrialReport:
     """Return the report of a trial that requested the stages `queued` of `chains`."""
     failed = [entry for entry in queued if entry.state is StageState.FAILED]
+    causes = [entry for entry in failed if not entry.missing] or failed  # not the stages without a supervisor
     num_done = sum(entry.state is StageState.DONE for entry in queued)
     ended = num_done + len(failed) == len(queued)
     identities = (entry.stage.identity for entry in queued)
@@ -68,7 +69,7 @@ def trial_report(
         stages=len(queued),
         metrics=chain_metrics(chains[0], metrics),
         validations={identity: validations[identity] for identity in identities if identity in validations},
-        error="\n".join(str(entry.error) for entry in failed if entry.error) or None,
+        error="\n".join(dict.fromkeys(str(entry.error) for entry in causes if entry.error)) or None,
     )
 
 
