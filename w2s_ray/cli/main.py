@@ -225,6 +225,7 @@ def _exit_code() -> int:
         terminal.explain(error)
         return error.exit_code
     except KeyboardInterrupt:
+        terminal.error("stopped by Ctrl-C")
         return 130
     except BaseException as error:  # a panic of a library in Rust is no Exception
         return _unexpected(error)
