@@ -135,6 +135,10 @@ LOST_PEER = raised_by_user(RuntimeError("Connection closed by peer"))
         (WorkerCrashedError, CrashKind.KILLED, "stays with the group"),
         (lambda: NodeDiedError("node"), CrashKind.NODE, "stays with the group"),
         (lambda: OutOfMemoryError("low"), CrashKind.MEMORY, "stays with the group"),
+        (lambda: OutOfDiskError("full"), CrashKind.EXCEPTION, "disk or shared memory"),
+        (lambda: task_error(ControllerError(OSError(errno.ENOSPC, "full"))), CrashKind.EXCEPTION, "disk"),
+        (lambda: RuntimeEnvSetupError("pip failed"), CrashKind.EXCEPTION, "pip failed"),
+        (lambda: RaySystemError("connection"), CrashKind.KILLED, "the connection"),
         (
             lambda: task_error(ControllerError(caused(RuntimeError("start failed"), ImportError("no torch")))),
             CrashKind.EXCEPTION,

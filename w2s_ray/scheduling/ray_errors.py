@@ -109,7 +109,11 @@ def _crash_of(process: str, error: BaseException) -> Crash | None:
             return Crash(f"{process}{place} was killed because its node ran short of memory", CrashKind.MEMORY)
         case "raised":
             return crash_of(inner, f"{process}{place}")
-    return Crash(f"{process}{place} was killed or crashed, without an exception", CrashKind.KILLED)
+        case "killed":
+            return Crash(f"{process}{place} was killed or crashed, without an exception", CrashKind.KILLED)
+    words = in_our_words(error)
+    kind = CrashKind.EXCEPTION if end in ("disk", "environment") else CrashKind.KILLED
+    return Crash(f"{process}{place}: {words.message}", kind, words.hint)
 
 
 @contextmanager
