@@ -163,7 +163,7 @@ def _plan_chain(chain: Chain) -> ChainPlan:
 
 def _misfits(stages: Iterable[PlannedStage], nodes: Sequence[Node]) -> Iterator[str]:
     """Yield a notice for each level whose workers do not fit into the nodes."""
-    for shape, level in {stage.execution.group_shape: stage.level for stage in stages}.items():
+    for level, shape in {stage.level: stage.execution.group_shape for stage in stages}.items():
         error = misfit(level, shape, nodes) if nodes else None
         if error is not None:
             yield f"`w2s run` on this machine will refuse the study: {error.message}; {error.hint}"
