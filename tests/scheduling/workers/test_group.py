@@ -1,6 +1,7 @@
 """Worker groups: how their ends are reported."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,6 +60,7 @@ def end_of_a_group(
         return lambda function: SimpleNamespace(remote=lambda plan: fail())
 
     monkeypatch.setattr(module.ray, "remote", remote)
+    monkeypatch.setattr(module.ray, "nodes", list)
     monkeypatch.setattr(module.ray, "get_runtime_context", lambda: SimpleNamespace(current_actor=None))
     return asyncio.run(RayGroupLauncher(store, "small", "nowhere:nothing", 1.0).run("group-1", PAIR, lambda: stage))
 
@@ -69,6 +71,22 @@ def test_a_launcher_survives_that_ray_does_not_answer(store: ArtifactStore, monk
 
     monkeypatch.setattr(module.ray_adapter, "remove_orphaned_placement_groups", unreachable)
     asyncio.run(RayGroupLauncher(store, "small", "nowhere:nothing", 1.0).remove_orphans())
+
+
+def test_a_group_whose_node_does_not_answer_lost_it(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = chains_of(small_study())[0].stages[0]
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [one.getsockname()[1] for one in (server, other)]
+        keys = ("NodeID", "NodeManagerAddress", "NodeManagerPort", "Alive")
+        nodes = [dict(zip(keys, (f"{port}", "127.0.0.1", port, True), strict=True)) for port in ports]
+        monkeypatch.setattr(module.ray, "nodes", lambda: nodes)
+        launcher = RayGroupLauncher(store, "small", "nowhere:nothing", 1.0)
+        before = [str(node["NodeID"]) for node in nodes]
+        assert launcher._why_killed(stage, before) is None
+        other.close()
+        crash = launcher._why_killed(stage, before)
+        assert crash is not None and crash.kind is CrashKind.NODE and "127.0.0.1" in crash.cause
+        assert module.lost_nodes(before[:1]) == [], "only nodes that were alive before"
 
 
 def test_a_group_that_nccls_watchdog_ended_timed_out(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
