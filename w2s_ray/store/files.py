@@ -11,7 +11,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from w2s_ray.errors import StoreError
@@ -45,10 +45,15 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, so that processes change what is in it one after another."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Hold the lock of a folder, so that processes change what is in it one after another.
+
+    Some file systems of clusters have no locks; there two processes that change the same file keep one of the changes.
+    """
+    with writing(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
