@@ -14,7 +14,7 @@ from w2s_ray.errors import DeviceFull, LeaseHeld
 from w2s_ray.spec.chain import ModelShape, PlannedStage
 from w2s_ray.spec.stage import ModelSource, PredictionSpec, Prompt
 from w2s_ray.spec.stage import Objective as ObjectiveName
-from w2s_ray.store.artifacts import SNAPSHOTS, ArtifactStore
+from w2s_ray.store.artifacts import CHECKPOINTS, SNAPSHOTS, ArtifactStore
 from w2s_ray.store.record import Record
 from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.inputs import StageInputs
@@ -93,6 +93,7 @@ class _StageRun:
     network: Network
     memory: MemorySettings
     objective: StageObjective
+    checkpoints: Checkpoints
 
     def __init__(
         self, stage: PlannedStage, store: ArtifactStore, workers: Workers, observer: Observer | None, meter: Meter
@@ -151,10 +152,10 @@ class _StageRun:
         journal = Journal(spec.identity, self.folder / "metrics.jsonl", self.observer, len(steps))
         journal.activity("loading")
         self._start_engine(head or self._load_trainable(), trains=True)
-        checkpoints = Checkpoints(self.folder / "checkpoints", execution, self.workers)
-        state, unusable = checkpoints.restore(self.engine)
-        if unusable:
-            self.log(unusable)
+        self.checkpoints = checkpoints = Checkpoints(self.folder / CHECKPOINTS, self.workers)
+        state, notes = checkpoints.restore(self.engine)
+        for note in notes:
+            self.log(note)
         self.workers.on_rank_0(lambda: journal.resume_at(state.step))
         loop = Loop(
             spec=spec,
@@ -338,6 +339,8 @@ class _StageRun:
 
     def close(self) -> None:
         """Free the engine's memory."""
+        if hasattr(self, "checkpoints"):
+            self.checkpoints.close()
         if hasattr(self, "engine"):
             self.engine.destroy()
         self.meter.read()
