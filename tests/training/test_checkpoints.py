@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from transformers import AutoModelForSequenceClassification
 
 from tests.training.conftest import Onlooker, Tiny, freeze_libraries, sharding
 from w2s_ray.errors import StoreError
@@ -19,6 +20,7 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training import checkpoints
 from w2s_ray.training.checkpoints import Checkpoints, seconds_between
+from w2s_ray.training.models import saving
 from w2s_ray.training.progress import TrainState
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
@@ -76,12 +78,14 @@ def sharing_data(tiny: Tiny, folder: Path) -> ArtifactStore:
 
 
 def _train(rank: int, size: int, meeting: str, jobs: list[tuple[str, str]], stop_at: int | None) -> None:
+    """Run stages, whose models the ranks save in several files."""
     import os
 
     import torch.distributed as dist
 
     os.environ["LOCAL_RANK"] = str(rank)
     freeze_libraries()
+    saving.FILE_BYTES = 20_000
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     workers = Workers(rank, size, torch.device("cpu"))
@@ -118,6 +122,16 @@ def losses(store: ArtifactStore, stage: PlannedStage) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
+def read_model(store: ArtifactStore, stage: PlannedStage) -> tuple[dict[str, torch.Tensor], int]:
+    """Return the weights of a finished stage as transformers reads them, and the number of their files."""
+    record = store.find(stage.identity)
+    assert record is not None
+    folder = store.verify(record) / "model"
+    model, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    return model.state_dict(), len(list(folder.glob("*.safetensors")))
+
+
 def check_worlds(tiny: Tiny, alone: Workers, folder: Path, pairs: list[tuple[World, World]]) -> None:
     whole = sharing_data(tiny, folder / "whole")
     stage = in_world(tiny, World(1, 0))
@@ -131,6 +145,10 @@ def check_worlds(tiny: Tiny, alone: Workers, folder: Path, pairs: list[tuple[Wor
         assert store.num_attempts(stage.identity) == 2
         resumed = losses(store, stage)
         np.testing.assert_allclose(resumed, expected, rtol=1e-5, err_msg=f"{first} to {second}")
+        weights, num_files = read_model(store, stage)
+        assert num_files == (1 if second.workers == 1 else 3)
+        for name, tensor in read_model(whole, stage)[0].items():
+            torch.testing.assert_close(weights[name], tensor, atol=1e-4, rtol=1e-4)
 
 
 def test_a_stage_resumes_on_other_workers_and_zero_stages(tiny: Tiny, alone: Workers, tmp_path: Path) -> None:

@@ -246,7 +246,8 @@ def test_early_stopping_restores_the_best_weights_and_deletes_others(
 
     def remember(checkpoints: Checkpoints, engine: Engine, state: TrainState) -> None:
         save_best(checkpoints, engine, state)
-        best.update(engine.state_dict() or {})
+        weights = engine.gather(engine.saved_bytes, keeps=True)
+        best.update({name: tensor.clone() for name, tensor in weights.items()})
         promised = {f"best{state.step - 1}"} if checkpoint_seconds == 0 and state.step > 1 else set()
         assert {folder.name for folder in checkpoints.folder.glob("best*")} == {f"best{state.step}"} | promised
 

@@ -10,8 +10,6 @@ checkpoints are kept, so that a damaged one is replaced by the one before. Weigh
 """
 
 import math
-import os
-import re
 import shutil
 import time
 from collections.abc import Collection, Iterator
@@ -21,11 +19,12 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from w2s_ray.spec.base import Spec
 from w2s_ray.store.files import digest_file, require_space, sync_file, sync_folder, write_file, writing
+from w2s_ray.training.models.files import disk_errors
 from w2s_ray.training.progress import TrainState
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import MOMENTS, Engine, Shard
@@ -123,12 +122,12 @@ class Checkpoints:
                 self._delete_older({name, f"{_BEST}{state.best_step}"})
             num_bytes = sum(shard.tensors[part].nbytes for shard in shards for part in parts)
             require_space(folder, self._workers.size * num_bytes)
-            with writing(folder):
+            with writing(folder), disk_errors():
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / f"rank{rank}.json").unlink(missing_ok=True)  # of an attempt that was killed here
                 for number, tensors in enumerate(_by_file(shards, parts)):
                     written.append(folder / f"rank{rank}-{number}.safetensors")
-                    _save_file(tensors, written[-1])
+                    save_file(tensors, written[-1])
 
         self._workers.on_every_rank(write)
         self._syncing = self._thread.submit(self._sync, folder, written, state)
@@ -248,21 +247,6 @@ def _by_file(shards: list[Shard], parts: tuple[str, ...]) -> Iterator[dict[str, 
             tensors, size = {}, 0
     if tensors:
         yield tensors
-
-
-def _save_file(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write the tensors.
-
-    Raises:
-        OSError: which the library wraps in an error of its own.
-    """
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 class _Reader:

@@ -46,7 +46,7 @@ from w2s_ray.training.memory.usage import is_out_of_memory
 from w2s_ray.training.models import files
 from w2s_ray.training.models.loading import load_network
 from w2s_ray.training.models.network import Network, evaluating
-from w2s_ray.training.models.saving import exported_tokenizer, save_network
+from w2s_ray.training.models.saving import ExportFolder, exported_tokenizer
 from w2s_ray.training.objectives import ClassObjective
 from w2s_ray.training.workers import Workers
 
@@ -203,9 +203,8 @@ class Trial:
         self, network: Network, tokenizer: PreTrainedTokenizerFast
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         """Save the network as a stage does, and load it as a user of the export would."""
-        weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         exported = exported_tokenizer(tokenizer, *self.inputs.special_tokens, self.spec)
-        save_network(network, weights, exported, self.folder, self.context)
+        ExportFolder(self.folder, exported, self.context).save_alone(network)
         auto = AutoModelForCausalLM if self.spec.is_language_model else AutoModelForSequenceClassification
         trust = {"trust_remote_code": self.spec.trusts_code}
         plain, info = auto.from_pretrained(self.folder, dtype=torch.float32, output_loading_info=True, **trust)

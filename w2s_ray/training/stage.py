@@ -7,8 +7,6 @@ leaves a folder without a record, and perhaps a checkpoint; the next run resumes
 import time
 from functools import partial
 
-import torch
-
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.errors import DeviceFull, LeaseHeld
 from w2s_ray.spec.chain import ModelShape, PlannedStage
@@ -26,9 +24,9 @@ from w2s_ray.training.models import files
 from w2s_ray.training.models.catalogue import is_on_hub
 from w2s_ray.training.models.loading import load_network, load_trained
 from w2s_ray.training.models.network import Network, checkpoint_activations
-from w2s_ray.training.models.saving import exported_tokenizer, save_network
+from w2s_ray.training.models.saving import ExportFolder, exported_tokenizer
 from w2s_ray.training.objectives import ACCURACY, ClassObjective, StageObjective
-from w2s_ray.training.probes import HeadNetwork, ReadingStopped, load_probe, with_body
+from w2s_ray.training.probes import HeadNetwork, ReadingStopped, load_probe, save_probe
 from w2s_ray.training.progress import Journal, Observer, StageResult, TrainState, timed
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
@@ -103,6 +101,8 @@ class _StageRun:
         self.folder = store.folder(stage.spec.slug, stage.identity)
         self.inputs = StageInputs(stage, store, workers)
         self.metrics: dict[str, float] = {}
+        self.digests: dict[str, str] = {}
+        """SHA-256 of the files of weights that the ranks have written."""
         self.stopped = False
         self.attempt = 0
         """Number of this start of the stage; a later start by another run supersedes it."""
@@ -269,12 +269,9 @@ class _StageRun:
         """Finish the stage's artifact, unless another run has started the stage meanwhile."""
         spec = self.spec
         self.meter.enter("saving")
-        weights = None if isinstance(spec.trainable, Prompt) else self.engine.state_dict()
+        check = partial(self.store.check_attempt, spec.slug, spec.identity, self.attempt)
 
         def commit() -> None:
-            self.store.check_attempt(spec.slug, spec.identity, self.attempt)
-            if weights is not None:
-                self._save(weights, "model")
             if spec.keeps_labels:
                 self.objective.write_labels(self.folder)
             self.store.commit(
@@ -285,26 +282,31 @@ class _StageRun:
                 parents=tuple(sorted(self.stage.requires)),
                 metrics=self.metrics,
                 attempt=self.attempt,
+                digests=self.digests,
             )
 
         try:
+            self.workers.on_rank_0(check)
+            if not isinstance(spec.trainable, Prompt):
+                self._save("model")
             self.workers.on_rank_0(commit)
         except LeaseHeld as error:
             self.log(error.message)
             self.stopped = True
 
     def _save_snapshot(self, share: float) -> None:
-        weights = self.engine.state_dict()
-        self.workers.on_rank_0(lambda: self._save(weights, f"{SNAPSHOTS}/{share:g}"))
+        self._save(f"{SNAPSHOTS}/{share:g}")
 
-    def _save(self, weights: dict[str, torch.Tensor] | None, name: str) -> None:
-        """Write the model into the stage's folder; on rank 0, which has the weights."""
-        assert weights is not None
-        context, network = self.spec.optimisation.context_tokens, self.network
-        if isinstance(network, HeadNetwork):
-            network, weights = with_body(self.inputs, weights)
+    def _save(self, name: str) -> None:
+        """Write the model into the stage's folder. Collective."""
         tokenizer = exported_tokenizer(self.inputs.tokenizer, *self.inputs.special_tokens, self.spec)
-        save_network(network, weights, tokenizer, self.folder / name, context)
+        goal = ExportFolder(self.folder / name, tokenizer, self.spec.optimisation.context_tokens)
+        if isinstance(self.network, HeadNetwork):
+            head = self.engine.gather(self.engine.saved_bytes, keeps=self.workers.is_rank_0)
+            digests = self.workers.on_rank_0(lambda: save_probe(self.inputs, head, goal))
+        else:
+            digests = goal.save(self.network, self.engine.saved_bytes, self.engine.gather, self.workers)
+        self.digests |= {f"{name}/{file}": digest for file, digest in digests.items()}
 
     def predict(self, missing: tuple[PredictionSpec, ...]) -> None:
         """Make the missing predictions."""

@@ -10,7 +10,7 @@ import gc
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -311,20 +311,28 @@ class Engine:
                 views = {part: tensor.detach().view(-1)[place : place + size] for part, tensor in tensors.items()}
                 yield Shard(self._names[weight], start, views)
 
-    def state_dict(self) -> dict[str, torch.Tensor] | None:
-        """Return all weights, gathered on the CPU of rank 0; None on other ranks; collective."""
+    @property
+    def saved_bytes(self) -> dict[str, int]:
+        """Bytes of each weight and buffer of the model by name, buffers first."""
+        kept = self.model.state_dict().keys()
+        buffers = {name: buffer.nbytes for name, buffer in self.model.named_buffers() if name in kept}
+        weights = self.model.named_parameters()
+        return buffers | {name: count_parameters([weight]) * weight.element_size() for name, weight in weights}
+
+    def gather(self, names: Collection[str], *, keeps: bool) -> dict[str, torch.Tensor]:
+        """Return weights and buffers, complete, in the memory of the host on ranks that keep them; collective.
+
+        They may be views of the model's own memory.
+        """
         self._wait_for_fetches()
-        model = self.model
-        named = dict(model.named_parameters())
-        kept = model.state_dict().keys()
-        buffers = {name: buffer.cpu().clone() for name, buffer in model.named_buffers() if name in kept}
-        rank = torch.distributed.get_rank()
-        weights = {}
-        for name, parameter in named.items():  # one at a time: a device may not hold all of them
-            with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-                if rank == 0:
-                    weights[name] = parameter.detach().cpu().clone()
-        return buffers | weights if rank == 0 else None
+        tensors = dict(self.model.named_buffers()) | dict(self.model.named_parameters())
+        gathered = {}
+        for name in names:  # one at a time: a device may not hold all of them
+            tensor, is_sharded = tensors[name], hasattr(tensors[name], "ds_id")
+            with deepspeed.zero.GatheredParameters([tensor], enabled=is_sharded):
+                if keeps:
+                    gathered[name] = tensor.detach().clone().cpu() if is_sharded else tensor.detach().cpu()
+        return gathered
 
     def _wait_for_fetches(self) -> None:
         """Wait for the parameters that ZeRO-3 fetches ahead, and release them.

@@ -8,8 +8,10 @@ tokenizer.json is loaded by transformers.
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,18 @@ _DECODERS = (
 """Some types of language models: for these transformers, which loads torch, is not asked."""
 _GATED = ("gemma", "modernbert")
 """Model types with a gated feed-forward block whose activation is not silu."""
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Raise what safetensors meets on the disk inside the block as the OSError that it is, for example a full disk."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def weight_files(folder: Path) -> list[Path]:
