@@ -14,7 +14,7 @@ from w2s_ray.errors import TrainingError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import EarlyStopping, Optimisation
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training import losses
+from w2s_ray.training import loop, losses
 from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.loop import learning_rate_at
 from w2s_ray.training.losses import soft_cross_entropy
@@ -91,8 +91,12 @@ def by_another_run(tiny: Tiny, stage: PlannedStage) -> None:
     )
 
 
-def test_a_stage_that_another_run_has_started_stops_and_writes_nothing(tiny: Tiny, alone: Workers) -> None:
-    stage = floor_of(tiny)
+@pytest.mark.parametrize(("seconds", "checkpoint_seconds"), [(0.0, None), (3600.0, 0.0)])
+def test_a_stage_that_another_run_has_started_stops_and_writes_nothing(
+    tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch, seconds: float, checkpoint_seconds: float | None
+) -> None:
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_LOOKS", seconds)
+    stage = floor_of(tiny, checkpoint_every_seconds=checkpoint_seconds)
 
     class Suspended(Onlooker):
         def should_stop(self) -> bool:

@@ -21,6 +21,9 @@ from w2s_ray.training.objectives import ACCURACY, AGREEMENT
 from w2s_ray.training.progress import Journal, TrainState
 from w2s_ray.training.zero import Engine
 
+_SECONDS_BETWEEN_LOOKS = 5.0
+"""Between looks at the store, which may be a network file system."""
+
 
 @dataclass(frozen=True)
 class _Agreed:
@@ -51,9 +54,10 @@ class Loop:
     save_snapshot: Callable[[float], None]
     """Keeps the current model under this share of the training."""
     is_superseded: Callable[[], bool]
-    """Whether another run has started the stage meanwhile; called on rank 0 at every step."""
+    """Whether another run has started the stage meanwhile; a look into the store, on rank 0 now and then."""
     num_reports: int = 0
     """Validation reports, evenly over the steps; they do not change the result."""
+    _looked_at: float = -math.inf
 
     def run(self, state: TrainState) -> tuple[TrainState, bool]:
         """Take the remaining steps; return the state, and whether the stage stopped before its last step.
@@ -118,7 +122,7 @@ class Loop:
             TrainingError: on every rank, before the step is taken, when the loss is not finite.
         """
         workers = self.feeder.workers
-        flags = [self.journal.should_stop(), is_due, self.is_superseded()] if workers.is_rank_0 else [False] * 3
+        flags = [self.journal.should_stop(), is_due, self._is_superseded(is_due)] if workers.is_rank_0 else [False] * 3
         loss_share = float(loss_sum) * scale / workers.size
         shared = torch.tensor([loss_share, *flags, self.checkpoints.is_syncing], dtype=torch.float64)
         loss, stop, checkpoint, superseded, syncing = workers.sum(shared.to(workers.device)).tolist()
@@ -127,6 +131,14 @@ class Loop:
             self.checkpoints.all_synced()
             self.journal.saved(self.checkpoints.last_step)
         return _Agreed(loss, stop > 0, checkpoint > 0, superseded > 0)
+
+    def _is_superseded(self, is_due: bool) -> bool:
+        """Return whether the stage is superseded, as of the last look; a checkpoint is never due without a new one."""
+        now = time.monotonic()
+        if is_due or now - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
+            self._looked_at = now
+            return self.is_superseded()
+        return False
 
     def _check_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):
