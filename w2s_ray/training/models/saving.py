@@ -19,13 +19,12 @@ from w2s_ray.data.tokens import special_tokens
 from w2s_ray.spec.stage import StageSpec
 from w2s_ray.store.files import digest_file, require_space, sync_file, writing
 from w2s_ray.training.feed import TokenRow
+from w2s_ray.training.memory.footprint import FILE_BYTES
 from w2s_ray.training.models.adapters import merge_adapters
 from w2s_ray.training.models.files import WEIGHTS, WEIGHTS_INDEX, disk_errors
 from w2s_ray.training.models.network import Network
 from w2s_ray.training.workers import Workers
 
-FILE_BYTES = 5 * 10**9
-"""Size of a file of weights, as on the Hugging Face hub; a larger layer has a file of its own."""
 _UNLIMITED = "1000TB"
 _READ = ("input_ids", "attention_mask")
 """Outputs of a tokenizer that a stage's model reads; others, such as segments, would change what an export predicts."""
