@@ -13,14 +13,19 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from w2s_ray.cli.plan import _view
+from w2s_ray.data.tokens import plain_ids, read_around
 from w2s_ray.errors import DataError
 from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.plan import Plan, plan
 from w2s_ray.planning.resolve import resolve
+from w2s_ray.planning.task_view import _readers, _tokenizer
+from w2s_ray.spec.chain import distinct_stages
+from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.models.catalogue import LADDER
+from w2s_ray.training.models.loading import load_tokenizer
 
 WORDS = [f"w{n}" for n in range(30)]
 LABELS = ("negative", "negative", "positive")
@@ -37,16 +42,18 @@ def json_lines(path: Path, given: Sequence[dict[str, Any]]) -> str:
     return str(path)
 
 
-def word_tokenizer(folder: Path) -> None:
-    """A tokenizer with one token for each word, and `[CLS] $A [SEP]` around a text."""
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *(f"n{n}" for n in range(2000))]
+def word_tokenizer(folder: Path, start: str = "[CLS]", end: str = "[SEP]", **names: str) -> None:
+    """A tokenizer with one token for each word, and special tokens around a text; `names` as `cls_token`."""
+    vocabulary = ["[PAD]", "[UNK]", start, end, *WORDS, *(f"n{n}" for n in range(2000))]
     tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", start, end])
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single=f"{start} $A {end}", special_tokens=[(start, 2), (end, 3)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "eos_token": end, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 @pytest.fixture
@@ -56,7 +63,7 @@ def home(tmp_path: Path) -> Path:
         shutil.copytree(LADDER / "tokenizer", tmp_path / name)
         (tmp_path / name / "config.json").write_text("{}")
         save_file({"w": np.zeros(1000, np.float16)}, tmp_path / name / "model.safetensors")
-    word_tokenizer(tmp_path / "s")
+    word_tokenizer(tmp_path / "s", cls_token="[CLS]")
     return tmp_path
 
 
@@ -92,6 +99,45 @@ def test_a_plan_shows_rows_classes_cut_texts_and_examples(home: Path, store: Art
         match = re.fullmatch(r"'\[CLS\] (.*) \[SEP\]' \(class: (negative|positive)\)", example)
         assert match and len(match[1].split()) <= 22
         assert any(row["text"].endswith(match[1]) and row["label"] == match[2] for row in given)
+
+
+def test_a_decoder_reads_no_token_that_ends_a_text(home: Path, store: ArtifactStore) -> None:
+    word_tokenizer(home / "s", "<s>", "</s>")
+    given = rows(600)
+    study = study_in(home, {"moods": {"files": json_lines(home / "rows.jsonl", given)}})
+    before = (home / "s" / "tokenizer.json").read_bytes()
+    view = planned(study, store).task_views["moods"]
+    sizes = [len(row["text"].split()) + 1 for row in given]
+    assert view.cuts[0].share == pytest.approx(sum(size > 24 for size in sizes) / 600)
+    for example in view.examples:
+        match = re.fullmatch(r"'<s> (.*)' \(class: (negative|positive)\)", example)
+        assert match and len(match[1].split()) <= 23 and "</s>" not in example
+        assert any(row["text"].endswith(match[1]) and row["label"] == match[2] for row in given)
+    assert (home / "s" / "tokenizer.json").read_bytes() == before
+
+
+def test_a_view_shows_the_ids_that_a_stage_reads(home: Path, store: ArtifactStore) -> None:
+    given = [{**row, "text": f"{row['text']} [SEP] <|endoftext|> w1"} for row in rows(600)]
+    study = study_in(home, {"moods": {"files": json_lines(home / "rows.jsonl", given)}})
+    resolution = resolve(study, store)
+    stages = list(distinct_stages(compile_study(study, resolution)).values())
+    texts = [row["text"] for row in given[:50]] + ["w1 " * 9000]
+    for reader in _readers(resolution, stages, texts):
+        tokenizer = load_tokenizer(home / reader.level, None)
+        around = read_around(tokenizer, is_language_model=False)
+        ids = plain_ids(tokenizer, texts)
+        for number, row in enumerate(reader.tokens.rows(np.arange(len(texts)), reader.context)):
+            room = reader.context - len(around[0]) - len(around[1])
+            assert row.tolist() == [*around[0], *ids[number][-room:], *around[1]]
+
+
+def test_the_built_in_tokenizer_is_loaded_as_stages_load_it() -> None:
+    texts = ["def f(x):\n    return x  # é 日\n", "a <|endoftext|> b", "  ", "\t\r\n"]
+    fast, loaded = _tokenizer("w2s:small", ""), load_tokenizer(LADDER / "tokenizer", None)
+    assert fast is not None and plain_ids(fast, texts) == plain_ids(loaded, texts)
+    for is_language_model in (False, True):
+        pairs = zip(*(read_around(own, is_language_model=is_language_model) for own in (fast, loaded)), strict=True)
+        assert all(own.tolist() == other.tolist() for own, other in pairs)
 
 
 def test_the_lines_of_a_view_have_its_numbers(home: Path, store: ArtifactStore) -> None:

@@ -1,59 +1,26 @@
 """Files as people have them: each is read as it is meant, with a notice, or refused by name."""
 
+import bz2
 import gzip
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
+from tests.tasks.own_files import ROWS, delimited, json_lines, opened, read, texts, write
 from w2s_ray.errors import DataError
 from w2s_ray.spec.identity import identity
-from w2s_ray.spec.load import load_study
 from w2s_ray.spec.study import TaskSpec
-from w2s_ray.tasks.dataset import DatasetTask
 from w2s_ray.tasks.registry import open_task
 from w2s_ray.tasks.rows import RowFile
-from w2s_ray.tasks.task import POOL, TEST, TaskData
 
-ROWS = [{"text": f"row number {n}", "label": ("bad", "good")[n % 2]} for n in range(40)]
-Rows = Sequence[dict[str, Any]]
 PINNED = {"a.csv": "98ccea023e41", "a.tsv": "52888f87df85", "a.jsonl": "a3580f736f86", "a.json": "8381c6b02139"}
 PINNED_FOLDER = "c942d6267a80"
 """Of the version before this reader."""
-
-
-def opened(files: Path | str | Sequence[str], **spec: Any) -> DatasetTask:
-    paths = str(files) if isinstance(files, Path | str) else tuple(files)
-    task = open_task(TaskSpec(**{"files": paths, "text": "text", "label": "label", **spec}))
-    assert isinstance(task, DatasetTask)
-    return task
-
-
-def read(files: Path | str | Sequence[str], **spec: Any) -> TaskData:
-    return opened(files, **spec).read()
-
-
-def delimited(rows: Rows, delimiter: str = ",") -> str:
-    lines = [delimiter.join(rows[0])] + [delimiter.join(map(str, row.values())) for row in rows]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def json_lines(path: Path, rows: Rows = ROWS) -> Path:
-    return write(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def texts(data: TaskData, origin: str | None = None) -> list[str]:
-    return [row["text"] for row in data.table.to_pylist() if origin in (None, row["origin"])]
 
 
 def table_with_a_column_twice() -> pa.Table:
@@ -235,6 +202,7 @@ def test_text_with_a_byte_order_mark_is_read(name: str, encoding: str, tmp_path:
     data = read(path)
     assert texts(data) == [row["text"] for row in rows]
     assert bool(data.notices) == (encoding != "utf-8-sig")
+    assert read(path, sample=1.0).notices == data.notices
     assert [row for _, row in RowFile(path).sample(1.0)] == RowFile(path).rows()
 
 
@@ -271,209 +239,6 @@ def test_text_in_another_encoding_is_refused_with_the_command_that_converts_it(
 def test_another_kind_of_file_is_refused_as_what_it_is(name: str, content: bytes, kind: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=kind):
         read(write(tmp_path / name, content))
-
-
-def saved(folder: Path, rows: Rows = ROWS, num_files: int = 1) -> Path:
-    """A folder as `Dataset.save_to_disk` writes it."""
-    folder.mkdir(parents=True)
-    table = pa.Table.from_pylist(list(rows))
-    names = [f"data-{n:05d}-of-{num_files:05d}.arrow" for n in range(num_files)]
-    for n, name in enumerate(names):
-        part = table.slice(n * len(rows) // num_files, len(rows) // num_files)
-        with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(part)
-    write(folder / "state.json", json.dumps({"_data_files": [{"filename": name} for name in names], "_split": "train"}))
-    write(folder / "dataset_info.json", json.dumps({"features": {}}, indent=2))
-    write(folder / "cache-0.arrow", b"not read")
-    return folder
-
-
-def test_a_saved_dataset_is_read_like_its_library_reads_it(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    datasets.Dataset.from_list(list(ROWS)).save_to_disk(str(tmp_path / "saved"), num_shards=2)
-    assert texts(read(tmp_path / "saved")) == [row["text"] for row in ROWS]
-    test = [{**row, "text": f"test {row['text']}"} for row in ROWS]
-    both = datasets.DatasetDict(
-        train=datasets.Dataset.from_list(list(ROWS)),
-        test=datasets.Dataset.from_list(test),
-        validation=datasets.Dataset.from_list([{**ROWS[0], "text": "one more"}]),
-    )
-    both.save_to_disk(str(tmp_path / "both"))
-    task = opened(tmp_path / "both")
-    data = task.read()
-    assert len(texts(data, POOL)) == 41 and len(texts(data, TEST)) == 40
-    assert any("test set, by name" in notice for notice in task.notices)
-
-
-def test_a_saved_dataset_without_one_of_its_files_is_refused(tmp_path: Path) -> None:
-    folder = saved(tmp_path / "saved", num_files=2)
-    assert read(folder).table.num_rows == 40
-    (folder / "data-00001-of-00002.arrow").unlink()
-    with pytest.raises(DataError, match=r"data-00001-of-00002\.arrow"):
-        read(folder)
-
-
-@pytest.mark.parametrize("name", ["._a.jsonl", ".~a.jsonl", "~$a.csv", ".ipynb_checkpoints/a-checkpoint.jsonl"])
-def test_a_sidecar_beside_data_is_not_read(name: str, tmp_path: Path) -> None:
-    json_lines(tmp_path / "a.jsonl")
-    write(tmp_path / name, b"\x00\x05\x16\x07\xb0")
-    for files in (tmp_path, str(tmp_path / "*"), str(tmp_path / "**" / "*")):
-        task = opened(files)
-        assert task.read().table.num_rows == 40
-        if "/" not in name:
-            assert any(name in notice for notice in task.notices)
-
-
-def test_descriptions_and_unknown_files_beside_data_are_noticed(tmp_path: Path) -> None:
-    json_lines(tmp_path / "a.jsonl")
-    write(tmp_path / "dataset_infos.json", "{}")
-    write(tmp_path / "more.xlsx", b"PK\x03\x04")
-    write(tmp_path / "README.md", "read me")
-    write(tmp_path / ".DS_Store", "")
-    json_lines(tmp_path / "deeper" / "b.jsonl")
-    task = opened(tmp_path)
-    assert task.read().table.num_rows == 40
-    shown = " ".join(task.notices)
-    assert all(name in shown for name in ("dataset_infos.json", "more.xlsx", "deeper/")) and "README" not in shown
-
-
-def test_lists_patterns_and_folders_name_the_same_files(tmp_path: Path) -> None:
-    json_lines(tmp_path / "a.jsonl", ROWS[:20])
-    json_lines(tmp_path / "b.jsonl", ROWS[20:])
-    json_lines(tmp_path / "deep" / "er" / "c.jsonl", ROWS)
-    one, other = str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")
-    prints = {
-        opened(files).fingerprint()
-        for files in (
-            [one, other],
-            str(tmp_path / "*.jsonl"),
-            tmp_path,
-            [f"{tmp_path}/?.jsonl", one],
-            f"{tmp_path}/[ab].jsonl",
-        )
-    }
-    assert len(prints) == 1
-    assert len(opened(f"{tmp_path}/**/*.jsonl").rows.read()) == 3
-    assert opened([one]).fingerprint() == opened(one).fingerprint()
-    with pytest.raises(DataError, match="no data file matches"):
-        opened(f"{tmp_path}/*.csv")
-
-
-def test_a_pattern_below_a_folder_whose_name_looks_like_one_finds_its_files(tmp_path: Path) -> None:
-    home = tmp_path / "study[1]"
-    json_lines(home / "a.jsonl", ROWS)
-    raw = {"name": "x", "tasks": {"t": {"files": "*.jsonl", "text": "text", "label": "label"}}}
-    (home / "study.yaml").write_text(json.dumps({**raw, "ladder": {"s": "w2s:small", "l": "w2s:large"}}))
-    files = load_study(home / "study.yaml").tasks["t"].files
-    assert files is not None and read(files).table.num_rows == len(ROWS)
-
-
-def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
-    assert read(json_lines(tmp_path / "a[1].jsonl")).table.num_rows == 40
-
-
-@pytest.mark.parametrize(
-    ("train", "test"),
-    [
-        ("train-00000-of-00001.jsonl", "test-00000-of-00001.jsonl"),
-        ("train.jsonl", "test.jsonl"),
-        ("reviews.jsonl", "reviews_test.jsonl"),
-        ("my.train.jsonl", "my.TEST.jsonl"),
-        ("train/0.jsonl", "test/0.jsonl"),
-        ("en/train.jsonl", "en/eval.jsonl"),
-    ],
-)
-def test_files_named_after_the_test_set_are_the_test_set(train: str, test: str, tmp_path: Path) -> None:
-    json_lines(tmp_path / train, ROWS)
-    json_lines(tmp_path / test, [{**row, "text": f"test {row['text']}"} for row in ROWS[:10]])
-    for files in (tmp_path, f"{tmp_path}/**/*.jsonl"):
-        task = opened(files)
-        data = task.read()
-        assert (len(texts(data, POOL)), len(texts(data, TEST))) == (40, 10)
-        assert any("test set, by name" in notice for notice in task.notices)
-
-
-def test_files_that_only_contain_the_letters_of_test_are_the_pool(tmp_path: Path) -> None:
-    for number, name in enumerate(("latest.jsonl", "contest.jsonl", "train_test.jsonl")):
-        json_lines(tmp_path / name, [{**row, "text": f"{number} {row['text']}"} for row in ROWS])
-    task = opened(tmp_path)
-    assert len(texts(task.read(), POOL)) == 120 and not task.notices
-
-
-def test_test_files_that_are_listed_for_the_pool_stay_there_with_a_notice(tmp_path: Path) -> None:
-    train = json_lines(tmp_path / "train.jsonl", ROWS)
-    test = json_lines(tmp_path / "test.jsonl", [{**row, "text": f"test {row['text']}"} for row in ROWS])
-    task = opened([str(train), str(test)])
-    assert len(texts(task.read(), POOL)) == 80 and "in spite of the name: test.jsonl" in task.notices[0]
-    other = json_lines(tmp_path / "more" / "other.jsonl", [{**row, "text": f"other {row['text']}"} for row in ROWS])
-    task = opened(tmp_path, test_files=str(other))
-    assert len(texts(task.read(), TEST)) == 40 and any("in spite of the name" in line for line in task.notices)
-    assert not opened(str(train), test_files=(str(test), str(other))).notices
-
-
-SHAPES: dict[str, Any] = {
-    "list": ROWS,
-    "data": {"data": ROWS},
-    "with_metadata": {"version": "1.0", "citation": {"by": "me"}, "authors": [{"name": "me"}], "rows": ROWS},
-    "pandas_columns": {name: {str(n): row[name] for n, row in enumerate(ROWS)} for name in ROWS[0]},
-    "pandas_index": {str(n): row for n, row in enumerate(ROWS)},
-    "pandas_split": {"columns": list(ROWS[0]), "index": list(range(40)), "data": [list(row.values()) for row in ROWS]},
-    "pandas_table": {
-        "schema": {"fields": [{"name": "index"}]},
-        "data": [{"index": n, **row} for n, row in enumerate(ROWS)],
-    },
-    "lists": {name: [row[name] for row in ROWS] for name in ROWS[0]},
-}
-
-
-@pytest.mark.parametrize("indent", [None, 2])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_of_json_gives_the_same_examples(shape: str, indent: int | None, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.json", json.dumps(SHAPES[shape], indent=indent))
-    data = read(path)
-    assert texts(data) == [row["text"] for row in ROWS]
-    assert len(data.notices) == (shape != "list")
-    assert read(path, sample=1.0).table == data.table
-
-
-def test_objects_one_after_another_and_lists_named_as_lines_are_read(tmp_path: Path) -> None:
-    pretty = write(tmp_path / "a.json", "\n".join(json.dumps(row, indent=2) for row in ROWS))
-    lines = write(tmp_path / "b.jsonl", json.dumps(ROWS, indent=1))
-    for path in (pretty, lines):
-        assert texts(read(path)) == [row["text"] for row in ROWS]
-    for number, row in enumerate(ROWS):
-        write(tmp_path / "single" / f"{number:02d}.json", json.dumps({**row, "turns": [{"by": "me"}]}, indent=2))
-    data = read(tmp_path / "single")
-    assert texts(data) == [row["text"] for row in ROWS] and not data.notices
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ({"train": ROWS, "test": ROWS}, ("'train', 'test'", "test_files")),
-        ({"data": {"train": ROWS}}, ("keys are 'data'", "")),
-        ({"text": ["a", "b"], "label": ["bad"]}, ("'text' has 2, 'label' has 1", "")),
-        ({"data": [{"sentence": "a", "mood": "b"}]}, ("no column 'text'", "'sentence', 'mood'")),
-    ],
-)
-def test_json_without_clear_rows_is_refused_with_its_keys(content: Any, words: tuple[str, str], tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        read(write(tmp_path / "a.json", json.dumps(content)))
-    assert words[0] in caught.value.message and words[1] in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    ("content", "line"),
-    [
-        ('{"text": "a"}\n{oops}\n', 2),
-        ('[{"text": "a"},\n{"text": \n"b"', 3),
-        ('{"text": 1}\n' + "[" * 9999, 2),
-        ("1" * 5000, 1),
-    ],
-)
-def test_broken_json_is_refused_with_its_line(content: str, line: int, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"line {line} is not JSON"):
-        read(write(tmp_path / "a.json", content))
 
 
 def test_a_wrong_column_lists_the_columns_that_are_there(tmp_path: Path) -> None:
@@ -575,27 +340,116 @@ def test_every_line_end_gives_the_same_rows(end: str, tmp_path: Path) -> None:
         assert [row for _, row in RowFile(path).sample(1.0)] == RowFile(path).rows()
 
 
-@pytest.mark.parametrize("state", ["[]", '{"_data_files": null}', '{"_data_files": ["a.arrow"]}', "{"])
-def test_a_description_that_is_none_of_a_saved_dataset_changes_nothing(state: str, tmp_path: Path) -> None:
-    json_lines(tmp_path / "a.jsonl")
-    write(tmp_path / "state.json", state)
-    if state == "{":
-        with pytest.raises(DataError, match=r"state\.json"):
-            read(tmp_path)
-    else:
-        assert read(tmp_path).table.num_rows == 40
-
-
-def test_links_that_lead_back_and_links_to_nothing_are_passed_over(tmp_path: Path) -> None:
-    json_lines(tmp_path / "rows" / "a.jsonl")
-    (tmp_path / "rows" / "loop").symlink_to(tmp_path / "rows")
-    (tmp_path / "rows" / "gone.jsonl").symlink_to(tmp_path / "nothing.jsonl")
-    for files in (tmp_path / "rows", f"{tmp_path}/rows/**/*.jsonl"):
-        data = read(files)
-        assert data.table.num_rows == 40 and not data.left_out
-
-
 @pytest.mark.parametrize("files", ["", [], [""], 5, ["a.csv", 5], {"train": "a.csv"}])
 def test_files_are_a_path_or_a_list_of_paths(files: Any) -> None:
     with pytest.raises(ValueError, match="files"):
         TaskSpec(files=files, text="text", label="label")
+
+
+@pytest.mark.parametrize("share", [None, 1.0])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet", "a.arrow"])
+def test_a_repeated_column_that_is_not_read_is_a_notice(name: str, share: float | None, tmp_path: Path) -> None:
+    table = pa.table(
+        [[f"t{n}" for n in range(8)], list("ab" * 4), list("x" * 8), list("y" * 8)], list("tl") + ["n"] * 2
+    )
+    path = tmp_path / name
+    if name == "a.parquet":
+        pq.write_table(table, path)
+    elif name == "a.arrow":
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table)
+    else:
+        mark = "," if name == "a.csv" else "\t"
+        cells = zip(*(column.to_pylist() for column in table.columns), strict=True)
+        write(path, "".join(f"{mark.join(row)}\n" for row in [table.column_names, *cells]))
+    data = read(path, text="t", label="l", sample=share)
+    assert data.table.num_rows == 8 and ["'n' 2 times" in notice for notice in data.notices] == [True]
+
+
+@pytest.mark.parametrize("share", [None, 1.0])
+def test_mixed_line_ends_give_the_same_rows(share: float | None, tmp_path: Path) -> None:
+    rows = [{"text": f'"line {n}\r\nand\nmore"' if n == 3 else f"line {n}", "label": "ab"[n % 2]} for n in range(12)]
+    lines = delimited(rows).split("\n")
+    for ends in (("\r", "\n"), ("\r\n", "\n"), ("\n", "\r"), ("\r", "\r"), ("\r\n", "\r", "\n")):
+        content = "".join(line + ends[n % len(ends)] for n, line in enumerate(lines))
+        data = read(write(tmp_path / "a.csv", content), sample=share)
+        assert data.sources[0].num_rows == data.table.num_rows == 12
+
+
+def test_feather_and_bzip2_are_read_and_tables_compressed_as_a_whole_are_named(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(list(ROWS))
+    for compression in ("lz4", "zstd", "uncompressed"):
+        pa.feather.write_feather(table, str(tmp_path / "a.feather"), compression=compression)
+        assert texts(read(tmp_path / "a.feather")) == [row["text"] for row in ROWS]
+    assert texts(read(write(tmp_path / "a.csv.bz2", bz2.compress(delimited(ROWS).encode())))) == texts(
+        read(tmp_path / "a.feather")
+    )
+    with pytest.raises(DataError, match="bzip2"):
+        read(write(tmp_path / "b.csv", bz2.compress(delimited(ROWS).encode())))
+    for name, word in (("a.parquet.gz", "as a whole"), ("a.xlsx", "workbook"), ("a.csv.xz", "compressed")):
+        with pytest.raises(DataError, match=word):
+            read(write(tmp_path / name, b"x"))
+
+
+def test_the_names_of_class_numbers_are_noticed_with_the_labels_that_use_them(tmp_path: Path) -> None:
+    features = {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}, "text": {"dtype": "string"}}
+    table = pa.table({"text": [f"t{n}" for n in range(8)], "label": [n % 2 for n in range(8)]})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    (notice,) = read(tmp_path / "a.parquet").notices
+    assert '`labels: {"neg": 0, "pos": 1}`' in notice
+    pq.write_table(table.replace_schema_metadata({"huggingface": "[1]"}), tmp_path / "b.parquet")
+    assert not read(tmp_path / "b.parquet").notices
+
+
+def test_fields_in_quotes_after_a_blank_are_noticed(tmp_path: Path) -> None:
+    lines = "".join(f'"t {n}", "{"ab"[n % 2]}"\n' for n in range(8))
+    assert any("after a blank" in notice for notice in read(write(tmp_path / "a.csv", "text,label\n" + lines)).notices)
+
+
+def test_one_notice_of_several_files_is_one_line(tmp_path: Path) -> None:
+    for number in range(3):
+        rows = [{**row, "text": f"{number} {row['text']}"} for row in ROWS]
+        write(tmp_path / f"{number}.csv", delimited(rows, ";"))
+    (notice,) = read(tmp_path).notices
+    assert "0.csv and 2 more: the fields are separated by a semicolon" in notice
+
+
+def test_a_column_within_another_is_named_with_it(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"doc": [dict(row) for row in ROWS], "id": range(40)}), tmp_path / "a.parquet")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "a.parquet")
+    assert "within 'doc'" in caught.value.hint
+
+
+def test_tabs_in_a_csv_file_are_quoted_if_only_that_gives_whole_rows(tmp_path: Path) -> None:
+    rows = [{"text": f'"line {n}\nand ""more"""', "label": "ab"[n % 2]} for n in range(12)]
+    data = read(write(tmp_path / "a.csv", delimited(rows, "\t")))
+    assert texts(data)[0] == 'line 0\nand "more"' and data.table.num_rows == 12
+    assert any("of several lines" in notice for notice in data.notices)
+    with pytest.raises(DataError):
+        read(write(tmp_path / "a.tsv", delimited(rows, "\t")))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.TSV", "a.csv.gz"])
+def test_a_file_without_a_header_is_refused_with_its_first_line(name: str, tmp_path: Path) -> None:
+    mark = "\t" if "TSV" in name else ","
+    content = "".join(f"{n} {'long ' * 99}{mark}{'xy'[n % 2]}\n" for n in range(9)).encode()
+    with pytest.raises(DataError) as caught:
+        read(write(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content))
+    assert "first line" in caught.value.hint and len(caught.value.hint) < 250
+
+
+@pytest.mark.parametrize("template", ["{}", "{text} {}", "{text", "{text!r}", "{text:>9}"])
+def test_a_template_with_broken_braces_is_refused_before_anything_is_read(template: str) -> None:
+    with pytest.raises(DataError, match="text: ") as caught:
+        opened("nothing.csv", text=template)
+    assert "{column}" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"\0" * 999, b"text,label\na,b\n" + b"\0" * 4096])
+def test_a_file_of_zero_bytes_is_called_damaged(content: bytes, tmp_path: Path) -> None:
+    for name in ("a.csv", "a.tsv", "a.jsonl", "a.json"):
+        with pytest.raises(DataError) as caught:
+            read(write(tmp_path / name, content))
+        assert "are zero" in caught.value.message and "damaged" in caught.value.hint

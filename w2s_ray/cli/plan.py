@@ -63,7 +63,10 @@ def _sizes(task: "ResolvedTask") -> str:
 def _view(view: "TaskView") -> Iterator[str]:
     """Yield the lines of a task: rows, classes by split, what contexts cut, and examples as a model reads them."""
     if view.sources:
-        files = [f"{Path(source.name).name} {source.num_rows:,}" for source in view.sources[:MAX_ROWS]]
+        names = [Path(source.name) for source in view.sources[:MAX_ROWS]]
+        are_alike = len({name.name for name in names}) < len(names)
+        shown = [f"{name.parent.name}/{name.name}" if are_alike else name.name for name in names]
+        files = [f"{name} {source.num_rows:,}" for name, source in zip(shown, view.sources, strict=False)]
         files += [f"{len(view.sources) - MAX_ROWS} more"] if len(view.sources) > MAX_ROWS else []
         num_rows = sum(source.num_rows for source in view.sources)
         yield f"rows read: {num_rows:,} ({', '.join(files)}); examples: {view.num_examples:,}"

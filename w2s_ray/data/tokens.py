@@ -8,7 +8,7 @@ separator) are added at that point, within the context, so that a model reads te
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,6 +140,32 @@ def special_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[TokenArray, To
     return ids[:first], ids[last + 1 :]
 
 
+def read_around(tokenizer: "PreTrainedTokenizerFast", *, is_language_model: bool) -> tuple[TokenArray, TokenArray]:
+    """Return the special tokens (int32) that a stage reads before and after a text.
+
+    Those after a text are for encoders, which have a class token. A decoder's head reads the text's own last token, and
+    a language model continues from it.
+    """
+    before, after = special_tokens(tokenizer)
+    is_encoder = not is_language_model and tokenizer.cls_token_id is not None
+    return before, after if is_encoder else after[:0]
+
+
+def plain_ids(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each text, without special ones: those that occur in it are split like other characters."""
+    encoded: list[list[int]] = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        split_special_tokens=True,
+        truncation=False,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
+    return encoded
+
+
 def num_shared(prompt_T: TokenArray, text_T: TokenArray) -> int:
     """Return how many tokens the beginnings of both share."""
     length = min(len(prompt_T), len(text_T))
@@ -175,16 +201,7 @@ def _tokenised(prepared: PreparedTask, tokenizer: "PreTrainedTokenizerFast") -> 
     lengths: list[int] = []
     columns = ("text", "other")[: prepared.texts_per_example]
     for texts in (texts for column in columns for texts in _batches(table[column])):
-        encoded = tokenizer(
-            texts,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            truncation=False,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
+        encoded = plain_ids(tokenizer, texts)
         lengths += [len(ids) for ids in encoded]
         pieces.append(np.array([token for ids in encoded for token in ids], dtype=dtype))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(lengths, dtype=np.int64))])

@@ -168,7 +168,7 @@ def _problem(item: Any, kind: Any, within: Sequence[str]) -> _Problem:
     elif item["type"] == "string_pattern_mismatch":
         message = "must consist of letters, digits, '_', '.' and '-', and start with a letter or digit"
     else:
-        message = item["msg"].replace("Input should", "must").partition(", unable")[0]
+        message = re.sub("^(Input|Value|List|Tuple|Dictionary) should", "must", item["msg"]).partition(", unable")[0]
         for pydantic_words, yaml_words in _YAML_WORDS.items():
             message = re.sub(pydantic_words, yaml_words, message)
     hint = _hint(item["input"], message, types) if is_type_error else ""

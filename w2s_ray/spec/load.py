@@ -156,7 +156,7 @@ def _from_study(value: Any, keys: Sequence[str], folder: Path) -> Any:
 
 def _moved(path: str, folder: Path) -> str:
     exists_here = os.path.exists(path) or any(glob.iglob(path))
-    if os.path.isabs(path) or (not exists_here and (folder / path).exists()):
+    if os.path.isabs(path) or (not exists_here and os.path.exists(folder / path)):
         return path
     return os.path.relpath(path, folder)
 
@@ -195,6 +195,6 @@ def _resolved(folder: Path, paths: str | tuple[str, ...]) -> str | tuple[str, ..
 
 def _resolved_path(folder: Path, path: str) -> str:
     whole = folder / path
-    if glob.has_magic(path) and not whole.exists():  # a pattern, which the folder's own name is no part of
+    if glob.has_magic(path) and not os.path.lexists(whole):  # a pattern, which the folder's own name is no part of
         return os.path.join(glob.escape(str(folder.resolve())), path)
-    return str(whole.resolve())
+    return str(whole) if "\0" in path else os.path.realpath(whole)

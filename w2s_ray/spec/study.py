@@ -31,19 +31,41 @@ Arm = Literal[StudentArm, "floor", "member", "generative", "reference", "full_ce
 """The supervision that a stage gets; the arms that are not a student's are added by the compiler."""
 
 
+def _label(value: Any) -> Any:
+    """Return a label value of YAML as text: truth as JSON writes it, numbers as Python does."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    if value is None:
+        raise ValueError("a label is text, a number, true or false; put the word in quotation marks if it is text")
+    return value
+
+
 def _listed(value: Any) -> Any:
-    """Return a list of label values as text, in the form in which they are matched; one value is a list of one."""
+    """Return label values as a list, in which a whole float has both its forms; one value is a list of one."""
     values = value if isinstance(value, list | tuple) else [value]
-    texts = {True: "true", False: "false"}
-    return tuple(
-        texts[item] if isinstance(item, bool) else str(item) if isinstance(item, int) else item for item in values
-    )
+    forms = ((str(int(item)), item) if isinstance(item, float) and item.is_integer() else (item,) for item in values)
+    return tuple(form for of_item in forms for form in of_item)
+
+
+def _named(value: Any) -> Any:
+    """Return a mapping whose names are written like label values."""
+    if not isinstance(value, dict):
+        return value
+    names = [_label(name) for name in value]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"the class {repeated[0]!r} is there twice, once as text and once as a number or truth")
+    return dict(zip(names, value.values(), strict=True))
 
 
 _Path = Annotated[str, Field(min_length=1)]
 Paths = _Path | Annotated[tuple[_Path, ...], Field(min_length=1)]
 """A path or pattern, or a list of them."""
-Values = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
+Label = Annotated[str, BeforeValidator(_label)]
+"""A label value, or the name of a class."""
+Values = Annotated[tuple[Label, ...], BeforeValidator(_listed), Field(min_length=1)]
 """Label values."""
 
 
@@ -78,9 +100,9 @@ class TaskSpec(Spec):
     Text alone is for pretraining."""
     label: str | None = None
     """The column with the label, for examples of two or more classes."""
-    classes: tuple[str, ...] | None = None
+    classes: tuple[Label, ...] | None = None
     """Label values in class order; the sorted distinct values if not given."""
-    labels: dict[str, Values] | None = None
+    labels: Annotated[dict[str, Values], BeforeValidator(_named)] | None = None
     """Label values that mean the same class, by the class's name: `{positive: [Positive, pos]}`."""
     answer: str | None = None
     """The column with the answer to write after the text."""

@@ -8,7 +8,7 @@ quoted with double quotes, except between tabs: there a quotation mark is text, 
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ _FIELD_CHARS = 2**31 - 1
 _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
 _JSON_LINE = re.compile(r'\s*(\[\s*)?\{\s*"[^"\n]*"\s*:')
 _SHOWN = 5
+_HEADER_CHARS = 80
 
 
 class Dialect(NamedTuple):
@@ -72,6 +73,8 @@ def dialect_of(path: Path, kind: str, quoting: bool | None) -> Dialect:
     num_fields, share = _tried(usual, head)
     if num_fields > 1 and share == 1:
         return usual
+    if quoting is None and kind == "csv":  # if tabs separate the fields, and only quoting gives each row as many
+        others.append(Dialect(kind, "\t", is_quoted=True))
     tried = [(dialect, *_tried(dialect, head)) for dialect in others]
     least = 1.0 if num_fields > 1 else 0.5
     fitting = [(share, fields, dialect) for dialect, fields, share in tried if fields > 1 and share >= least]
@@ -96,37 +99,40 @@ def digest_kind(path: Path, kind: str, quoting: bool | None) -> str:
     return " ".join(parts)
 
 
-def delimited_rows(path: Path, dialect: Dialect, notices: list[str]) -> list[dict[str, str]]:
-    """Return the rows of a file, and append notices about how it was read."""
+def delimited_rows(path: Path, dialect: Dialect, columns: Collection[str], notices: list[str]) -> list[dict[str, str]]:
+    """Return the rows of a file, and append notices about how it was read; `columns` are those that the task reads."""
     header, records = _split(path, dialect, io.StringIO(text_of_file(path), newline=""))
+    check_names(path, header.fields, columns, notices)
     oddities = _Oddities(header)
     rows = []
     for record in oddities.watched(records, dialect):
-        _check_record(path, record, header.fields, dialect)
+        _check_record(path, record, header, dialect)
         rows.append(dict(zip(header.fields, record.fields, strict=True)))
     notices += [*dialect.notices, *oddities.notices()]
     return rows
 
 
 def sampled_records(
-    path: Path, dialect: Dialect, is_chosen: Callable[[bytes], bool], notices: list[str]
+    path: Path, dialect: Dialect, columns: Collection[str], is_chosen: Callable[[bytes], bool], notices: list[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the chosen rows and their numbers, with few of them in memory; `is_chosen` decides by a row's bytes."""
     read: list[bytes] = []
 
     def texts() -> Iterator[str]:
         for line, text in enumerate(lines_of(path), start=1):
-            read.append(text)
-            yield decoded(path, text, line)
+            for part in io.StringIO(decoded(path, text, line), newline=""):  # a carriage return also ends a line
+                read.append(part.encode())
+                yield part
 
     header, records = _split(path, dialect, texts())
+    check_names(path, header.fields, columns, notices)
     read.clear()
     oddities = _Oddities(header)
     for record in oddities.watched(records, dialect):
         content = b"".join(read).strip(b"\r\n")
         read.clear()
         if is_chosen(content) or record.fields == header.fields:
-            _check_record(path, record, header.fields, dialect)
+            _check_record(path, record, header, dialect)
             yield record.number, dict(zip(header.fields, record.fields, strict=True))
     notices += [*dialect.notices, *oddities.notices()]
 
@@ -138,7 +144,7 @@ class _Oddities:
         self._header = header
         named = [place for place, name in enumerate(header.fields, start=1) if name.strip()]
         self._num_named = named[-1] if named else len(header.fields)
-        self._num_spanning = self._num_in_quotes = self._num_unnamed = 0
+        self._num_spanning = self._num_in_quotes = self._num_after_blank = self._num_unnamed = 0
         self._first: list[int] = []
         """Numbers of the first few rows with a field of several lines."""
         self._longest = header
@@ -152,6 +158,8 @@ class _Oddities:
                 self._first = [*self._first, record.number][:_SHOWN]
             elif not dialect.is_quoted:
                 self._num_in_quotes += any(value[:1] == value[-1:] == '"' != value for value in record.fields)
+            else:
+                self._num_after_blank += any(value[:1] == " " and value.lstrip()[:1] == '"' for value in record.fields)
             self._num_unnamed += any(value.strip() for value in record.fields[self._num_named :])
             yield record
 
@@ -171,6 +179,11 @@ class _Oddities:
                 f"{_rows(self._num_in_quotes, 'has a field', 'have fields')} in double quotes, which are kept as text; "
                 "`quoting: true` removes them"
             )
+        if self._num_after_blank:
+            yield (
+                f"{_rows(self._num_after_blank, 'has a field', 'have fields')} in double quotes after a blank, which "
+                "are kept as text; remove the blanks after the delimiters"
+            )
         if self._num_unnamed:
             yield (
                 f"{_rows(self._num_unnamed, 'has a value', 'have values')} in a last column without a name, which is "
@@ -186,16 +199,15 @@ def _rows(num: int, one: str, many: str) -> str:
     return f"1 row {one}" if num == 1 else f"{num:,} rows {many}"
 
 
-def check_names(path: Path, names: Sequence[str]) -> None:
-    """Refuse a name that two columns share, because only one of them could be read."""
+def check_names(path: Path, names: Sequence[str], columns: Collection[str], notices: list[str]) -> None:
+    """Refuse a name that two columns share and the task reads, because it is unknown which one is meant."""
     repeated = [name for name in dict.fromkeys(names) if name.strip() and names.count(name) > 1]
-    if repeated:
-        places = ", ".join(str(place) for place, name in enumerate(names, start=1) if name == repeated[0])
-        raise DataError(
-            f"{path} has the column {repeated[0]!r} {names.count(repeated[0])} times (columns {places}), so it is "
-            "unknown which one is meant",
-            "rename or remove all but one of them",
-        )
+    for name in repeated:
+        places = ", ".join(str(place) for place, other in enumerate(names, start=1) if other == name)
+        what = f"has the column {name!r} {names.count(name)} times (columns {places})"
+        if name in columns or not columns:
+            raise DataError(f"{path} {what}, so it is unknown which one is meant", "rename or remove all but one")
+        notices.append(f"it {what}, which the task does not read")
 
 
 def _tried(dialect: Dialect, head: str) -> tuple[int, float]:
@@ -215,7 +227,6 @@ def _split(path: Path, dialect: Dialect, lines: Iterable[str]) -> tuple[Delimite
     skipped = int(dialect.has_separator_line and bool(next(lines, "")))
     reader = dialect.reader(lines)
     header = next(_records(path, reader, skipped), DelimitedRecord(0, 1, 1, []))
-    check_names(path, header.fields)
     return header, _records(path, reader, skipped)
 
 
@@ -235,10 +246,10 @@ def _records(path: Path, reader: Any, skipped: int) -> Iterator[DelimitedRecord]
         ) from None
 
 
-def _check_record(path: Path, record: DelimitedRecord, header: Sequence[str], dialect: Dialect) -> None:
+def _check_record(path: Path, record: DelimitedRecord, header: DelimitedRecord, dialect: Dialect) -> None:
     """Refuse a row with more or fewer fields than the header, and a row that is the header again."""
-    if len(record.fields) == len(header):
-        if len(header) > 1 and record.fields == header:
+    if len(record.fields) == len(header.fields):
+        if len(header.fields) > 1 and record.fields == header.fields:
             raise DataError(
                 f"{path}: line {record.last_line} is the header again, as in a file that was joined from several",
                 "remove the line, or list the single files under `files:`",
@@ -247,8 +258,9 @@ def _check_record(path: Path, record: DelimitedRecord, header: Sequence[str], di
     hint = "put values that contain the delimiter or line breaks in double quotes"
     if not dialect.is_quoted:
         hint = "remove tabs and line breaks from its values, or set `quoting: true` if values are in double quotes"
+    first = dialect.delimiter.join(header.fields)
     raise DataError(
         f"{path}: line {record.last_line} does not have as many fields as the header: {len(record.fields)} and not "
-        f"{len(header)}",
+        f"{len(header.fields)}; the header is line {header.last_line}, {first[:_HEADER_CHARS]!r}",
         hint,
     )

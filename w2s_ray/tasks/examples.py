@@ -8,7 +8,7 @@ read a row's fields.
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from w2s_ray.spec.identity import seeded_hash
@@ -70,6 +70,7 @@ class Format:
         columns: the columns that every source must have.
         examples: one row → its examples; raises `Skip`.
         class_names: the classes in label order; None for the distinct labels of the pool, sorted.
+        joined: label values that mean a class, with its name; other values are names themselves.
         together: all examples → the final example, or `Skip`, for each; for relations that one row does not show.
         judge: name of the judge of its answers; None for an exact match.
     """
@@ -78,6 +79,7 @@ class Format:
     columns: tuple[str, ...]
     examples: Callable[[Row], Iterable[Example]]
     class_names: tuple[str, ...] | None = None
+    joined: Mapping[str, str] = field(default_factory=dict)
     together: Callable[[Sequence[Example]], Sequence[Example | Skip]] | None = None
     judge: str | None = None
 

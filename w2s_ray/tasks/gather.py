@@ -7,12 +7,10 @@ examples of each class.
 
 import difflib
 import itertools
-import json
 import logging
 import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,6 +21,7 @@ from w2s_ray.spec.base import Kind
 from w2s_ray.spec.identity import identity, seeded_hash
 from w2s_ray.tasks.examples import Example, Format, Skip
 from w2s_ray.tasks.related import merged_groups, tied
+from w2s_ray.tasks.remarks import absent_labels, alike_labels, doubtful_texts, missing_labels, split_columns
 from w2s_ray.tasks.sources import Source
 from w2s_ray.tasks.task import POOL, SCHEMA, TEST, LeftOut, SourceRows, TaskData, check_left_out
 
@@ -36,7 +35,7 @@ SHOWN = 5
 _TRIED = 100
 """How many rows are looked at for a source's columns."""
 _SHOWN_COLUMNS = 30
-_PLAIN_NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d*)?")
+_NAME_CHARS = 60
 _PLAIN_INTEGER = re.compile(r"-?\d{1,18}")
 _logger = logging.getLogger(__name__)
 
@@ -99,9 +98,14 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
     """
     accounts = [Account(source) for source in sources]
     placed = [example for account in accounts for example in _read(account, format_, max_skipped)]
-    notices = [f"{source.name}: {notice}" for source in sources for notice in source.notices]
-    notices += [notice for account in accounts for notice in account.notices]
-    alike = list(_alike_labels(placed)) if format_.kind == "classes" else []
+    names: dict[str, list[str]] = defaultdict(list)
+    for account in accounts:
+        for notice in (*account.source.notices, *account.notices):
+            names[notice].append(account.source.name)
+    notices = [
+        f"{first}{f' and {len(others)} more' if others else ''}: {notice}" for notice, (first, *others) in names.items()
+    ]
+    placed, remarks = _joined(placed, format_)
     classes = format_.class_names or _class_names(accounts, placed)
     if format_.kind in ("classes", "pairs"):
         placed = _known(placed, classes)
@@ -114,8 +118,10 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
     try:
         check_left_out(left_out, max_skipped)
     except DataError as error:
-        raise DataError(error.message, "; ".join((error.hint, *alike))) from None
-    for line in (*left_out, *notices, *alike):
+        raise DataError(error.message, "; ".join((error.hint, *remarks))) from None
+    others = [item.example.other or "" for item in placed] if format_.kind == "pairs" else []
+    remarks += doubtful_texts([*(item.example.text for item in placed), *others])
+    for line in (*left_out, *notices, *remarks):
         _logger.warning("%s", line)
     counts = Counter(item.account for item in placed)
     read = tuple(
@@ -128,11 +134,12 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
         for account in accounts
     )
     table = _table(placed, groups, classes)
-    return TaskData(table, classes, left_out, judge=format_.judge, sources=read, notices=(*notices, *alike))
+    return TaskData(table, classes, left_out, judge=format_.judge, sources=read, notices=(*notices, *remarks))
 
 
 def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Placed]:
     account.notices += _check_columns(account.source, format_.columns)
+    account.notices += split_columns(account.source.rows, format_.columns)
     numbers = account.source.numbers or itertools.count(1)
     for number, row in zip(numbers, account.source.rows, strict=False):
         account.num_rows += 1
@@ -148,6 +155,29 @@ def _read(account: Account, format_: Format, max_skipped: float) -> Iterator[Pla
         else:
             yield from (Placed(example, number, account) for example in made)
     check_left_out(account.left_out(), max_skipped)
+
+
+def _joined(placed: Sequence[Placed], format_: Format) -> tuple[list[Placed], list[str]]:
+    """Give label values that mean one class its name; return remarks about the labels too."""
+    if format_.kind != "classes":
+        return list(placed), []
+    values = Counter(item.example.label for item in placed if item.example.label is not None)
+    remarks = list(absent_labels("labels", format_.joined, values))
+    names = {value: format_.joined.get(value, value) for value in values}
+    counts: Counter[str] = Counter()
+    for value, num in values.items():
+        counts[names[value]] += num
+    if format_.class_names is None:
+        remarks += missing_labels(counts)
+    else:
+        remarks += absent_labels("classes", format_.class_names, counts)
+    remarks += alike_labels(counts)
+    changed = {value: name for value, name in names.items() if value != name}
+    return [
+        item._replace(example=item.example._replace(label=changed[label])) if label in changed else item
+        for item in placed
+        for label in (item.example.label,)
+    ], remarks
 
 
 def _check_completions(example: Example) -> None:
@@ -180,41 +210,24 @@ def _check_columns(source: Source, columns: Sequence[str]) -> Iterator[str]:
         plain = column.strip().casefold()
         alike = [name for name in known if name != column and name.strip().casefold() == plain]
         if column in known:
-            yield from (
-                f"{source.name}: it also has the column {name!r}, which is not the same as {column!r}" for name in alike
-            )
+            yield from (f"it also has the column {name!r}, which is not the same as {column!r}" for name in alike)
             continue
         near = difflib.get_close_matches(column, known, n=1, cutoff=0.5) or alike
-        names = ", ".join(map(repr, known[:_SHOWN_COLUMNS])) + (" …" if len(known) > _SHOWN_COLUMNS else "")
+        shown = [name if len(name) <= _NAME_CHARS else f"{name[:_NAME_CHARS]}…" for name in known[:_SHOWN_COLUMNS]]
+        names = ", ".join(map(repr, shown)) + (" …" if len(known) > _SHOWN_COLUMNS else "")
         hint = f"did you mean {near[0]!r}? its columns are {names}" if near else f"its columns are {names}"
-        if len(known) == 1 and column in known[0]:
+        if not near and re.search(r"\.[ct]sv\b", source.name, re.IGNORECASE):
+            hint += ", which its first line names: the header"
+        holders = {name for row in itertools.islice(source.rows, _TRIED) for name in row if _holds(row[name], column)}
+        if holders:
+            hint = f"it is within {min(holders)!r}; write its fields as columns"
+        elif len(known) == 1 and column in known[0]:
             hint = f"its only column is {names}; if that is several, separate them by commas, semicolons or tabs"
         raise DataError(f"{source.name} has no column {column!r}; the task reads {', '.join(columns)}", hint)
 
 
-def _alike_labels(placed: Sequence[Placed]) -> Iterator[str]:
-    """Yield a notice for labels that differ only in case, blanks, the form of a number or quotation marks."""
-    counts = Counter(item.example.label for item in placed if item.example.label is not None)
-    alike: dict[str, list[str]] = defaultdict(list)
-    for label, _ in counts.most_common():
-        alike[_simplified(label)].append(label)
-    for name, *others in (labels for labels in alike.values() if len(labels) > 1):
-        rows = ", ".join(f"{label!r} ({_num_rows(counts[label])})" for label in (name, *others))
-        yield (
-            f"the labels {rows} differ only in case, blanks or form and are separate classes; "
-            f"`labels: {json.dumps({name: others}, ensure_ascii=False)}` joins them"
-        )
-
-
-def _num_rows(num: int) -> str:
-    return "1 row" if num == 1 else f"{num:,} rows"
-
-
-def _simplified(label: str) -> str:
-    """Return a label without the differences that people overlook."""
-    visible = "".join(mark for mark in unicodedata.normalize("NFKC", label) if unicodedata.category(mark) != "Cf")
-    plain = "".join(visible.casefold().split()).strip("'\"`")
-    return repr(float(plain)) if _PLAIN_NUMBER.fullmatch(plain) else plain or label
+def _holds(value: object, column: str) -> bool:
+    return isinstance(value, Mapping) and column in value
 
 
 def _class_names(accounts: Sequence[Account], placed: Sequence[Placed]) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def own_format(spec: TaskSpec) -> Format:
     columns = (*fields, *(column for column in named if column is not None))
     if spec.classes is not None and len(set(spec.classes)) != len(spec.classes):
         raise DataError(f"classes: {list(spec.classes)} lists a class twice")
-    class_of_value = {value: name for name, values in (spec.labels or {}).items() for value in values}
+    joined = {value: name for name, values in (spec.labels or {}).items() for value in values}
     classes = {"classes": spec.classes, "pairs": PAIR_CLASSES, "answers": ("answer",), "text": ("text",)}[kind]
 
     def examples(row: Row) -> Iterable[Example]:
@@ -73,13 +73,12 @@ def own_format(spec: TaskSpec) -> Format:
             yield pair(prompt + chosen, prompt + rejected, related, prompt=prompt)
             return
         label = _value(row, spec.label, "label") if spec.label is not None else None
-        label = class_of_value.get(label, label) if label is not None else None
         answer = _value(row, spec.answer) if spec.answer is not None else None
         if answer is not None and "\n" in answer:
             raise _SEVERAL_LINES
         yield Example(text, group if group is not None else group_of(text), label, answer)
 
-    return Format(kind, columns, examples, classes)
+    return Format(kind, columns, examples, classes, joined)
 
 
 def group_of(text: str) -> str:
@@ -115,6 +114,8 @@ def _template(text: str) -> list[tuple[str, str | None]]:
         raise DataError(f"text: {text!r}: {error}", hint) from None
     if all(field is None for _, field, _, _ in parts):
         return [("", text)] if text else []
+    if any(field == "" for _, field, _, _ in parts):
+        raise DataError(f"text: {text!r}: there is no column name between the braces", hint)
     for _, field, format_, conversion in parts:
         if format_ or conversion:
             extra = f"!{conversion}" if conversion else f":{format_}"

@@ -4,14 +4,17 @@ Text is UTF-8, with or without a byte order mark; UTF-16 and UTF-32 are read if 
 """
 
 import codecs
+import difflib
 import io
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from w2s_ray.errors import DataError
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 HEAD_BYTES = 2**16
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -25,6 +28,7 @@ _MAGIC = (
     (b"\xff\xff\xff\xff", "an Arrow stream", "rename it to .arrow"),
     (b"\x1f\x8b", "compressed with gzip", "add .gz to its name"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", "add .zst to its name"),
+    *((b"BZh%d1AY&SY" % level, "compressed with bzip2", "add .bz2 to its name") for level in range(1, 10)),
     (b"PK\x03\x04", "a ZIP archive or an Excel workbook", "unpack it, or save its table as CSV"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook", "save its table as CSV in UTF-8"),
     (b"\xfd7zXZ\x00", "compressed with xz", "unpack it"),
@@ -48,12 +52,29 @@ def opened(path: Path) -> io.BufferedReader:
     Raises:
         DataError: when it does not exist, or cannot be read.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for a writer
+        raise DataError(f"{path} is not a regular file", "save its content as a file")
     try:
         return path.open("rb")
     except FileNotFoundError:
-        raise DataError(f"data file {path} does not exist") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from None
+        raise DataError(f"data file {path} does not exist", _instead_of(path)) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"cannot read {str(path)!r}: {reason}", "check the path and its permissions") from None
+
+
+def _instead_of(path: Path) -> str:
+    """Return what to write for a path that does not exist."""
+    if os.path.islink(path):
+        return f"it is a link to {os.readlink(path)}; fetch or copy the file that it leads to"
+    if any(part.startswith("~") for part in path.parts):
+        return "`~` is not expanded; write the whole path"
+    if "{" in path.name:
+        return "braces are not expanded; write a list of paths or patterns"
+    with suppress(OSError):
+        near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+        return f"did you mean {near[0]!r}?" if near else "check the path"
+    return f"the folder {path.parent} does not exist either"
 
 
 def head_of(path: Path) -> bytes:
@@ -148,12 +169,18 @@ def _check_is_text(path: Path, head: bytes) -> None:
             raise DataError(f"{path} is {kind}, which its name does not show", remedy)
     if head[:512].lstrip().lower().startswith(_WEB_PAGES):
         raise DataError(f"{path} is a web page and not data", "download the file itself, not the page that shows it")
-    if encoding_of(head) == "utf-8-sig" and head[:512].count(0) * 4 > len(head[:512]):
-        order = "le" if head[1:2] == b"\0" else "be"
+    even, odd = head[:512:2].count(0), head[1:512:2].count(0)
+    if encoding_of(head) != "utf-8-sig" or (even + odd) * 4 <= len(head[:512]):
+        return
+    if min(even, odd) * 4 > max(even, odd):
         raise DataError(
-            f"{path} is not UTF-8: every other byte is zero, as in UTF-16 without a byte order mark",
-            f"convert it: iconv -f utf-16{order} -t utf-8 {path.name} > converted",
+            f"{path} is not text: {even + odd} of its first {len(head[:512])} bytes are zero",
+            "the file is damaged, as after a crash or an incomplete download; write it again from its source",
         )
+    raise DataError(
+        f"{path} is not UTF-8: every other byte is zero, as in UTF-16 without a byte order mark",
+        f"convert it: iconv -f utf-16{'le' if odd > even else 'be'} -t utf-8 {path.name} > converted",
+    )
 
 
 def _not_compressed(path: Path, error: OSError) -> DataError:
@@ -168,7 +195,10 @@ def _not_text(path: Path, error: UnicodeDecodeError, line: int) -> DataError:
         return DataError(f"{path} begins as {error.encoding} and breaks off at byte {error.start}", "save it as UTF-8")
     byte = error.object[error.start]
     encoding = "cp1252" if any(0x80 <= value < 0xA0 for value in error.object[error.start :][:4096]) else "latin1"
+    start, end = (error.object.rfind(b"\n", 0, error.start) + 1, error.object.find(b"\n", error.start))
+    around = error.object[max(start, error.start - 20) : max(end, error.start + 1)][:40]
     return DataError(
         f"{path}: byte 0x{byte:02x} on line {line} is not UTF-8",
-        f"convert it from the encoding that it has, for example iconv -f {encoding} -t utf-8 {path.name} > converted",
+        f"convert it from the encoding that it has, for example iconv -f {encoding} -t utf-8 {path.name} > converted, "
+        f"with which the line has {around.decode(encoding, errors='replace').strip()!r}",
     )

@@ -8,7 +8,7 @@ from typing import TypeVar
 from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.data.prepare import PreparedTask, load_prepared
-from w2s_ray.data.tokens import Tokens, special_tokens, tokenise
+from w2s_ray.data.tokens import Tokens, read_around, tokenise
 from w2s_ray.errors import StoreError
 from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.spec.chain import PlannedStage
@@ -67,14 +67,8 @@ class StageInputs:
 
     @cached_property
     def special_tokens(self) -> tuple[TokenRow, TokenRow]:
-        """The special tokens before and after each text.
-
-        Those after a text are for encoders, which have a class token. A decoder's head reads the text's own last token,
-        and a language model continues from it.
-        """
-        before, after = special_tokens(self.tokenizer)
-        is_encoder = not self.spec.is_language_model and self.tokenizer.cls_token_id is not None
-        return before, after if is_encoder else after[:0]
+        """The special tokens before and after each text."""
+        return read_around(self.tokenizer, is_language_model=self.spec.is_language_model)
 
     @cached_property
     def source_folder(self) -> Path:

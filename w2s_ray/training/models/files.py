@@ -216,7 +216,7 @@ def check_pad_token(folder: Path, model: str, pad_token: str | None) -> None:
                 "choose one of the tokenizer's tokens, for example its end-of-text token",
             )
         return
-    if _declared(folder, "pad_token") is None and _auto_tokenizer(folder).pad_token is None:
+    if _declared(folder, "pad_token") is None and auto_tokenizer(folder).pad_token is None:
         end = _declared(folder, "eos_token") or "<|endoftext|>"
         raise ModelError(f"the tokenizer of {model} has no padding token", f'add `pad_token: "{end}"` to the level')
 
@@ -336,7 +336,7 @@ def _sha256(path: Path, _changed_ns: int) -> str:
 def _tokenizer(folder: Path) -> Any:
     """Return a `tokenizers.Tokenizer`, or transformers' tokenizer if `folder` has no tokenizer.json."""
     file = folder / "tokenizer.json"
-    return _from_file(file, file.stat().st_mtime_ns) if file.is_file() else _auto_tokenizer(folder)
+    return _from_file(file, file.stat().st_mtime_ns) if file.is_file() else auto_tokenizer(folder)
 
 
 @lru_cache(maxsize=8)
@@ -348,7 +348,7 @@ def _from_file(file: Path, _changed_ns: int) -> Tokenizer:
 
 
 @lru_cache(maxsize=8)
-def _auto_tokenizer(folder: Path) -> Any:
+def auto_tokenizer(folder: Path) -> Any:
     """Load the tokenizer with transformers, which knows defaults that are in no file."""
     from transformers import AutoTokenizer
 
