@@ -101,7 +101,7 @@ DECODERS: dict[str, Callable[[], tf.PretrainedConfig]] = {
     "gemma2": lambda: tf.Gemma2Config(**GROUPED, head_dim=8, sliding_window=8),
     "phi": lambda: tf.PhiConfig(**SHORT),
     "bloom": lambda: tf.BloomConfig(hidden_size=16, n_layer=2, n_head=2),
-    "mixtral": lambda: tf.MixtralConfig(**GROUPED, num_local_experts=2, num_experts_per_tok=1),
+    "mixtral": lambda: tf.MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2),
 }
 ENCODERS: dict[str, Callable[[], tf.PretrainedConfig]] = {
     "bert": lambda: tf.BertConfig(**SHORT),
@@ -136,6 +136,21 @@ OTHERS: dict[str, Callable[[], tf.PretrainedConfig]] = {
     "falcon": lambda: tf.FalconConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2),
 }
 ARCHITECTURES = {**DECODERS, **ENCODERS, **OTHERS}
+RARE: dict[str, Callable[[], tf.PretrainedConfig]] = {
+    "esm": lambda: tf.EsmConfig(**SHORT, pad_token_id=0, mask_token_id=9),
+    "reformer": lambda: tf.ReformerConfig(
+        hidden_size=16,
+        num_attention_heads=2,
+        attention_head_size=8,
+        feed_forward_size=24,
+        axial_pos_embds=False,
+        max_position_embeddings=POSITIONS,
+        attn_layers=["local", "local"],
+        local_attn_chunk_length=8,
+        is_decoder=True,
+    ),
+}
+"""Architectures that are not in the table of docs/models.md."""
 
 
 def write_model(
@@ -143,7 +158,7 @@ def write_model(
 ) -> Path:
     """A model folder: random weights, a language model's where there is one, or a classifier's with `head` classes."""
     tokenizer = write_tokenizer(folder, tokens)
-    config = ARCHITECTURES[architecture]()
+    config = (ARCHITECTURES | RARE)[architecture]()
     config.vocab_size = VOCABULARY
     pad = tokenizer.pad_token_id
     config.pad_token_id = pad if pad is not None and pad < VOCABULARY else None
@@ -152,6 +167,8 @@ def write_model(
         setattr(config, name, value)
     torch.manual_seed(seed)
     autos: Sequence[type] = (tf.AutoModelForCausalLM, tf.AutoModelForMaskedLM, tf.AutoModel)
+    if config.is_encoder_decoder:
+        autos = (tf.AutoModel,)
     if head:
         config.num_labels = head
         autos = (tf.AutoModelForSequenceClassification,)

@@ -16,6 +16,7 @@ from w2s_ray.spec.stage import Prompt
 from w2s_ray.store.artifacts import SNAPSHOTS, ArtifactStore
 from w2s_ray.store.files import writing
 from w2s_ray.store.search_result import every_chain
+from w2s_ray.training.models.exports import renew_export
 
 if TYPE_CHECKING:
     from w2s_ray.report.findings import Summary
@@ -85,6 +86,7 @@ def export(
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        renew_export(target, stage.spec)
         task = resolution.tasks[stage.task]
         if task.kind == "classes" and not stage.spec.is_language_model:
             _name_classes(target / "config.json", task.class_names)

@@ -5,7 +5,6 @@ left out (training/models/prompts.py); how many fit is estimated. Stages whose d
 on this machine are passed over here, and checked by the worker.
 """
 
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import mean, median
 from typing import NamedTuple
@@ -31,11 +30,10 @@ def check_contexts(stages: Iterable[PlannedStage], resolution: Resolution, store
     Raises:
         DataError: with the first one.
     """
-    reader = functools.cache(functools.partial(tokenizer_of, resolution))
     checked: set[tuple[object, ...]] = set()
     for stage in (stage for stage in stages if stage.spec.completion_score is not None):
         spec, place = stage.spec, (stage.task, stage.level)
-        tokenizer = reader(*place, spec.starts_from.name)
+        tokenizer = tokenizer_of(resolution, *place, spec.starts_from.name)
         if tokenizer is None:
             continue
         own = spec.optimisation.context_tokens

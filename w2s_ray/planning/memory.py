@@ -22,6 +22,7 @@ from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.memory.footprint import Footprint, footprint
 from w2s_ray.training.memory.usage import GIB, share_of_host
 from w2s_ray.training.models.catalogue import model_folder
+from w2s_ray.training.models.files import fast_tokenizer
 
 LongestText = Callable[[PlannedStage], int | None]
 """Returns the number of tokens of the longest text of a stage's task; None if unknown."""
@@ -85,8 +86,7 @@ def tokenizer_of(resolution: Resolution, task: str, level: str, model_name: str)
     revision = resolution.models[level].revision
     if UNRESOLVED in (resolution.tasks[task].fingerprint.split()[0], revision):
         return None
-    file = model_folder(model_name, revision, tokenizer=True) / "tokenizer.json"
-    return Tokenizer.from_file(str(file)) if file.is_file() else None
+    return fast_tokenizer(model_folder(model_name, revision, tokenizer=True))
 
 
 def available_bytes(execution: Execution, nodes: Sequence[Node]) -> int | None:

@@ -13,17 +13,16 @@ from pathlib import Path
 from w2s_ray.errors import ModelError, ResourceError
 from w2s_ray.planning.resolve import UNRESOLVED, locked_checks, save_checks
 from w2s_ray.spec.chain import PlannedStage, Resolution, distinct_stages
-from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.model_check import RECIPE, Checks, to_check
+from w2s_ray.spec.model_check import Checks, to_check
 from w2s_ray.spec.stage import ModelSource
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.record import package_versions
 from w2s_ray.store.search_result import every_chain
+from w2s_ray.store.verdicts import check_key, read_verdict
 from w2s_ray.training.models.catalogue import has_weights, is_builtin
 
-_LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 _SECONDS = 1200.0
+"""Time after which a check is given up."""
 
 
 def check_models(
@@ -41,40 +40,46 @@ def check_models(
     Raises:
         ModelError: for the first model that is refused.
     """
-    known = locked_checks(study, store)
-    stages = {
-        key: stage
-        for stage in _distinct(study, resolution, store)
-        if (key := _key(stage)) not in known.get(_revision(stage), {})
-    }
-    if not stages:
-        return 0
-    names = ", ".join(dict.fromkeys(stage.spec.starts_from.name for stage in stages.values()))
-    notify(f"checking {names}")
-    try:
-        checks = _run(tuple(stages.values()), store)
-    except ResourceError as error:
-        notify(f"not checked: {error.message}")
-        return 0
-    differences: list[float] = []
-    for (key, stage), verdict in zip(stages.items(), checks.verdicts, strict=False):
+    stages = tuple(_distinct(study, resolution, store))
+    new = tuple(stage for stage in stages if read_verdict(store, stage) is None)
+    checks = Checks()
+    if new:
+        names = ", ".join(dict.fromkeys(stage.spec.starts_from.name for stage in new))
+        notify(f"checking {names}")
+        try:
+            checks = _run(new, store)
+        except ResourceError as error:
+            notify(f"not checked: {error.message}")
+    for stage, verdict in zip(new, checks.verdicts, strict=False):
         if verdict.lacks_memory:
             notify(f"level {stage.level} is not checked: {verdict.message}")
-            continue
-        if verdict.message:
-            save_checks(study, resolution, store, known)
+    _lock_verdicts(study, stages, store)
+    for stage, verdict in zip(new, checks.verdicts, strict=False):
+        if verdict.message and not verdict.lacks_memory:
             raise ModelError(f"level {stage.level}: {verdict.message}", verdict.hint)
-        known.setdefault(_revision(stage), {})[key] = verdict.difference
-        differences.append(verdict.difference)
-    save_checks(study, resolution, store, known)
+    differences = [verdict.difference for verdict in checks.verdicts if not verdict.message]
     if differences:
         largest = max(differences)
         notify(f"models predict what their exports predict (largest difference: {largest:.1%} of what is allowed)")
     return len(differences)
 
 
+def _lock_verdicts(study: Study, stages: Iterable[PlannedStage], store: ArtifactStore) -> None:
+    """Add the verdicts on these stages to the study's lock, unless it has them."""
+    verdicts: dict[str, dict[str, float]] = {}
+    for stage in stages:
+        source, difference = stage.spec.starts_from, read_verdict(store, stage)
+        if difference is not None:
+            assert isinstance(source, ModelSource)
+            verdicts.setdefault(source.revision, {})[check_key(stage)] = difference
+    known = locked_checks(study, store)
+    if any(not ways.items() <= known.get(revision, {}).items() for revision, ways in verdicts.items()):
+        save_checks(study, store, verdicts)
+
+
 def _distinct(study: Study, resolution: Resolution, store: ArtifactStore) -> Iterable[PlannedStage]:
-    """Yield what to check for each stage that is not trained yet, from weak to strong."""
+    """Yield each distinct check of the stages that are not trained yet, from weak to strong."""
+    known: set[str] = set()
     stages = distinct_stages(every_chain(study, resolution, store)).values()
     for stage in stages:
         entry, model = study.ladder[stage.level], resolution.models[stage.level]
@@ -92,18 +97,10 @@ def _distinct(study: Study, resolution: Resolution, store: ArtifactStore) -> Ite
                 pad_token=entry.pad_token,
                 trust_remote_code=entry.trust_remote_code,
             )
-        yield to_check(stage, source)
-
-
-def _key(stage: PlannedStage) -> str:
-    versions = {name: version for name, version in package_versions().items() if name in _LIBRARIES}
-    return short(identity("model check", {"recipe": RECIPE, "versions": versions, "stage": stage.identity}))
-
-
-def _revision(stage: PlannedStage) -> str:
-    source = stage.spec.starts_from
-    assert isinstance(source, ModelSource)
-    return source.revision
+        check = to_check(stage, source)
+        if check.identity not in known:
+            known.add(check.identity)
+            yield check
 
 
 def _run(stages: tuple[PlannedStage, ...], store: ArtifactStore) -> Checks:

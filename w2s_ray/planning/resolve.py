@@ -4,29 +4,26 @@ Data is prepared and its sizes are checked, models get their revisions, and the 
 in the study's folder. Later runs read hub revisions from there, so a study uses the same commits to its end.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import yaml
 from pydantic import Field, ValidationError
 
 from w2s_ray.data.prepare import PreparedTask, prepare
-from w2s_ray.data.splits import TooFewExamples, check_sizes, num_documents, num_outside_groups, num_test, sizes_hint
+from w2s_ray.data.splits import TooFewExamples, check_sizes, num_documents, num_test, sizes_hint
 from w2s_ray.errors import DataError, ModelError
 from w2s_ray.hub import HubUnreachable
+from w2s_ray.planning.task_checks import check_methods, check_neighbours
 from w2s_ray.planning.versions import LOCK_NAME, write_study
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
-from w2s_ray.spec.checks import check_classes, num_neighbours
 from w2s_ray.spec.identity import identity
-from w2s_ray.spec.level_splits import LevelSplits
 from w2s_ray.spec.points import largest, one_changed
-from w2s_ray.spec.stage import Lora, Probe, Prompt
-from w2s_ray.spec.study import LevelSpec, MethodSpec, Study, TaskSizes, TaskSpec
+from w2s_ray.spec.stage import Lora, Prompt
+from w2s_ray.spec.study import LevelSpec, Study, TaskSizes, TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.files import write_file
+from w2s_ray.store.files import exclusive, write_file
 from w2s_ray.tasks.registry import cue_of, open_task
 from w2s_ray.training.models.catalogue import resolve_model
 
@@ -85,7 +82,9 @@ def resolve(study: Study, store: ArtifactStore) -> Resolution:
     _check_distinct(study, tasks)
     resolution = Resolution(tasks=tasks, models=models, unresolved=tuple(dict.fromkeys(unresolved)))
     if not unresolved and lock is None:
-        _write_lock(study, resolution, store, {})
+        with exclusive(store.study_folder(study.name)):
+            if _read_lock(study, store) is None:
+                _write_lock(study, resolution, store, {})
     return resolution
 
 
@@ -109,8 +108,9 @@ def save_study(study: Study, resolution: Resolution, store: ArtifactStore) -> No
 
     Those are kept as a former version if their results differ (versions.py).
     """
-    write_study(study, resolution, store)
-    _write_lock(study, resolution, store, locked_checks(study, store))
+    with exclusive(store.study_folder(study.name)):
+        write_study(study, resolution, store)
+        _write_lock(study, resolution, store, locked_checks(study, store))
 
 
 def locked(study: Study, store: ArtifactStore) -> Resolution:
@@ -131,16 +131,13 @@ def locked_checks(study: Study, store: ArtifactStore) -> dict[str, dict[str, flo
     return {} if lock is None else {revision: dict(ways) for revision, ways in lock.checks.items()}
 
 
-def save_checks(
-    study: Study, resolution: Resolution, store: ArtifactStore, checks: dict[str, dict[str, float]]
-) -> None:
-    """Write the verdicts of model checks into the study's lock, whose resolution stays."""
-    lock = _read_lock(study, store)
-    if lock is None:
-        if not resolution.unresolved:
-            _write_lock(study, resolution, store, checks)
-        return
-    _save(study, store, lock.model_copy(update={"checks": checks}))
+def save_checks(study: Study, store: ArtifactStore, checks: dict[str, dict[str, float]]) -> None:
+    """Add verdicts of model checks to the study's lock; a run that changes the lock meanwhile keeps its changes."""
+    with exclusive(store.study_folder(study.name)):
+        lock = _read_lock(study, store)
+        if lock is not None:
+            known = {revision: lock.checks.get(revision, {}) | ways for revision, ways in checks.items()}
+            _save(study, store, lock.model_copy(update={"checks": lock.checks | known}))
 
 
 def lock_path(study: Study, store: ArtifactStore) -> Path:
@@ -172,7 +169,7 @@ def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: 
     """Check a task against the study and every variant of its search, and return it resolved."""
     task = study.tasks[name]
     for variant in variants:
-        _check_methods(variant, name, prepared)
+        check_methods(variant, name, prepared)
     study = largest(study)
     sizes = study.sizes_of(name)
     known = ResolvedTask(
@@ -207,7 +204,7 @@ def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: 
         hint = "; ".join(filter(None, (error.hint, _label_notices(prepared))))
         raise DataError(f"task {name}: {error.message}", hint) from None
     for variant in variants:
-        _check_neighbours(variant, name, prepared, known)
+        check_neighbours(variant, name, prepared, known)
     return known.model_copy(update={"num_test": num_test(prepared, task.test_examples), "sizes": sizes})
 
 
@@ -257,89 +254,6 @@ def _unresolved_task(name: str, task: TaskSpec) -> ResolvedTask:
     )
 
 
-def _check_methods(study: Study, name: str, prepared: PreparedTask) -> None:
-    """Refuse methods that need what the task's kind, or its number of classes, does not offer."""
-    for method_name, method in study.methods.items():
-        if not method.serves(name):
-            continue
-        wanted = "next_token" if prepared.kind == "text" else "labels"
-        if method.objective != wanted:
-            labels = "no labels" if prepared.kind == "text" else "labels"
-            raise DataError(
-                f"methods.{method_name}.objective is {method.objective}, but task {name} has {labels}",
-                f"set the objective to {wanted}, or limit the method to other tasks (methods.{method_name}.tasks)",
-            )
-        for key in _unsupported_keys(method, prepared):
-            raise DataError(
-                f"methods.{method_name}.{key}, but task {name} has {prepared.kind}: {_KIND_RULES[prepared.kind]}",
-                "remove it (or its value in search.space), or limit the method to other tasks "
-                f"(methods.{method_name}.tasks)",
-            )
-        if method.score is not None and prepared.kind == "pairs":
-            _check_completions(name, prepared)
-        for level, loss in method.losses.items():
-            check_classes(loss, prepared.num_classes, key=f"methods.{method_name}.losses.{level}", task=name)
-
-
-def _check_neighbours(study: Study, name: str, prepared: PreparedTask, known: ResolvedTask) -> None:
-    """Refuse a k above the number of examples that a Ti has outside its largest group of related ones."""
-    order = tuple(study.ladder)
-    for method_name, method in study.methods.items():
-        for level, relabelling in method.labels.items() if method.serves(name) else ():
-            # These two arms also learn from other levels' examples.
-            learns = order[1:] if {"pooled", "self"} & set(method.arms) else (level,)
-            for place, k in enumerate(map(num_neighbours, relabelling.transforms)):
-                for seed, other in product(study.seeds, learns) if k else ():
-                    split = LevelSplits(known, study.sizes_of(name), order, seed).train(other)
-                    most = num_outside_groups(prepared, split)
-                    if k > most:
-                        raise DataError(
-                            f"methods.{method_name}.labels.{level}.transforms.{place}.k = {k} must be at most {most}, "
-                            f"the examples of {split.name} (seed {seed}) outside its largest group of related ones, on "
-                            f"the task {name}",
-                            "lower k, raise train_examples, or limit the method to other tasks",
-                        )
-
-
-def _check_completions(name: str, prepared: PreparedTask) -> None:
-    """Refuse pairs of which a completion is empty, or whose completions are alike."""
-    rows = np.arange(prepared.table().num_rows)
-    columns = (prepared.ids(rows), prepared.prompts(rows), prepared.texts(rows), prepared.others(rows))
-    for id_, prompt, first, second in zip(*columns, strict=True):
-        if first == second:
-            raise DataError(f"task {name}: the completions of {id_!r} are alike", "remove it from the data")
-        if prompt in (first, second):
-            raise DataError(f"task {name}: a completion of {id_!r} has no tokens to score", "remove it from the data")
-
-
-_KIND_RULES = {
-    "answers": "answers are written token by token, without class probabilities and without a head",
-    "pairs": "a pair is asked by the likelihood of its two completions, without shots and without a cue",
-}
-
-
-def _unsupported_keys(method: MethodSpec, prepared: PreparedTask) -> Iterator[str]:
-    """Settings of a method that the task's kind does not support."""
-    if prepared.kind == "answers":
-        yield from (f"losses.{level} is {loss.kind}" for level, loss in method.losses.items() if loss.kind != "naive")
-        yield from (f"trainable.{level} is probe" for level, own in method.trainable.items() if isinstance(own, Probe))
-        yield from (f"labels.{level} has transforms" for level, own in method.labels.items() if own.transforms)
-        if method.supervisors.num > 1:
-            yield f"supervisors.num is {method.supervisors.num}"
-        if method.score is not None:
-            yield f"score is {method.score.kind}"
-    prompts = {level: own for level, own in method.trainable.items() if isinstance(own, Prompt)}
-    if prepared.kind == "pairs" and method.score is None:
-        yield from (f"trainable.{level} is prompt without `score: likelihood`" for level in prompts)
-        if "zero_shot" in method.arms:
-            yield "arms has zero_shot without `score: likelihood`"
-    elif prepared.kind == "pairs":
-        shots = {level: own.num_shots for level, own in prompts.items() if own.num_shots}
-        yield from (f"trainable.{level}.num_shots is {num_shots}" for level, num_shots in shots.items())
-        if method.score is not None and method.score.cue is not None:
-            yield f"score.cue is {method.score.cue!r}"
-
-
 def _pinned(lock: Lock | None, name: str, level: LevelSpec) -> str | None:
     """Return the locked revision of a level, if its model is still the same."""
     if lock is None or lock.models.get(name) != _named(level):
@@ -383,7 +297,10 @@ def _language_key(variants: Sequence[Study], level: str) -> str:
 
 
 def _sources(study: Study) -> str:
-    levels = {name: [level.model, level.revision, level.architecture] for name, level in study.ladder.items()}
+    levels = {
+        name: [level.model, level.revision, level.architecture, *([True] if level.trust_remote_code else [])]
+        for name, level in study.ladder.items()
+    }
     return identity("sources", {"tasks": study.tasks, "levels": levels, "splits": study.splits})
 
 

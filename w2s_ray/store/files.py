@@ -4,6 +4,7 @@ All functions work on local POSIX paths and turn an `OSError` into a `StoreError
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
@@ -41,6 +42,17 @@ def writing(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         hint = _HINTS.get(error.errno or 0, "check the disk, or choose another folder with --store")
         raise StoreError(f"cannot write {path}: {reason}", hint) from error
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, so that processes change what is in it one after another."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def redirect_output(path: Path) -> tuple[int, int]:

@@ -147,7 +147,7 @@ class Feeder(Generic[AnyExamples]):
             world=self.workers.size,
             tokens_per_micro_batch=self.tokens_per_micro_batch,
         )
-        batches = [self._collate(piece) for piece in pieces[self.workers.rank]]
+        batches = [self.collate(piece) for piece in pieces[self.workers.rank]]
         largest = max(batches, key=self._num_tokens)
         self.largest.purpose, self.largest.allowed_tokens = self.purpose, self.tokens_per_micro_batch
         self.largest.tokens, self.largest.examples = self._num_tokens(largest), len(largest.positions)
@@ -163,7 +163,8 @@ class Feeder(Generic[AnyExamples]):
         """Return its tokens with padding; a text's features count as one, as they do when micro-batches are cut."""
         return (batch.tokens_RT if self.examples.features_MD is None else batch.last_R).numel()
 
-    def _collate(self, positions: IntArray) -> MicroBatch:
+    def collate(self, positions: IntArray) -> MicroBatch:
+        """Return these examples, in this order, as one micro-batch; without any, a filler."""
         examples = self.examples
         texts = range(examples.texts_per_example)
         if examples.features_MD is not None:

@@ -5,6 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.data.prepare import PreparedTask, load_prepared
@@ -24,6 +26,9 @@ from w2s_ray.training.progress import timed
 from w2s_ray.training.workers import Workers
 
 AnyExamples = TypeVar("AnyExamples", bound=Examples)
+_SAMPLED_TEXTS = 5
+_SAMPLED_CHARACTERS = 20_000
+"""Most characters of a sampled document."""
 
 
 class StageInputs:
@@ -130,3 +135,47 @@ class StageInputs:
                 self.workers,
                 trust_remote_code=self.spec.trusts_code,
             )
+
+
+class SampledInputs(StageInputs):
+    """The inputs of a stage with some of the task's texts, from short to long, and with their tokens alone."""
+
+    @cached_property
+    def rows_N(self) -> IntArray:
+        """Rows of the task that the texts are of."""
+        lengths_N = pc.binary_length(self.prepared.table()["text"]).to_numpy()
+        places = np.linspace(0, len(lengths_N) - 1, min(_SAMPLED_TEXTS, len(lengths_N))).round().astype(int)
+        rows_N: IntArray = np.argsort(lengths_N, kind="stable")[places]
+        return rows_N
+
+    @cached_property
+    def sample(self) -> list[str]:
+        """The texts: for pairs all first ones, then all second ones."""
+        texts = self.prepared.texts(self.rows_N)
+        if self.prepared.kind == "text":
+            return [text[-_SAMPLED_CHARACTERS:] for text in texts]  # of documents, which may be books
+        return texts + (self.prepared.others(self.rows_N) if self.prepared.texts_per_example == 2 else [])
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        encoded = self.tokenizer(self.sample, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        numbers = self._numbers
+        lengths = np.zeros(self.prepared.table().num_rows * self.prepared.texts_per_example + 1, dtype=np.int64)
+        lengths[numbers + 1] = [len(ids) for ids in encoded]
+        ids = [token for place in np.argsort(numbers) for token in encoded[place]]
+        return Tokens(np.array(ids, dtype=np.int32), lengths.cumsum(), *self.special_tokens)
+
+    def rows(self, context: int) -> list[TokenRow]:
+        """Return the tokens of the texts, as a stage reads them that adds nothing to them."""
+        return self.tokens.rows(self._numbers, context)
+
+    def full_row(self, context: int) -> TokenRow:
+        """Return a text of as many tokens as the context has room for."""
+        before, after = self.special_tokens
+        room = max(context - len(before) - len(after), 1)
+        inner = np.resize(self.tokens.token_ids if len(self.tokens.token_ids) else self.rows(context)[0], room)
+        return np.concatenate([before, inner, after]).astype(np.int32)[:context]
+
+    @property
+    def _numbers(self) -> IntArray:
+        return self.prepared.text_numbers(self.rows_N)

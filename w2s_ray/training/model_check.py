@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.model_check import Checks, Verdict, to_check
 from w2s_ray.spec.stage import StageSpec
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.verdicts import read_verdict, write_verdict
 from w2s_ray.training.memory.usage import is_out_of_memory
 from w2s_ray.training.model_trial import PAGE, Trial
 
@@ -36,18 +36,18 @@ def check_model(stage: PlannedStage, store: ArtifactStore) -> float:
         return Trial(stage, store, Path(folder)).run()
 
 
-@lru_cache(maxsize=256)
-def _once(stage: str, store: Path) -> float:
-    return check_model(PlannedStage.model_validate_json(stage), ArtifactStore(store))
-
-
 def check_once(stage: PlannedStage, store: ArtifactStore) -> float:
-    """Check a model, once per process for each way of using it.
+    """Check a model unless the store has the verdict on this way of using it; the store keeps it.
 
     Raises:
         W2SError: like `check_model`.
     """
-    return _once(to_check(stage).model_dump_json(), store.root)
+    checked = to_check(stage)
+    difference = read_verdict(store, checked)
+    if difference is None:
+        difference = check_model(checked, store)
+        write_verdict(store, checked, difference)
+    return difference
 
 
 @contextmanager
@@ -77,11 +77,11 @@ def _refusals(spec: StageSpec) -> Iterator[None]:
 
 
 def main(asked: str, answered: str, store: str) -> None:
-    """Check the stages of the file `asked` until one is refused; write their verdicts into the file `answered`."""
+    """Check the stages of the file `asked` until one is refused; write what was found into the file `answered`."""
     checks, verdicts = Checks.model_validate_json(Path(asked).read_bytes()), list[Verdict]()
     for stage in checks.stages:
         try:
-            verdicts.append(Verdict(difference=check_model(stage, ArtifactStore(store))))
+            verdicts.append(Verdict(difference=check_once(stage, ArtifactStore(store))))
         except W2SError as error:
             lacks_memory = isinstance(error, ResourceError)
             verdicts.append(Verdict(message=error.message, hint=error.hint, lacks_memory=lacks_memory))

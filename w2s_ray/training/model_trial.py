@@ -9,43 +9,43 @@ the network that the stage would train is saved as the stage would save it, and 
     training    the network gives the same logits in training, without dropout, as in evaluation
     causality   a language model's logits do not change when a later token does
     positions   a text of all `context_tokens` can be read
+    routers     the routers of experts that are trained have gradients
     vocabulary  the model has an embedding for every token that the tokenizer can give
 
 Logits are equal if they differ by at most 1e-4 of their range over the texts, or of 1 if that is larger.
 
-A large model is tried with its first layers.
+Long contexts and large models are tried with less: the logits of next tokens are computed at some places of a text,
+all comparisons but those of a full text are of short texts, and a large model is tried with its first layers. So the
+check needs little more memory than the weights of the stage's network and of its export.
 """
 
-import sys
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     pipeline,
 )
 
-from w2s_ray.data.tokens import Tokens
-from w2s_ray.errors import ModelError
+from w2s_ray.errors import ModelError, ResourceError, StoreError
 from w2s_ray.science import IntArray
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import Execution, ModelSource, Score
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training.feed import Examples, Feeder, TokenRow
-from w2s_ray.training.inputs import StageInputs
+from w2s_ray.training.feed import Examples, MicroBatch, TokenRow
+from w2s_ray.training.inputs import SampledInputs
 from w2s_ray.training.language_objectives import left_padded
 from w2s_ray.training.memory.usage import is_out_of_memory
 from w2s_ray.training.models import files
 from w2s_ray.training.models.loading import load_network
-from w2s_ray.training.models.network import Network, evaluating
+from w2s_ray.training.models.network import Network, logits_at
 from w2s_ray.training.models.saving import ExportFolder, exported_tokenizer
 from w2s_ray.training.objectives import ClassObjective
 from w2s_ray.training.workers import Workers
@@ -53,14 +53,22 @@ from w2s_ray.training.workers import Workers
 TOLERANCE = 1e-4
 _NOISE = 2e-6
 """Error of fp32, as a share of the largest logit."""
-_NUM_TEXTS = 5
-_MOST_CHARACTERS = 20_000
-WHOLE_PARAMETERS = 300_000_000
-"""Larger models are tried with their first layers."""
+WHOLE = 10**11
+"""Parameters times context tokens above which a model is tried with its first layers."""
 _FEW_LAYERS = 2
+_SHORT_TOKENS = 256
+"""Longer texts are compared by their last tokens."""
+_BATCH_TOKENS = 4_096
+"""Tokens of a padded batch, unless a full text and another one have more."""
+_PLACES = 8
+"""Places of a text at which the logits of the next token are compared."""
 _CHANGE_STD = 0.02
 """Standard deviation of the values that LoRA's second matrices get, which are zero before training."""
+_ROUTER = re.compile(r"\.(gate|router)\.(layer\.)?weight$")
+"""Names of the weights that choose experts."""
 PAGE = "docs/models.md lists what is read"
+_BESIDE = "the logits of a text change with the longer texts beside it"
+_TRAINING = "in training, the model computes other logits from the same texts"
 
 
 class Trial:
@@ -68,77 +76,49 @@ class Trial:
 
     def __init__(self, stage: PlannedStage, store: ArtifactStore, folder: Path) -> None:
         self.spec, self.folder = stage.spec, folder
-        self.context = stage.spec.optimisation.context_tokens
         self.name = stage.spec.starts_from.name
-        self.inputs = StageInputs(stage, store, Workers(0, 1, torch.device("cpu")))
-        self.difference = 0.0
+        self.inputs = inputs = SampledInputs(stage, store, Workers(0, 1, torch.device("cpu")))
+        if self.spec.is_language_model and inputs.tokenizer.eos_token_id is None:
+            raise ModelError(
+                f"the tokenizer of {self.name} has no end-of-text token, which {self.spec.objective} needs",
+                "choose a language model whose tokenizer has `eos_token`",
+            )
+        self.context = stage.spec.optimisation.context_tokens
+        self.short = min(self.context, _SHORT_TOKENS)
+        self.full_row = inputs.full_row(self.context)
+        pairs = [pair for pair in zip(inputs.sample, inputs.rows(self.short), strict=True) if len(pair[1])]
+        self.texts, self.rows = [text for text, _ in pairs], [row for _, row in pairs]
+        self.network = self._load()
+        self._check_vocabulary()
+        self._check_finite()
+        _change_adapters(self.network)
+        self.plain, self.plain_tokenizer = self._export()
+        self.scale, self.difference = 1.0, 0.0
 
     def run(self) -> float:
         """Do every part of the check; return the largest difference."""
-        spec, inputs = self.spec, self.inputs
-        tokenizer = inputs.tokenizer
-        if spec.is_language_model and tokenizer.eos_token_id is None:
-            raise ModelError(
-                f"the tokenizer of {self.name} has no end-of-text token, which {spec.objective} needs",
-                "choose a language model whose tokenizer has `eos_token`",
-            )
-        self.texts = self._sample()
-        network = self._load()
-        self._check_vocabulary(network.hf, tokenizer)
-        _change_adapters(network)
-        self.plain, self.plain_tokenizer = self._export(network, tokenizer)
         first = self._check_positions()
-        with evaluating(network), evaluating(self.plain):
-            self._check_tokens()
-            self._check_language(network) if spec.is_language_model else self._check_head(network)
-            self._compare("the logits of a text change with the texts read before it", self._check_positions(), first)
+        self._check_tokens()
+        self._check_language() if self.spec.is_language_model else self._check_head()
+        self._check_routers()
+        self._compare("the logits of a text change with the texts read before it", self._read_full(self.context), first)
         return self.difference
 
     def _load(self) -> Network:
         """Load the network that the stage would train; a large one without most of its layers."""
         spec, folder, tokenizer = self.spec, self.inputs.source_folder, self.inputs.tokenizer
         is_read = isinstance(spec.starts_from, ModelSource) and spec.starts_from.architecture is None
-        if is_read and files.num_parameters(files.weight_files(folder)) > WHOLE_PARAMETERS:
-            return load_network(spec, folder, tokenizer, Execution(), num_layers=_FEW_LAYERS).eval()
-        return load_network(spec, folder, tokenizer, Execution()).eval()
+        is_large = is_read and files.num_parameters(files.weight_files(folder)) * self.context > WHOLE
+        return load_network(spec, folder, tokenizer, Execution(), _FEW_LAYERS if is_large else None).eval()
 
-    def _sample(self) -> list[str]:
-        """Return some of the task's texts, short and long, and give the inputs their tokens alone."""
-        inputs, prepared = self.inputs, self.inputs.prepared
-        lengths_N = pc.binary_length(prepared.table()["text"]).to_numpy()
-        places = np.linspace(0, len(lengths_N) - 1, min(_NUM_TEXTS, len(lengths_N))).round().astype(int)
-        self.rows_N: IntArray = np.argsort(lengths_N, kind="stable")[places]
-        texts = prepared.texts(self.rows_N)
-        if prepared.kind == "text":
-            texts = [text[-_MOST_CHARACTERS:] for text in texts]  # of documents, which may be books
-        if prepared.texts_per_example == 2:
-            texts += prepared.others(self.rows_N)
-        encoded = inputs.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        numbers = prepared.text_numbers(self.rows_N)
-        lengths = np.zeros(prepared.table().num_rows * prepared.texts_per_example + 1, dtype=np.int64)
-        lengths[numbers + 1] = [len(ids) for ids in encoded]
-        order = np.argsort(numbers)
-        ids = [token for place in order for token in encoded[place]]
-        before, after = inputs.special_tokens
-        # In place of the tokens of the whole task.
-        inputs.tokens = Tokens(np.array(ids, dtype=np.int32), lengths.cumsum(), before, after)
-        return texts
+    def _check_finite(self) -> None:
+        for name, weight in self.network.hf.named_parameters():
+            if not weight.sum(dtype=torch.float64).isfinite():
+                raise ModelError(f"{self.name} has weights that are not finite: {name}", "download or save it again")
 
-    @property
-    def rows(self) -> list[TokenRow]:
-        """The tokens of the texts, as a stage reads them that adds nothing to them."""
-        return self.inputs.tokens.rows(self.inputs.prepared.text_numbers(self.rows_N), self.context)
-
-    @property
-    def full_row(self) -> TokenRow:
-        """A text of as many tokens as the context has room for."""
-        tokens = self.inputs.tokens
-        room = max(self.context - len(tokens.before) - len(tokens.after), 1)
-        inner = np.resize(tokens.token_ids if len(tokens.token_ids) else self.rows[0], room)
-        return np.concatenate([tokens.before, inner, tokens.after]).astype(np.int32)[: self.context]
-
-    def _check_vocabulary(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    def _check_vocabulary(self) -> None:
         """Refuse tokens beyond the embeddings; special ones that no row has, such as a mask, do not matter."""
+        hf, tokenizer = self.network.hf, self.inputs.tokenizer
         rows = hf.get_input_embeddings().weight.shape[0]
         special = set(tokenizer.all_special_ids)
         vocabulary = tokenizer.get_vocab()
@@ -172,23 +152,21 @@ class Trial:
 
     def _check_positions(self) -> torch.Tensor:
         """Refuse a context that is longer than what the model can read; return the logits of a full text."""
-        row, failures = self.full_row, list[Exception]()
-        network = Network(self.plain, "fp32").eval()
+        failures = list[Exception]()
 
         def read(num: int) -> torch.Tensor | None:
             try:
-                logits: torch.Tensor = network(*_batch([row[:num]], 0))
+                return self._read_full(num)
             except (IndexError, RuntimeError, ValueError) as error:
                 if is_out_of_memory(error):
                     raise
                 failures.append(error)
                 return None
-            return logits
 
-        whole = read(len(row))
+        whole = read(len(self.full_row))
         if whole is not None:
             return whole
-        low, high = 0, len(row)  # it reads low tokens, and not high
+        low, high = 0, len(self.full_row)  # it reads low tokens, and not high
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if read(middle) is None else (middle, high)
@@ -199,12 +177,20 @@ class Trial:
             f"lower context_tokens of the level, or of its generative stage, to {low}, or choose another model",
         )
 
-    def _export(
-        self, network: Network, tokenizer: PreTrainedTokenizerFast
-    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    def _read_full(self, num: int) -> torch.Tensor:
+        """Return the exported model's logits at the last of the first `num` tokens of a full text."""
+        if self.spec.is_language_model:
+            return self._plain_tokens(self.full_row[:num], np.array([num - 1]))
+        logits: torch.Tensor = Network(self.plain, "fp32").eval()(*self._batch([self.full_row[:num]]).inputs)
+        return logits
+
+    def _export(self) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         """Save the network as a stage does, and load it as a user of the export would."""
-        exported = exported_tokenizer(tokenizer, *self.inputs.special_tokens, self.spec)
-        ExportFolder(self.folder, exported, self.context).save_alone(network)
+        exported = exported_tokenizer(self.inputs.tokenizer, *self.inputs.special_tokens, self.spec)
+        try:
+            ExportFolder(self.folder, exported, self.context).save_alone(self.network)
+        except StoreError as error:  # the folder is not the store's
+            raise ResourceError(error.message, "set TMPDIR to a folder with more space") from error
         auto = AutoModelForCausalLM if self.spec.is_language_model else AutoModelForSequenceClassification
         trust = {"trust_remote_code": self.spec.trusts_code}
         plain, info = auto.from_pretrained(self.folder, dtype=torch.float32, output_loading_info=True, **trust)
@@ -218,7 +204,7 @@ class Trial:
         """Compare the tokens that the stage reads with those of the exported tokenizer."""
         if self.spec.objective == "next_token":
             return  # its blocks are cut out of joined texts
-        for text, row in zip(self.texts, self.rows, strict=True):
+        for text, row in zip(self.inputs.sample, self.inputs.rows(self.context), strict=True):
             ids = self.plain_tokenizer(text, truncation=True)["input_ids"]
             if ids != row.tolist():
                 names = self.inputs.tokenizer.convert_ids_to_tokens
@@ -228,112 +214,131 @@ class Trial:
                     f"save the tokenizer with `save_pretrained`, or choose another model; {PAGE}",
                 )
 
-    def _check_head(self, network: Network) -> None:
+    def _check_head(self) -> None:
         """Compare the logits of classes, or the score of each text of a pair."""
-        single = Network(network.hf, "fp32").eval()
-        texts, rows, pad = self.texts, self.rows, self.inputs.tokenizer.pad_token_id
-        alone_RC = torch.cat([self._plain([text]) for text in texts])
+        single = Network(self.network.hf, "fp32").eval()
+        alone_RC = torch.cat([self._plain([text]) for text in self.texts])
         self.scale = _scale(alone_RC)
-        stage_RC = torch.cat([single(*_batch([row], pad)) for row in rows])
+        stage_RC = torch.cat([single(*self._batch([row]).inputs) for row in self.rows])
         self._compare("alone, the exported model gives other logits than the stage", stage_RC, alone_RC)
-        beside_RC = single(*_batch([*rows, self.full_row], pad))[: len(rows)]
-        self._compare("the logits of a text change with the longer texts beside it", beside_RC, stage_RC)
-        self._check_training_mode(single, rows)
-        self._compare("in a padded batch, the exported model gives other logits", self._plain(texts), alone_RC)
+        beside_RC = single(*self._batch(self._beside).inputs)[:-1]
+        self._compare(_BESIDE, beside_RC, stage_RC[: len(beside_RC)])
+        self._compare(_TRAINING, torch.cat([single.train()(*self._batch([row]).inputs) for row in self.rows]), stage_RC)
+        single.eval()
+        self._compare("in a padded batch, the exported model gives other logits", self._plain(self.texts), alone_RC)
         if self.spec.objective == "classification":
             self._check_pipeline(alone_RC)
 
-    def _check_training_mode(self, network: Network, rows: Sequence[TokenRow]) -> None:
-        """Compare the logits of training, without dropout, with those of evaluation."""
-        batch = _batch([*rows, self.full_row], self.inputs.tokenizer.pad_token_id)
-        expected = network(*batch)
-        actual = network.train()(*batch)
-        network.eval()
-        self._compare("in training, the model computes other logits from the same texts", actual, expected)
+    @property
+    def _beside(self) -> list[TokenRow]:
+        """A full text, and shorter ones before it."""
+        return [*self.rows[: max(_BATCH_TOKENS // len(self.full_row) - 1, 1)], self.full_row]
+
+    def _check_routers(self) -> None:
+        """Refuse routers whose gradients are zero but for rounding, which Adam makes as large as any others.
+
+        That is so where a token has one expert, whose weight is normalised to 1.
+        """
+        hf, row = self.network.hf, self.rows[-1]
+        names = {name: weight for name, weight in hf.named_parameters() if _ROUTER.search(name)}
+        routers = [weight for weight in names.values() if weight.requires_grad and weight.dim() == 2]
+        if not routers or self.spec.trainable.kind == "prompt":
+            return
+        with torch.enable_grad():
+            hidden_TD = hf.base_model(input_ids=torch.from_numpy(row[None].astype(np.int64)))[0][0]
+            ways = torch.randn(hidden_TD.shape, generator=torch.Generator().manual_seed(0))
+            gradients = torch.autograd.grad((hidden_TD * ways).mean(), routers, allow_unused=True)
+        smallest = min(float(gradient.abs().max()) for gradient in gradients if gradient is not None)
+        if smallest < _NOISE * float(hidden_TD.abs().max()):
+            raise ModelError(
+                f"the routers of {self.name} have no gradients: each token has one expert, whose weight is always 1",
+                "train a probe or LoRA adapters, which leave the routers as they are, or choose another model",
+            )
 
     def _check_pipeline(self, logits_RC: torch.Tensor) -> None:
         read = pipeline("text-classification", model=self.plain, tokenizer=self.plain_tokenizer, device="cpu")
-        answers = read(self.texts, top_k=None, truncation=True)
+        answers = read(self.texts, top_k=None, truncation=True, max_length=self.short)
         names = [self.plain.config.id2label[number] for number in range(logits_RC.shape[1])]
         probs = [[{each["label"]: each["score"] for each in answer}[name] for name in names] for answer in answers]
         self._compare("`pipeline()` gives other probabilities", torch.tensor(probs), logits_RC.softmax(dim=-1), 1.0)
 
     def _plain(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the exported model's logits of texts, by nothing but transformers."""
-        encoded = self.plain_tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        encoded = self.plain_tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.short, return_tensors="pt"
+        )
         logits: torch.Tensor = self.plain(**encoded).logits
         return logits.float()
 
-    def _check_language(self, network: Network) -> None:
+    def _check_language(self) -> None:
         """Compare the logits of next tokens, and what the objective makes of them."""
-        rows, pad = [row for row in self.rows if len(row)], self.inputs.tokenizer.pad_token_id
-        alone = [self._plain_tokens(row) for row in rows]
-        self.scale = _scale(torch.cat(alone))
-        for row, logits_TV in zip(rows, alone, strict=True):
-            kept = max(2 * len(row) // 3, 1)
+        rows, places_RP = self.rows, np.stack([_places(row) for row in self.rows])
+        alone_RPV = torch.stack([self._plain_tokens(*pair) for pair in zip(rows, places_RP, strict=True)])
+        self.scale = _scale(alone_RPV.flatten(0, 1))
+        for row, places_P, logits_PV in zip(rows, places_RP, alone_RPV, strict=True):
+            kept = places_P[-2] + 1
             changed = np.concatenate([row[:kept], np.flip(row[kept:]), row[:1]])
             self._compare(
                 "it is no language model: later tokens change the logits of earlier ones",
-                self._plain_tokens(changed)[:kept],
-                logits_TV[:kept],
+                self._plain_tokens(changed, places_P[:-1]),
+                logits_PV[:-1],
             )
         if self.spec.completion_score is not None:
-            self._check_scores(network, self.spec.completion_score)
+            self._check_scores(self.spec.completion_score)
             return
-        batch = _batch([*rows, self.full_row], pad)
-        logits_RTV = network(*batch)
-        for number, logits_TV in enumerate(alone):
-            self._compare(
-                "the logits of a text change with the longer texts beside it",
-                logits_RTV[number, : len(logits_TV)],
-                logits_TV,
-            )
-        self._check_training_mode(network, rows)
+        num = len(self._beside) - 1
+        with logits_at(self.network.hf, np.concatenate([places_RP[:num], _places(self.full_row)[None]])):
+            beside_RPV = self.network(*self._batch(self._beside).inputs)
+        self._compare(_BESIDE, beside_RPV[:-1], alone_RPV[:num])
+        with logits_at(self.network.hf, places_RP):
+            self._compare(_TRAINING, self.network.train()(*self._batch(rows).inputs), alone_RPV)
+        self.network.eval()
         if self.spec.objective == "answer":
-            self._check_generation(network, rows, torch.stack([logits_TV[-1] for logits_TV in alone]))
+            self._check_generation(alone_RPV[:, -1])
 
-    def _plain_tokens(self, row: TokenRow) -> torch.Tensor:
-        """Return the exported model's logits_TV of one row."""
-        logits: torch.Tensor = self.plain(input_ids=torch.from_numpy(row[None].astype(np.int64))).logits[0]
+    def _plain_tokens(self, row: TokenRow, places_P: IntArray) -> torch.Tensor:
+        """Return the exported model's logits_PV at these places of one row."""
+        with logits_at(self.plain, places_P[None]):
+            logits: torch.Tensor = self.plain(input_ids=torch.from_numpy(row[None].astype(np.int64))).logits[0]
         return logits.float()
 
-    def _check_scores(self, network: Network, score: Score) -> None:
+    def _check_scores(self, score: Score) -> None:
         """Compare the stage's scores of completions with the sums of the exported model's log-probabilities."""
-        objective = ClassObjective(self.inputs)
-        examples = objective._texts(self.rows_N, self.context, ())
-        feeder = self._feeder(examples)
+        examples = ClassObjective(self.inputs).texts(self.inputs.rows_N, self.context, ())
         assert examples.first is not None
+        num = max(int((examples.padded_N.cumsum() <= _BATCH_TOKENS).sum()), 1)
+        places = np.arange(len(examples.tokens)).reshape(-1, len(examples))[:, :num].ravel()
         sums = []
-        for row, first in zip(examples.tokens, examples.first.tolist(), strict=True):
-            logs_TV = self._plain_tokens(row).log_softmax(dim=-1)
-            logs = [float(logs_TV[place - 1, row[place]]) for place in range(first, len(row))]
-            sums.append(sum(logs) / (len(logs) if score.normalise else 1))
-        scores_XN = torch.tensor(sums).view(examples.texts_per_example, -1)
+        for row, first in ((examples.tokens[place], examples.first[place]) for place in places):
+            logs_PV = self._plain_tokens(row, np.arange(first - 1, len(row) - 1)).log_softmax(dim=-1)
+            logs_P = logs_PV[torch.arange(len(logs_PV)), torch.from_numpy(row[first:].astype(np.int64))]
+            sums.append(logs_P.mean() if score.normalise else logs_P.sum())
+        scores_XN = torch.stack(sums).view(examples.texts_per_example, -1)
         if score.calibrate:
             scores_XN = scores_XN[: self.spec.num_classes] - scores_XN[self.spec.num_classes :]
-        expected_NC = score.beta * scores_XN.T
-        (batch,) = feeder.micro_batches(np.arange(len(examples)))
-        actual_BC = network(*batch.inputs)
-        scores = "the exported model scores completions otherwise"
-        self._compare(scores, actual_BC, expected_NC[batch.positions], 1.0)  # sums of logits compared already
+        batch, expected_NC = self.inputs.feeder(examples).collate(np.arange(num)), score.beta * scores_XN.T
+        for message, trains in (("the exported model scores completions otherwise", False), (_TRAINING, True)):
+            actual_NC = self.network.train(trains)(*batch.inputs)
+            self._compare(message, actual_NC, expected_NC, 1.0)  # sums of logits compared already
+        self.network.eval()
 
-    def _check_generation(self, network: Network, rows: Sequence[TokenRow], last_RV: torch.Tensor) -> None:
+    def _check_generation(self, last_RV: torch.Tensor) -> None:
         """Compare the logits of the first token that the stage, and the exported model, would write."""
         pad = self.inputs.tokenizer.pad_token_id
-        (batch,) = self._feeder(Examples(tokens=list(rows))).micro_batches(np.arange(len(rows)))
-        tokens_RT, mask_RT = left_padded(batch, pad)
-        config = GenerationConfig(
-            max_new_tokens=1, do_sample=False, pad_token_id=pad, output_logits=True, return_dict_in_generate=True
-        )
+        tokens_RT, mask_RT = left_padded(self._batch(self.rows), pad)
+        settings = {"max_new_tokens": 1, "output_logits": True, "return_dict_in_generate": True}
         for message, hf in (
-            ("padding before a text changes what is written after it", network.hf),
+            ("padding before a text changes what is written after it", self.network.hf),
             ("the exported model writes otherwise", self.plain),
         ):
-            written = hf.generate(tokens_RT, attention_mask=mask_RT, generation_config=config)
-            self._compare(message, written.logits[0].float(), last_RV[batch.positions])
+            with logits_at(hf, np.full((len(tokens_RT), 1), -1)):
+                written = hf.generate(tokens_RT, attention_mask=mask_RT, **settings)
+            self._compare(message, written.logits[0].float(), last_RV)
+            if not torch.equal(written.sequences[:, -1], written.logits[0].argmax(dim=-1)):
+                raise ModelError(f"{self.name} does not write the likeliest token", PAGE)
 
-    def _feeder(self, examples: Examples) -> Feeder[Examples]:
-        return Feeder(examples, self.inputs.workers, sys.maxsize, self.inputs.tokenizer.pad_token_id)
+    def _batch(self, rows: Sequence[TokenRow]) -> MicroBatch:
+        return self.inputs.feeder(Examples(tokens=list(rows))).collate(np.arange(len(rows)))
 
     def _compare(self, message: str, actual: torch.Tensor, expected: torch.Tensor, scale: float | None = None) -> None:
         """Refuse the model if the two differ by more than is allowed; `scale` is that of the logits if not given."""
@@ -356,12 +361,10 @@ class Trial:
             )
 
 
-def _batch(rows: Sequence[TokenRow], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return tokens_RT padded on the right, and the index of each row's last token."""
-    tokens_RT = torch.full((len(rows), max(map(len, rows))), pad, dtype=torch.int64)
-    for number, row in enumerate(rows):
-        tokens_RT[number, : len(row)] = torch.from_numpy(row.astype(np.int64))
-    return tokens_RT, torch.tensor([len(row) - 1 for row in rows])
+def _places(row: TokenRow) -> IntArray:
+    """Return places of a row at which logits are compared: within its first two thirds, and the last."""
+    kept = max(2 * len(row) // 3, 1)
+    return np.append(np.linspace(0, kept - 1, _PLACES - 1).round().astype(np.int64), len(row) - 1)
 
 
 def _scale(logits: torch.Tensor) -> float:
@@ -369,9 +372,8 @@ def _scale(logits: torch.Tensor) -> float:
     return float((logits.max(dim=0).values - logits.min(dim=0).values).max())
 
 
-def _shown(tokens: Sequence[str], most: int = 4) -> str:
-    names = list(tokens) if len(tokens) <= 2 * most else [*tokens[:most], "…", *tokens[-most:]]
-    return " ".join(names)
+def _shown(tokens: Sequence[str]) -> str:
+    return " ".join(tokens if len(tokens) <= 8 else [*tokens[:4], "…", *tokens[-4:]])
 
 
 def _change_adapters(network: Network) -> None:

@@ -137,7 +137,7 @@ class ClassObjective(StageObjective):
     def predict(self, network: Network, prediction: PredictionSpec) -> None:
         inputs = self._inputs
         rows_N = rows_of_split(inputs.prepared, prediction.split)
-        feeder = inputs.feeder(self._texts(rows_N, prediction.context_tokens, (prediction.split,)))
+        feeder = inputs.feeder(self.texts(rows_N, prediction.context_tokens, (prediction.split,)))
         if self._spec.score is None:
             probs_NC, logs_NC = class_outputs(network, feeder, self._spec.num_classes, _softmax), None
         else:
@@ -168,12 +168,12 @@ class ClassObjective(StageObjective):
 
     def _labelled(self, parts: Sequence[LabelledSplit], rows_N: IntArray, targets_NC: FloatArray) -> LabelledExamples:
         splits = [part.split for part in parts]
-        texts = self._texts(rows_N, self._spec.optimisation.context_tokens, splits)
+        texts = self.texts(rows_N, self._spec.optimisation.context_tokens, splits)
         ties_N = np.array([seeded_hash(id_) for id_ in self._inputs.prepared.ids(rows_N)], dtype=np.int64)
         read = {field.name: getattr(texts, field.name) for field in fields(texts)}
         return LabelledExamples(**read, targets_NC=targets_NC, ties_N=ties_N)
 
-    def _texts(self, rows_N: IntArray, context: int, splits: Sequence[SplitSpec]) -> Examples:
+    def texts(self, rows_N: IntArray, context: int, splits: Sequence[SplitSpec]) -> Examples:
         """Return the texts of these rows, which are of `splits`; where completions are scored, one text for each."""
         if self._spec.completion_score is None:
             return self._inputs.texts(rows_N, context)

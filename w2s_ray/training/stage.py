@@ -5,10 +5,12 @@ leaves a folder without a record, and perhaps a checkpoint; the next run resumes
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 
 from w2s_ray.data.batches import plan_steps
-from w2s_ray.errors import DeviceFull, LeaseHeld
+from w2s_ray.errors import DeviceFull, LeaseHeld, ResourceError
+from w2s_ray.science import IntArray
 from w2s_ray.spec.chain import ModelShape, PlannedStage
 from w2s_ray.spec.stage import ModelSource, PredictionSpec, Prompt
 from w2s_ray.spec.stage import Objective as ObjectiveName
@@ -123,12 +125,9 @@ class _StageRun:
 
         A probe reads the texts of the `missing` predictions too.
         """
-        spec, execution, settings = self.spec, self.stage.execution, self.spec.optimisation
+        spec, settings = self.spec, self.spec.optimisation
         self.attempt = self.workers.on_rank_0(self._begin)
-        if isinstance(spec.starts_from, ModelSource) and is_on_hub(spec.starts_from.name):
-            from w2s_ray.training.model_check import check_once  # imports `pipeline()`
-
-            self.workers.on_rank_0(lambda: check_once(self.stage, self.store))  # planned before it was downloaded
+        self._check_model()
         self.objective.check(self.stage.predicts)
         if isinstance(spec.trainable, Prompt):
             self._count_truncated()
@@ -157,7 +156,26 @@ class _StageRun:
         for note in notes:
             self.log(note)
         self.workers.on_rank_0(lambda: journal.resume_at(state.step))
-        loop = Loop(
+        loop = self._loop(steps, checkpoints, journal)
+        self.meter.enter("training")
+        with timed(self.inputs.seconds, "training"):
+            state, self.stopped = loop.run(state)
+        self._finish(state, len(steps))
+
+    def _check_model(self) -> None:
+        """Check a hub model that was not downloaded yet when the study was planned."""
+        source = self.spec.starts_from
+        if isinstance(source, ModelSource) and is_on_hub(source.name):
+            from w2s_ray.training.model_check import check_once  # imports `pipeline()`
+
+            try:
+                self.workers.on_rank_0(lambda: check_once(self.stage, self.store))
+            except ResourceError as error:
+                self.log(f"the model is not checked: {error.message}")
+
+    def _loop(self, steps: Sequence[IntArray], checkpoints: Checkpoints, journal: Journal) -> Loop:
+        spec = self.spec
+        return Loop(
             spec=spec,
             engine=self.engine,
             loss=self.objective.loss(),
@@ -165,16 +183,12 @@ class _StageRun:
             validate=partial(self.objective.validate, self.network) if spec.validation is not None else None,
             steps=steps,
             checkpoints=checkpoints,
-            checkpoint_every_seconds=execution.checkpoint_every_seconds,
+            checkpoint_every_seconds=self.stage.execution.checkpoint_every_seconds,
             journal=journal,
             save_snapshot=self._save_snapshot,
             is_superseded=lambda: self.store.last_attempt(spec.slug, spec.identity) != self.attempt,
             num_reports=self.stage.num_reports,
         )
-        self.meter.enter("training")
-        with timed(self.inputs.seconds, "training"):
-            state, self.stopped = loop.run(state)
-        self._finish(state, len(steps))
 
     def _begin(self) -> int:
         self.store.begin("stage", self.spec.slug, self.spec.identity)

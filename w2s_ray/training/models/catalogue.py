@@ -51,6 +51,7 @@ def resolve_model(
     if level.architecture is None:
         for context in (level.optimisation.context_tokens, *reading):
             files.check_context(model.folder, name, context)
+        files.check_precision(model.folder, name)
         if language_key:
             files.check_language_model(model.folder, name, language_key)
         shape = files.shape_of(model.folder)
@@ -163,6 +164,7 @@ def _resolve_folders(
     weights = files.weight_files(folder)
     for context in (level.optimisation.context_tokens, *reading):
         files.check_context(folder, level.model, context)
+    files.check_precision(folder, level.model)
     files.check_modules(weights, level.model, targets)
     if language_key:
         files.check_language_model(folder, level.model, language_key)

@@ -26,6 +26,7 @@ from w2s_ray.spec.stage import Architecture
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+_ADAPTER = "adapter_config.json"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -106,9 +107,21 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         ModelError: when one is missing.
     """
+    adapter = folder / _ADAPTER
+    if adapter.is_file():
+        raise ModelError(
+            f"{folder} is an adapter of {_json(adapter).get('base_model_name_or_path')}, and stages start from models",
+            "merge it (`PeftModel.from_pretrained(…).merge_and_unload()`), and save that with `save_pretrained`",
+        )
     missing = missing_weight_files(folder)
     if missing:
-        raise ModelError(f"{folder} has no {missing[0]}", "name a folder written by `save_pretrained`")
+        has_pickles = missing[0] == WEIGHTS and any(folder.glob("pytorch_model*.bin"))
+        raise ModelError(
+            f"{folder} has no {missing[0]}",
+            "load its pytorch_model.bin with transformers, and save it again with `save_pretrained`"
+            if has_pickles
+            else "name a folder written by `save_pretrained`",
+        )
     return [folder / name for name in _weight_names(folder)]
 
 
@@ -203,6 +216,16 @@ def vocabulary_size(folder: Path) -> int:
     return tokenizer.get_vocab_size() if isinstance(tokenizer, Tokenizer) else len(tokenizer)
 
 
+def fast_tokenizer(folder: Path) -> Tokenizer | None:
+    """Return the tokenizer in `folder`; None if it has no tokenizer.json.
+
+    Raises:
+        ModelError: when the file cannot be read.
+    """
+    file = folder / "tokenizer.json"
+    return _from_file(file, file.stat().st_mtime_ns) if file.is_file() else None
+
+
 def check_pad_token(folder: Path, model: str, pad_token: str | None) -> None:
     """Check that batches can be padded.
 
@@ -235,6 +258,21 @@ def check_context(folder: Path, model: str, context_tokens: int) -> None:
         raise ModelError(
             f"context_tokens is {context_tokens}, and {model} has {positions} positions",
             f"lower context_tokens of the level, or of its generative stage, to {positions}, or choose another model",
+        )
+
+
+def check_precision(folder: Path, model: str) -> None:
+    """Refuse quantized weights: a stage trains in fp32, and what is loaded would depend on the machine.
+
+    Raises:
+        ModelError: when the configuration has `quantization_config`.
+    """
+    quantization = _json(folder / CONFIG).get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise ModelError(
+            f"the weights of {model} are quantized ({method}), and stages train whole ones",
+            "choose the model that was quantized, or load it with `dequantize()` and save it again",
         )
 
 
@@ -335,8 +373,7 @@ def _sha256(path: Path, _changed_ns: int) -> str:
 
 def _tokenizer(folder: Path) -> Any:
     """Return a `tokenizers.Tokenizer`, or transformers' tokenizer if `folder` has no tokenizer.json."""
-    file = folder / "tokenizer.json"
-    return _from_file(file, file.stat().st_mtime_ns) if file.is_file() else auto_tokenizer(folder)
+    return fast_tokenizer(folder) or auto_tokenizer(folder)
 
 
 @lru_cache(maxsize=8)

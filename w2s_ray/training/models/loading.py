@@ -7,6 +7,7 @@ The classification head is linear. It is initialised from the unembedding rows o
 pairs that of "1"), or from the stage's seed where these are not single tokens.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PretrainedConfig,
@@ -30,6 +32,7 @@ from w2s_ray.errors import ModelError, first_line
 from w2s_ray.spec.stage import Architecture, Execution, ModelSource, StageSpec
 from w2s_ray.training.memory.usage import is_out_of_memory
 from w2s_ray.training.models.adapters import freeze
+from w2s_ray.training.models.exports import HOW_TO_READ
 from w2s_ray.training.models.files import check_own_code, weight_files
 from w2s_ray.training.models.network import CompletionNetwork, Network, PairNetwork
 from w2s_ray.training.zero import gathered, sharded_loading
@@ -107,13 +110,11 @@ def load_network(
     else:
         config = _config(folder, spec, tokenizer, num_layers)
         auto = AutoModelForCausalLM if spec.is_language_model else AutoModelForSequenceClassification
-        if not spec.is_language_model:
-            config.num_labels = 1 if spec.objective == "preference" else spec.num_classes
         hf = _loaded(auto, config, spec, folder, execution)
         if not spec.is_language_model:
             _initialise_head(hf, folder, tokenizer, spec)
     freeze(hf, spec)
-    return _network(hf, spec)
+    return _network(hf, spec, tokenizer)
 
 
 def load_trained(spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFast, execution: Execution) -> Network:
@@ -121,10 +122,16 @@ def load_trained(spec: StageSpec, folder: Path, tokenizer: PreTrainedTokenizerFa
     auto = AutoModelForCausalLM if spec.is_language_model else AutoModelForSequenceClassification
     with sharded_loading(execution):
         hf = auto.from_pretrained(folder, dtype=torch.float32, trust_remote_code=spec.trusts_code)
-    return _network(hf, spec)
+    return _network(hf, spec, tokenizer)
 
 
-def _network(hf: PreTrainedModel, spec: StageSpec) -> Network:
+def _network(hf: PreTrainedModel, spec: StageSpec, tokenizer: PreTrainedTokenizerFast) -> Network:
+    if spec.is_language_model:  # answers are greedy; a source may sample, or penalise repetitions
+        hf.generation_config = GenerationConfig(
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
     precision, score = spec.optimisation.precision, spec.completion_score
     if score is not None:
         return CompletionNetwork(hf, precision, score, spec.num_classes)
@@ -137,21 +144,25 @@ def _config(
     """Return the configuration, without what would make an export differ from the stage.
 
     A classifier finds its last token by the padding token of the configuration; `problem_type` and `function_to_apply`
-    tell `pipeline()` how to read logits.
+    tell `pipeline()` how to read logits, and two classes may have one name.
     """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.trusts_code)
     except Exception as error:  # the library raises nothing more specific
         raise _not_loaded(spec, error) from error
     config = _with_dropout(config, spec.optimisation.dropout)
+    config.return_dict = True
     if num_layers is not None:
         _shorten(config.get_text_config(), num_layers)
     if not spec.is_language_model:
         for part in (config, config.get_text_config()):
             part.pad_token_id = tokenizer.pad_token_id
-        for name in ("problem_type", "function_to_apply"):
+        for name in HOW_TO_READ:
             if getattr(config, name, None) is not None:
                 setattr(config, name, None)
+        config.num_labels = 1 if spec.objective == "preference" else spec.num_classes
+        config.id2label = {number: f"LABEL_{number}" for number in range(config.num_labels)}
+        config.label2id = {label: number for number, label in config.id2label.items()}
     return config
 
 
@@ -190,6 +201,10 @@ def _not_loaded(spec: StageSpec, error: Exception) -> ModelError:
         "or with a sequence classification head (for classes and pairs)"
     )
     reason = first_line(error)
+    unknown = re.search(r"Unrecognized configuration class .*\.(\w+)Config'", str(error))
+    if unknown:
+        head = "language model" if spec.is_language_model else "sequence classification head"
+        reason = f"transformers has no {head} for {unknown[1]}"
     if "trust_remote_code" in str(error):
         reason, hint = "it needs Python code that is not part of transformers", _CONSENT
     return ModelError(f"{spec.starts_from.name} cannot be loaded for {spec.objective}: {reason}", hint)
@@ -288,8 +303,12 @@ def _shorten(config: Any, num_layers: int) -> None:
 
 
 def _with_dropout(config: Any, dropout: float) -> Any:
-    """Set every dropout of the configuration; 0 makes results independent of workers and micro-batches."""
-    for name in vars(config):
-        if name.endswith(("dropout", "pdrop", "dropout_prob")) and isinstance(getattr(config, name), int | float):
+    """Set every dropout of the configuration, and other noise to 0; then results do not depend on micro-batches."""
+    for name, value in list(vars(config).items()):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue  # ESM's `token_dropout` is no rate
+        if name.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate")):
             setattr(config, name, dropout)
+        elif name.endswith(("layerdrop", "jitter_noise")):
+            setattr(config, name, 0.0)
     return config

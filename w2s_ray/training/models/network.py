@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from w2s_ray.science import IntArray
 from w2s_ray.spec.stage import Precision, Score, StageSpec
 from w2s_ray.training.feed import TokenRow
 
@@ -129,6 +130,21 @@ def class_name_tokens(spec: StageSpec, tokenizer: PreTrainedTokenizerFast) -> li
     """Return the tokens of each class's name as it follows the cue."""
     encoded = (tokenizer.encode(f" {name}", add_special_tokens=False) for name in spec.class_names)
     return [np.array(tokens, dtype=np.int32) for tokens in encoded]
+
+
+@contextmanager
+def logits_at(hf: PreTrainedModel, places_RP: IntArray) -> Iterator[None]:
+    """Compute a language model's logits at these places of each row only; all of them may take gigabytes."""
+
+    def keep(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden_RTD, *others = arguments
+        return (hidden_RTD[np.arange(len(places_RP))[:, None], places_RP], *others)
+
+    handle = hf.get_output_embeddings().register_forward_pre_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

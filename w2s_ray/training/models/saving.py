@@ -21,13 +21,12 @@ from w2s_ray.store.files import digest_file, require_space, sync_file, writing
 from w2s_ray.training.feed import TokenRow
 from w2s_ray.training.memory.footprint import FILE_BYTES
 from w2s_ray.training.models.adapters import merge_adapters
+from w2s_ray.training.models.exports import READ, read_only_ids, write_labels
 from w2s_ray.training.models.files import WEIGHTS, WEIGHTS_INDEX, disk_errors
 from w2s_ray.training.models.network import Network
 from w2s_ray.training.workers import Workers
 
 _UNLIMITED = "1000TB"
-_READ = ("input_ids", "attention_mask")
-"""Outputs of a tokenizer that a stage's model reads; others, such as segments, would change what an export predicts."""
 
 
 class Gather(Protocol):
@@ -60,7 +59,7 @@ def exported_tokenizer(
             chat_template=tokenizer.chat_template,
             **tokenizer.special_tokens_map,
         )
-    exported.model_input_names = list(_READ)
+    exported.model_input_names = list(READ)
     return exported
 
 
@@ -102,7 +101,7 @@ class ExportFolder:
             write = partial(_write_file, network, own, self.path / file)
             for written in workers.on_every_rank(write):
                 digests |= written
-        workers.on_rank_0(lambda: self._write_rest(sorted(digests)))
+        workers.on_rank_0(lambda: self._write_rest(network, sorted(digests)))
         return digests
 
     def save_alone(self, network: Network, changed: dict[str, torch.Tensor] | None = None) -> dict[str, str]:
@@ -117,8 +116,9 @@ class ExportFolder:
 
         return self.save(network, sizes, gather, Workers(0, 1, torch.device("cpu")))
 
-    def _write_rest(self, files: list[str]) -> None:
-        """Write the tokenizer, and the index of several files of weights."""
+    def _write_rest(self, network: Network, files: list[str]) -> None:
+        """Write the class names, the tokenizer, and the index of several files of weights."""
+        write_labels(self.path, network.hf.config.id2label)
         if len(files) > 1:
             index: dict[str, Any] = {"metadata": {"total_size": 0}, "weight_map": {}}
             for name in files:
@@ -128,9 +128,7 @@ class ExportFolder:
             (self.path / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         self.tokenizer.model_max_length = self.context_tokens
         self.tokenizer.save_pretrained(self.path)
-        path = self.path / "tokenizer_config.json"
-        settings = json.loads(path.read_text(encoding="utf-8")) | {"model_input_names": list(_READ)}
-        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        read_only_ids(self.path)
 
 
 def _files(sizes: dict[str, int]) -> list[list[str]]:
