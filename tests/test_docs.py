@@ -62,6 +62,8 @@ W2S_SPANS = sorted({(page.name, span) for page in PAGES for span in re.findall(r
 def command_of(words: list[str]) -> tuple[Any, list[str]]:
     """Return the command that the words name, and the words that are left."""
     command = typer.main.get_command(app)
+    while words[:1] == ["--import"]:
+        words = words[2:]
     while words and hasattr(command, "commands"):
         assert words[0] in command.commands, f"no command {words[0]}"
         command, words = command.commands[words[0]], words[1:]

@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from w2s_ray.errors import TrainingError
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore, existing_store
 
@@ -58,8 +57,7 @@ def run_study(
 
     opened = ArtifactStore(store)
     resolution = resolve_whole(study, opened)
-    change = notice_of_change(study, resolution, opened)
-    if change is not None:
+    if change := notice_of_change(study, resolution, opened):
         _print(change)
     check_models(study, resolution, opened, _print)
     outcome = run(
@@ -72,14 +70,9 @@ def run_study(
         settings=settings_of(study, opened),
     )
     if view is None:
-        chains = f"{len(outcome.chains) - len(outcome.failed)} of {len(outcome.chains)} chains done"
-        num = len(outcome.trained)
-        _print(f"{study.name}: {chains}, {num} stage{'' if num == 1 else 's'} trained now; store: {opened.root}")
-    if raise_on_failure and outcome.errors:
-        raise TrainingError(
-            "\n".join(outcome.errors),
-            "the next call runs what failed again; raise_on_failure=False returns the outcome instead",
-        )
+        _print(f"{study.name}: {outcome.counts}; store: {opened.root}")
+    if raise_on_failure:
+        outcome.raise_failures()
     return outcome
 
 

@@ -69,6 +69,14 @@ class Interrupted(W2SError):
     exit_code = 1
 
 
+def text_of(error: BaseException) -> str:
+    """Return an error's message; empty for an exception of a library that fails to describe itself."""
+    try:
+        return str(error).strip()
+    except Exception:
+        return ""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class name where the message is empty."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return text_of(error).partition("\n")[0] or type(error).__name__

@@ -109,6 +109,19 @@ def test_artifacts_that_a_run_claims_while_gc_asks_are_kept(
     assert kept(store) == of_first
 
 
+def test_unfinished_work_is_kept_as_long_as_a_study_needs_it(store: ArtifactStore, tmp_path: Path) -> None:
+    study = judged_study(tmp_path, seeds=[0])
+    resolution = resolved(study, store)
+    (stage, *_) = distinct_stages(compile_study(study, resolution)).values()
+    folder = store.begin("stage", stage.spec.slug, stage.identity)
+    (folder / "checkpoints").mkdir()
+    collect(store.root, yes=True)
+    assert (folder / "checkpoints").is_dir()
+    shutil.rmtree(store.study_folder("judged"))
+    collect(store.root, yes=True)
+    assert not folder.exists()
+
+
 def test_two_studies_of_one_name_keep_their_stages(store: ArtifactStore, tmp_path: Path) -> None:
     seeds = ([0], [1], [0], [2])
     studies = [judged_study(tmp_path, seeds=values) for values in seeds]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ from tests.cli.conftest import ROOT, Done, command, environment, fails, w2s
 from tests.scheduling.dispatcher.test_dispatcher import commit
 from tests.scheduling.studies import chains_of, small_study
 from w2s_ray import read_results
-from w2s_ray.cli.inputs import describe, find_stage
+from w2s_ray.cli.inputs import describe, find_stage, import_file
 from w2s_ray.cli.run import SMOKE_STEPS, _exit_code, _print_trained, shrink
+from w2s_ray.cli.status import stage_status
 from w2s_ray.cli.submit import STUDY_NAME, _client, _submit, entrypoint, pack
 from w2s_ray.cli.terminal import bytes_text, count_text, seconds_text, terminal
 from w2s_ray.errors import DataError, ResourceError, StoreError, StudyError
@@ -24,6 +26,7 @@ from w2s_ray.planning.estimate import num_steps
 from w2s_ray.planning.resolve import resolve
 from w2s_ray.scheduling.session import PASSED_ON
 from w2s_ray.scheduling.study import StudyOutcome
+from w2s_ray.spec import losses
 from w2s_ray.spec.chain import distinct_stages
 from w2s_ray.spec.checks import check_together
 from w2s_ray.spec.compile import compile_study
@@ -47,6 +50,15 @@ def test_bytes_have_a_unit(amount: int | None, text: str) -> None:
 )
 def test_seconds_have_a_unit(amount: float | None, text: str) -> None:
     assert seconds_text(amount) == text
+
+
+def test_a_stage_that_failed_in_the_last_run_is_shown_as_failed(store: ArtifactStore) -> None:
+    floor, student, *_ = chains_of(small_study())[0].stages
+    errors = {floor.identity: "no room", student.identity: "no room"}
+    commit(store, student)
+    shown = [stage_status(store, stage, "", errors) for stage in (floor, student)]
+    assert [(status.state, status.error) for status in shown] == [("failed", "no room"), ("done", None)]
+    assert stage_status(store, floor, "", {}).state == "waiting"
 
 
 def test_counts_have_a_noun() -> None:
@@ -206,10 +218,44 @@ def test_messages_of_a_run_are_printed_and_logged(tmp_path: Path) -> None:
     assert done.stdout == (tmp_path / "run.log").read_text() == "`wandb sync` sends them later\n"
 
 
+def test_a_file_that_is_imported_registers_losses_for_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "_own", {})
+    file = tmp_path / "json.py"  # the name of another module
+    file.write_text(
+        "from w2s_ray import register_loss\ndef half(logits, labels, progress): return logits\nregister_loss('h', half)"
+    )
+    import_file(file)
+    study = small_study(methods={"m": {"losses": {"l": {"kind": "own", "name": "h"}}}})
+    losses.check_registered(study.methods["m"].loss_of("l"))
+    assert "def half" in study.methods["m"].loss_of("l").model_dump()["source"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "part"),
+    [
+        ("none.py", None, "none.py is not a Python file"),
+        ("own.txt", "", "own.txt is not a Python file"),
+        ("own.py", "a = 1\nb = c", "line 2: NameError"),
+        ("own.py", "raise SystemExit(0)", "SystemExit: 0"),
+        ("own.py", "a = (", "SyntaxError"),
+        ("own.py", "from w2s_ray import register_loss; register_loss('h', lambda: 0)", "<lambda>"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_refused(tmp_path: Path, name: str, text: str | None, part: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(StudyError, match=re.escape(part)):
+        import_file(tmp_path / name)
+
+
 def test_a_job_runs_the_packed_study() -> None:
     plain = f"w2s run {STUDY_NAME} --store '/my store' --address auto"
     assert entrypoint("/my store", retry_failed=False, yes=False) == plain
     assert entrypoint("/my store", retry_failed=True, yes=True) == f"{plain} --retry-failed --yes"
+    own = entrypoint("/my store", retry_failed=False, yes=False, imports=[Path("folder/own.py")])
+    assert own == plain.replace("w2s run", "w2s --import own.py run")
 
 
 def test_packing_copies_files_with_relative_paths(home: Path, tmp_path: Path) -> None:

@@ -247,4 +247,4 @@ def test_a_plan_for_a_machine_without_gpus_names_the_levels_that_need_them(home:
     resolution = resolve(study, store)
     for nodes, num in (((Node(4),), 2), ((Node(4), Node(4, gpus=1)), 0), ((), 0)):
         notices = plan(study, resolution, store, nodes).notices
-        assert sum("has no GPU" in notice for notice in notices) == num
+        assert sum("there is no GPU" in notice for notice in notices) == num

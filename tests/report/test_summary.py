@@ -12,7 +12,7 @@ from w2s_ray.report.summary import chain_metrics, summary_of
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.search import Candidate, Point, SearchResult
-from w2s_ray.store.search_result import write_failures, write_search_result
+from w2s_ray.store.search_result import Failures, write_failures, write_search_result
 
 KEY = "optimisation.learning_rate"
 
@@ -367,6 +367,6 @@ def test_a_search_that_minimises_a_cost_shows_it(synthetic: Callable[..., Synthe
 
 
 def test_why_chains_failed_is_shown_in_terminal_and_page(own_finished: SyntheticStudy) -> None:
-    write_failures({"code/naive/0": "no room"}, own_finished.study, own_finished.store)
+    write_failures(Failures(chains={"code/naive/0": "no room"}), own_finished.study, own_finished.store)
     _, text, page = shown(own_finished)
     assert "failed: code/naive/0: no room" in text and "failed: code/naive/0: no room" in page

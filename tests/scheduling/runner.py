@@ -3,8 +3,10 @@
 How a level behaves is read from `behaviour.json` in the store's folder: `{loss, level or "all": {"steps": 5, ...}}`.
 """
 
+import builtins
 import json
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,12 @@ class Behaviour:
     """Step at which all ranks raise the same error."""
     raises_at: int | None = None
     """Step at which all ranks raise an exception that is none of ours."""
+    raises: str = "ZeroDivisionError"
+    """Name of the built-in class that is raised there."""
+    killed: tuple[int, ...] = ()
+    """Ranks whose processes are killed at step 1, each time."""
+    hangs_at: int | None = None
+    """Step at which the last rank joins no collective any more."""
     crashes_at: int | None = None
     """Step at which the last rank alone raises, each time."""
     runs_out_at: int | None = None
@@ -72,7 +80,11 @@ def run_stage(stage: PlannedStage, *, store: ArtifactStore, workers: object, obs
         if behaviour.crashes_at == step and workers.rank == size - 1:  # type: ignore[attr-defined]
             raise RuntimeError("this rank alone")
         if behaviour.raises_at == step:
-            raise ZeroDivisionError(f"all ranks, {os.getpid()}")
+            raise getattr(builtins, behaviour.raises)(f"all ranks, {os.getpid()}")
+        if step == 1 and workers.rank in behaviour.killed:  # type: ignore[attr-defined]
+            os.kill(os.getpid(), signal.SIGKILL)
+        if behaviour.hangs_at == step and workers.rank == size - 1:  # type: ignore[attr-defined]
+            time.sleep(600)
         if behaviour.runs_out_at == step:
             attempts = len((folder / "attempts_seen.jsonl").read_text().splitlines())
             if attempts <= 2 or (attempts <= 4 and workers.rank == size - 1):  # type: ignore[attr-defined]

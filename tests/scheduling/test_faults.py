@@ -1,14 +1,16 @@
 """Faults of real worker groups; they take minutes, so they are soaks."""
 
 import os
+import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.scheduling.runner import Behaviour, behave
 from tests.scheduling.studies import chains_of, small_study
-from tests.scheduling.test_run import Watching, is_at, processes, run, starts, wait_until, what_is_left
+from tests.scheduling.test_run import SETTINGS, Watching, is_at, processes, run, starts, wait_until, what_is_left
 from w2s_ray.scheduling.status import RunningStage
 from w2s_ray.store.artifacts import ArtifactStore
 
@@ -40,6 +42,31 @@ def test_an_error_of_one_rank_fails_only_its_stage_once_two_groups_raised_it(sto
     log = error.split("log: ")[1].split(")")[0]
     assert "this rank alone" in Path(log).read_text()
     assert len(outcome.trained) == 3
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "cause", "num_attempts"),
+    [
+        (Behaviour(raises_at=1, raises="SystemExit"), "failed: SystemExit: all ranks", 1),
+        (Behaviour(raises_at=1, raises="MemoryError"), "ran out of memory", 3),
+        (Behaviour(killed=(0,)), "the process of rank 0 on .* was killed or crashed", 3),
+        (Behaviour(killed=(1,)), "the process of rank 1 on .* was killed or crashed", 3),
+        (Behaviour(killed=(0, 1)), "was killed or crashed", 3),
+        (Behaviour(hangs_at=1), "rank 0 waited 3 s for another worker in a collective", 3),
+    ],
+    ids=["exit", "memory", "rank-0-killed", "rank-1-killed", "both-killed", "timeout"],
+)
+def test_a_stage_fails_with_the_true_cause_of_its_deaths(
+    store: ArtifactStore, behaviour: Behaviour, cause: str, num_attempts: int
+) -> None:
+    behave(store, s=behaviour, l=Behaviour(steps=1, step_seconds=0))
+    study = small_study(methods={"naive": {"arms": ["ceiling"]}})
+    outcome = run(study, store, Watching(), settings=replace(SETTINGS, collective_seconds=3))
+    (error,) = outcome.failed.values()
+    assert re.search(cause, error)
+    assert not [words for words in ("Ray", "Actor", "peer", "Traceback", "unexpected") if words in error]
+    (floor,) = (one for chain in chains_of(study) for one in chain.stages if one.arm == "floor")
+    assert len(starts(store, floor)) == num_attempts
 
 
 def test_a_stage_out_of_memory_continues_from_its_checkpoint(store: ArtifactStore) -> None:

@@ -1,6 +1,7 @@
 """Each private name of Ray that the adapter uses, with the behaviour that we rely on."""
 
 import inspect
+import time
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.util.placement_group import placement_group
+from ray.util.placement_group import PlacementGroup, placement_group
 
 from w2s_ray.scheduling.ray_adapter import (
     is_startup_timeout,
@@ -76,22 +77,24 @@ def test_the_placement_group_table_has_the_fields_of_the_creator() -> None:
 
 
 @pytest.mark.usefixtures("ray_of_two_cpus")
-def test_only_placement_groups_whose_creator_is_dead_are_removed() -> None:
-    @ray.remote(num_cpus=0)
+def test_only_placement_groups_of_train_controllers_that_died_are_removed() -> None:
     class Creator:
         def create(self) -> str:
             group = placement_group([{"CPU": 1}])
             ray.get(group.ready())
             return str(group.id.hex())
 
-    ours = placement_group([{"CPU": 1}])
-    ray.get(ours.ready())
-    creator = Creator.remote()
-    theirs = ray.get(creator.create.remote())
+    class TrainController(Creator): ...
+
+    TrainController.__qualname__ = TrainController.__name__  # as for a class of a module
+    host, controller = (ray.remote(num_cpus=0)(own).remote() for own in (Creator, TrainController))
+    of_host, of_run = ray.get([host.create.remote(), controller.create.remote()])
     assert remove_orphaned_placement_groups() == 0
-    ray.kill(creator)
+    ray.kill(controller)
+    began = time.monotonic()
     wait_for_placement_groups(20)
+    assert time.monotonic() - began < 10, "the group of the program around the run stays"
     table = ray.util.placement_group_table()
-    assert table[theirs]["state"] == "REMOVED"
-    assert table[ours.id.hex()]["state"] == "CREATED"
-    ray.util.remove_placement_group(ours)
+    assert (table[of_run]["state"], table[of_host]["state"]) == ("REMOVED", "CREATED")
+    ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(of_host)))
+    ray.kill(host)

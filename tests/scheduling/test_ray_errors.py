@@ -1,5 +1,6 @@
 """Errors of Ray in our words: each kind has its own message, and none of Ray's internals."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,11 @@ def caused(error: Exception, cause: Exception) -> Exception:
     return error
 
 
+def during(error: Exception, earlier: Exception) -> Exception:
+    error.__context__ = earlier
+    return error
+
+
 def actor_died(text: str) -> RayActorError:
     return RayActorError(error_msg=f"The actor died unexpectedly before finishing this task.\n\tip: 10.0.0.7\n{text}")
 
@@ -66,7 +72,12 @@ NODE = actor_died("The actor is dead because its node has died. Node Id: 4f")
         (OutOfDiskError("The object store is full"), "full"),
         (RuntimeEnvSetupError("pip failed"), "pip failed"),
         (task_error(ValueError("odd")), "ValueError: odd"),
-        (TuneError("trials did not complete"), "cluster"),
+        (
+            TuneError("Traceback (most recent call last):\n  File\nValueError: odd"),
+            "Tune, which starts the chains, failed",
+        ),
+        (during(TuneError("Traceback: No space left"), OSError(errno.ENOSPC, "No space left")), "disk"),
+        (during(TuneError("Traceback: actor died"), KILLED), "killed"),
         (caused(TuneError("trials did not complete"), KILLED), "killed"),
         (RaySystemError("raylet connection"), "cluster"),
         (LocalRayletDiedError(), "cluster"),
@@ -107,6 +118,7 @@ def raised_by_user(error: Exception) -> Exception:
     return UserExceptionWithTraceback(error, "Traceback")
 
 
+TIMED_OUT = raised_by_user(RuntimeError("[gloo/unbound_buffer.cc:81] Timed out waiting 30000ms for recv operation"))
 LOST_PEER = raised_by_user(RuntimeError("Connection closed by peer"))
 
 
@@ -116,10 +128,17 @@ LOST_PEER = raised_by_user(RuntimeError("Connection closed by peer"))
         (group_error(rank0=LOST_PEER, rank1=died(KILLED)), CrashKind.KILLED, "rank 1 on 10.0.0.7"),
         (group_error(rank0=LOST_PEER, rank1=died(NODE)), CrashKind.NODE, "rank 1 on 10.0.0.7"),
         (group_error(rank0=LOST_PEER, rank1=died(LOW)), CrashKind.MEMORY, "rank 1"),
-        (group_error(rank1=raised_by_user(ValueError("odd"))), CrashKind.EXCEPTION, "rank 1 raised ValueError: odd"),
+        (group_error(rank0=LOST_PEER), CrashKind.KILLED, "rank 0 lost the connection to another worker"),
+        (group_error(rank0=LOST_PEER, rank1=TIMED_OUT), CrashKind.TIMEOUT, "rank 1"),
+        (group_error(rank0=LOST_PEER, rank1=raised_by_user(MemoryError())), CrashKind.MEMORY, "rank 1"),
+        (group_error(rank1=raised_by_user(ValueError("odd"))), CrashKind.EXCEPTION, "rank 1: ValueError: odd"),
         (WorkerCrashedError, CrashKind.KILLED, "stays with the group"),
         (lambda: NodeDiedError("node"), CrashKind.NODE, "stays with the group"),
         (lambda: OutOfMemoryError("low"), CrashKind.MEMORY, "stays with the group"),
+        (lambda: OutOfDiskError("full"), CrashKind.EXCEPTION, "disk or shared memory"),
+        (lambda: task_error(ControllerError(OSError(errno.ENOSPC, "full"))), CrashKind.EXCEPTION, "disk"),
+        (lambda: RuntimeEnvSetupError("pip failed"), CrashKind.EXCEPTION, "pip failed"),
+        (lambda: RaySystemError("connection"), CrashKind.KILLED, "the connection"),
         (
             lambda: task_error(ControllerError(caused(RuntimeError("start failed"), ImportError("no torch")))),
             CrashKind.EXCEPTION,

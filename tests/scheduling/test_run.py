@@ -23,6 +23,7 @@ from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.study import Study
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.search_result import read_failures
 
 pytestmark = pytest.mark.usefixtures("ray_of_two_cpus")
 
@@ -178,9 +179,12 @@ def test_an_exception_of_all_ranks_fails_its_stage_at_once_with_its_first_line(s
     outcome = run(study, store, Watching())
     (error,) = outcome.failed.values()
     assert "ZeroDivisionError: all ranks" in error
-    assert "ZeroDivisionError" in Path(error.split("log: ")[1].split(")")[0]).read_text()
+    log = Path(error.split("log: ")[1].split(")")[0]).read_text()
+    assert log.count("\nZeroDivisionError") == log.count("--- attempt of rank") == 2
     (student,) = (one for chain in chains_of(study) for one in chain.stages if one.spec.loss.label == "confidence0.5")
     assert len(starts(store, student)) == 1
+    failures = read_failures(study, store)
+    assert (list(failures.chains.values()), failures.stages.keys()) == ([error], {student.identity})
     assert len(outcome.trained) == 3
     wait_until(lambda: what_is_left() == (0, 0, set()))
     assert what_is_left() == (0, 0, set())
@@ -229,7 +233,7 @@ def test_messages_of_the_tracker_arrive_at_the_end_of_the_run(store: ArtifactSto
 
 def test_more_workers_than_the_cluster_has_are_refused_at_once(store: ArtifactStore) -> None:
     study = small_study(execution={"workers": 3})
-    with pytest.raises(ResourceError, match=r"lower `execution\.workers`"):
+    with pytest.raises(ResourceError, match=r"execution\.workers` to 2"):
         run(study, store, Watching())
     assert list((store.root / "artifacts").iterdir()) == []
 

@@ -11,7 +11,7 @@ import pytest
 from tests.scheduling.studies import small_study
 from w2s_ray.errors import ResourceError
 from w2s_ray.planning.nodes import Node
-from w2s_ray.scheduling.session import check_cluster, session_folder
+from w2s_ray.scheduling.session import check_cluster, ray_session, session_folder
 from w2s_ray.spec.points import executions
 
 KILLED = """
@@ -46,25 +46,39 @@ def test_a_level_whose_workers_do_not_fit_is_refused() -> None:
     assert "execution.workers" in caught.value.hint
 
 
-def test_gpus_are_counted_too() -> None:
-    study = small_study(execution={"workers": 2, "gpus_per_worker": 1})
-    with pytest.raises(ResourceError, match="1 GPUs each"):
-        check_cluster(executions(study), [Node(8, gpus=1)])
-
-
-def test_a_machine_without_a_gpu_is_named_as_such() -> None:
-    study = small_study(execution={"workers": 1, "gpus_per_worker": 0.5})
+@pytest.mark.parametrize(
+    ("execution", "nodes", "message", "key"),
+    [
+        ({"workers": 2, "gpus_per_worker": 1}, [Node(8, gpus=1)], "there is room for 1", "workers"),
+        ({"gpus_per_worker": 0.5}, [Node(8), Node(8)], "gpus_per_worker = 0.5, and there is no GPU", "gpus_per_worker"),
+        ({"gpus_per_worker": 2}, [Node(8, 1), Node(8, 1)], "gpus_per_worker = 2, and no node", "gpus_per_worker"),
+        ({"cpus_per_worker": 6}, [Node(4), Node(4)], "cpus_per_worker = 6, and no node", "cpus_per_worker"),
+        ({"cpus_per_worker": 6, "gpus_per_worker": 1}, [Node(8), Node(4, 1)], "on one node", "cpus_per_worker"),
+    ],
+)
+def test_a_study_that_does_not_fit_names_the_resource_that_is_short(
+    execution: dict[str, float], nodes: list[Node], message: str, key: str
+) -> None:
     with pytest.raises(ResourceError) as caught:
-        check_cluster(executions(study), [Node(8), Node(8)])
-    assert "gpus_per_worker = 0.5, and there is no GPU" in caught.value.message
-    assert "execution.gpus_per_worker" in caught.value.hint and "workers`" not in caught.value.hint
+        check_cluster(executions(small_study(execution=execution)), nodes)
+    assert message in caught.value.message
+    assert f"execution.{key}`" in caught.value.hint
 
 
-def test_a_local_session_ignores_the_cluster_that_the_shell_names() -> None:
+@pytest.mark.parametrize("address", ["head", "http://127.0.0.1:8265", "ray://127.0.0.1:10001", "host:", ":port"])
+def test_an_address_of_another_form_is_refused_at_once(address: str) -> None:
+    with pytest.raises(ResourceError, match="neither auto nor HOST:PORT"), ray_session(address):
+        pass
+
+
+def test_a_session_keeps_the_handler_of_sigterm_and_ignores_the_shells_cluster() -> None:
     code = (
-        "from w2s_ray.scheduling.session import cluster_nodes, ray_session\n"
-        "with ray_session(None, num_cpus=1): print([node.cpus for node in cluster_nodes()])"
+        "import signal; from w2s_ray.scheduling.session import cluster_nodes, ray_session\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('asked'))\n"
+        "with ray_session(None, num_cpus=1):\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    print([node.cpus for node in cluster_nodes()])"
     )
     names_one = os.environ | {"RAY_ADDRESS": "http://127.0.0.1:1"}
     done = subprocess.run([sys.executable, "-c", code], env=names_one, capture_output=True, text=True)
-    assert done.stdout.strip() == "[1.0]", done.stderr
+    assert done.stdout.split() == ["asked", "[1.0]"], done.stderr

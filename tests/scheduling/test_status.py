@@ -40,3 +40,18 @@ def test_chains_that_failed_for_one_reason_are_one_error() -> None:
     outcomes = {"a": ("failed", "full"), "b": ("done", None), "c": ("failed", "full"), "d": ("failed", "lost")}
     outcome = StudyOutcome({name: ChainOutcome(*ended) for name, ended in outcomes.items()})  # type: ignore[arg-type]
     assert outcome.errors == ["failed: a, c\nfull", "failed: d\nlost"]
+
+
+def test_a_chain_of_a_sweep_that_failed_is_named_with_its_values() -> None:
+    outcome = StudyOutcome({"a-p1": ChainOutcome("failed", "full", label="a-p1 (learning_rate 0.1)")})
+    assert outcome.errors == ["failed: a-p1 (learning_rate 0.1)\nfull"]
+
+
+def test_without_a_terminal_a_stage_that_fails_is_named_with_its_error() -> None:
+    lines: list[str] = []
+    view = PlainView(lines.append)
+    stage = chains_of(small_study())[0].stages[0]
+    failures = {stage.identity: "the loss is nan\n  hint: lower the rate"}
+    view.update(StudyStatus(events=(StageEvent(EventKind.ASSIGNED, stage, 0),)))
+    view.update(StudyStatus(events=(StageEvent(EventKind.ENDED, stage, 1),), num_failed=1, failures=failures))
+    assert lines[1].startswith("failed ") and "1 failed" in lines[1] and lines[2] == "  the loss is nan"

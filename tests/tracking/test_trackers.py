@@ -77,12 +77,15 @@ class Broken(NullTracker):
 
 
 def test_a_failing_tracker_does_not_stop_the_others(tmp_path: Path, info: RunInfo) -> None:
-    tracker = Fanout([Broken(), JsonLinesTracker(tmp_path)])
+    lines: list[str] = []
+    tracker = Fanout([Broken(), JsonLinesTracker(tmp_path)], lines.append)
     tracker.begin(info)
-    tracker.log(info.run_id, 1, {"loss": 0.5})
+    for step in (1, 2):
+        tracker.log(info.run_id, step, {"loss": 0.5})
     tracker.finish(info.run_id, {}, ended_well=True)
     tracker.close()
-    assert len(lines_of(tmp_path / f"{info.run_id}.jsonl")) == 3
+    assert len(lines_of(tmp_path / f"{info.run_id}.jsonl")) == 4
+    assert len(lines) == 1 and "Broken has lost metrics: no space left on device" in lines[0]
 
 
 @pytest.mark.parametrize("mode", ["offline", "disabled"])

@@ -7,7 +7,8 @@ from w2s_ray.cli.inputs import print_store
 from w2s_ray.cli.terminal import bytes_text, count_text, plain_table, terminal
 from w2s_ray.errors import StoreError, W2SError
 from w2s_ray.spec.chain import distinct_stages
-from w2s_ray.store.artifacts import ArtifactStore, existing_store
+from w2s_ray.spec.identity import short
+from w2s_ray.store.artifacts import CHECKPOINTS, ArtifactStore, existing_store
 from w2s_ray.store.files import folder_bytes
 from w2s_ray.store.garbage import Waste, abandoned, remove, unreferenced
 from w2s_ray.store.run_status import read_run_status
@@ -18,7 +19,10 @@ def collect(store_folder: Path, *, yes: bool, former: bool = False) -> None:
     """List the garbage, with `former` also former versions of studies; ask unless `yes`, and remove it."""
     store = existing_store(store_folder)
     print_store(store)
-    garbage = _garbage(store, former)
+    garbage, kept = _garbage(store, former)
+    if kept:
+        unfinished = f"{count_text(len(kept), 'unfinished stage')}, {bytes_text(sum(item.num_bytes for item in kept))}"
+        terminal.line(f"kept: {unfinished}; `w2s run` of the study continues them")
     if not garbage:
         terminal.line("nothing to remove: everything belongs to a study in the store")
         return
@@ -31,20 +35,28 @@ def collect(store_folder: Path, *, yes: bool, former: bool = False) -> None:
         if not _confirmed(f"remove {count_text(len(garbage), 'entry')}, {total}? [y/N] "):
             terminal.line("nothing was removed")
             return
-        still = {item.path for item in _garbage(store, former)}  # a run may have started or ended since the question
+        still = {item.path for item in _garbage(store, former)[0]}  # a run may have started or ended since the question
         garbage = [item for item in garbage if item.path in still]
     terminal.line(f"removed {bytes_text(remove(store, garbage))}")
 
 
-def _garbage(store: ArtifactStore, former: bool) -> list[Waste]:
-    """Return abandoned work, and artifacts that no study needs if all that is needed is known."""
-    garbage = abandoned(store)
+def _garbage(store: ArtifactStore, former: bool) -> tuple[list[Waste], list[Waste]]:
+    """Return abandoned work and artifacts that no study needs, and unfinished work that a study may continue.
+
+    Unless all that is needed is known, only abandoned work without checkpoints is garbage.
+    """
+    work = abandoned(store)
     try:
         needed = _needed(store, former)
-        garbage = [*garbage, *unreferenced(store, needed), *(_versions(store) if former else ())]
+        garbage = [*unreferenced(store, needed), *(_versions(store) if former else ())]
+        digests = {short(identity) for identity in needed}
+        kept = [item for item in work if item.is_unfinished and item.path.name.rpartition("-")[2] in digests]
     except W2SError as error:
         terminal.err.print(f"only abandoned work is listed: {error}", markup=False, soft_wrap=True)
-    return list({item.path: item for item in garbage}.values())
+        garbage = []
+        kept = [item for item in work if item.is_unfinished and (item.path / CHECKPOINTS).exists()]
+    paths = {item.path for item in kept}
+    return list({item.path: item for item in (*work, *garbage) if item.path not in paths}.values()), kept
 
 
 def _versions(store: ArtifactStore) -> list[Waste]:

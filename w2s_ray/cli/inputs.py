@@ -1,12 +1,15 @@
 """First steps of most verbs: read the study, open the store, start the log. Also how a user names a stage."""
 
+import importlib.util
 import os
+import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from w2s_ray.cli.terminal import count_text, terminal
-from w2s_ray.errors import StudyError
+from w2s_ray.errors import StudyError, W2SError, first_line
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 from w2s_ray.spec.identity import short
 from w2s_ray.spec.load import load_study
@@ -17,6 +20,27 @@ MIN_DIGITS = 4
 """The fewest digits of an identity that name a stage."""
 _MAX_NAMED = 20
 """Stages that an error lists."""
+
+
+def import_file(path: Path) -> None:
+    """Run a Python file of the user's that registers losses, metrics or tasks.
+
+    Raises:
+        StudyError: when it does not exist or raises an exception.
+    """
+    if not path.is_file() or path.suffix != ".py":
+        raise StudyError(f"--import {path} is not a Python file that exists")
+    spec = importlib.util.spec_from_file_location(f"w2s_import_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except W2SError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.resolve())]
+        line = f", line {frames[-1].lineno}" if frames else ""
+        raise StudyError(f"--import {path}{line}: {type(error).__name__}: {first_line(error)}") from error
 
 
 def open_for_writing(

@@ -13,7 +13,6 @@ from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import W2SError
 
 app = typer.Typer(
-    help="Weak-to-strong generalization studies: one YAML file, each distinct training run exactly once.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,7 +30,24 @@ Overrides = Annotated[
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Re-run failed search candidates.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Allow studies of more than 100,000 chains.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Imports = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--import", metavar="FILE.py", help="Python file that registers your own losses and metrics (repeatable)."
+    ),
+]
 DEFAULT_STORE = Path("w2s-store")
+
+
+@app.callback()
+def start(context: typer.Context, import_: Imports = None) -> None:
+    """Weak-to-strong generalization studies: one YAML file, each distinct training run exactly once."""
+    context.obj = import_ or []
+    if import_:
+        from w2s_ray.cli.inputs import import_file
+
+        for file in import_:
+            import_file(file)
 
 
 @app.command()
@@ -109,6 +125,7 @@ def export(
 
 @app.command()
 def submit(
+    context: typer.Context,
     study: StudyFile,
     address: Annotated[str, typer.Option(help="The cluster's dashboard, http://HOST:8265.")],
     store: Annotated[
@@ -122,7 +139,8 @@ def submit(
     """Run a study as a job of a Ray cluster."""
     from w2s_ray.cli import submit as verb
 
-    raise typer.Exit(verb.submit(study, address, store, set_ or [], wait=wait, retry_failed=retry_failed, yes=yes))
+    command = verb.entrypoint(store, retry_failed=retry_failed, yes=yes, imports=context.obj)
+    raise typer.Exit(verb.submit(study, address, store, set_ or [], command, imports=context.obj, wait=wait))
 
 
 @app.command()
@@ -207,8 +225,9 @@ def _exit_code() -> int:
         terminal.explain(error)
         return error.exit_code
     except KeyboardInterrupt:
+        terminal.error("stopped by Ctrl-C")
         return 130
-    except Exception as error:
+    except BaseException as error:  # a panic of a library in Rust is no Exception
         return _unexpected(error)
     return 0
 
@@ -227,7 +246,7 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _unexpected(error: Exception) -> int:
+def _unexpected(error: BaseException) -> int:
     """Print a bug, or an error of Ray, as one line; its traceback goes to a log. Return the exit code."""
     if terminal.log is None:
         descriptor, name = tempfile.mkstemp(prefix="w2s-", suffix=".log")

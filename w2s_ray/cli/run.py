@@ -130,7 +130,8 @@ def _print_results(study: Study, resolution: Resolution, store: ArtifactStore) -
     from w2s_ray.report.page import write_report
 
     page = write_report(study, resolution, store)
-    print_summary(Summary.model_validate_json((page.parent / "results.json").read_bytes()))
+    summary = Summary.model_validate_json((page.parent / "results.json").read_bytes())
+    print_summary(summary.model_copy(update={"failures": {}}))  # the command ends with them
     terminal.line("written:")
     for file in (*sorted(page.parent.iterdir()), store.study_folder(study.name) / STUDY_NAME):
         terminal.line(f"  {file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}")

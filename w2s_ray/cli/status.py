@@ -1,7 +1,7 @@
 """`w2s status` and `w2s logs`: the state of each stage, its steps and its output, all read from the store."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +16,9 @@ from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ATTEMPTS_NAME, CHECKPOINTS, ArtifactStore, artifact_folders, existing_store
 from w2s_ray.store.json_lines import whole_lines
 from w2s_ray.store.run_status import read_run_status
-from w2s_ray.store.search_result import every_chain
+from w2s_ray.store.search_result import every_chain, read_failures
 
-State = Literal["done", "predictions missing", "running", "stopped", "waiting"]
+State = Literal["done", "predictions missing", "running", "failed", "stopped", "waiting"]
 _NUMBERS = ("steps", "attempts", "training seconds")
 
 
@@ -39,6 +39,8 @@ class StageStatus(Spec):
     """How often it was started."""
     seconds: float | None
     """Seconds of training; None until it is done."""
+    error: str | None = None
+    """Why it failed in the last run."""
 
 
 def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as_json: bool) -> None:
@@ -49,7 +51,8 @@ def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as
     chains = every_chain(study, locked(study, store), store)
     labels = point_labels(chains)
     stages = distinct_stages(chains).values()
-    statuses = [stage_status(store, stage, labels.get(stage.identity, "")) for stage in stages]
+    errors = read_failures(study, store).stages
+    statuses = [stage_status(store, stage, labels.get(stage.identity, ""), errors) for stage in stages]
     if as_json:
         terminal.json(statuses)
         return
@@ -63,7 +66,13 @@ def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as
         table.add_row(*names, *values, status.state, str(status.steps), str(status.attempts), seconds)
     terminal.out.print(table)
     terminal.omitted(len(statuses), "stage")
-    terminal.line(f"{sum(status.state == 'done' for status in statuses)} of {len(statuses)} stages done")
+    failed = [status for status in statuses if status.error is not None]
+    summary = f"{sum(status.state == 'done' for status in statuses)} of {len(statuses)} stages done"
+    terminal.line(f"{summary}, {len(failed)} failed" if failed else summary)
+    for status in failed:
+        terminal.line(f"failed in the last run: {status.error}")
+    if failed:
+        terminal.line("`w2s logs IDENTITY` prints a stage's log; `w2s run` tries again what failed")
     run = read_run_status(study, store)
     if run is not None:
         for group in run.worker_groups:
@@ -72,11 +81,20 @@ def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as
             terminal.line(f"waiting: {name}: {reason}")
 
 
-def stage_status(store: ArtifactStore, stage: PlannedStage, point: str = "") -> StageStatus:
-    """Return the status of one stage; `point` has the searched values that tell it from others."""
+def stage_status(store: ArtifactStore, stage: PlannedStage, point: str, errors: Mapping[str, str]) -> StageStatus:
+    """Return the status of one stage.
+
+    Args:
+        store: where it is looked up.
+        stage: the stage.
+        point: the searched values that tell it from others.
+        errors: of stages that failed in the last run, by identity.
+    """
     record = store.find(stage.identity)
     folder = store.folder(stage.spec.slug, stage.identity)
     journal = _read_journal(folder)
+    state = _state(store, stage, folder, finished=record is not None)
+    error = errors.get(stage.identity) if state in ("stopped", "waiting") else None
     return StageStatus(
         identity=stage.identity,
         task=stage.task,
@@ -84,10 +102,11 @@ def stage_status(store: ArtifactStore, stage: PlannedStage, point: str = "") -> 
         arm=stage.arm,
         loss=stage.spec.description,
         point=point,
-        state=_state(store, stage, folder, finished=record is not None),
+        state="failed" if error is not None else state,
         steps=int(journal[-1].get("step", 0)) if journal else 0,
         attempts=store.num_attempts(stage.identity),
         seconds=record.metrics.get("train_seconds") if record is not None else None,
+        error=error,
     )
 
 

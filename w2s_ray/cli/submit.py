@@ -37,9 +37,19 @@ class ConnectionLost(ResourceError):
 
 
 def submit(
-    path: Path, address: str, store: str, overrides: Sequence[str], *, wait: bool, retry_failed: bool, yes: bool
+    path: Path,
+    address: str,
+    store: str,
+    overrides: Sequence[str],
+    command: str,
+    *,
+    imports: Sequence[Path],
+    wait: bool,
 ) -> int:
-    """Submit the study; with `wait`, print the job's output until it ends. Return the exit code.
+    """Submit the study, for which the job calls `command`; with `wait`, print its output until it ends.
+
+    Returns:
+        The exit code.
 
     Raises:
         StoreError: when the store is not an absolute path.
@@ -54,9 +64,11 @@ def submit(
     study = load_study(path, overrides)  # report errors here and not on the cluster
     with tempfile.TemporaryDirectory(prefix="w2s-submit-") as folder:
         pack(path, Path(folder), overrides)
+        for file in imports:
+            shutil.copy2(file, folder)
         terminal.capture(Path(tempfile.mkdtemp(prefix="w2s-")) / "submit.log")
         client = _client(address)
-        job = _submit(client, entrypoint(store, retry_failed=retry_failed, yes=yes), folder, study.name)
+        job = _submit(client, command, folder, study.name)
     terminal.line(f"submitted {job} to {address}")
     follow = f"follow it with: ray job logs --address {address} --follow {job}"
     if not wait:
@@ -75,9 +87,10 @@ def submit(
     return 0 if status.value == "SUCCEEDED" else 1
 
 
-def entrypoint(store: str, *, retry_failed: bool, yes: bool) -> str:
-    """Return the command that the job runs."""
-    words = ["w2s", "run", STUDY_NAME, "--store", store, "--address", "auto"]
+def entrypoint(store: str, *, retry_failed: bool, yes: bool, imports: Sequence[Path] = ()) -> str:
+    """Return the command that the job runs; files to import are in its working folder."""
+    imported = [word for file in imports for word in ("--import", file.name)]
+    words = ["w2s", *imported, "run", STUDY_NAME, "--store", store, "--address", "auto"]
     options = {"--retry-failed": retry_failed, "--yes": yes}
     return shlex.join([*words, *(option for option, is_set in options.items() if is_set)])
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from w2s_ray.errors import ResourceError, W2SError
 from w2s_ray.spec.stage import GroupShape
 from w2s_ray.training.memory.usage import gpu_bytes, host_memory
 
@@ -92,6 +93,33 @@ class FreeResources:
                 self._with_gpus.pop(node, None)
         self.cpus += shape.workers * cpus_each
         self.gpus += shape.workers * gpus_each
+
+
+def misfit(level: str, shape: GroupShape, nodes: Sequence[Node]) -> W2SError | None:
+    """Return why a worker group of a level does not fit into the empty nodes; None if it fits."""
+    if FreeResources(nodes).take(shape) is not None:
+        return None
+    has = f"the nodes have {', '.join(f'{node.cpus:g} CPUs and {node.gpus:g} GPUs' for node in nodes) or 'nothing'}"
+    keys = f"`ladder.{level}.execution"
+    for name in ("gpus", "cpus"):
+        need, most = getattr(shape, f"{name}_per_worker"), max((getattr(node, name) for node in nodes), default=0.0)
+        if need > most:
+            limit = f"no node has more than {most:g}" if most else "there is no GPU"
+            return ResourceError(
+                f"level {level} has {name}_per_worker = {need:g}, and {limit}; {has}",
+                f"set {keys}.{name}_per_worker` to {most:g}, or run where a node has {need:g} {name[:-1].upper()}s",
+            )
+    needs = f"{shape.cpus_per_worker:g} CPUs" + f" and {shape.gpus_per_worker:g} GPUs" * bool(shape.gpus_per_worker)
+    room = sum(min(_times(n.cpus, shape.cpus_per_worker), _times(n.gpus, shape.gpus_per_worker)) for n in nodes)
+    if not room:
+        return ResourceError(
+            f"each worker of level {level} needs {needs} on one node; {has}",
+            f"lower {keys}.cpus_per_worker` to what the nodes with GPUs have",
+        )
+    return ResourceError(
+        f"level {level} needs {shape.workers} workers with {needs} each at once, and there is room for {room}; {has}",
+        f"lower {keys}.workers` to {room}, or run on a larger cluster with --address",
+    )
 
 
 def _times(free: float, each: float) -> int:

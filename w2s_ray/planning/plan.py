@@ -1,6 +1,6 @@
 """The plan of a study: its chains, its distinct stages, and an estimate of what they need."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow.compute as pc
 
@@ -8,7 +8,7 @@ from w2s_ray.data.prepare import load_prepared
 from w2s_ray.planning import estimate
 from w2s_ray.planning.contexts import check_contexts, shot_notices
 from w2s_ray.planning.memory import fit_memory, longest_text, nearest_that_fits
-from w2s_ray.planning.nodes import Node
+from w2s_ray.planning.nodes import Node, misfit
 from w2s_ray.planning.resolve import UNRESOLVED
 from w2s_ray.planning.search_estimate import ToCome, estimate_to_come
 from w2s_ray.planning.task_view import TaskView, view_tasks
@@ -117,37 +117,19 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
     chains = every_chain(study, resolution, store)
     stages = distinct_stages(chains)
     check_contexts(stages.values(), resolution, store)
-    chars = {name: _chars_per_example(store, task.fingerprint) for name, task in resolution.tasks.items()}
-    longest = longest_text(store, resolution)
-    rates = estimate.rates_by_model(store.records())
+    estimates = _Estimates(resolution, store, nodes)
     users: dict[str, list[tuple[Chain, PlannedStage]]] = {identity: [] for identity in stages}
     for chain in chains:
         for stage in chain.stages:
             users[stage.identity].append((chain, stage))
     labels = point_labels(chains)
     planned = tuple(
-        _plan_stage(
-            stage,
-            users[identity],
-            labels.get(identity, ""),
-            resolution,
-            store,
-            chars[stage.task],
-            rates,
-            nodes,
-            longest(stage),
-        )
-        for identity, stage in stages.items()
+        estimates.stage_plan(stage, users[identity], labels.get(identity, "")) for identity, stage in stages.items()
     )
-    num_chain_stages = num_named(chains)
-
-    def seconds_of(stage: PlannedStage) -> float | None:
-        return _seconds(stage, resolution, chars[stage.task], rates, is_trained=False)
-
     is_through = study.search is None or study.search.choose_by is None or read_search_result(study, store) is not None
     waiting = [stage for stage in planned if not stage.in_store]
     to_run = [stage for stage in planned if not stage.in_store or stage.missing_predictions]
-    to_come = None if is_through else estimate_to_come(study, resolution, stages, seconds_of)
+    start = estimate.start_seconds(stages[stage.identity] for stage in to_run)
     views, view_notices = view_tasks(study, resolution, stages.values(), store)
     return Plan(
         study=study.name,
@@ -158,16 +140,14 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
             *notices(study),
             *resolution.notices,
             *view_notices,
-            *_gpu_notices(stages.values(), nodes),
+            *_misfits(stages.values(), nodes),
             *shot_notices(stages.values(), resolution, store),
         ),
-        num_chain_stages=num_chain_stages,
-        num_shared=num_chain_stages - len(stages),
+        num_chain_stages=num_named(chains),
+        num_shared=num_named(chains) - len(stages),
         num_to_train=len(waiting),
-        seconds=_total(
-            (*(stage.seconds for stage in to_run), estimate.start_seconds(stages[run.identity] for run in to_run))
-        ),
-        to_come=to_come,
+        seconds=_total((*(stage.seconds for stage in to_run), start)),
+        to_come=None if is_through else estimate_to_come(study, resolution, stages, estimates.seconds),
         disk_bytes=_disk_bytes(waiting),
         tasks=resolution.tasks,
         task_views=views,
@@ -181,77 +161,65 @@ def _plan_chain(chain: Chain) -> ChainPlan:
     return ChainPlan(name=chain.name, point=chain.point.label if chain.point is not None else "", stages=stages)
 
 
-def _gpu_notices(stages: Iterable[PlannedStage], nodes: Sequence[Node]) -> Iterator[str]:
-    """Yield a notice for each level whose workers need GPUs, where no node has one."""
-    levels = {stage.level: stage.execution.gpus_per_worker for stage in stages}
-    if not nodes or any(node.gpus for node in nodes):
-        return
-    for level, gpus in levels.items():
-        if gpus:
-            yield (
-                f"level {level} has gpus_per_worker = {gpus:g}, and this machine has no GPU: `w2s run` would refuse it "
-                f"here; set `ladder.{level}.execution.gpus_per_worker` to 0, or run where GPUs are"
-            )
+def _misfits(stages: Iterable[PlannedStage], nodes: Sequence[Node]) -> Iterator[str]:
+    """Yield a notice for each level whose workers do not fit into the nodes."""
+    for level, shape in {stage.level: stage.execution.group_shape for stage in stages}.items():
+        error = misfit(level, shape, nodes) if nodes else None
+        if error is not None:
+            yield f"`w2s run` on this machine will refuse the study: {error.message}; {error.hint}"
 
 
-def _plan_stage(
-    stage: PlannedStage,
-    users: Sequence[tuple[Chain, PlannedStage]],
-    point: str,
-    resolution: Resolution,
-    store: ArtifactStore,
-    chars: float,
-    rates: Mapping[tuple[str, str], float],
-    nodes: Sequence[Node],
-    longest_tokens: int | None,
-) -> StagePlan:
-    record = store.find(stage.identity)
-    size = resolution.models[stage.level].num_parameters
-    fit = fit_memory(stage, resolution, nodes, longest_tokens)
-    stage = fit.stage
-    return StagePlan(
-        identity=stage.identity,
-        slug=stage.spec.slug,
-        task=stage.task,
-        level=stage.level,
-        model=stage.spec.starts_from.name,
-        arms=tuple(dict.fromkeys(own.arm for _, own in users)),
-        loss=stage.spec.description,
-        point=point,
-        num_chains=len({chain.name for chain, _ in users}),
-        num_steps=estimate.num_steps(stage, chars),
-        zero_stage=stage.execution.zero_stage,
-        workers=stage.execution.workers,
-        num_parameters=size,
-        state_bytes_per_worker=None if size is None else estimate.state_bytes_per_worker(stage, size),
-        peak_bytes_per_worker=None if fit.need is None else fit.need.peak,
-        peak_parts={} if fit.need is None else fit.need.parts,
-        available_bytes_per_worker=fit.available,
-        remedy=None if fit.fits else nearest_that_fits(stage, resolution, nodes, longest_tokens),
-        recomputes_activations=stage.execution.activation_checkpointing is True,
-        in_store=record is not None,
-        missing_predictions=sum(store.find(prediction.identity) is None for prediction in stage.predicts),
-        other_versions=_other_versions(record),
-        seconds=_seconds(stage, resolution, chars, rates, is_trained=record is not None),
-        disk_bytes=None if size is None else estimate.disk_bytes(stage, size),
-        checkpoint_bytes=None if size is None else estimate.checkpoint_bytes(stage, size),
-    )
+class _Estimates:
+    """What stages need, from the sizes of models and texts and the rates in the store."""
 
+    def __init__(self, resolution: Resolution, store: ArtifactStore, nodes: Sequence[Node]) -> None:
+        self._resolution, self._store, self._nodes = resolution, store, nodes
+        self._chars = {name: _chars_per_example(store, task.fingerprint) for name, task in resolution.tasks.items()}
+        self._longest = longest_text(store, resolution)
+        self._rates = estimate.rates_by_model(store.records())
 
-def _seconds(
-    stage: PlannedStage,
-    resolution: Resolution,
-    chars: float,
-    rates: Mapping[tuple[str, str], float],
-    *,
-    is_trained: bool,
-) -> float | None:
-    """Estimate the seconds of a stage, or of labelling with a trained one; None for a model of unknown size."""
-    size = resolution.models[stage.level].num_parameters
-    if size is None:
-        return None
-    rate = estimate.rate_of(stage, rates)
-    return estimate.seconds(stage, size, chars, rate, is_trained=is_trained) + estimate.overhead_seconds(size)
+    def seconds(self, stage: PlannedStage, *, is_trained: bool = False) -> float | None:
+        """Estimate the seconds of a stage, or of labelling with a trained one; None for a model of unknown size."""
+        size = self._resolution.models[stage.level].num_parameters
+        if size is None:
+            return None
+        chars, rate = self._chars[stage.task], estimate.rate_of(stage, self._rates)
+        return estimate.seconds(stage, size, chars, rate, is_trained=is_trained) + estimate.overhead_seconds(size)
+
+    def stage_plan(self, stage: PlannedStage, users: Sequence[tuple[Chain, PlannedStage]], point: str) -> StagePlan:
+        """Return the plan of a stage that `users` name, each in its chain."""
+        resolution, nodes, longest_tokens = self._resolution, self._nodes, self._longest(stage)
+        record = self._store.find(stage.identity)
+        size = resolution.models[stage.level].num_parameters
+        fit = fit_memory(stage, resolution, nodes, longest_tokens)
+        stage = fit.stage
+        return StagePlan(
+            identity=stage.identity,
+            slug=stage.spec.slug,
+            task=stage.task,
+            level=stage.level,
+            model=stage.spec.starts_from.name,
+            arms=tuple(dict.fromkeys(own.arm for _, own in users)),
+            loss=stage.spec.description,
+            point=point,
+            num_chains=len({chain.name for chain, _ in users}),
+            num_steps=estimate.num_steps(stage, self._chars[stage.task]),
+            zero_stage=stage.execution.zero_stage,
+            workers=stage.execution.workers,
+            num_parameters=size,
+            state_bytes_per_worker=None if size is None else estimate.state_bytes_per_worker(stage, size),
+            peak_bytes_per_worker=None if fit.need is None else fit.need.peak,
+            peak_parts={} if fit.need is None else fit.need.parts,
+            available_bytes_per_worker=fit.available,
+            remedy=None if fit.fits else nearest_that_fits(stage, resolution, nodes, longest_tokens),
+            recomputes_activations=stage.execution.activation_checkpointing is True,
+            in_store=record is not None,
+            missing_predictions=sum(self._store.find(prediction.identity) is None for prediction in stage.predicts),
+            other_versions=_other_versions(record),
+            seconds=self.seconds(stage, is_trained=record is not None),
+            disk_bytes=None if size is None else estimate.disk_bytes(stage, size),
+            checkpoint_bytes=None if size is None else estimate.checkpoint_bytes(stage, size),
+        )
 
 
 def _chars_per_example(store: ArtifactStore, fingerprint: str) -> float:

@@ -42,7 +42,7 @@ def write_study(study: Study, resolution: Resolution, store: ArtifactStore) -> N
             shutil.rmtree(own)
     text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
     write_file(folder / STUDY_NAME, text.encode())
-    write_file(folder / _SOURCE_NAME, (study.source or "").encode())
+    write_file(folder / _SOURCE_NAME, study.source.encode())
 
 
 def notice_of_change(study: Study, resolution: Resolution, store: ArtifactStore) -> str | None:

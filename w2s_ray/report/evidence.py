@@ -97,7 +97,7 @@ class Evidence:
     """By level."""
     search: SearchResult | None = None
     failures: dict[str, str] = field(default_factory=dict)
-    """Why a chain failed, by the chain's name."""
+    """Why a chain failed, by the chain's name with its searched values."""
 
     def supervisor(self, identity: str) -> str:
         """Return the key in `predictions` of a student's supervisors; empty for a stage without one."""
@@ -118,7 +118,7 @@ def gather(study: Study, resolution: Resolution, store: ArtifactStore) -> Eviden
     reader = _Reader(store)
     evidence = reader.gather(compile_study(study, resolution, search))
     evidence.search = search
-    evidence.failures = read_failures(study, store)
+    evidence.failures = read_failures(study, store).chains
     evidence.num_parameters = {level: model.num_parameters for level, model in resolution.models.items()}
     for task in evidence.tests:
         floors = [stage for stage in evidence.stages.values() if stage.task == task and stage.arm == "floor"]

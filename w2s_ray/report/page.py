@@ -170,7 +170,7 @@ def study_text(study: Study, store: ArtifactStore) -> str:
     """Return the study file as it was run, or this study's own keys where that file is another study by now."""
     path = store.study_folder(study.name) / STUDY_NAME
     try:
-        if load_study(path) == study:
+        if load_study(path).model_dump() == study.model_dump():
             return path.read_text(encoding="utf-8")
     except (W2SError, OSError):
         pass

@@ -26,7 +26,7 @@ import time
 from typing import Any
 
 import ray
-from ray._private.state import state
+from ray._private.state import actors, state
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.train import ControllerError, Result, WorkerGroupError
 from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -37,6 +37,7 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckFailedError,
 )
 from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, remove_placement_group
@@ -94,33 +95,31 @@ def worker_failures(error: WorkerGroupError) -> dict[int, BaseException]:
 
 
 def remove_orphaned_placement_groups() -> int:
-    """Remove this job's placement groups whose creating actor is dead; return how many those were."""
-    orphans = [group for group in _groups_of_actors() if group.creator_actor_dead]
+    """Remove this job's placement groups whose Train controller is dead; return how many those were."""
+    orphans = [group for group in _groups_of_controllers() if group.creator_actor_dead]
     for orphan in orphans:
         remove_placement_group(PlacementGroup(ray.PlacementGroupID(orphan.placement_group_id)))
     return len(orphans)
 
 
 def wait_for_placement_groups(seconds: float) -> None:
-    """Remove this job's placement groups of actors as these end, for at most `seconds`."""
+    """Remove this job's placement groups of Train controllers as these end, for at most `seconds`."""
     deadline = time.monotonic() + seconds
-    while _groups_of_actors() and time.monotonic() < deadline:
+    while _groups_of_controllers() and time.monotonic() < deadline:
         remove_orphaned_placement_groups()
         time.sleep(_FREEING_SECONDS)
 
 
-def _groups_of_actors() -> list[PlacementGroupTableData]:
-    """Return this job's placement groups that an actor created."""
+def _groups_of_controllers() -> list[PlacementGroupTableData]:
+    """Return this job's placement groups that a Train controller created; a program around the run may have others."""
     job = ray.get_runtime_context().get_job_id()
-    created_by_job = ray.ActorID.nil().binary()  # placement groups that no actor created
     table = state._connect_and_get_accessor().get_placement_group_table()
     return [
         group
         for group in map(PlacementGroupTableData.FromString, table)
         if group.state != PlacementGroupTableData.REMOVED
-        and group.creator_actor_id not in (b"", created_by_job)
-        and not group.is_detached
         and group.creator_job_id.hex() == job
+        and actors(group.creator_actor_id.hex()).get("ActorClassName") == TrainController.__name__
     ]
 
 

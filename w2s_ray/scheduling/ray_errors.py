@@ -4,8 +4,9 @@ Ray wraps an error several times (a task's error in an actor's, that in Train's 
 of Ray programs. Here the innermost cause is found and named; Ray's own text stays in the logs.
 """
 
+import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -28,12 +29,23 @@ from ray.tune import TuneError
 from w2s_ray.errors import ResourceError, TrainingError, W2SError, first_line
 from w2s_ray.scheduling import ray_adapter
 from w2s_ray.scheduling.core.queue import Crash, CrashKind
+from w2s_ray.scheduling.workers.failures import crash_of
 from w2s_ray.training.memory.usage import usage_text
 
 End = Literal["memory", "node", "killed", "silent", "disk", "environment", "raised", "unknown"]
 """How a process of Ray ended, or why it gave no answer; `raised`: by an exception that is not Ray's."""
 _LINE_CHARS = 300
+_BY_TELLING = (
+    CrashKind.NODE,
+    CrashKind.MEMORY,
+    CrashKind.SMALLER,
+    CrashKind.KILLED,
+    CrashKind.EXCEPTION,
+    CrashKind.TIMEOUT,
+)
+"""Ends of a group's processes; where several ended, the first of these is the cause of the others."""
 _CONTINUES = "the same command continues"
+_DETAILS = f"the log has the details; {_CONTINUES}"
 
 
 def how_it_ended(error: BaseException) -> tuple[End, BaseException]:
@@ -46,8 +58,7 @@ def how_it_ended(error: BaseException) -> tuple[End, BaseException]:
         case RayActorError() | WorkerCrashedError() if re.search(r"low on memory|OUT_OF_MEMORY|OutOfMemory", text):
             return "memory", inner
         case RayActorError() if inner.actor_init_failed:  # Ray keeps the text of the exception, not the exception
-            raised = text.strip().rpartition("\n")[2]
-            return "raised", TrainingError(f"a process of the run failed while it started: {raised}")
+            return "raised", TrainingError(f"a process of the run failed at its start: {_last_line(inner)}", _DETAILS)
         case NodeDiedError():
             return "node", inner
         case RayActorError() if inner.preempted or "node has died" in text or "node was terminated" in text:
@@ -58,9 +69,13 @@ def how_it_ended(error: BaseException) -> tuple[End, BaseException]:
             return "silent", inner
         case ObjectStoreFullError() | OutOfDiskError():
             return "disk", inner
+        case OSError() if inner.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, W2SError):
+            return "disk", inner
         case RuntimeEnvSetupError():
             return "environment", inner
-        case RayError() | TuneError() | TrainingFailedError():
+        case TuneError():
+            return "raised", TrainingError(f"Tune, which starts the chains, failed: {_last_line(inner)}", _DETAILS)
+        case RayError() | TrainingFailedError():
             return "unknown", inner
     return "raised", inner
 
@@ -69,17 +84,21 @@ def group_crash(error: BaseException) -> Crash:
     """Return why a worker group ended, from the error of its Ray task."""
     inner = _innermost(error)
     if isinstance(inner, WorkerGroupError):
-        crashes = [_worker_crash(rank, failure) for rank, failure in ray_adapter.worker_failures(inner).items()]
-        by_telling = (CrashKind.NODE, CrashKind.MEMORY, CrashKind.KILLED, CrashKind.EXCEPTION)
-        return min(crashes, key=lambda crash: by_telling.index(crash.kind), default=Crash("its workers ended"))
-    return _crash_of("the process that stays with the group", error)
+        failures = ray_adapter.worker_failures(inner)
+        crashes = [_crash_of(f"the process of rank {rank}", failure) for rank, failure in failures.items()]
+        known = [crash for crash in crashes if crash is not None]
+        alone = Crash(f"{_ranks(failures)} lost the connection to another worker, which was killed or crashed")
+        return min(known, key=lambda crash: _BY_TELLING.index(crash.kind), default=alone)
+    process = "the process that stays with the group"
+    return _crash_of(process, error) or Crash(f"{process} lost its connections")
 
 
-def _worker_crash(rank: int, failure: BaseException) -> Crash:
-    return _crash_of(f"the process of rank {rank}", failure)
+def _ranks(ranks: Iterable[int]) -> str:
+    return " and ".join(f"rank {rank}" for rank in ranks) or "the group"
 
 
-def _crash_of(process: str, error: BaseException) -> Crash:
+def _crash_of(process: str, error: BaseException) -> Crash | None:
+    """Return how a process of a group ended; None if it only lost its connection to another one."""
     end, inner = how_it_ended(error)
     address = re.search(r"\bip: (\S+)", str(inner))
     place = f" on {address[1]}" if address else ""
@@ -89,8 +108,12 @@ def _crash_of(process: str, error: BaseException) -> Crash:
         case "memory":
             return Crash(f"{process}{place} was killed because its node ran short of memory", CrashKind.MEMORY)
         case "raised":
-            return Crash(f"{process}{place} raised {_line(inner)}", CrashKind.EXCEPTION)
-    return Crash(f"{process}{place} was killed or crashed, without an exception", CrashKind.KILLED)
+            return crash_of(inner, f"{process}{place}")
+        case "killed":
+            return Crash(f"{process}{place} was killed or crashed, without an exception", CrashKind.KILLED)
+    words = in_our_words(error)
+    kind = CrashKind.EXCEPTION if end in ("disk", "environment") else CrashKind.KILLED
+    return Crash(f"{process}{place}: {words.message}", kind, words.hint)
 
 
 @contextmanager
@@ -150,7 +173,7 @@ def in_our_words(error: BaseException, dispatcher_log: Path | None = None) -> W2
             return ResourceError("the disk or shared memory of a node is full", f"free space on it; {_CONTINUES}")
         case "environment":
             return ResourceError(
-                f"the cluster could not prepare a process of the run: {str(inner).strip().rpartition(chr(10))[2]}",
+                f"the cluster could not prepare a process of the run: {_last_line(inner)}",
                 "`runtime_env` of the job or cluster names what could not be set up on a node",
             )
         case "raised" if isinstance(inner, W2SError):
@@ -168,8 +191,12 @@ def _innermost(error: BaseException) -> BaseException:
     elif isinstance(error, ControllerError):
         inner = error.controller_failure
     elif not isinstance(error, RayError | W2SError):
-        inner = error.__cause__
+        inner = error.__cause__ or (error.__context__ if isinstance(error, TuneError) else None)
     return error if not isinstance(inner, BaseException) or inner is error else _innermost(inner)
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().rpartition("\n")[2][:_LINE_CHARS] or type(error).__name__
 
 
 def _line(error: BaseException) -> str:

@@ -50,6 +50,8 @@ from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.run_status import clear_run_status, logs_folder, write_run_status
+from w2s_ray.store.search_result import Failures, write_failures
+from w2s_ray.tracking.fanout import POINTS
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -106,6 +108,7 @@ class Run:
         """Stages that the store did not have when their chains were added."""
         self._add_chains(chains)
         self._events: list[StageEvent] = []
+        self._failures = Failures()
         self._num_deaths, self._finished_at_death = 0, 0
         self._started_at = 0.0
         self._status_file_at = 0.0
@@ -128,14 +131,16 @@ class Run:
                             chains = self._run_chains(dispatcher)
                     except _DEATHS as error:
                         self._count_death(error)
-        return StudyOutcome(
-            chains=chains,
-            trained=tuple(self._trained()),
-            events=tuple(self._events),
-            search=self._search,
-            num_shared=self._num_shared,
-            started_at=self._started_at,
-        )
+            outcome = StudyOutcome(
+                chains=chains,
+                trained=tuple(self._trained()),
+                events=tuple(self._events),
+                search=self._search,
+                num_shared=self._num_shared,
+                started_at=self._started_at,
+            )
+            self._failures = self._failures.model_copy(update={"chains": outcome.failures})
+        return outcome
 
     def _count_death(self, error: RayError) -> None:
         """Allow the dispatcher to be started again.
@@ -149,9 +154,10 @@ class Run:
         self._finished_at_death = num_finished
         if self._interrupt.is_set() and (self._judge is not None or self._left()):
             raise self._interrupted("the rest is not finished")
+        end, _ = how_it_ended(error)
+        if end == "raised" or (end == "memory" and self._num_deaths == _MAX_DEATHS):
+            raise error  # an exception at its start would be raised again
         if self._num_deaths == _MAX_DEATHS:
-            if how_it_ended(error)[0] == "memory":
-                raise error
             raise TrainingError(
                 f"the dispatcher died {_MAX_DEATHS} times in a row without a stage finished: "
                 f"{in_our_words(error).message}",
@@ -207,6 +213,7 @@ class Run:
     def _poll(self, dispatcher: "ActorHandle[Dispatcher]") -> StudyStatus:
         status: StudyStatus = ray.get(dispatcher.poll.remote(), timeout=_ANSWER_SECONDS)
         self._events += status.events
+        self._failures = Failures(stages={**self._failures.stages, **status.failures})
         held_back = max(0, self._num_stages - status.num_stages)
         waiting = dict(status.waiting)
         if held_back:
@@ -271,10 +278,13 @@ class Run:
         self._lease.take(self._view, self._interrupt)
         try:
             save_study(self._study, self._resolution, self._store)
+            write_failures(self._failures, self._study, self._store)
             yield
         finally:
             with suppress(OSError, StoreError):  # the file is soon out of date
                 clear_run_status(self._study, self._store)
+            with suppress(StoreError):
+                write_failures(self._failures, self._study, self._store)
             self._lease.release()
 
     @contextmanager
@@ -313,8 +323,8 @@ class Run:
         else:
             self._close(dispatcher)
         finally:
-            ray.kill(dispatcher)
-            with suppress(RayError):
+            with _logged("what dead worker groups hold was not freed"):
+                ray.kill(dispatcher)
                 ray_adapter.wait_for_placement_groups(_FREE_SECONDS)
 
     @contextmanager
@@ -327,10 +337,24 @@ class Run:
         try:
             yield name
         finally:
-            with suppress(RayError):
+            try:
                 for line in ray.get(writer.close.remote(), timeout=_TRACKER_SECONDS):
                     self._settings.notify(line)
-            ray.kill(writer)
+            except Exception:  # of Ray, or of a tracker
+                logger.exception("the tracker was not closed")
+                points = self._store.study_folder(self._study.name) / POINTS
+                self._settings.notify(f"the tracker did not take the last metrics in time; {points} has all of them")
+            with _logged("the tracker's process was not ended"):
+                ray.kill(writer)
+
+
+@contextmanager
+def _logged(message: str) -> Iterator[None]:
+    """Log an exception at a run's end, which must not replace the one that ended the run."""
+    try:
+        yield
+    except Exception:  # Ray's private functions have no list of what they raise
+        logger.exception(message)
 
 
 def _chain_names(chains: Iterable[Chain]) -> dict[str, list[str]]:

@@ -7,9 +7,12 @@ A cluster, or a session that the calling program has started, is used and left a
 import fcntl
 import logging
 import os
+import re
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -19,7 +22,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from w2s_ray.errors import ResourceError, first_line
-from w2s_ray.planning.nodes import FreeResources, Node, this_machine
+from w2s_ray.planning.nodes import Node, misfit, this_machine
 from w2s_ray.spec.stage import Execution
 from w2s_ray.training.memory.usage import ALLOCATOR
 
@@ -59,13 +62,16 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
     Raises:
         ResourceError: when there is no cluster at `address`.
     """
+    if address:
+        _check_address(address)
     with _environment(_SETTINGS), _quiet_loggers():
         if ray.is_initialized():
             yield
             return
         with nullcontext() if address else session_folder() as folder:
             try:
-                _connect(address, num_cpus, folder)
+                with _handlers_kept():
+                    _connect(address, num_cpus, folder)
                 yield
             finally:
                 ray.shutdown()
@@ -113,22 +119,9 @@ def check_cluster(levels: Iterable[tuple[str, Execution]], nodes: Sequence[Node]
         ResourceError: for the first level that does not fit.
     """
     for shape, level in {execution.group_shape: name for name, execution in levels}.items():
-        if FreeResources(nodes).take(shape) is not None:
-            continue
-        gpus = f" and {shape.gpus_per_worker:g} GPUs" if shape.gpus_per_worker else ""
-        resources = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "none"
-        has_gpus = any(node.gpus for node in nodes)
-        if shape.gpus_per_worker and not has_gpus:
-            raise ResourceError(
-                f"level {level} has gpus_per_worker = {shape.gpus_per_worker:g}, and there is no GPU; the cluster's "
-                f"nodes have {resources}",
-                f"set `ladder.{level}.execution.gpus_per_worker` to 0, or run where GPUs are (nvidia-smi lists them)",
-            )
-        raise ResourceError(
-            f"level {level} needs {shape.workers} workers with {shape.cpus_per_worker:g} CPUs{gpus} each at once; "
-            f"the cluster's nodes have {resources}",
-            f"lower `execution.workers` of {level}, or run on a larger cluster with --address",
-        )
+        error = misfit(level, shape, nodes)
+        if error is not None:
+            raise error
 
 
 @contextmanager
@@ -166,6 +159,19 @@ def passed_on() -> dict[str, str]:
     return ALLOCATOR | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
 
 
+def _check_address(address: str) -> None:
+    """Check the form of a cluster's address.
+
+    Raises:
+        ResourceError: when it is neither `auto` nor `HOST:PORT`.
+    """
+    if address != "auto" and not re.fullmatch(r"[^/]+:\d+", address):
+        raise ResourceError(
+            f"the address {address} of a Ray cluster is neither auto nor HOST:PORT",
+            "HOST:6379 is the usual one; http://HOST:8265 is for `w2s submit`",
+        )
+
+
 def _connect(address: str | None, num_cpus: int | None, folder: Path | None) -> None:
     try:
         if address:
@@ -192,7 +198,8 @@ def _connect(address: str | None, num_cpus: int | None, folder: Path | None) -> 
                 f"`w2s doctor` checks the machine; Ray's files are below {tempfile.gettempdir()}",
             ) from error
         raise ResourceError(
-            f"no Ray cluster answers at {address}: {first_line(error)}", "start one with `ray start --head`"
+            f"no Ray cluster answers at {address}: {first_line(error)}",
+            "start one with `ray start --head`, or omit --address to run on this machine",
         ) from error
 
 
@@ -209,7 +216,7 @@ def _try_port(address: str) -> None:
         OSError: when it does not answer.
     """
     host, separator, port = address.rpartition(":")
-    if separator and port.isdigit() and "/" not in host:
+    if separator:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
@@ -223,6 +230,17 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Install the handler of SIGTERM again: that of Ray aborts the process, and a batch system ends jobs with it."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

@@ -64,6 +64,8 @@ class StudyStatus:
     num_done: int = 0
     num_waiting: int = 0
     num_failed: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    """Errors of the first stages that failed, by identity, without those whose supervisor failed."""
     num_shared: int = 0
     """Trainings that sharing saves: stages that chains name beyond the distinct ones."""
     num_stages: int = 0
@@ -103,7 +105,9 @@ class PlainView:
 
     def update(self, status: StudyStatus) -> None:
         """Write a line for each event since the status before."""
-        counts = f"{status.num_done}/{status.num_stages} done, {status.num_waiting} waiting, {status.num_shared} shared"
+        failed = f"{status.num_failed} failed, " if status.num_failed else ""
+        waiting = f"{failed}{status.num_waiting} waiting, {status.num_shared} shared"
+        counts = f"{status.num_done}/{status.num_stages} done, {waiting}"
         if status.notice and not self._notice:
             self._write(status.notice)
         self._notice = status.notice
@@ -115,4 +119,7 @@ class PlainView:
                 self._write(f"started  {name}")
             elif event.kind is EventKind.ENDED and identity in self._running:
                 self._running.remove(identity)
-                self._write(f"ended    {name} · {counts}")
+                error = status.failures.get(identity)
+                self._write(f"{'ended ' if error is None else 'failed'}   {name} · {counts}")
+                if error is not None:
+                    self._write(f"  {error.partition(chr(10))[0]}")

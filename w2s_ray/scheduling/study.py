@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+from w2s_ray.errors import TrainingError
 from w2s_ray.planning.resolve import save_study
 from w2s_ray.scheduling.dispatcher.writer import ChainJudge, TrackerFactory
 from w2s_ray.scheduling.status import EventKind, StageEvent, StudyView
@@ -21,7 +22,7 @@ from w2s_ray.spec.search import SearchResult
 from w2s_ray.spec.study import Study
 from w2s_ray.store import lease
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.store.search_result import read_search_result, write_failures
+from w2s_ray.store.search_result import Failures, read_search_result, write_failures
 from w2s_ray.tracking.fanout import open_tracker
 from w2s_ray.training.progress import StageResult
 
@@ -50,6 +51,8 @@ class ChainOutcome:
 
     status: Literal["done", "failed"]
     error: str | None = None
+    label: str = ""
+    """Its name with its searched values, if it has some."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,34 @@ class StudyOutcome:
         return {name: chain.error or "" for name, chain in self.chains.items() if chain.status == "failed"}
 
     @property
+    def failures(self) -> dict[str, str]:
+        """The same by the chains' names with their searched values, for people."""
+        return {self.chains[name].label or name: error for name, error in self.failed.items()}
+
+    @property
+    def counts(self) -> str:
+        """How many chains are done, and how many stages were trained now, for people."""
+        num = len(self.trained)
+        stages = f"{num} stage{'' if num == 1 else 's'} trained now"
+        return f"{len(self.chains) - len(self.failed)} of {len(self.chains)} chains done, {stages}"
+
+    @property
     def errors(self) -> list[str]:
         """The failed chains, one entry for all with the same reason, and why a search chose nothing."""
         chains_by_reason: dict[str, list[str]] = {}
-        for chain, reason in self.failed.items():
+        for chain, reason in self.failures.items():
             chains_by_reason.setdefault(reason, []).append(chain)
         errors = [f"failed: {', '.join(chains)}\n{reason}" for reason, chains in chains_by_reason.items()]
         nothing_chosen = self.search.why_nothing_is_chosen if self.search is not None else None
         return errors + ([nothing_chosen] if nothing_chosen is not None else [])
+
+    def raise_failures(self) -> None:
+        """Raise a TrainingError if a chain failed or a search chose nothing."""
+        if self.errors:
+            raise TrainingError(
+                "\n".join(self.errors),
+                "the next call runs what failed again; raise_on_failure=False returns the outcome instead",
+            )
 
 
 def run_study(
@@ -144,14 +167,12 @@ def run_study(
     chooses = study.search is not None and study.search.choose_by is not None
     retries = search is not None and retry_failed and any(one.status == "failed" for one in search.candidates)
     chains = compile_study(study, resolution, search) if not chooses or (search is not None and not retries) else None
-    if chains is not None:
-        stages = distinct_stages(chains)
-        if all(is_finished(stage, store) for stage in stages.values()):
-            if lease.holder(store.study_folder(study.name)) is None:
-                save_study(study, resolution, store)
-            write_failures({}, study, store)
-            done = {chain.name: ChainOutcome("done") for chain in chains}
-            return StudyOutcome(done, search=search, num_shared=num_named(chains) - len(stages))
+    if chains is not None and all(is_finished(stage, store) for stage in distinct_stages(chains).values()):
+        if lease.holder(store.study_folder(study.name)) is None:
+            save_study(study, resolution, store)
+        write_failures(Failures(), study, store)
+        done = {chain.name: ChainOutcome("done") for chain in chains}
+        return StudyOutcome(done, search=search, num_shared=num_named(chains) - len(distinct_stages(chains)))
     from w2s_ray.scheduling.run import Run
 
     settings = settings or RunSettings()
@@ -159,9 +180,7 @@ def run_study(
         settings = replace(settings, tracker=partial(open_tracker, study.tracking, store.study_folder(study.name)))
     # A job's working folder is Ray's: a second node on the same machine replaces it, and Tune asks where it is.
     with chdir(store.root) if address else nullcontext():
-        outcome = Run(study, resolution, chains, search, store, view, interrupt, settings).go(address)
-    write_failures(outcome.failed, study, store)
-    return outcome
+        return Run(study, resolution, chains, search, store, view, interrupt, settings).go(address)
 
 
 def is_finished(stage: PlannedStage, store: ArtifactStore) -> bool:

@@ -116,9 +116,11 @@ def study_error(error: ValidationError, source: str, kind: Any, within: Sequence
     """
     problems = [_problem(item, kind, within) for item in error.errors()]
     relevant = [problem for problem in problems if not any(other.explains(problem) for other in problems)]
-    sentences = dict.fromkeys(problem.sentence for problem in relevant)
-    hints = dict.fromkeys(problem.hint for problem in relevant if problem.hint)
-    return StudyError(f"{source}: {'; '.join(sentences)}", "; ".join(hints))
+    sentences = list(dict.fromkeys(problem.sentence for problem in relevant))
+    hints = list(dict.fromkeys(problem.hint for problem in relevant if problem.hint))[:_MAX_PROBLEMS]
+    more = len(sentences) - _MAX_PROBLEMS
+    told = sentences[:_MAX_PROBLEMS] + ([f"and {more} more faults"] if more > 0 else [])
+    return StudyError(f"{source}: {'; '.join(told)}", "; ".join(hints))
 
 
 class _Problem(NamedTuple):
@@ -185,6 +187,8 @@ def _misplaced(keys: tuple[str, ...], kind: Any) -> str:
     return _NAMED_BY.get(keys[-2], "level") if keys[-1] in own else ""
 
 
+_MAX_PROBLEMS = 8
+"""Faults of a study file that one error names."""
 _NAMED_BY = {"tasks": "task", "methods": "method"}
 """What the names in a mapping are; levels in all others."""
 

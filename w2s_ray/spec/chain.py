@@ -147,6 +147,11 @@ class Chain(Spec):
         name = f"{name_without_seed(self.task, self.path, self.method)}-s{self.seed}"
         return f"{name}-{self.point.id}" if self.point is not None else name
 
+    @property
+    def label(self) -> str:
+        """Its name, with its searched values if it has some."""
+        return f"{self.name} ({self.point.label})" if self.point is not None else self.name
+
     def find(self, arm: Arm, level: str) -> PlannedStage | None:
         """Return the stage of `arm` on `level`, if the chain has one."""
         return next((stage for stage in self.stages if stage.arm == arm and stage.level == level), None)

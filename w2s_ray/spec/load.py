@@ -61,7 +61,7 @@ def read_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         StudyError: when the file is missing or is not YAML, or an override does not fit it.
     """
     if not path.is_file():
-        raise StudyError(f"study file {path} does not exist")
+        raise StudyError(f"study file {path} " + ("is a folder" if path.is_dir() else "does not exist"))
     try:
         with path.open(encoding="utf-8") as file:
             raw = yaml.load(file, _Loader)  # a safe loader

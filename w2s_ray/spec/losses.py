@@ -194,7 +194,8 @@ def check_registered(loss: "Loss") -> None:
     if isinstance(loss, OwnLoss) and (loss.name not in _own or source_of(_own[loss.name]) != loss.source):
         raise StudyError(
             f"loss {loss.name} of the study is not the one that this process has registered",
-            "call register_loss before load_study, in the program that runs the study",
+            "call register_loss before load_study in the program that runs the study, or in the FILE.py of "
+            "`w2s --import FILE.py run …`",
         )
 
 
@@ -235,7 +236,8 @@ class OwnLoss(_Loss):
         if name not in _own:
             known = ", ".join(_own) or "none"
             raise ValueError(
-                f"no loss is registered as {name!r} (registered: {known}); call register_loss before load_study"
+                f"no loss is registered as {name!r} (registered: {known}); call register_loss before load_study, or "
+                "name the file that does in `w2s --import FILE.py …`"
             )
         function = _own[name]
         parameters = list(inspect.signature(function).parameters.values())[_NUM_TENSORS:]

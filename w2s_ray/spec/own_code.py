@@ -6,6 +6,7 @@ imports. Comments and the layout do not count. What it imports from other files 
 
 import ast
 import inspect
+import linecache
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,7 +47,9 @@ def source_of(function: Callable[..., Any]) -> str:
 def function_from(source: str, name: str) -> Callable[..., Any]:
     """Run `source`, from `source_of`, and return the function of this name."""
     namespace: dict[str, Any] = {"__name__": f"w2s_own_{name}"}
-    exec(compile(source, f"<{name}>", "exec"), namespace)
+    file = f"<{name}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # lines for tracebacks
+    exec(compile(source, file, "exec"), namespace)
     function: Callable[..., Any] = namespace[name]
     return function
 

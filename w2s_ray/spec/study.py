@@ -5,12 +5,11 @@ study on a laptop. `load.py` reads the file, `checks.py` holds the rules across 
 """
 
 from collections.abc import Mapping
-from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_serializer, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_serializer, model_validator
 
 from w2s_ray.spec.base import Fraction, Name, Positive, Spec, split_key
 from w2s_ray.spec.labels import Relabelling, Supervisors
@@ -327,15 +326,17 @@ class Study(Spec):
     tracking: TrackingSpec = TrackingSpec()
     report: ReportSpec = ReportSpec()
 
-    @cached_property
+    _source: str = PrivateAttr("")
+
+    @property
     def source(self) -> str:
         """The path of its file, which is no part of its content; empty if unknown."""
-        return ""
+        return self._source
 
-    def read_from(self, path: Path) -> "Study":
+    def read_from(self, path: Path) -> Self:
         """Return the study with its file's path."""
         copied = self.model_copy()
-        copied.__dict__["source"] = str(path)
+        copied._source = str(path)
         return copied
 
     def sizes_of(self, task: str) -> TaskSizes:

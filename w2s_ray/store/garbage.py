@@ -32,6 +32,11 @@ class Waste:
     reason: str
     num_bytes: int
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it is an artifact without a record."""
+        return self.reason == _UNFINISHED
+
 
 def abandoned(store: ArtifactStore) -> list[Waste]:
     """Return unfinished work without a living owner, whose checkpoints could still be resumed from.
@@ -93,7 +98,7 @@ def remove(store: ArtifactStore, waste: Iterable[Waste]) -> int:
         assert store.root in item.path.parents, f"{item.path} is outside of {store.root}"
         if _is_leased(store, item.path) or not item.path.exists():
             continue
-        if item.reason == _UNFINISHED and (item.path / RECORD_NAME).exists():
+        if item.is_unfinished and (item.path / RECORD_NAME).exists():
             continue
         doomed = item.path.with_name(f".removed{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}")
         with writing(item.path):

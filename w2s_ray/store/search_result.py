@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import Field
+
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, Resolution
 from w2s_ray.spec.compile import CandidateCompiler, compile_study
@@ -17,8 +19,13 @@ SEARCH_RESULT_NAME = "search.json"
 FAILURES_NAME = "failures.json"
 
 
-class _Failures(Spec):
-    chains: dict[str, str]
+class Failures(Spec):
+    """What failed in a study's last run; empty while a run is under way."""
+
+    chains: dict[str, str] = Field(default_factory=dict)
+    """Errors by the chain's name, with its searched values."""
+    stages: dict[str, str] = Field(default_factory=dict)
+    """Errors by identity, without the stages whose supervisor failed."""
 
 
 class _Kept(Spec):
@@ -46,7 +53,7 @@ def _hint(path: Path) -> str:
 
 _LATER_KEYS = {"quoting": None, "labels": None, "trust_remote_code": False}
 """Keys of tasks and levels that came after searches had been stored, with the default at which they are no part of a
-digest."""
+digest. `later_fields` has older ones too, which the digests of stored searches contain."""
 
 
 def search_digest(study: Study) -> str:
@@ -69,17 +76,15 @@ def search_digest(study: Study) -> str:
     return identity("search", keys)
 
 
-def read_failures(study: Study, store: ArtifactStore) -> dict[str, str]:
-    """Return why chains failed in the study's last run, by chain name."""
-    path = store.study_folder(study.name) / FAILURES_NAME
-    kept = read_spec(path, _Failures, _hint(path))
-    return {} if kept is None else kept.chains
+def read_failures(study: Study, store: ArtifactStore) -> Failures:
+    """Return what failed in the study's last run."""
+    path = store.root / "studies" / study.name / FAILURES_NAME
+    return read_spec(path, Failures, _hint(path)) or Failures()
 
 
-def write_failures(failures: dict[str, str], study: Study, store: ArtifactStore) -> None:
-    """Write why chains failed in the run that has just ended."""
-    kept = _Failures(chains=failures)
-    write_file(store.study_folder(study.name) / FAILURES_NAME, kept.model_dump_json(indent=1).encode())
+def write_failures(failures: Failures, study: Study, store: ArtifactStore) -> None:
+    """Write what failed in the run that has just ended, or that nothing did."""
+    write_file(store.study_folder(study.name) / FAILURES_NAME, failures.model_dump_json(indent=1).encode())
 
 
 def every_chain(study: Study, resolution: Resolution, store: ArtifactStore) -> tuple[Chain, ...]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from w2s_ray.errors import first_line
 from w2s_ray.spec.study import TrackingSpec
 from w2s_ray.tracking.jsonl import JsonLinesTracker
 from w2s_ray.tracking.tracker import RunInfo, Tracker
@@ -27,14 +28,15 @@ def open_tracker(spec: TrackingSpec, folder: Path, say: Callable[[str], None]) -
         from w2s_ray.tracking.wandb import WandbTracker  # importing wandb takes half a second
 
         trackers.append(WandbTracker(spec, folder, say=say))
-    return Fanout(trackers)
+    return Fanout(trackers, say)
 
 
 class Fanout:
-    """Passes everything on to each of its trackers. An exception in one is logged; the others continue."""
+    """Passes everything on to each of its trackers. An exception in one is logged, and the first one reported."""
 
-    def __init__(self, trackers: Sequence[Tracker]) -> None:
-        self._trackers = tuple(trackers)
+    def __init__(self, trackers: Sequence[Tracker], say: Callable[[str], None]) -> None:
+        self._trackers, self._say = tuple(trackers), say
+        self._failed: set[str] = set()
 
     def begin(self, run: RunInfo) -> None:
         self._call_all(lambda tracker: tracker.begin(run))
@@ -52,5 +54,9 @@ class Fanout:
         for tracker in self._trackers:
             try:
                 call(tracker)
-            except Exception:
-                logger.exception("%s failed; the other trackers continue", type(tracker).__name__)
+            except Exception as error:
+                name = type(tracker).__name__
+                logger.exception("%s failed; the other trackers continue", name)
+                if name not in self._failed:
+                    self._failed.add(name)
+                    self._say(f"{name} has lost metrics: {first_line(error)}; the study's results are complete")

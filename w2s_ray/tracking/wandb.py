@@ -7,7 +7,6 @@ does not respond in time, runs continue offline in `<folder>/wandb`, from where 
 
 import contextlib
 import hashlib
-import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,8 +18,6 @@ from wandb.sdk.lib.wbauth import read_netrc_auth
 from w2s_ray.errors import first_line
 from w2s_ray.spec.study import TrackingSpec
 from w2s_ray.tracking.tracker import RunInfo
-
-logger = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
 MAX_TAG_CHARS = 64
@@ -136,8 +133,7 @@ class WandbTracker:
             call()
         except Exception as error:
             if self._mode == "offline":
-                logger.exception("W&B: metrics were lost")
-                return
+                raise
             self._go_offline(error)
             self._with_offline_fallback(call)
 

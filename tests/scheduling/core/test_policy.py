@@ -249,6 +249,27 @@ def test_the_first_reported_cause_of_a_death_is_kept() -> None:
     assert "rank 1: nan at attempt 2" in str(scheduler.queue.stages[floor].error)
 
 
+@pytest.mark.parametrize(
+    ("later", "end", "cause"),
+    [
+        (None, CrashKind.KILLED, "rank 0 waited"),
+        (Crash("rank 1: odd", CrashKind.EXCEPTION, is_certain=True), CrashKind.TIMEOUT, "rank 1: odd"),
+        (None, CrashKind.NODE, "the node was lost"),
+    ],
+)
+def test_a_timeout_is_the_cause_unless_it_has_a_cause_itself(later: Crash | None, end: CrashKind, cause: str) -> None:
+    chain = naive_chain()
+    scheduler, floor = scheduler_with(chain), stage_of(chain, "floor", "s").identity
+    for number in range(1 if later else 3):
+        add_idle(scheduler, f"{number}")
+        assign(scheduler, f"{number}", floor)
+        scheduler.handle(CrashReported(floor, Crash("rank 0 waited", CrashKind.TIMEOUT)))
+        if later is not None:
+            scheduler.handle(CrashReported(floor, later))
+        scheduler.handle(GroupEnded(f"{number}", "the node was lost", kind=end))
+    assert cause in str(scheduler.queue.stages[floor].error)
+
+
 def test_a_stage_on_a_crowded_machine_gets_more_attempts() -> None:
     chains = chains_of(small_study())
     scheduler = scheduler_with(*chains, cpus=4)

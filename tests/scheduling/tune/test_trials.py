@@ -109,13 +109,13 @@ def test_a_stopped_tuning_ends_though_another_one_has_started() -> None:
 class NoGroups:
     """A launcher whose groups stay until the actor is killed."""
 
-    async def run(self, group: str, shape: GroupShape) -> GroupEnded:
+    async def run(self, group: str, shape: GroupShape, running: object) -> GroupEnded:
         await asyncio.sleep(1000)
         return GroupEnded(group)
 
     def cancel(self, group: str) -> None: ...
 
-    def remove_orphans(self) -> None: ...
+    async def remove_orphans(self) -> None: ...
 
 
 @pytest.mark.usefixtures("ray_of_two_cpus")

@@ -10,6 +10,7 @@ from tests.scheduling.studies import chains_of, small_study
 from w2s_ray.errors import DeviceFull, OutOfMemory, TrainingError
 from w2s_ray.scheduling.core.queue import CrashKind, comparable
 from w2s_ray.scheduling.workers.failures import (
+    ATTEMPT,
     crash_of,
     in_one_line,
     log_has_timeout,
@@ -37,7 +38,7 @@ GLOO_LOST = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by 
         (DeviceFull("full"), True, False),
         (OutOfMemory("too large"), True, False),
         (MemoryError(), False, False),
-        (SystemExit(1), False, False),
+        (SystemExit(1), True, True),
     ],
 )
 def test_every_exception_but_a_memory_shortage_may_be_an_outcome(
@@ -58,7 +59,7 @@ def test_every_exception_but_a_memory_shortage_may_be_an_outcome(
     ],
 )
 def test_a_rank_reports_the_kind_of_its_end_with_its_log(error: BaseException, kind: CrashKind) -> None:
-    crash = crash_of(error, 1, LOG, 300)
+    crash = crash_of(error, "rank 1", LOG)
     assert crash is not None and crash.kind is kind
     assert "rank 1" in crash.cause and str(LOG) in crash.cause
 
@@ -68,18 +69,18 @@ def test_a_process_that_nccls_watchdog_ended_timed_out(tmp_path: Path) -> None:
     assert not log_has_timeout(log)
     log.write_text("step 1\n" * 20_000 + "[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7)\n")
     assert log_has_timeout(log)
-    log.write_text(log.read_text() + "another attempt\n" * 10_000)
-    assert not log_has_timeout(log)
+    log.write_text(log.read_text() + f"{ATTEMPT}rank 0\nstep 1\n")
+    assert not log_has_timeout(log), "another attempt timed out"
 
 
 def test_a_rank_that_only_noticed_anothers_end_reports_nothing() -> None:
-    assert crash_of(GLOO_LOST, 0, LOG, 300) is None
+    assert crash_of(GLOO_LOST, "rank 0") is None
 
 
 def test_only_exceptions_of_the_input_are_certain_to_come_back() -> None:
-    certain = [crash_of(error, 0, LOG, 300) for error in (KeyError("a"), ValueError("b"), AssertionError())]
+    certain = [crash_of(error, "rank 0") for error in (KeyError("a"), ValueError("b"), AssertionError())]
     assert all(crash is not None and crash.is_certain for crash in certain)
-    open_ended = [crash_of(error, 0, LOG, 300) for error in (RuntimeError("a"), OSError("b"), DeviceFull("c"))]
+    open_ended = [crash_of(error, "rank 0") for error in (RuntimeError("a"), OSError("b"), DeviceFull("c"))]
     assert not any(crash is None or crash.is_certain for crash in open_ended)
 
 
@@ -88,6 +89,15 @@ def test_an_outcome_has_the_first_line_the_stage_the_log_and_a_remedy() -> None:
     assert STAGE.identity[:12] in outcome.message and str(LOG) in outcome.message
     assert "IndexError: index out of range in self" in outcome.message and "and more" not in outcome.message
     assert "vocab_size" in outcome.hint and outcome.exit_code == 1
+
+
+def test_an_exception_that_fails_to_describe_itself_is_named_by_its_class() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    assert may_be_outcome(Mute(), 2)
+    assert "failed: Mute (log" in outcome_of(Mute(), STAGE, LOG).message
 
 
 def test_an_error_of_ours_keeps_its_class_and_hint_as_an_outcome() -> None:

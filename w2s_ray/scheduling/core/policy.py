@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from w2s_ray.planning.nodes import FreeResources
 from w2s_ray.scheduling.core.groups import GroupStatus, WorkerGroup, WorkerGroups
-from w2s_ray.scheduling.core.queue import Queue
+from w2s_ray.scheduling.core.queue import Queue, name_of
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import GroupShape
 
@@ -47,6 +47,9 @@ class Assign:
     group: str
     stage: PlannedStage
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.group} gets {name_of(self.stage)}: {self.reason}"
 
 
 @dataclass(frozen=True)

@@ -115,11 +115,6 @@ class QueuedStage:
     error: W2SError | None = None
 
     @property
-    def products(self) -> frozenset[str]:
-        """Identities of the stage and of its predictions."""
-        return self.stage.products
-
-    @property
     def ready(self) -> bool:
         """Whether a group could start it now."""
         return self.state is StageState.WAITING and bool(self.wanted_by) and not self.missing and self.blocked is None
@@ -166,7 +161,7 @@ class Queue:
         for identity in identities:
             queued = self.stages[identity]
             queued.missing = set(queued.stage.requires) - self._exists
-            if queued.state is StageState.WAITING and identity in stored and queued.products <= self._exists:
+            if queued.state is StageState.WAITING and identity in stored and queued.stage.products <= self._exists:
                 queued.state = StageState.DONE
         for identity in reversed(identities):
             self._raise_producers(self.stages[identity])
@@ -188,13 +183,13 @@ class Queue:
         """A group has the stage."""
         queued = self.stages[identity]
         queued.state, queued.stopping, queued.crash = StageState.RUNNING, False, None
-        queued.assigned_products = queued.products
+        queued.assigned_products = queued.stage.products
         self._refresh(identity)
 
     def finish(self, identity: str) -> None:
         """The stage is trained, with every prediction that was wanted when it was assigned."""
         queued = self.stages[identity]
-        is_all = queued.products <= queued.assigned_products
+        is_all = queued.stage.products <= queued.assigned_products
         queued.state = StageState.DONE if is_all else StageState.WAITING
         self._refresh(identity)
         for product in queued.assigned_products:
@@ -213,7 +208,7 @@ class Queue:
         queued = self.stages[identity]
         queued.state, queued.error = StageState.FAILED, error
         self._refresh(identity)
-        for product in queued.products:
+        for product in queued.stage.products:
             for consumer in tuple(self._consumers[product]):
                 self._fail_if_supervisor_failed(consumer)
 
@@ -251,10 +246,6 @@ class Queue:
         """Keep the stage from running for `reason`; None lets it run again."""
         self.stages[identity].blocked = reason
         self._refresh(identity)
-
-    def mark_changed(self, identity: str) -> None:
-        """Report the stage's trials as changed."""
-        self._changed |= self.stages[identity].wanted_by
 
     def take_changed(self) -> list[str]:
         """Return the trials with a stage that changed since the last call."""
@@ -310,7 +301,7 @@ class Queue:
             self.stages[stage.identity] = queued
         else:
             queued.stage = merge(queued.stage, stage)
-            if queued.state is StageState.DONE and not queued.products <= self._exists:
+            if queued.state is StageState.DONE and not queued.stage.products <= self._exists:
                 queued.state = StageState.WAITING
                 self._changed |= queued.wanted_by
         queued.wanted_by.add(trial)
@@ -321,7 +312,7 @@ class Queue:
 
     def _refresh(self, identity: str) -> None:
         """Update the indices after a change that the stage's trials should see."""
-        self.mark_changed(identity)
+        self._changed |= self.stages[identity].wanted_by
         self._index(identity)
 
     def _index(self, identity: str) -> None:
@@ -350,7 +341,7 @@ class Queue:
     def _weigh(self, identity: str) -> None:
         """Recompute the longest path that starts here and, where it changed, those of its producers."""
         queued = self.stages[identity]
-        consumers = {consumer for product in queued.products for consumer in self._consumers[product]}
+        consumers = {consumer for product in queued.stage.products for consumer in self._consumers[product]}
         after = (self.stages[consumer].remaining for consumer in consumers if self.stages[consumer].wanted_by)
         remaining = queued.cost + max(after, default=0.0)
         if remaining != queued.remaining:

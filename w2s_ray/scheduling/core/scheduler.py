@@ -71,7 +71,7 @@ class GroupEnded:
 
 @dataclass(frozen=True)
 class CrashReported:
-    """A worker reported why it is about to die; the first report of a stage's group counts."""
+    """A worker reported why it is about to die; the first report of a stage's group counts, timeouts aside."""
 
     identity: str
     crash: Crash
@@ -195,7 +195,9 @@ class Scheduler:
             case GroupEnded() if event.group in groups.by_id:
                 return self._end_group(event)
             case CrashReported(identity, crash) if identity in queue.stages:
-                queue.stages[identity].crash = queue.stages[identity].crash or crash
+                known = queue.stages[identity].crash
+                if known is None or known.kind is CrashKind.TIMEOUT:  # what follows may be why the worker did not join
+                    queue.stages[identity].crash = crash
             case CheckpointSaved(identity, step) if identity in queue.stages:
                 queue.save(identity, step)
             case StageReturned() if groups.has_stage(event.group, event.identity):
@@ -210,7 +212,7 @@ class Scheduler:
                     return []  # it was assigned in the meantime
                 if error is not None:
                     queue.fail(identity, error)
-                elif queue.stages[identity].products <= stored:
+                elif queue.stages[identity].stage.products <= stored:
                     queue.start(identity)
                     queue.finish(identity)
             case Closing():
@@ -250,7 +252,8 @@ class Scheduler:
         if identity is None:
             return []
         crash = self.queue.stages[identity].crash
-        crash = crash or Crash(event.cause or "its processes were killed from outside", event.kind)
+        if crash is None or (crash.kind is CrashKind.TIMEOUT and event.kind in (CrashKind.NODE, CrashKind.MEMORY)):
+            crash = Crash(event.cause or "its processes were killed from outside", event.kind)
         if self.closing:
             self.queue.stop(identity)
         else:

@@ -13,8 +13,8 @@ store (records, checkpoints, leases), so a dispatcher that died is replaced by a
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from w2s_ray.planning.nodes import Node
 from w2s_ray.scheduling.core import scheduler as core
 from w2s_ray.scheduling.core.groups import GroupStatus
 from w2s_ray.scheduling.core.policy import Assign, CancelGroup, OpenGroup, RetireGroup, StopStage
-from w2s_ray.scheduling.core.queue import Crash, CrashKind, Queue, StageState, name_of, work_of
+from w2s_ray.scheduling.core.queue import Crash, Queue, StageState, work_of
 from w2s_ray.scheduling.dispatcher.leases import RENEW_SECONDS, StageLeases
 from w2s_ray.scheduling.dispatcher.reports import (
     LEAVE,
@@ -36,7 +36,6 @@ from w2s_ray.scheduling.dispatcher.reports import (
 )
 from w2s_ray.scheduling.dispatcher.writer import ActorName, find_writer
 from w2s_ray.scheduling.status import EventKind, StageEvent, StudyStatus
-from w2s_ray.scheduling.workers.failures import log_has_timeout
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
 from w2s_ray.spec.stage import GroupShape
 from w2s_ray.tracking.tracker import RunInfo, chain_run, stage_run, stage_run_id
@@ -56,15 +55,15 @@ _TEND_SECONDS = 1.0
 class GroupLauncher(Protocol):
     """Starts worker groups."""
 
-    async def run(self, group: str, shape: GroupShape) -> core.GroupEnded:
-        """Start a group, stay with it until it is gone, and return how it ended."""
+    async def run(self, group: str, shape: GroupShape, running: Callable[[], PlannedStage | None]) -> core.GroupEnded:
+        """Start a group, stay with it until it is gone, and return how it ended; `running` returns its stage."""
         ...
 
     def cancel(self, group: str) -> None:
         """Kill a group."""
         ...
 
-    def remove_orphans(self) -> None:
+    async def remove_orphans(self) -> None:
         """Free resources that dead groups still hold."""
         ...
 
@@ -99,7 +98,7 @@ class Dispatcher:
         Args:
             study: the study's name.
             nodes: resources of the cluster.
-            leases: looks stages up in the store and holds leases on them.
+            leases: the store's stages, and leases on them.
             launcher: starts worker groups.
             writer: the actor that owns the tracker.
             parameters: number of parameters by level, which makes costs of different models comparable.
@@ -112,11 +111,9 @@ class Dispatcher:
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             logging.getLogger("w2s_ray").addHandler(handler)
             logging.getLogger("w2s_ray").setLevel(logging.INFO)
-        self._logs = log.parent if log is not None else None
         weights = parameters or {}
         self._study, self._leases, self._launcher = study, leases, launcher
-        queue = Queue(cost=lambda stage: work_of(stage) * weights.get(stage.level, 1.0))
-        self._scheduler = core.Scheduler(nodes, queue)
+        self._scheduler = core.Scheduler(nodes, Queue(lambda stage: work_of(stage) * weights.get(stage.level, 1.0)))
         self._writer = find_writer(writer)
         self._serves = serves or {}
         self._trials: dict[str, _Trial] = {}
@@ -147,16 +144,10 @@ class Dispatcher:
             known.asker, known.asked_at = asker, time.monotonic()
             return
         stages = tuple(distinct_stages(chains).values())
-        stored: frozenset[str] = frozenset()
-        error = None
-        try:
-            stored = await self._leases.look_up(stages)
-        except W2SError as raised:
-            error = raised
+        stored, error = await self._leases.look_up(stages)
         self._trials[trial] = _Trial(chains, asker, time.monotonic())
-        if self._writer is not None:
-            for chain in chains:
-                self._writer.begin.remote(chain_run(chain))
+        for chain in chains:
+            self._tell_writer("begin", chain_run(chain))
         self._handle(core.Requested(trial, stages, stored, error))
 
     async def withdraw(self, trial: str, asker: str | None = None) -> None:
@@ -209,8 +200,8 @@ class Dispatcher:
                 self._validations[identity] = (*known, report)
                 for trial in tuple(queued.wanted_by):
                     self._update_report(trial)
-        if self._writer is not None and reports:
-            self._writer.log.remote(list(reports))
+        if reports:
+            self._tell_writer("log", list(reports))
         return queued.stopping
 
     async def return_stage(
@@ -219,18 +210,17 @@ class Dispatcher:
         """Take the outcome of a stage; `group_leaves` if the group ends after it."""
         if not self._scheduler.groups.has_stage(group, identity):
             return
-        stopped = outcome.stopped if isinstance(outcome, StageResult) else isinstance(outcome, OutOfMemory)
-        result = outcome if isinstance(outcome, StageResult) else None
-        if result is not None:
-            self._leases.metrics[identity] = dict(result.metrics)
-        elif stopped:
+        result, error, stopped, summary = None, None, True, {}
+        if isinstance(outcome, StageResult):
+            result, stopped = outcome, outcome.stopped
+            summary = self._leases.metrics[identity] = dict(result.metrics)
+        elif isinstance(outcome, OutOfMemory):
             logger.warning("%s", outcome)  # the stage continues with smaller micro-batches
+        else:
+            error, stopped, summary = outcome, False, {"failed": 1.0}
         self._end_stage(identity, result)
-        if self._writer is not None:
-            summary = dict(result.metrics) if result is not None else {"failed": 1.0}
-            ended_well = result is not None and not stopped
-            self._writer.finish.remote(stage_run_id(identity), {} if stopped else summary, ended_well=ended_well)
-        error = outcome if isinstance(outcome, W2SError) and not stopped else None
+        run, ended_well = stage_run_id(identity), result is not None and not stopped
+        self._tell_writer("finish", run, {} if stopped else summary, ended_well=ended_well)
         self._handle(core.StageReturned(group, identity, stopped, error, group_leaves))
         self._release(identity)
 
@@ -259,53 +249,37 @@ class Dispatcher:
 
     def _handle(self, event: core.Event) -> None:
         for action in self._scheduler.handle(event):
+            if not isinstance(action, core.StageLost | core.TrialChanged):
+                logger.info("%s", action)
             match action:
-                case Assign(group, stage, reason):
-                    logger.info("%s gets %s: %s", group, name_of(stage), reason)
-                case core.StageLost() | core.TrialChanged():
-                    pass
-                case _:
-                    logger.info("%s", action)
-            self._carry_out(action)
-
-    def _carry_out(self, action: core.Action) -> None:
-        match action:
-            case Assign(group, stage, _):
-                self._start(self._hand_out(group, stage))
-            case OpenGroup(group, shape, _):
-                self._orders[group] = asyncio.Queue()
-                self._start(self._run_group(group, shape))
-            case RetireGroup(group, _):
-                self._orders[group].put_nowait(LEAVE)
-            case CancelGroup(group, _):
-                self._launcher.cancel(group)
-            case StopStage():
-                pass  # the next `progress` returns it
-            case core.StageLost(identity):
-                self._end_stage(identity, None)
-                self._release(identity)
-            case core.TrialChanged(trial):
-                self._update_report(trial)
+                case Assign(group, stage, _):
+                    self._start(self._hand_out(group, stage))
+                case OpenGroup(group, shape, _):
+                    self._orders[group] = asyncio.Queue()
+                    self._start(self._run_group(group, shape))
+                case RetireGroup(group, _):
+                    self._orders[group].put_nowait(LEAVE)
+                case CancelGroup(group, _):
+                    self._launcher.cancel(group)
+                case core.StageLost(identity):
+                    self._end_stage(identity, None)
+                    self._release(identity)
+                case core.TrialChanged(trial):
+                    self._update_report(trial)
+                case StopStage():
+                    pass  # the next `progress` returns it
 
     async def _run_group(self, group: str, shape: GroupShape) -> None:
         if self._scheduler.groups.by_id[group].status is GroupStatus.LEAVING:
             ended = core.GroupEnded(group)  # cancelled before it was started
         else:
-            ended = await self._launcher.run(group, shape)
-            ended = await self._with_timeout(ended)
+            ended = await self._launcher.run(group, shape, lambda: self._stage_of(group))
         del self._orders[group]
         self._handle(ended)
 
-    async def _with_timeout(self, ended: core.GroupEnded) -> core.GroupEnded:
-        """Correct the kind of an end that was a collective's timeout, by which NCCL ends processes like a signal."""
-        identity = self._scheduler.groups.by_id[ended.group].identity
-        if identity is None or ended.kind is not CrashKind.KILLED or self._logs is None:
-            return ended
-        log = self._logs / f"{self._leases.folder_name(self._scheduler.queue.stages[identity].stage)}.log"
-        if not await asyncio.to_thread(log_has_timeout, log):
-            return ended
-        cause = f"a worker did not join a collective of the others in time (log: {log})"
-        return replace(ended, kind=CrashKind.TIMEOUT, cause=cause)
+    def _stage_of(self, group: str) -> PlannedStage | None:
+        identity = self._scheduler.groups.by_id[group].identity
+        return None if identity is None else self._scheduler.queue.stages[identity].stage
 
     async def _hand_out(self, group: str, stage: PlannedStage) -> None:
         """Take the lease on a stage and order the group to run it, unless it is done, withdrawn or another run's."""
@@ -320,27 +294,21 @@ class Dispatcher:
             return
         except W2SError as error:
             self._handle(core.StageReturned(group, identity, error=error))
-            self._release(identity)
-            return
-        if not self._scheduler.groups.has_stage(group, identity):
-            self._release(identity)  # the group died meanwhile
-        elif wanted <= stored or queued.stopping:
-            self._handle(core.StageReturned(group, identity, stopped=not wanted <= stored))
-            self._release(identity)
         else:
-            self._stepped.discard(identity)
-            if self._writer is not None:
-                self._writer.begin.remote(self._run_info(stage))
-            self._record(EventKind.ASSIGNED, stage)
-            self._orders[group].put_nowait(Order(stage=queued.stage))
+            if self._scheduler.groups.has_stage(group, identity):  # the group did not die meanwhile
+                if not wanted <= stored and not queued.stopping:
+                    self._stepped.discard(identity)
+                    self._tell_writer("begin", self._run_info(stage))
+                    self._record(EventKind.ASSIGNED, stage)
+                    self._orders[group].put_nowait(Order(stage=queued.stage))
+                    return
+                self._handle(core.StageReturned(group, identity, stopped=not wanted <= stored))
+        self._release(identity)
 
     async def _try_again(self, stage: PlannedStage) -> None:
         """After a while, unblock a stage whose lease another run held."""
         await asyncio.sleep(BLOCKED_SECONDS)
-        try:
-            self._handle(core.StageUnblocked(stage.identity, await self._leases.look_up((stage,))))
-        except W2SError as error:
-            self._handle(core.StageUnblocked(stage.identity, error=error))
+        self._handle(core.StageUnblocked(stage.identity, *await self._leases.look_up((stage,))))
 
     # Bookkeeping.
 
@@ -356,10 +324,7 @@ class Dispatcher:
                     logger.warning("trial %s is silent and no longer served", name)
                     self._forget(name)
             if self._scheduler.groups.num(GroupStatus.OPENING):
-                try:
-                    await asyncio.to_thread(self._launcher.remove_orphans)
-                except Exception:  # Ray does not answer at the moment
-                    logger.exception("resources of dead worker groups were not freed")
+                await self._launcher.remove_orphans()
             if now - renewed_at > RENEW_SECONDS:
                 renewed_at = now
                 for identity in tuple(self._scheduler.groups.running):
@@ -367,14 +332,17 @@ class Dispatcher:
                     await self._leases.renew(stage)
                     if identity not in self._scheduler.groups.running:  # returned in the meantime
                         self._release(identity)
-                    elif self._writer is not None:  # a writer that was restarted knows no runs
-                        self._writer.begin.remote(self._run_info(stage))
+                    else:  # a writer that was restarted knows no runs
+                        self._tell_writer("begin", self._run_info(stage))
+
+    def _tell_writer(self, method: str, *args: Any, **settings: Any) -> None:
+        if self._writer is not None:
+            getattr(self._writer, method).remote(*args, **settings)
 
     def _run_info(self, stage: PlannedStage) -> RunInfo:
         names = self._serves.get(stage.identity)
         if names is None:  # a candidate's stage, or a winner's: only the trials know its chains
-            trials = self._scheduler.queue.stages[stage.identity].wanted_by
-            chains = [chain for trial in trials for chain in self._trials[trial].chains]
+            chains = (c for t in self._scheduler.queue.stages[stage.identity].wanted_by for c in self._trials[t].chains)
             names = [chain.name for chain in chains if any(own.identity == stage.identity for own in chain.stages)]
         return stage_run(self._study, stage, names)
 
@@ -398,14 +366,13 @@ class Dispatcher:
         before, stages = known.report, self._scheduler.queue.stages
         version = before.version + 1 if before is not None else 0
         queued = [stages[identity] for identity in self._scheduler.queue.by_trial[trial]]
-        report = trial_report(queued, known.chains, version, self._leases.metrics, self._validations)
-        known.report = report
+        known.report = trial_report(queued, known.chains, version, self._leases.metrics, self._validations)
         known.changed.set()
-        if report.ended and (before is None or not before.ended) and self._writer is not None:
+        if known.report.ended and (before is None or not before.ended):
             for chain in known.chains:
                 ended_well = all(stages[stage.identity].state is StageState.DONE for stage in chain.stages)
                 metrics = chain_metrics(chain, self._leases.metrics)
-                self._writer.finish_chain.remote(chain, metrics, ended_well=ended_well)
+                self._tell_writer("finish_chain", chain, metrics, ended_well=ended_well)
 
     def _forget(self, trial: str) -> None:
         if self._trials.pop(trial, None) is not None:

@@ -85,13 +85,12 @@ class StageLeases:
         self.metrics: dict[str, dict[str, float]] = {}
         """Metrics of every finished stage that was looked up."""
 
-    async def look_up(self, stages: Sequence[PlannedStage]) -> frozenset[str]:
-        """Return which of the stages and of their predictions the store has.
-
-        Raises:
-            StoreError: when the store cannot be read.
-        """
-        return await asyncio.to_thread(self._look_up, stages)
+    async def look_up(self, stages: Sequence[PlannedStage]) -> tuple[frozenset[str], W2SError | None]:
+        """Return which of the stages and of their predictions the store has, and why it cannot be read if so."""
+        try:
+            return await asyncio.to_thread(self._look_up, stages), None
+        except W2SError as error:
+            return frozenset(), error
 
     async def take(self, stage: PlannedStage) -> frozenset[str]:
         """Take the lease on a stage, then look the stage up: another run may have just finished it.
@@ -101,7 +100,7 @@ class StageLeases:
             StoreError: when the store cannot be read or written.
         """
         await asyncio.to_thread(self._store.lease, stage.identity, stage.spec.slug, self._owner, self._process)
-        return await self.look_up((stage,))
+        return await asyncio.to_thread(self._look_up, (stage,))
 
     async def renew(self, stage: PlannedStage) -> None:
         """Renew the lease on a stage; a failure is logged, and the stage's worker notices a lost lease itself."""
@@ -116,10 +115,6 @@ class StageLeases:
             await asyncio.to_thread(self._store.release, stage.identity, stage.spec.slug, self._owner)
         except W2SError:
             logger.exception("the lease on %s was not released", stage.spec.slug)
-
-    def folder_name(self, stage: PlannedStage) -> str:
-        """Return the name of a stage's folder, which is that of its log."""
-        return self._store.folder(stage.spec.slug, stage.identity).name
 
     def _look_up(self, stages: Sequence[PlannedStage]) -> frozenset[str]:
         stored: set[str] = set()

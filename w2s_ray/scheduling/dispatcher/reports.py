@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 from w2s_ray.scheduling.core.groups import GroupStatus, WorkerGroup
-from w2s_ray.scheduling.core.queue import QueuedStage, StageState, name_of
+from w2s_ray.scheduling.core.queue import Queue, QueuedStage, StageState, name_of
 from w2s_ray.scheduling.core.scheduler import Scheduler
 from w2s_ray.scheduling.status import RunningStage, StageEvent, StudyStatus
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.training.progress import StageProgress
 
 _REASONS_SHOWN = 8
+_FAILURES_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def trial_report(
 ) -> TrialReport:
     """Return the report of a trial that requested the stages `queued` of `chains`."""
     failed = [entry for entry in queued if entry.state is StageState.FAILED]
+    causes = [entry for entry in failed if not entry.missing] or failed  # not the stages without a supervisor
     num_done = sum(entry.state is StageState.DONE for entry in queued)
     ended = num_done + len(failed) == len(queued)
     identities = (entry.stage.identity for entry in queued)
@@ -66,7 +69,7 @@ def trial_report(
         stages=len(queued),
         metrics=chain_metrics(chains[0], metrics),
         validations={identity: validations[identity] for identity in identities if identity in validations},
-        error="\n".join(str(entry.error) for entry in failed if entry.error) or None,
+        error="\n".join(dict.fromkeys(str(entry.error) for entry in causes if entry.error)) or None,
     )
 
 
@@ -94,6 +97,7 @@ def study_status(
         num_done=queue.num[StageState.DONE],
         num_waiting=len(queue.waiting),
         num_failed=queue.num[StageState.FAILED],
+        failures=_failures(queue) if queue.num[StageState.FAILED] else {},
         num_stages=len(queue.stages),
         groups=tuple(_group_line(group, scheduler) for group in groups),
         is_opening=bool(groups) and all(group.status is GroupStatus.OPENING for group in groups),
@@ -102,6 +106,11 @@ def study_status(
             for queued in queue.next_stages(_REASONS_SHOWN)
         },
     )
+
+
+def _failures(queue: Queue) -> dict[str, str]:
+    failed = (one for one in queue.stages.values() if one.state is StageState.FAILED and not one.missing)
+    return {one.stage.identity: str(one.error) for one in islice(failed, _FAILURES_SHOWN)}
 
 
 def _running_stage(group: WorkerGroup, queued: QueuedStage, progress: StageProgress | None) -> RunningStage:

@@ -12,6 +12,7 @@ import threading
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,7 +244,7 @@ class ChainTuning(Tuning):
             else:
                 outcomes[name] = ChainOutcome("failed", metrics.get("error") or None)
         lost = ChainOutcome("failed", "its trial ended before it could report; see the study's log")
-        return {chain.name: outcomes.get(chain.name, lost) for chain in self._chains}
+        return {chain.name: replace(outcomes.get(chain.name, lost), label=chain.label) for chain in self._chains}
 
     def tuner(self) -> tune.Tuner:
         """Return a new tuner: what an earlier run did is found in the store."""

@@ -9,12 +9,14 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 
-from w2s_ray.errors import DeviceFull, OutOfMemory, TrainingError, W2SError, first_line
+from w2s_ray.errors import DeviceFull, OutOfMemory, TrainingError, W2SError, first_line, text_of
 from w2s_ray.scheduling.core.queue import Crash, CrashKind, name_of
 from w2s_ray.spec.chain import PlannedStage
 
 _LINE_CHARS = 400
 _TAIL_BYTES = 64 * 2**10
+ATTEMPT = "--- attempt of "
+"""Begins the line with which each worker begins an attempt in the stage's log, which all attempts share."""
 _WATCHDOG = b"Watchdog caught collective operation timeout"
 _TIMEOUTS = ("timed out", "timeout", "pair closure")
 _COLLECTIVES = ("gloo", "nccl", "collective", "store", "waiting")
@@ -33,7 +35,7 @@ _CERTAIN = (TypeError, ValueError, LookupError, AttributeError, NameError, Impor
 
 def is_timeout(error: BaseException) -> bool:
     """Return whether a collective ended because another worker did not join it in time."""
-    text = str(error).lower()
+    text = text_of(error).lower()
     return (
         isinstance(error, RuntimeError)
         and any(words in text for words in _TIMEOUTS)
@@ -43,7 +45,7 @@ def is_timeout(error: BaseException) -> bool:
 
 def is_lost_peer(error: BaseException) -> bool:
     """Return whether a collective ended because another process is gone."""
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _LOST_PEERS)
+    return isinstance(error, RuntimeError) and any(words in text_of(error).lower() for words in _LOST_PEERS)
 
 
 def _is_of_network(error: BaseException) -> bool:
@@ -52,11 +54,11 @@ def _is_of_network(error: BaseException) -> bool:
 
 
 def log_has_timeout(log: Path) -> bool:
-    """Return whether the end of a stage's log shows that NCCL's watchdog ended the process, without an exception."""
+    """Return whether a stage's log shows that NCCL's watchdog ended its last attempt, without an exception."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-            return _WATCHDOG in file.read()
+            return _WATCHDOG in file.read().rpartition(ATTEMPT.encode())[2]
     except OSError:
         return False
 
@@ -69,7 +71,7 @@ def may_be_outcome(error: BaseException, num_workers: int) -> bool:
     """
     if isinstance(error, W2SError):
         return num_workers == 1 or not isinstance(error, DeviceFull)
-    if not isinstance(error, Exception) or isinstance(error, MemoryError):
+    if isinstance(error, MemoryError):
         return False
     return num_workers == 1 or not (_is_of_network(error) or is_timeout(error) or is_lost_peer(error))
 
@@ -82,7 +84,7 @@ def in_one_line(error: BaseException) -> str:
     return line if line == type(error).__name__ else f"{type(error).__name__}: {line}"
 
 
-def outcome_of(error: Exception, stage: PlannedStage, log: Path) -> W2SError:
+def outcome_of(error: BaseException, stage: PlannedStage, log: Path) -> W2SError:
     """Return the error with which a stage fails: its first line, its log and a remedy."""
     if isinstance(error, OutOfMemory):  # the stage continues with smaller micro-batches
         return _without_frames(error)
@@ -94,29 +96,33 @@ def outcome_of(error: Exception, stage: PlannedStage, log: Path) -> W2SError:
     return TrainingError(f"{name_of(stage)} failed: {in_one_line(error)} (log: {log})", remedy(error))
 
 
-def crash_of(error: BaseException, rank: int, log: Path, collective_seconds: float) -> Crash | None:
-    """Return what is known when this rank's exception ends its process; None if it only noticed another's end."""
-    where = f"rank {rank}"
+def crash_of(error: BaseException, where: str, log: Path | None = None, waited: str = "too long") -> Crash | None:
+    """Return what an exception shows that ended a process; None if the process only noticed another's end.
+
+    Args:
+        error: the exception.
+        where: the process, for people.
+        log: its stage's log, if it is known.
+        waited: how long a collective may wait for other workers.
+    """
+    in_log = f" (log: {log})" if log is not None else ""
     if isinstance(error, DeviceFull):
         kind = CrashKind.SMALLER if isinstance(error, OutOfMemory) else CrashKind.MEMORY
-        return Crash(f"{where}: {error.message} (log: {log})", kind)
+        return Crash(f"{where}: {error.message}{in_log}", kind)
     if isinstance(error, MemoryError):
-        return Crash(f"{where} ran out of memory (log: {log})", CrashKind.MEMORY)
+        return Crash(f"{where} ran out of memory{in_log}", CrashKind.MEMORY)
     if is_lost_peer(error):
         return None
     if is_timeout(error):
-        return Crash(
-            f"{where} waited {collective_seconds:g} s for another worker in a collective (log: {log})",
-            CrashKind.TIMEOUT,
-        )
-    cause = f"{where}: {in_one_line(error)} (log: {log})"
+        return Crash(f"{where} waited {waited} for another worker in a collective{in_log}", CrashKind.TIMEOUT)
     hint = error.hint if isinstance(error, W2SError) else remedy(error)
-    return Crash(cause, CrashKind.EXCEPTION, hint, is_certain=isinstance(error, _CERTAIN))
+    is_certain = isinstance(error, _CERTAIN)
+    return Crash(f"{where}: {in_one_line(error)}{in_log}", CrashKind.EXCEPTION, hint, is_certain)
 
 
 def remedy(error: BaseException) -> str:
     """Return what to do about an exception that is not one of our own."""
-    text = str(error).lower()
+    text = text_of(error).lower()
     for applies, advice in _REMEDIES:
         if applies(error, text):
             return advice

@@ -134,8 +134,8 @@ class Ranks:
 
         store = dist.distributed_c10d._get_default_store()
         keys = [f"w2s/{key}/{rank}" for rank in range(self.size)]
-        store.set(keys[self.rank], value)
         try:
+            store.set(keys[self.rank], value)
             store.wait(keys, timedelta(seconds=_AGREE_SECONDS))
             return all(store.get(name) == value.encode() for name in keys)
         except RuntimeError:  # not in time, or rank 0, which serves the values, has ended

@@ -14,10 +14,12 @@ import logging
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from w2s_ray.errors import W2SError
 from w2s_ray.scheduling.core.queue import Crash, CrashKind, comparable
 from w2s_ray.scheduling.dispatcher.reports import LEAVE, Order
-from w2s_ray.scheduling.workers.failures import crash_of, in_one_line, may_be_outcome, outcome_of
+from w2s_ray.scheduling.workers.failures import ATTEMPT, crash_of, in_one_line, may_be_outcome, outcome_of
 from w2s_ray.scheduling.workers.memory_watch import MemoryWatch
 from w2s_ray.scheduling.workers.process_group import Ranks
 from w2s_ray.spec.chain import PlannedStage
@@ -52,6 +54,8 @@ REPORT_SECONDS = 0.5
 ANSWER_SECONDS = 120.0
 """How long the dispatcher may take to answer before the worker gives up."""
 _CRASH_SECONDS = 5
+_LOST_PEER_SECONDS = 3.0
+"""How long a worker that lost its connection to another one waits to be ended by the group."""
 _PROGRESS_KEPT = 1000
 _STAGES_BEFORE_BASELINE = 2
 """Stages after which a worker's memory should not grow any more."""
@@ -182,6 +186,7 @@ class _Worker:
         client = self._client
         is_ours = True
         with output_to(self._log):
+            sys.stderr.write(f"{ATTEMPT}rank {self._ranks.rank}, {datetime.now():%Y-%m-%d %H:%M:%S}\n")
             outcome: StageResult | W2SError
             with client.observing(stage.identity) if client is not None else nullcontext(NullObserver()) as observer:
                 try:
@@ -189,8 +194,8 @@ class _Worker:
                     with self._watch:
                         outcome = run_stage(stage, store=self._plan.store, workers=workers, observer=observer)
                 except BaseException as error:
-                    traceback.print_exc()
-                    if not isinstance(error, Exception) or not self._all_have(error):
+                    sys.stderr.write(traceback.format_exc())  # Train prints each line of `print` twice
+                    if not self._all_have(error):
                         self._report_exception(error)
                         raise
                     is_ours = isinstance(error, W2SError)
@@ -208,7 +213,7 @@ class _Worker:
         assert self._stage is not None
         return log_path(self._plan.store, self._plan.study, self._stage)
 
-    def _all_have(self, error: Exception) -> bool:
+    def _all_have(self, error: BaseException) -> bool:
         """Return whether every rank raised this error, so that it is the stage's outcome.
 
         Our own errors are compared by class, as they are raised on all ranks alike; others by their first line too.
@@ -220,9 +225,11 @@ class _Worker:
 
     def _report_exception(self, error: BaseException) -> None:
         """Report the exception that is about to end this process."""
-        crash = crash_of(error, self._ranks.rank, self._log, self._plan.collective_seconds)
+        crash = crash_of(error, f"rank {self._ranks.rank}", self._log, f"{self._plan.collective_seconds:g} s")
         if crash is not None:
             self._report_crash(crash)
+        else:  # Ray finds out how the other process ended, unless this one ends the group first
+            time.sleep(_LOST_PEER_SECONDS)
 
     def _give_way(self, reason: str) -> None:
         """End this process because its machine is short of memory."""
