@@ -154,7 +154,7 @@ def our_side(case: Case, folder: Path) -> Callable[[], None]:
             feeder=case.feeder,
             validate=None,
             steps=case.steps,
-            checkpoints=Checkpoints(folder / "checkpoints", EXECUTION, workers),
+            checkpoints=Checkpoints(folder / "checkpoints", workers),
             checkpoint_every_seconds=EXECUTION.checkpoint_every_seconds,
             journal=Journal("bench", path, NullObserver(), len(case.steps)),
             save_snapshot=lambda share: None,

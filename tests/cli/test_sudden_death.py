@@ -36,8 +36,8 @@ def stages_of(home: Path, store: ArtifactStore) -> list[PlannedStage]:
 
 def large_steps(store: Path) -> int:
     """Steps of the running large stages that are in a checkpoint."""
-    markers = store.glob("artifacts/large-*/checkpoints/latest.json")
-    return max((json.loads(marker.read_text())["progress"]["step"] for marker in markers), default=0)
+    markers = store.glob("artifacts/large-*/checkpoints/step*/rank1.json")
+    return max((int(marker.parent.name.removeprefix("step")) for marker in markers), default=0)
 
 
 def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(home: Path) -> None:

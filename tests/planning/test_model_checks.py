@@ -8,7 +8,7 @@ import pytest
 from tests.planning.conftest import study_in
 from w2s_ray.planning import model_checks
 from w2s_ray.planning.resolve import _read_lock, _save, locked, locked_checks, resolve_whole, save_checks, save_study
-from w2s_ray.spec.model_check import Checks, Verdict
+from w2s_ray.spec.model_check import CheckResult, Checks
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import exclusive
 from w2s_ray.store.verdicts import write_verdict
@@ -17,7 +17,7 @@ from w2s_ray.store.verdicts import write_verdict
 def test_a_machine_that_is_too_slow_to_check_a_model_only_says_so(
     home: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_checks, "SECONDS", 0.01)
+    monkeypatch.setattr(model_checks, "_SECONDS", 0.01)
     study = study_in(home)
     lines: list[str] = []
     assert model_checks.check_models(study, resolve_whole(study, store), store, lines.append) == 0
@@ -31,7 +31,7 @@ def test_verdicts_are_kept_in_the_lock_and_shared_by_the_studies_of_a_store(
     def run(stages: tuple, store: ArtifactStore) -> Checks:
         for stage in stages:
             write_verdict(store, stage, 0.25)
-        return Checks(verdicts=(Verdict(difference=0.25),) * len(stages))
+        return Checks(verdicts=(CheckResult(difference=0.25),) * len(stages))
 
     monkeypatch.setattr(model_checks, "_run", run)
     study, other = study_in(home), study_in(home, name="other")

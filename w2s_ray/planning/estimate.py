@@ -147,24 +147,14 @@ def disk_bytes(stage: PlannedStage, num_parameters: int) -> int:
 
 
 def checkpoint_bytes(stage: PlannedStage, num_parameters: int) -> int:
-    """Return the most disk space of the running stage's checkpoints; a head or LoRA weights are not counted.
+    """Return the most disk space of the running stage's checkpoints, which hold trained weights and their moments.
 
-    A probe's checkpoints have the head alone.
-
-    A checkpoint is removed when the next one is complete, and so are the best weights under early stopping. ZeRO-1 and
-    2 write every trained weight twice: whole, and as the master copy of its shards.
+    Two are kept, and under early stopping as many times the best weights. A head or LoRA weights are not counted.
     """
-    copies = 2 if stage.spec.optimisation.early_stopping is None else 4
-    masters = WEIGHT_BYTES if stage.execution.zero_stage in (1, 2) else 0
-    match stage.spec.trainable:
-        case _ if stage.spec.reads_once:
-            return 0
-        case Prompt():
-            return 0
-        case AllWeights():
-            return copies * num_parameters * (WEIGHT_BYTES + masters + ADAM_BYTES)
-        case _:
-            return copies * num_parameters * WEIGHT_BYTES
+    if not isinstance(stage.spec.trainable, AllWeights):
+        return 0
+    best = 0 if stage.spec.optimisation.early_stopping is None else WEIGHT_BYTES
+    return 2 * num_parameters * (WEIGHT_BYTES + ADAM_BYTES + best)
 
 
 def rates_by_model(records: Iterable[Record]) -> dict[tuple[str, str], float]:

@@ -13,13 +13,16 @@ from pathlib import Path
 from w2s_ray.errors import ModelError, ResourceError
 from w2s_ray.planning.resolve import UNRESOLVED, locked_checks, save_checks
 from w2s_ray.spec.chain import PlannedStage, Resolution, distinct_stages
-from w2s_ray.spec.model_check import SECONDS, Checks, to_check
+from w2s_ray.spec.model_check import Checks, to_check
 from w2s_ray.spec.stage import ModelSource
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.search_result import every_chain
 from w2s_ray.store.verdicts import check_key, read_verdict
 from w2s_ray.training.models.catalogue import has_weights, is_builtin
+
+_SECONDS = 1200.0
+"""Time after which a check is given up."""
 
 
 def check_models(
@@ -111,11 +114,11 @@ def _run(stages: tuple[PlannedStage, ...], store: ArtifactStore) -> Checks:
         names = ", ".join(dict.fromkeys(stage.spec.starts_from.name for stage in stages))
         try:
             ended = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS, check=False
             )
         except subprocess.TimeoutExpired:
             raise ResourceError(
-                f"the check of {names} took longer than {SECONDS:.0f} s", "use a machine with more cores"
+                f"the check of {names} took longer than {_SECONDS:.0f} s", "use a machine with more cores"
             ) from None
         if answered.is_file():
             return Checks.model_validate_json(answered.read_bytes())

@@ -8,13 +8,11 @@ from w2s_ray.spec.stage import Execution, ModelSource, Optimisation
 
 RECIPE = 1
 """Version of the check; increase when it would refuse other models."""
-SECONDS = 1200.0
-"""Time after which a check is given up."""
 _NEITHER: dict[str, dict[str, float]] = {"prompt": {"num_shots": 0}, "lora": {"dropout": 0.0}}
 """Settings of trainable weights, by kind, that do not matter to the check."""
 
 
-class Verdict(Spec):
+class CheckResult(Spec):
     """The outcome of a check: the largest difference that was found, or why the model is refused."""
 
     difference: float = 0.0
@@ -30,7 +28,7 @@ class Checks(Spec):
     """The stages to check, or what became of them."""
 
     stages: tuple[PlannedStage, ...] = ()
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[CheckResult, ...] = ()
     """The verdicts on the first stages; the last may be a refusal."""
 
 

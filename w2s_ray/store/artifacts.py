@@ -12,9 +12,10 @@ folder also has checkpoints/, attempts.jsonl (one line per start) and lease.json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from w2s_ray.errors import LeaseHeld, StoreError
@@ -178,15 +179,18 @@ class ArtifactStore:
         parents: tuple[str, ...],
         metrics: dict[str, float],
         attempt: int | None = None,
+        digests: Mapping[str, str] = MappingProxyType({}),
     ) -> Record:
         """Finish an artifact: sync and checksum its files, write the record, then remove the checkpoints.
+
+        `digests` are the SHA-256 of files whose writers have computed them, by path in the artifact's folder.
 
         Raises:
             LeaseHeld: when `attempt`, the number of the start that finishes it, is no longer the latest.
         """
         folder = self.folder(slug, identity)
         with writing(folder):
-            files = digest_files(folder, leave_out=_NOT_IN_ARTIFACT)
+            files = digest_files(folder, leave_out=_NOT_IN_ARTIFACT, known=digests)
             for name in sorted({Path(file).parts[0] for file in files}):
                 entry = folder / name
                 (sync_tree if entry.is_dir() else sync_folder)(entry)

@@ -10,9 +10,10 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from w2s_ray.errors import StoreError
 
@@ -180,17 +181,20 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_files(folder: Path, leave_out: Collection[str] = ()) -> dict[str, str]:
+def digest_files(
+    folder: Path, leave_out: Collection[str] = (), known: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
     """Return the SHA-256 of each file below `folder` by its relative path, sorted.
 
-    Temporary files are left out, and so are the entries of `folder` itself that `leave_out` names.
+    Temporary files are left out, and so are the entries of `folder` itself that `leave_out` names. Files whose digests
+    are known are not read.
     """
     digests = {}
     for entry in sorted(folder.rglob("*")):
         relative = entry.relative_to(folder)
         if relative.parts[0] in leave_out or TEMPORARY_MARK in relative.as_posix() or not entry.is_file():
             continue
-        digests[relative.as_posix()] = digest_file(entry)
+        digests[relative.as_posix()] = known.get(relative.as_posix()) or digest_file(entry)
     return digests
 
 

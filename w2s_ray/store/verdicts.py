@@ -7,7 +7,7 @@ from pathlib import Path
 
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.model_check import RECIPE, Verdict
+from w2s_ray.spec.model_check import RECIPE, CheckResult
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import write_file, writing
 from w2s_ray.store.record import package_versions
@@ -24,7 +24,7 @@ def check_key(stage: PlannedStage) -> str:
 def read_verdict(store: ArtifactStore, stage: PlannedStage) -> float | None:
     """Return the largest difference that the check of this stage found; None if it was not made."""
     try:
-        return Verdict.model_validate_json(_path(store, stage).read_bytes()).difference
+        return CheckResult.model_validate_json(_path(store, stage).read_bytes()).difference
     except (OSError, ValueError):
         return None
 
@@ -34,7 +34,7 @@ def write_verdict(store: ArtifactStore, stage: PlannedStage, difference: float) 
     path = _path(store, stage)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, Verdict(difference=difference).model_dump_json().encode())
+    write_file(path, CheckResult(difference=difference).model_dump_json().encode())
 
 
 def _path(store: ArtifactStore, stage: PlannedStage) -> Path:

@@ -84,20 +84,23 @@ class StageInputs:
         return self.trained_model(source.stage)
 
     def trained_model(self, identity: str) -> Path:
-        """Return the model folder of a finished stage, whose checksums are verified once.
+        """Return the model folder of a finished stage, whose checksums are verified once on each machine. Collective.
 
         Raises:
             StoreError: when the stage is not finished, or its files are damaged.
         """
         if identity not in self._verified:
-            record = self.store.find(identity)
-            if record is None:
-                raise StoreError(
-                    f"stage {short(identity)} has no record, and another stage starts from its model",
-                    "run the study that trains it first",
-                )
-            self._verified[identity] = self.store.verify(record) / "model"
+            self._verified[identity] = self.workers.on_each_node(lambda: self._verify(identity))
         return self._verified[identity]
+
+    def _verify(self, identity: str) -> Path:
+        record = self.store.find(identity)
+        if record is None:
+            raise StoreError(
+                f"stage {short(identity)} has no record, and another stage starts from its model",
+                "run the study that trains it first",
+            )
+        return self.store.verify(record) / "model"
 
     @property
     def is_sharded(self) -> bool:

@@ -14,12 +14,15 @@ import torch
 from w2s_ray.errors import TrainingError
 from w2s_ray.science import IntArray
 from w2s_ray.spec.stage import Optimisation, StageSpec
-from w2s_ray.training.checkpoints import Checkpoints
+from w2s_ray.training.checkpoints import Checkpoints, seconds_between
 from w2s_ray.training.feed import Examples, Feeder
 from w2s_ray.training.losses import BatchLoss
 from w2s_ray.training.objectives import ACCURACY, AGREEMENT
 from w2s_ray.training.progress import Journal, TrainState
 from w2s_ray.training.zero import Engine
+
+_SECONDS_BETWEEN_LOOKS = 5.0
+"""Between looks at the store, which may be a network file system."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,16 @@ class Loop:
     steps: Sequence[IntArray]
     """Positions of each step's examples."""
     checkpoints: Checkpoints
-    checkpoint_every_seconds: float
+    checkpoint_every_seconds: float | None
+    """None: as often as their cost allows (checkpoints.py)."""
     journal: Journal
     save_snapshot: Callable[[float], None]
     """Keeps the current model under this share of the training."""
     is_superseded: Callable[[], bool]
-    """Whether another run has started the stage meanwhile; called on rank 0 at every step."""
+    """Whether another run has started the stage meanwhile; a look into the store, on rank 0 now and then."""
     num_reports: int = 0
     """Validation reports, evenly over the steps; they do not change the result."""
+    _looked_at: float = -math.inf
 
     def run(self, state: TrainState) -> tuple[TrainState, bool]:
         """Take the remaining steps; return the state, and whether the stage stopped before its last step.
@@ -74,7 +79,7 @@ class Loop:
             for number, loss in enumerate(losses, start=1):
                 self.engine.backward(loss * scale, is_last=number == len(batches))
                 loss_sum += loss.detach()
-            is_due = time.monotonic() - last_checkpoint >= self.checkpoint_every_seconds
+            is_due = time.monotonic() - last_checkpoint >= self._checkpoint_seconds
             agreed = self._agree(loss_sum, scale, is_due)
             if agreed.superseded:
                 return state, True
@@ -96,13 +101,19 @@ class Loop:
                     self.save_snapshot(share)
             if agreed.stop or agreed.checkpoint:
                 self.checkpoints.save(self.engine, state)
-                self.journal.saved(state.step)
                 last_checkpoint = time.monotonic()
             if agreed.stop and state.step < num_steps:
+                self.checkpoints.wait()
                 return state, True
+        self.checkpoints.wait()
         if self.spec.optimisation.early_stopping is not None and state.best_step not in (0, state.step):
             self.checkpoints.restore_best(self.engine, state.best_step)
         return state, False
+
+    @property
+    def _checkpoint_seconds(self) -> float:
+        wanted = self.checkpoint_every_seconds
+        return seconds_between(self.checkpoints.cost) if wanted is None else wanted
 
     def _agree(self, loss_sum: torch.Tensor, scale: float, is_due: bool) -> _Agreed:
         """Share the mean loss and rank 0's decisions.
@@ -111,11 +122,23 @@ class Loop:
             TrainingError: on every rank, before the step is taken, when the loss is not finite.
         """
         workers = self.feeder.workers
-        flags = [self.journal.should_stop(), is_due, self.is_superseded()] if workers.is_rank_0 else [False] * 3
-        shared = torch.tensor([float(loss_sum) * scale / workers.size, *flags], dtype=torch.float64)
-        loss, stop, checkpoint, superseded = workers.sum(shared.to(workers.device)).tolist()
+        flags = [self.journal.should_stop(), is_due, self._is_superseded(is_due)] if workers.is_rank_0 else [False] * 3
+        loss_share = float(loss_sum) * scale / workers.size
+        shared = torch.tensor([loss_share, *flags, self.checkpoints.is_syncing], dtype=torch.float64)
+        loss, stop, checkpoint, superseded, syncing = workers.sum(shared.to(workers.device)).tolist()
         self._check_finite("loss", loss)
+        if not syncing:
+            self.checkpoints.all_synced()
+            self.journal.saved(self.checkpoints.last_step)
         return _Agreed(loss, stop > 0, checkpoint > 0, superseded > 0)
+
+    def _is_superseded(self, is_due: bool) -> bool:
+        """Return whether the stage is superseded, as of the last look; a checkpoint is never due without a new one."""
+        now = time.monotonic()
+        if is_due or now - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
+            self._looked_at = now
+            return self.is_superseded()
+        return False
 
     def _check_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):
@@ -148,10 +171,10 @@ class Loop:
         self.journal.step(state, {name: accuracy})
         if accuracy <= state.best_accuracy:
             return state.model_copy(update={"evaluations_since_best": state.evaluations_since_best + 1})
-        self.checkpoints.save_best(self.engine, state.step)
-        return state.model_copy(
-            update={"best_accuracy": accuracy, "best_step": state.step, "evaluations_since_best": 0}
-        )
+        better = {"best_accuracy": accuracy, "best_step": state.step, "evaluations_since_best": 0}
+        state = state.model_copy(update=better)
+        self.checkpoints.save_best(self.engine, state)
+        return state
 
 
 def learning_rate_at(optimisation: Optimisation, step: int, num_steps: int) -> float:

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from w2s_ray.errors import ModelError, ResourceError, W2SError, first_line
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.model_check import Checks, Verdict, to_check
+from w2s_ray.spec.model_check import CheckResult, Checks, to_check
 from w2s_ray.spec.stage import StageSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.verdicts import read_verdict, write_verdict
@@ -78,13 +78,13 @@ def _refusals(spec: StageSpec) -> Iterator[None]:
 
 def main(asked: str, answered: str, store: str) -> None:
     """Check the stages of the file `asked` until one is refused; write what was found into the file `answered`."""
-    checks, verdicts = Checks.model_validate_json(Path(asked).read_bytes()), list[Verdict]()
+    checks, verdicts = Checks.model_validate_json(Path(asked).read_bytes()), list[CheckResult]()
     for stage in checks.stages:
         try:
-            verdicts.append(Verdict(difference=check_once(stage, ArtifactStore(store))))
+            verdicts.append(CheckResult(difference=check_once(stage, ArtifactStore(store))))
         except W2SError as error:
             lacks_memory = isinstance(error, ResourceError)
-            verdicts.append(Verdict(message=error.message, hint=error.hint, lacks_memory=lacks_memory))
+            verdicts.append(CheckResult(message=error.message, hint=error.hint, lacks_memory=lacks_memory))
             if not lacks_memory:
                 break
     Path(answered).write_text(Checks(verdicts=tuple(verdicts)).model_dump_json(), encoding="utf-8")

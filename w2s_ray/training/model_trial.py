@@ -46,7 +46,7 @@ from w2s_ray.training.memory.usage import is_out_of_memory
 from w2s_ray.training.models import files
 from w2s_ray.training.models.loading import load_network
 from w2s_ray.training.models.network import Network, logits_at
-from w2s_ray.training.models.saving import exported_tokenizer, save_network
+from w2s_ray.training.models.saving import ExportFolder, exported_tokenizer
 from w2s_ray.training.objectives import ClassObjective
 from w2s_ray.training.workers import Workers
 
@@ -187,12 +187,8 @@ class Trial:
     def _export(self) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         """Save the network as a stage does, and load it as a user of the export would."""
         exported = exported_tokenizer(self.inputs.tokenizer, *self.inputs.special_tokens, self.spec)
-        weights = {
-            name: tensor.clone() if ".base_layer." in name else tensor  # merging changes it
-            for name, tensor in self.network.state_dict().items()
-        }
         try:
-            save_network(self.network, weights, exported, self.folder, self.context)
+            ExportFolder(self.folder, exported, self.context).save_alone(self.network)
         except StoreError as error:  # the folder is not the store's
             raise ResourceError(error.message, "set TMPDIR to a folder with more space") from error
         auto = AutoModelForCausalLM if self.spec.is_language_model else AutoModelForSequenceClassification

@@ -2,7 +2,7 @@
 
 `load_probe` reads what is not stored yet and returns that network; the frozen model is freed before training. Losses,
 loop, checkpoints, validation and predictions are those of every stage, with features in place of tokens. When the stage
-is saved, `with_body` adds the frozen weights again, so the stored model is an ordinary one.
+is saved, `save_probe` adds the frozen weights again, so the stored model is an ordinary one.
 
 A feature is the input of the linear head: a decoder's last hidden state of the last token, or the pooled output of an
 encoder. Encoders with a classifier block of their own (RoBERTa, DeBERTa, ModernBERT, DistilBERT, …) train that block as
@@ -24,6 +24,7 @@ from w2s_ray.training.memory.footprint import CPU_READING_TOKENS
 from w2s_ray.training.memory.usage import Meter
 from w2s_ray.training.models.loading import load_network
 from w2s_ray.training.models.network import Network
+from w2s_ray.training.models.saving import ExportFolder
 from w2s_ray.training.progress import Journal, timed
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine, gathered
@@ -141,8 +142,7 @@ def _read(network: Network, parts: Iterable[SplitFeatures], inputs: StageInputs,
         engine.destroy()
 
 
-def with_body(inputs: StageInputs, head: dict[str, torch.Tensor]) -> tuple[Network, dict[str, torch.Tensor]]:
-    """Return a probe's whole network, on this process's CPU, and its weights with the trained ones of `head`."""
+def save_probe(inputs: StageInputs, head: dict[str, torch.Tensor], goal: ExportFolder) -> dict[str, str]:
+    """Write a probe's whole model, read again on this process's CPU, with the trained `head`; return its digests."""
     network = load_network(inputs.spec, inputs.source_folder, inputs.tokenizer, Execution())
-    tensors = dict(network.named_buffers()) | dict(network.named_parameters())
-    return network, {name: tensors[name].detach() for name in tensors.keys() & network.state_dict().keys()} | head
+    return goal.save_alone(network, head)

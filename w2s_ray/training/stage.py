@@ -8,16 +8,13 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-import torch
-
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.errors import DeviceFull, LeaseHeld, ResourceError
 from w2s_ray.science import IntArray
 from w2s_ray.spec.chain import ModelShape, PlannedStage
-from w2s_ray.spec.model_check import SECONDS
 from w2s_ray.spec.stage import ModelSource, PredictionSpec, Prompt
 from w2s_ray.spec.stage import Objective as ObjectiveName
-from w2s_ray.store.artifacts import SNAPSHOTS, ArtifactStore
+from w2s_ray.store.artifacts import CHECKPOINTS, SNAPSHOTS, ArtifactStore
 from w2s_ray.store.record import Record
 from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.inputs import StageInputs
@@ -29,9 +26,9 @@ from w2s_ray.training.models import files
 from w2s_ray.training.models.catalogue import is_on_hub
 from w2s_ray.training.models.loading import load_network, load_trained
 from w2s_ray.training.models.network import Network, checkpoint_activations
-from w2s_ray.training.models.saving import exported_tokenizer, save_network
+from w2s_ray.training.models.saving import ExportFolder, exported_tokenizer
 from w2s_ray.training.objectives import ACCURACY, ClassObjective, StageObjective
-from w2s_ray.training.probes import HeadNetwork, ReadingStopped, load_probe, with_body
+from w2s_ray.training.probes import HeadNetwork, ReadingStopped, load_probe, save_probe
 from w2s_ray.training.progress import Journal, Observer, StageResult, TrainState, timed
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
@@ -96,6 +93,7 @@ class _StageRun:
     network: Network
     memory: MemorySettings
     objective: StageObjective
+    checkpoints: Checkpoints
 
     def __init__(
         self, stage: PlannedStage, store: ArtifactStore, workers: Workers, observer: Observer | None, meter: Meter
@@ -105,6 +103,8 @@ class _StageRun:
         self.folder = store.folder(stage.spec.slug, stage.identity)
         self.inputs = StageInputs(stage, store, workers)
         self.metrics: dict[str, float] = {}
+        self.digests: dict[str, str] = {}
+        """SHA-256 of the files of weights that the ranks have written."""
         self.stopped = False
         self.attempt = 0
         """Number of this start of the stage; a later start by another run supersedes it."""
@@ -151,10 +151,10 @@ class _StageRun:
         journal = Journal(spec.identity, self.folder / "metrics.jsonl", self.observer, len(steps))
         journal.activity("loading")
         self._start_engine(head or self._load_trainable(), trains=True)
-        checkpoints = Checkpoints(self.folder / "checkpoints", self.stage.execution, self.workers)
-        state, unusable = checkpoints.restore(self.engine)
-        if unusable:
-            self.log(unusable)
+        self.checkpoints = checkpoints = Checkpoints(self.folder / CHECKPOINTS, self.workers)
+        state, notes = checkpoints.restore(self.engine)
+        for note in notes:
+            self.log(note)
         self.workers.on_rank_0(lambda: journal.resume_at(state.step))
         loop = self._loop(steps, checkpoints, journal)
         self.meter.enter("training")
@@ -169,7 +169,7 @@ class _StageRun:
             from w2s_ray.training.model_check import check_once  # imports `pipeline()`
 
             try:
-                self.workers.on_rank_0(lambda: check_once(self.stage, self.store), SECONDS)
+                self.workers.on_rank_0(lambda: check_once(self.stage, self.store))
             except ResourceError as error:
                 self.log(f"the model is not checked: {error.message}")
 
@@ -283,12 +283,9 @@ class _StageRun:
         """Finish the stage's artifact, unless another run has started the stage meanwhile."""
         spec = self.spec
         self.meter.enter("saving")
-        weights = None if isinstance(spec.trainable, Prompt) else self.engine.state_dict()
+        check = partial(self.store.check_attempt, spec.slug, spec.identity, self.attempt)
 
         def commit() -> None:
-            self.store.check_attempt(spec.slug, spec.identity, self.attempt)
-            if weights is not None:
-                self._save(weights, "model")
             if spec.keeps_labels:
                 self.objective.write_labels(self.folder)
             self.store.commit(
@@ -299,26 +296,31 @@ class _StageRun:
                 parents=tuple(sorted(self.stage.requires)),
                 metrics=self.metrics,
                 attempt=self.attempt,
+                digests=self.digests,
             )
 
         try:
+            self.workers.on_rank_0(check)
+            if not isinstance(spec.trainable, Prompt):
+                self._save("model")
             self.workers.on_rank_0(commit)
         except LeaseHeld as error:
             self.log(error.message)
             self.stopped = True
 
     def _save_snapshot(self, share: float) -> None:
-        weights = self.engine.state_dict()
-        self.workers.on_rank_0(lambda: self._save(weights, f"{SNAPSHOTS}/{share:g}"))
+        self._save(f"{SNAPSHOTS}/{share:g}")
 
-    def _save(self, weights: dict[str, torch.Tensor] | None, name: str) -> None:
-        """Write the model into the stage's folder; on rank 0, which has the weights."""
-        assert weights is not None
-        context, network = self.spec.optimisation.context_tokens, self.network
-        if isinstance(network, HeadNetwork):
-            network, weights = with_body(self.inputs, weights)
+    def _save(self, name: str) -> None:
+        """Write the model into the stage's folder. Collective."""
         tokenizer = exported_tokenizer(self.inputs.tokenizer, *self.inputs.special_tokens, self.spec)
-        save_network(network, weights, tokenizer, self.folder / name, context)
+        goal = ExportFolder(self.folder / name, tokenizer, self.spec.optimisation.context_tokens)
+        if isinstance(self.network, HeadNetwork):
+            head = self.engine.gather(self.engine.saved_bytes, keeps=self.workers.is_rank_0)
+            digests = self.workers.on_rank_0(lambda: save_probe(self.inputs, head, goal))
+        else:
+            digests = goal.save(self.network, self.engine.saved_bytes, self.engine.gather, self.workers)
+        self.digests |= {f"{name}/{file}": digest for file, digest in digests.items()}
 
     def predict(self, missing: tuple[PredictionSpec, ...]) -> None:
         """Make the missing predictions."""
@@ -353,6 +355,8 @@ class _StageRun:
 
     def close(self) -> None:
         """Free the engine's memory."""
+        if hasattr(self, "checkpoints"):
+            self.checkpoints.close()
         if hasattr(self, "engine"):
             self.engine.destroy()
         self.meter.read()

@@ -1,4 +1,10 @@
-"""The process group of a stage: this process's rank, and the few collectives that training needs."""
+"""The process group of a stage: this process's rank, and the few collectives that training needs.
+
+Two groups connect the same workers. The default one carries tensors, and a collective that a worker does not join in
+time fails, so that a hanging GPU is noticed. Waiting for work that some ranks do and others do not (reading, writing,
+hashing, tokenising) goes through a second one on gloo without a limit: such work takes as long as the disk needs, and a
+worker that dies closes its connections, which ends the wait at once.
+"""
 
 import os
 import pickle
@@ -13,6 +19,10 @@ import torch.distributed as dist
 from w2s_ray.errors import TrainingError, first_line
 
 T = TypeVar("T")
+
+_NO_LIMIT = timedelta(days=365)
+_waiting_groups: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
+"""The group without a limit beside a default group."""
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -61,42 +71,65 @@ class Workers:
         dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
         return int(smallest)
 
-    def on_rank_0(self, work: Callable[[], T], seconds: float | None = None) -> T:
-        """Run `work` on rank 0 and broadcast the result.
-
-        Args:
-            work: called without arguments.
-            seconds: how long the other ranks wait; if not given, as long as in every collective.
+    def on_rank_0(self, work: Callable[[], T]) -> T:
+        """Run `work` on rank 0 and return its result on every rank, however long it takes.
 
         Raises:
             Exception: on every rank, when rank 0 raised it; otherwise the others would wait in a collective forever.
         """
+        return self._shared(work, self.is_rank_0)[0]
+
+    def on_each_node(self, work: Callable[[], T]) -> T:
+        """Run `work` on one rank of each machine, however long it takes, and return rank 0's result on every rank.
+
+        Raises:
+            Exception: on every rank, the first one that `work` raised.
+        """
+        return self._shared(work, self.is_rank_0 or os.environ.get("LOCAL_RANK", "0") == "0")[0]
+
+    def on_every_rank(self, work: Callable[[], T]) -> list[T]:
+        """Run `work` on every rank, however long it takes, and return the results by rank on each.
+
+        Raises:
+            Exception: on every rank, the first one that `work` raised.
+        """
+        return self._shared(work, True)
+
+    def _shared(self, work: Callable[[], T], runs_here: bool) -> list[T]:
+        """Run `work` on some ranks, and return the results by rank; that of a rank without work means nothing."""
         if self.size == 1:
-            return work()
-        patient = None if seconds is None else dist.new_group(timeout=timedelta(seconds=seconds), backend="gloo")
-        outcome: list[tuple[T | None, Exception | None]] = [(None, None)]
-        if self.is_rank_0:
+            return [work()]
+        outcome: tuple[T | None, Exception | None] = (None, None)
+        if runs_here:
             try:
-                outcome = [(work(), None)]
+                outcome = (work(), None)
             except Exception as error:
-                outcome = [(None, _picklable(error))]
-        device = self.device if patient is None else torch.device("cpu")
-        dist.broadcast_object_list(outcome, src=0, group=patient, device=device)
-        if patient is not None:
-            dist.destroy_process_group(patient)
-        value, raised = outcome[0]
-        if raised is not None:
-            raise raised
-        return value  # type: ignore[return-value]
+                outcome = (None, _picklable(error))
+        outcomes: list[tuple[T | None, Exception | None]] = [(None, None)] * self.size
+        dist.all_gather_object(outcomes, outcome, group=_waiting_group())
+        for _, raised in outcomes:
+            if raised is not None:
+                raise raised
+        return [value for value, _ in outcomes]  # type: ignore[misc]
 
     def all_compute_bf16(self) -> bool:
         """Return whether every rank's device has bf16 instructions. Collective."""
         return not self.any(not computes_bf16(self.device))
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
+        """Wait for all ranks, however long they take."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(_waiting_group())
+
+
+def _waiting_group() -> dist.ProcessGroup:
+    """Return the group without a limit, which the first call connects. Collective."""
+    default = dist.group.WORLD
+    assert default is not None
+    if default not in _waiting_groups:
+        _waiting_groups.clear()
+        _waiting_groups[default] = dist.new_group(backend="gloo", timeout=_NO_LIMIT)
+    return _waiting_groups[default]
 
 
 def _picklable(error: Exception) -> Exception:

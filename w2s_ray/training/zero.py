@@ -1,4 +1,4 @@
-"""The only file that knows DeepSpeed: one engine for every ZeRO stage, its checkpoints, its weights.
+"""The only file that knows DeepSpeed: one engine for every ZeRO stage, its weights, and the state that it resumes from.
 
 The engine gets fp32 master weights; bf16 is autocast inside the model's forward pass (models/network.py), so updates
 are never smaller than the resolution of the weights, and one code path serves ZeRO 0 to 3. The number of micro-batches
@@ -7,12 +7,13 @@ hand. Workarounds for DeepSpeed carry their reason where they are; tests/trainin
 """
 
 import gc
+import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,10 @@ _MAPPED = 64 * 2**20
 """Size in bytes from which on glibc maps an allocation anew, zeroed by the kernel (mallopt(3), M_MMAP_THRESHOLD)."""
 _WORTH_FREEING = _MAPPED
 _LINEAR = torch.nn.functional.linear
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Of AdamW, by torch's names."""
+Read = Callable[[str, str, int, torch.Tensor], None]
+"""Fills a tensor with a part of a weight (`weight` or a moment), by the weight's name and the first element's place."""
 
 # An operator for CPU inference, which DeepSpeed would compile in the first stage on every new machine.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -94,6 +99,21 @@ def count_parameters(parameters: Iterable[torch.Tensor]) -> int:
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Consecutive elements of one trained weight and of its moments."""
+
+    name: str
+    start: int
+    """Place of the first element in the flat weight."""
+    tensors: dict[str, torch.Tensor]
+    """Views by part (`weight` or a moment), one-dimensional, in fp32."""
+
+    @property
+    def num_elements(self) -> int:
+        return self.tensors["weight"].numel()
+
+
 class Engine:
     """A model under DeepSpeed: forward, backward, step, save, restore, and its gathered weights.
 
@@ -105,10 +125,11 @@ class Engine:
         self.num_trained = count_parameters(weight for weight in model.parameters() if weight.requires_grad)
         self.model = model
         """For calls under `no_grad`; under ZeRO-3 each layer gathers its parameters for its forward pass."""
+        self._names: dict[torch.Tensor, str] = {
+            weight: name for name, weight in model.named_parameters() if weight.requires_grad
+        }
         self._engine: Any = None
         self._gradients: torch.Tensor | None = None
-        self._shares_shards = False
-        """Whether masters are views of the weights, as under ZeRO-1 and 2."""
         limits = limits_for(self.num_parameters, _hidden_size(model))
         config = engine_config(execution, 1.0 if optimisation is None else optimisation.max_grad_norm, limits)
         if optimisation is None:
@@ -145,7 +166,6 @@ class Engine:
         optimizer = self._engine.optimizer
         if execution.offload_optimizer or not execution.zero_stage:
             return
-        self._shares_shards = execution.zero_stage < 3
         if execution.zero_stage == 3:
             masters, weights = optimizer.fp32_partitioned_groups_flat, optimizer.fp16_partitioned_groups_flat
         else:
@@ -208,43 +228,111 @@ class Engine:
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
-    def save(self, folder: Path, tag: str) -> None:
-        """Write a resume checkpoint `folder/tag`; collective."""
-        masters = self._engine.optimizer.single_partition_of_fp32_groups if self._shares_shards else []
-        shared = [master.data for master in masters]
-        for master in masters:
-            master.data = master.data.clone()  # torch.save of a view writes its whole storage
-        try:
-            self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
-        finally:
-            for master, data in zip(masters, shared, strict=True):
-                master.data = data
+    @property
+    def trained_sizes(self) -> dict[str, int]:
+        """Number of elements of each trained weight by name."""
+        return {name: count_parameters([weight]) for weight, name in self._names.items()}
 
-    def restore(self, folder: Path, tag: str) -> None:
-        """Load a resume checkpoint; collective.
+    def shards(self) -> list[Shard]:
+        """Return the trained weights and moments that this rank writes into a checkpoint: its share of all of them."""
+        if self._engine.zero_optimization():
+            return list(self._held())
+        rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        shares = []
+        for shard in self._held():  # all of them, on every rank
+            first, last = (shard.num_elements * part // size for part in (rank, rank + 1))
+            tensors = {part: tensor[first:last] for part, tensor in shard.tensors.items()}
+            shares.append(Shard(shard.name, first, tensors))
+        return [shard for shard in shares if shard.num_elements]
 
-        Raises:
-            FileNotFoundError: when there is none; DeepSpeed would only warn.
+    def restore(self, read: Read, step: int | None) -> None:
+        """Fill weights and moments as they were after `step`, and without a step the weights alone; collective."""
+        self._wait_for_fetches()
+        parts = ("weight", *(() if step is None else MOMENTS))
+        for shard in self._held(step or 0):
+            for part in parts:
+                read(part, shard.name, shard.start, shard.tensors[part])
+        optimizer, zero_stage = self._engine.optimizer, self._engine.zero_optimization_stage()
+        if zero_stage in (1, 2):  # each rank has all weights, and masters for its share
+            for weight, name in self._names.items():
+                read("weight", name, 0, weight.data.view(-1))
+        elif zero_stage == 3:
+            masters, weights = optimizer.fp32_partitioned_groups_flat, optimizer.fp16_partitioned_groups_flat
+            for master, weight in zip(masters, weights, strict=True):
+                weight.data.copy_(master.data)  # the same memory, unless the optimizer is offloaded
+            if optimizer.persistent_parameters:
+                optimizer.persistent_parameters[0].partition(optimizer.persistent_parameters)
+                optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+    def _held(self, step: int = 0) -> Iterator[Shard]:
+        """Yield what this rank updates: consecutive elements of trained weights, as views of its master weights."""
+        optimizer = self._engine.optimizer
+        rank, zero_stage = torch.distributed.get_rank(), self._engine.zero_optimization_stage()
+        if zero_stage == 0:
+            for weight in self._names:
+                yield from self._views(weight, [(weight, 0, 0, weight.numel())], step)
+        elif zero_stage == 3:
+            for master, weights in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups, strict=True):
+                sizes = [weight.partition_numel() for weight in weights]
+                places = itertools.accumulate(sizes, initial=0)
+                parts = [
+                    (weight, place, rank * size, max(0, min(size, weight.ds_numel - rank * size)))
+                    for weight, place, size in zip(weights, places, sizes, strict=False)
+                ]
+                yield from self._views(master, parts, step)
+        else:
+            for number, master in enumerate(optimizer.single_partition_of_fp32_groups):
+                first, last = (part * optimizer.partition_size[number] for part in (rank, rank + 1))
+                weights, places = (
+                    optimizer.round_robin_bit16_groups[number],
+                    optimizer.round_robin_bit16_offsets[number],
+                )
+                parts = []
+                for weight, place in zip(weights, places, strict=True):
+                    begin, end = max(place, first), min(place + weight.numel(), last)
+                    parts.append((weight, begin - first, begin - place, end - begin))
+                yield from self._views(master, parts, step)
+
+    def _views(
+        self, master: torch.Tensor, parts: Iterable[tuple[torch.Tensor, int, int, int]], step: int
+    ) -> Iterator[Shard]:
+        """Yield a shard for each part of `master`: its weight, its place in the master and in the weight, its size.
+
+        Moments that do not exist are created, as after `step` steps.
+        """
+        state = self._optimizer.state[master]
+        if not state:
+            is_fused = bool(self._optimizer.defaults["fused"])
+            state["step"] = torch.tensor(float(step), device=master.device if is_fused else "cpu")
+            state |= {moment: torch.zeros_like(master, requires_grad=False) for moment in MOMENTS}
+        tensors = {"weight": master, **{moment: state[moment] for moment in MOMENTS}}
+        for weight, place, start, size in parts:
+            if size > 0:
+                views = {part: tensor.detach().view(-1)[place : place + size] for part, tensor in tensors.items()}
+                yield Shard(self._names[weight], start, views)
+
+    @property
+    def saved_bytes(self) -> dict[str, int]:
+        """Bytes of each weight and buffer of the model by name, buffers first."""
+        kept = self.model.state_dict().keys()
+        buffers = {name: buffer.nbytes for name, buffer in self.model.named_buffers() if name in kept}
+        weights = self.model.named_parameters()
+        return buffers | {name: count_parameters([weight]) * weight.element_size() for name, weight in weights}
+
+    def gather(self, names: Collection[str], *, keeps: bool) -> dict[str, torch.Tensor]:
+        """Return weights and buffers, complete, in the memory of the host on ranks that keep them; collective.
+
+        They may be views of the model's own memory.
         """
         self._wait_for_fetches()
-        path, _ = self._engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
-        if path is None:
-            raise FileNotFoundError(f"no checkpoint {tag} in {folder}")
-
-    def state_dict(self) -> dict[str, torch.Tensor] | None:
-        """Return all weights, gathered on the CPU of rank 0; None on other ranks; collective."""
-        self._wait_for_fetches()
-        model = self.model
-        named = dict(model.named_parameters())
-        kept = model.state_dict().keys()
-        buffers = {name: buffer.cpu().clone() for name, buffer in model.named_buffers() if name in kept}
-        rank = torch.distributed.get_rank()
-        weights = {}
-        for name, parameter in named.items():  # one at a time: a device may not hold all of them
-            with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-                if rank == 0:
-                    weights[name] = parameter.detach().cpu().clone()
-        return buffers | weights if rank == 0 else None
+        tensors = dict(self.model.named_buffers()) | dict(self.model.named_parameters())
+        gathered = {}
+        for name in names:  # one at a time: a device may not hold all of them
+            tensor, is_sharded = tensors[name], hasattr(tensors[name], "ds_id")
+            with deepspeed.zero.GatheredParameters([tensor], enabled=is_sharded):
+                if keeps:
+                    gathered[name] = tensor.detach().clone().cpu() if is_sharded else tensor.detach().cpu()
+        return gathered
 
     def _wait_for_fetches(self) -> None:
         """Wait for the parameters that ZeRO-3 fetches ahead, and release them.

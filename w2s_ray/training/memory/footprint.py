@@ -16,6 +16,8 @@ PREDICTION_TOKENS = 8192
 """Padded tokens of one forward pass without gradients, unless memory ran out before."""
 CPU_READING_TOKENS = 2048
 """The same where a probe reads texts on CPUs: larger batches take a third more time (`w2s:large`, one core)."""
+FILE_BYTES = 5 * 10**9
+"""Size of a saved model's files, as on the Hugging Face hub; a rank holds one at a time. A larger layer has its own."""
 LARGE_MODEL = 50_000_000
 """Parameters from which on freed memory is returned to the kernel at once: the cost is then negligible."""
 
@@ -240,7 +242,7 @@ class _Terms:
     def _saving(self) -> dict[str, int]:
         return self._process() | {
             "weights": self._weights,
-            "collected weights": self._full,
+            "collected weights": min(self._full, FILE_BYTES),
             "gathered weights": self._gathered(),
             "buckets": self._buckets(),
         }

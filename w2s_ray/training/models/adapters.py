@@ -32,13 +32,14 @@ def freeze(hf: PreTrainedModel, spec: StageSpec) -> None:
 
 
 def merge_adapters(hf: PreTrainedModel, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return gathered `weights` of `hf` with LoRA adapters merged: W + alpha / rank · B·A."""
+    """Return `weights` of `hf`, of all or some of its layers, with LoRA adapters merged: W + alpha / rank · B·A."""
     merged = {name: tensor for name, tensor in weights.items() if ".lora_" not in name}
     for name, layer in hf.named_modules():
-        if isinstance(layer, LoraLayer):
+        if isinstance(layer, LoraLayer) and f"{name}.base_layer.weight" in weights:
             a_RI, b_OR = (weights[f"{name}.lora_{part}.{_ADAPTER}.weight"] for part in "AB")
             added = b_OR @ a_RI * layer.scaling[_ADAPTER]
-            merged[f"{name}.base_layer.weight"] += added.T if isinstance(layer.get_base_layer(), Conv1D) else added
+            added = added.T if isinstance(layer.get_base_layer(), Conv1D) else added
+            merged[f"{name}.base_layer.weight"] = merged[f"{name}.base_layer.weight"] + added
     return {name.replace(".base_layer.", "."): tensor for name, tensor in merged.items()}
 
 
