@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,3 +98,11 @@ def test_a_worker_that_dies_between_stages_harms_no_stage(store: ArtifactStore) 
 
     outcome = run(small_study(methods={"naive": {}}), store, Watching().when(is_at("ceiling", 10), kill))
     assert outcome.failed == {}
+
+
+def test_a_stage_that_loses_its_nodes_fails_with_that_cause(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "tests.scheduling.lost_node", str(tmp_path / "store")]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=400)
+    assert "3 worker groups died running it" in done.stdout, done.stderr[-3000:]
+    assert re.search("the last cause: the node o[fn] .* was lost", done.stdout), done.stdout[-2000:]
+    assert "checkpoint_every_seconds" in done.stdout
