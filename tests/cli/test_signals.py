@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def with_this_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def python(code: str, *arguments: str | Path, cwd: Path) -> Done:
+def python(code: str, *arguments: str | Path, cwd: Path, start_new_session: bool = False) -> Done:
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
@@ -34,6 +35,7 @@ def python(code: str, *arguments: str | Path, cwd: Path) -> Done:
         env=environment(),
         timeout=60,
         preexec_fn=in_the_foreground,
+        start_new_session=start_new_session,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 
@@ -41,7 +43,7 @@ def python(code: str, *arguments: str | Path, cwd: Path) -> Done:
 def test_only_a_second_ctrl_c_ends_a_run_at_once(tmp_path: Path) -> None:
     code = (
         "import signal; from w2s_ray.cli.live import Interrupt\n"
-        "with Interrupt() as interrupt:\n"
+        "with Interrupt(print) as interrupt:\n"
         "    for name in ('SIGHUP', 'SIGHUP', 'SIGTERM', 'SIGTERM'): signal.raise_signal(signal.Signals[name])\n"
         "    print('asked' if interrupt.event.is_set() else 'not asked', flush=True)\n"
         "    signal.raise_signal(signal.SIGINT)\n"
@@ -49,6 +51,20 @@ def test_only_a_second_ctrl_c_ends_a_run_at_once(tmp_path: Path) -> None:
     )
     done = python(code, cwd=tmp_path)
     assert (done.code, done.out) == (130, "asked\n"), done
+
+
+def test_a_signal_that_ends_rays_processes_too_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    shutil.copy(shutil.which("sleep") or "", tmp_path / "raylet")
+    code = (
+        "import os, signal, subprocess, sys, time; from w2s_ray.cli import live\n"
+        "live._SECONDS_TO_LEAVE = 0.2\n"
+        "with live.Interrupt(lambda: print('no Ray', flush=True)):\n"
+        "    ray = subprocess.Popen([sys.argv[1], '60'])\n"
+        "    os.killpg(0, signal.SIGTERM)\n"
+        "    time.sleep(50)\n"
+    )
+    done = python(code, tmp_path / "raylet", cwd=tmp_path, start_new_session=True)
+    assert (done.code, done.out) == (1, "no Ray\n"), done
 
 
 DROPPED = """
@@ -62,7 +78,7 @@ from w2s_ray.scheduling.status import StudyStatus
 folder = Path(sys.argv[1])
 terminal.capture(folder / "run.log")
 try:
-    with view_for(terminal.out) as view, Interrupt() as interrupt:
+    with view_for(terminal.out) as view, Interrupt(print) as interrupt:
         view = InterruptibleView(view, terminal.out, interrupt.event)
         while not (folder / "gone").exists():
             view.update(StudyStatus(num_stages=3))

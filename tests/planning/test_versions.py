@@ -14,6 +14,7 @@ from w2s_ray.planning.versions import (
     former_versions,
     load_stored,
     notice_of_change,
+    notice_of_other_version,
     stored_studies,
     version_of,
 )
@@ -55,6 +56,19 @@ def test_a_changed_file_keeps_its_former_version_with_a_notice(tmp_path: Path, s
     saved(load_study(path), store)
     notice = saved(load_study(path, ["seeds=[5]"]), store)
     assert notice is not None and not notice.startswith("warning") and "version 1" in notice
+
+
+def test_verbs_that_read_notice_another_version(tmp_path: Path, store: ArtifactStore) -> None:
+    def notice(path: Path, *overrides: str) -> str | None:
+        study = load_study(path, overrides)
+        return notice_of_other_version(study, resolve_whole(study, store), store)
+
+    first, second = study_file(tmp_path / "a", seeds=[0]), study_file(tmp_path / "b", seeds=[1])
+    assert notice(first) is None, "nothing ran"
+    saved(load_study(first), store)
+    assert notice(first) is None and notice(first, "ladder.l.execution.workers=2") is None
+    assert str(first) not in (notice(first, "seeds=[5]") or str(first))
+    assert str(first) in (notice(second) or "")
 
 
 @pytest.mark.parametrize(

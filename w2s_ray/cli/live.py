@@ -8,10 +8,12 @@ SIGHUP only ask, even if repeated: a dropped connection sends SIGHUP twice.
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType, TracebackType
 from typing import Self, cast
 
+import psutil
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -21,6 +23,9 @@ from w2s_ray.scheduling.status import PlainView, RunningStage, StudyStatus, Stud
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HARD_EXIT_CODE = 130
+_RAY_PROCESSES = ("raylet", "gcs_server")
+_SECONDS_TO_LEAVE = 10.0
+"""Time for a run to end by itself after the Ray processes that it started; ordinarily it ends them last."""
 
 
 def view_for(console: Console) -> AbstractContextManager[StudyView]:
@@ -96,21 +101,29 @@ def _clock(seconds: float | None) -> str:
 
 
 class Interrupt:
-    """A context manager in which signals set `event` instead of raising."""
+    """A context manager in which signals set `event` instead of raising.
 
-    def __init__(self) -> None:
+    A batch system may send a signal to every process of a job. Those that Ray runs on this machine then end, and calls
+    to them would hang for a minute: the process is ended instead, after a call of `explain`.
+    """
+
+    def __init__(self, explain: Callable[[], None]) -> None:
         self.event = threading.Event()
+        self._explain = explain
         self._previous: dict[int, object] = {}
+        self._left = threading.Event()
 
     def __enter__(self) -> Self:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP: leave it so
                 self._previous[number] = signal.signal(number, self._handle)
+        threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._left.set()
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -119,6 +132,23 @@ class Interrupt:
         if self.event.is_set() and number == signal.SIGINT:
             os._exit(HARD_EXIT_CODE)
         self.event.set()
+
+    def _watch(self) -> None:
+        """End the process if the signal has ended Ray's processes and the run does not end."""
+        while not self.event.wait(0.5):
+            if self._left.is_set():
+                return
+        started = [child for child in psutil.Process().children() if child.name() in _RAY_PROCESSES]
+        while started and all(map(_is_alive, started)):
+            if self._left.wait(0.5):
+                return
+        if started and not self._left.wait(_SECONDS_TO_LEAVE):
+            self._explain()
+            os._exit(1)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
 
 
 class InterruptibleView:

@@ -34,7 +34,7 @@ def report(
     """Print the results, or those of a former version, as a table or as JSON, or write the page and its figures."""
     study, store = open_for_reading(path, store_folder, overrides, "report", as_json=format_ == "json")
     from w2s_ray.planning.resolve import locked
-    from w2s_ray.planning.versions import version_of
+    from w2s_ray.planning.versions import notice_of_other_version, version_of
     from w2s_ray.report.page import write_report
     from w2s_ray.report.summary import summarise
     from w2s_ray.report.terminal import render_details
@@ -42,6 +42,9 @@ def report(
     if version is not None:
         study = version_of(study, version, store)
     resolution = locked(study, store)
+    notice = notice_of_other_version(study, resolution, store) if version is None else None
+    if notice is not None and format_ != "json":
+        terminal.line(notice)
     if format_ == "html":
         page = write_report(study, resolution, store)
         for file in sorted(page.parent.iterdir()):

@@ -64,6 +64,9 @@ def run(
     return _exit_code(outcome)
 
 
+_LOST_RAY = "the signal has ended the Ray processes of this run too; its stages continue from their last checkpoints"
+
+
 def _resolve(study: Study, store: ArtifactStore) -> Resolution:
     """Prepare data and check models; this can take a minute the first time."""
     from w2s_ray.planning.model_checks import check_models
@@ -86,7 +89,10 @@ def _run_chains(
     from w2s_ray.cli.live import Interrupt, InterruptibleView, view_for
     from w2s_ray.scheduling.study import run_study
 
-    with view_for(terminal.out) as view, Interrupt() as interrupt:
+    def explain() -> None:
+        terminal.explain(Interrupted(_LOST_RAY, _resume_hint(store)))
+
+    with view_for(terminal.out) as view, Interrupt(explain) as interrupt:
         try:
             return run_study(
                 study,

@@ -47,8 +47,13 @@ def print_status(path: Path, store_folder: Path, overrides: Sequence[str], *, as
     """Print a line per distinct stage, and why stages wait if a run is in progress."""
     study, store = open_for_reading(path, store_folder, overrides, "status", as_json=as_json)
     from w2s_ray.planning.resolve import locked
+    from w2s_ray.planning.versions import notice_of_other_version
 
-    chains = every_chain(study, locked(study, store), store)
+    resolution = locked(study, store)
+    notice = notice_of_other_version(study, resolution, store)
+    if notice is not None and not as_json:
+        terminal.line(notice)
+    chains = every_chain(study, resolution, store)
     labels = point_labels(chains)
     stages = distinct_stages(chains).values()
     errors = read_failures(study, store).stages

@@ -47,12 +47,9 @@ def write_study(study: Study, resolution: Resolution, store: ArtifactStore) -> N
 
 def notice_of_change(study: Study, resolution: Resolution, store: ArtifactStore) -> str | None:
     """Return a notice if a run of this study would replace another version of it in the store."""
-    folder = store.root / "studies" / study.name
-    before = _digest_in(folder)
-    if before in (None, _digest(study, resolution.model_dump(mode="json"))) or resolution.unresolved:
+    if resolution.unresolved or not _is_other_version(study, resolution, store):
         return None
-    source = folder / _SOURCE_NAME
-    other = source.read_text(encoding="utf-8") if source.is_file() else ""
+    other = _last_source(study, store)
     number = max(former_versions(study.name, store), default=0) + 1
     kept = f"its stages stay, and `w2s report --version {number}` will show it"
     if other and study.source and other != study.source:
@@ -61,6 +58,28 @@ def notice_of_change(study: Study, resolution: Resolution, store: ArtifactStore)
             f"{study.source} makes it version {number}: {kept}. Give one of them another `name:` to keep both apart"
         )
     return f"study {study.name} has changed since its last run, which becomes version {number}: {kept}"
+
+
+def notice_of_other_version(study: Study, resolution: Resolution, store: ArtifactStore) -> str | None:
+    """Return a notice for verbs that only read, if the last run in the store was of another version of the study."""
+    if not _is_other_version(study, resolution, store):
+        return None
+    other = _last_source(study, store)
+    of_file = f" was that of {other}, and" if other and study.source and other != study.source else ""
+    return (
+        f"the last run of study {study.name} in this store{of_file} had other settings; below is the study with those "
+        "of this command (its file and --set)"
+    )
+
+
+def _is_other_version(study: Study, resolution: Resolution, store: ArtifactStore) -> bool:
+    before = _digest_in(store.root / "studies" / study.name)
+    return before is not None and before != _digest(study, resolution.model_dump(mode="json"))
+
+
+def _last_source(study: Study, store: ArtifactStore) -> str:
+    path = store.root / "studies" / study.name / _SOURCE_NAME
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def former_versions(name: str, store: ArtifactStore) -> list[int]:

@@ -237,7 +237,8 @@ class OwnLoss(_Loss):
             known = ", ".join(_own) or "none"
             raise ValueError(
                 f"no loss is registered as {name!r} (registered: {known}); call register_loss before load_study, or "
-                "name the file that does in `w2s --import FILE.py …`"
+                "name the file that does in `w2s --import FILE.py …`; status, logs and export also take the study.yaml "
+                "in the store"
             )
         function = _own[name]
         parameters = list(inspect.signature(function).parameters.values())[_NUM_TENSORS:]

@@ -15,6 +15,10 @@ from w2s_ray.errors import StudyError
 _HINT = "define it with `def` at the top level of a Python file"
 
 
+OWN_FILE = "<own "
+"""Beginning of the file's name in tracebacks of own functions; lines count from the function's first."""
+
+
 def source_of(function: Callable[..., Any]) -> str:
     """Return Python source that defines the function.
 
@@ -47,7 +51,7 @@ def source_of(function: Callable[..., Any]) -> str:
 def function_from(source: str, name: str) -> Callable[..., Any]:
     """Run `source`, from `source_of`, and return the function of this name."""
     namespace: dict[str, Any] = {"__name__": f"w2s_own_{name}"}
-    file = f"<{name}>"
+    file = f"{OWN_FILE}{name}>"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # lines for tracebacks
     exec(compile(source, file, "exec"), namespace)
     function: Callable[..., Any] = namespace[name]

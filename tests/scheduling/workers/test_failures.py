@@ -3,6 +3,7 @@
 import errno
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch.distributed import DistNetworkError
 
@@ -16,7 +17,9 @@ from w2s_ray.scheduling.workers.failures import (
     log_has_timeout,
     may_be_outcome,
     outcome_of,
+    remedy,
 )
+from w2s_ray.spec.own_code import function_from
 
 LOG = Path("logs/stage.log")
 STAGE = chains_of(small_study())[0].stages[0]
@@ -132,3 +135,10 @@ def test_errors_are_compared_between_ranks_without_their_numbers() -> None:
     first, second = IndexError("index 71 of cuda:0 at 0x7f3a"), IndexError("index 9 of cuda:1 at 0x11")
     assert comparable(in_one_line(first)) == comparable(in_one_line(second))
     assert comparable(in_one_line(first)) != comparable(in_one_line(IndexError("another")))
+
+
+def test_the_remedy_for_a_fault_in_an_own_function_names_its_line() -> None:
+    halved = function_from("def halved(logits):\n    total = 2\n    return logits.shape[total]\n", "halved")
+    with pytest.raises(IndexError) as caught:
+        halved(np.zeros((1, 2)))
+    assert "line 3" in remedy(caught.value) and "return logits.shape[total]" in remedy(caught.value)

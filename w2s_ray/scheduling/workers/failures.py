@@ -6,12 +6,14 @@ because another process is gone is not reported: the group's end has the cause (
 """
 
 import errno
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from w2s_ray.errors import DeviceFull, OutOfMemory, TrainingError, W2SError, first_line, text_of
 from w2s_ray.scheduling.core.queue import Crash, CrashKind, name_of
 from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.own_code import OWN_FILE
 
 _LINE_CHARS = 400
 _TAIL_BYTES = 64 * 2**10
@@ -122,6 +124,10 @@ def crash_of(error: BaseException, where: str, log: Path | None = None, waited: 
 
 def remedy(error: BaseException) -> str:
     """Return what to do about an exception that is not one of our own."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(OWN_FILE)]
+    if own:
+        name = own[-1].filename.removeprefix(OWN_FILE).rstrip(">")
+        return f"it was raised in line {own[-1].lineno} of your own function {name}: {own[-1].line}"
     text = text_of(error).lower()
     for applies, advice in _REMEDIES:
         if applies(error, text):
