@@ -241,6 +241,44 @@ def test_too_few_examples_of_a_class_come_with_the_labels_that_look_alike(home: 
     planned(study_in(home, {"moods": {**task, "labels": {"negative": ["Negative"]}}}), store)
 
 
+@pytest.mark.parametrize(("period", "advice"), [(20, "otherwise set splits.train"), (600, "raise test_fraction")])
+@pytest.mark.parametrize(
+    ("labels", "keys", "words"),
+    [
+        ({7: "NaN", 8: "null"}, {}, ("'NaN' (", "'null' (", 'classes: ["negative", "positive"]')),
+        ({7: "Negative", 8: "Positive"}, {}, ('labels: {"negative": ["Negative"], "positive": ["Positive"]}',)),
+        ({7: "Pos"}, {"labels": {"positive": ["Poss"]}}, ("'Poss' does not occur", "'Pos'")),
+    ],
+)
+def test_remarks_on_labels_come_before_advice_on_sizes(
+    labels: dict[int, str],
+    keys: dict[str, Any],
+    words: tuple[str, ...],
+    period: int,
+    advice: str,
+    home: Path,
+    store: ArtifactStore,
+) -> None:
+    given = [{**row, "label": labels.get(n % period, row["label"])} for n, row in enumerate(rows(600))]
+    task = {"files": json_lines(home / "rows.jsonl", given), **keys}
+    with pytest.raises(DataError) as caught:
+        resolve(study_in(home, {"moods": task}), store)
+    remarks, separator, _ = caught.value.hint.partition(advice)
+    assert separator and all(word in remarks for word in words)
+
+
+def test_a_ladder_is_shortened_only_where_a_shorter_one_fits(home: Path, store: ArtifactStore) -> None:
+    task = {"files": json_lines(home / "rows.jsonl", rows(600))}
+    three = {name: {"model": str(home / "s")} for name in ("a", "b", "c")}
+    two = {name: three[name] for name in ("a", "b")}
+    for ladder, size, levels in ((two, 300, None), (three, 300, None), (three, 100, 2)):
+        splits = {"train_examples": size, "validation_examples": 8}
+        with pytest.raises(DataError) as caught:
+            resolve(study_in(home, {"moods": task}, ladder=ladder, splits=splits), store)
+        assert ("shorten the ladder to 2 levels" in caught.value.hint) == (levels is not None)
+        assert ("shorten" in caught.value.hint) == (levels is not None)
+
+
 def test_a_plan_for_a_machine_without_gpus_names_the_levels_that_need_them(home: Path, store: ArtifactStore) -> None:
     path = json_lines(home / "rows.jsonl", rows(600))
     study = study_in(home, {"moods": {"files": path}}, execution={"gpus_per_worker": 1})

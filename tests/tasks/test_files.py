@@ -281,7 +281,7 @@ def test_unknown_labels_that_differ_in_case_are_refused_with_the_key_that_joins_
     path = json_lines(tmp_path / "a.jsonl", rows)
     with pytest.raises(DataError) as caught:
         read(path, classes=("bad", "good"))
-    assert 'labels: {"bad": ["Bad"]}' in caught.value.hint
+    assert 'labels: {"bad": ["Bad"], "good": ["Good"]}' in caught.value.hint
     joined = read(path, classes=("bad", "good"), labels={"bad": "Bad", "good": ["Good"]})
     assert joined.table.num_rows == 40
 

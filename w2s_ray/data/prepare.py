@@ -23,6 +23,7 @@ from w2s_ray.store.files import RECORD_NAME, check_files, digest_files, publish_
 from w2s_ray.store.record import read_spec, utc_now
 from w2s_ray.tasks.judges import open_judge
 from w2s_ray.tasks.related import merged_groups
+from w2s_ray.tasks.remarks import about_labels
 from w2s_ray.tasks.task import POOL, SCHEMA, TEST, Kind, LeftOut, SourceRows, Task, TaskData, check_left_out
 
 RECIPE = 3
@@ -258,7 +259,7 @@ def _checked(name: str, data: TaskData, kind: Kind) -> pa.Table:
     if kind == "text":
         return table
     if kind != "answers":
-        _check_labels(where, table["label"], data.class_names)
+        _check_labels(where, table["label"], data)
     if kind == "pairs":
         _check_prompts(where, table)
     others = table["other"].to_pylist() if kind == "pairs" else ()
@@ -283,15 +284,17 @@ def _check_prompts(where: str, table: pa.Table) -> None:
             raise DataError(f"{where}: a text of the pair {row['id']!r} does not begin with its prompt {prompt!r}")
 
 
-def _check_labels(where: str, labels: pa.ChunkedArray, class_names: tuple[str, ...]) -> None:
+def _check_labels(where: str, labels: pa.ChunkedArray, data: TaskData) -> None:
+    class_names, remarks = data.class_names, about_labels(data.notices)
     counts = np.bincount(labels.to_numpy(), minlength=len(class_names))
     assert len(counts) == len(class_names), f"{where}: a label is outside of {class_names}"
     present = [name for name, count in zip(class_names, counts, strict=True) if count]
     if len(present) < 2:
         raise DataError(
             f"{where}: every example has the class {present[0]!r}, and a classification task needs two classes",
-            "check `label:` and `classes:`",
+            "; ".join((*remarks, "check `label:` and `classes:`")),
         )
     empty = [name for name, count in zip(class_names, counts, strict=True) if not count]
     if empty:
-        raise DataError(f"{where}: no example has the class {empty[0]!r}", "correct `classes:`")
+        hint = "; ".join((*remarks, "correct `classes:`"))
+        raise DataError(f"{where}: no example has the class {empty[0]!r}", hint)

@@ -48,7 +48,9 @@ def rows_of_split(prepared: PreparedTask, split: SplitSpec) -> IntArray:
         kind = "balanced " if balance and prepared.is_classified else ""
         raise DataError(
             f"{split.name} needs {split.num_examples} {kind}examples, there are {len(rows)}",
-            "ask for fewer examples, use a shorter ladder, or add data",
+            "ask for fewer examples, use a shorter ladder, or add data"
+            if split.num_levels > 2
+            else "ask for fewer examples, or add data",
         )
     return rows[: split.num_examples]
 
@@ -96,9 +98,12 @@ def num_documents(prepared: PreparedTask) -> tuple[int, int]:
 
 
 class TooFewExamples(DataError):
-    """A task has too few examples; `largest` has the sizes that fit for every seed, by split (S, T, V, test)."""
+    """A task has too few examples."""
 
     largest: Mapping[str, int] = {}
+    """The sizes that fit for every seed, by split (S, T, V, test)."""
+    num_levels: int | None = None
+    """Levels of the longest ladder with which the task has enough examples; None if there is no such ladder."""
 
 
 def num_in_pools(prepared: PreparedTask) -> dict[str, dict[str, int]]:
@@ -148,16 +153,19 @@ def check_sizes(
     if too_small is None and not is_test_short:
         return
     largest = {**_largest_sizes(prepared, num_levels, seeds, balance), "test": available}
-    messages, hints = [], []
+    messages, hints, longest = [], [], None
     if too_small is not None:
         slot, seed, wanted, counts = too_small
         kind = "balanced examples" if balance else "examples"
         short_class = _short_class(prepared, counts) if balance else ""
         longest = _longest(prepared, num_levels, sizes, seeds, balance)
+        fitting = f"; the longest ladder that fits has {longest} levels"
+        if longest is None:
+            fitting = "; no ladder of two levels or more fits" if num_levels > 2 else ""
         available_examples = f"{_described(prepared, counts)}{short_class}"
-        messages.append(f"{slot} (seed {seed}) needs {wanted} {kind}, there are {available_examples}; {longest}")
+        messages.append(f"{slot} (seed {seed}) needs {wanted} {kind}, there are {available_examples}{fitting}")
         hints += [sizes_hint(_as_keys(sizes, largest))] if all(largest.values()) else []
-        hints.append("shorten the ladder, or add data")
+        hints.append(other_hint(longest))
     if is_test_short:
         counts = _class_counts(prepared, _test_order(prepared))
         messages.append(
@@ -166,6 +174,7 @@ def check_sizes(
         hints.append(f"set test_examples to at most {available}")
     error = TooFewExamples("; ".join((*messages, _kept_for_test(prepared))), ", ".join(hints))
     error.largest = largest
+    error.num_levels = None if is_test_short else longest
     raise error
 
 
@@ -173,6 +182,11 @@ def sizes_hint(largest: Mapping[str, int]) -> str:
     """Return the advice to lower keys to the largest sizes that fit."""
     parts = [f"{key} to at most {size}" for key, size in largest.items()]
     return f"set {' and '.join(parts)}, which fits for every seed"
+
+
+def other_hint(num_levels: int | None) -> str:
+    """Return the advice beside smaller sizes; `num_levels` is that of the longest ladder that fits."""
+    return "add data" if num_levels is None else f"shorten the ladder to {num_levels} levels, or add data"
 
 
 def _as_keys(sizes: Mapping[str, int], largest: Mapping[str, int]) -> dict[str, int]:
@@ -184,10 +198,10 @@ def _as_keys(sizes: Mapping[str, int], largest: Mapping[str, int]) -> dict[str, 
 
 def _longest(
     prepared: PreparedTask, num_levels: int, sizes: Mapping[str, int], seeds: Sequence[int], balance: bool
-) -> str:
+) -> int | None:
+    """Return the levels of the longest ladder that fits and is shorter, if there is one."""
     shorter = range(num_levels - 1, 1, -1)
-    longest = next((n for n in shorter if _first_too_small(prepared, n, sizes, seeds, balance) is None), None)
-    return f"the longest ladder that fits has {longest} levels" if longest else "no ladder of two levels or more fits"
+    return next((n for n in shorter if _first_too_small(prepared, n, sizes, seeds, balance) is None), None)
 
 
 def _short_class(prepared: PreparedTask, counts: IntArray) -> str:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from w2s_ray.data.prepare import PreparedTask, prepare
-from w2s_ray.data.splits import TooFewExamples, check_sizes, num_documents, num_test, sizes_hint
+from w2s_ray.data.splits import TooFewExamples, check_sizes, num_documents, num_test, other_hint, sizes_hint
 from w2s_ray.errors import DataError, ModelError
 from w2s_ray.hub import HubUnreachable
 from w2s_ray.planning.task_checks import check_methods, check_neighbours
@@ -25,6 +25,7 @@ from w2s_ray.spec.study import LevelSpec, Study, TaskSizes, TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import exclusive, write_file
 from w2s_ray.tasks.registry import cue_of, open_task
+from w2s_ray.tasks.remarks import about_labels
 from w2s_ray.training.models.catalogue import resolve_model
 
 UNRESOLVED = "unresolved"
@@ -198,23 +199,21 @@ def _resolve_task(study: Study, variants: Sequence[Study], name: str, prepared: 
             balance=sizes.balance,
         )
     except TooFewExamples as error:
-        error.hint = _label_notices(prepared)
+        error.hint = "; ".join(about_labels(prepared.notices))
         raise
     except DataError as error:
-        hint = "; ".join(filter(None, (error.hint, _label_notices(prepared))))
+        hint = "; ".join(filter(None, (*about_labels(prepared.notices), error.hint)))
         raise DataError(f"task {name}: {error.message}", hint) from None
     for variant in variants:
         check_neighbours(variant, name, prepared, known)
     return known.model_copy(update={"num_test": num_test(prepared, task.test_examples), "sizes": sizes})
 
 
-def _label_notices(prepared: PreparedTask) -> str:
-    """Return the notices about labels that look alike: such a class is often the one that has too few examples."""
-    return "; ".join(notice for notice in prepared.notices if "`labels:" in notice)
-
-
 def _too_few(study: Study, short: Mapping[str, TooFewExamples]) -> DataError:
-    """Return one error for all tasks that are too small, with sizes that fit each of them for every seed."""
+    """Return one error for all tasks that are too small, with sizes that fit each of them for every seed.
+
+    The hint begins with the remarks on labels: a class that is short is often one that should not be there.
+    """
     fitting: dict[str, int] = {}
     for name, error in short.items():
         sizes = largest(study).sizes_of(name)
@@ -224,9 +223,12 @@ def _too_few(study: Study, short: Mapping[str, TooFewExamples]) -> DataError:
                 fitting[key] = min(error.largest[split], fitting.get(key, error.largest[split]))
     message = "; ".join(f"task {name}: {error.message}" for name, error in short.items())
     is_enough = all(size > 0 for size in fitting.values())
-    other = "shorten the ladder, or add data"
+    longest = [error.num_levels for error in short.values() if error.num_levels is not None]
+    other = other_hint(min(longest) if len(longest) == len(short) else None)
     advice = f"{sizes_hint(fitting)}; or {other}" if is_enough else other
-    return DataError(message, "; ".join((advice, *(error.hint for error in short.values() if error.hint))))
+    where = {name: f"task {name}: " if len(study.tasks) > 1 else "" for name in short}
+    remarks = [f"{where[name]}{error.hint}" for name, error in short.items() if error.hint]
+    return DataError(message, "; ".join((*remarks, f"otherwise {advice}" if remarks else advice)))
 
 
 def _size_keys(study: Study, name: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
 _JSON_LINE = re.compile(r'\s*(\[\s*)?\{\s*"[^"\n]*"\s*:')
 _SHOWN = 5
 _HEADER_CHARS = 80
+_QUOTED = re.compile(r'"[^"]+"')
 
 
 class Dialect(NamedTuple):
@@ -103,6 +104,7 @@ def delimited_rows(path: Path, dialect: Dialect, columns: Collection[str], notic
     """Return the rows of a file, and append notices about how it was read; `columns` are those that the task reads."""
     header, records = _split(path, dialect, io.StringIO(text_of_file(path), newline=""))
     check_names(path, header.fields, columns, notices)
+    _check_quoted_names(path, header.fields, columns, dialect)
     oddities = _Oddities(header)
     rows = []
     for record in oddities.watched(records, dialect):
@@ -126,6 +128,7 @@ def sampled_records(
 
     header, records = _split(path, dialect, texts())
     check_names(path, header.fields, columns, notices)
+    _check_quoted_names(path, header.fields, columns, dialect)
     read.clear()
     oddities = _Oddities(header)
     for record in oddities.watched(records, dialect):
@@ -208,6 +211,23 @@ def check_names(path: Path, names: Sequence[str], columns: Collection[str], noti
         if name in columns or not columns:
             raise DataError(f"{path} {what}, so it is unknown which one is meant", "rename or remove all but one")
         notices.append(f"it {what}, which the task does not read")
+
+
+def _check_quoted_names(path: Path, names: Sequence[str], columns: Collection[str], dialect: Dialect) -> None:
+    """Refuse a header in which a column that the task reads differs from its key by quotation marks alone."""
+    quoted = {name.strip()[1:-1].strip().casefold(): name for name in names if _QUOTED.fullmatch(name.strip())}
+    for column in columns:
+        name = quoted.get(column.strip().casefold())
+        if column in names or name is None:
+            continue
+        shown = f"its column {name!r} is in double quotes, which are kept as text"
+        if not dialect.is_quoted:
+            hint = f"{shown}; `quoting: true` removes them from the names and the values"
+        elif name[:1].isspace():
+            hint = f"{shown} after a blank; remove the blanks after the delimiters"
+        else:
+            hint = f"{shown}, because they are doubled; write the file again with each value quoted once"
+        raise DataError(f"{path} has no column {column!r}; the task reads {', '.join(columns)}", hint)
 
 
 def _tried(dialect: Dialect, head: str) -> tuple[int, float]:

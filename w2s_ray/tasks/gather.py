@@ -21,7 +21,7 @@ from w2s_ray.spec.base import Kind
 from w2s_ray.spec.identity import identity, seeded_hash
 from w2s_ray.tasks.examples import Example, Format, Skip
 from w2s_ray.tasks.related import merged_groups, tied
-from w2s_ray.tasks.remarks import absent_labels, alike_labels, doubtful_texts, missing_labels, split_columns
+from w2s_ray.tasks.remarks import doubtful_texts, label_remarks, split_columns
 from w2s_ray.tasks.sources import Source
 from w2s_ray.tasks.task import POOL, SCHEMA, TEST, LeftOut, SourceRows, TaskData, check_left_out
 
@@ -106,19 +106,19 @@ def gather(format_: Format, sources: Sequence[Source], max_skipped: float) -> Ta
         f"{first}{f' and {len(others)} more' if others else ''}: {notice}" for notice, (first, *others) in names.items()
     ]
     placed, remarks = _joined(placed, format_)
-    classes = format_.class_names or _class_names(accounts, placed)
-    if format_.kind in ("classes", "pairs"):
-        placed = _known(placed, classes)
-    placed = _single(placed, format_.kind)
-    placed = _evened(placed, len(classes))
-    if format_.together is not None:
-        placed = _together(placed, format_)
-    placed, groups = _apart(placed, format_)
-    left_out = tuple(entry for account in accounts for entry in account.left_out())
     try:
+        classes = format_.class_names or _class_names(accounts, placed)
+        if format_.kind in ("classes", "pairs"):
+            placed = _known(placed, classes)
+        placed = _single(placed, format_.kind)
+        placed = _evened(placed, len(classes))
+        if format_.together is not None:
+            placed = _together(placed, format_)
+        placed, groups = _apart(placed, format_)
+        left_out = tuple(entry for account in accounts for entry in account.left_out())
         check_left_out(left_out, max_skipped)
     except DataError as error:
-        raise DataError(error.message, "; ".join((error.hint, *remarks))) from None
+        raise DataError(error.message, "; ".join((*remarks, error.hint))) from None
     others = [item.example.other or "" for item in placed] if format_.kind == "pairs" else []
     remarks += doubtful_texts([*(item.example.text for item in placed), *others])
     for line in (*left_out, *notices, *remarks):
@@ -162,17 +162,8 @@ def _joined(placed: Sequence[Placed], format_: Format) -> tuple[list[Placed], li
     if format_.kind != "classes":
         return list(placed), []
     values = Counter(item.example.label for item in placed if item.example.label is not None)
-    remarks = list(absent_labels("labels", format_.joined, values))
-    names = {value: format_.joined.get(value, value) for value in values}
-    counts: Counter[str] = Counter()
-    for value, num in values.items():
-        counts[names[value]] += num
-    if format_.class_names is None:
-        remarks += missing_labels(counts)
-    else:
-        remarks += absent_labels("classes", format_.class_names, counts)
-    remarks += alike_labels(counts)
-    changed = {value: name for value, name in names.items() if value != name}
+    remarks = list(label_remarks(values, format_.joined, format_.class_names))
+    changed = {value: name for value, name in format_.joined.items() if value != name}
     return [
         item._replace(example=item.example._replace(label=changed[label])) if label in changed else item
         for item in placed

@@ -1,5 +1,6 @@
 """What a user would not expect of the labels and texts of a task's rows."""
 
+import difflib
 import json
 import re
 import unicodedata
@@ -19,45 +20,142 @@ _DAMAGED = re.compile("[\x00\ufffd]|Ã[\x80-\xbf]|â€")
 _MARKS = ("\x00", "\ufffd", "Ã", "â€")
 """One of these is in each such text."""
 _SHOWN = 5
+_MOST_ABSENT = 10
+_MOST_JOINED = 100
+"""With more variants or classes than this, the column is probably no label, and no key is suggested."""
+_MOST_COMPARED = 200
+_LABEL_CHARS = 100
 _MOST_SPLITS = 8
 
 
-def alike_labels(counts: Mapping[str, int]) -> Iterator[str]:
-    """Yield a notice for labels that differ only in case, blanks, quotation marks, or the form of a number or truth."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    for label, _ in Counter(counts).most_common():
-        alike[_simplified(label)].append(label)
-    for name, *others in (labels for labels in alike.values() if len(labels) > 1):
-        rows = ", ".join(f"{label!r} ({_num_rows(counts[label])})" for label in (name, *others))
-        yield (
-            f"the labels {rows} differ only in case, blanks or form and are separate classes; "
-            f"`labels: {json.dumps({name: others}, ensure_ascii=False)}` joins them"
-        )
+def label_remarks(
+    values: Mapping[str, int], joined: Mapping[str, str], class_names: Sequence[str] | None
+) -> Iterator[str]:
+    """Yield notices about the labels of a task's rows.
+
+    Args:
+        values: the label values of the rows, with their numbers of rows.
+        joined: the study's `labels:`, as the class of each listed value.
+        class_names: the study's `classes:`.
+    """
+    counts: Counter[str] = Counter()
+    for value, num in values.items():
+        counts[joined.get(value, value)] += num
+    yield from _absent("labels", joined, values)
+    yield from _absent("classes", class_names or (), counts)
+    explicit = {*joined, *joined.values(), *(class_names or ())}
+    owners: dict[str, str] = {}
+    for value in (*joined.values(), *joined, *(class_names or ())):
+        owners.setdefault(_simplified(value), joined.get(value, value))
+    missing = {
+        value
+        for value in values
+        if value.casefold() in _MISSING and value not in explicit and _simplified(value) not in owners
+    }
+    variants = _variants({value: num for value, num in values.items() if value not in missing}, owners, explicit)
+    if missing and class_names is None:
+        names = {joined.get(value, value) for value in values if value not in missing}
+        yield _missing({value: values[value] for value in missing}, sorted(names - {v for _, v in variants}))
+    yield from _alike(variants, Counter(values) | counts, joined)
 
 
-def absent_labels(key: str, listed: Collection[str], counts: Mapping[str, int]) -> Iterator[str]:
-    """Yield a notice for each value that the study lists under `key` and no row has."""
+def about_labels(notices: Iterable[str]) -> list[str]:
+    """Return those of a task's notices that `label_remarks` made."""
+    return [notice for notice in notices if notice.startswith(("the labels ", "labels: ", "classes: "))]
+
+
+def _variants(values: Mapping[str, int], owners: Mapping[str, str], explicit: Collection[str]) -> list[tuple[str, str]]:
+    """Return (class, value) for each value that the study does not list and that is like the class or its values.
+
+    `owners` has the class of each form that the study lists; of other forms, the most frequent value is the class.
+    """
+    classes = dict(owners)
+    variants = []
+    for value, _ in Counter(values).most_common():
+        name = classes.setdefault(_simplified(value), value)
+        if name != value and value not in explicit:
+            variants.append((name, value))
+    return variants
+
+
+def _alike(variants: Sequence[tuple[str, str]], counts: Mapping[str, int], joined: Mapping[str, str]) -> Iterator[str]:
+    """Yield one notice for all labels that differ only in case, blanks, quotation marks, or form.
+
+    Its `labels:` has everything that the study's own has.
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, value in variants:
+        form = _simplified(value)
+        same = [other for other in (name, *joined) if joined.get(other, other) == name and _simplified(other) == form]
+        groups[form] = groups[form] or [other for other in dict.fromkeys(same) if counts.get(other)]
+        groups[form].append(value)
+    shown = [
+        ", ".join(f"{label!r} ({_num_rows(counts[label])})" for label in labels[:_SHOWN])
+        + (" …" if len(labels) > _SHOWN else "")
+        for labels in groups.values()
+        if len(labels) > 1
+    ]
+    if not shown:
+        return
+    whole: dict[str, list[str]] = defaultdict(list)
+    for name, value in (*((name, value) for value, name in joined.items()), *variants):
+        whole[name].append(value)
+    rest = f" and {len(shown) - _SHOWN} more such classes" if len(shown) > _SHOWN else ""
+    advice = f"`labels: {_as_yaml(whole)}` joins them" if len(variants) <= _MOST_JOINED else "`labels:` joins them"
+    yield (
+        f"the labels {' and '.join(shown[:_SHOWN])}{rest} differ only in case, blanks or form and are separate "
+        f"classes; {advice}"
+    )
+
+
+def _absent(key: str, listed: Collection[str], counts: Mapping[str, int]) -> Iterator[str]:
+    """Yield notices for the values that the study lists under `key` and no row has, with the label nearest to each."""
     by_form = {_simplified(label): label for label in counts}
+    frequent = [label for label, _ in Counter(counts).most_common(_MOST_COMPARED) if label not in listed]
+    lines = []
     for value in (value for value in listed if value not in counts):
-        near = by_form.get(_simplified(value))
-        if near in listed and _PLAIN_NUMBER.fullmatch(value):
+        same = by_form.get(_simplified(value))
+        if same in listed and _PLAIN_NUMBER.fullmatch(value):
             continue  # the other form of a float
-        advice = f"; {near!r} does" if near is not None and near not in listed else ""
+        advice = f"; {same!r} does" if same is not None and same not in listed else ""
         if not advice and value in _YAML_WORDS:
             advice = f"; without quotation marks, YAML reads {_YAML_WORDS[value]} as {value}"
-        yield f"{key}: {value!r} does not occur in the data{advice}"
+        elif not advice and (near := _nearest(value, frequent)) is not None:
+            advice = f"; the nearest label is {near!r}"
+        lines.append((not advice, f"{key}: {value!r} does not occur in the data{advice}"))
+    lines.sort(key=lambda line: line[0])
+    yield from (line for _, line in lines[:_MOST_ABSENT])
+    if len(lines) > _MOST_ABSENT:
+        yield f"{key}: {len(lines) - _MOST_ABSENT} more values do not occur in the data"
 
 
-def missing_labels(counts: Mapping[str, int]) -> Iterator[str]:
-    """Yield a notice for labels that programs write for a missing value."""
-    missing = [label for label in counts if label.casefold() in _MISSING]
-    others = sorted(label for label in counts if label not in missing)
-    if missing:
-        rows = ", ".join(f"{label!r} ({_num_rows(counts[label])})" for label in missing[:_SHOWN])
-        yield (
-            f"the labels {rows} may be missing values, and are classes; with `classes: {json.dumps(others[:_SHOWN])}` "
-            "their rows are left out"
-        )
+def _nearest(value: str, labels: Sequence[str]) -> str | None:
+    """Return the label whose letters are most like those of `value`; of labels that differ in case, the nearer one."""
+    if _PLAIN_NUMBER.fullmatch(value):
+        return None
+    by_fold: dict[str, list[str]] = defaultdict(list)
+    for label in labels:
+        if len(label) <= _LABEL_CHARS and not _PLAIN_NUMBER.fullmatch(label):
+            by_fold[label.casefold()].append(label)
+    near = difflib.get_close_matches(value.casefold(), by_fold, n=1)
+    same = by_fold[near[0]] if near else []
+    return max(same, key=lambda label: difflib.SequenceMatcher(None, value, label).ratio(), default=None)
+
+
+def _missing(missing: Mapping[str, int], others: Sequence[str]) -> str:
+    """Return a notice for labels that programs write for a missing value."""
+    rows = ", ".join(f"{label!r} ({_num_rows(num)})" for label, num in sorted(missing.items())[:_SHOWN])
+    advice = ""
+    if 2 <= len(others) <= _MOST_JOINED:
+        advice = f"; with `classes: {_as_yaml(others)}` their rows are left out"
+    return f"the labels {rows} may be missing values, and are classes{advice}"
+
+
+def _as_yaml(value: Mapping[str, list[str]] | Sequence[str]) -> str:
+    """Return a value in one line of YAML, with invisible characters escaped."""
+    marks = json.dumps(value, ensure_ascii=False)
+    escaped = ((mark, f"\\u{ord(mark):04x}" if ord(mark) < 2**16 else f"\\U{ord(mark):08x}") for mark in marks)
+    return "".join(mark if mark.isprintable() else escape for mark, escape in escaped)
 
 
 def doubtful_texts(texts: Sequence[str]) -> Iterator[str]:
