@@ -546,8 +546,11 @@ def test_unresolved_files_are_listed_and_nothing_is_locked(home: Path, store: Ar
 
 
 def test_a_study_with_unresolved_files_cannot_run(home: Path, store: ArtifactStore, cache: Path) -> None:
-    with pytest.raises(ModelError, match=r"owner/name/config\.json"):
+    with pytest.raises(ModelError, match=r"owner/name/config\.json") as caught:
         resolve_whole(hub_study(home), store)
+    reason = f"no folder owner/name in {Path.cwd()}"
+    assert reason in caught.value.hint
+    assert any(reason in notice for notice in planned(hub_study(home), store).notices)
 
 
 def test_a_hub_data_set_that_cannot_be_reached_is_listed(home: Path, store: ArtifactStore, cache: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from tests.training.conftest import Moods, Onlooker, Pairings, Replies, Tiny, make_tiny
@@ -124,9 +125,11 @@ def refused(way: Way, folder: Path, *parts: str, **source: Any) -> ModelError:
     return caught.value
 
 
-def trained(way: Way, folder: Path, workers: Workers, tmp_path: Path, **execution: Any) -> tuple[Path, np.ndarray]:
+def trained(
+    way: Way, folder: Path, workers: Workers, tmp_path: Path, pad_token: str | None = None, **execution: Any
+) -> tuple[Path, np.ndarray]:
     """Train a stage; return its model's folder and its test predictions."""
-    spec = way.stage.spec.model_copy(update={"starts_from": way.source(folder)})
+    spec = way.stage.spec.model_copy(update={"starts_from": way.source(folder, pad_token=pad_token)})
     test = way.stage.test_prediction
     assert test is not None
     predicts = (test.model_copy(update={"stage": spec.identity}),)
@@ -333,6 +336,63 @@ def test_a_padding_token_beyond_the_embeddings_is_refused_with_one_that_works(
         error = refused(ways[way], folder, f"embeddings for {VOCABULARY} tokens", "'<new>'")
         assert "pad_token: '</s>'" in error.hint
     assert ways["classes"].check(folder, pad_token="</s>") <= 1
+
+
+def with_new_padding(folder: Path, name: str, *, special: bool = True) -> Path:
+    """A model whose tokenizer got `[NEW]` as the padding token after it was trained."""
+    write_model(folder, name, replace(PLAIN, pad=None))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["[NEW]"], special_tokens=special)
+    tokenizer.pad_token = "[NEW]"
+    tokenizer.backend_tokenizer.enable_padding(pad_id=VOCABULARY, pad_token="[NEW]")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("way", ["classes", "pairs", "score", "answers"])
+def test_the_token_that_the_refusal_of_a_new_padding_token_names_is_accepted(
+    ways: dict[str, Way], tmp_path: Path, name: str, way: str
+) -> None:
+    folder = with_new_padding(tmp_path / "m", name)
+    error = refused(ways[way], folder, f"embeddings for {VOCABULARY} tokens", "'[NEW]'")
+    assert "pad_token: '</s>'" in error.hint
+    assert ways[way].check(folder, pad_token="</s>") <= 1
+
+
+def test_an_export_with_another_padding_token_gives_no_token_beyond_its_embeddings(
+    ways: dict[str, Way], tmp_path: Path, alone: Workers
+) -> None:
+    folder, way = with_new_padding(tmp_path / "m", "llama"), ways["classes"]
+    model, _ = trained(way, folder, alone, tmp_path, pad_token="</s>")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    encoded = tokenizer(["a [NEW] b[NEW]", "a"], padding=True)
+    plain = Tokenizer.from_file(str(model / "tokenizer.json"))
+    plain.encode_special_tokens = True
+    ids = [*encoded["input_ids"], *(each.ids for each in plain.encode_batch(["a [NEW] b[NEW]", "a"]))]
+    assert max(map(max, ids)) < VOCABULARY
+    assert tokenizer.pad_token == "</s>"
+
+
+def test_a_new_token_that_a_text_can_have_is_refused_with_resizing_only(ways: dict[str, Way], tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m", "gpt2", PLAIN)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["[NEW]"])
+    tokenizer.save_pretrained(folder)
+    error = refused(ways["classes"], folder, f"embeddings for {VOCABULARY} tokens", "'[NEW]'")
+    assert "pad_token" not in error.hint and "resize_token_embeddings" in error.hint
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_the_plan_refuses_a_new_padding_token_without_the_weights(tmp_path: Path, special: bool) -> None:
+    folder = with_new_padding(tmp_path / "m", "llama", special=special)
+    level = LevelSpec(model=str(folder), optimisation={"context_tokens": CONTEXT})
+    with pytest.raises(ModelError) as caught:
+        resolve_model(level)
+    assert f"embeddings for {VOCABULARY} tokens" in caught.value.message
+    assert ("pad_token: '</s>'" in caught.value.hint) == special, "a text may have an ordinary token"
+    if special:
+        assert resolve_model(level.model_copy(update={"pad_token": "</s>"})).num_parameters
 
 
 def test_a_padding_token_that_a_text_may_end_with_is_refused(ways: dict[str, Way], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from w2s_ray.planning import estimate
 from w2s_ray.planning.contexts import check_contexts, shot_notices
 from w2s_ray.planning.memory import fit_memory, longest_text, nearest_that_fits
 from w2s_ray.planning.nodes import Node, misfit
-from w2s_ray.planning.resolve import UNRESOLVED
+from w2s_ray.planning.resolve import UNRESOLVED, unresolved_names
 from w2s_ray.planning.search_estimate import ToCome, estimate_to_come
 from w2s_ray.planning.task_view import TaskView, view_tasks
 from w2s_ray.spec.base import Spec
@@ -139,6 +139,7 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
         notices=(
             *notices(study),
             *resolution.notices,
+            *unresolved_names(study, resolution),
             *view_notices,
             *_misfits(stages.values(), nodes),
             *shot_notices(stages.values(), resolution, store),

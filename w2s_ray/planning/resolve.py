@@ -26,7 +26,7 @@ from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import exclusive, write_file
 from w2s_ray.tasks.registry import cue_of, open_task
 from w2s_ray.tasks.remarks import about_labels
-from w2s_ray.training.models.catalogue import resolve_model
+from w2s_ray.training.models.catalogue import no_folder, resolve_model
 
 UNRESOLVED = "unresolved"
 """In place of a revision or fingerprint that was not found; identities that depend on it are provisional."""
@@ -97,11 +97,18 @@ def resolve_whole(study: Study, store: ArtifactStore) -> Resolution:
     """
     resolution = resolve(study, store)
     if resolution.unresolved:
+        advice = "connect to the hub, download them into its cache, or use local folders and files"
         raise ModelError(
             f"neither cached nor reachable on the hub: {', '.join(resolution.unresolved)}",
-            "connect to the hub, download them into its cache, or use local folders and files",
+            "; ".join((advice, *unresolved_names(study, resolution))),
         )
     return resolution
+
+
+def unresolved_names(study: Study, resolution: Resolution) -> tuple[str, ...]:
+    """Return, for each model that was not found, why its name is taken for a hub id."""
+    names = (level.model for name, level in study.ladder.items() if resolution.models[name].revision == UNRESOLVED)
+    return tuple(map(no_folder, dict.fromkeys(names)))
 
 
 def save_study(study: Study, resolution: Resolution, store: ArtifactStore) -> None:

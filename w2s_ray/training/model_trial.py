@@ -47,6 +47,7 @@ from w2s_ray.training.models import files
 from w2s_ray.training.models.loading import load_network
 from w2s_ray.training.models.network import Network, logits_at
 from w2s_ray.training.models.saving import ExportFolder, exported_tokenizer
+from w2s_ray.training.models.vocabulary import check_vocabulary
 from w2s_ray.training.objectives import ClassObjective
 from w2s_ray.training.workers import Workers
 
@@ -88,8 +89,13 @@ class Trial:
         self.full_row = inputs.full_row(self.context)
         pairs = [pair for pair in zip(inputs.sample, inputs.rows(self.short), strict=True) if len(pair[1])]
         self.texts, self.rows = [text for text, _ in pairs], [row for _, row in pairs]
+        is_known = self._has_weights and not self.spec.trusts_code
+        shape = files.shape_of(inputs.source_folder) if is_known else None
+        if shape is not None:  # most classes cannot be made with a padding token that has no embedding
+            self._check_vocabulary(shape.vocabulary)
         self.network = self._load()
-        self._check_vocabulary()
+        self._check_vocabulary(self.network.hf.get_input_embeddings().weight.shape[0])
+        self._check_padding()
         self._check_finite()
         _change_adapters(self.network)
         self.plain, self.plain_tokenizer = self._export()
@@ -104,11 +110,16 @@ class Trial:
         self._compare("the logits of a text change with the texts read before it", self._read_full(self.context), first)
         return self.difference
 
+    @property
+    def _has_weights(self) -> bool:
+        """Whether the stage starts from a model's files, and not from random weights."""
+        source = self.spec.starts_from
+        return isinstance(source, ModelSource) and source.architecture is None
+
     def _load(self) -> Network:
         """Load the network that the stage would train; a large one without most of its layers."""
         spec, folder, tokenizer = self.spec, self.inputs.source_folder, self.inputs.tokenizer
-        is_read = isinstance(spec.starts_from, ModelSource) and spec.starts_from.architecture is None
-        is_large = is_read and files.num_parameters(files.weight_files(folder)) * self.context > WHOLE
+        is_large = self._has_weights and files.num_parameters(files.weight_files(folder)) * self.context > WHOLE
         return load_network(spec, folder, tokenizer, Execution(), _FEW_LAYERS if is_large else None).eval()
 
     def _check_finite(self) -> None:
@@ -116,30 +127,26 @@ class Trial:
             if not weight.sum(dtype=torch.float64).isfinite():
                 raise ModelError(f"{self.name} has weights that are not finite: {name}", "download or save it again")
 
-    def _check_vocabulary(self) -> None:
+    def _check_vocabulary(self, rows: int) -> None:
         """Refuse tokens beyond the embeddings; special ones that no row has, such as a mask, do not matter."""
-        hf, tokenizer = self.network.hf, self.inputs.tokenizer
-        rows = hf.get_input_embeddings().weight.shape[0]
-        special = set(tokenizer.all_special_ids)
-        vocabulary = tokenizer.get_vocab()
-        used = {
-            tokenizer.pad_token_id,
-            *self.inputs.special_tokens[0].tolist(),
-            *self.inputs.special_tokens[1].tolist(),
-        }
+        tokenizer = self.inputs.tokenizer
+        before, after = self.inputs.special_tokens
+        around = tokenizer.convert_ids_to_tokens([*before.tolist(), *after.tolist()])
         if self.spec.is_language_model:
-            used.add(tokenizer.eos_token_id)
-        beyond = sorted((id_, token) for token, id_ in vocabulary.items() if id_ >= rows and id_ in used - {None})
-        beyond += sorted((id_, token) for token, id_ in vocabulary.items() if id_ >= rows and id_ not in special)
-        if beyond:
-            number, token = beyond[0]
-            is_padding = number == tokenizer.pad_token_id
-            other = next((t for t in (tokenizer.eos_token, tokenizer.unk_token) if t and vocabulary[t] < rows), None)
-            raise ModelError(
-                f"{self.name} has embeddings for {rows} tokens, and {token!r} of its tokenizer is number {number}",
-                (f"set `pad_token: {other!r}` on the level, or " if is_padding and other else "")
-                + "resize the model (`model.resize_token_embeddings(len(tokenizer))`) and save it again",
-            )
+            around.append(tokenizer.eos_token)
+        check_vocabulary(
+            self.name,
+            tokenizer.backend_tokenizer,
+            rows,
+            tokenizer.pad_token,
+            around,
+            tokenizer.eos_token,
+            named=tokenizer.all_special_tokens,
+        )
+
+    def _check_padding(self) -> None:
+        """Refuse a classifier's padding token that may be the last token of a text."""
+        hf, tokenizer = self.network.hf, self.inputs.tokenizer
         pad = tokenizer.pad_token
         if not self.spec.is_language_model and hasattr(hf, "score"):
             ids = tokenizer(f"a {pad}", add_special_tokens=False, split_special_tokens=True)["input_ids"]

@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -194,6 +195,22 @@ def test_without_the_hub_the_missing_files_are_named(offline: Path) -> None:
     with pytest.raises(HubUnreachable) as caught:
         resolved(model="gpt2")
     assert caught.value.files == ("gpt2/tokenizer.json", "gpt2/config.json", "gpt2/model.safetensors")
+
+
+def test_an_error_of_a_name_on_the_hub_names_where_no_folder_has_it(
+    offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HubUnreachable) as unreachable:
+        resolved(model="m/good")
+    monkeypatch.setattr(hub, "look_up", Mock(side_effect=ModelError("no such model", "check the name")))
+    with pytest.raises(ModelError) as unknown:
+        resolved(model="m/good")
+    for error in (unreachable.value, unknown.value):
+        assert f"no folder m/good in {tmp_path}" in error.hint
+    with pytest.raises(ModelError) as missing:
+        resolved(model="./m/good")
+    assert str(tmp_path / "m/good") in missing.value.hint
 
 
 def cache(offline: Path, folder: Path, commit: str = "c0ffee") -> None:

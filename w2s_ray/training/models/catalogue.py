@@ -12,10 +12,11 @@ from pathlib import Path
 from w2s_ray import hub
 from w2s_ray.errors import ModelError
 from w2s_ray.hub import HubUnreachable
-from w2s_ray.spec.chain import ResolvedModel
+from w2s_ray.spec.chain import ModelShape, ResolvedModel
 from w2s_ray.spec.stage import Architecture, is_path
 from w2s_ray.spec.study import LevelSpec
 from w2s_ray.training.models import files
+from w2s_ray.training.models.vocabulary import check_padding
 
 LADDER = Path(__file__).parents[2] / "ladder"
 """Folder of the built-in models and of their tokenizer."""
@@ -54,7 +55,7 @@ def resolve_model(
         files.check_precision(model.folder, name)
         if language_key:
             files.check_language_model(model.folder, name, language_key)
-        shape = files.shape_of(model.folder)
+        shape = _shape(level, model.folder)
         return ResolvedModel(revision=model.commit, num_parameters=model.num_parameters, shape=shape)
     return _from_scratch(model.commit, level.architecture, model.folder)
 
@@ -90,6 +91,11 @@ def is_on_hub(name: str) -> bool:
     return not is_builtin(name) and not _is_local(name)
 
 
+def no_folder(name: str) -> str:
+    """Return why the name of a model is taken for a hub id."""
+    return f"there is no folder {name} in {Path.cwd()}, so it is taken for a model on the hub"
+
+
 @dataclass(frozen=True)
 class _HubModel:
     """A hub model at one commit: configuration and tokenizer are in `folder`, the weights not always."""
@@ -101,7 +107,11 @@ class _HubModel:
 
 def _hub_model(name: str, revision: str | None, *, weights: bool) -> _HubModel:
     """Ask the hub for a model and fetch its configuration and tokenizer; if the hub is unreachable, use the cache."""
-    repo = hub.look_up(name, revision, "model")
+    try:
+        repo = hub.look_up(name, revision, "model")
+    except ModelError as error:
+        error.hint = f"{error.hint}; {no_folder(name)}"
+        raise
     if repo is None:
         return _cached_model(name, revision, weights=weights)
     missing = _missing(repo.files, weights=weights)
@@ -120,7 +130,7 @@ def _cached_model(name: str, revision: str | None, *, weights: bool) -> _HubMode
     if missing:
         raise HubUnreachable(
             f"the hub is unreachable, and the cache has no {', '.join(missing)} of {name}",
-            "connect to the hub once, or name a local folder",
+            f"connect to the hub once, or name a local folder; {no_folder(name)}",
             files=tuple(f"{name}/{file}" for file in missing),
         )
     size = files.num_parameters(files.weight_files(folder)) if weights else None
@@ -170,8 +180,19 @@ def _resolve_folders(
         files.check_language_model(folder, level.model, language_key)
     code = sorted(folder.glob("*.py")) if level.trust_remote_code else []
     revision = files.digest((*weights, *tokenizer_files, *code))
-    size, shape = files.num_parameters(weights), files.shape_of(folder)
+    size, shape = files.num_parameters(weights), _shape(level, folder)
     return ResolvedModel(revision=revision, num_parameters=size, shape=shape)
+
+
+def _shape(level: LevelSpec, folder: Path) -> ModelShape | None:
+    """Return the model's shape, in which the padding token must have an embedding.
+
+    A class of its own may have more embeddings than its configuration names; the model check counts those.
+    """
+    shape = files.shape_of(folder)
+    if not level.trust_remote_code:
+        check_padding(folder, level.model, shape, level.pad_token)
+    return shape
 
 
 def _from_scratch(revision: str, architecture: Architecture, tokenizer: Path) -> ResolvedModel:
@@ -203,5 +224,5 @@ def _builtin_folder(name: str) -> Path:
 def _local_folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise ModelError(f"model folder {name} does not exist")
+        raise ModelError(f"model folder {name} does not exist", f"its path is {folder.absolute()}; correct `model:`")
     return folder

@@ -225,8 +225,8 @@ def check_pad_token(folder: Path, model: str, pad_token: str | None) -> None:
                 "choose one of the tokenizer's tokens, for example its end-of-text token",
             )
         return
-    if _declared(folder, "pad_token") is None and auto_tokenizer(folder).pad_token is None:
-        end = _declared(folder, "eos_token") or "<|endoftext|>"
+    if declared(folder, "pad_token") is None and auto_tokenizer(folder).pad_token is None:
+        end = declared(folder, "eos_token") or "<|endoftext|>"
         raise ModelError(f"the tokenizer of {model} has no padding token", f'add `pad_token: "{end}"` to the level')
 
 
@@ -384,7 +384,7 @@ def auto_tokenizer(folder: Path) -> Any:
         ) from None
 
 
-def _declared(folder: Path, key: str) -> str | None:
+def declared(folder: Path, key: str) -> str | None:
     """Return a special token that the tokenizer's JSON files name."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name

@@ -45,6 +45,9 @@ def exported_tokenizer(
     A stage that learns text alone, from which others start, keeps the special tokens of its source.
     """
     exported = copy.deepcopy(tokenizer)
+    padding = exported.backend_tokenizer.padding
+    if padding is not None and padding["pad_id"] != tokenizer.pad_token_id:  # that of the source, which was replaced
+        exported.backend_tokenizer.no_padding()
     own = special_tokens(tokenizer)
     if spec.objective != "next_token" and not all(map(np.array_equal, own, (before, after))):
         start, end = (tokenizer.convert_ids_to_tokens(tokens.tolist()) for tokens in (before, after))
