@@ -1,6 +1,7 @@
 """Models: where they come from, what their files contain, and the networks that stages train.
 
 - `catalogue.py` resolves a level's model to a revision (built in, local folder or hub) without loading torch
+- `vocabulary.py` refuses models whose tokenizer gives tokens that have no embedding
 - `loading.py` builds networks and tokenizers from a model's files, `saving.py` writes the model that a stage exports
 - `network.py` maps tokens to logits
 - `adapters.py` freezes weights and adds LoRA
