@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from w2s_ray.errors import StoreError
 from w2s_ray.spec.base import Spec
 from w2s_ray.store.files import digest_file, require_space, sync_file, sync_folder, write_file, writing
 from w2s_ray.training.models.saving import disk_errors
@@ -36,6 +37,8 @@ _FIRST_SECONDS = 60.0
 """Before the first checkpoint, whose cost is not known yet."""
 _BETWEEN_FAILURES = 6 * 3600.0
 """Seconds between failures of a worker group that the interval assumes; preemptible machines live for hours."""
+_SECONDS_TO_APPEAR = 60.0
+"""For files of another machine on a network file system."""
 _LARGEST_SHARE = 0.02
 """Of the training time, for checkpoints."""
 
@@ -229,8 +232,12 @@ class Checkpoints:
         self._workers.barrier()
 
     def _files(self, name: str) -> list[Path]:
-        files = self._complete(name)
-        assert files is not None, f"{name} was complete a moment ago"
+        """Return the files of a complete checkpoint, which another machine's view of the disk may not show at once."""
+        deadline = time.monotonic() + _SECONDS_TO_APPEAR
+        while (files := self._complete(name)) is None:
+            if time.monotonic() > deadline:
+                raise StoreError(f"{self.folder / name} is not complete", "check the network file system of the store")
+            time.sleep(0.1)
         return [self.folder / name / file for file in files.digests]
 
 

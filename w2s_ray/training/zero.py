@@ -249,9 +249,11 @@ class Engine:
         """Fill weights and moments as they were after `step`, and without a step the weights alone; collective."""
         self._wait_for_fetches()
         parts = ("weight", *(() if step is None else MOMENTS))
-        for shard in self._held(step or 0):
+        for shard in self._held():
             for part in parts:
                 read(part, shard.name, shard.start, shard.tensors[part])
+        for state in self._optimizer.state.values() if step is not None else ():
+            state["step"].fill_(step)
         optimizer, zero_stage = self._engine.optimizer, self._engine.zero_optimization_stage()
         if zero_stage in (1, 2):  # each rank has all weights, and masters for its share
             for weight, name in self._names.items():
@@ -264,13 +266,13 @@ class Engine:
                 optimizer.persistent_parameters[0].partition(optimizer.persistent_parameters)
                 optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
-    def _held(self, step: int = 0) -> Iterator[Shard]:
+    def _held(self) -> Iterator[Shard]:
         """Yield what this rank updates: consecutive elements of trained weights, as views of its master weights."""
         optimizer = self._engine.optimizer
         rank, zero_stage = torch.distributed.get_rank(), self._engine.zero_optimization_stage()
         if zero_stage == 0:
             for weight in self._names:
-                yield from self._views(weight, [(weight, 0, 0, weight.numel())], step)
+                yield from self._views(weight, [(weight, 0, 0, weight.numel())])
         elif zero_stage == 3:
             for master, weights in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups, strict=True):
                 sizes = [weight.partition_numel() for weight in weights]
@@ -279,7 +281,7 @@ class Engine:
                     (weight, place, rank * size, max(0, min(size, weight.ds_numel - rank * size)))
                     for weight, place, size in zip(weights, places, sizes, strict=False)
                 ]
-                yield from self._views(master, parts, step)
+                yield from self._views(master, parts)
         else:
             for number, master in enumerate(optimizer.single_partition_of_fp32_groups):
                 first, last = (part * optimizer.partition_size[number] for part in (rank, rank + 1))
@@ -291,19 +293,17 @@ class Engine:
                 for weight, place in zip(weights, places, strict=True):
                     begin, end = max(place, first), min(place + weight.numel(), last)
                     parts.append((weight, begin - first, begin - place, end - begin))
-                yield from self._views(master, parts, step)
+                yield from self._views(master, parts)
 
-    def _views(
-        self, master: torch.Tensor, parts: Iterable[tuple[torch.Tensor, int, int, int]], step: int
-    ) -> Iterator[Shard]:
+    def _views(self, master: torch.Tensor, parts: Iterable[tuple[torch.Tensor, int, int, int]]) -> Iterator[Shard]:
         """Yield a shard for each part of `master`: its weight, its place in the master and in the weight, its size.
 
-        Moments that do not exist are created, as after `step` steps.
+        Before the first step moments do not exist, and are created.
         """
         state = self._optimizer.state[master]
         if not state:
             is_fused = bool(self._optimizer.defaults["fused"])
-            state["step"] = torch.tensor(float(step), device=master.device if is_fused else "cpu")
+            state["step"] = torch.zeros((), device=master.device if is_fused else "cpu")
             state |= {moment: torch.zeros_like(master, requires_grad=False) for moment in MOMENTS}
         tensors = {"weight": master, **{moment: state[moment] for moment in MOMENTS}}
         for weight, place, start, size in parts:
