@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
-BENCHMARKS := submissions throughput overhead schedule sharing memory likelihood
+BENCHMARKS := submissions throughput overhead schedule sharing memory checkpoints likelihood
 
 .PHONY: demo test test-runs test-others soak bench check format clean
 
