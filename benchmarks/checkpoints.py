@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory import Case, make_model, stage_of
-from w2s_ray.spec.stage import Execution
+from w2s_ray.spec.stage import Execution, ModelSource
 from w2s_ray.training.processes import run_on_workers
 
 if TYPE_CHECKING:
@@ -39,8 +39,9 @@ def measure(workers: "Workers", stage_json: str, folder: str, rounds: int) -> li
 
     stage = PlannedStage.model_validate_json(stage_json)
     source = stage.spec.starts_from
-    path = model_folder(source.name, source.revision)  # type: ignore[union-attr]
-    network = load_network(stage.spec, path, load_tokenizer(path, None), stage.execution)
+    assert isinstance(source, ModelSource)
+    tokenizer = load_tokenizer(model_folder(source.name, source.revision, tokenizer=True), None)
+    network = load_network(stage.spec, model_folder(source.name, source.revision), tokenizer, stage.execution)
     engine = Engine(network, stage.execution, stage.spec.optimisation)
     tokens, last = torch.randint(2, 200, (2, 16)), torch.full((2,), 15)
     engine.backward(engine(tokens, last).sum(), is_last=True)
