@@ -50,7 +50,7 @@ class _Rows(NamedTuple):
     key: str
     """The keys that lead to them; empty for the object itself."""
     shape: str
-    """What a reader would not expect of their form."""
+    """How they are written, if not as a list of rows; empty otherwise."""
     rows: Sequence[object]
     have_columns: bool
     """Whether they have a column that the task reads."""

@@ -1,4 +1,4 @@
-"""What a user would not expect of the labels and texts of a task's rows."""
+"""Notices about labels and texts of a task's rows that a user would not expect."""
 
 import difflib
 import json

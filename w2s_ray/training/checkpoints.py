@@ -40,7 +40,7 @@ _BETWEEN_FAILURES = 6 * 3600.0
 _SECONDS_TO_APPEAR = 60.0
 """For files of another machine on a network file system."""
 _LARGEST_SHARE = 0.02
-"""Of the training time, for checkpoints."""
+"""Share of the training time that checkpoints take at most."""
 
 
 def seconds_between(cost: float | None) -> float:
@@ -73,7 +73,7 @@ class Checkpoints:
         self._syncing: Future[None] | None = None
         self._written_step = 0
         self.last_step = 0
-        """Of the last checkpoint that is known to be complete."""
+        """Step of the last checkpoint that is known to be complete."""
         self.cost: float | None = None
         """Seconds for which the last checkpoint stalled the training."""
 
@@ -152,9 +152,11 @@ class Checkpoints:
 
     def _delete_older(self, kept: Collection[str]) -> None:
         """Delete all but the last complete checkpoint, its best weights and those in `kept`."""
-        last = next((name for name in self._names(_STEP) if self._complete(name)), None)
-        files = self._complete(last) if last else None
-        needed = {*kept, last, f"{_BEST}{files.progress.best_step}" if files else None}
+        needed = set(kept)
+        for name in self._names(_STEP):
+            if files := self._complete(name):
+                needed |= {name, f"{_BEST}{files.progress.best_step}"}
+                break
         for name in (*self._names(_STEP), *self._names(_BEST)):
             if name not in needed:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -216,11 +218,11 @@ class Checkpoints:
             files = self._complete(name)
             if files is None:
                 return f"{name} is not complete"
-            for file, digest in list(files.digests.items())[self._workers.rank :: self._workers.size]:
-                path = self.folder / name / file
+            paths = {self.folder / name / file: digest for file, digest in files.digests.items()}
+            for path, digest in list(paths.items())[self._workers.rank :: self._workers.size]:
                 if not path.is_file() or digest_file(path) != digest:
-                    return f"{name}/{file} is missing or has changed"
-            if _Reader(self._files(name)).sizes != engine.trained_sizes:
+                    return f"{name}/{path.name} is missing or has changed"
+            if _Reader(list(paths)).sizes != engine.trained_sizes:
                 return f"{name} has other weights than the model"
             return ""
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.data.prepare import PreparedTask, load_prepared
-from w2s_ray.data.tokens import Tokens, read_around, tokenise
+from w2s_ray.data.tokens import Tokens, plain_ids, read_around, tokenise
 from w2s_ray.errors import StoreError
 from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.spec.chain import PlannedStage
@@ -158,7 +158,7 @@ class SampledInputs(StageInputs):
 
     @cached_property
     def tokens(self) -> Tokens:
-        encoded = self.tokenizer(self.sample, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        encoded = plain_ids(self.tokenizer, self.sample)
         numbers = self._numbers
         lengths = np.zeros(self.prepared.table().num_rows * self.prepared.texts_per_example + 1, dtype=np.int64)
         lengths[numbers + 1] = [len(ids) for ids in encoded]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel, MixtralConfig
-from transformers import MixtralForCausalLM as Mixtral
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from tests.training.conftest import Tiny
+from tests.training.model_folders import DECODERS
 from w2s_ray.errors import StoreError
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.stage import Execution, Lora, ModelSource, StageSpec
@@ -34,21 +34,9 @@ def network_of(tiny: Tiny, folder: Path, **changes: object) -> Network:
 
 
 def write_model(name: str, folder: Path) -> Path:
-    tokenizer = load_tokenizer(TOKENIZER, None)
-    size = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    if name == "gpt2":
-        GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=3, n_head=2, **size)).save_pretrained(folder)
-    else:
-        config = MixtralConfig(
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            num_local_experts=4,
-            **size,
-        )
-        Mixtral(config).save_pretrained(folder)
+    tokenizer, config = load_tokenizer(TOKENIZER, None), DECODERS[name]()
+    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

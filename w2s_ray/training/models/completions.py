@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from w2s_ray.data.tokens import completion_too_long, num_shared, special_tokens
+from w2s_ray.data.tokens import completion_too_long, num_shared, plain_ids, special_tokens
 from w2s_ray.errors import DataError, ModelError
 from w2s_ray.science import BoolArray, IntArray
 from w2s_ray.training.feed import TokenRow
@@ -85,14 +85,7 @@ def pair_completions(
         DataError: when a completion has no tokens or more than fit into the context, or two of a pair are alike.
     """
     before, _ = special_tokens(tokenizer)
-    encoded = tokenizer(
-        list(prompts),
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
+    encoded = plain_ids(tokenizer, prompts)
     rows: list[list[TokenRow]] = [[] for _ in texts]
     lengths: list[list[int]] = [[] for _ in texts]
     is_cut: list[bool] = []
