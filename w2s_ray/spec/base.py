@@ -28,6 +28,14 @@ Kind = Literal["classes", "pairs", "answers", "text"]
 """
 
 
+class KeyFault(ValueError):
+    """A key of a study that breaks a rule, raised inside of pydantic's validation, with a remedy."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 class Spec(BaseModel):
     """A value object: immutable, hashable, equal by content; unknown keys are refused."""
 
@@ -155,7 +163,8 @@ def _problem(item: Any, kind: Any, within: Sequence[str]) -> _Problem:
         case "union_tag_not_found":
             return _Problem(keys, f"{where}.kind is missing: must be one of {', '.join(map(_tag, types))}")
         case "value_error":
-            return _Problem(keys, f"{where}: {item['ctx']['error']}" if where else str(item["ctx"]["error"]))
+            error = item["ctx"]["error"]
+            return _Problem(keys, f"{where}: {error}" if where else str(error), getattr(error, "hint", ""))
     misplaced = _misplaced(keys, kind) if is_type_error else ""
     if misplaced:
         outer, inner = ".".join((*within, *keys[:-1])), keys[-2]

@@ -24,6 +24,7 @@ os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it; worker groups
 import deepspeed
 from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
+from w2s_ray.spec.deepspeed_keys import nested
 from w2s_ray.spec.stage import Execution, Optimisation
 from w2s_ray.training.memory.footprint import LARGE_MODEL, Limits, limits_for
 from w2s_ray.training.memory.usage import give_memory_back
@@ -61,7 +62,7 @@ def engine_config(execution: Execution, max_grad_norm: float, limits: Limits) ->
         }
     if execution.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    return {
+    config = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": max_grad_norm,
@@ -70,6 +71,13 @@ def engine_config(execution: Execution, max_grad_norm: float, limits: Limits) ->
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
     }
+    return _merged(config, nested(execution.deepspeed))
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return both mappings in one; values of `above` win."""
+    inside = {key: _merged(below.get(key, {}), value) for key, value in above.items() if isinstance(value, dict)}
+    return below | above | inside
 
 
 @contextmanager
@@ -146,18 +154,18 @@ class Engine:
         self._optimizer = optimizer
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         self._engine.train()
-        self._limit_buckets(limits)
+        self._limit_buckets(config["zero_optimization"]["reduce_bucket_size"])
         self._share_master_weights(execution)
         if execution.zero_stage == 3 and not execution.offload_optimizer:
             self._gradients = self._engine.optimizer.grad_partitions_flat_buffer
             self._gradient_bytes = self._gradients.untyped_storage().nbytes()
             self._free_gradients()
 
-    def _limit_buckets(self, limits: Limits) -> None:
+    def _limit_buckets(self, bucket_size: int) -> None:
         """Without ZeRO, DeepSpeed reduces 5e8 gradients at once, and no setting changes that."""
         if not self._engine.zero_optimization():
             reduce = self._engine.allreduce_gradients
-            self._engine.allreduce_gradients = partial(reduce, bucket_size=limits.bucket)
+            self._engine.allreduce_gradients = partial(reduce, bucket_size=bucket_size)
 
     def _share_master_weights(self, execution: Execution) -> None:
         """Make ZeRO's fp32 master weights views of the fp32 weights, of which DeepSpeed makes a second copy.
