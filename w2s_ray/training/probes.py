@@ -69,7 +69,7 @@ def load_probe(
         StoreError: when features cannot be written, or are damaged.
     """
     spec, workers = inputs.spec, inputs.workers
-    network = load_network(spec, inputs.source_folder, inputs.tokenizer, inputs.stage.execution)
+    network = load_network(spec, inputs.source_folder, inputs.tokenizer, inputs.execution)
     name = linear_head(network)
     if name is None:
         return None
@@ -117,7 +117,7 @@ def _read(network: Network, parts: Iterable[SplitFeatures], inputs: StageInputs,
     workers, context = inputs.workers, inputs.spec.optimisation.context_tokens
     on_cpu = workers.device.type == "cpu"
     tokens_at_once = min(inputs.prediction_tokens, CPU_READING_TOKENS) if on_cpu else inputs.prediction_tokens
-    engine = Engine(network.to(workers.device), inputs.stage.execution, None)
+    engine = Engine(network.to(workers.device), inputs.execution, None)
     try:
         for part in parts:
             began = time.perf_counter()
