@@ -8,8 +8,9 @@ Pooling uses the attention mask and never looks for a padding token: `"!"` is to
 the padding token. Rows are padded on the right, so a causal decoder needs no mask: no real token sees padding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,18 +23,51 @@ from w2s_ray.science import IntArray
 from w2s_ray.spec.stage import Precision, Score, StageSpec
 from w2s_ray.training.feed import TokenRow
 
+HEADS = ("score", "classifier")
+"""Names of transformers' classification heads."""
+
 
 class Network(nn.Module):
-    """A transformers model that maps right-padded tokens to logits, at the last token or at every token."""
+    """A transformers model that maps right-padded tokens to logits, at the last token or at every token.
+
+    Attributes:
+        hf: the model.
+        precision: of the forward pass in training mode.
+        predicts_in: precision in evaluation mode; the head is computed in fp32 there.
+    """
 
     def __init__(self, hf: PreTrainedModel, precision: Precision) -> None:
         super().__init__()
         self.hf = hf
         self.precision = precision
+        self.predicts_in: Precision = "fp32"
+        head = self._head()
+        if head is not None:
+            head.forward = partial(self._call_head, head.forward)
+
+    def _head(self) -> nn.Module | None:
+        """Return the layers that make logits of hidden states."""
+        for name in HEADS:
+            head = getattr(self.hf, name, None)
+            if isinstance(head, nn.Module):
+                return head
+        return self.hf.get_output_embeddings()  # type: ignore[no-any-return]
+
+    def _call_head(self, forward: Callable[..., torch.Tensor], hidden: torch.Tensor, *others: Any) -> torch.Tensor:
+        """Call the head: in fp32 when the body predicts in bf16, whose few digits would make equal logits."""
+        if self.training or self.predicts_in == "fp32":
+            return forward(hidden, *others)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return forward(hidden.float(), *others)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Return the context in which the model computes on `device`."""
+        precision = self.precision if self.training else self.predicts_in
+        return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
     def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
         """Return logits_RC of each row's last token (classification) or logits_RTV (language), in fp32."""
-        with torch.autocast(tokens_RT.device.type, torch.bfloat16, enabled=self.precision == "bf16" and self.training):
+        with self.autocast(tokens_RT.device):
             if not hasattr(self.hf, "score"):
                 return self._own_logits(tokens_RT, last_R).float()
             hidden_RTD = self.hf.base_model(input_ids=tokens_RT, use_cache=False).last_hidden_state
