@@ -233,7 +233,9 @@ def exported(way: tuple[Tiny, PlannedStage], folder: Path, batch: int) -> np.nda
     tiny, stage = way
     assert stage.test_prediction is not None
     rows_N = rows_of_split(tiny.prepared, stage.test_prediction.split)
-    model, tokenizer = (auto.from_pretrained(folder) for auto in (tf.AutoModelForSequenceClassification, tf.AutoTokenizer))
+    model, tokenizer = (
+        auto.from_pretrained(folder) for auto in (tf.AutoModelForSequenceClassification, tf.AutoTokenizer)
+    )
     model.eval()
 
     def logits(texts: list[str]) -> torch.Tensor:

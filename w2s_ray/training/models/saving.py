@@ -172,9 +172,7 @@ def _layer(name: str) -> str:
     return layer[0] if layer else re.split(r"\.(?:base_layer|lora_\w+)\.|\.\w+$", name)[0]
 
 
-def _write_file(
-    network: Network, weights: dict[str, torch.Tensor], path: Path, dtype: torch.dtype
-) -> dict[str, str]:
+def _write_file(network: Network, weights: dict[str, torch.Tensor], path: Path, dtype: torch.dtype) -> dict[str, str]:
     """Write one file of weights, and the configuration beside it; return its digest by name, without weights none."""
     if not weights:
         return {}
