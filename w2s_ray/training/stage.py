@@ -342,8 +342,8 @@ class _StageRun:
         settings = self.spec.optimisation
         goal = ExportFolder(self.folder / name, tokenizer, settings.context_tokens, settings.saved_precision)
         if isinstance(self.network, HeadNetwork):
-            head = self.engine.gather(self.engine.saved_bytes, keeps=self.workers.is_rank_0)
-            digests = self.workers.on_rank_0(lambda: save_probe(self.inputs, head, goal))
+            head = self.engine.gather(self.engine.saved_bytes, keeps=True)
+            digests = save_probe(self.inputs, head, goal)
         else:
             digests = goal.save(self.network, self.engine.saved_bytes, self.engine.gather, self.workers)
         self.digests |= {f"{name}/{file}": digest for file, digest in digests.items()}

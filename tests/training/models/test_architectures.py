@@ -1,5 +1,6 @@
 """One code path for every architecture: ZeRO-3 on two workers learns what one unsharded worker does, and exports it."""
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,9 +87,10 @@ def differences(cases: list[Case], folder: Path, workers: Workers) -> dict[Case,
         write_model(folder / name, name, own_tokenizer(name))
     unsharded, losses = ways["classes"].tiny.store, {}
     for name, way in cases:
-        watcher = Onlooker()
-        run_stage(ways[way].of(folder / name, Execution()), store=unsharded, workers=workers, observer=watcher)
-        losses[name, way] = [point.metrics["loss"] for point in watcher.points if "loss" in point.metrics]
+        stage = ways[way].of(folder / name, Execution())
+        run_stage(stage, store=unsharded, workers=workers, observer=Onlooker())
+        lines = (_model(unsharded, stage).parent / "metrics.jsonl").read_text().splitlines()
+        losses[name, way] = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
     sharded = ArtifactStore(folder / "sharded")
     sharded.root.mkdir()
     (sharded.root / "data").symlink_to(unsharded.root / "data")
@@ -126,7 +128,7 @@ def _next_tokens(folder: Path) -> np.ndarray:
         return np.asarray(model.eval()(input_ids=tokens_RT).logits.softmax(dim=-1))
 
 
-def lines(found: dict[Case, tuple[float, float]]) -> dict[str, list[str]]:
+def cells_of(found: dict[Case, tuple[float, float]]) -> dict[str, list[str]]:
     """The cells of docs/models.md by architecture; those of cases that were not tried are empty."""
     cells: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for name, _ in found):
@@ -152,7 +154,7 @@ def test_each_architecture_learns_sharded_what_it_learns_unsharded(alone: Worker
     print(found)
     assert {case: values for case, values in found.items() if max(values) > MOST} == {}
     assert list(documented()) == [*DECODERS, *ENCODERS]
-    for name, cells in lines(found).items():
+    for name, cells in cells_of(found).items():
         expected = [cell or shown for cell, shown in zip(cells, documented()[name], strict=True)]
         assert documented()[name] == expected
 
@@ -161,7 +163,7 @@ def test_each_architecture_learns_sharded_what_it_learns_unsharded(alone: Worker
 def test_the_docs_have_every_architecture_in_every_way(alone: Workers, tmp_path: Path) -> None:
     found = differences(CASES, tmp_path, alone)
     header = f"| architecture | {' | '.join(WAYS)} | ZeRO-3 on 2 workers |\n| --- | --- | --- | --- | --- | --- |\n"
-    made = lines(found)
+    made = cells_of(found)
     text = header + "".join(f"| {name} | {' | '.join(cells)} |\n" for name, cells in made.items())
     print({case: values for case, values in found.items() if max(values) > MOST / 10})
     assert made == documented(), f"docs/models.md needs this table:\n{text}"
