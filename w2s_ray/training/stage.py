@@ -186,6 +186,7 @@ class _StageRun:
             checkpoints=checkpoints,
             checkpoint_every_seconds=self.stage.execution.checkpoint_every_seconds,
             journal=journal,
+            names=self.objective.names,
             save_snapshot=self._save_snapshot,
             is_superseded=lambda: self.store.last_attempt(spec.slug, spec.identity) != self.attempt,
             num_reports=self.stage.num_reports,
