@@ -249,6 +249,8 @@ class EarlyStopping(Spec):
 class Optimisation(Spec):
     """AdamW and its schedule. All of it is part of the identity."""
 
+    later_fields: ClassVar[frozenset[str]] = frozenset(("saved_precision",))
+
     learning_rate: float = Field(default=5e-4, gt=0)
     epochs: float = Field(default=1.0, gt=0)
     examples_per_step: Positive = 32
@@ -265,6 +267,8 @@ class Optimisation(Spec):
     dropout: Fraction = 0.0
     precision: Precision = "fp32"
     """`bf16` autocasts the forward pass of training, on devices with instructions for it."""
+    saved_precision: Precision = "fp32"
+    """Precision of the model's file; the final validation and predictions are made with the weights in the file."""
     early_stopping: EarlyStopping | None = None
     keep_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Shares of training after which a snapshot of the model is kept too, for instance for the levels of a ladder."""
