@@ -287,7 +287,7 @@ def class_outputs(
     examples, workers = feeder.examples, feeder.workers
     outputs_NC = torch.zeros((len(examples), num_classes), device=workers.device)
     with evaluating(network):
-        for batch in feeder.sweep():
+        for batch in network.fed_by(feeder).sweep():
             outputs_BC = squash(network(*batch.inputs))
             if len(batch.positions):
                 outputs_NC[torch.from_numpy(batch.positions).to(workers.device)] = outputs_BC

@@ -23,6 +23,7 @@ from w2s_ray.training.loop import Loop
 from w2s_ray.training.memory.fit import MemorySettings, device_full
 from w2s_ray.training.memory.usage import Meter, give_memory_back, is_out_of_memory
 from w2s_ray.training.models import files
+from w2s_ray.training.models.attention import use_attention
 from w2s_ray.training.models.catalogue import is_on_hub
 from w2s_ray.training.models.loading import load_network, load_trained
 from w2s_ray.training.models.network import Network, checkpoint_activations
@@ -179,7 +180,7 @@ class _StageRun:
             spec=spec,
             engine=self.engine,
             loss=self.objective.loss(),
-            feeder=self.inputs.feeder(self.objective.examples, self.memory.training_tokens),
+            feeder=self.network.fed_by(self.inputs.feeder(self.objective.examples, self.memory.training_tokens)),
             validate=partial(self.objective.validate, self.network) if spec.validation is not None else None,
             steps=steps,
             checkpoints=checkpoints,
@@ -234,9 +235,14 @@ class _StageRun:
             network.precision = "fp32"
             self.log("a device has no bf16 instructions; the stage computes in fp32")
         self.metrics["fell_back_to_fp32"] = falls_back
+        self._use_attention(network)
         if self.memory.checkpoints_activations and not checkpoint_activations(network):
             self.log("this model does not support activation checkpointing; activations are kept")
         return network
+
+    def _use_attention(self, network: Network) -> None:
+        wanted, settings = self.stage.execution.attention, self.spec.optimisation
+        network.attention = use_attention(network.hf, wanted, settings, network.precision, self.workers)
 
     def load_for_prediction(self) -> None:
         """Load the finished stage's network for prediction; for a prompted stage, the network that it prompts."""
@@ -246,6 +252,7 @@ class _StageRun:
         else:
             folder = inputs.trained_model(self.spec.identity)
             network = load_trained(self.spec, folder, inputs.tokenizer, execution)
+        self._use_attention(network)
         self._start_engine(network, trains=False)
 
     def _start_engine(self, network: Network, *, trains: bool) -> None:
