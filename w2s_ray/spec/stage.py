@@ -320,7 +320,7 @@ class StageSpec(Spec):
         return self.num_classes * (2 if score.calibrate else 1)
 
     def reference_prediction(self, split: SplitSpec, context_tokens: int) -> "PredictionSpec":
-        """Return the prediction of `split` by the stage's reference, which must exist."""
+        """Return the prediction of `split` by the stage's reference, which must exist; in fp32, as it is subtracted."""
         assert self.reference is not None, "the stage has no reference"
         return PredictionSpec(stage=self.reference, split=split, context_tokens=context_tokens)
 
@@ -378,10 +378,15 @@ class StageSpec(Spec):
 class PredictionSpec(Spec):
     """A stage applied to a split: soft labels for the next level, and the input of every metric."""
 
+    later_fields: ClassVar[frozenset[str]] = frozenset(("precision",))
+
     stage: str
     """Identity of the stage that predicts."""
     split: SplitSpec
     context_tokens: Positive
+    precision: Precision = "fp32"
+    """With `bf16` the model's body is autocast; the head computes in fp32 from its hidden states, so that rounding
+    makes no ties."""
 
     @cached_property
     def identity(self) -> str:

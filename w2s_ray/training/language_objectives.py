@@ -5,6 +5,7 @@ end, without surrounding white space. A model may write as many tokens as the ta
 all that is taken from the truth.
 """
 
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -228,20 +229,18 @@ def generate_answers(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    answers_NA = torch.zeros((len(feeder.examples), max_tokens), dtype=torch.long, device=workers.device)
-    with evaluating(network):
+    own: list[tuple[int, str]] = []
+    with evaluating(network), network.autocast(workers.device):
         for batch in feeder.sweep():
             tokens_RT, mask_RT = left_padded(batch, tokenizer.pad_token_id)
             output_RT = network.hf.generate(
                 tokens_RT, attention_mask=mask_RT, generation_config=config, synced_gpus=is_sharded
             )
             answer_RA = output_RT[:, tokens_RT.shape[1] :]
-            if len(batch.positions):
-                rows_R = torch.from_numpy(batch.positions).to(workers.device)
-                padded_RA = torch.full((len(rows_R), max_tokens), tokenizer.eos_token_id, device=workers.device)
-                padded_RA[:, : answer_RA.shape[1]] = answer_RA
-                answers_NA[rows_R] = padded_RA
-    return [_answer_text(tokenizer, row) for row in workers.sum(answers_NA).tolist()]
+            texts = (_answer_text(tokenizer, row) for row in answer_RA.tolist())
+            own += zip(batch.positions.tolist(), texts, strict=False)  # a filler has a row, and no position
+    answers = dict(itertools.chain(*workers.on_every_rank(lambda: own)))
+    return [answers[number] for number in range(len(feeder.examples))]
 
 
 def left_padded(batch: MicroBatch, pad: int) -> tuple[torch.Tensor, torch.Tensor]:

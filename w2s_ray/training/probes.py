@@ -24,14 +24,11 @@ from w2s_ray.training.inputs import StageInputs
 from w2s_ray.training.memory.footprint import CPU_READING_TOKENS
 from w2s_ray.training.memory.usage import Meter
 from w2s_ray.training.models.loading import load_network
-from w2s_ray.training.models.network import Network
+from w2s_ray.training.models.network import HEADS, Network
 from w2s_ray.training.models.saving import ExportFolder
 from w2s_ray.training.progress import Journal, timed
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine, gathered
-
-_HEADS = ("score", "classifier")
-"""Names of transformers' classification heads."""
 
 
 class ReadingStopped(Exception):
@@ -45,7 +42,7 @@ class HeadNetwork(Network):
         """`name`: of the head in its model, so that its weights keep their names."""
         nn.Module.__init__(self)
         self.hf = nn.ModuleDict({name: head})  # the only part of the model
-        self.precision = "fp32"
+        self.precision = self.predicts_in = "fp32"
         self._name, self._texts_per_example = name, texts_per_example
 
     def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor, *_: Any) -> torch.Tensor:
@@ -98,7 +95,7 @@ def load_probe(
 def linear_head(network: Network) -> str | None:
     """Return the name of a probe's head if it is a linear layer and all that is trained, else None."""
     trained = {name for name, parameter in network.hf.named_parameters() if parameter.requires_grad}
-    for name in _HEADS:
+    for name in HEADS:
         head = getattr(network.hf, name, None)
         if isinstance(head, nn.Linear) and trained == {f"{name}.{own}" for own, _ in head.named_parameters()}:
             return name

@@ -12,7 +12,7 @@ from w2s_ray.data.batches import plan_steps
 from w2s_ray.errors import DeviceFull, LeaseHeld, ResourceError
 from w2s_ray.science import IntArray
 from w2s_ray.spec.chain import ModelShape, PlannedStage
-from w2s_ray.spec.stage import ModelSource, PredictionSpec, Prompt
+from w2s_ray.spec.stage import ModelSource, Precision, PredictionSpec, Prompt
 from w2s_ray.spec.stage import Objective as ObjectiveName
 from w2s_ray.store.artifacts import CHECKPOINTS, SNAPSHOTS, ArtifactStore
 from w2s_ray.store.record import Record
@@ -230,19 +230,24 @@ class _StageRun:
     def _load_trainable(self) -> Network:
         """Load the network to be trained, in the precision and with the checkpointing that device and model allow."""
         network = load_network(self.spec, self.inputs.source_folder, self.inputs.tokenizer, self.stage.execution)
-        falls_back = self.spec.optimisation.precision == "bf16" and not self.workers.all_compute_bf16()
-        if falls_back:
-            network.precision = "fp32"
-            self.log("a device has no bf16 instructions; the stage computes in fp32")
-        self.metrics["fell_back_to_fp32"] = falls_back
-        self._use_attention(network)
+        network.precision = self._available(network.precision)
+        self.metrics["fell_back_to_fp32"] = network.precision != self.spec.optimisation.precision
+        self._use_attention(network, network.precision)
         if self.memory.checkpoints_activations and not checkpoint_activations(network):
             self.log("this model does not support activation checkpointing; activations are kept")
         return network
 
-    def _use_attention(self, network: Network) -> None:
+    def _available(self, wanted: Precision) -> Precision:
+        """Return the precision in which all devices can compute."""
+        if wanted == "fp32" or self.workers.all_compute_bf16():
+            return wanted
+        self.log("a device has no bf16 instructions; the stage computes in fp32")
+        return "fp32"
+
+    def _use_attention(self, network: Network, precision: Precision) -> None:
+        """Prepare the network to read packed texts in this precision, if it can."""
         wanted, settings = self.stage.execution.attention, self.spec.optimisation
-        network.attention = use_attention(network.hf, wanted, settings, network.precision, self.workers)
+        network.attention = use_attention(network.hf, wanted, settings, precision, self.workers)
 
     def load_for_prediction(self) -> None:
         """Load the finished stage's network for prediction; for a prompted stage, the network that it prompts."""
@@ -252,7 +257,7 @@ class _StageRun:
         else:
             folder = inputs.trained_model(self.spec.identity)
             network = load_trained(self.spec, folder, inputs.tokenizer, execution)
-        self._use_attention(network)
+        self._use_attention(network, "bf16")
         self._start_engine(network, trains=False)
 
     def _start_engine(self, network: Network, *, trains: bool) -> None:
@@ -335,6 +340,7 @@ class _StageRun:
         self.meter.enter("predicting")
         for prediction in missing:
             journal.activity("predicting")
+            self.network.predicts_in = self._available(prediction.precision)
             with timed(self.inputs.seconds, "evaluation" if prediction.split.is_test else "labelling"):
                 self.objective.predict(self.network, prediction)
 

@@ -9,9 +9,10 @@ the padding token. Rows are padded on the right, so a causal decoder needs no ma
 texts follow each other in one row without padding (attention.py); the logits are the same but for rounding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,17 @@ from w2s_ray.spec.stage import Precision, Score, StageSpec
 from w2s_ray.training.feed import AnyExamples, Feeder, Packing, TokenRow, of_targets
 from w2s_ray.training.models.attention import AttentionKind, encoder_logits, packed_arguments
 
+HEADS = ("score", "classifier")
+"""Names of transformers' classification heads."""
+
 
 class Network(nn.Module):
     """A transformers model that maps the tokens of texts to logits, at the last token or at every token.
 
     Attributes:
+        hf: the model.
+        precision: of the forward pass in training mode.
+        predicts_in: precision in evaluation mode; the head is computed in fp32 there.
         attention: how it computes attention; all kinds but `sdpa` can read packed texts.
     """
 
@@ -39,13 +46,37 @@ class Network(nn.Module):
         super().__init__()
         self.hf = hf
         self.precision = precision
+        self.predicts_in: Precision = "fp32"
+        head = self._head()
+        if head is not None:
+            head.forward = partial(self._call_head, head.forward)
+
+    def _head(self) -> nn.Module | None:
+        """Return the layers that make logits of hidden states."""
+        for name in HEADS:
+            head = getattr(self.hf, name, None)
+            if isinstance(head, nn.Module):
+                return head
+        return self.hf.get_output_embeddings()  # type: ignore[no-any-return]
+
+    def _call_head(self, forward: Callable[..., torch.Tensor], hidden: torch.Tensor, *others: Any) -> torch.Tensor:
+        """Call the head: in fp32 when the body predicts in bf16, whose few digits would make equal logits."""
+        if self.training or self.predicts_in == "fp32":
+            return forward(hidden, *others)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return forward(hidden.float(), *others)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Return the context in which the model computes on `device`."""
+        precision = self.precision if self.training else self.predicts_in
+        return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
     def fed_by(self, feeder: Feeder[AnyExamples]) -> Feeder[AnyExamples]:
         """Return the feeder with micro-batches that suit the network in its mode: packed, or padded.
 
         Kernels compute in bf16, so passes in fp32 are padded on a GPU.
         """
-        in_bf16 = self.training and self.precision == "bf16"
+        in_bf16 = (self.precision if self.training else self.predicts_in) == "bf16"
         packs = self.attention != "sdpa" and (in_bf16 or feeder.workers.device.type == "cpu")
         return replace(feeder, packs=packs)
 
@@ -61,7 +92,7 @@ class Network(nn.Module):
 
         The arguments are those of a micro-batch; only `CompletionNetwork` reads `first_R` and `subtracted_BC`.
         """
-        with torch.autocast(tokens_RT.device.type, torch.bfloat16, enabled=self.precision == "bf16" and self.training):
+        with self.autocast(tokens_RT.device):
             if not hasattr(self.hf, "score"):
                 return self._own_logits(tokens_RT, last_R, packing).float()
             arguments = {} if packing is None else packed_arguments(self.hf, packing)
