@@ -142,8 +142,10 @@ def start_seconds(stages: Iterable[PlannedStage]) -> float:
 def disk_bytes(stage: PlannedStage, num_parameters: int) -> int:
     """Estimate the disk space of the finished stage and its predictions."""
     rows = sum(prediction.split.num_examples for prediction in stage.predicts)
-    models = 0 if isinstance(stage.spec.trainable, Prompt) else 1 + len(stage.spec.optimisation.keep_at)
-    return models * num_parameters * WEIGHT_BYTES + rows * (32 + 4 * stage.spec.num_classes)
+    settings = stage.spec.optimisation
+    models = 0 if isinstance(stage.spec.trainable, Prompt) else 1 + len(settings.keep_at)
+    weight_bytes = WEIGHT_BYTES // (2 if settings.saved_precision == "bf16" else 1)
+    return models * num_parameters * weight_bytes + rows * (32 + 4 * stage.spec.num_classes)
 
 
 def checkpoint_bytes(stage: PlannedStage, num_parameters: int) -> int:

@@ -23,6 +23,7 @@ from w2s_ray.spec.stage import (
     ModelSource,
     Objective,
     Optimisation,
+    Precision,
     PredictionSpec,
     Prompt,
     Score,
@@ -49,15 +50,17 @@ class StageCache:
     def __init__(self, resolution: Resolution, *, predict_test: bool = True) -> None:
         self.resolution, self.predict_test = resolution, predict_test
         self.stages: dict[tuple[object, ...], PlannedStage] = {}
-        self._predictions: dict[tuple[str, SplitSpec], PredictionSpec] = {}
+        self._predictions: dict[tuple[str, SplitSpec, Precision], PredictionSpec] = {}
 
-    def prediction(self, stage: StageSpec, split: SplitSpec) -> PredictionSpec:
-        """Return the stage's prediction of a split."""
-        key = (stage.identity, split)
+    def prediction(self, stage: StageSpec, split: SplitSpec, precision: Precision) -> PredictionSpec:
+        """Return the stage's prediction of a split; stored features are read, and heads computed, in fp32."""
+        if stage.reads_once:
+            precision = "fp32"
+        key = (stage.identity, split, precision)
         known = self._predictions.get(key)
         if known is None:
             tokens = stage.optimisation.context_tokens
-            known = PredictionSpec(stage=stage.identity, split=split, context_tokens=tokens)
+            known = PredictionSpec(stage=stage.identity, split=split, context_tokens=tokens, precision=precision)
             self._predictions[key] = known
         return known
 
@@ -84,6 +87,9 @@ class ChainCompiler:
             if stage.spec.reference is not None and stage.level in waiting:
                 yield waiting.pop(stage.level)
             yield stage
+
+    def _prediction(self, stage: StageSpec, split: SplitSpec) -> PredictionSpec:
+        return self.cache.prediction(stage, split, self.study.prediction_precision)
 
     def _reference(self, level: str, planned: Sequence[PlannedStage]) -> PlannedStage:
         """Return the untrained stage whose scores all arms of a level subtract, with the predictions that they need."""
@@ -178,7 +184,7 @@ class ChainCompiler:
                 supervisors=sources,
                 ceiling=self._stage("ceiling", level).identity if has_ceiling else None,
                 full_ceiling=self._stage("full_ceiling", level).identity if has_ceiling and not trains_all else None,
-                predicts=tuple(self.cache.prediction(spec, split) for split in self._predicted(arm, level, feeds)),
+                predicts=tuple(self._prediction(spec, split) for split in self._predicted(arm, level, feeds)),
             )
         return known
 
@@ -302,7 +308,7 @@ class ChainCompiler:
         return LabelledSplit(split=split, labels=labels)
 
     def _predictions(self, supervisors: tuple[PlannedStage, ...], split: SplitSpec) -> tuple[str, ...]:
-        return tuple(self.cache.prediction(supervisor.spec, split).identity for supervisor in supervisors)
+        return tuple(self._prediction(supervisor.spec, split).identity for supervisor in supervisors)
 
     def _predicted(self, arm: Arm, level: str, feeds: tuple[str, ...]) -> Iterator[SplitSpec]:
         """Yield the splits that a stage predicts: the one it is evaluated on, and those of the levels that it labels.

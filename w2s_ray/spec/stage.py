@@ -35,6 +35,8 @@ Precision = Literal["fp32", "bf16"]
 Objective = Literal["classification", "preference", "answer", "next_token"]
 """Objective of a stage: a text's class, which of two texts is better, what to write after a text, or the next token."""
 ZeroStage = Literal[0, 1, 2, 3]
+Attention = Literal["auto", "sdpa", "varlen", "flash"]
+"""How attention is computed: `sdpa` over padded texts, `varlen` and `flash` over texts in one row without padding."""
 
 
 class GroupShape(NamedTuple):
@@ -65,12 +67,20 @@ class ExecutionSpec(Spec):
     activation_checkpointing: bool | Literal["auto"] = "auto"
     """Keep the inputs of each layer alone and recompute the rest for the gradients; `auto` does so where a worker's
     memory would not be enough otherwise."""
+    attention: Attention = "auto"
+    """`varlen` uses PyTorch's kernel, `flash` that of the package flash_attn. `auto` is `varlen` on a GPU where the
+    precision and the model allow it, else `sdpa`."""
     checkpoint_every_seconds: float | None = Field(default=None, ge=0)
     """Seconds between resume checkpoints; 0 writes one after every step. If not given, their cost decides: they take at
     most 2 % of the training time."""
-
     deepspeed: DeepSpeedSettings = ()
     """Further keys of DeepSpeed's configuration (deepspeed_keys.py)."""
+
+    @model_validator(mode="after")
+    def _flash_has_a_gpu(self) -> Self:
+        if self.attention == "flash" and not self.gpus_per_worker:
+            raise ValueError("attention: flash needs a GPU, and gpus_per_worker is 0; set gpus_per_worker, or `auto`")
+        return self
 
     @property
     def group_shape(self) -> GroupShape:
@@ -253,6 +263,8 @@ class EarlyStopping(Spec):
 class Optimisation(Spec):
     """AdamW and its schedule. All of it is part of the identity."""
 
+    later_fields: ClassVar[frozenset[str]] = frozenset(("saved_precision",))
+
     learning_rate: float = Field(default=5e-4, gt=0)
     epochs: float = Field(default=1.0, gt=0)
     examples_per_step: Positive = 32
@@ -269,6 +281,8 @@ class Optimisation(Spec):
     dropout: Fraction = 0.0
     precision: Precision = "fp32"
     """`bf16` autocasts the forward pass of training, on devices with instructions for it."""
+    saved_precision: Precision = "fp32"
+    """Precision of the model's file; the final validation and predictions are made with the weights in the file."""
     early_stopping: EarlyStopping | None = None
     keep_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Shares of training after which a snapshot of the model is kept too, for instance for the levels of a ladder."""
@@ -335,7 +349,7 @@ class StageSpec(Spec):
         return self.num_classes * (2 if score.calibrate else 1)
 
     def reference_prediction(self, split: SplitSpec, context_tokens: int) -> "PredictionSpec":
-        """Return the prediction of `split` by the stage's reference, which must exist."""
+        """Return the prediction of `split` by the stage's reference, which must exist; in fp32, as it is subtracted."""
         assert self.reference is not None, "the stage has no reference"
         return PredictionSpec(stage=self.reference, split=split, context_tokens=context_tokens)
 
@@ -393,10 +407,15 @@ class StageSpec(Spec):
 class PredictionSpec(Spec):
     """A stage applied to a split: soft labels for the next level, and the input of every metric."""
 
+    later_fields: ClassVar[frozenset[str]] = frozenset(("precision",))
+
     stage: str
     """Identity of the stage that predicts."""
     split: SplitSpec
     context_tokens: Positive
+    precision: Precision = "fp32"
+    """With `bf16` the model's body is autocast; the head computes in fp32 from its hidden states, so that rounding
+    makes no ties."""
 
     @cached_property
     def identity(self) -> str:

@@ -16,7 +16,7 @@ from w2s_ray.spec.labels import Relabelling, Supervisors
 from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.reporting import ReportSpec
 from w2s_ray.spec.search import SearchSpec
-from w2s_ray.spec.stage import AllWeights, Architecture, ExecutionSpec, Optimisation, Score, Trainable
+from w2s_ray.spec.stage import AllWeights, Architecture, ExecutionSpec, Optimisation, Precision, Score, Trainable
 
 SPREAD_KEYS = ("optimisation", "execution")
 """Keys that a study may give at its top, for every level of the ladder."""
@@ -319,6 +319,8 @@ class Study(Spec):
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """Each one seeds splits, heads and batch order."""
     splits: SplitSizes = SplitSizes()
+    prediction_precision: Precision = "fp32"
+    """Precision in which trained models label and are evaluated; part of the identity of predictions alone."""
     max_concurrent: Positive = 8
     """Chains, or candidates of a search, that Tune runs at once; a population (pbt) always runs as a whole."""
     search: SearchSpec | None = None

@@ -51,9 +51,9 @@ def _hint(path: Path) -> str:
     return f"remove {path} and run the study again; stages in the store are not trained again"
 
 
-_LATER_KEYS = {"quoting": None, "labels": None, "trust_remote_code": False}
-"""Keys of tasks and levels that came after searches had been stored, with the default at which they are no part of a
-digest. `later_fields` has older ones too, which the digests of stored searches contain."""
+_LATER_KEYS = {"quoting": None, "labels": None, "trust_remote_code": False, "prediction_precision": "fp32"}
+"""Keys of studies, tasks and levels that came after searches had been stored, with the default at which no digest has
+them. `later_fields` has older ones too, which the digests of stored searches contain."""
 
 
 def search_digest(study: Study) -> str:
@@ -68,8 +68,8 @@ def search_digest(study: Study) -> str:
         for key in (key for key in ("files", "test_files") if task[key]):
             paths = task[key]
             task[key] = Path(paths).name if isinstance(paths, str) else [Path(path).name for path in paths]
-    for entry in (*keys["tasks"].values(), *keys["ladder"].values()):
-        for key in (key for key, default in _LATER_KEYS.items() if key in entry and entry[key] is default):
+    for entry in (keys, *keys["tasks"].values(), *keys["ladder"].values()):
+        for key in (key for key, default in _LATER_KEYS.items() if key in entry and entry[key] == default):
             del entry[key]
     if study.search is not None and study.search.choose_by is not None:
         keys.pop("seeds")

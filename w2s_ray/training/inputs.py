@@ -16,7 +16,7 @@ from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.stage import Execution, ModelSource
-from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.store.artifacts import MODEL, ArtifactStore
 from w2s_ray.training.features import StoredFeatures, features
 from w2s_ray.training.feed import Examples, Feeder, LargestMicroBatch, Purpose, TokenRow
 from w2s_ray.training.memory.footprint import PREDICTION_TOKENS
@@ -103,7 +103,7 @@ class StageInputs:
                 f"stage {short(identity)} has no record, and another stage starts from its model",
                 "run the study that trains it first",
             )
-        return self.store.verify(record) / "model"
+        return self.store.verify(record) / MODEL
 
     @property
     def is_sharded(self) -> bool:

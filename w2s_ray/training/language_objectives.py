@@ -5,6 +5,7 @@ end, without surrounding white space. A model may write as many tokens as the ta
 all that is taken from the truth.
 """
 
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +58,9 @@ class AnswerObjective(StageObjective):
         if self._prompt is not None:
             return prepared.ids(rows_N[self._prompts(self._prompt, rows_N, context).is_cut_N])
         return prepared.ids(rows_N[self._inputs.tokens.are_longer(rows_N, self._text_tokens_N)])
+
+    def names(self, positions_N: IntArray) -> list[str]:
+        return self._inputs.prepared.ids(self._answers[0][positions_N])
 
     def loss(self) -> BatchLoss:
         return TokenBatchLoss(self.examples)
@@ -163,6 +167,9 @@ class TextObjective(StageObjective):
     def truncated_ids(self) -> list[str]:
         return []
 
+    def names(self, positions_N: IntArray) -> list[str]:
+        return [f"block {position}" for position in positions_N.tolist()]
+
     def loss(self) -> BatchLoss:
         return TokenBatchLoss(self.examples)
 
@@ -171,7 +178,7 @@ class TextObjective(StageObjective):
         workers = feeder.workers
         total = torch.zeros((), dtype=torch.float64, device=workers.device)
         with evaluating(network):
-            for batch in feeder.sweep(_HELD_OUT_ROUND):
+            for batch in network.fed_by(feeder).sweep(_HELD_OUT_ROUND):
                 logits_RTV = network(*batch.inputs)
                 total += token_cross_entropy(logits_RTV, batch, loss_from(self._held_out, batch))
         num_tokens = self._held_out.num_loss_tokens(np.arange(len(self._held_out)))
@@ -228,20 +235,18 @@ def generate_answers(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    answers_NA = torch.zeros((len(feeder.examples), max_tokens), dtype=torch.long, device=workers.device)
-    with evaluating(network):
+    own: list[tuple[int, str]] = []
+    with evaluating(network), network.autocast(workers.device):
         for batch in feeder.sweep():
             tokens_RT, mask_RT = left_padded(batch, tokenizer.pad_token_id)
             output_RT = network.hf.generate(
                 tokens_RT, attention_mask=mask_RT, generation_config=config, synced_gpus=is_sharded
             )
             answer_RA = output_RT[:, tokens_RT.shape[1] :]
-            if len(batch.positions):
-                rows_R = torch.from_numpy(batch.positions).to(workers.device)
-                padded_RA = torch.full((len(rows_R), max_tokens), tokenizer.eos_token_id, device=workers.device)
-                padded_RA[:, : answer_RA.shape[1]] = answer_RA
-                answers_NA[rows_R] = padded_RA
-    return [_answer_text(tokenizer, row) for row in workers.sum(answers_NA).tolist()]
+            texts = (_answer_text(tokenizer, row) for row in answer_RA.tolist())
+            own += zip(batch.positions.tolist(), texts, strict=False)  # a filler has a row, and no position
+    answers = dict(itertools.chain(*workers.on_every_rank(lambda: own)))
+    return [answers[number] for number in range(len(feeder.examples))]
 
 
 def left_padded(batch: MicroBatch, pad: int) -> tuple[torch.Tensor, torch.Tensor]:

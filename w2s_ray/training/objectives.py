@@ -76,6 +76,10 @@ class StageObjective(ABC):
         For a prompted stage: of the examples that its shots come from.
         """
 
+    @abstractmethod
+    def names(self, positions_N: IntArray) -> list[str]:
+        """Return the ids of these examples, for messages."""
+
     def num_shots_N(self) -> IntArray | None:
         """Return the shots before each of those examples; None for a stage without shots."""
         return None
@@ -120,6 +124,9 @@ class ClassObjective(StageObjective):
             return prepared.ids(rows_N[self._completions(rows_N, context).is_cut_N])
         longer = self._inputs.tokens.are_longer(prepared.text_numbers(rows_N), context)
         return prepared.ids(rows_N[longer.reshape(-1, len(rows_N)).any(axis=0)])  # any text of an example
+
+    def names(self, positions_N: IntArray) -> list[str]:
+        return self._inputs.prepared.ids(self._targets[0][positions_N])
 
     def loss(self) -> BatchLoss:
         return ClassBatchLoss(self._spec.loss, self.examples, self._inputs.workers)
@@ -282,18 +289,22 @@ def class_outputs(
     """Return `squash` of the logits of every example of the feeder, [N, C], on every rank, in fp32. Collective.
 
     Raises:
-        TrainingError: on every rank, when a probability is not finite.
+        TrainingError: on every rank, when an output is not finite.
     """
-    examples, workers = feeder.examples, feeder.workers
-    outputs_NC = torch.zeros((len(examples), num_classes), device=workers.device)
+    positions, outputs = list[IntArray](), list[torch.Tensor]()
     with evaluating(network):
-        for batch in feeder.sweep():
+        for batch in network.fed_by(feeder).sweep():
             outputs_BC = squash(network(*batch.inputs))
             if len(batch.positions):
-                outputs_NC[torch.from_numpy(batch.positions).to(workers.device)] = outputs_BC
-    gathered_NC = workers.sum(outputs_NC).cpu().numpy().astype(np.float32)
-    if not np.isfinite(gathered_NC).all():
+                positions.append(batch.positions)
+                outputs.append(outputs_BC)
+    outputs_NC = np.empty((len(feeder.examples), num_classes), dtype=np.float32)
+    own = (np.concatenate(positions), torch.cat(outputs).cpu().numpy()) if positions else None
+    for share in feeder.workers.on_every_rank(lambda: own):
+        if share is not None:
+            outputs_NC[share[0]] = share[1]
+    if not np.isfinite(outputs_NC).all():
         raise TrainingError(
             "the model's predictions are not finite", "lower optimisation.learning_rate, or check the data"
         )
-    return gathered_NC
+    return outputs_NC

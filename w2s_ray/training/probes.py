@@ -10,7 +10,8 @@ well; `load_probe` returns None for them, and they read the texts in every epoch
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,14 +24,11 @@ from w2s_ray.training.inputs import StageInputs
 from w2s_ray.training.memory.footprint import CPU_READING_TOKENS
 from w2s_ray.training.memory.usage import Meter
 from w2s_ray.training.models.loading import load_network
-from w2s_ray.training.models.network import Network
+from w2s_ray.training.models.network import HEADS, Network
 from w2s_ray.training.models.saving import ExportFolder
 from w2s_ray.training.progress import Journal, timed
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine, gathered
-
-_HEADS = ("score", "classifier")
-"""Names of transformers' classification heads."""
 
 
 class ReadingStopped(Exception):
@@ -44,10 +42,10 @@ class HeadNetwork(Network):
         """`name`: of the head in its model, so that its weights keep their names."""
         nn.Module.__init__(self)
         self.hf = nn.ModuleDict({name: head})  # the only part of the model
-        self.precision = "fp32"
+        self.precision = self.predicts_in = "fp32"
         self._name, self._texts_per_example = name, texts_per_example
 
-    def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor, *_: Any) -> torch.Tensor:
         """Return logits_BC; `tokens_RT` are the features, those of first texts before those of second ones."""
         logits_RC: torch.Tensor = getattr(self.hf, self._name)(tokens_RT)
         return logits_RC if self._texts_per_example == 1 else logits_RC.view(self._texts_per_example, -1).T
@@ -97,7 +95,7 @@ def load_probe(
 def linear_head(network: Network) -> str | None:
     """Return the name of a probe's head if it is a linear layer and all that is trained, else None."""
     trained = {name for name, parameter in network.hf.named_parameters() if parameter.requires_grad}
-    for name in _HEADS:
+    for name in HEADS:
         head = getattr(network.hf, name, None)
         if isinstance(head, nn.Linear) and trained == {f"{name}.{own}" for own, _ in head.named_parameters()}:
             return name
@@ -143,6 +141,25 @@ def _read(network: Network, parts: Iterable[SplitFeatures], inputs: StageInputs,
 
 
 def save_probe(inputs: StageInputs, head: dict[str, torch.Tensor], goal: ExportFolder) -> dict[str, str]:
-    """Write a probe's whole model, read again on this process's CPU, with the trained `head`; return its digests."""
-    network = load_network(inputs.spec, inputs.source_folder, inputs.tokenizer, Execution())
-    return goal.save_alone(network, head)
+    """Write a probe's whole model, read again, with the trained `head`; return its digests. Collective.
+
+    Under ZeRO-3 the ranks share the model; otherwise rank 0 reads and writes it, in the host's memory.
+    """
+    execution, workers = inputs.execution, inputs.workers
+
+    def load(execution: Execution) -> Network:
+        return load_network(inputs.spec, inputs.source_folder, inputs.tokenizer, execution)
+
+    if execution.zero_stage != 3:
+        return workers.on_rank_0(lambda: goal.save_alone(load(Execution()), head))
+    network = load(execution)
+    engine = Engine(network.to(workers.device), execution, None)
+
+    def gather(names: Collection[str], *, keeps: bool) -> dict[str, torch.Tensor]:
+        read = engine.gather([name for name in names if name not in head], keeps=keeps)
+        return read | {name: head[name] for name in names if keeps and name in head}
+
+    try:
+        return goal.save(network, engine.saved_bytes, gather, workers)
+    finally:
+        engine.destroy()
