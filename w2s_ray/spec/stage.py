@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from w2s_ray.spec.base import Fraction, Positive, Spec, Variant
+from w2s_ray.spec.deepspeed_keys import DeepSpeedSettings
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.labels import LabelledSplit, SplitSpec
 from w2s_ray.spec.losses import Loss, NaiveLoss
@@ -72,6 +73,8 @@ class ExecutionSpec(Spec):
     checkpoint_every_seconds: float | None = Field(default=None, ge=0)
     """Seconds between resume checkpoints; 0 writes one after every step. If not given, their cost decides: they take at
     most 2 % of the training time."""
+    deepspeed: DeepSpeedSettings = ()
+    """Further keys of DeepSpeed's configuration (deepspeed_keys.py)."""
 
     @model_validator(mode="after")
     def _flash_has_a_gpu(self) -> Self:

@@ -28,6 +28,8 @@ from deepspeed.runtime.torch_autocast import PARAM_COMM_DTYPE_ATTR_NAME
 from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
 from transformers.pytorch_utils import Conv1D
 
+from w2s_ray.spec.base import merged
+from w2s_ray.spec.deepspeed_keys import nested
 from w2s_ray.spec.stage import Execution, Optimisation
 from w2s_ray.training.memory.footprint import LARGE_MODEL, Limits, limits_for
 from w2s_ray.training.memory.usage import give_memory_back
@@ -46,10 +48,8 @@ Read = Callable[[str, str, int, torch.Tensor], None]
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def engine_config(
-    execution: Execution, max_grad_norm: float, limits: Limits, *, sends_bf16: bool = False
-) -> dict[str, Any]:
-    """Return DeepSpeed's configuration for one stage; `sends_bf16`: whether workers exchange linear layers in bf16."""
+def engine_config(execution: Execution, max_grad_norm: float, limits: Limits) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for one stage."""
     zero: dict[str, Any] = {
         "stage": execution.zero_stage,
         "reduce_bucket_size": limits.bucket,
@@ -68,9 +68,7 @@ def engine_config(
         }
     if execution.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    # The engine marks the weights itself.
-    autocast = {"torch_autocast": {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}}
-    return (autocast if sends_bf16 else {}) | {
+    config = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": max_grad_norm,
@@ -79,6 +77,7 @@ def engine_config(
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
     }
+    return merged(config, nested(execution.deepspeed))
 
 
 @contextmanager
@@ -142,11 +141,12 @@ class Engine:
         self._gradients: torch.Tensor | None = None
         limits = limits_for(self.num_parameters, _hidden_size(model))
         self._sends_bf16 = False
-        self._linear = self._weights_sent_in_bf16(limits) if execution.zero_stage else []
-        trains_bf16 = bool(self._linear) and getattr(model, "precision", "fp32") == "bf16" and optimisation is not None
-        self._send_bf16(trains_bf16)
-        max_grad_norm = 1.0 if optimisation is None else optimisation.max_grad_norm
-        config = engine_config(execution, max_grad_norm, limits, sends_bf16=trains_bf16)
+        config = engine_config(execution, 1.0 if optimisation is None else optimisation.max_grad_norm, limits)
+        unsharded = config["zero_optimization"].get("stage3_param_persistence_threshold", 0)
+        self._linear = self._weights_sent_in_bf16(unsharded) if execution.zero_stage else []
+        if self._linear and optimisation is not None and getattr(model, "precision", "fp32") == "bf16":
+            self._send_bf16(True)  # DeepSpeed marks no modules of its own:
+            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
         if optimisation is None:
             if execution.zero_stage == 3:
                 self._engine, *_ = deepspeed.initialize(model=model, config=config)
@@ -160,19 +160,19 @@ class Engine:
         self._optimizer = optimizer
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         self._engine.train()
-        self._limit_buckets(limits)
+        self._limit_buckets(config["zero_optimization"]["reduce_bucket_size"])
         self._share_master_weights(execution)
         if execution.zero_stage == 3 and not execution.offload_optimizer:
             self._gradients = self._engine.optimizer.grad_partitions_flat_buffer
             self._gradient_bytes = self._gradients.untyped_storage().nbytes()
             self._free_gradients()
 
-    def _weights_sent_in_bf16(self, limits: Limits) -> list[nn.Parameter]:
+    def _weights_sent_in_bf16(self, unsharded: int) -> list[nn.Parameter]:
         """Return the weights that workers exchange in bf16 while the model computes in bf16: those of linear layers.
 
         Autocast rounds these for every product, so gathered weights lose nothing; their gradients are rounded before
         they are summed. Small models keep fp32, which costs them nothing. So do embeddings, the head, which predicts in
-        fp32, and weights that ZeRO-3 does not shard, which are used in fp32 passes too.
+        fp32, and weights of up to `unsharded` elements, which every worker has for fp32 passes too.
         """
         if self.num_parameters < LARGE_MODEL or torch.distributed.get_world_size() == 1:
             return []
@@ -185,7 +185,7 @@ class Engine:
         return [
             weight
             for weight in self.model.parameters()
-            if id(weight) not in kept and count_parameters([weight]) > limits.persistence
+            if id(weight) not in kept and count_parameters([weight]) > unsharded
         ]
 
     def _send_bf16(self, sends: bool) -> None:
@@ -200,11 +200,11 @@ class Engine:
             else:
                 delattr(weight, PARAM_COMM_DTYPE_ATTR_NAME)
 
-    def _limit_buckets(self, limits: Limits) -> None:
+    def _limit_buckets(self, bucket_size: int) -> None:
         """Without ZeRO, DeepSpeed reduces 5e8 gradients at once, and no setting changes that."""
         if not self._engine.zero_optimization():
             reduce = self._engine.allreduce_gradients
-            self._engine.allreduce_gradients = partial(reduce, bucket_size=limits.bucket)
+            self._engine.allreduce_gradients = partial(reduce, bucket_size=bucket_size)
 
     def _share_master_weights(self, execution: Execution) -> None:
         """Make ZeRO's fp32 master weights views of the fp32 weights, of which DeepSpeed makes a second copy.

@@ -7,10 +7,10 @@ allocator keeps, the process itself) are fitted to measurements of `benchmarks/m
 Sizes are in bytes. Weights, gradients and moments are fp32 for every precision of the forward pass (zero.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from w2s_ray.spec.chain import ModelShape, SettledStage
-from w2s_ray.spec.stage import AllWeights, Lora, ModelSource, Precision, Probe, Prompt
+from w2s_ray.spec.stage import AllWeights, Execution, Lora, ModelSource, Precision, Probe, Prompt
 
 PREDICTION_TOKENS = 8192
 """Padded tokens of one forward pass without gradients, unless memory ran out before."""
@@ -67,6 +67,23 @@ def limits_for(num_parameters: int, hidden_size: int) -> Limits:
         persistence=100_000,
         sub_group=max(2 * bucket, _SMALLEST_SUB_GROUP),
     )
+
+
+_LIMIT_KEYS = {
+    "reduce_bucket_size": "bucket",
+    "stage3_prefetch_bucket_size": "prefetch",
+    "stage3_max_live_parameters": "live",
+    "stage3_max_reuse_distance": "reuse",
+    "stage3_param_persistence_threshold": "persistence",
+    "sub_group_size": "sub_group",
+}
+"""Keys of DeepSpeed that change a limit."""
+
+
+def _with_own_limits(limits: Limits, execution: Execution) -> Limits:
+    """Return the limits that DeepSpeed gets if `execution.deepspeed` has any of its own."""
+    given = {key.removeprefix("zero_optimization."): value for key, value in execution.deepspeed}
+    return replace(limits, **{name: int(given[key]) for key, name in _LIMIT_KEYS.items() if key in given})
 
 
 @dataclass(frozen=True)
@@ -129,7 +146,7 @@ class _Terms:
         self._context = max(contexts)
         if longest_tokens is not None and not self._fills_context:
             self._context = min(self._context, longest_tokens + self._added_tokens)
-        self._limits = limits_for(num_parameters, shape.hidden_size)
+        self._limits = _with_own_limits(limits_for(num_parameters, shape.hidden_size), stage.execution)
         self._is_large = num_parameters >= LARGE_MODEL
         self.phases: dict[str, dict[str, int]] = {
             "loading": self._process() | {"weights": self._weights, "loading": self._drawn or self._full},
