@@ -59,6 +59,8 @@ class Execution(Spec):
     activation_checkpointing: bool | Literal["auto"] = "auto"
     """Keep the inputs of each layer alone and recompute the rest for the gradients; `auto` does so where a worker's
     memory would not be enough otherwise."""
+    keep_adapters: bool = False
+    """Store LoRA adapters without the model that they were trained on; the merged model is made where it is read."""
     checkpoint_every_seconds: float | None = Field(default=None, ge=0)
     """Seconds between resume checkpoints; 0 writes one after every step. If not given, their cost decides: they take at
     most 2 % of the training time."""
