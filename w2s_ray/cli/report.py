@@ -13,7 +13,7 @@ from w2s_ray.cli.model_card import model_card
 from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StoreError
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.stage import Execution, Prompt
+from w2s_ray.spec.stage import Prompt
 from w2s_ray.store.artifacts import MODEL, SNAPSHOTS, ArtifactStore
 from w2s_ray.store.files import writing
 from w2s_ray.store.record import Record
@@ -108,13 +108,10 @@ def _merged(store: ArtifactStore, stage: PlannedStage, record: Record, stored: P
     if record.base is None:
         yield stored
         return
-    import torch
-
     from w2s_ray.training.inputs import StageInputs
     from w2s_ray.training.workers import Workers
 
-    alone = stage.model_copy(update={"execution": Execution()})
-    inputs = StageInputs(alone, store, Workers(0, 1, torch.device("cpu")))
+    inputs = StageInputs(stage, store, Workers.alone())
     try:
         yield inputs.merged(stage.spec, stored, record.base)
     finally:

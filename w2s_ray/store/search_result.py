@@ -51,9 +51,17 @@ def _hint(path: Path) -> str:
     return f"remove {path} and run the study again; stages in the store are not trained again"
 
 
-_LATER_KEYS = {"quoting": None, "labels": None, "trust_remote_code": False, "prediction_precision": "fp32"}
-"""Keys of studies, tasks and levels that came after searches had been stored, with the default at which no digest has
-them. `later_fields` has older ones too, which the digests of stored searches contain."""
+_LATER_KEYS = {
+    "quoting": None,
+    "labels": None,
+    "trust_remote_code": False,
+    "prediction_precision": "fp32",
+    "saved_precision": "fp32",
+    "keep_adapters": False,
+}
+"""Keys of studies, tasks and levels, and of their optimisation and execution, that came after searches had been stored,
+with the default at which no digest has them. `later_fields` has older ones too, which the digests of stored searches
+contain."""
 
 
 def search_digest(study: Study) -> str:
@@ -68,7 +76,9 @@ def search_digest(study: Study) -> str:
         for key in (key for key in ("files", "test_files") if task[key]):
             paths = task[key]
             task[key] = Path(paths).name if isinstance(paths, str) else [Path(path).name for path in paths]
-    for entry in (keys, *keys["tasks"].values(), *keys["ladder"].values()):
+    entries = (keys, *keys["tasks"].values(), *keys["ladder"].values())
+    inner = (entry[name] for entry in entries for name in ("optimisation", "execution") if entry.get(name))
+    for entry in (*entries, *inner):
         for key in (key for key, default in _LATER_KEYS.items() if key in entry and entry[key] == default):
             del entry[key]
     if study.search is not None and study.search.choose_by is not None:

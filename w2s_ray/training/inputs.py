@@ -16,7 +16,7 @@ from w2s_ray.errors import StoreError
 from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.stage import ModelSource, StageSpec
+from w2s_ray.spec.stage import Execution, ModelSource, StageSpec
 from w2s_ray.store.artifacts import MODEL, ArtifactStore
 from w2s_ray.store.files import wait_for_files
 from w2s_ray.store.record import Base, Record
@@ -38,6 +38,9 @@ _SAMPLED_CHARACTERS = 20_000
 
 class StageInputs:
     """The inputs of one stage, each loaded on first use and then kept. First uses are collective over `workers`."""
+
+    execution: Execution
+    """Of the stage, as `MemorySettings` has settled it."""
 
     def __init__(self, stage: PlannedStage, store: ArtifactStore, workers: Workers) -> None:
         self.stage, self.spec, self.store, self.workers = stage, stage.spec, store, workers
@@ -129,7 +132,8 @@ class StageInputs:
         self.workers.on_each_node(lambda: check_base(base, folder))
         target = self.workers.on_rank_0(lambda: self.store.merged_folder(spec.identity))
         self._merged.append(target)
-        merge(spec, folder, adapters, target, self.stage.execution, self.workers)
+        execution = Execution(zero_stage=3 if self.workers.size > 1 else 0)
+        merge(spec, folder, adapters, target, execution, self.workers)
         self.workers.on_each_node(lambda: wait_for_files(weight_files(target)))
         return target
 
@@ -141,7 +145,7 @@ class StageInputs:
     @property
     def is_sharded(self) -> bool:
         """Whether the weights are spread over the workers."""
-        return self.stage.execution.zero_stage == 3
+        return self.execution.zero_stage == 3
 
     def texts(self, rows_N: IntArray, context: int) -> Examples:
         """Return the texts of these rows of the task, each cut to its last `context` tokens, and features if stored."""
@@ -167,7 +171,7 @@ class StageInputs:
                 texts,
                 self.source_folder,
                 pad,
-                self.stage.execution,
+                self.execution,
                 self.workers,
                 trust_remote_code=self.spec.trusts_code,
             )

@@ -69,7 +69,7 @@ def load_probe(
         StoreError: when features cannot be written, or are damaged.
     """
     spec, workers = inputs.spec, inputs.workers
-    network = load_network(spec, inputs.source_folder, inputs.tokenizer, inputs.stage.execution)
+    network = load_network(spec, inputs.source_folder, inputs.tokenizer, inputs.execution)
     name = linear_head(network)
     if name is None:
         return None
@@ -117,7 +117,7 @@ def _read(network: Network, parts: Iterable[SplitFeatures], inputs: StageInputs,
     workers, context = inputs.workers, inputs.spec.optimisation.context_tokens
     on_cpu = workers.device.type == "cpu"
     tokens_at_once = min(inputs.prediction_tokens, CPU_READING_TOKENS) if on_cpu else inputs.prediction_tokens
-    engine = Engine(network.to(workers.device), inputs.stage.execution, None)
+    engine = Engine(network.to(workers.device), inputs.execution, None)
     try:
         for part in parts:
             began = time.perf_counter()
@@ -144,7 +144,7 @@ def save_probe(inputs: StageInputs, head: dict[str, torch.Tensor], goal: ExportF
 
     Under ZeRO-3 the ranks share the model; otherwise rank 0 reads and writes it, in the host's memory.
     """
-    execution, workers = inputs.stage.execution, inputs.workers
+    execution, workers = inputs.execution, inputs.workers
 
     def load(execution: Execution) -> Network:
         return load_network(inputs.spec, inputs.source_folder, inputs.tokenizer, execution)

@@ -12,7 +12,7 @@ from w2s_ray.data.batches import plan_steps
 from w2s_ray.errors import DeviceFull, LeaseHeld, ResourceError
 from w2s_ray.science import IntArray
 from w2s_ray.spec.chain import ModelShape, PlannedStage
-from w2s_ray.spec.stage import ModelSource, Precision, PredictionSpec, Prompt
+from w2s_ray.spec.stage import Execution, ModelSource, Precision, PredictionSpec, Prompt
 from w2s_ray.spec.stage import Objective as ObjectiveName
 from w2s_ray.store.artifacts import CHECKPOINTS, MODEL, SNAPSHOTS, ArtifactStore
 from w2s_ray.store.files import wait_for_files
@@ -94,6 +94,7 @@ class _StageRun:
     engine: Engine
     network: Network
     memory: MemorySettings
+    execution: Execution
     objective: StageObjective
     checkpoints: Checkpoints
 
@@ -119,6 +120,7 @@ class _StageRun:
         self.metrics = dict(finished.metrics) if finished else {}
         size, shape = self._model_size(is_finished=finished is not None)
         self.memory = MemorySettings(self.inputs, size, shape)
+        self.execution = self.inputs.execution = self.memory.execution
         for note in self.memory.notes:
             self.log(note)
         self.inputs.prediction_tokens = self.memory.prediction_tokens
@@ -187,7 +189,7 @@ class _StageRun:
             validate=partial(self.objective.validate, self.network) if spec.validation is not None else None,
             steps=steps,
             checkpoints=checkpoints,
-            checkpoint_every_seconds=self.stage.execution.checkpoint_every_seconds,
+            checkpoint_every_seconds=self.execution.checkpoint_every_seconds,
             journal=journal,
             names=self.objective.names,
             save_snapshot=self._save_snapshot,
@@ -233,10 +235,10 @@ class _StageRun:
 
     def _load_trainable(self) -> Network:
         """Load the network to be trained, in the precision and with the checkpointing that device and model allow."""
-        network = load_network(self.spec, self.inputs.source_folder, self.inputs.tokenizer, self.stage.execution)
+        network = load_network(self.spec, self.inputs.source_folder, self.inputs.tokenizer, self.execution)
         network.precision = self._available(network.precision)
         self.metrics["fell_back_to_fp32"] = network.precision != self.spec.optimisation.precision
-        if self.memory.checkpoints_activations and not checkpoint_activations(network):
+        if self.execution.activation_checkpointing and not checkpoint_activations(network):
             self.log("this model does not support activation checkpointing; activations are kept")
         return network
 
@@ -249,7 +251,7 @@ class _StageRun:
 
     def load_for_prediction(self) -> None:
         """Load the finished stage's network for prediction; for a prompted stage, the network that it prompts."""
-        inputs, execution = self.inputs, self.stage.execution
+        inputs, execution = self.inputs, self.execution
         if isinstance(self.spec.trainable, Prompt):
             network = load_network(self.spec, inputs.source_folder, inputs.tokenizer, execution)
         else:
@@ -260,7 +262,7 @@ class _StageRun:
     def _start_engine(self, network: Network, *, trains: bool) -> None:
         network.to(self.workers.device)
         self.network = network
-        self.engine = Engine(network, self.stage.execution, self.spec.optimisation if trains else None)
+        self.engine = Engine(network, self.execution, self.spec.optimisation if trains else None)
         give_memory_back()  # used while loading
 
     def _finish(self, state: TrainState, num_steps: int) -> None:
@@ -321,7 +323,7 @@ class _StageRun:
         folder = self.folder / MODEL
         if self.base is not None:
             folder = self.inputs.merged(self.spec, folder, self.base)
-        network = load_trained(self.spec, folder, self.inputs.tokenizer, self.stage.execution)
+        network = load_trained(self.spec, folder, self.inputs.tokenizer, self.execution)
         self._start_engine(network, trains=False)
 
     def _commit(self) -> None:
@@ -352,7 +354,7 @@ class _StageRun:
         if isinstance(self.network, HeadNetwork):
             head = self.engine.gather(self.engine.saved_bytes, keeps=True)
             digests = save_probe(self.inputs, head, goal)
-        elif keeps_adapters(self.spec, self.stage.execution):
+        elif keeps_adapters(self.spec, self.execution):
             folder = self.inputs.source_folder
             if self.base is None:
                 self.base = self.workers.on_rank_0(lambda: describe_base(self.spec, folder))

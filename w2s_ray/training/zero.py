@@ -130,6 +130,7 @@ class Engine:
         self._names: dict[torch.Tensor, str] = {
             weight: name for name, weight in model.named_parameters() if weight.requires_grad
         }
+        self.zero_stage = execution.zero_stage
         self._engine: Any = None
         self._gradients: torch.Tensor | None = None
         limits = limits_for(self.num_parameters, _hidden_size(model))
