@@ -185,15 +185,14 @@ def _loaded(auto: Any, config: PretrainedConfig, spec: StageSpec, folder: Path, 
                     config=config,
                     dtype=torch.float32,
                     trust_remote_code=spec.trusts_code,
-                    ignore_mismatched_sizes=execution.zero_stage != 3,  # so that all of them are listed
+                    ignore_mismatched_sizes=execution.zero_stage != 3,  # list them; ZeRO-3 does not look for them
                     output_loading_info=True,
                 )
         except Exception as error:  # the library raises nothing more specific
             if is_out_of_memory(error):
                 raise
             raise _not_loaded(spec, error) from error
-    if execution.zero_stage != 3:  # where the list is of this rank's shards
-        _check_weights(hf, info, spec)
+    _check_weights(hf, info, spec)  # under ZeRO-3 sizes that differ are an error of rank 0 already
     return hf
 
 
