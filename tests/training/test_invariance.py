@@ -38,10 +38,12 @@ class Run:
     limits: str = ""
     """A key of `tests.training.conftest.LIMITS`; empty for limits by size, which shard no tiny model."""
     checkpointing: bool = False
+    attention: str = "auto"
 
     def __str__(self) -> str:
         recomputed = "-recomputed" if self.checkpointing else ""
-        return f"{self.workers}x{self.zero_stage}-{self.tokens}{recomputed}@{self.limits}"
+        packed = f"-{self.attention}" if self.attention != "auto" else ""
+        return f"{self.workers}x{self.zero_stage}-{self.tokens}{recomputed}{packed}@{self.limits}"
 
     def of(self, stage: PlannedStage) -> PlannedStage:
         """The stage, executed in this way; it predicts nothing."""
@@ -49,6 +51,7 @@ class Run:
             "zero_stage": self.zero_stage,
             "tokens_per_micro_batch": self.tokens,
             "activation_checkpointing": self.checkpointing,
+            "attention": self.attention,
         }
         return stage.model_copy(update={"execution": stage.execution.model_copy(update=changes), "predicts": ()})
 
@@ -82,6 +85,13 @@ RUNS += [(label, run) for label in KINDS for run in MORE_RUNS]
 RUNS += [("lora", run) for run in (Run(2, 0, TIGHT), Run(2, 2, TIGHT, "ahead"))]
 RUNS += [("likelihood", run) for run in (*MORE_RUNS, Run(2, 2, TIGHT, "ahead"))]
 RUNS += [(label, run) for label in ("dpo", "calibrated", "names") for run in SOME_RUNS]
+PACKED, SHARDED_PACKED = (
+    Run(1, 0, ROOMY, attention="varlen"),
+    Run(2, 3, TIGHT, "ahead", checkpointing=True, attention="varlen"),
+)
+RUNS += [(label, PACKED) for label in (*LABELS[:2], *KINDS, "likelihood", "dpo", "calibrated", "names")]
+RUNS += [(label, SHARDED_PACKED) for label in (LABELS[0], "pairs", "text", "likelihood")]
+RUNS += [(LABELS[0], Run(2, 2, TIGHT, attention="varlen"))]
 FEATURES = 5
 """A micro-batch of five features, each as long as one token; a step of a probe has several."""
 PROBE_RUNS = [

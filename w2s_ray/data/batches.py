@@ -5,7 +5,9 @@
 change the first.
 """
 
+import itertools
 import math
+from bisect import bisect_right
 
 import numpy as np
 
@@ -40,20 +42,21 @@ def plan_steps(
 
 
 def partition(
-    step_positions: IntArray, lengths_N: IntArray, *, world: int, tokens_per_micro_batch: int
+    step_positions: IntArray, lengths_N: IntArray, *, world: int, tokens_per_micro_batch: int, packs: bool = False
 ) -> list[list[IntArray]]:
     """Cut one optimizer batch into micro-batches: [rank][micro] → positions.
 
-    All ranks have equally many micro-batches, some of them empty if there are too few examples. The padded size of a
-    micro-batch, its longest text times its number of examples, is at most `tokens_per_micro_batch`, except for a single
-    text that is longer. There are as few rounds as possible, with sizes as even as possible.
+    All ranks have equally many micro-batches, some of them empty if there are too few examples. The size of a
+    micro-batch is its longest text times its number of examples (padded), or with `packs` the sum of its texts. It is
+    at most `tokens_per_micro_batch`, except for a single text that is longer. There are as few rounds as possible, with
+    sizes as even as possible.
     """
     positions = np.asarray(step_positions, dtype=np.int64)
     lengths = np.maximum(np.asarray(lengths_N)[positions], 1)
     order = np.lexsort((positions, -lengths))
     positions, descending = positions[order], lengths[order].tolist()
-    rounds = max(1, math.ceil(len(_cut(descending, tokens_per_micro_batch)) / world))
-    sizes = _cut(descending, _smallest_cap(descending, rounds * world, tokens_per_micro_batch))
+    rounds = max(1, math.ceil(len(_cut(descending, tokens_per_micro_batch, packs)) / world))
+    sizes = _cut(descending, _smallest_cap(descending, rounds * world, tokens_per_micro_batch, packs), packs)
     pieces = np.split(positions, np.cumsum(sizes)[:-1]) if sizes else []
     pieces += [np.empty(0, dtype=np.int64)] * (rounds * world - len(pieces))
     ranks: list[list[IntArray]] = [[] for _ in range(world)]
@@ -85,23 +88,25 @@ def _shuffled(count: int, seed: int) -> IntArray:
     return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
 
 
-def _cut(descending: list[int], cap: int) -> list[int]:
-    """Return the sizes of runs of `descending` lengths, each as long as its padded size allows (`cap`)."""
+def _cut(descending: list[int], cap: int, packs: bool) -> list[int]:
+    """Return the sizes of runs of `descending` lengths, each as long as its padded or packed size allows (`cap`)."""
+    sums = list(itertools.accumulate(descending, initial=0)) if packs else []
     sizes: list[int] = []
     begin = 0
     while begin < len(descending):
-        size = min(max(1, cap // descending[begin]), len(descending) - begin)
+        fitting = bisect_right(sums, sums[begin] + cap) - 1 - begin if packs else cap // descending[begin]
+        size = min(max(1, fitting), len(descending) - begin)
         sizes.append(size)
         begin += size
     return sizes
 
 
-def _smallest_cap(descending: list[int], num_pieces: int, cap: int) -> int:
-    """Return the smallest padded size for which `num_pieces` runs are enough, by bisection."""
+def _smallest_cap(descending: list[int], num_pieces: int, cap: int, packs: bool) -> int:
+    """Return the smallest size of a piece for which `num_pieces` runs are enough, by bisection."""
     low, high = 1, cap
     while low < high:
         middle = (low + high) // 2
-        if len(_cut(descending, middle)) <= num_pieces:
+        if len(_cut(descending, middle, packs)) <= num_pieces:
             high = middle
         else:
             low = middle + 1

@@ -34,6 +34,8 @@ Precision = Literal["fp32", "bf16"]
 Objective = Literal["classification", "preference", "answer", "next_token"]
 """Objective of a stage: a text's class, which of two texts is better, what to write after a text, or the next token."""
 ZeroStage = Literal[0, 1, 2, 3]
+Attention = Literal["auto", "sdpa", "varlen", "flash"]
+"""How attention is computed: `sdpa` over padded texts, `varlen` and `flash` over texts in one row without padding."""
 
 
 class GroupShape(NamedTuple):
@@ -66,9 +68,18 @@ class ExecutionSpec(Spec):
     memory would not be enough otherwise."""
     keep_adapters: bool = False
     """Store LoRA adapters without the model that they were trained on; the merged model is made where it is read."""
+    attention: Attention = "auto"
+    """`varlen` uses PyTorch's kernel, `flash` that of the package flash_attn. `auto` is `varlen` on a GPU where the
+    precision and the model allow it, else `sdpa`."""
     checkpoint_every_seconds: float | None = Field(default=None, ge=0)
     """Seconds between resume checkpoints; 0 writes one after every step. If not given, their cost decides: they take at
     most 2 % of the training time."""
+
+    @model_validator(mode="after")
+    def _flash_has_a_gpu(self) -> Self:
+        if self.attention == "flash" and not self.gpus_per_worker:
+            raise ValueError("attention: flash needs a GPU, and gpus_per_worker is 0; set gpus_per_worker, or `auto`")
+        return self
 
     @property
     def group_shape(self) -> GroupShape:

@@ -10,7 +10,7 @@ Shapes: N examples of K texts, B examples and R = K·B rows of a micro-batch, T 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -87,31 +87,61 @@ AnyExamples = TypeVar("AnyExamples", bound=Examples, covariant=True)
 
 
 @dataclass(frozen=True)
-class MicroBatch:
-    """One forward pass of one rank: R = K·B rows, the first texts of its B examples, then their second texts.
+class Packing:
+    """The places of R texts that follow each other in one row of M tokens, without padding."""
 
-    Rows are padded on the right. A filler is one example of padding and has no positions.
+    bounds_S: torch.Tensor
+    """S = R + 1: the place of each text's first token, and M; int32, as attention kernels take it."""
+    text_M: torch.Tensor
+    """The text that each token belongs to."""
+    positions_M: torch.Tensor
+    """Index of each token in its text."""
+    longest: int
+    """Tokens of the longest text."""
+
+    @classmethod
+    def of(cls, lengths_R: IntArray, device: torch.device) -> Self:
+        bounds_S = np.concatenate([[0], lengths_R.cumsum()])
+        text_M = np.repeat(np.arange(len(lengths_R)), lengths_R)
+        positions_M = np.arange(bounds_S[-1]) - bounds_S[text_M]
+        bounds, text, positions = (torch.from_numpy(array).to(device) for array in (bounds_S, text_M, positions_M))
+        return cls(bounds.to(torch.int32), text, positions, int(lengths_R.max()))
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass of one rank: R = K·B texts, the first texts of its B examples, then their second texts.
+
+    Each text is a row, padded on the right; with a packing all texts are in one row. A filler is one example of padding
+    and has no positions.
     """
 
     positions: IntArray
     """Indices of the examples among the stage's examples."""
     tokens_RT: torch.Tensor
-    """Where the examples have features, features_RD."""
+    """With a packing, tokens_1M. Where the examples have features, features_RD."""
     last_R: torch.Tensor
-    """Index of each row's last token that is not padding."""
+    """Index, in its row, of each text's last token."""
     real_R: torch.Tensor
-    """1 for rows of examples, 0 for a filler's rows."""
+    """1 for texts of examples, 0 for those of a filler."""
     first_R: torch.Tensor | None = None
-    """Index of the first token of each row's completion; None where no completions are scored."""
+    """Index, in its row, of the first token of each completion; None where no completions are scored."""
     subtracted_BC: torch.Tensor | None = None
     """Scores of the reference, subtracted from those of each example; None without a reference."""
+    packing: Packing | None = None
+    """None for padded rows."""
 
     @property
-    def inputs(self) -> tuple[torch.Tensor, ...]:
+    def inputs(self) -> tuple[torch.Tensor | Packing | None, ...]:
         """The arguments of a network's forward pass."""
-        return tuple(
-            tensor for tensor in (self.tokens_RT, self.last_R, self.first_R, self.subtracted_BC) if tensor is not None
-        )
+        arguments = (self.tokens_RT, self.last_R, self.first_R, self.subtracted_BC, self.packing)
+        given = [place for place, argument in enumerate(arguments, start=1) if argument is not None]
+        return arguments[: given[-1]]
+
+
+def of_targets(values_R: torch.Tensor, packing: Packing | None) -> torch.Tensor:
+    """Return each text's value for the tokens after the first of a row: (R, 1), or (1, M - 1) with a packing."""
+    return values_R[:, None] if packing is None else values_R[packing.text_M[1:]][None]
 
 
 Purpose = Literal["training", "predicting"]
@@ -138,14 +168,17 @@ class Feeder(Generic[AnyExamples]):
     pad: int
     purpose: Purpose = "training"
     largest: LargestMicroBatch = field(default_factory=LargestMicroBatch)
+    packs: bool = False
+    """Put the texts of a micro-batch into one row without padding."""
 
     def micro_batches(self, positions_N: IntArray) -> list[MicroBatch]:
         """Return this rank's micro-batches of one optimizer batch; the same number on every rank."""
         pieces = partition(
             positions_N,
-            self.examples.padded_N,
+            self.examples.lengths_N if self._packs else self.examples.padded_N,
             world=self.workers.size,
             tokens_per_micro_batch=self.tokens_per_micro_batch,
+            packs=self._packs,
         )
         batches = [self.collate(piece) for piece in pieces[self.workers.rank]]
         largest = max(batches, key=self._num_tokens)
@@ -158,6 +191,10 @@ class Feeder(Generic[AnyExamples]):
         order_N = np.argsort(self.examples.lengths_N, kind="stable")
         for start in range(0, len(order_N), examples_per_round):
             yield from self.micro_batches(order_N[start : start + examples_per_round])
+
+    @property
+    def _packs(self) -> bool:
+        return self.packs and self.examples.features_MD is None
 
     def _num_tokens(self, batch: MicroBatch) -> int:
         """Return its tokens with padding; a text's features count as one, as they do when micro-batches are cut."""
@@ -174,28 +211,34 @@ class Feeder(Generic[AnyExamples]):
         real = [1.0] * len(rows)
         if not rows:
             rows, real = [np.full(2, self.pad, dtype=np.int32) for _ in texts], [0.0] * len(texts)
-        width = max(len(row) for row in rows)
-        tokens = np.full((len(rows), width), self.pad, dtype=np.int64)
-        for index, row in enumerate(rows):
-            tokens[index, : len(row)] = row
-        last = [len(row) - 1 for row in rows]
         device = self.workers.device
+        lengths_R = np.array([len(row) for row in rows], dtype=np.int64)
+        packing = Packing.of(lengths_R, device) if self._packs else None
+        starts_R = np.zeros_like(lengths_R) if packing is None else lengths_R.cumsum() - lengths_R
         first_R, subtracted_BC = None, None
         if examples.first is not None:
             first = examples.first[places] if places else np.ones(len(rows), dtype=np.int64)
-            first_R = torch.from_numpy(first).to(device)
+            first_R = torch.from_numpy(starts_R + first).to(device)
         if examples.subtracted_NC is not None:
             of_filler = np.zeros((1, examples.subtracted_NC.shape[1]), dtype=np.float32)
             subtracted = examples.subtracted_NC[positions] if places else of_filler
             subtracted_BC = torch.from_numpy(subtracted).to(device)
+        tokens = self._padded(rows) if packing is None else np.concatenate(rows).astype(np.int64)[None]
         return MicroBatch(
             positions=np.asarray(positions, dtype=np.int64),
             tokens_RT=torch.from_numpy(tokens).to(device),
-            last_R=torch.tensor(last, device=device),
+            last_R=torch.from_numpy(starts_R + lengths_R - 1).to(device),
             real_R=torch.tensor(real, device=device),
             first_R=first_R,
             subtracted_BC=subtracted_BC,
+            packing=packing,
         )
+
+    def _padded(self, rows: list[TokenRow]) -> IntArray:
+        tokens_RT = np.full((len(rows), max(map(len, rows))), self.pad, dtype=np.int64)
+        for index, row in enumerate(rows):
+            tokens_RT[index, : len(row)] = row
+        return tokens_RT
 
     def _collate_features(self, positions: IntArray, features_MD: FloatArray) -> MicroBatch:
         places_K = np.arange(self.examples.texts_per_example) * len(self.examples)

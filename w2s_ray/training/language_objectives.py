@@ -178,7 +178,7 @@ class TextObjective(StageObjective):
         workers = feeder.workers
         total = torch.zeros((), dtype=torch.float64, device=workers.device)
         with evaluating(network):
-            for batch in feeder.sweep(_HELD_OUT_ROUND):
+            for batch in network.fed_by(feeder).sweep(_HELD_OUT_ROUND):
                 logits_RTV = network(*batch.inputs)
                 total += token_cross_entropy(logits_RTV, batch, loss_from(self._held_out, batch))
         num_tokens = self._held_out.num_loss_tokens(np.arange(len(self._held_out)))

@@ -39,7 +39,7 @@ from w2s_ray.spec.losses import (
     WindowLoss,
 )
 from w2s_ray.spec.own_code import function_from
-from w2s_ray.training.feed import LabelledExamples, LanguageExamples, MicroBatch
+from w2s_ray.training.feed import LabelledExamples, LanguageExamples, MicroBatch, of_targets
 from w2s_ray.training.workers import Workers
 
 _LOG_ODDS_EPSILON = 1e-7
@@ -339,12 +339,14 @@ def token_losses(logits_RTV: torch.Tensor, tokens_RT: torch.Tensor) -> torch.Ten
 def token_cross_entropy(logits_RTV: torch.Tensor, batch: MicroBatch, loss_from_R: torch.Tensor) -> torch.Tensor:
     """Return the summed cross-entropy of the tokens from `loss_from_R` on; padding and fillers count nothing."""
     ends_T = torch.arange(1, batch.tokens_RT.shape[1], device=batch.last_R.device)[None, :]
-    counts_RT = (ends_T >= loss_from_R[:, None]) & (ends_T <= batch.last_R[:, None])
+    from_RT, last_RT, real_RT = (of_targets(each, batch.packing) for each in (loss_from_R, batch.last_R, batch.real_R))
+    counts_RT = (ends_T >= from_RT) & (ends_T <= last_RT)
     losses_RT = token_losses(logits_RTV, batch.tokens_RT)
-    return (losses_RT * counts_RT * batch.real_R[:, None]).sum()
+    return (losses_RT * counts_RT * real_RT).sum()
 
 
 def loss_from(examples: LanguageExamples, batch: MicroBatch) -> torch.Tensor:
-    """Return the index of the first token that counts, for each row of a micro-batch."""
+    """Return the index in its row of each text's first token that counts."""
     rows = examples.loss_from_N[batch.positions] if len(batch.positions) else np.ones(1, dtype=np.int64)
-    return torch.from_numpy(rows).to(batch.last_R.device)
+    from_R = torch.from_numpy(rows).to(batch.last_R.device)
+    return from_R if batch.packing is None else from_R + batch.packing.bounds_S[:-1]

@@ -293,7 +293,7 @@ def class_outputs(
     """
     positions, outputs = list[IntArray](), list[torch.Tensor]()
     with evaluating(network):
-        for batch in feeder.sweep():
+        for batch in network.fed_by(feeder).sweep():
             outputs_BC = squash(network(*batch.inputs))
             if len(batch.positions):
                 positions.append(batch.positions)

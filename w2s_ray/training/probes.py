@@ -11,6 +11,7 @@ well; `load_probe` returns None for them, and they read the texts in every epoch
 
 import time
 from collections.abc import Collection, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,7 +45,7 @@ class HeadNetwork(Network):
         self.precision = self.predicts_in = "fp32"
         self._name, self._texts_per_example = name, texts_per_example
 
-    def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor, *_: Any) -> torch.Tensor:
         """Return logits_BC; `tokens_RT` are the features, those of first texts before those of second ones."""
         logits_RC: torch.Tensor = getattr(self.hf, self._name)(tokens_RT)
         return logits_RC if self._texts_per_example == 1 else logits_RC.view(self._texts_per_example, -1).T

@@ -24,6 +24,7 @@ from w2s_ray.training.loop import Loop
 from w2s_ray.training.memory.fit import MemorySettings, device_full
 from w2s_ray.training.memory.usage import Meter, give_memory_back, is_out_of_memory
 from w2s_ray.training.models import files
+from w2s_ray.training.models.attention import use_attention
 from w2s_ray.training.models.catalogue import is_on_hub
 from w2s_ray.training.models.loading import load_network, load_trained
 from w2s_ray.training.models.network import Network, checkpoint_activations
@@ -185,7 +186,7 @@ class _StageRun:
             spec=spec,
             engine=self.engine,
             loss=self.objective.loss(),
-            feeder=self.inputs.feeder(self.objective.examples, self.memory.training_tokens),
+            feeder=self.network.fed_by(self.inputs.feeder(self.objective.examples, self.memory.training_tokens)),
             validate=partial(self.objective.validate, self.network) if spec.validation is not None else None,
             steps=steps,
             checkpoints=checkpoints,
@@ -238,6 +239,7 @@ class _StageRun:
         network = load_network(self.spec, self.inputs.source_folder, self.inputs.tokenizer, self.execution)
         network.precision = self._available(network.precision)
         self.metrics["fell_back_to_fp32"] = network.precision != self.spec.optimisation.precision
+        self._use_attention(network, network.precision)
         if self.execution.activation_checkpointing and not checkpoint_activations(network):
             self.log("this model does not support activation checkpointing; activations are kept")
         return network
@@ -249,6 +251,11 @@ class _StageRun:
         self.log("a device has no bf16 instructions; the stage computes in fp32")
         return "fp32"
 
+    def _use_attention(self, network: Network, precision: Precision) -> None:
+        """Prepare the network to read packed texts in this precision, if it can."""
+        wanted, settings = self.execution.attention, self.spec.optimisation
+        network.attention = use_attention(network.hf, wanted, settings, precision, self.workers)
+
     def load_for_prediction(self) -> None:
         """Load the finished stage's network for prediction; for a prompted stage, the network that it prompts."""
         inputs, execution = self.inputs, self.execution
@@ -257,6 +264,7 @@ class _StageRun:
         else:
             folder = inputs.trained_model(self.spec.identity)
             network = load_trained(self.spec, folder, inputs.tokenizer, execution)
+        self._use_attention(network, "bf16")
         self._start_engine(network, trains=False)
 
     def _start_engine(self, network: Network, *, trains: bool) -> None:

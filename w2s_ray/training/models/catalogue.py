@@ -22,6 +22,9 @@ LADDER = Path(__file__).parents[2] / "ladder"
 """Folder of the built-in models and of their tokenizer."""
 BUILTIN = "w2s:"
 SIZES = ("small", "medium", "large")
+PACKED_DECODERS = frozenset("gemma gemma3_text gpt2 gpt_neox llama mistral olmo olmo2 phi phi3 qwen2 qwen3".split())
+PACKED_ENCODERS = frozenset("bert electra modernbert roberta xlm-roberta".split())
+"""Model types that read texts without padding (attention.py); tests/training/models/test_attention.py compares each."""
 
 
 def resolve_model(
@@ -189,10 +192,27 @@ def _shape(level: LevelSpec, folder: Path) -> ModelShape | None:
 
     A class of its own may have more embeddings than its configuration names; the model check counts those.
     """
+    _check_attention(level, folder)
     shape = files.shape_of(folder)
     if not level.trust_remote_code:
         check_padding(folder, level.model, shape, level.pad_token)
     return shape
+
+
+def _check_attention(level: LevelSpec, folder: Path) -> None:
+    """Refuse `attention: varlen` or `flash` for a model, or settings, with which texts cannot be packed."""
+    wanted, model_type = level.execution.attention, files.model_type(folder)
+    if wanted in ("auto", "sdpa"):
+        return
+    if level.trust_remote_code or model_type not in PACKED_DECODERS | PACKED_ENCODERS:
+        reason = f"{level.model} is of the type {model_type}, whose texts cannot be packed"
+    elif level.optimisation.dropout:
+        reason = f"the kernel has no dropout, and optimisation.dropout is {level.optimisation.dropout:g}"
+    elif level.execution.gpus_per_worker and level.optimisation.precision != "bf16":
+        reason = f"the kernel computes in bf16, and optimisation.precision is {level.optimisation.precision}"
+    else:
+        return
+    raise ModelError(f"attention: {wanted} is not possible: {reason}", "set `attention: auto`, which pads such texts")
 
 
 def _from_scratch(revision: str, architecture: Architecture, tokenizer: Path) -> ResolvedModel:

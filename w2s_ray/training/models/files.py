@@ -262,6 +262,11 @@ def check_precision(folder: Path, model: str) -> None:
         )
 
 
+def model_type(folder: Path) -> str:
+    """Return transformers' name of the architecture."""
+    return str(_json(folder / CONFIG).get("model_type", "unknown"))
+
+
 def check_own_code(folder: Path) -> None:
     """Refuse a model that names Python code of another repository, which is not part of its digest.
 

@@ -5,11 +5,13 @@ scores both texts, and the two scores are the logits of which text is better: th
 (Burns et al. 2023, reward modelling).
 
 Pooling uses the attention mask and never looks for a padding token: `"!"` is token 0 in GPT-2, and a text may end in
-the padding token. Rows are padded on the right, so a causal decoder needs no mask: no real token sees padding.
+the padding token. Rows are padded on the right, so a causal decoder needs no mask: no real token sees padding. Or all
+texts follow each other in one row without padding (attention.py); the logits are the same but for rounding.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,20 +23,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from w2s_ray.science import IntArray
 from w2s_ray.spec.stage import Precision, Score, StageSpec
-from w2s_ray.training.feed import TokenRow
+from w2s_ray.training.feed import AnyExamples, Feeder, Packing, TokenRow, of_targets
+from w2s_ray.training.models.attention import AttentionKind, encoder_logits, packed_arguments
 
 HEADS = ("score", "classifier")
 """Names of transformers' classification heads."""
 
 
 class Network(nn.Module):
-    """A transformers model that maps right-padded tokens to logits, at the last token or at every token.
+    """A transformers model that maps the tokens of texts to logits, at the last token or at every token.
 
     Attributes:
         hf: the model.
         precision: of the forward pass in training mode.
         predicts_in: precision in evaluation mode; the head is computed in fp32 there.
+        attention: how it computes attention; all kinds but `sdpa` can read packed texts.
     """
+
+    attention: AttentionKind = "sdpa"
 
     def __init__(self, hf: PreTrainedModel, precision: Precision) -> None:
         super().__init__()
@@ -65,24 +71,47 @@ class Network(nn.Module):
         precision = self.precision if self.training else self.predicts_in
         return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
-    def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
-        """Return logits_RC of each row's last token (classification) or logits_RTV (language), in fp32."""
+    def fed_by(self, feeder: Feeder[AnyExamples]) -> Feeder[AnyExamples]:
+        """Return the feeder with micro-batches that suit the network in its mode: packed, or padded.
+
+        Kernels compute in bf16, so passes in fp32 are padded on a GPU.
+        """
+        in_bf16 = (self.precision if self.training else self.predicts_in) == "bf16"
+        packs = self.attention != "sdpa" and (in_bf16 or feeder.workers.device.type == "cpu")
+        return replace(feeder, packs=packs)
+
+    def forward(
+        self,
+        tokens_RT: torch.Tensor,
+        last_R: torch.Tensor,
+        first_R: torch.Tensor | None = None,
+        subtracted_BC: torch.Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> torch.Tensor:
+        """Return logits_RC at each text's last token (classification) or logits_RTV (language), in fp32.
+
+        The arguments are those of a micro-batch; only `CompletionNetwork` reads `first_R` and `subtracted_BC`.
+        """
         with self.autocast(tokens_RT.device):
             if not hasattr(self.hf, "score"):
-                return self._own_logits(tokens_RT, last_R).float()
-            hidden_RTD = self.hf.base_model(input_ids=tokens_RT, use_cache=False).last_hidden_state
-            pooled_RD = hidden_RTD[torch.arange(len(last_R), device=last_R.device), last_R]
-            logits_RC: torch.Tensor = self.hf.score(pooled_RD)
+                return self._own_logits(tokens_RT, last_R, packing).float()
+            arguments = {} if packing is None else packed_arguments(self.hf, packing)
+            hidden_RTD = self.hf.base_model(input_ids=tokens_RT, use_cache=False, **arguments).last_hidden_state
+            rows = torch.arange(len(last_R), device=last_R.device) if packing is None else 0
+            logits_RC: torch.Tensor = self.hf.score(hidden_RTD[rows, last_R])
             return logits_RC.float()
 
-    def _own_logits(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
+    def _own_logits(self, tokens_RT: torch.Tensor, last_R: torch.Tensor, packing: Packing | None) -> torch.Tensor:
         """Return the logits of a language model, or of an encoder whose classifier pools by itself with the mask."""
-        arguments: dict[str, Any] = {}
-        if isinstance(self.hf, PreTrainedModel) and "SequenceClassification" in type(self.hf).__name__:
+        arguments: dict[str, Any] = {} if packing is None else packed_arguments(self.hf, packing)
+        if not (isinstance(self.hf, PreTrainedModel) and "SequenceClassification" in type(self.hf).__name__):
+            arguments["use_cache"] = False
+        elif packing is not None:
+            hidden_1MD = self.hf.base_model(input_ids=tokens_RT, **arguments).last_hidden_state
+            return encoder_logits(self.hf, hidden_1MD, packing)
+        else:
             positions_T = torch.arange(tokens_RT.shape[1], device=tokens_RT.device)
             arguments["attention_mask"] = (positions_T[None, :] <= last_R[:, None]).long()
-        else:
-            arguments["use_cache"] = False
         logits: torch.Tensor = self.hf(input_ids=tokens_RT, **arguments).logits
         return logits
 
@@ -90,9 +119,9 @@ class Network(nn.Module):
 class PairNetwork(Network):
     """Compares two texts: their scores are the logits of which is better."""
 
-    def forward(self, tokens_RT: torch.Tensor, last_R: torch.Tensor) -> torch.Tensor:
-        """Return logits_B2 of B pairs; their first texts are the first half of the rows."""
-        scores_R1 = super().forward(tokens_RT, last_R)
+    def forward(self, *inputs: Any) -> torch.Tensor:
+        """Return logits_B2 of B pairs; their first texts are the first half of the texts."""
+        scores_R1 = super().forward(*inputs)
         return scores_R1.view(2, -1).T
 
 
@@ -116,22 +145,26 @@ class CompletionNetwork(Network):
         last_R: torch.Tensor,
         first_R: torch.Tensor | None = None,
         subtracted_BC: torch.Tensor | None = None,
+        packing: Packing | None = None,
     ) -> torch.Tensor:
         """Return logits_BC of B examples in fp32.
 
-        First come all rows with the first completion, then those with the second; for calibration then the completions
+        First come all texts with the first completion, then those with the second; for calibration then the completions
         without prompts, in the same order.
         """
         assert first_R is not None, "no completions"
         ends_T = torch.arange(1, tokens_RT.shape[1], device=last_R.device)[None, :]
-        self._wanted_RT = (ends_T >= first_R[:, None]) & (ends_T <= last_R[:, None])
-        logits_MV = super().forward(tokens_RT, last_R)[0]
+        self._wanted_RT = (ends_T >= of_targets(first_R, packing)) & (ends_T <= of_targets(last_R, packing))
+        logits_MV = super().forward(tokens_RT, last_R, packing=packing)[0]
         losses_M = cross_entropy(logits_MV, tokens_RT[:, 1:][self._wanted_RT], reduction="none")
         losses_RT = torch.zeros(self._wanted_RT.shape, device=last_R.device).masked_scatter(self._wanted_RT, losses_M)
-        scores_R = -losses_RT.sum(dim=1)
+        if packing is None:
+            scores_R = -losses_RT.sum(dim=1)
+        else:
+            scores_R = torch.zeros(len(last_R), device=last_R.device).index_add(0, packing.text_M[1:], -losses_RT[0])
         if self.score.normalise:
             scores_R = scores_R / (last_R - first_R + 1)
-        scores_XB = scores_R.view(-1, len(tokens_RT) // self._texts_per_example)
+        scores_XB = scores_R.view(-1, len(last_R) // self._texts_per_example)
         if self.score.calibrate:
             scores_XB = scores_XB[: self.num_completions] - scores_XB[self.num_completions :]
         logits_BC = self.score.beta * scores_XB.T

@@ -1,0 +1,198 @@
+"""Attention over texts that follow each other in one row without padding (feed.py, `Packing`).
+
+    sdpa     not packed: padded rows, and the attention that transformers chooses
+    varlen   packed: PyTorch's variable-length kernel on a GPU; on a CPU, text by text, to test what a GPU computes
+    flash    packed: the kernel of the package flash_attn
+
+`use_attention` registers one function with transformers, which every supported model calls in each layer. A forward
+pass with a packing ignores masks; one without is transformers' `sdpa`, so padded batches and generation work as before.
+"""
+
+import importlib.util
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from w2s_ray.errors import ModelError
+from w2s_ray.spec.stage import Attention, Optimisation, Precision
+from w2s_ray.training.feed import Packing
+from w2s_ray.training.models.catalogue import PACKED_DECODERS, PACKED_ENCODERS
+from w2s_ray.training.workers import Workers
+
+AttentionKind = Literal["sdpa", "varlen", "flash"]
+
+_OFFSET_POSITIONS = frozenset(("roberta", "xlm-roberta"))
+"""Encoders whose first position is that of the padding token plus 1."""
+_LEAST_CAPABILITY = (8, 0)
+"""Of an NVIDIA GPU (Ampere), for the kernels of both kinds."""
+_LARGEST_HEAD = 256
+
+
+def use_attention(
+    hf: PreTrainedModel, wanted: Attention, optimisation: Optimisation, precision: Precision, workers: Workers
+) -> AttentionKind:
+    """Prepare a model for the attention that the study asks for; return its kind, the same on every rank. Collective.
+
+    Args:
+        hf: the model.
+        wanted: `auto` packs texts where all devices, the settings and the model allow it.
+        optimisation: the stage's settings.
+        precision: in which the stage trains on these devices.
+        workers: the stage's workers.
+
+    Raises:
+        ModelError: on every rank, when packing is asked for and a device, a setting or the model does not allow it.
+    """
+    if wanted == "sdpa":
+        return "sdpa"
+    kind: AttentionKind = "varlen" if wanted == "auto" else wanted
+    found = next(_obstacles(hf, kind, workers.device, wanted), "")
+    if optimisation.dropout:
+        found = f"the kernel has no dropout, and optimisation.dropout is {optimisation.dropout:g}"
+    elif workers.device.type == "cuda" and precision != "bf16":
+        found = f"the kernel computes in bf16, and the stage in {precision}"
+    obstacle = next(filter(None, workers.on_every_rank(lambda: found)), "")
+    if obstacle and wanted != "auto":
+        raise ModelError(f"attention: {wanted} is not possible: {obstacle}", "set `attention: auto` or `sdpa`")
+    if obstacle:
+        return "sdpa"
+    name = f"w2s_{'varlen' if kind == 'varlen' else 'fa'}"  # transformers treats names with "flash" as its own
+    AttentionInterface.register(name, partial(_attention, kind))
+    AttentionMaskInterface.register(name, sdpa_mask)
+    hf.set_attn_implementation(name)
+    return kind
+
+
+def _obstacles(hf: PreTrainedModel, kind: AttentionKind, device: torch.device, wanted: Attention) -> Iterator[str]:
+    """Yield why this model, or this device, cannot read packed texts."""
+    config = hf.config.get_text_config()
+    known = PACKED_DECODERS | PACKED_ENCODERS
+    if config.model_type not in known or not type(hf).__module__.startswith("transformers."):
+        names = ", ".join(sorted(known))
+        yield f"the model is of the type {config.model_type}, and those that can be packed are {names}"
+    if device.type != "cuda":
+        if kind == "flash" or wanted == "auto":
+            yield "it needs a GPU"
+        return
+    if kind == "flash" and importlib.util.find_spec("flash_attn") is None:
+        yield "the package flash_attn is not installed"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _LEAST_CAPABILITY:
+        name = torch.cuda.get_device_name(device)
+        yield f"{name} has compute capability {capability[0]}.{capability[1]}, and the kernel needs 8.0"
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if size % 8 or size > _LARGEST_HEAD:
+        yield f"the heads have {size} dimensions, and the kernel needs a multiple of 8 up to {_LARGEST_HEAD}"
+
+
+def packed_arguments(hf: PreTrainedModel, packing: Packing) -> dict[str, Any]:
+    """Return the arguments of a base model's forward pass over a packed row, besides its tokens."""
+    offset = hf.config.pad_token_id + 1 if hf.config.model_type in _OFFSET_POSITIONS else 0
+    no_mask = torch.empty((1, 1, 0, 0), dtype=torch.bool, device=packing.positions_M.device)
+    # A mask of four dimensions is passed on as it is; without one transformers would build M × M masks.
+    return {"position_ids": packing.positions_M[None] + offset, "attention_mask": no_mask, "packing": packing}
+
+
+def encoder_logits(hf: PreTrainedModel, hidden_1MD: torch.Tensor, packing: Packing) -> torch.Tensor:
+    """Return logits_RC of an encoder's own classifier, whose pooling expects padded rows."""
+    first_R1D = hidden_1MD[0, packing.bounds_S[:-1]][:, None]
+    logits_RC: torch.Tensor
+    match hf.config.model_type:
+        case "bert":
+            logits_RC = hf.classifier(hf.dropout(hf.bert.pooler(first_R1D)))
+        case "modernbert":
+            pooled_RD = first_R1D[:, 0]
+            if hf.config.classifier_pooling == "mean":
+                sums_RD = torch.zeros_like(pooled_RD).index_add(0, packing.text_M, hidden_1MD[0])
+                pooled_RD = sums_RD / packing.bounds_S.diff()[:, None]
+            logits_RC = hf.classifier(hf.drop(hf.head(pooled_RD)))
+        case _:
+            logits_RC = hf.classifier(first_R1D)
+    return logits_RC
+
+
+def _attention(
+    kind: AttentionKind,
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    packing: Packing | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Compute attention as transformers' layers call it: (1, heads, M, size) to (1, M, heads, size).
+
+    `sliding_window` counts the tokens that a token sees in each direction, itself included.
+    """
+    if packing is None:
+        mixed: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **others
+        )
+        return mixed
+    dtype = value.dtype
+    if torch.is_autocast_enabled(query.device.type):  # rotary embeddings have made fp32 of queries and keys
+        dtype = torch.get_autocast_dtype(query.device.type)
+    q_MHD, k_MHD, v_MHD = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
+    left = -1 if sliding_window is None else sliding_window - 1
+    is_causal = others.get("is_causal")
+    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    window = (left, 0 if is_causal else left)
+    if kind == "flash":
+        from flash_attn import flash_attn_varlen_func
+
+        bounds, longest = (packing.bounds_S,) * 2, (packing.longest,) * 2
+        mixed_MHD = flash_attn_varlen_func(
+            q_MHD, k_MHD, v_MHD, *bounds, *longest, softmax_scale=scaling, causal=is_causal, window_size=window
+        )
+    elif query.device.type == "cpu":
+        mixed_MHD = _text_by_text(q_MHD, k_MHD, v_MHD, packing, scaling, window)
+    else:
+        mixed_MHD = varlen_attn(
+            q_MHD.contiguous(),
+            k_MHD.contiguous(),
+            v_MHD.contiguous(),
+            packing.bounds_S,
+            packing.bounds_S,
+            packing.longest,
+            packing.longest,
+            scale=scaling,
+            window_size=window,
+            enable_gqa=q_MHD.shape[1] != k_MHD.shape[1],
+        )
+    return mixed_MHD[None], None
+
+
+def _text_by_text(
+    q_MHD: torch.Tensor,
+    k_MHD: torch.Tensor,
+    v_MHD: torch.Tensor,
+    packing: Packing,
+    scaling: float | None,
+    window: tuple[int, int],
+) -> torch.Tensor:
+    """Return what the kernels compute, for CPUs: attention within each text, over `window` tokens (-1: all)."""
+    mixed = []
+    bounds = packing.bounds_S.tolist()
+    for begin, end in itertools.pairwise(bounds):
+        places_L = torch.arange(end - begin)
+        ahead_LL = places_L[None, :] - places_L[:, None]
+        left, right = (size if size >= 0 else end - begin for size in window)
+        q_1HLD, k_1HLD, v_1HLD = (tensor[begin:end].transpose(0, 1)[None] for tensor in (q_MHD, k_MHD, v_MHD))
+        mask_LL = (ahead_LL >= -left) & (ahead_LL <= right)
+        mixed_1HLD = scaled_dot_product_attention(
+            q_1HLD, k_1HLD, v_1HLD, attn_mask=mask_LL, scale=scaling, enable_gqa=q_MHD.shape[1] != k_MHD.shape[1]
+        )
+        mixed.append(mixed_1HLD[0].transpose(0, 1))
+    return torch.cat(mixed)
