@@ -366,10 +366,7 @@ class _StageRun:
             folder = self.inputs.source_folder
             if self.base is None:
                 self.base = self.workers.on_rank_0(lambda: describe_base(self.spec, folder))
-            source = self.spec.starts_from
-            is_hub = isinstance(source, ModelSource) and is_on_hub(source.name)
-            base = source.name if is_hub else str(folder.absolute())
-            save_adapters(goal, self.network, base, self.spec, self.engine.gather, self.workers)
+            save_adapters(goal, self.network, folder, self.spec, self.engine.gather, self.workers)
             digests = {}
         else:
             digests = goal.save(self.network, self.engine.saved_bytes, self.engine.gather, self.workers)

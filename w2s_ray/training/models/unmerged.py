@@ -23,6 +23,7 @@ from w2s_ray.spec.stage import Execution, Lora, ModelSource, StageSpec
 from w2s_ray.store.files import digest_file, require_space, sync_file, writing
 from w2s_ray.store.record import Base
 from w2s_ray.training.models.adapters import ADAPTER
+from w2s_ray.training.models.catalogue import is_on_hub
 from w2s_ray.training.models.exports import read_only_ids
 from w2s_ray.training.models.files import weight_files
 from w2s_ray.training.models.loading import load_network, load_tokenizer
@@ -69,14 +70,14 @@ def check_base(base: Base, folder: Path) -> None:
 
 
 def save_adapters(
-    goal: ExportFolder, network: Network, base: str, spec: StageSpec, gather: Gather, workers: Workers
+    goal: ExportFolder, network: Network, base: Path, spec: StageSpec, gather: Gather, workers: Workers
 ) -> None:
     """Write adapters, head and tokenizer; collective.
 
     Args:
         goal: the folder.
         network: with adapters.
-        base: name or path of the model that peft adds them to.
+        base: folder of the model that they were trained on.
         spec: of the stage.
         gather: returns the network's weights by name.
         workers: the ranks that call this.
@@ -132,12 +133,13 @@ def _peft_name(name: str) -> str:
     return _PREFIX + name.removeprefix("hf.").replace(f".{ADAPTER}.weight", ".weight")
 
 
-def _config(hf: PreTrainedModel, base: str, spec: StageSpec) -> LoraConfig:
+def _config(hf: PreTrainedModel, base: Path, spec: StageSpec) -> LoraConfig:
     """Return peft's configuration of the adapters of `hf`."""
     assert isinstance(spec.trainable, Lora)
     layers = {name: module for name, module in hf.named_modules() if isinstance(module, LoraLayer)}
     trained = (name for name, weight in hf.named_parameters() if weight.requires_grad)
     source = spec.starts_from
+    is_hub = isinstance(source, ModelSource) and is_on_hub(source.name)
     return LoraConfig(
         r=spec.trainable.rank,
         lora_alpha=spec.trainable.alpha,  # type: ignore[arg-type] # peft divides it by the rank, integer or not
@@ -146,7 +148,7 @@ def _config(hf: PreTrainedModel, base: str, spec: StageSpec) -> LoraConfig:
         modules_to_save=sorted({name.split(".")[0] for name in trained if ".lora_" not in name}) or None,
         fan_in_fan_out=any(isinstance(layer.get_base_layer(), Conv1D) for layer in layers.values()),
         task_type=TaskType.CAUSAL_LM if spec.is_language_model else TaskType.SEQ_CLS,
-        base_model_name_or_path=base,
-        revision=source.revision if isinstance(source, ModelSource) and not Path(base).is_dir() else None,
+        base_model_name_or_path=source.name if is_hub else str(base.absolute()),
+        revision=source.revision if isinstance(source, ModelSource) and is_hub else None,
         inference_mode=True,
     )
