@@ -20,6 +20,7 @@ from tests.training.conftest import Onlooker, Tiny
 from w2s_ray.errors import StoreError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.training.collectives import is_lost_peer
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 
@@ -162,6 +163,7 @@ def test_a_rank_that_is_killed_ends_the_other_and_the_stage_completes_later(
     assert ends.keys() == {1 - victim}
     name, message = ends[1 - victim]
     assert name in ("RuntimeError", "DistBackendError", "DistNetworkError"), message
+    assert is_lost_peer(RuntimeError(message))
     expected_NC = complete(tiny, stage, store_beside(tiny, tmp_path), alone)
     np.testing.assert_allclose(complete(tiny, stage, tiny.store, alone), expected_NC, atol=1e-5)
     trained_once = phase == "predict"
