@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.training.conftest import Onlooker, Replies, Tiny, make_tiny
 from tests.training.model_folders import own_tokenizer, write_model
+from tests.training.processes import run_cases
 from w2s_ray.cli.report import _merged
 from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import ModelError
@@ -172,3 +173,21 @@ def test_adapters_of_random_weights_are_stored_merged(tmp_path: Path, alone: Wor
     tiny = make_tiny(tmp_path, methods=methods, optimisation=SETTINGS)
     record = run(tiny, lora(tiny), alone)
     assert record.base is None and "model/model.safetensors" in record.files
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_two_workers_store_and_merge_adapters(tmp_path: Path, alone: Workers, zero_stage: int) -> None:
+    folder = write_model(tmp_path / "gpt2", "gpt2", own_tokenizer("gpt2"))
+    tiny = make_tiny(tmp_path / "tiny", methods=METHODS, optimisation=SETTINGS)
+    stage = lora(tiny, model=folder, workers=2, zero_stage=zero_stage)
+    planned = {"stage@bare": stage.model_dump_json()}
+    run_cases(planned, tiny.store.root, 2, tmp_path, reset=False)
+    first_NC = predicted(tiny.store, stage)
+    forget(tiny, stage)
+    (tmp_path / "meeting2").unlink()
+    run_cases(planned, tiny.store.root, 2, tmp_path, reset=False)
+    np.testing.assert_allclose(predicted(tiny.store, stage), first_NC, atol=1e-5)
+    forget(tiny, stage)
+    run(tiny, stage, alone)
+    np.testing.assert_allclose(predicted(tiny.store, stage), first_NC, atol=1e-5)
