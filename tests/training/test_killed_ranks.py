@@ -166,7 +166,7 @@ def test_a_rank_that_is_killed_ends_the_other_and_the_stage_completes_later(
     assert is_lost_peer(RuntimeError(message))
     expected_NC = complete(tiny, stage, store_beside(tiny, tmp_path), alone)
     np.testing.assert_allclose(complete(tiny, stage, tiny.store, alone), expected_NC, atol=1e-5)
-    trained_once = phase == "predict"
+    trained_once = phase == "predict" or (phase, victim) == ("commit", 1)  # rank 0 commits alone
     assert tiny.store.num_attempts(stage.identity) == (1 if trained_once else 2)
     record = tiny.store.find(stage.identity)
     assert record is not None
