@@ -32,12 +32,13 @@ def measure(workers: "Workers", stage_json: str, folder: str, rounds: int) -> li
     from w2s_ray.spec.chain import PlannedStage
     from w2s_ray.store.files import sync_tree
     from w2s_ray.training.checkpoints import Checkpoints
+    from w2s_ray.training.memory.settle import settle
     from w2s_ray.training.models.catalogue import model_folder
     from w2s_ray.training.models.loading import load_network, load_tokenizer
     from w2s_ray.training.progress import TrainState
     from w2s_ray.training.zero import Engine
 
-    stage = PlannedStage.model_validate_json(stage_json)
+    stage, _ = settle(PlannedStage.model_validate_json(stage_json), None, None, None, lambda _: False)
     source = stage.spec.starts_from
     assert isinstance(source, ModelSource)
     tokenizer = load_tokenizer(model_folder(source.name, source.revision, tokenizer=True), None)

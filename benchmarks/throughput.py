@@ -157,6 +157,7 @@ def our_side(case: Case, folder: Path) -> Callable[[], None]:
             checkpoints=Checkpoints(folder / "checkpoints", workers),
             checkpoint_every_seconds=EXECUTION.checkpoint_every_seconds,
             journal=Journal("bench", path, NullObserver(), len(case.steps)),
+            names=lambda positions_N: [],
             save_snapshot=lambda share: None,
             is_superseded=lambda: False,
         ).run(TrainState())

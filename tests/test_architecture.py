@@ -50,7 +50,7 @@ HOMES = {
     "datasets": {"hub.py"},
     "ray": {"scheduling", "cli/submit.py"},
     "torch": {"training", "scheduling/workers/process_group.py", "bench", "cli/doctor.py"},
-    "deepspeed": {"training/zero.py"},
+    "deepspeed": {"training/zero.py", "training/models/drawing.py"},
     "wandb": {"tracking/wandb.py"},
     "typer": {"cli"},
 }

@@ -89,6 +89,7 @@ class Measurement:
     timed_seconds: float = 0.0
     phase_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     peak_bytes: int = 0
+    zero_stage: ZeroStage = 0
     precision: str = "fp32"
 
 
@@ -124,7 +125,7 @@ def bench_level(
         model=stage.spec.starts_from.name,
         num_parameters=resolution.models[stage.level].num_parameters,
         workers=stage.execution.workers,
-        zero_stage=stage.execution.zero_stage,
+        zero_stage=first.zero_stage,
         precision=first.precision,
         num_steps=num_steps,
         train_tokens_per_second=first.train_tokens / first.train_seconds,
@@ -265,6 +266,7 @@ class Recorder:
 
     def step(self, original: Callable[..., Any], engine: "Engine", learning_rate: float) -> Any:
         self.switch("optimizer")
+        self.measurement.zero_stage = engine.zero_stage
         norm = original(engine, learning_rate)
         self.switch(None)
         self.end_step()

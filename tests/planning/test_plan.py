@@ -73,8 +73,10 @@ def test_best_weights_and_snapshots_count_as_disk_space(home: Path, store: Artif
         return floor_of(study_in(home, optimisation=optimisation), store)
 
     plain, stopping, kept = floor(), floor(early_stopping={}), floor(keep_at=[0.1, 0.5])
+    rounded = floor(keep_at=[0.1, 0.5], saved_precision="bf16")
     assert estimate.checkpoint_bytes(stopping, 1000) == estimate.checkpoint_bytes(plain, 1000) + 2 * 4000
     assert estimate.disk_bytes(kept, 1000) == estimate.disk_bytes(plain, 1000) + 2 * 4000
+    assert estimate.disk_bytes(rounded, 1000) == estimate.disk_bytes(kept, 1000) - 3 * 2000
 
 
 def test_a_plan_counts_shared_trainings(home: Path, store: ArtifactStore) -> None:

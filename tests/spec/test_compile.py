@@ -304,3 +304,14 @@ def test_a_field_added_later_changes_no_identity_at_its_default() -> None:
 
     assert identity("thing", After()) == identity("thing", Before())
     assert identity("thing", After(score="likelihood")) != identity("thing", Before())
+
+
+def test_the_identities_of_stages_are_those_of_earlier_versions() -> None:
+    identities = [stage.identity[:12] for stage in chains()[0].stages[:2]]
+    assert identities == ["614665062cc6", "fd43bcd16c01"], "stages of every store would be trained again"
+
+
+def test_the_precision_of_the_saved_model_is_part_of_a_stages_identity() -> None:
+    spec = chains()[0].stages[0].spec
+    rounded = spec.optimisation.model_copy(update={"saved_precision": "bf16"})
+    assert spec.model_copy(update={"optimisation": rounded}).identity != spec.identity

@@ -6,10 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers as tf
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
+
+from tests.training.conftest import Tiny
+from w2s_ray.data.splits import rows_of_split
+from w2s_ray.spec.chain import PlannedStage
 
 WORDS = 97
 """Ordinary tokens: characters, so that every text has tokens."""
@@ -99,7 +104,12 @@ DECODERS: dict[str, Callable[[], tf.PretrainedConfig]] = {
     "qwen3": lambda: tf.Qwen3Config(**GROUPED, head_dim=8),
     "gemma": lambda: tf.GemmaConfig(**GROUPED, head_dim=8),
     "gemma2": lambda: tf.Gemma2Config(**GROUPED, head_dim=8, sliding_window=8),
+    "gemma3_text": lambda: tf.Gemma3TextConfig(
+        **GROUPED, head_dim=8, sliding_window=8, layer_types=["sliding_attention", "full_attention"]
+    ),
     "phi": lambda: tf.PhiConfig(**SHORT),
+    "olmo": lambda: tf.OlmoConfig(**GROUPED),
+    "olmo2": lambda: tf.Olmo2Config(**GROUPED),
     "bloom": lambda: tf.BloomConfig(hidden_size=16, n_layer=2, n_head=2),
     "mixtral": lambda: tf.MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2),
 }
@@ -216,6 +226,28 @@ def write_code(folder: Path, tokens: Tokens) -> Path:
     maps = {"AutoConfig": "modeling_own.OwnConfig", names[0]: f"modeling_own.{names[1]}"}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "own", "auto_map": maps}))
     return folder
+
+
+def exported(way: tuple[Tiny, PlannedStage], folder: Path, batch: int) -> np.ndarray:
+    """The test predictions of a stage's exported classifier by transformers alone, in padded batches."""
+    tiny, stage = way
+    assert stage.test_prediction is not None
+    rows_N = rows_of_split(tiny.prepared, stage.test_prediction.split)
+    model, tokenizer = (
+        auto.from_pretrained(folder) for auto in (tf.AutoModelForSequenceClassification, tf.AutoTokenizer)
+    )
+    model.eval()
+
+    def logits(texts: list[str]) -> torch.Tensor:
+        parts = [texts[start : start + batch] for start in range(0, len(texts), batch)]
+        with torch.no_grad():
+            encoded = (tokenizer(part, padding=True, truncation=True, return_tensors="pt") for part in parts)
+            return torch.cat([model(**each).logits for each in encoded])
+
+    first = logits(tiny.prepared.texts(rows_N))
+    if tiny.prepared.texts_per_example == 2:
+        first = torch.cat([first, logits(tiny.prepared.others(rows_N))], dim=1)
+    return np.asarray(first.softmax(dim=-1))
 
 
 def table(found: dict[str, dict[str, bool]]) -> str:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.conftest import Onlooker, Tiny
+from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import TrainingError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import EarlyStopping, Optimisation
@@ -134,12 +135,23 @@ def test_a_stage_finished_by_another_run_is_not_overwritten(
     assert not (folder / "model" / "model.safetensors").exists()
 
 
-def test_a_loss_that_is_not_finite_is_an_error_with_a_hint(tiny: Tiny, alone: Workers) -> None:
-    stage = floor_of(tiny)
-    wild = stage.spec.optimisation.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 1e30})
-    stage = stage.model_copy(update={"spec": stage.spec.model_copy(update={"optimisation": wild})})
-    with pytest.raises(TrainingError, match="learning_rate"):
+def test_a_loss_that_is_not_finite_names_step_and_examples(
+    tiny: Tiny, alone: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = []
+
+    def poisoned(logits_BC: torch.Tensor, target_BC: torch.Tensor) -> torch.Tensor:
+        batches.append(len(logits_BC))
+        return soft_cross_entropy(logits_BC, target_BC) * (torch.nan if len(batches) == 5 else 1.0)
+
+    monkeypatch.setattr(losses, "soft_cross_entropy", poisoned)
+    stage = floor_of(tiny, tokens_per_micro_batch=128)
+    with pytest.raises(TrainingError) as caught:
         run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
+    assert "learning_rate" in caught.value.hint and "nan at step " in caught.value.message
+    named = caught.value.message.partition("examples ")[2].partition(" and ")[0].split(", ")
+    assert named and set(named) <= set(tiny.prepared.ids(rows_of_split(tiny.prepared, stage.spec.train[0].split)))
+    assert len(named) == min(5, batches[4]) < 16, "of one micro-batch"
     assert tiny.store.find(stage.identity) is None
 
 

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoTokenizer, pipeline
 
 from tests.training.conftest import Moods, Onlooker, Pairings, Replies, Tiny, make_tiny
 from tests.training.model_folders import (
@@ -32,6 +32,7 @@ from tests.training.model_folders import (
     VOCABULARY,
     XLNET,
     Tokens,
+    exported,
     own_tokenizer,
     table,
     write_code,
@@ -143,26 +144,6 @@ def trained(
     record = store.find(stage.identity)
     assert record is not None
     return store.verify(record) / "model", store.read_predictions(predicts[0].identity).probs_NC
-
-
-def exported(way: Way, folder: Path, batch: int) -> np.ndarray:
-    """The test predictions of an exported classifier by transformers alone, in padded batches."""
-    test = way.stage.test_prediction
-    assert test is not None
-    rows_N = rows_of_split(way.tiny.prepared, test.split)
-    model, tokenizer = (auto.from_pretrained(folder) for auto in (AutoModelForSequenceClassification, AutoTokenizer))
-    model.eval()
-
-    def logits(texts: list[str]) -> torch.Tensor:
-        parts = [texts[start : start + batch] for start in range(0, len(texts), batch)]
-        with torch.no_grad():
-            encoded = (tokenizer(part, padding=True, truncation=True, return_tensors="pt") for part in parts)
-            return torch.cat([model(**each).logits for each in encoded])
-
-    first = logits(way.tiny.prepared.texts(rows_N))
-    if way.tiny.prepared.texts_per_example == 2:
-        first = torch.cat([first, logits(way.tiny.prepared.others(rows_N))], dim=1)
-    return np.asarray(first.softmax(dim=-1))
 
 
 def test_the_table_of_the_docs_is_what_the_check_finds(ways: dict[str, Way], tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def _stage_cells(stage: "StagePlan", has_points: bool, *, provisional: bool) -> 
         *((stage.point or "all",) if has_points else ()),
         str(stage.num_chains),
         str(stage.num_steps),
-        f"{stage.zero_stage} × {stage.workers}",
+        f"{stage.zero_stage} × {stage.workers}" + (" (auto)" if stage.chosen else ""),
         "?" if stage.num_parameters is None else f"{stage.num_parameters:,}",
         bytes_text(stage.peak_bytes_per_worker) + (" *" if stage.recomputes_activations else ""),
         "–" if stage.in_store else seconds_text(stage.seconds),
@@ -180,7 +180,10 @@ def _memory(stages: Sequence["StagePlan"]) -> list[str]:
         of = f" of the {bytes_text(available)} available to a worker on this machine"
         if available is None:
             of = " (this machine has no room for its workers, so it is unknown whether that fits)"
-        lines.append(f"memory per worker of {level}: about {bytes_text(stage.peak_bytes_per_worker)}{of} ({parts})")
+        chosen = f" with {stage.chosen}, which auto chose" if stage.chosen else ""
+        lines.append(
+            f"memory per worker of {level}{chosen}: about {bytes_text(stage.peak_bytes_per_worker)}{of} ({parts})"
+        )
         if available is not None and _peak(stage) > available:
             lines.append(f"  `w2s run` would refuse {level} on this machine; what fits: {stage.remedy}")
     if any(stage.recomputes_activations for stage in stages):

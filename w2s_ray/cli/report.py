@@ -13,7 +13,7 @@ from w2s_ray.cli.terminal import terminal
 from w2s_ray.errors import StoreError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import Prompt
-from w2s_ray.store.artifacts import SNAPSHOTS, ArtifactStore
+from w2s_ray.store.artifacts import MODEL, SNAPSHOTS, ArtifactStore
 from w2s_ray.store.files import writing
 from w2s_ray.store.search_result import every_chain
 from w2s_ray.training.models.exports import renew_export
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Format = Literal["table", "json", "html"]
 CARD = "README.md"
 """The file of a model card, by the convention of the Hugging Face hub."""
-MODEL = "model"
-"""Folder of the model inside a stage's artifact."""
 
 
 def report(

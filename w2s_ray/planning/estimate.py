@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Iterable, Mapping
 
 from w2s_ray.data import batches
-from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.stage import AllWeights, Execution, Probe, Prompt
+from w2s_ray.spec.chain import PlannedStage, SettledStage
+from w2s_ray.spec.stage import AllWeights, ExecutionSpec, Probe, Prompt
 from w2s_ray.store.record import Record
 
 ASSUMED_FLOPS_PER_CPU = 1e11
@@ -28,7 +28,7 @@ WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES = 4, 4, 8
 """fp32 weights and gradients, and Adam's two moments, per parameter."""
 
 
-def state_bytes_per_worker(stage: PlannedStage, num_parameters: int) -> int:
+def state_bytes_per_worker(stage: SettledStage, num_parameters: int) -> int:
     """Return the model-state memory of one worker: what ZeRO shards is divided by the number of workers.
 
     Not counted: offloaded optimizer state, which is in host memory; the state of a head or of LoRA weights where
@@ -142,8 +142,10 @@ def start_seconds(stages: Iterable[PlannedStage]) -> float:
 def disk_bytes(stage: PlannedStage, num_parameters: int) -> int:
     """Estimate the disk space of the finished stage and its predictions."""
     rows = sum(prediction.split.num_examples for prediction in stage.predicts)
-    models = 0 if isinstance(stage.spec.trainable, Prompt) else 1 + len(stage.spec.optimisation.keep_at)
-    return models * num_parameters * WEIGHT_BYTES + rows * (32 + 4 * stage.spec.num_classes)
+    settings = stage.spec.optimisation
+    models = 0 if isinstance(stage.spec.trainable, Prompt) else 1 + len(settings.keep_at)
+    weight_bytes = WEIGHT_BYTES // (2 if settings.saved_precision == "bf16" else 1)
+    return models * num_parameters * weight_bytes + rows * (32 + 4 * stage.spec.num_classes)
 
 
 def checkpoint_bytes(stage: PlannedStage, num_parameters: int) -> int:
@@ -183,7 +185,7 @@ def rate_of(stage: PlannedStage, rates: Mapping[tuple[str, str], float]) -> floa
     return rates.get((stage.spec.starts_from.name, "all" if isinstance(trainable, Prompt) else trainable.kind))
 
 
-def _assumed_rate(num_parameters: int, execution: Execution) -> float:
+def _assumed_rate(num_parameters: int, execution: ExecutionSpec) -> float:
     gpus, cpus = execution.gpus_per_worker, execution.cpus_per_worker
     flops = gpus * ASSUMED_FLOPS_PER_GPU if gpus else cpus * ASSUMED_FLOPS_PER_CPU
     return execution.workers * flops / (6 * max(num_parameters, 1))

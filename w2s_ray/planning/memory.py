@@ -16,10 +16,11 @@ from w2s_ray.data.tokens import longest_tokens
 from w2s_ray.errors import ResourceError
 from w2s_ray.planning.nodes import FreeResources, Node
 from w2s_ray.planning.resolve import UNRESOLVED
-from w2s_ray.spec.chain import PlannedStage, Resolution
-from w2s_ray.spec.stage import Execution, ZeroStage
+from w2s_ray.spec.chain import PlannedStage, Resolution, SettledStage
+from w2s_ray.spec.stage import ExecutionSpec, ZeroStage
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training.memory.footprint import Footprint, footprint
+from w2s_ray.training.memory.footprint import Footprint
+from w2s_ray.training.memory.settle import settle
 from w2s_ray.training.memory.usage import GIB, share_of_host
 from w2s_ray.training.models.catalogue import model_folder
 from w2s_ray.training.models.files import fast_tokenizer
@@ -32,37 +33,45 @@ LongestText = Callable[[PlannedStage], int | None]
 class MemoryFit:
     """Memory that a worker of a stage needs and has."""
 
-    stage: PlannedStage
-    """With `activation_checkpointing: auto` settled."""
+    stage: SettledStage
     need: Footprint | None
     """None if too little is known of the model."""
     available: int | None
     """Bytes that a worker has; None if unknown."""
+    available_on_host: int | None
+    """For a GPU's worker, its share of the host's memory; None if unknown, and for workers on CPUs."""
 
     @property
     def fits(self) -> bool:
         """Whether the stage fits, as far as is known."""
-        return self.need is None or self.available is None or self.need.peak <= self.available
+        return self.need is None or not exceeds(self.need, self.available, self.available_on_host)
+
+
+def exceeds(need: Footprint, available: int | None, available_on_host: int | None) -> bool:
+    """Return whether a worker needs more than it has; what is unknown is enough."""
+    return (available is not None and need.peak > available) or (
+        available_on_host is not None and need.host > available_on_host
+    )
 
 
 def fit_memory(stage: PlannedStage, resolution: Resolution, nodes: Sequence[Node], tokens: int | None) -> MemoryFit:
-    """Return what a worker of the stage needs and has, where the task's longest text has `tokens` tokens."""
-    available = available_bytes(stage.execution, nodes)
-    recomputes = stage.execution.activation_checkpointing
-    if recomputes == "auto":  # as the workers decide it
-        without = with_execution(stage, activation_checkpointing=False)
-        need = _footprint(without, resolution, tokens)
-        exceeds = need is not None and available is not None and need.peak > available
-        recomputes = exceeds and not stage.spec.reads_once
-    settled = with_execution(stage, activation_checkpointing=recomputes)
-    return MemoryFit(settled, _footprint(settled, resolution, tokens), available)
+    """Return what a worker of the stage needs and has, where the task's longest text has `tokens` tokens.
 
-
-def _footprint(stage: PlannedStage, resolution: Resolution, tokens: int | None) -> Footprint | None:
+    What the stage leaves to `auto` is chosen as the workers choose it. Where their memory is unknown, the settings that
+    need least are assumed for `zero_stage: auto`, and activations are kept for `activation_checkpointing: auto`.
+    """
     model = resolution.models[stage.level]
-    if model.num_parameters is None or model.shape is None:
-        return None
-    return footprint(stage, model.num_parameters, model.shape, tokens)
+    available = available_bytes(stage.execution, nodes)
+    on_host = _host_share(stage.execution, nodes) if stage.execution.gpus_per_worker else None
+    assumed = available is None and stage.execution.zero_stage == "auto"
+    settled, need = settle(
+        stage,
+        model.num_parameters,
+        model.shape,
+        tokens,
+        lambda need: assumed or exceeds(need, available, on_host),
+    )
+    return MemoryFit(settled, need, available, on_host)
 
 
 def longest_text(store: ArtifactStore, resolution: Resolution) -> LongestText:
@@ -89,25 +98,37 @@ def tokenizer_of(resolution: Resolution, task: str, level: str, model_name: str)
     return fast_tokenizer(model_folder(model_name, revision, tokenizer=True))
 
 
-def available_bytes(execution: Execution, nodes: Sequence[Node]) -> int | None:
+def available_bytes(execution: ExecutionSpec, nodes: Sequence[Node]) -> int | None:
     """Return the memory of the worker that has least, on the nodes where the stage has most; None if unknown.
 
     On CPUs the workers on a node share its memory, less what Ray and the run itself need.
     """
+    if not execution.gpus_per_worker:
+        return _host_share(execution, nodes)
+    per_device = max(1, int(1 / execution.gpus_per_worker)) if execution.gpus_per_worker < 1 else 1
+    return _least(node.gpu_bytes // per_device if node.gpu_bytes else None for node, _ in _placed(execution, nodes))
+
+
+def _host_share(execution: ExecutionSpec, nodes: Sequence[Node]) -> int | None:
+    """Return a worker's share of the memory of its machine."""
+    placed = _placed(execution, nodes)
+    return _least(share_of_host(node.memory_bytes, num) if node.memory_bytes else None for node, num in placed)
+
+
+def _placed(execution: ExecutionSpec, nodes: Sequence[Node]) -> list[tuple[Node, int]]:
+    """Return the nodes on which a stage has most memory, and how many of its workers are on each; empty without room.
+
+    GPU workers are placed on the first nodes, CPU workers on the last.
+    """
     on_gpus = execution.gpus_per_worker > 0
-    # GPU workers are placed on the first nodes, CPU workers on the last.
     nodes = sorted(nodes, key=lambda node: -(node.gpu_bytes or 0) if on_gpus else node.memory_bytes or 0)
     placement = FreeResources(nodes).take(execution.group_shape)
-    if placement is None:
-        return None
-    if on_gpus:
-        per_device = max(1, int(1 / execution.gpus_per_worker)) if execution.gpus_per_worker < 1 else 1
-        sizes = [nodes[number].gpu_bytes for number, _ in placement]
-        shares = [None if size is None else size // per_device for size in sizes]
-    else:
-        totals = [(nodes[number].memory_bytes, workers) for number, workers in placement]
-        shares = [None if total is None else share_of_host(total, workers) for total, workers in totals]
-    return None if None in shares else min(share for share in shares if share is not None)
+    return [(nodes[number], workers) for number, workers in placement or ()]
+
+
+def _least(sizes: Iterable[int | None]) -> int | None:
+    known = list(sizes)
+    return min((size for size in known if size is not None), default=None) if None not in known else None
 
 
 def with_execution(stage: PlannedStage, **changes: Any) -> PlannedStage:
@@ -128,18 +149,23 @@ def check_memory(
         fit = fit_memory(stage, resolution, nodes, tokens)
         if fit.fits:
             continue
-        assert fit.need is not None and fit.available is not None
+        assert fit.need is not None
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in fit.need.parts.items() if size >= 0.05 * GIB)
-        where = "on its GPU" if stage.execution.gpus_per_worker else "as its share of a node"
+        on_device = f"about {fit.need.peak / GIB:.1f} GiB for each of its {stage.execution.workers} workers ({parts})"
+        on_host = f" and {fit.need.host / GIB:.1f} GiB of the host's memory" if stage.execution.gpus_per_worker else ""
+        sizes = (
+            (fit.available, "on its GPU" if on_host else "as its share of a node"),
+            (fit.available_on_host, "of the host's memory"),
+        )
+        has = " and ".join(f"{size / GIB:.1f} GiB {where}" for size, where in sizes if size is not None)
         raise ResourceError(
-            f"level {stage.level} needs about {fit.need.peak / GIB:.1f} GiB for each of its {stage.execution.workers} "
-            f"workers under ZeRO-{stage.execution.zero_stage} ({parts}); a worker has {fit.available / GIB:.1f} GiB "
-            f"{where}",
+            f"level {stage.level} with {fit.stage.execution.memory_settings} needs {on_device}{on_host}; "
+            f"a worker has {has}",
             nearest_that_fits(fit.stage, resolution, nodes, tokens),
         )
 
 
-def nearest_that_fits(stage: PlannedStage, resolution: Resolution, nodes: Sequence[Node], tokens: int | None) -> str:
+def nearest_that_fits(stage: SettledStage, resolution: Resolution, nodes: Sequence[Node], tokens: int | None) -> str:
     """Return the `--set` options that make the stage fit at the least cost of time, or other advice."""
     for changes in _changes(stage, nodes):
         fit = fit_memory(with_execution(stage, **changes), resolution, nodes, tokens)
@@ -150,7 +176,7 @@ def nearest_that_fits(stage: PlannedStage, resolution: Resolution, nodes: Sequen
     return "use larger or more nodes, a smaller model, a shorter context, or LoRA"
 
 
-def _changes(stage: PlannedStage, nodes: Sequence[Node]) -> Iterator[dict[str, Any]]:
+def _changes(stage: SettledStage, nodes: Sequence[Node]) -> Iterator[dict[str, Any]]:
     """Changes to a stage's execution, the cheapest in time first."""
     execution = stage.execution
     zero_stages: tuple[ZeroStage, ...] = (0, 1, 2, 3)

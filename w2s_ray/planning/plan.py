@@ -56,6 +56,8 @@ class StagePlan(Spec):
     """The nearest setting that fits, if a worker has less than the peak."""
     recomputes_activations: bool
     """Whether activations are recomputed in the backward pass, by setting or because they would not fit."""
+    chosen: str | None
+    """What `zero_stage: auto` chose for the memory of a worker; None without it."""
     in_store: bool
     missing_predictions: int
     other_versions: tuple[str, ...]
@@ -193,6 +195,7 @@ class _Estimates:
         record = self._store.find(stage.identity)
         size = resolution.models[stage.level].num_parameters
         fit = fit_memory(stage, resolution, nodes, longest_tokens)
+        chosen = fit.stage.execution.memory_settings if stage.execution.zero_stage == "auto" else None
         stage = fit.stage
         return StagePlan(
             identity=stage.identity,
@@ -205,15 +208,16 @@ class _Estimates:
             point=point,
             num_chains=len({chain.name for chain, _ in users}),
             num_steps=estimate.num_steps(stage, self._chars[stage.task]),
-            zero_stage=stage.execution.zero_stage,
+            zero_stage=fit.stage.execution.zero_stage,
             workers=stage.execution.workers,
             num_parameters=size,
-            state_bytes_per_worker=None if size is None else estimate.state_bytes_per_worker(stage, size),
+            state_bytes_per_worker=None if size is None else estimate.state_bytes_per_worker(fit.stage, size),
             peak_bytes_per_worker=None if fit.need is None else fit.need.peak,
             peak_parts={} if fit.need is None else fit.need.parts,
             available_bytes_per_worker=fit.available,
-            remedy=None if fit.fits else nearest_that_fits(stage, resolution, nodes, longest_tokens),
-            recomputes_activations=stage.execution.activation_checkpointing is True,
+            remedy=None if fit.fits else nearest_that_fits(fit.stage, resolution, nodes, longest_tokens),
+            recomputes_activations=fit.stage.execution.activation_checkpointing,
+            chosen=chosen,
             in_store=record is not None,
             missing_predictions=sum(self._store.find(prediction.identity) is None for prediction in stage.predicts),
             other_versions=_other_versions(record),

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from w2s_ray.spec.base import Kind, Positive, Spec
 from w2s_ray.spec.search import Point
-from w2s_ray.spec.stage import DEFAULT_CUE, Execution, PredictionSpec, StageSource, StageSpec
+from w2s_ray.spec.stage import DEFAULT_CUE, Execution, ExecutionSpec, PredictionSpec, StageSource, StageSpec
 from w2s_ray.spec.study import Arm, TaskSizes
 
 
@@ -77,7 +77,7 @@ class PlannedStage(Spec):
     """A stage of a chain: what to train, how to run it, and what to predict with it."""
 
     spec: StageSpec
-    execution: Execution
+    execution: ExecutionSpec
     arm: Arm
     level: str
     task: str
@@ -126,6 +126,12 @@ class PlannedStage(Spec):
         predictions = [prediction for prediction in self.predicts if prediction.split.is_test]
         own = self.spec.optimisation.context_tokens
         return max(predictions, key=lambda prediction: prediction.context_tokens == own, default=None)
+
+
+class SettledStage(PlannedStage):
+    """A stage whose execution has nothing left to choose; from `training.memory.settle`."""
+
+    execution: Execution
 
 
 class Chain(Spec):

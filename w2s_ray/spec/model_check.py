@@ -4,7 +4,7 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
 from w2s_ray.spec.losses import NaiveLoss
-from w2s_ray.spec.stage import Execution, ModelSource, Optimisation
+from w2s_ray.spec.stage import ExecutionSpec, ModelSource, Optimisation
 
 RECIPE = 1
 """Version of the check; increase when it would refuse other models."""
@@ -56,4 +56,4 @@ def to_check(stage: PlannedStage, source: ModelSource | None = None) -> PlannedS
         "order_seed": 0,
     }
     checked = spec.model_copy(update=update)
-    return PlannedStage(spec=checked, execution=Execution(), arm=stage.arm, level=stage.level, task=stage.task)
+    return PlannedStage(spec=checked, execution=ExecutionSpec(), arm=stage.arm, level=stage.level, task=stage.task)

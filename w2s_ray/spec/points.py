@@ -11,7 +11,7 @@ from w2s_ray.spec.base import study_error, suggestion
 from w2s_ray.spec.checks import check_together
 from w2s_ray.spec.losses import check_registered
 from w2s_ray.spec.search import Point, Range, SearchSpec
-from w2s_ray.spec.stage import Execution, Lora
+from w2s_ray.spec.stage import ExecutionSpec, Lora
 from w2s_ray.spec.study import SPREAD_KEYS, LevelSpec, MethodSpec, Study
 
 _NAMED_PARTS: dict[str, Any] = {"ladder": LevelSpec, "methods": MethodSpec}
@@ -145,7 +145,7 @@ def check_own_losses(study: Study) -> None:
                 check_registered(loss)
 
 
-def executions(study: Study) -> dict[tuple[str, Execution], None]:
+def executions(study: Study) -> dict[tuple[str, ExecutionSpec], None]:
     """Return every level of the study's chains with every way in which it may be run, its search included."""
     variants = list(one_changed(study))
     levels = {level for variant in variants for path in variant.paths for level in path}

@@ -1,8 +1,9 @@
 """A stage: one model trained once on one label source; its predictions; and how both are computed.
 
 `StageSpec` holds everything that can change the trained weights and nothing else: no arm, no study, no worker count.
-Its digest is the stage's identity. `Execution` holds everything that must not change them, and is never part of an
-identity. A stage names its supervisor only through the predictions that it learns from, so a ceiling names none.
+Its digest is the stage's identity. `ExecutionSpec` holds everything that must not change them, and is never part of an
+identity; where it has `auto`, `Execution` has what was chosen. A stage names its supervisor only through the
+predictions that it learns from, so a ceiling names none.
 Predictions (a stage applied to a split) are work of their own with an identity of their own: they serve as weak labels
 for the next level and every metric is computed from them, so a new metric trains nothing.
 """
@@ -45,15 +46,19 @@ class GroupShape(NamedTuple):
     gpus_per_worker: float
 
 
-class Execution(Spec):
-    """How a stage is computed: on which workers and in which pieces."""
+class ExecutionSpec(Spec):
+    """How a stage is to be computed: on which workers and in which pieces.
+
+    `auto` is settled for the memory of the workers (training/memory/settle.py), which gives an `Execution`.
+    """
 
     workers: Positive = 1
     """Worker processes that train the stage together."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
     gpus_per_worker: float = Field(default=0.0, ge=0)
-    zero_stage: ZeroStage = 0
-    """State that DeepSpeed shards: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters."""
+    zero_stage: ZeroStage | Literal["auto"] = 0
+    """State that DeepSpeed shards: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters. `auto` takes the
+    cheapest setting in time that fits into a worker's memory, with offload of the optimizer state where it must."""
     offload_optimizer: bool = False
     """Keep the optimizer state in host memory (GPU only)."""
     tokens_per_micro_batch: Positive = 4096
@@ -80,6 +85,23 @@ class Execution(Spec):
         return GroupShape(
             workers=self.workers, cpus_per_worker=self.cpus_per_worker, gpus_per_worker=self.gpus_per_worker
         )
+
+
+class Execution(ExecutionSpec):
+    """How a stage is computed, with nothing left to choose."""
+
+    zero_stage: ZeroStage = 0
+    activation_checkpointing: bool = False
+
+    @property
+    def memory_settings(self) -> str:
+        """Describe the settings that `auto` chooses."""
+        parts = (
+            f"ZeRO-{self.zero_stage}",
+            "activations recomputed" if self.activation_checkpointing else "",
+            "the optimizer state in host memory" if self.offload_optimizer else "",
+        )
+        return ", ".join(part for part in parts if part)
 
 
 class AllWeights(Variant):
@@ -238,6 +260,8 @@ class EarlyStopping(Spec):
 class Optimisation(Spec):
     """AdamW and its schedule. All of it is part of the identity."""
 
+    later_fields: ClassVar[frozenset[str]] = frozenset(("saved_precision",))
+
     learning_rate: float = Field(default=5e-4, gt=0)
     epochs: float = Field(default=1.0, gt=0)
     examples_per_step: Positive = 32
@@ -254,6 +278,8 @@ class Optimisation(Spec):
     dropout: Fraction = 0.0
     precision: Precision = "fp32"
     """`bf16` autocasts the forward pass of training, on devices with instructions for it."""
+    saved_precision: Precision = "fp32"
+    """Precision of the model's file; the final validation and predictions are made with the weights in the file."""
     early_stopping: EarlyStopping | None = None
     keep_at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Shares of training after which a snapshot of the model is kept too, for instance for the levels of a ladder."""

@@ -16,7 +16,7 @@ from w2s_ray.spec.labels import Relabelling, Supervisors
 from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.reporting import ReportSpec
 from w2s_ray.spec.search import SearchSpec
-from w2s_ray.spec.stage import AllWeights, Architecture, Execution, Optimisation, Precision, Score, Trainable
+from w2s_ray.spec.stage import AllWeights, Architecture, ExecutionSpec, Optimisation, Precision, Score, Trainable
 
 SPREAD_KEYS = ("optimisation", "execution")
 """Keys that a study may give at its top, for every level of the ladder."""
@@ -196,7 +196,7 @@ class LevelSpec(Spec):
     architecture: Architecture | None = None
     """Train from scratch in this shape; only the tokenizer comes from `model`."""
     optimisation: Optimisation = Optimisation()
-    execution: Execution = Execution()
+    execution: ExecutionSpec = ExecutionSpec()
 
 
 class SplitSizes(Spec):

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from w2s_ray.science import BoolArray, FloatArray
     from w2s_ray.store.predictions import Answers, Predictions
 
+MODEL = "model"
+"""Folder of a stage's trained model."""
 CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "ages"
 """Folder of a stage's snapshots, one folder for each share of training in `optimisation.keep_at`.

@@ -10,7 +10,8 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -173,6 +174,20 @@ def sync_tree(folder: Path) -> None:
         for name in names:
             sync_file(Path(inner, name))
         sync_folder(Path(inner))
+
+
+def wait_for_files(paths: Iterable[Path], seconds: float = 60.0) -> None:
+    """Wait until files that another machine has written appear on a network file system.
+
+    Raises:
+        StoreError: when one does not appear in time.
+    """
+    deadline = time.monotonic() + seconds
+    for path in paths:
+        while not path.exists():
+            if time.monotonic() > deadline:
+                raise StoreError(f"{path} does not appear", "check the network file system of the store")
+            time.sleep(0.1)
 
 
 def digest_file(path: Path) -> str:

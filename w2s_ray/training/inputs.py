@@ -15,8 +15,8 @@ from w2s_ray.errors import StoreError
 from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.stage import ModelSource
-from w2s_ray.store.artifacts import ArtifactStore
+from w2s_ray.spec.stage import Execution, ModelSource
+from w2s_ray.store.artifacts import MODEL, ArtifactStore
 from w2s_ray.training.features import StoredFeatures, features
 from w2s_ray.training.feed import Examples, Feeder, LargestMicroBatch, Purpose, TokenRow
 from w2s_ray.training.memory.footprint import PREDICTION_TOKENS
@@ -33,6 +33,9 @@ _SAMPLED_CHARACTERS = 20_000
 
 class StageInputs:
     """The inputs of one stage, each loaded on first use and then kept. First uses are collective over `workers`."""
+
+    execution: Execution
+    """Of the stage, as `MemorySettings` has settled it."""
 
     def __init__(self, stage: PlannedStage, store: ArtifactStore, workers: Workers) -> None:
         self.stage, self.spec, self.store, self.workers = stage, stage.spec, store, workers
@@ -100,12 +103,12 @@ class StageInputs:
                 f"stage {short(identity)} has no record, and another stage starts from its model",
                 "run the study that trains it first",
             )
-        return self.store.verify(record) / "model"
+        return self.store.verify(record) / MODEL
 
     @property
     def is_sharded(self) -> bool:
         """Whether the weights are spread over the workers."""
-        return self.stage.execution.zero_stage == 3
+        return self.execution.zero_stage == 3
 
     def texts(self, rows_N: IntArray, context: int) -> Examples:
         """Return the texts of these rows of the task, each cut to its last `context` tokens, and features if stored."""
@@ -131,7 +134,7 @@ class StageInputs:
                 texts,
                 self.source_folder,
                 pad,
-                self.stage.execution,
+                self.execution,
                 self.workers,
                 trust_remote_code=self.spec.trusts_code,
             )

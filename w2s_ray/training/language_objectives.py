@@ -59,6 +59,9 @@ class AnswerObjective(StageObjective):
             return prepared.ids(rows_N[self._prompts(self._prompt, rows_N, context).is_cut_N])
         return prepared.ids(rows_N[self._inputs.tokens.are_longer(rows_N, self._text_tokens_N)])
 
+    def names(self, positions_N: IntArray) -> list[str]:
+        return self._inputs.prepared.ids(self._answers[0][positions_N])
+
     def loss(self) -> BatchLoss:
         return TokenBatchLoss(self.examples)
 
@@ -163,6 +166,9 @@ class TextObjective(StageObjective):
 
     def truncated_ids(self) -> list[str]:
         return []
+
+    def names(self, positions_N: IntArray) -> list[str]:
+        return [f"block {position}" for position in positions_N.tolist()]
 
     def loss(self) -> BatchLoss:
         return TokenBatchLoss(self.examples)

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from w2s_ray.errors import TrainingError
 from w2s_ray.science import IntArray
 from w2s_ray.spec.stage import Optimisation, StageSpec
 from w2s_ray.training.checkpoints import Checkpoints, seconds_between
-from w2s_ray.training.feed import Examples, Feeder
+from w2s_ray.training.feed import Examples, Feeder, MicroBatch
 from w2s_ray.training.losses import BatchLoss
 from w2s_ray.training.objectives import ACCURACY, AGREEMENT
 from w2s_ray.training.progress import Journal, TrainState
@@ -23,6 +24,7 @@ from w2s_ray.training.zero import Engine
 
 _SECONDS_BETWEEN_LOOKS = 5.0
 """Between looks at the store, which may be a network file system."""
+_IDS_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Loop:
     checkpoint_every_seconds: float | None
     """None: as often as their cost allows (checkpoints.py)."""
     journal: Journal
+    names: Callable[[IntArray], list[str]]
+    """Returns the ids of examples by their positions, for messages."""
     save_snapshot: Callable[[float], None]
     """Keeps the current model under this share of the training."""
     is_superseded: Callable[[], bool]
@@ -76,16 +80,21 @@ class Loop:
             scale = workers.size / self.loss.num_units(positions_N)
             loss_sum = torch.zeros((), device=workers.device)
             losses = self.loss.values(self.engine, batches, positions_N, step, num_steps)
+            shares: list[torch.Tensor] = []
             for number, loss in enumerate(losses, start=1):
                 self.engine.backward(loss * scale, is_last=number == len(batches))
-                loss_sum += loss.detach()
+                shares.append(loss.detach())
+                loss_sum += shares[-1]
             is_due = time.monotonic() - last_checkpoint >= self._checkpoint_seconds
             agreed = self._agree(loss_sum, scale, is_due)
+            if not math.isfinite(agreed.mean_loss):
+                raise self._not_finite("loss", agreed.mean_loss, step, self._examples_of(batches, shares))
             if agreed.superseded:
                 return state, True
             learning_rate = learning_rate_at(self.spec.optimisation, step, num_steps)
             norm = self.engine.step(learning_rate)
-            self._check_finite("gradient norm", norm)
+            if not math.isfinite(norm):
+                raise self._not_finite("gradient norm", norm, step, [])
             state = state.model_copy(
                 update={
                     "step": step + 1,
@@ -116,17 +125,12 @@ class Loop:
         return seconds_between(self.checkpoints.cost) if wanted is None else wanted
 
     def _agree(self, loss_sum: torch.Tensor, scale: float, is_due: bool) -> _Agreed:
-        """Share the mean loss and rank 0's decisions.
-
-        Raises:
-            TrainingError: on every rank, before the step is taken, when the loss is not finite.
-        """
+        """Share the mean loss and rank 0's decisions."""
         workers = self.feeder.workers
         flags = [self.journal.should_stop(), is_due, self._is_superseded(is_due)] if workers.is_rank_0 else [False] * 3
         loss_share = float(loss_sum) * scale / workers.size
         shared = torch.tensor([loss_share, *flags, self.checkpoints.is_syncing], dtype=torch.float64)
         loss, stop, checkpoint, superseded, syncing = workers.sum(shared.to(workers.device)).tolist()
-        self._check_finite("loss", loss)
         if not syncing:
             self.checkpoints.all_synced()
             self.journal.saved(self.checkpoints.last_step)
@@ -140,12 +144,19 @@ class Loop:
             return self.is_superseded()
         return False
 
-    def _check_finite(self, name: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the {name} of {self.spec.slug} is {value}",
-                f"lower optimisation.learning_rate (now {self.spec.optimisation.learning_rate:g}), or check the data",
-            )
+    def _examples_of(self, batches: Sequence[MicroBatch], shares: Sequence[torch.Tensor]) -> list[str]:
+        """Return the ids of the examples in the micro-batches whose loss is not finite. Collective."""
+        positions = [batch.positions for batch, loss in zip(batches, shares, strict=True) if not loss.isfinite().all()]
+        own_N = np.concatenate([*positions, np.array([], dtype=np.int64)])
+        return [name for names in self.feeder.workers.on_every_rank(lambda: self.names(own_N)) for name in names]
+
+    def _not_finite(self, name: str, value: float, step: int, examples: list[str]) -> TrainingError:
+        more = f" and {len(examples) - _IDS_SHOWN} more" if len(examples) > _IDS_SHOWN else ""
+        source = f", from the examples {', '.join(examples[:_IDS_SHOWN])}{more}" if examples else ""
+        return TrainingError(
+            f"the {name} of {self.spec.slug} is {value} at step {step + 1}{source}",
+            f"lower optimisation.learning_rate (now {self.spec.optimisation.learning_rate:g}), or check the data",
+        )
 
     def _report(self, state: TrainState) -> None:
         """Report the metrics on Vi if a validation report is due."""

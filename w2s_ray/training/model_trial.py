@@ -79,6 +79,7 @@ class Trial:
         self.spec, self.folder = stage.spec, folder
         self.name = stage.spec.starts_from.name
         self.inputs = inputs = SampledInputs(stage, store, Workers(0, 1, torch.device("cpu")))
+        inputs.execution = Execution()
         if self.spec.is_language_model and inputs.tokenizer.eos_token_id is None:
             raise ModelError(
                 f"the tokenizer of {self.name} has no end-of-text token, which {self.spec.objective} needs",

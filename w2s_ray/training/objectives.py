@@ -76,6 +76,10 @@ class StageObjective(ABC):
         For a prompted stage: of the examples that its shots come from.
         """
 
+    @abstractmethod
+    def names(self, positions_N: IntArray) -> list[str]:
+        """Return the ids of these examples, for messages."""
+
     def num_shots_N(self) -> IntArray | None:
         """Return the shots before each of those examples; None for a stage without shots."""
         return None
@@ -120,6 +124,9 @@ class ClassObjective(StageObjective):
             return prepared.ids(rows_N[self._completions(rows_N, context).is_cut_N])
         longer = self._inputs.tokens.are_longer(prepared.text_numbers(rows_N), context)
         return prepared.ids(rows_N[longer.reshape(-1, len(rows_N)).any(axis=0)])  # any text of an example
+
+    def names(self, positions_N: IntArray) -> list[str]:
+        return self._inputs.prepared.ids(self._targets[0][positions_N])
 
     def loss(self) -> BatchLoss:
         return ClassBatchLoss(self._spec.loss, self.examples, self._inputs.workers)

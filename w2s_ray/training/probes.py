@@ -10,7 +10,7 @@ well; `load_probe` returns None for them, and they read the texts in every epoch
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ def load_probe(
         StoreError: when features cannot be written, or are damaged.
     """
     spec, workers = inputs.spec, inputs.workers
-    network = load_network(spec, inputs.source_folder, inputs.tokenizer, inputs.stage.execution)
+    network = load_network(spec, inputs.source_folder, inputs.tokenizer, inputs.execution)
     name = linear_head(network)
     if name is None:
         return None
@@ -118,7 +118,7 @@ def _read(network: Network, parts: Iterable[SplitFeatures], inputs: StageInputs,
     workers, context = inputs.workers, inputs.spec.optimisation.context_tokens
     on_cpu = workers.device.type == "cpu"
     tokens_at_once = min(inputs.prediction_tokens, CPU_READING_TOKENS) if on_cpu else inputs.prediction_tokens
-    engine = Engine(network.to(workers.device), inputs.stage.execution, None)
+    engine = Engine(network.to(workers.device), inputs.execution, None)
     try:
         for part in parts:
             began = time.perf_counter()
@@ -141,6 +141,25 @@ def _read(network: Network, parts: Iterable[SplitFeatures], inputs: StageInputs,
 
 
 def save_probe(inputs: StageInputs, head: dict[str, torch.Tensor], goal: ExportFolder) -> dict[str, str]:
-    """Write a probe's whole model, read again on this process's CPU, with the trained `head`; return its digests."""
-    network = load_network(inputs.spec, inputs.source_folder, inputs.tokenizer, Execution())
-    return goal.save_alone(network, head)
+    """Write a probe's whole model, read again, with the trained `head`; return its digests. Collective.
+
+    Under ZeRO-3 the ranks share the model; otherwise rank 0 reads and writes it, in the host's memory.
+    """
+    execution, workers = inputs.execution, inputs.workers
+
+    def load(execution: Execution) -> Network:
+        return load_network(inputs.spec, inputs.source_folder, inputs.tokenizer, execution)
+
+    if execution.zero_stage != 3:
+        return workers.on_rank_0(lambda: goal.save_alone(load(Execution()), head))
+    network = load(execution)
+    engine = Engine(network.to(workers.device), execution, None)
+
+    def gather(names: Collection[str], *, keeps: bool) -> dict[str, torch.Tensor]:
+        read = engine.gather([name for name in names if name not in head], keeps=keeps)
+        return read | {name: head[name] for name in names if keeps and name in head}
+
+    try:
+        return goal.save(network, engine.saved_bytes, gather, workers)
+    finally:
+        engine.destroy()

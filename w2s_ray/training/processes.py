@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from w2s_ray.errors import TrainingError, W2SError
-from w2s_ray.spec.stage import Execution
+from w2s_ray.spec.stage import ExecutionSpec
 from w2s_ray.training.memory.usage import ALLOCATOR
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def run_on_workers(work: "Callable[[Workers], T]", execution: Execution, folder: Path) -> list[T]:
+def run_on_workers(work: "Callable[[Workers], T]", execution: ExecutionSpec, folder: Path) -> list[T]:
     """Call `work` in new processes that form one process group; return the results by rank.
 
     Args:
@@ -70,7 +70,7 @@ def _result(receiver: connection.Connection, rank: int) -> Any:
 
 
 def _work(
-    work: "Callable[[Workers], Any]", rank: int, execution: Execution, meeting: Path, sender: connection.Connection
+    work: "Callable[[Workers], Any]", rank: int, execution: ExecutionSpec, meeting: Path, sender: connection.Connection
 ) -> None:
     """Join the process group, call `work` and send its result; what a worker process does."""
     on_gpus = execution.gpus_per_worker > 0

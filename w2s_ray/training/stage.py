@@ -12,9 +12,10 @@ from w2s_ray.data.batches import plan_steps
 from w2s_ray.errors import DeviceFull, LeaseHeld, ResourceError
 from w2s_ray.science import IntArray
 from w2s_ray.spec.chain import ModelShape, PlannedStage
-from w2s_ray.spec.stage import ModelSource, Precision, PredictionSpec, Prompt
+from w2s_ray.spec.stage import Execution, ModelSource, Precision, PredictionSpec, Prompt
 from w2s_ray.spec.stage import Objective as ObjectiveName
-from w2s_ray.store.artifacts import CHECKPOINTS, SNAPSHOTS, ArtifactStore
+from w2s_ray.store.artifacts import CHECKPOINTS, MODEL, SNAPSHOTS, ArtifactStore
+from w2s_ray.store.files import wait_for_files
 from w2s_ray.store.record import Record
 from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.inputs import StageInputs
@@ -93,6 +94,7 @@ class _StageRun:
     engine: Engine
     network: Network
     memory: MemorySettings
+    execution: Execution
     objective: StageObjective
     checkpoints: Checkpoints
 
@@ -116,6 +118,7 @@ class _StageRun:
         self.metrics = dict(finished.metrics) if finished else {}
         size, shape = self._model_size(is_finished=finished is not None)
         self.memory = MemorySettings(self.inputs, size, shape)
+        self.execution = self.inputs.execution = self.memory.execution
         for note in self.memory.notes:
             self.log(note)
         self.inputs.prediction_tokens = self.memory.prediction_tokens
@@ -184,8 +187,9 @@ class _StageRun:
             validate=partial(self.objective.validate, self.network) if spec.validation is not None else None,
             steps=steps,
             checkpoints=checkpoints,
-            checkpoint_every_seconds=self.stage.execution.checkpoint_every_seconds,
+            checkpoint_every_seconds=self.execution.checkpoint_every_seconds,
             journal=journal,
+            names=self.objective.names,
             save_snapshot=self._save_snapshot,
             is_superseded=lambda: self.store.last_attempt(spec.slug, spec.identity) != self.attempt,
             num_reports=self.stage.num_reports,
@@ -229,11 +233,11 @@ class _StageRun:
 
     def _load_trainable(self) -> Network:
         """Load the network to be trained, in the precision and with the checkpointing that device and model allow."""
-        network = load_network(self.spec, self.inputs.source_folder, self.inputs.tokenizer, self.stage.execution)
+        network = load_network(self.spec, self.inputs.source_folder, self.inputs.tokenizer, self.execution)
         network.precision = self._available(network.precision)
         self.metrics["fell_back_to_fp32"] = network.precision != self.spec.optimisation.precision
         self._use_attention(network, network.precision)
-        if self.memory.checkpoints_activations and not checkpoint_activations(network):
+        if self.execution.activation_checkpointing and not checkpoint_activations(network):
             self.log("this model does not support activation checkpointing; activations are kept")
         return network
 
@@ -246,12 +250,12 @@ class _StageRun:
 
     def _use_attention(self, network: Network, precision: Precision) -> None:
         """Prepare the network to read packed texts in this precision, if it can."""
-        wanted, settings = self.stage.execution.attention, self.spec.optimisation
+        wanted, settings = self.execution.attention, self.spec.optimisation
         network.attention = use_attention(network.hf, wanted, settings, precision, self.workers)
 
     def load_for_prediction(self) -> None:
         """Load the finished stage's network for prediction; for a prompted stage, the network that it prompts."""
-        inputs, execution = self.inputs, self.stage.execution
+        inputs, execution = self.inputs, self.execution
         if isinstance(self.spec.trainable, Prompt):
             network = load_network(self.spec, inputs.source_folder, inputs.tokenizer, execution)
         else:
@@ -263,7 +267,7 @@ class _StageRun:
     def _start_engine(self, network: Network, *, trains: bool) -> None:
         network.to(self.workers.device)
         self.network = network
-        self.engine = Engine(network, self.stage.execution, self.spec.optimisation if trains else None)
+        self.engine = Engine(network, self.execution, self.spec.optimisation if trains else None)
         give_memory_back()  # used while loading
 
     def _finish(self, state: TrainState, num_steps: int) -> None:
@@ -284,41 +288,61 @@ class _StageRun:
             return
         if num_steps:
             self.engine.forget_moments()
-        if self.spec.validation is not None:
-            self.meter.enter("evaluating")
-            with timed(self.inputs.seconds, "evaluation"):
-                metrics = self.objective.validate(self.network)
-            self.metrics |= {name: value for name, value in metrics.items() if name != ACCURACY}
-        self._commit()
-
-    def _commit(self) -> None:
-        """Finish the stage's artifact, unless another run has started the stage meanwhile."""
-        spec = self.spec
-        self.meter.enter("saving")
-        check = partial(self.store.check_attempt, spec.slug, spec.identity, self.attempt)
-
-        def commit() -> None:
-            if spec.keeps_labels:
-                self.objective.write_labels(self.folder)
-            self.store.commit(
-                kind="stage",
-                slug=spec.slug,
-                spec=spec,
-                identity=spec.identity,
-                parents=tuple(sorted(self.stage.requires)),
-                metrics=self.metrics,
-                attempt=self.attempt,
-                digests=self.digests,
-            )
-
+        rounds = self.spec.optimisation.saved_precision != "fp32" and not isinstance(self.spec.trainable, Prompt)
         try:
-            self.workers.on_rank_0(check)
-            if not isinstance(spec.trainable, Prompt):
-                self._save("model")
-            self.workers.on_rank_0(commit)
+            if rounds:
+                self._save_model()
+                self._load_saved()
+            self._validate()
+            if not rounds:
+                self._save_model()
+            self.workers.on_rank_0(self._commit)
         except LeaseHeld as error:
             self.log(error.message)
             self.stopped = True
+
+    def _validate(self) -> None:
+        if self.spec.validation is None:
+            return
+        self.meter.enter("evaluating")
+        with timed(self.inputs.seconds, "evaluation"):
+            metrics = self.objective.validate(self.network)
+        self.metrics |= {name: value for name, value in metrics.items() if name != ACCURACY}
+
+    def _save_model(self) -> None:
+        """Save the trained model, unless another run has started the stage meanwhile or it has none."""
+        self.meter.enter("saving")
+        self.workers.on_rank_0(lambda: self.store.check_attempt(self.spec.slug, self.spec.identity, self.attempt))
+        if not isinstance(self.spec.trainable, Prompt):
+            self._save(MODEL)
+
+    def _load_saved(self) -> None:
+        """Replace the network by the saved one, whose weights are rounded; a probe then reads texts again."""
+        self.meter.enter("loading")
+        self.engine.destroy()
+        if self.inputs.stored is not None:
+            self.inputs.stored = None
+            self.objective = OBJECTIVES[self.spec.objective](self.inputs)
+        saved = [self.folder / name for name in self.digests]
+        self.workers.on_each_node(lambda: wait_for_files(saved))
+        network = load_trained(self.spec, self.folder / MODEL, self.inputs.tokenizer, self.execution)
+        self._start_engine(network, trains=False)
+
+    def _commit(self) -> None:
+        """Finish the stage's artifact; on rank 0."""
+        spec = self.spec
+        if spec.keeps_labels:
+            self.objective.write_labels(self.folder)
+        self.store.commit(
+            kind="stage",
+            slug=spec.slug,
+            spec=spec,
+            identity=spec.identity,
+            parents=tuple(sorted(self.stage.requires)),
+            metrics=self.metrics,
+            attempt=self.attempt,
+            digests=self.digests,
+        )
 
     def _save_snapshot(self, share: float) -> None:
         self._save(f"{SNAPSHOTS}/{share:g}")
@@ -326,10 +350,11 @@ class _StageRun:
     def _save(self, name: str) -> None:
         """Write the model into the stage's folder. Collective."""
         tokenizer = exported_tokenizer(self.inputs.tokenizer, *self.inputs.special_tokens, self.spec)
-        goal = ExportFolder(self.folder / name, tokenizer, self.spec.optimisation.context_tokens)
+        settings = self.spec.optimisation
+        goal = ExportFolder(self.folder / name, tokenizer, settings.context_tokens, settings.saved_precision)
         if isinstance(self.network, HeadNetwork):
-            head = self.engine.gather(self.engine.saved_bytes, keeps=self.workers.is_rank_0)
-            digests = self.workers.on_rank_0(lambda: save_probe(self.inputs, head, goal))
+            head = self.engine.gather(self.engine.saved_bytes, keeps=True)
+            digests = save_probe(self.inputs, head, goal)
         else:
             digests = goal.save(self.network, self.engine.saved_bytes, self.engine.gather, self.workers)
         self.digests |= {f"{name}/{file}": digest for file, digest in digests.items()}

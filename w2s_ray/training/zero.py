@@ -1,4 +1,6 @@
-"""The only file that knows DeepSpeed: one engine for every ZeRO stage, its weights, and the state that it resumes from.
+"""DeepSpeed: one engine for every ZeRO stage, its weights, and the state that it resumes from.
+
+Only models/drawing.py knows DeepSpeed too.
 
 The engine gets fp32 master weights; bf16 is autocast inside the model's forward pass (models/network.py), so updates
 are never smaller than the resolution of the weights, and one code path serves ZeRO 0 to 3. The number of micro-batches
@@ -128,6 +130,7 @@ class Engine:
         self._names: dict[torch.Tensor, str] = {
             weight: name for name, weight in model.named_parameters() if weight.requires_grad
         }
+        self.zero_stage = execution.zero_stage
         self._engine: Any = None
         self._gradients: torch.Tensor | None = None
         limits = limits_for(self.num_parameters, _hidden_size(model))

@@ -1,4 +1,4 @@
-"""Fit a stage to its device's memory: recompute activations or not, size of micro-batches, and what to do on overflow.
+"""Fit a stage to its device's memory: what `auto` chooses, size of micro-batches, and what to do on overflow.
 
 When a stage runs out of memory, the size of its micro-batches is halved and remembered in the store
 (store/micro_batches.py), so that the next attempt, and stages like it, start with what fits. Decisions are collective.
@@ -9,12 +9,21 @@ from tokenizers import Tokenizer
 from w2s_ray.data.tokens import longest_tokens
 from w2s_ray.errors import DeviceFull, OutOfMemory, first_line
 from w2s_ray.spec.chain import ModelShape
-from w2s_ray.spec.stage import ModelSource
+from w2s_ray.spec.stage import Execution, ModelSource
 from w2s_ray.store.micro_batches import Circumstances, read_limit, write_limit
 from w2s_ray.training.feed import Purpose
 from w2s_ray.training.inputs import StageInputs
-from w2s_ray.training.memory.footprint import LARGE_MODEL, PREDICTION_TOKENS, footprint
-from w2s_ray.training.memory.usage import GIB, device_bytes, device_name, give_back_at_once, shortage_text
+from w2s_ray.training.memory.footprint import LARGE_MODEL, PREDICTION_TOKENS, Footprint
+from w2s_ray.training.memory.settle import settle
+from w2s_ray.training.memory.usage import (
+    GIB,
+    device_bytes,
+    device_name,
+    give_back_at_once,
+    host_memory,
+    share_of_host,
+    shortage_text,
+)
 
 _HINT = (
     "raise execution.zero_stage or execution.workers, set activation_checkpointing: true, or end other processes that "
@@ -26,7 +35,7 @@ class MemorySettings:
     """How a stage uses its device's memory, chosen before it trains.
 
     Attributes:
-        checkpoints_activations: whether activations are recomputed in the backward pass.
+        execution: of the stage, with nothing left to choose.
         training_tokens, prediction_tokens: padded tokens of a micro-batch.
     """
 
@@ -35,25 +44,37 @@ class MemorySettings:
         give_back_at_once(num_parameters >= LARGE_MODEL and self._workers.device.type == "cpu")
         self.notes: list[str] = []
         """Decisions that differ from what the study asks for, for the stage's log."""
-        self.checkpoints_activations = self._choose_checkpointing(num_parameters, shape)
-        self.training_tokens = self._micro_batch("training", self._stage.execution.tokens_per_micro_batch)
+        self.execution = self._settle(num_parameters, shape)
+        self.training_tokens = self._micro_batch("training", self.execution.tokens_per_micro_batch)
         self.prediction_tokens = self._micro_batch("predicting", PREDICTION_TOKENS)
 
-    def _choose_checkpointing(self, num_parameters: int, shape: ModelShape | None) -> bool:
-        """Follow the study; for `auto`, recompute activations when the stage would not fit otherwise."""
-        asked = self._stage.execution.activation_checkpointing
-        if asked != "auto":
-            return asked
-        if shape is None or self._stage.spec.reads_once:
-            return False
+    def _settle(self, num_parameters: int, shape: ModelShape | None) -> Execution:
+        """Choose what the study leaves to `auto` for the memory of this group's devices; collective."""
+        asked, workers = self._stage.execution, self._workers
+        keeps = asked.activation_checkpointing != "auto" or self._stage.spec.reads_once
+        if keeps and asked.zero_stage != "auto":
+            return settle(self._stage, None, None, None, lambda _: False)[0].execution
         tokenizer: Tokenizer = self._inputs.tokenizer.backend_tokenizer
-        tokens = longest_tokens(self._inputs.prepared, tokenizer)
-        precision = self._stage.spec.optimisation.precision if self._workers.all_compute_bf16() else "fp32"
-        need = footprint(self._stage, num_parameters, shape, tokens, precision).peak
-        exceeds = self._workers.any(need > device_bytes(self._workers.device, self._workers_per_device))
-        if exceeds:
-            self.notes.append(f"activations are recomputed: kept, a worker would hold {need / GIB:.1f} GiB")
-        return exceeds
+        tokens = None if shape is None else longest_tokens(self._inputs.prepared, tokenizer)
+        precision = self._stage.spec.optimisation.precision if workers.all_compute_bf16() else "fp32"
+        available = device_bytes(workers.device, self._workers_per_device)
+        on_host = share_of_host(host_memory().total, workers.local_size)
+        refused: list[Footprint] = []
+
+        def exceeds(need: Footprint) -> bool:
+            if not workers.any(need.peak > available or need.host > on_host):
+                return False
+            refused.append(need)
+            return True
+
+        settled, need = settle(self._stage, num_parameters, shape, tokens, exceeds, precision)
+        execution = settled.execution
+        if asked.zero_stage == "auto":
+            size = f"about {need.peak / GIB:.1f} GiB per worker" if need else "the model's shape is unknown"
+            self.notes.append(f"auto chose {execution.memory_settings}: {size} of {available / GIB:.1f} GiB")
+        elif execution.activation_checkpointing and asked.activation_checkpointing == "auto":
+            self.notes.append(f"activations are recomputed: kept, a worker would hold {refused[-1].peak / GIB:.1f} GiB")
+        return execution
 
     @property
     def _workers_per_device(self) -> int:
@@ -73,7 +94,7 @@ class MemorySettings:
         return tokens
 
     def _circumstances(self, purpose: Purpose) -> Circumstances:
-        spec, execution = self._stage.spec, self._stage.execution
+        spec, execution = self._stage.spec, self.execution
         source = spec.starts_from
         return Circumstances(
             model=source.name,
@@ -86,7 +107,7 @@ class MemorySettings:
             workers=self._workers.size,
             zero_stage=execution.zero_stage,
             offload_optimizer=execution.offload_optimizer,
-            activation_checkpointing=self.checkpoints_activations,
+            activation_checkpointing=execution.activation_checkpointing,
             purpose=purpose,
         )
 

@@ -9,7 +9,7 @@ Sizes are in bytes. Weights, gradients and moments are fp32 for every precision 
 
 from dataclasses import dataclass
 
-from w2s_ray.spec.chain import ModelShape, PlannedStage
+from w2s_ray.spec.chain import ModelShape, SettledStage
 from w2s_ray.spec.stage import AllWeights, Lora, ModelSource, Precision, Probe, Prompt
 
 PREDICTION_TOKENS = 8192
@@ -77,6 +77,8 @@ class Footprint:
     """Parts of the phase with the highest peak."""
     phases: dict[str, int]
     """The peak of each phase."""
+    host: int = 0
+    """What the worker of a GPU holds in the host's memory; that of a CPU worker is in `parts`."""
 
     @property
     def peak(self) -> int:
@@ -84,7 +86,7 @@ class Footprint:
 
 
 def footprint(
-    stage: PlannedStage,
+    stage: SettledStage,
     num_parameters: int,
     shape: ModelShape,
     longest_tokens: int | None = None,
@@ -102,7 +104,8 @@ def footprint(
     terms = _Terms(stage, num_parameters, shape, longest_tokens, precision)
     phases = {name: sum(parts.values()) for name, parts in terms.phases.items()}
     worst = max(phases, key=lambda name: phases[name])
-    return Footprint(parts={name: size for name, size in terms.phases[worst].items() if size}, phases=phases)
+    parts = {name: size for name, size in terms.phases[worst].items() if size}
+    return Footprint(parts=parts, phases=phases, host=terms.host)
 
 
 class _Terms:
@@ -110,7 +113,7 @@ class _Terms:
 
     def __init__(
         self,
-        stage: PlannedStage,
+        stage: SettledStage,
         num_parameters: int,
         shape: ModelShape,
         longest_tokens: int | None,
@@ -172,11 +175,25 @@ class _Terms:
         return _FP32 * self._size if is_drawn and self._execution.zero_stage == 3 else 0
 
     @property
+    def _offloads(self) -> bool:
+        """Whether moments, and gradients as they arrive, go to the host's memory; without ZeRO they stay."""
+        return self._on_gpu and self._execution.offload_optimizer and self._execution.zero_stage > 0
+
+    @property
     def _moments(self) -> int:
-        """ZeRO offloads them to the host's memory if asked; without ZeRO they stay."""
-        if self._execution.offload_optimizer and self._execution.zero_stage and self._on_gpu:
+        return 0 if self._offloads else 2 * _FP32 * self._trained // self._share(1)
+
+    @property
+    def host(self) -> int:
+        """The host's memory for a GPU's worker: the process, and offloaded masters, moments and gradients.
+
+        DeepSpeed keeps offloaded gradients twice under ZeRO-3: as they arrive, and as the optimizer reads them.
+        """
+        if not self._on_gpu:
             return 0
-        return 2 * _FP32 * self._trained // self._share(1)
+        copies = 5 if self._execution.zero_stage == 3 else 4
+        state = copies * _FP32 * self._trained // self._share(1) if self._offloads else 0
+        return _PROCESS + max(state, min(_FP32 * self._size, FILE_BYTES))
 
     @property
     def _weights(self) -> int:
@@ -217,7 +234,7 @@ class _Terms:
 
     def _training(self) -> dict[str, int]:
         """The largest of three: the end of the forward pass, the end of the backward pass, the optimizer's step."""
-        all_gradients = _FP32 * self._trained
+        all_gradients = 0 if self._offloads else _FP32 * self._trained
         shard = all_gradients // self._execution.workers
         zero_stage = self._execution.zero_stage
         arriving = all_gradients if zero_stage <= 1 else shard
@@ -303,7 +320,7 @@ class _Terms:
         norms = 6 if shape.gated else 4
         attention = 2 * (shape.hidden_size + shape.key_size)
         layer = tokens * (element * (inner * shape.inner_size + attention) + _FP32 * norms * shape.hidden_size)
-        if self._execution.activation_checkpointing is True:
+        if self._execution.activation_checkpointing:
             return shape.num_layers * tokens * _FP32 * shape.hidden_size + 2 * layer
         return shape.num_layers * layer
 

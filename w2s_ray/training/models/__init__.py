@@ -3,6 +3,7 @@
 - `catalogue.py` resolves a level's model to a revision (built in, local folder or hub) without loading torch
 - `vocabulary.py` refuses models whose tokenizer gives tokens that have no embedding
 - `loading.py` builds networks and tokenizers from a model's files, `saving.py` writes the model that a stage exports
+- `drawing.py` shards random weights while they are drawn
 - `network.py` maps tokens to logits
 - `adapters.py` freezes weights and adds LoRA
 - `prompts.py` builds few-shot prompts; `completions.py` the completions that a language model scores

@@ -54,5 +54,12 @@ def write_labels(folder: Path, labels: dict[int, str]) -> None:
         _write(folder / CONFIG, config | {"id2label": labels, "label2id": names})
 
 
+def write_precision(folder: Path, dtype: str) -> None:
+    """Write the precision of the files of weights, which `from_pretrained` loads them in, into the configuration."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if config.get("dtype") != dtype:
+        _write(folder / CONFIG, config | {"dtype": dtype})
+
+
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -32,6 +32,7 @@ from w2s_ray.errors import ModelError, first_line
 from w2s_ray.spec.stage import Architecture, Execution, ModelSource, StageSpec
 from w2s_ray.training.memory.usage import is_out_of_memory
 from w2s_ray.training.models.adapters import freeze
+from w2s_ray.training.models.drawing import sharded_drawing
 from w2s_ray.training.models.exports import HOW_TO_READ
 from w2s_ray.training.models.files import check_own_code, weight_files
 from w2s_ray.training.models.network import CompletionNetwork, Network, PairNetwork
@@ -106,7 +107,7 @@ def load_network(
     """
     source = spec.starts_from
     if isinstance(source, ModelSource) and source.architecture is not None:
-        hf = _from_scratch(source.architecture, tokenizer, spec.init_seed)
+        hf = _from_scratch(source.architecture, tokenizer, spec.init_seed, execution)
     else:
         config = _config(folder, spec, tokenizer, num_layers)
         auto = AutoModelForCausalLM if spec.is_language_model else AutoModelForSequenceClassification
@@ -176,7 +177,8 @@ def _loaded(auto: Any, config: PretrainedConfig, spec: StageSpec, folder: Path, 
         torch.manual_seed(spec.init_seed)
         try:
             if isinstance(spec.starts_from, ModelSource) and spec.starts_from.random:
-                return auto.from_config(config, dtype=torch.float32, trust_remote_code=spec.trusts_code)
+                with sharded_drawing(execution):
+                    return auto.from_config(config, dtype=torch.float32, trust_remote_code=spec.trusts_code)
             with sharded_loading(execution):
                 hf, info = auto.from_pretrained(
                     folder,
@@ -240,7 +242,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _from_scratch(shape: Architecture, tokenizer: PreTrainedTokenizerFast, init_seed: int) -> PreTrainedModel:
+def _from_scratch(
+    shape: Architecture, tokenizer: PreTrainedTokenizerFast, init_seed: int, execution: Execution
+) -> PreTrainedModel:
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
@@ -254,7 +258,7 @@ def _from_scratch(shape: Architecture, tokenizer: PreTrainedTokenizerFast, init_
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), sharded_drawing(execution):
         torch.manual_seed(init_seed)
         return LlamaForCausalLM(config).float()
 

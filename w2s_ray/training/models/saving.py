@@ -18,17 +18,18 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from w2s_ray.data.tokens import special_tokens
-from w2s_ray.spec.stage import StageSpec
+from w2s_ray.spec.stage import Precision, StageSpec
 from w2s_ray.store.files import digest_file, require_space, sync_file, writing
 from w2s_ray.training.feed import TokenRow
 from w2s_ray.training.memory.footprint import FILE_BYTES
 from w2s_ray.training.models.adapters import merge_adapters
-from w2s_ray.training.models.exports import READ, read_only_ids, write_labels
+from w2s_ray.training.models.exports import READ, read_only_ids, write_labels, write_precision
 from w2s_ray.training.models.files import WEIGHTS, WEIGHTS_INDEX
 from w2s_ray.training.models.network import Network
 from w2s_ray.training.workers import Workers
 
 _UNLIMITED = "1000TB"
+_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Gather(Protocol):
@@ -76,6 +77,8 @@ class ExportFolder:
     tokenizer: PreTrainedTokenizerFast
     context_tokens: int
     """The most tokens of a text."""
+    precision: Precision = "fp32"
+    """Of the weights in the files."""
 
     def save(self, network: Network, sizes: dict[str, int], gather: Gather, workers: Workers) -> dict[str, str]:
         """Write a model, its weights in files of about `FILE_BYTES`; collective.
@@ -94,7 +97,8 @@ class ExportFolder:
         Raises:
             StoreError: on every rank, when the disk has no room for it.
         """
-        workers.on_rank_0(lambda: require_space(self.path, sum(sizes.values())))
+        share = _DTYPES[self.precision].itemsize / torch.float32.itemsize
+        workers.on_rank_0(lambda: require_space(self.path, int(sum(sizes.values()) * share)))
         files = _files(sizes)
         digests: dict[str, str] = {}
         for first in range(0, len(files), workers.size):
@@ -103,7 +107,7 @@ class ExportFolder:
                 own |= gather(names, keeps=rank == workers.rank)
             number = first + workers.rank + 1
             file = WEIGHTS if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
-            write = partial(_write_file, network, own, self.path / file)
+            write = partial(_write_file, network, own, self.path / file, _DTYPES[self.precision])
             for written in workers.on_every_rank(write):
                 digests |= written
         workers.on_rank_0(lambda: self._write_rest(network, sorted(digests)))
@@ -122,8 +126,9 @@ class ExportFolder:
         return self.save(network, sizes, gather, Workers(0, 1, torch.device("cpu")))
 
     def _write_rest(self, network: Network, files: list[str]) -> None:
-        """Write the class names, the tokenizer, and the index of several files of weights."""
+        """Write the class names, the precision, the tokenizer, and the index of several files of weights."""
         write_labels(self.path, network.hf.config.id2label)
+        write_precision(self.path, str(_DTYPES[self.precision]).removeprefix("torch."))
         if len(files) > 1:
             index: dict[str, Any] = {"metadata": {"total_size": 0}, "weight_map": {}}
             for name in files:
@@ -167,11 +172,12 @@ def _layer(name: str) -> str:
     return layer[0] if layer else re.split(r"\.(?:base_layer|lora_\w+)\.|\.\w+$", name)[0]
 
 
-def _write_file(network: Network, weights: dict[str, torch.Tensor], path: Path) -> dict[str, str]:
+def _write_file(network: Network, weights: dict[str, torch.Tensor], path: Path, dtype: torch.dtype) -> dict[str, str]:
     """Write one file of weights, and the configuration beside it; return its digest by name, without weights none."""
     if not weights:
         return {}
     state = merge_adapters(network.hf, {name.removeprefix("hf."): tensor for name, tensor in weights.items()})
+    state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     aside = path.with_name(f".{path.name}")
     network.hf.should_save_on_this_rank = lambda is_main_process: True  # not rank 0 alone
     with writing(path), disk_errors():

@@ -1,0 +1,85 @@
+"""Choose the memory settings that a stage leaves to `auto`. Loads no torch: `w2s plan` and the workers both use it.
+
+The settings are tried in the order of their cost in time, and the first that fits is taken:
+
+1. ZeRO-0, 1, 2, 3 with activations kept
+2. ZeRO-0, 1, 2, 3 with activations recomputed
+3. ZeRO-2, 3 with the optimizer state in host memory; GPUs only
+
+A key with a value of its own keeps it; one worker has nothing to shard. If nothing fits, the last setting is taken,
+which needs least. If too little is known of the model to compute a footprint, ZeRO-3 shards everything over several
+workers, and activations are kept: micro-batches that are too large for them are halved while the stage runs (fit.py).
+"""
+
+from collections.abc import Callable, Iterator
+
+from w2s_ray.spec.chain import ModelShape, PlannedStage, SettledStage
+from w2s_ray.spec.stage import Execution, ExecutionSpec, Precision, Prompt, ZeroStage
+from w2s_ray.training.memory.footprint import Footprint, footprint
+
+_ALL: tuple[ZeroStage, ...] = (0, 1, 2, 3)
+_OFFLOADED: tuple[ZeroStage, ...] = (2, 3)
+
+
+def settle(
+    stage: PlannedStage,
+    num_parameters: int | None,
+    shape: ModelShape | None,
+    longest_tokens: int | None,
+    exceeds: Callable[[Footprint], bool],
+    precision: Precision | None = None,
+) -> tuple[SettledStage, Footprint | None]:
+    """Return the stage with the cheapest settings in time that fit, and its footprint.
+
+    Args:
+        stage: what is trained and how.
+        num_parameters: of the model; None when unknown.
+        shape: of the model; None when unknown.
+        longest_tokens: tokens of the task's longest text; None when unknown.
+        exceeds: whether a footprint is more than a worker has; called in the same order on every rank.
+        precision: of the forward pass, if it differs from the stage's (a device without bf16).
+
+    Returns:
+        The footprint is None when too little is known of the model.
+    """
+    candidates = [_with(stage, execution) for execution in _candidates(stage)]
+    if num_parameters is None or shape is None:
+        return next((settled for settled in candidates if settled.execution.zero_stage == 3), candidates[0]), None
+    for settled in candidates:
+        need = footprint(settled, num_parameters, shape, longest_tokens, precision)
+        if settled is candidates[-1] or not exceeds(need):
+            return settled, need
+    raise AssertionError("there is always a candidate")
+
+
+def _with(stage: PlannedStage, execution: Execution) -> SettledStage:
+    fields = {name: getattr(stage, name) for name in PlannedStage.model_fields}
+    return SettledStage.model_construct(**fields | {"execution": execution})
+
+
+def _candidates(stage: PlannedStage) -> Iterator[Execution]:
+    """Yield the settings that the stage's keys allow, the cheapest in time first."""
+    spec, asked = stage.spec, stage.execution
+    trains = not (spec.reads_once or isinstance(spec.trainable, Prompt))
+    if asked.activation_checkpointing != "auto":
+        recomputes = [asked.activation_checkpointing]
+    else:
+        recomputes = [False, True] if trains else [False]
+    if asked.zero_stage != "auto":
+        zero_stages: tuple[ZeroStage, ...] = (asked.zero_stage,)
+    else:
+        zero_stages = _ALL if asked.workers > 1 else (0,)
+        if asked.offload_optimizer and trains:
+            zero_stages = _OFFLOADED if asked.workers > 1 else _OFFLOADED[:1]
+    for recompute in recomputes:
+        for zero_stage in zero_stages:
+            yield _settled(asked, zero_stage, recompute)
+    if asked.zero_stage == "auto" and asked.gpus_per_worker and trains:
+        for zero_stage in _OFFLOADED if asked.workers > 1 else _OFFLOADED[:1]:
+            yield _settled(asked, zero_stage, recomputes[-1], offload_optimizer=True)
+
+
+def _settled(asked: ExecutionSpec, zero_stage: ZeroStage, recompute: bool, **offload: bool) -> Execution:
+    values = {name: getattr(asked, name) for name in ExecutionSpec.model_fields}
+    chosen = {"zero_stage": zero_stage, "activation_checkpointing": recompute}
+    return Execution.model_construct(**values | chosen | offload)
