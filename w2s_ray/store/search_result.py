@@ -60,8 +60,8 @@ _LATER_KEYS = {
     "saved_precision": "fp32",
     "attention": "auto",
 }
-"""Keys of a study that came after searches had been stored, with the default at which no digest has them. `later_fields`
-has older ones too, which the digests of stored searches contain."""
+"""Keys of a study that came after searches had been stored, with the default at which no digest has them.
+`later_fields` has older ones too, which the digests of stored searches contain."""
 
 
 def search_digest(study: Study) -> str:

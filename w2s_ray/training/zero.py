@@ -24,7 +24,9 @@ from torch import nn
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it; worker groups set their own
 import deepspeed
+from deepspeed.runtime.torch_autocast import PARAM_COMM_DTYPE_ATTR_NAME
 from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
+from transformers.pytorch_utils import Conv1D
 
 from w2s_ray.spec.stage import Execution, Optimisation
 from w2s_ray.training.memory.footprint import LARGE_MODEL, Limits, limits_for
@@ -34,6 +36,7 @@ _MAPPED = 64 * 2**20
 """Size in bytes from which on glibc maps an allocation anew, zeroed by the kernel (mallopt(3), M_MMAP_THRESHOLD)."""
 _WORTH_FREEING = _MAPPED
 _LINEAR = torch.nn.functional.linear
+_LINEAR_LAYERS = (nn.Linear, Conv1D)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Of AdamW, by torch's names."""
 Read = Callable[[str, str, int, torch.Tensor], None]
@@ -43,8 +46,10 @@ Read = Callable[[str, str, int, torch.Tensor], None]
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def engine_config(execution: Execution, max_grad_norm: float, limits: Limits) -> dict[str, Any]:
-    """Return DeepSpeed's configuration for one stage."""
+def engine_config(
+    execution: Execution, max_grad_norm: float, limits: Limits, *, sends_bf16: bool = False
+) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for one stage; `sends_bf16`: whether workers exchange linear layers in bf16."""
     zero: dict[str, Any] = {
         "stage": execution.zero_stage,
         "reduce_bucket_size": limits.bucket,
@@ -63,7 +68,9 @@ def engine_config(execution: Execution, max_grad_norm: float, limits: Limits) ->
         }
     if execution.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    return {
+    # The engine marks the weights itself.
+    autocast = {"torch_autocast": {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}}
+    return (autocast if sends_bf16 else {}) | {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": max_grad_norm,
@@ -134,7 +141,12 @@ class Engine:
         self._engine: Any = None
         self._gradients: torch.Tensor | None = None
         limits = limits_for(self.num_parameters, _hidden_size(model))
-        config = engine_config(execution, 1.0 if optimisation is None else optimisation.max_grad_norm, limits)
+        self._sends_bf16 = False
+        self._linear = self._weights_sent_in_bf16(limits) if execution.zero_stage else []
+        trains_bf16 = bool(self._linear) and getattr(model, "precision", "fp32") == "bf16" and optimisation is not None
+        self._send_bf16(trains_bf16)
+        max_grad_norm = 1.0 if optimisation is None else optimisation.max_grad_norm
+        config = engine_config(execution, max_grad_norm, limits, sends_bf16=trains_bf16)
         if optimisation is None:
             if execution.zero_stage == 3:
                 self._engine, *_ = deepspeed.initialize(model=model, config=config)
@@ -154,6 +166,39 @@ class Engine:
             self._gradients = self._engine.optimizer.grad_partitions_flat_buffer
             self._gradient_bytes = self._gradients.untyped_storage().nbytes()
             self._free_gradients()
+
+    def _weights_sent_in_bf16(self, limits: Limits) -> list[nn.Parameter]:
+        """Return the weights that workers exchange in bf16 while the model computes in bf16: those of linear layers.
+
+        Autocast rounds these for every product, so gathered weights lose nothing; their gradients are rounded before
+        they are summed. Small models keep fp32, which costs them nothing. So do embeddings, the head, which predicts in
+        fp32, and weights that ZeRO-3 does not shard, which are used in fp32 passes too.
+        """
+        if self.num_parameters < LARGE_MODEL or torch.distributed.get_world_size() == 1:
+            return []
+        model: Any = self.model
+        model.body.register_forward_pre_hook(lambda *_: self._send_bf16(model.computes_in == "bf16"))
+        head = model.head
+        others = [module for module in self.model.modules() if type(module) not in _LINEAR_LAYERS]
+        kept = {id(weight) for module in others for weight in module.parameters(recurse=False)}
+        kept |= {id(weight) for weight in ([] if head is None else head.parameters())}
+        return [
+            weight
+            for weight in self.model.parameters()
+            if id(weight) not in kept and count_parameters([weight]) > limits.persistence
+        ]
+
+    def _send_bf16(self, sends: bool) -> None:
+        """Mark the weights for DeepSpeed, which exchanges what is not marked in fp32."""
+        if sends == self._sends_bf16:
+            return
+        self._wait_for_fetches()
+        self._sends_bf16 = sends
+        for weight in self._linear:
+            if sends:
+                setattr(weight, PARAM_COMM_DTYPE_ATTR_NAME, torch.bfloat16)
+            else:
+                delattr(weight, PARAM_COMM_DTYPE_ATTR_NAME)
 
     def _limit_buckets(self, limits: Limits) -> None:
         """Without ZeRO, DeepSpeed reduces 5e8 gradients at once, and no setting changes that."""
@@ -327,6 +372,7 @@ class Engine:
 
         They may be views of the model's own memory.
         """
+        self._send_bf16(False)
         self._wait_for_fetches()
         tensors = dict(self.model.named_buffers()) | dict(self.model.named_parameters())
         gathered = {}
