@@ -16,7 +16,7 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.stage import AllWeights, Attention, Execution, Lora, ModelSource, Optimisation, StageSpec, Trainable
 
 if TYPE_CHECKING:
-    from w2s_ray.spec.chain import PlannedStage
+    from w2s_ray.spec.chain import SettledStage
     from w2s_ray.training.feed import Feeder, LabelledExamples
     from w2s_ray.training.models.network import Network
     from w2s_ray.training.workers import Workers
@@ -110,8 +110,8 @@ class Job:
         return 4 if self.is_small else 40
 
     @property
-    def stage(self) -> "PlannedStage":
-        from w2s_ray.spec.chain import PlannedStage
+    def stage(self) -> "SettledStage":
+        from w2s_ray.spec.chain import SettledStage
         from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
 
         num = self.examples_per_step * self.max_steps
@@ -133,7 +133,7 @@ class Job:
         on_gpu = self.workers.device.type == "cuda"
         asked = {"attention": self.attention, "tokens_per_micro_batch": 1024 if self.is_small else 16384}
         execution = Execution(**asked, gpus_per_worker=float(on_gpu), **dict(self.execution))
-        return PlannedStage(spec=spec, execution=execution, arm="ceiling", level=self.shape.name, task="bench")
+        return SettledStage(spec=spec, execution=execution, arm="ceiling", level=self.shape.name, task="bench")
 
     @property
     def examples(self) -> "LabelledExamples":
@@ -285,6 +285,7 @@ def ours(name: str, job: Job, *, labels: bool = False) -> list[Row]:
                     checkpoints=Checkpoints(Path(scratch) / "checkpoints", job.workers),
                     checkpoint_every_seconds=3600,
                     journal=journal,
+                    names=lambda positions: [str(position) for position in positions],
                     save_snapshot=lambda share: None,
                     is_superseded=lambda: False,
                 ).run(TrainState())

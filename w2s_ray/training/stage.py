@@ -326,6 +326,7 @@ class _StageRun:
         saved = [self.folder / name for name in self.digests]
         self.workers.on_each_node(lambda: wait_for_files(saved))
         network = load_trained(self.spec, self.folder / MODEL, self.inputs.tokenizer, self.execution)
+        self._use_attention(network, "bf16")
         self._start_engine(network, trains=False)
 
     def _commit(self) -> None:
