@@ -332,6 +332,7 @@ class _StageRun:
         if self.base is not None:
             folder = self.inputs.merged(self.spec, folder, self.base)
         network = load_trained(self.spec, folder, self.inputs.tokenizer, self.execution)
+        self._use_attention(network, "bf16")
         self._start_engine(network, trains=False)
 
     def _commit(self) -> None:

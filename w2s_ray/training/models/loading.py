@@ -271,7 +271,7 @@ def _initialise_head(hf: PreTrainedModel, folder: Path, tokenizer: PreTrainedTok
     labels = [1] if spec.objective == "preference" else range(spec.num_classes)
     digits = [tokenizer.encode(str(label), add_special_tokens=False) for label in labels]
     generator = torch.Generator().manual_seed(spec.init_seed)
-    rows_CD = torch.randn((len(digits), head.in_features), generator=generator) * _HEAD_STD
+    rows_CD = torch.randn((len(digits), head.in_features), generator=generator, device="cpu") * _HEAD_STD
     if all(len(tokens) == 1 for tokens in digits):
         is_random = isinstance(spec.starts_from, ModelSource) and spec.starts_from.random
         unembedding_CD = _unembedding_rows(hf, None if is_random else folder, [tokens[0] for tokens in digits])
