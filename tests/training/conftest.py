@@ -1,7 +1,6 @@
 """A tiny real study: text files of words, a tiny Llama, process groups, and limits under which ZeRO-3 really shards."""
 
 import gc
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from w2s_ray.data.prepare import PreparedTask, prepare_task
@@ -26,7 +24,6 @@ from w2s_ray.training import zero
 from w2s_ray.training.memory.footprint import Limits, limits_for
 from w2s_ray.training.models.loading import load_tokenizer
 from w2s_ray.training.progress import StageProgress
-from w2s_ray.training.workers import Workers
 
 LIMITS = {
     "ahead": Limits(bucket=4_096, prefetch=2_100, live=6_000, reuse=500, persistence=16, sub_group=8_192),
@@ -263,13 +260,3 @@ def libraries() -> None:
 def freeze_libraries() -> None:
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(scope="session")
-def alone() -> Iterator[Workers]:
-    """A process group of one, in this process."""
-    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"w2s-group-{os.getpid()}"
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=0, world_size=1)
-    torch.set_num_threads(1)
-    yield Workers(0, 1, torch.device("cpu"))
-    dist.destroy_process_group()

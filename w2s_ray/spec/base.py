@@ -78,6 +78,16 @@ class Variant(Spec):
         return "-".join(parts)
 
 
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both mappings in one, and so the mappings inside them; values of `above` win."""
+    inside = {
+        key: merged(value, above[key])
+        for key, value in below.items()
+        if isinstance(value, dict) and isinstance(above.get(key), dict)
+    }
+    return {**below, **above, **inside}
+
+
 def rounded_up(product: float) -> int:
     """Return ⌈product⌉ of a share and a number, up to the error of binary fractions: 28 % of 25 is 7, and not 8."""
     return math.ceil(round(product, 9))

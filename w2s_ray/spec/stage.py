@@ -72,6 +72,8 @@ class ExecutionSpec(Spec):
     activation_checkpointing: bool | Literal["auto"] = "auto"
     """Keep the inputs of each layer alone and recompute the rest for the gradients; `auto` does so where a worker's
     memory would not be enough otherwise."""
+    keep_adapters: bool = False
+    """Store LoRA adapters without the model that they were trained on; the merged model is made where it is read."""
     attention: Attention = "auto"
     """`varlen` uses PyTorch's kernel, `flash` that of the package flash_attn. `auto` is `varlen` on a GPU where the
     precision and the model allow it, else `sdpa`."""

@@ -1,6 +1,7 @@
 """Files in a study's folder with the result of its search and the failures of its last run."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -51,9 +52,17 @@ def _hint(path: Path) -> str:
     return f"remove {path} and run the study again; stages in the store are not trained again"
 
 
-_LATER_KEYS = {"quoting": None, "labels": None, "trust_remote_code": False, "prediction_precision": "fp32"}
-"""Keys of studies, tasks and levels that came after searches had been stored, with the default at which no digest has
-them. `later_fields` has older ones too, which the digests of stored searches contain."""
+_LATER_KEYS = {
+    "quoting": None,
+    "labels": None,
+    "trust_remote_code": False,
+    "prediction_precision": "fp32",
+    "saved_precision": "fp32",
+    "keep_adapters": False,
+    "attention": "auto",
+}
+"""Keys of a study that came after searches had been stored, with the default at which no digest has them.
+`later_fields` has older ones too, which the digests of stored searches contain."""
 
 
 def search_digest(study: Study) -> str:
@@ -68,12 +77,18 @@ def search_digest(study: Study) -> str:
         for key in (key for key in ("files", "test_files") if task[key]):
             paths = task[key]
             task[key] = Path(paths).name if isinstance(paths, str) else [Path(path).name for path in paths]
-    for entry in (keys, *keys["tasks"].values(), *keys["ladder"].values()):
-        for key in (key for key, default in _LATER_KEYS.items() if key in entry and entry[key] == default):
-            del entry[key]
     if study.search is not None and study.search.choose_by is not None:
         keys.pop("seeds")
-    return identity("search", keys)
+    return identity("search", _without_later_keys(keys))
+
+
+def _without_later_keys(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_later_keys(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept = ((key, item) for key, item in value.items() if key not in _LATER_KEYS or item != _LATER_KEYS[key])
+    return {key: _without_later_keys(item) for key, item in kept}
 
 
 def read_failures(study: Study, store: ArtifactStore) -> Failures:

@@ -24,8 +24,11 @@ from torch import nn
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it; worker groups set their own
 import deepspeed
+from deepspeed.runtime.torch_autocast import PARAM_COMM_DTYPE_ATTR_NAME
 from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
+from transformers.pytorch_utils import Conv1D
 
+from w2s_ray.spec.base import merged
 from w2s_ray.spec.deepspeed_keys import nested
 from w2s_ray.spec.stage import Execution, Optimisation
 from w2s_ray.training.memory.footprint import LARGE_MODEL, Limits, limits_for
@@ -36,6 +39,7 @@ _MAPPED = 64 * 2**20
 """Size in bytes from which on glibc maps an allocation anew, zeroed by the kernel (mallopt(3), M_MMAP_THRESHOLD)."""
 _WORTH_FREEING = _MAPPED
 _LINEAR = torch.nn.functional.linear
+_LINEAR_LAYERS = (nn.Linear, Conv1D)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Of AdamW, by torch's names."""
 Read = Callable[[str, str, int, torch.Tensor], None]
@@ -77,13 +81,7 @@ def engine_config(execution: Execution, max_grad_norm: float, limits: Limits) ->
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
     }
-    return _merged(config, nested(execution.deepspeed))
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return both mappings in one; values of `above` win."""
-    inside = {key: _merged(below.get(key, {}), value) for key, value in above.items() if isinstance(value, dict)}
-    return below | above | inside
+    return merged(config, nested(execution.deepspeed))
 
 
 @contextmanager
@@ -149,7 +147,13 @@ class Engine:
         self._moments_in = execution.nvme_folder if execution.offload_optimizer else None
         """Folder of the files with the moments; None if they are in memory."""
         limits = limits_for(self.num_parameters, _hidden_size(model))
+        self._sends_bf16 = False
         config = engine_config(execution, 1.0 if optimisation is None else optimisation.max_grad_norm, limits)
+        unsharded = config["zero_optimization"].get("stage3_param_persistence_threshold", 0)
+        self._linear = self._weights_sent_in_bf16(unsharded) if execution.zero_stage else []
+        if self._linear and optimisation is not None and getattr(model, "precision", "fp32") == "bf16":
+            self._send_bf16(True)  # DeepSpeed marks no modules of its own:
+            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
         if optimisation is None:
             if execution.zero_stage == 3:
                 self._engine, *_ = deepspeed.initialize(model=model, config=config)
@@ -170,6 +174,39 @@ class Engine:
             self._gradients = self._engine.optimizer.grad_partitions_flat_buffer
             self._gradient_bytes = self._gradients.untyped_storage().nbytes()
             self._free_gradients()
+
+    def _weights_sent_in_bf16(self, unsharded: int) -> list[nn.Parameter]:
+        """Return the weights that workers exchange in bf16 while the model computes in bf16: those of linear layers.
+
+        Autocast rounds these for every product, so gathered weights lose nothing; their gradients are rounded before
+        they are summed. Small models keep fp32, which costs them nothing. So do embeddings, the head, which predicts in
+        fp32, and weights of up to `unsharded` elements, which every worker has for fp32 passes too.
+        """
+        if self.num_parameters < LARGE_MODEL or torch.distributed.get_world_size() == 1:
+            return []
+        model: Any = self.model
+        model.body.register_forward_pre_hook(lambda *_: self._send_bf16(model.computes_in == "bf16"))
+        head = model.head
+        others = [module for module in self.model.modules() if type(module) not in _LINEAR_LAYERS]
+        kept = {id(weight) for module in others for weight in module.parameters(recurse=False)}
+        kept |= {id(weight) for weight in ([] if head is None else head.parameters())}
+        return [
+            weight
+            for weight in self.model.parameters()
+            if id(weight) not in kept and count_parameters([weight]) > unsharded
+        ]
+
+    def _send_bf16(self, sends: bool) -> None:
+        """Mark the weights for DeepSpeed, which exchanges what is not marked in fp32."""
+        if sends == self._sends_bf16:
+            return
+        self._wait_for_fetches()
+        self._sends_bf16 = sends
+        for weight in self._linear:
+            if sends:
+                setattr(weight, PARAM_COMM_DTYPE_ATTR_NAME, torch.bfloat16)
+            else:
+                delattr(weight, PARAM_COMM_DTYPE_ATTR_NAME)
 
     def _limit_buckets(self, bucket_size: int) -> None:
         """Without ZeRO, DeepSpeed reduces 5e8 gradients at once, and no setting changes that."""
@@ -346,6 +383,7 @@ class Engine:
 
         They may be views of the model's own memory.
         """
+        self._send_bf16(False)
         self._wait_for_fetches()
         tensors = dict(self.model.named_buffers()) | dict(self.model.named_parameters())
         gathered = {}

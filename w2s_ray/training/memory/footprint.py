@@ -149,7 +149,7 @@ class _Terms:
         self._limits = _with_own_limits(limits_for(num_parameters, shape.hidden_size), stage.execution)
         self._is_large = num_parameters >= LARGE_MODEL
         self.phases: dict[str, dict[str, int]] = {
-            "loading": self._process() | {"weights": self._weights, "loading": self._drawn or self._full},
+            "loading": self._process() | {"weights": self._weights, "loading": self._loading},
             "predicting": self._process() | {"weights": self._weights} | self._forward_alone(),
         }
         if self._spec.reads_once:
@@ -185,11 +185,22 @@ class _Terms:
         return 0 if self._on_gpu else _FP32 * self._size
 
     @property
-    def _drawn(self) -> int:
-        """A model with random initial weights is complete on every worker's device before it is sharded."""
+    def _loading(self) -> int:
+        """What is held beside the weights while they are read: the mapped files on a CPU, and under ZeRO-3 the largest.
+
+        The largest weight is held twice, gathered and as it is sharded. Weights that are drawn have no files.
+        """
+        if self._execution.zero_stage != 3:
+            return self._full
         source = self._spec.starts_from
         is_drawn = isinstance(source, ModelSource) and (source.random or source.architecture is not None)
-        return _FP32 * self._size if is_drawn and self._execution.zero_stage == 3 else 0
+        twice = 2 * _FP32 * min(self._size, self._largest)
+        return twice if is_drawn else max(self._full, twice)
+
+    @property
+    def _largest(self) -> int:
+        """Elements of the largest matrix."""
+        return max(self._shape.vocabulary, self._shape.inner_size) * self._shape.hidden_size
 
     @property
     def _offloads(self) -> bool:
@@ -247,7 +258,10 @@ class _Terms:
         return self._execution.workers if self._execution.zero_stage >= from_stage else 1
 
     def _probing(self) -> dict[str, dict[str, int]]:
-        """The phases of a probe: the frozen model is freed before training, and rank 0 loads it again to save it."""
+        """The phases of a probe: the frozen model is freed before training, and it is loaded again to be saved.
+
+        Without ZeRO-3 rank 0 loads it alone, in the host's memory.
+        """
         features = self._process() | {"features": self._features()}
         alone = self._forward_alone(PREDICTION_TOKENS if self._on_gpu else CPU_READING_TOKENS)
         forward = {"activations": alone["activations"], "head": alone["head"]}
@@ -256,7 +270,9 @@ class _Terms:
             "loading": self.phases["loading"],
             "reading": always | forward | {"kept by the allocator": self._kept(always, forward)},
             "training": features,
-            "saving": features | {"collected weights": self._full},
+            "saving": features
+            | ({"weights": self._weights} if self._execution.zero_stage == 3 else {})
+            | {"collected weights": min(self._full, FILE_BYTES) if self._execution.zero_stage == 3 else self._full},
         }
 
     def _training(self) -> dict[str, int]:
@@ -372,9 +388,7 @@ class _Terms:
     def _gathered(self) -> int:
         if self._execution.zero_stage != 3:
             return 0
-        shape, limits = self._shape, self._limits
-        largest = max(shape.vocabulary, shape.inner_size) * shape.hidden_size
-        return _FP32 * min(self._size, largest + limits.prefetch + limits.reuse)
+        return _FP32 * min(self._size, self._largest + self._limits.prefetch + self._limits.reuse)
 
     def _buckets(self) -> int:
         """Gradients being reduced: the bucket, and under ZeRO the copy that the collective sends."""

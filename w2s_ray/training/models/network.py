@@ -47,12 +47,18 @@ class Network(nn.Module):
         self.hf = hf
         self.precision = precision
         self.predicts_in: Precision = "fp32"
-        head = self._head()
+        head = self.head
         if head is not None:
             head.forward = partial(self._call_head, head.forward)
 
-    def _head(self) -> nn.Module | None:
-        """Return the layers that make logits of hidden states."""
+    @property
+    def body(self) -> nn.Module:
+        """The layers that make hidden states; the whole model if it does not tell them apart."""
+        return self.hf.base_model  # type: ignore[no-any-return]
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The layers that make logits of hidden states."""
         for name in HEADS:
             head = getattr(self.hf, name, None)
             if isinstance(head, nn.Module):
@@ -66,18 +72,21 @@ class Network(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             return forward(hidden.float(), *others)
 
+    @property
+    def computes_in(self) -> Precision:
+        """Precision of a forward pass in the present mode."""
+        return self.precision if self.training else self.predicts_in
+
     def autocast(self, device: torch.device) -> torch.autocast:
         """Return the context in which the model computes on `device`."""
-        precision = self.precision if self.training else self.predicts_in
-        return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.computes_in == "bf16")
 
     def fed_by(self, feeder: Feeder[AnyExamples]) -> Feeder[AnyExamples]:
         """Return the feeder with micro-batches that suit the network in its mode: packed, or padded.
 
         Kernels compute in bf16, so passes in fp32 are padded on a GPU.
         """
-        in_bf16 = (self.precision if self.training else self.predicts_in) == "bf16"
-        packs = self.attention != "sdpa" and (in_bf16 or feeder.workers.device.type == "cpu")
+        packs = self.attention != "sdpa" and (self.computes_in == "bf16" or feeder.workers.device.type == "cpu")
         return replace(feeder, packs=packs)
 
     def forward(
