@@ -14,6 +14,7 @@ not count pages of files, which the kernel can drop: mapped weights, libraries, 
 import argparse
 import json
 import os
+import resource
 import tempfile
 import threading
 from dataclasses import asdict, dataclass
@@ -164,6 +165,8 @@ def run_trainer_case(workers: "Workers", folder: str, settings: str) -> dict[str
 
     deepspeed.init_distributed(dist_backend="gloo")
     given = json.loads(settings)
+    if given["limit"]:
+        resource.setrlimit(resource.RLIMIT_DATA, (given["limit"], given["limit"]))
     config = {
         "bf16": {"enabled": "auto"},
         "zero_optimization": {
@@ -224,6 +227,8 @@ class Case:
     execution: str = "{}"
     """Further keys of `execution:`, as JSON."""
     is_trainer: bool = False
+    limit: int = 0
+    """Bytes that a process of `Trainer` may allocate, so that one that needs more ends before the machine is full."""
 
     @property
     def work(self) -> Work:
@@ -249,7 +254,8 @@ def measure(case: Case, folder: Path) -> tuple[list[dict[str, int]], int | None,
         with Anonymous() as anonymous:
             peaks = run_on_workers(run, Execution(workers=case.workers), folder)
         return peaks, planned, anonymous.peak
-    given = {"model": model, "precision": case.precision, "tokens": tokens_of(stage, store)} | asdict(case.work)
+    given = {"model": model, "precision": case.precision, "tokens": tokens_of(stage, store), "limit": case.limit}
+    given |= asdict(case.work)
     settings = json.dumps(given)
     trainer = partial(run_trainer_case, folder=str(folder), settings=settings)
     with Anonymous() as anonymous:
@@ -330,10 +336,21 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--execution", default="{}", help="further keys of `execution:`, as JSON")
     parser.add_argument("--trainer", action="store_true")
+    parser.add_argument("--limit", type=float, default=0.0, help="GB that a process of `Trainer` may allocate")
     given = parser.parse_args()
     cases = ALL
     if given.model is not None:
-        cases = (Case(given.model, given.zero, given.workers, given.precision, given.execution, given.trainer),)
+        cases = (
+            Case(
+                given.model,
+                given.zero,
+                given.workers,
+                given.precision,
+                given.execution,
+                given.trainer,
+                int(given.limit * 1e9),
+            ),
+        )
     print("| model | ZeRO × workers | " + " | ".join(PHASES) + " | peak | plan | plan ÷ peak | in all |")
     print("| --- | --- |" + " ---: |" * (len(PHASES) + 4))
     with tempfile.TemporaryDirectory(prefix="w2s-memory-") as name:

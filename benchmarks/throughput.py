@@ -43,7 +43,8 @@ from w2s_ray.training.engine_config import engine_config
 from w2s_ray.training.feed import Feeder, LabelledExamples, MicroBatch
 from w2s_ray.training.loop import Loop
 from w2s_ray.training.losses import ClassBatchLoss
-from w2s_ray.training.memory.footprint import PREDICTION_TOKENS, limits_for
+from w2s_ray.training.memory.footprint import PREDICTION_TOKENS
+from w2s_ray.training.memory.limits import limits_for
 from w2s_ray.training.models.catalogue import model_folder
 from w2s_ray.training.models.loading import load_network, load_tokenizer
 from w2s_ray.training.models.network import Network

@@ -21,7 +21,7 @@ from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.task import SCHEMA, Kind, Task, TaskData
 from w2s_ray.training import zero
-from w2s_ray.training.memory.footprint import Limits, limits_for
+from w2s_ray.training.memory.limits import Limits, limits_for
 from w2s_ray.training.models.loading import load_tokenizer
 from w2s_ray.training.progress import StageProgress
 

@@ -30,7 +30,8 @@ from transformers.pytorch_utils import Conv1D
 
 from w2s_ray.spec.stage import Execution, Optimisation
 from w2s_ray.training.engine_config import engine_config
-from w2s_ray.training.memory.footprint import LARGE_MODEL, limits_for
+from w2s_ray.training.memory.footprint import LARGE_MODEL
+from w2s_ray.training.memory.limits import limits_for
 from w2s_ray.training.memory.usage import give_memory_back
 from w2s_ray.training.placement import masters_to_files, moves_to_host, share_masters, weights_to_files, zeros_in_file
 
@@ -108,8 +109,7 @@ class Engine:
         self._engine: Any = None
         self._optimizer: Any = None
         self._gradients: torch.Tensor | None = None
-        self._moments_in = execution.nvme_folder if execution.offload_optimizer else None
-        """Folder of the files with the moments; None if they are in memory."""
+        self._moments_in = execution.nvme_folder if execution.offload_optimizer else None  # None: in memory
         limits = limits_for(self.num_parameters, _hidden_size(model))
         self._sends_bf16 = False
         config = engine_config(execution, 1.0 if optimisation is None else optimisation.max_grad_norm, limits)
@@ -190,8 +190,7 @@ class Engine:
             masters_to_files(optimizer, execution, folder)
         share_masters(self.model, optimizer, execution)
         if self._moments_in is not None:
-            for _ in self._held():  # creates the moments
-                pass
+            list(self._held())  # creates the moments
 
     def _refresh_persistent(self) -> None:
         """Gather the weights that ZeRO-3 keeps gathered again, after their shards were written."""

@@ -1,16 +1,16 @@
 """The memory of a stage's workers, computed from the model's shape and the settings. Loads no torch.
 
-`footprint` adds up the memory of each phase of a stage. `limits_for` chooses how much of a sharded model is gathered at
-a time; zero.py passes these limits to DeepSpeed. Terms that are not plain arithmetic (activations, memory that the
-allocator keeps, the process itself) are fitted to measurements of `benchmarks/memory.py` (docs/memory.md).
+`footprint` adds up the memory of each phase of a stage. Terms that are not plain arithmetic (activations, memory that
+the allocator keeps, the process itself) are fitted to measurements of `benchmarks/memory.py` (docs/memory.md).
 
 Sizes are in bytes. Weights, gradients and moments are fp32 for every precision of the forward pass (zero.py).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from w2s_ray.spec.chain import ModelShape, SettledStage
-from w2s_ray.spec.stage import AllWeights, Execution, Lora, ModelSource, Precision, Probe, Prompt
+from w2s_ray.spec.stage import AllWeights, Lora, ModelSource, Precision, Probe, Prompt
+from w2s_ray.training.memory.limits import limits_for, with_own_limits
 
 PREDICTION_TOKENS = 8192
 """Padded tokens of one forward pass without gradients, unless memory ran out before."""
@@ -21,69 +21,12 @@ FILE_BYTES = 5 * 10**9
 LARGE_MODEL = 50_000_000
 """Parameters from which on freed memory is returned to the kernel at once: the cost is then negligible."""
 
-_SMALLEST_BUCKET = 2**23
-"""Elements; below this a collective costs more latency than it saves memory."""
-_LARGEST_BUCKET = 500_000_000
-_SMALLEST_SUB_GROUP = 2**24
-
 _FP32, _BF16 = 4, 2
 _PROCESS = int(0.58 * 2**30)
 """The interpreter and libraries of a worker without a model."""
 _UNFUSED, _UNFUSED_COPIES = ("gelu_new", "gelu_fast"), 6
 """Activations that PyTorch computes as separate operations, each of which saves its input."""
 _CUDA_CONTEXT = int(0.6 * 2**30)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much of a model DeepSpeed gathers at a time, in elements."""
-
-    bucket: int
-    """Gradients or weights in one collective."""
-    prefetch: int
-    """Weights that ZeRO-3 fetches ahead of their use."""
-    live: int
-    """Gathered weights at which ZeRO-3 stops prefetching."""
-    reuse: int
-    """ZeRO-3 keeps weights gathered that are used again within this many elements."""
-    persistence: int
-    """ZeRO-3 does not shard weights up to this size."""
-    sub_group: int
-    """Weights that ZeRO-3 updates at once, copying their gradients."""
-
-
-def limits_for(num_parameters: int, hidden_size: int) -> Limits:
-    """Return the limits for a model.
-
-    Buckets are hidden_size², as Hugging Face's `auto` has them, and at least 2^23 elements.
-    """
-    bucket = min(max(hidden_size**2, _SMALLEST_BUCKET), _LARGEST_BUCKET)
-    bucket = max(min(bucket, num_parameters), 1024) // 2 * 2  # ZeRO-1 and 2 align on pairs of elements
-    return Limits(
-        bucket=bucket,
-        prefetch=bucket,
-        live=2 * bucket,
-        reuse=bucket,
-        persistence=100_000,
-        sub_group=max(2 * bucket, _SMALLEST_SUB_GROUP),
-    )
-
-
-_LIMIT_KEYS = {
-    "reduce_bucket_size": "bucket",
-    "stage3_prefetch_bucket_size": "prefetch",
-    "stage3_max_live_parameters": "live",
-    "stage3_max_reuse_distance": "reuse",
-    "stage3_param_persistence_threshold": "persistence",
-    "sub_group_size": "sub_group",
-}
-"""Keys of DeepSpeed that change a limit."""
-
-
-def _with_own_limits(limits: Limits, execution: Execution) -> Limits:
-    """Return the limits that DeepSpeed gets if `execution.deepspeed` has any of its own."""
-    given = {key.removeprefix("zero_optimization."): value for key, value in execution.deepspeed}
-    return replace(limits, **{name: int(given[key]) for key, name in _LIMIT_KEYS.items() if key in given})
 
 
 @dataclass(frozen=True)
@@ -146,7 +89,7 @@ class _Terms:
         self._context = max(contexts)
         if longest_tokens is not None and not self._fills_context:
             self._context = min(self._context, longest_tokens + self._added_tokens)
-        self._limits = _with_own_limits(limits_for(num_parameters, shape.hidden_size), stage.execution)
+        self._limits = with_own_limits(limits_for(num_parameters, shape.hidden_size), stage.execution)
         self._is_large = num_parameters >= LARGE_MODEL
         self.phases: dict[str, dict[str, int]] = {
             "loading": self._process() | {"weights": self._weights, "loading": self._loading},
@@ -287,7 +230,7 @@ class _Terms:
             "bf16 weights": self._cast_weights(),
             "gradients": arriving if self._num_micro_batches > 1 else 0,  # of earlier micro-batches
         }
-        backward = {"gradients": arriving}
+        backward = {"gradients": arriving, "largest gradient": self._largest_gradient()}
         copies = {0: 0, 1: shard, 2: shard, 3: min(_FP32 * self._limits.sub_group, shard)}
         step = {"gradients": all_gradients if zero_stage == 0 else shard, "copied gradients": copies[zero_stage]}
         always = self._process() | {
@@ -389,6 +332,12 @@ class _Terms:
         if self._execution.zero_stage != 3:
             return 0
         return _FP32 * min(self._size, self._largest + self._limits.prefetch + self._limits.reuse)
+
+    def _largest_gradient(self) -> int:
+        """ZeRO-3 reduces a gradient that is larger than a bucket by itself: whole, flat, and padded for the workers."""
+        if self._execution.zero_stage != 3 or not isinstance(self._spec.trainable, AllWeights):
+            return 0
+        return 3 * _FP32 * max(0, self._largest - self._limits.bucket)
 
     def _buckets(self) -> int:
         """Gradients being reduced: the bucket, and under ZeRO the copy that the collective sends."""
