@@ -10,10 +10,11 @@ Sizes are in bytes. Weights, gradients and moments are fp32 for every precision 
 from dataclasses import dataclass, replace
 
 from w2s_ray.spec.chain import ModelShape, SettledStage
-from w2s_ray.spec.stage import AllWeights, Execution, Lora, ModelSource, Precision, Probe, Prompt
+from w2s_ray.spec.stage import AllWeights, Execution, Lora, ModelSource, Precision, Probe, Prompt, StageSpec
 
 PREDICTION_TOKENS = 8192
-"""Padded tokens of one forward pass without gradients, unless memory ran out before."""
+"""Padded tokens of one forward pass without gradients, unless memory ran out before; on GPUs `prediction_tokens`."""
+_GPU_FACTOR = 8
 CPU_READING_TOKENS = 2048
 """The same where a probe reads texts on CPUs: larger batches take a third more time (`w2s:large`, one core)."""
 FILE_BYTES = 5 * 10**9
@@ -84,6 +85,17 @@ def _with_own_limits(limits: Limits, execution: Execution) -> Limits:
     """Return the limits that DeepSpeed gets if `execution.deepspeed` has any of its own."""
     given = {key.removeprefix("zero_optimization."): value for key, value in execution.deepspeed}
     return replace(limits, **{name: int(given[key]) for key, name in _LIMIT_KEYS.items() if key in given})
+
+
+def prediction_tokens(spec: StageSpec, execution: Execution) -> int:
+    """Return the padded tokens of a worker's forward pass without gradients.
+
+    It keeps no activations, so a GPU reads eight times the texts of a training step's micro-batch, where a text has one
+    hidden state that matters; a language model that writes keeps all of them.
+    """
+    if not execution.gpus_per_worker or spec.objective in ("answer", "next_token"):
+        return PREDICTION_TOKENS
+    return max(PREDICTION_TOKENS, _GPU_FACTOR * execution.tokens_per_micro_batch)
 
 
 @dataclass(frozen=True)
@@ -253,7 +265,7 @@ class _Terms:
         Without ZeRO-3 rank 0 loads it alone, in the host's memory.
         """
         features = self._process() | {"features": self._features()}
-        alone = self._forward_alone(PREDICTION_TOKENS if self._on_gpu else CPU_READING_TOKENS)
+        alone = self._forward_alone(None if self._on_gpu else CPU_READING_TOKENS)
         forward = {"activations": alone["activations"], "head": alone["head"]}
         always = self._process() | {"weights": self._weights, "gathered weights": self._gathered(), "buckets": 0}
         return {
@@ -297,8 +309,8 @@ class _Terms:
             "buckets": self._buckets(),
         }
 
-    def _forward_alone(self, tokens_at_once: int = PREDICTION_TOKENS) -> dict[str, int]:
-        tokens = min(tokens_at_once, self._most_read)
+    def _forward_alone(self, tokens_at_once: int | None = None) -> dict[str, int]:
+        tokens = min(tokens_at_once or prediction_tokens(self._spec, self._execution), self._most_read)
         layer = tokens * _FP32 * (3 * self._shape.inner_size + 6 * self._shape.hidden_size)
         return {"activations": layer, "head": self._head(tokens) * 3 // 4, "gathered weights": self._gathered()}
 
