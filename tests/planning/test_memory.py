@@ -95,7 +95,7 @@ def test_auto_recomputes_activations_only_where_the_stage_would_not_fit() -> Non
 def test_a_stage_that_never_fits_is_refused_without_a_setting() -> None:
     stage, resolution = student(workers=1, gpus_per_worker=1)
     with pytest.raises(ResourceError) as refused:
-        check_memory([stage], resolution, gpus(1, gib=8), lambda _: CONTEXT)
+        check_memory([stage], resolution, gpus(1, gib=4), lambda _: CONTEXT)
     assert "execution" not in refused.value.hint
 
 

@@ -84,6 +84,10 @@ _OWN = {
     f"{_ZERO}.stage": "execution.zero_stage",
     f"{_ZERO}.offload_optimizer.device": "execution.offload_optimizer",
     f"{_ZERO}.cpu_offload": "execution.offload_optimizer",
+    f"{_ZERO}.cpu_offload_param": "execution.offload_parameters",
+    f"{_ZERO}.offload_param.device": "execution.offload_parameters",
+    f"{_ZERO}.offload_optimizer.nvme_path": "execution.nvme_folder",
+    f"{_ZERO}.offload_param.nvme_path": "execution.nvme_folder",
 }
 """The study's own key for what a key of DeepSpeed sets; a key stands for all keys below it."""
 
@@ -160,15 +164,11 @@ _REASONS = {
             "zero_allow_untested_optimizer",
             "zero_force_ds_cpu_optimizer",
             f"{_ZERO}.save_muon_momentum_buffer_in_memory",
-            f"{_ZERO}.cpu_offload_param",
             f"{_ZERO}.cpu_offload_use_pin_memory",
-            f"{_ZERO}.offload_optimizer.nvme_path",
             f"{_ZERO}.offload_optimizer.buffer_count",
             f"{_ZERO}.offload_optimizer.pipeline_read",
             f"{_ZERO}.offload_optimizer.pipeline_write",
             f"{_ZERO}.offload_optimizer.fast_init",
-            f"{_ZERO}.offload_param.device",
-            f"{_ZERO}.offload_param.nvme_path",
             f"{_ZERO}.offload_param.buffer_count",
             f"{_ZERO}.offload_param.buffer_size",
             f"{_ZERO}.offload_param.max_in_cpu",

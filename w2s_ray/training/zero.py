@@ -33,6 +33,7 @@ from w2s_ray.spec.deepspeed_keys import nested
 from w2s_ray.spec.stage import Execution, Optimisation
 from w2s_ray.training.memory.footprint import LARGE_MODEL, Limits, limits_for
 from w2s_ray.training.memory.usage import give_memory_back
+from w2s_ray.training.placement import masters_to_files, moves_to_host, share_masters, weights_to_files, zeros_in_file
 
 _MAPPED = 64 * 2**20
 """Size in bytes from which on glibc maps an allocation anew, zeroed by the kernel (mallopt(3), M_MMAP_THRESHOLD)."""
@@ -66,8 +67,11 @@ def engine_config(execution: Execution, max_grad_norm: float, limits: Limits) ->
             "stage3_param_persistence_threshold": limits.persistence,
             "sub_group_size": limits.sub_group,
         }
-    if execution.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    on_host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if moves_to_host(execution):
+        zero["offload_optimizer"] = on_host
+    if execution.offload_parameters:
+        zero["offload_param"] = on_host
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -138,7 +142,10 @@ class Engine:
         }
         self.zero_stage = execution.zero_stage
         self._engine: Any = None
+        self._optimizer: Any = None
         self._gradients: torch.Tensor | None = None
+        self._moments_in = execution.nvme_folder if execution.offload_optimizer else None
+        """Folder of the files with the moments; None if they are in memory."""
         limits = limits_for(self.num_parameters, _hidden_size(model))
         self._sends_bf16 = False
         config = engine_config(execution, 1.0 if optimisation is None else optimisation.max_grad_norm, limits)
@@ -150,19 +157,20 @@ class Engine:
         if optimisation is None:
             if execution.zero_stage == 3:
                 self._engine, *_ = deepspeed.initialize(model=model, config=config)
+                self._place(execution)
             return
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, optimisation.weight_decay),
             lr=optimisation.learning_rate,
             betas=(0.9, 0.95),
-            fused=not execution.offload_optimizer,
+            fused=True,
         )
         self._optimizer = optimizer
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         self._engine.train()
         self._limit_buckets(config["zero_optimization"]["reduce_bucket_size"])
-        self._share_master_weights(execution)
-        if execution.zero_stage == 3 and not execution.offload_optimizer:
+        self._place(execution)
+        if execution.zero_stage == 3 and not moves_to_host(execution):
             self._gradients = self._engine.optimizer.grad_partitions_flat_buffer
             self._gradient_bytes = self._gradients.untyped_storage().nbytes()
             self._free_gradients()
@@ -206,26 +214,27 @@ class Engine:
             reduce = self._engine.allreduce_gradients
             self._engine.allreduce_gradients = partial(reduce, bucket_size=bucket_size)
 
-    def _share_master_weights(self, execution: Execution) -> None:
-        """Make ZeRO's fp32 master weights views of the fp32 weights, of which DeepSpeed makes a second copy.
-
-        DeepSpeed has code for this under ZeRO-3, but compares a `torch.device` with a string, which are never equal.
-        """
-        optimizer = self._engine.optimizer
-        if execution.offload_optimizer or not execution.zero_stage:
+    def _place(self, execution: Execution) -> None:
+        """Share masters with weights, and move offloaded state into files if the execution has a folder for them."""
+        optimizer, folder = self._engine.optimizer, execution.nvme_folder
+        if folder is not None and execution.offload_parameters:
+            weights_to_files(self.model, optimizer, folder)
+            self._refresh_persistent()
+        if self._optimizer is None:
             return
-        if execution.zero_stage == 3:
-            masters, weights = optimizer.fp32_partitioned_groups_flat, optimizer.fp16_partitioned_groups_flat
-        else:
-            rank = torch.distributed.get_rank()
-            masters = optimizer.single_partition_of_fp32_groups
-            weights = [shards[rank] for shards in optimizer.parallel_partitioned_bit16_groups]
-            for parameter in self.model.parameters():
-                # References to the second copy (and later to the moments), which are not used otherwise.
-                parameter._hp_mapping = None  # type: ignore[attr-defined]
-        for master, weight in zip(masters, weights, strict=True):
-            assert (master.dtype, master.shape) == (weight.dtype, weight.shape)
-            master.data = weight.data
+        if folder is not None and not execution.offload_parameters:
+            masters_to_files(optimizer, execution, folder)
+        share_masters(self.model, optimizer, execution)
+        if self._moments_in is not None:
+            for _ in self._held():  # creates the moments
+                pass
+
+    def _refresh_persistent(self) -> None:
+        """Gather the weights that ZeRO-3 keeps gathered again, after their shards were written."""
+        persistent = getattr(self._engine.optimizer, "persistent_parameters", None)
+        if persistent:
+            persistent[0].partition(persistent)
+            persistent[0].all_gather(persistent)
 
     def _free_gradients(self) -> None:
         """Free ZeRO-3's gradient buffer until the next backward pass; other ZeRO stages free theirs themselves."""
@@ -310,9 +319,7 @@ class Engine:
             masters, weights = optimizer.fp32_partitioned_groups_flat, optimizer.fp16_partitioned_groups_flat
             for master, weight in zip(masters, weights, strict=True):
                 weight.data.copy_(master.data)  # the same memory, unless the optimizer is offloaded
-            if optimizer.persistent_parameters:
-                optimizer.persistent_parameters[0].partition(optimizer.persistent_parameters)
-                optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+            self._refresh_persistent()
 
     def _held(self) -> Iterator[Shard]:
         """Yield what this rank updates: consecutive elements of trained weights, as views of its master weights."""
@@ -350,14 +357,18 @@ class Engine:
         """
         state = self._optimizer.state[master]
         if not state:
-            is_fused = bool(self._optimizer.defaults["fused"])
-            state["step"] = torch.zeros((), device=master.device if is_fused else "cpu")
-            state |= {moment: torch.zeros_like(master, requires_grad=False) for moment in MOMENTS}
+            state["step"] = torch.zeros((), device=master.device)
+            state |= {moment: self._new_moment(master) for moment in MOMENTS}
         tensors = {"weight": master, **{moment: state[moment] for moment in MOMENTS}}
         for weight, place, start, size in parts:
             if size > 0:
                 views = {part: tensor.detach().view(-1)[place : place + size] for part, tensor in tensors.items()}
                 yield Shard(self._names[weight], start, views)
+
+    def _new_moment(self, master: torch.Tensor) -> torch.Tensor:
+        if self._moments_in is not None and master.device.type == "cpu":  # ZeRO-0 leaves them on a GPU
+            return zeros_in_file(master, self._moments_in)
+        return torch.zeros_like(master, requires_grad=False)
 
     @property
     def saved_bytes(self) -> dict[str, int]:

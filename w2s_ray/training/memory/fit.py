@@ -107,6 +107,7 @@ class MemorySettings:
             workers=self._workers.size,
             zero_stage=execution.zero_stage,
             offload_optimizer=execution.offload_optimizer,
+            offload_parameters=execution.offload_parameters,
             activation_checkpointing=execution.activation_checkpointing,
             purpose=purpose,
         )

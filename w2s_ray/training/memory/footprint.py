@@ -216,27 +216,37 @@ class _Terms:
 
     @property
     def _offloads(self) -> bool:
-        """Whether moments, and gradients as they arrive, go to the host's memory; without ZeRO they stay."""
+        """Whether a GPU's moments, and gradients as they arrive, go to the host; without ZeRO they stay."""
         return self._on_gpu and self._execution.offload_optimizer and self._execution.zero_stage > 0
 
     @property
     def _moments(self) -> int:
-        return 0 if self._offloads else 2 * _FP32 * self._trained // self._share(1)
+        in_files = self._execution.offload_optimizer and self._execution.nvme_folder is not None
+        if self._offloads or (in_files and not self._on_gpu):
+            return 0
+        return 2 * _FP32 * self._trained // self._share(1)
 
     @property
     def host(self) -> int:
-        """The host's memory for a GPU's worker: the process, and offloaded masters, moments and gradients.
+        """The host's memory for a GPU's worker: the process and what is offloaded, but not what is in files.
 
-        DeepSpeed keeps offloaded gradients twice under ZeRO-3: as they arrive, and as the optimizer reads them.
+        DeepSpeed keeps offloaded gradients twice: under ZeRO-3 as they arrive and as the optimizer reads them, under
+        ZeRO-2 as they arrive and, where the optimizer has read them, the updated weights on their way to the GPU.
         """
         if not self._on_gpu:
             return 0
-        copies = 5 if self._execution.zero_stage == 3 else 4
-        state = copies * _FP32 * self._trained // self._share(1) if self._offloads else 0
+        execution = self._execution
+        in_files = execution.nvme_folder is not None
+        copies = (2 if in_files else 4 if execution.offload_parameters else 5) if self._offloads else 0
+        state = copies * _FP32 * self._trained // self._share(1)
+        if execution.offload_parameters and not in_files:
+            state += _FP32 * self._size // self._share(3)
         return _PROCESS + max(state, min(_FP32 * self._size, FILE_BYTES))
 
     @property
     def _weights(self) -> int:
+        if self._execution.offload_parameters and (self._on_gpu or self._execution.nvme_folder is not None):
+            return 0
         return _FP32 * self._size // self._share(3)
 
     @property
