@@ -10,7 +10,7 @@ second to those of each other side, with the lowest and the highest.
 
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +19,7 @@ import torch
 import typer
 from pydantic_core import to_json
 
-from throughput import SETTINGS, Case, our_side, seconds_of, single_worker
+from throughput import SETTINGS, Case, Side, our_side, seconds_of, single_worker
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
 from w2s_ray.spec.stage import ModelSource, Objective, Score, StageSpec
@@ -57,7 +57,7 @@ def bench_pairs(models: Sequence[str], *, rounds: int, steps: int, threads: int)
 
 def measure(model: str, workers: Workers, folder: Path, rounds: int, steps: int, threads: int) -> PairThroughput:
     cases = cases_of(model, workers, steps)
-    sides: dict[str, Callable[[], None]] = {}
+    sides: dict[str, Side] = {}
     for name, case in cases.items():
         (folder / name).mkdir(parents=True)
         sides[name] = our_side(case, folder / name)

@@ -1,92 +1,122 @@
-"""Training speed on one worker, compared with a bare PyTorch loop over the same batches.
+"""Training and labelling speed, compared with a bare PyTorch loop and with Hugging Face `Trainer`.
 
-    python benchmarks/throughput.py w2s:medium w2s:large --pairs 9
+    python benchmarks/throughput.py                       # one worker: SST-2 and SciQ lengths, fp32 and bf16
+    python benchmarks/throughput.py --workers 2           # two workers under ZeRO-2 and ZeRO-3, fp32
 
-Both sides use the same model, precision, threads, batches and gradient clipping. They alternate, because single pairs
-vary by 15 %; the result is the median ratio of their tokens per second.
+All sides have the same model, precision, threads, number of examples and gradient clipping, and count real tokens
+(without padding). `Trainer` groups texts by length; under ZeRO it has our DeepSpeed configuration. The sides alternate
+in every round, because single rounds vary by 15 %; a result is the median ratio over the rounds.
 """
 
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import typer
 from pydantic_core import to_json
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.science import IntArray
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
-from w2s_ray.spec.stage import Execution, ModelSource, Optimisation, Precision, StageSpec
+from w2s_ray.spec.stage import Execution, ModelSource, Optimisation, Precision, StageSpec, ZeroStage
 from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.feed import Feeder, LabelledExamples, MicroBatch
 from w2s_ray.training.loop import Loop
 from w2s_ray.training.losses import ClassBatchLoss
+from w2s_ray.training.memory.footprint import PREDICTION_TOKENS, limits_for
 from w2s_ray.training.models.catalogue import model_folder
 from w2s_ray.training.models.loading import load_network, load_tokenizer
 from w2s_ray.training.models.network import Network
+from w2s_ray.training.objectives import class_outputs
+from w2s_ray.training.processes import run_on_workers
 from w2s_ray.training.progress import Journal, NullObserver, TrainState
 from w2s_ray.training.workers import Workers
-from w2s_ray.training.zero import Engine
+from w2s_ray.training.zero import Engine, count_parameters, engine_config
 
+SETTINGS = Optimisation(examples_per_step=32, precision="bf16", epochs=1.0, context_tokens=256)
 EXECUTION = Execution(zero_stage=0, tokens_per_micro_batch=2048, checkpoint_every_seconds=3600)
-SETTINGS = Optimisation(examples_per_step=32, precision="bf16", epochs=1.0)
+
+Text = Literal["sst2", "sciq"]
+LENGTHS: dict[Text, tuple[int, ...]] = {
+    "sst2": (1, 4, 5, 6, 7, 9, 10, 11, 13, 14, 16, 18, 20, 23, 26, 30, 35, 40, 48, 59, 118),
+    "sciq": (15, 33, 45, 58, 71, 84, 98, 112, 125, 139, 154, 168, 185, 202, 224, 247, 280, 329, 425, 596, 1507),
+}
+"""Tokens of the texts of SST-2 (a sentence) and SciQ (support, question and answer), under the built-in tokenizer, at
+every twentieth of the training set. Longer texts are cut to `SETTINGS.context_tokens`."""
+Side = Callable[[], float | None]
+"""Runs once; returns the seconds if it measures them itself."""
 
 
 class Throughput(Spec):
-    """The result for one model."""
+    """The result for one kind of text, precision and ZeRO stage."""
 
-    model: str
+    text: Text
     precision: Precision
-    """bf16 if this machine has bf16 instructions, else fp32."""
-    pairs: int
-    threads: int
-    ours_tokens_per_second: float
-    """Median over the pairs."""
-    bare_tokens_per_second: float
-    median_ratio: float
-    """Ours / bare of each pair."""
-    lowest_ratio: float
-    highest_ratio: float
+    workers: int
+    zero_stage: ZeroStage
+    rounds: int
+    tokens_per_second: float
+    """Real tokens of our training, median over the rounds."""
+    ratios: dict[str, tuple[float, float, float]]
+    """Median, lowest and highest ratio over the rounds: our training ÷ `bare loop` and ÷ `Trainer`, and our `labelling`
+    ÷ our training."""
 
 
-def bench_throughput(models: Sequence[str], *, pairs: int, steps: int, threads: int) -> list[Throughput]:
-    """Measure each of `models` (such as `w2s:large`) over `pairs` alternating pairs of `steps` optimizer steps."""
-    torch.set_num_threads(threads)
-    with single_worker() as workers, tempfile.TemporaryDirectory() as folder:
-        return [measure(model, workers, Path(folder), pairs, steps, threads) for model in models]
-
-
-def measure(model: str, workers: Workers, folder: Path, pairs: int, steps: int, threads: int) -> Throughput:
-    case = case_of(model, workers, steps)
-    ours, bare = our_side(case, folder), bare_side(case)
-    ours(), bare()  # warm-up
-    speeds: list[tuple[float, float]] = []
-    for pair in range(pairs):
-        sides = (ours, bare) if pair % 2 == 0 else (bare, ours)
-        seconds = {side: seconds_of(side) for side in sides}
-        speeds.append((case.num_tokens / seconds[ours], case.num_tokens / seconds[bare]))
-    ratios = [ours_speed / bare_speed for ours_speed, bare_speed in speeds]
+def bench_throughput(
+    workers: Workers, *, model: str, text: Text, precision: Precision, zero_stage: ZeroStage, rounds: int, steps: int
+) -> Throughput:
+    """Measure all sides on these workers."""
+    case = case_of(model, workers, steps, text, precision, zero_stage)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = case.engine()
+        sides: dict[str, Side] = {
+            "ours": our_side(case, Path(folder), engine),
+            "labelling": labelling_side(case, engine),
+            "Trainer": trainer_side(case, Path(folder)),
+        }
+        if workers.size == 1:
+            sides["bare loop"] = bare_side(case)
+        for side in sides.values():
+            side()  # warm-up
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(rounds):
+            for name in list(sides) if number % 2 == 0 else reversed(list(sides)):
+                seconds[name].append(seconds_of(sides[name], workers))
+        engine.destroy()
+    pairs = {"bare loop": "ours", "Trainer": "ours", "labelling": "ours"}
+    ratios = {
+        name: sorted(other / own for other, own in zip(seconds[name], seconds[ours], strict=True))
+        for name, ours in pairs.items()
+        if name in seconds
+    }
+    ratios["labelling"] = sorted(1 / ratio for ratio in ratios["labelling"])
     return Throughput(
-        model=model,
-        precision=case.spec.optimisation.precision,
-        pairs=pairs,
-        threads=threads,
-        ours_tokens_per_second=statistics.median(speed for speed, _ in speeds),
-        bare_tokens_per_second=statistics.median(speed for _, speed in speeds),
-        median_ratio=statistics.median(ratios),
-        lowest_ratio=min(ratios),
-        highest_ratio=max(ratios),
+        text=text,
+        precision=precision,
+        workers=workers.size,
+        zero_stage=zero_stage,
+        rounds=rounds,
+        tokens_per_second=case.num_tokens / statistics.median(seconds["ours"]),
+        ratios={name: (statistics.median(all_), all_[0], all_[-1]) for name, all_ in ratios.items()},
     )
 
 
@@ -95,14 +125,21 @@ class Case:
     """A model, and batches to train it on."""
 
     spec: StageSpec
+    execution: Execution
     examples: LabelledExamples
     feeder: Feeder[LabelledExamples]
     steps: list[IntArray]
-    load: Callable[[], Network]
+    load: Callable[[Execution], Network]
+    tokenizer: PreTrainedTokenizerFast
 
     @classmethod
     def of(
-        cls, spec: StageSpec, examples: LabelledExamples, workers: Workers, tokenizer: PreTrainedTokenizerFast
+        cls,
+        spec: StageSpec,
+        examples: LabelledExamples,
+        workers: Workers,
+        tokenizer: PreTrainedTokenizerFast,
+        execution: Execution = EXECUTION,
     ) -> Self:
         settings = spec.optimisation
         steps = plan_steps(
@@ -112,20 +149,27 @@ class Case:
             order_seed=0,
             bucketing_window=settings.bucketing_window,
         )
-        feeder = Feeder(examples, workers, EXECUTION.tokens_per_micro_batch, tokenizer.pad_token_id)
+        feeder = Feeder(examples, workers, execution.tokens_per_micro_batch, tokenizer.pad_token_id)
         folder = model_folder(spec.starts_from.name, "")
-        return cls(spec, examples, feeder, steps, lambda: load_network(spec, folder, tokenizer, EXECUTION))
+        return cls(spec, execution, examples, feeder, steps, partial(load_network, spec, folder, tokenizer), tokenizer)
 
     @property
     def num_tokens(self) -> int:
         return int(sum(self.examples.lengths_N[positions].sum() for positions in self.steps))
 
+    def engine(self) -> Engine:
+        return Engine(self.load(self.execution), self.execution, self.spec.optimisation)
 
-def case_of(model: str, workers: Workers, num_steps: int) -> Case:
-    """Examples as long as the embedded task's, with random tokens: their values do not change the speed."""
+
+def case_of(
+    model: str, workers: Workers, num_steps: int, text: Text, precision: Precision, zero_stage: ZeroStage = 0
+) -> Case:
+    """Examples as long as real ones, with random tokens: their values do not change the speed."""
     tokenizer = load_tokenizer(model_folder(model, "", tokenizer=True), None)
     rng = np.random.default_rng(0)
-    lengths = rng.integers(35, 90, size=num_steps * SETTINGS.examples_per_step)
+    shares = rng.uniform(0, 1, size=num_steps * SETTINGS.examples_per_step)
+    lengths = np.interp(shares, np.linspace(0, 1, len(LENGTHS[text])), LENGTHS[text]).round().astype(int)
+    lengths = lengths.clip(max=SETTINGS.context_tokens)
     tokens = [rng.integers(2, len(tokenizer), size=length).astype(np.int32) for length in lengths]
     targets = np.eye(2, dtype=np.float32)[rng.integers(0, 2, size=len(tokens))]
     examples = LabelledExamples(tokens=tokens, targets_NC=targets, ties_N=np.arange(len(tokens)))
@@ -133,20 +177,21 @@ def case_of(model: str, workers: Workers, num_steps: int) -> Case:
     spec = StageSpec(
         starts_from=ModelSource(name=model, revision=""),
         train=(LabelledSplit(split=split, labels=GroundTruth()),),
-        optimisation=SETTINGS if workers.all_compute_bf16() else SETTINGS.model_copy(update={"precision": "fp32"}),
+        optimisation=SETTINGS.model_copy(update={"precision": precision}),
         init_seed=0,
         order_seed=0,
     )
-    return Case.of(spec, examples, workers, tokenizer)
+    execution = EXECUTION.model_copy(update={"workers": workers.size, "zero_stage": zero_stage})
+    return Case.of(spec, examples, workers, tokenizer, execution)
 
 
-def our_side(case: Case, folder: Path) -> Callable[[], None]:
-    workers = case.feeder.workers
-    engine = Engine(case.load(), EXECUTION, SETTINGS)
+def our_side(case: Case, folder: Path, engine: Engine | None = None) -> Side:
+    workers, engine = case.feeder.workers, engine or case.engine()
 
     def run() -> None:
         path = folder / "metrics.jsonl"
-        path.unlink(missing_ok=True)
+        if workers.is_rank_0:
+            path.unlink(missing_ok=True)
         Loop(
             spec=case.spec,
             engine=engine,
@@ -155,19 +200,31 @@ def our_side(case: Case, folder: Path) -> Callable[[], None]:
             validate=None,
             steps=case.steps,
             checkpoints=Checkpoints(folder / "checkpoints", workers),
-            checkpoint_every_seconds=EXECUTION.checkpoint_every_seconds,
+            checkpoint_every_seconds=case.execution.checkpoint_every_seconds,
             journal=Journal("bench", path, NullObserver(), len(case.steps)),
-            names=lambda positions_N: [],
             save_snapshot=lambda share: None,
             is_superseded=lambda: False,
+            names=lambda positions: [],
         ).run(TrainState())
 
     return run
 
 
-def bare_side(case: Case) -> Callable[[], None]:
+def labelling_side(case: Case, engine: Engine) -> Side:
+    """Class probabilities of the same examples, in the precision of the training."""
+    network: Any = engine.model
+    feeder = Feeder(case.examples, case.feeder.workers, PREDICTION_TOKENS, case.feeder.pad, "predicting")
+
+    def run() -> None:
+        network.predicts_in = case.spec.optimisation.precision
+        class_outputs(network, feeder, 2, partial(torch.softmax, dim=-1))
+
+    return run
+
+
+def bare_side(case: Case) -> Side:
     """A plain loop over prepared batches, without logs and checks."""
-    network = case.load().train()
+    network = case.load(EXECUTION).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
     groups: list[tuple[int, list[tuple[MicroBatch, torch.Tensor]]]] = []
     for positions in case.steps:
@@ -190,10 +247,69 @@ def bare_side(case: Case) -> Callable[[], None]:
     return run
 
 
-def seconds_of(side: Callable[[], None]) -> float:
+class Clock(TrainerCallback):
+    """Measures the steps of a `Trainer`, without its start and end."""
+
+    began = ended = 0.0
+
+    def on_step_begin(self, arguments: Any, state: Any, control: Any, **others: Any) -> None:
+        self.began = self.began or time.perf_counter()
+
+    def on_step_end(self, arguments: Any, state: Any, control: Any, **others: Any) -> None:
+        self.ended = time.perf_counter()
+
+
+def trainer_side(case: Case, folder: Path) -> Side:
+    """Hugging Face's `Trainer` over the same examples, grouped by length; returns the seconds of its steps."""
+    workers, settings = case.feeder.workers, case.spec.optimisation
+    rows = [
+        {"input_ids": row.tolist(), "labels": int(target_C.argmax())}
+        for row, target_C in zip(case.examples.tokens, case.examples.targets_NC, strict=True)
+    ]
+
+    def run() -> float:
+        hf, clock = case.load(EXECUTION).hf, Clock()
+        config = None
+        if case.execution.zero_stage:
+            limits = limits_for(count_parameters(hf.parameters()), hf.config.hidden_size)
+            config = engine_config(case.execution, settings.max_grad_norm, limits)
+            config["train_micro_batch_size_per_gpu"] = "auto"
+        arguments = TrainingArguments(
+            output_dir=str(folder / "trainer"),
+            per_device_train_batch_size=settings.examples_per_step // workers.size,
+            num_train_epochs=1,
+            learning_rate=1e-4,
+            max_grad_norm=settings.max_grad_norm,
+            optim="adamw_torch_fused",
+            bf16=settings.precision == "bf16",
+            train_sampling_strategy="group_by_length",
+            deepspeed=config,
+            use_cpu=True,
+            ddp_backend="gloo",
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            seed=0,
+        )
+        collate = DataCollatorWithPadding(case.tokenizer)
+        trainer = Trainer(hf, arguments, collate, rows, callbacks=[clock])
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        if config is not None:
+            trainer.model_wrapped.destroy()
+        return clock.ended - clock.began
+
+    return run
+
+
+def seconds_of(side: Side, workers: Workers | None = None) -> float:
+    """Return the time of a side."""
+    if workers is not None:
+        workers.barrier()
     began = time.perf_counter()
-    side()
-    return time.perf_counter() - began
+    own = side()
+    return own or time.perf_counter() - began
 
 
 @contextmanager
@@ -209,23 +325,47 @@ def single_worker() -> Iterator[Workers]:
 
 
 def main(
-    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL ...]", help="As in a study's ladder.")] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Number of alternating pairs.")] = 7,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each side of a pair.")] = 8,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+    model: Annotated[str, typer.Option(help="As in a study's ladder.")] = "w2s:large",
+    rounds: Annotated[int, typer.Option(min=1, help="In each of them every side runs once.")] = 7,
+    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of each side in a round.")] = 6,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes; several train under ZeRO-2 and ZeRO-3.")] = 1,
+    text: Annotated[Text | None, typer.Option(help="Whose lengths the texts have; all if not given.")] = None,
+    precision: Annotated[Precision | None, typer.Option(help="fp32, and bf16 on one worker, if not given.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure training speed on one worker, ours and that of a bare PyTorch loop."""
-    results = bench_throughput(models or ["w2s:medium", "w2s:large"], pairs=pairs, steps=steps, threads=threads)
+    """Measure training and labelling speed, ours and that of a bare PyTorch loop and of Hugging Face `Trainer`."""
+    zero_stages: list[ZeroStage] = [0] if workers == 1 else [2, 3]
+    precisions: list[Precision] = [precision] if precision else ["fp32", "bf16"] if workers == 1 else ["fp32"]
+    cores = max(1, (os.cpu_count() or 1) // workers)
+    group = Execution(workers=workers, cpus_per_worker=cores)
+    if not json:
+        print("text precision workers ZeRO     ours tokens/s   median ratio (lowest-highest)")
+    results = []
+    for kind in [text] if text else LENGTHS:
+        for own in precisions:
+            for zero_stage in zero_stages:
+                work = partial(
+                    bench_throughput,
+                    model=model,
+                    text=kind,
+                    precision=own,
+                    zero_stage=zero_stage,
+                    rounds=rounds,
+                    steps=steps,
+                )
+                with tempfile.TemporaryDirectory() as folder:
+                    result = run_on_workers(work, group, Path(folder))[0]
+                results.append(result)
+                if not json:
+                    ratios = "   ".join(
+                        f"{name} {m:.2f} ({a:.2f}-{b:.2f})" for name, (m, a, b) in result.ratios.items()
+                    )
+                    print(
+                        f"{kind} {own:9} {workers:7} {zero_stage:4} {result.tokens_per_second:17,.0f}   {ratios}",
+                        flush=True,
+                    )
     if json:
         print(to_json(results, indent=2).decode())
-        return
-    print(f"{'model':12} {'ours':>16} {'bare loop':>16} {'median ratio':>14} {'lowest':>8} {'highest':>8}")
-    for result in results:
-        speeds = (result.ours_tokens_per_second, result.bare_tokens_per_second)
-        cells = " ".join(f"{speed:>7,.0f} tokens/s" for speed in speeds)
-        ratios = f"{result.median_ratio:>14.3f} {result.lowest_ratio:>8.3f} {result.highest_ratio:>8.3f}"
-        print(f"{result.model:12} {cells} {ratios}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.labels import GroundTruth
 from w2s_ray.spec.losses import check_registered
-from w2s_ray.spec.stage import PredictionSpec, Prompt, StageSource, ZeroStage
+from w2s_ray.spec.stage import Prompt, StageSource, ZeroStage
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.processes import run_on_workers
 
@@ -170,14 +170,17 @@ def shorten(stage: PlannedStage, chains: Sequence[Chain], num_steps: int) -> Pla
     score = None if spec.score is None else spec.score.model_copy(update={"reference": False})
     update = {"starts_from": source, "optimisation": optimisation, "train": train, "validation": None}
     spec = spec.model_copy(update={**update, "score": score, "reference": None})
-    splits = sorted((prediction.split for prediction in stage.predicts), key=lambda split: split.is_test)
+    planned = sorted(stage.predicts, key=lambda prediction: prediction.split.is_test)
     predicts = tuple(
-        PredictionSpec(
-            stage=spec.identity,
-            split=split.model_copy(update={"num_examples": min(split.num_examples, num_examples)}),
-            context_tokens=settings.context_tokens,
+        prediction.model_copy(
+            update={
+                "stage": spec.identity,
+                "split": prediction.split.model_copy(
+                    update={"num_examples": min(prediction.split.num_examples, num_examples)}
+                ),
+            }
         )
-        for split in splits[:1]
+        for prediction in planned[:1]
     )
     execution = stage.execution.model_copy(update={"checkpoint_every_seconds": _NEVER})
     update = {"spec": spec, "execution": execution, "predicts": predicts, "supervisors": (), "num_reports": 0}

@@ -11,7 +11,7 @@ from w2s_ray.spec.chain import ModelShape, PlannedStage, Resolution, ResolvedMod
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.stage import Probe
-from w2s_ray.training.memory.footprint import footprint
+from w2s_ray.training.memory.footprint import FILE_BYTES, footprint
 from w2s_ray.training.memory.usage import GIB
 
 SEVEN_B = ResolvedModel(
@@ -95,7 +95,7 @@ def test_auto_recomputes_activations_only_where_the_stage_would_not_fit() -> Non
 def test_a_stage_that_never_fits_is_refused_without_a_setting() -> None:
     stage, resolution = student(workers=1, gpus_per_worker=1)
     with pytest.raises(ResourceError) as refused:
-        check_memory([stage], resolution, gpus(1, gib=8), lambda _: CONTEXT)
+        check_memory([stage], resolution, gpus(1, gib=4), lambda _: CONTEXT)
     assert "execution" not in refused.value.hint
 
 
@@ -120,6 +120,8 @@ def test_a_probe_frees_its_frozen_model_before_it_trains() -> None:
     need = footprint(probe, SEVEN_B.num_parameters, SEVEN_B.shape, CONTEXT)
     weights = 4 * SEVEN_B.num_parameters
     assert need.phases["training"] < GIB < weights // 2 < need.phases["reading"] < need.phases["saving"]
-    assert need.phases["saving"] - need.phases["training"] == weights, "rank 0 loads the model again"
+    assert need.phases["saving"] - need.phases["training"] == weights // 2 + FILE_BYTES, "each rank has its share"
+    unsharded = footprint(with_execution(probe, zero_stage=2), SEVEN_B.num_parameters, SEVEN_B.shape, CONTEXT)
+    assert unsharded.phases["saving"] - unsharded.phases["training"] == weights, "rank 0 loads the model again"
     tight = fit_memory(probe, resolution, [Node(cpus=2, memory_bytes=GIB)], CONTEXT)
     assert not tight.fits and tight.stage.execution.activation_checkpointing is False

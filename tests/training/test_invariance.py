@@ -82,6 +82,7 @@ SCORES: dict[str, object] = {
 MORE_RUNS = [*SOME_RUNS, Run(2, 1, TIGHT), Run(2, 3, ROOMY, "ahead", checkpointing=True)]
 RUNS = [(label, run) for place, label in enumerate(LABELS) for run in (ALL_RUNS if place < 1 else SOME_RUNS)]
 RUNS += [(label, run) for label in KINDS for run in MORE_RUNS]
+RUNS += [("lora", run) for run in (Run(2, 0, TIGHT), Run(2, 2, TIGHT, "ahead"))]
 RUNS += [("likelihood", run) for run in (*MORE_RUNS, Run(2, 2, TIGHT, "ahead"))]
 RUNS += [(label, run) for label in ("dpo", "calibrated", "names") for run in SOME_RUNS]
 PACKED, SHARDED_PACKED = (

@@ -435,6 +435,13 @@ def test_missing_weights_are_named(ways: dict[str, Way], tmp_path: Path, way: st
     refused(ways[way], drop(write_model(tmp_path / "m", "llama", BEGIN), "layers.1."), "have no", "layers.1.")
 
 
+def test_missing_weights_are_named_under_zero_3(ways: dict[str, Way], tmp_path: Path, alone: Workers) -> None:
+    folder = drop(write_model(tmp_path / "m", "llama", BEGIN), "layers.1.")
+    with pytest.raises(ModelError) as caught:
+        trained(ways["classes"], folder, alone, tmp_path, zero_stage=3)
+    assert "layers.1." in caught.value.message
+
+
 def test_a_language_model_needs_its_output_embeddings_and_a_classifier_does_not(
     ways: dict[str, Way], tmp_path: Path
 ) -> None:

@@ -8,19 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.conftest import LIMITS, TINY, Moods, Tiny, largest, make_tiny, sharding
+from tests.training.conftest import LIMITS, TINY, Moods, Onlooker, Tiny, largest, make_tiny, sharding
 from tests.training.processes import run_cases
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import EarlyStopping, Execution, Optimisation
-from w2s_ray.store.artifacts import SNAPSHOTS
+from w2s_ray.store.artifacts import SNAPSHOTS, ArtifactStore
 from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.feed import Examples
 from w2s_ray.training.inputs import features
 from w2s_ray.training.models.loading import load_network, load_tokenizer
 from w2s_ray.training.models.network import Network
 from w2s_ray.training.progress import TrainState
+from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
-from w2s_ray.training.zero import Engine, _parameter_groups, count_parameters
+from w2s_ray.training.zero import Engine, _parameter_groups, count_parameters, engine_config
 
 
 def test_matrices_decay_and_norms_biases_and_frozen_weights_do_not() -> None:
@@ -152,6 +153,48 @@ def test_features_of_a_sharded_model_equal_those_of_a_plain_one(tiny: Tiny, alon
     for name in TINY:
         with sharding(name):
             np.testing.assert_allclose(features(examples, folder, 0, WIDE, alone), plain, atol=1e-6)
+
+
+SHARED_KEYS = {
+    "reduce_bucket_size": 3_000,
+    "allgather_bucket_size": 3_000,
+    "reduce_scatter": False,
+    "allgather_partitions": False,
+    "use_multi_rank_bucket_allreduce": False,
+    "enable_sanity_checks": True,
+}
+ZERO_3_KEYS = {
+    "sub_group_size": 2_000,
+    "stage3_prefetch_bucket_size": 100,
+    "stage3_param_persistence_threshold": 50,
+    "stage3_max_live_parameters": 300,
+    "stage3_max_reuse_distance": 100,
+    "stage3_use_all_reduce_for_fetch_params": True,
+    "stage3_module_granularity_threshold": 10,
+    "log_trace_cache_warnings": True,
+}
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_raw_keys_of_deepspeed_are_merged_last_and_change_no_loss(
+    tiny: Tiny, alone: Workers, zero_stage: int, tmp_path: Path
+) -> None:
+    raw = {"zero_optimization": SHARED_KEYS | (ZERO_3_KEYS if zero_stage == 3 else {}), "steps_per_print": 7}
+    execution = Execution(zero_stage=zero_stage, deepspeed=raw)
+    config = engine_config(execution, 1.0, LIMITS["ahead"])
+    assert config["steps_per_print"] == 7 and config["zero_optimization"]["reduce_bucket_size"] == 3_000
+    assert config["zero_optimization"]["stage"] == zero_stage
+    losses = []
+    for changes in ({}, {"deepspeed": execution.deepspeed}):
+        stage = tiny.chain(zero_stage=zero_stage, **changes).stages[0].model_copy(update={"predicts": ()})
+        onlooker = Onlooker()
+        run_stage(stage, store=ArtifactStore(tiny.store.root), workers=alone, observer=onlooker)
+        losses.append([point.values["loss"] for point in onlooker.points if "loss" in point.values])
+        record = tiny.store.find(stage.identity)
+        assert record is not None
+        (tiny.store.verify(record) / "record.json").unlink()
+    assert losses[0]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
 def results_of_a_stage(tiny: Tiny, folder: Path, name: str) -> dict[str, np.ndarray]:

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +16,7 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import Prompt
 from w2s_ray.store.artifacts import MODEL, SNAPSHOTS, ArtifactStore
 from w2s_ray.store.files import writing
+from w2s_ray.store.record import Record
 from w2s_ray.store.search_result import every_chain
 from w2s_ray.training.models.exports import renew_export
 
@@ -81,23 +83,39 @@ def export(
     chains = every_chain(study, resolution, store)
     stage = find_stage(chains, name)
     full_name = describe(chains, stage)
-    source = _model_folder(store, stage, full_name, at)
+    stored = _model_folder(store, stage, full_name, at)
+    record = store.find(stage.identity)
+    assert record is not None
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{target} is not empty, and an export does not overwrite", "choose a new or empty folder")
-    with writing(target):
+    with writing(target), _merged(store, stage, record, stored) as source:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
         renew_export(target, stage.spec)
         task = resolution.tasks[stage.task]
         if task.kind == "classes" and not stage.spec.is_language_model:
             _name_classes(target / "config.json", task.class_names)
-        record = store.find(stage.identity)
-        assert record is not None
         (target / CARD).write_text(model_card(study, stage, task, record, at), encoding="utf-8")
         _open_folders(target)
     terminal.line(f"{full_name} → {target}")
     for file in sorted(target.rglob("*")):
         terminal.line(f"  {file.relative_to(target)}")
+
+
+@contextmanager
+def _merged(store: ArtifactStore, stage: PlannedStage, record: Record, stored: Path) -> Iterator[Path]:
+    """Yield the folder of the whole model of a stage, for one that keeps its adapters a merged copy."""
+    if record.base is None:
+        yield stored
+        return
+    from w2s_ray.training.inputs import StageInputs
+    from w2s_ray.training.workers import Workers
+
+    inputs = StageInputs(stage, store, Workers.alone())
+    try:
+        yield inputs.merged(stage.spec, stored, record.base)
+    finally:
+        inputs.close()
 
 
 def _open_folders(folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from w2s_ray.data import batches
 from w2s_ray.spec.chain import PlannedStage, SettledStage
-from w2s_ray.spec.stage import AllWeights, ExecutionSpec, Probe, Prompt
+from w2s_ray.spec.stage import AllWeights, ExecutionSpec, Lora, Probe, Prompt
 from w2s_ray.store.record import Record
 
 ASSUMED_FLOPS_PER_CPU = 1e11
@@ -143,7 +143,10 @@ def disk_bytes(stage: PlannedStage, num_parameters: int) -> int:
     """Estimate the disk space of the finished stage and its predictions."""
     rows = sum(prediction.split.num_examples for prediction in stage.predicts)
     settings = stage.spec.optimisation
-    models = 0 if isinstance(stage.spec.trainable, Prompt) else 1 + len(settings.keep_at)
+    stores_none = isinstance(stage.spec.trainable, Prompt) or (
+        isinstance(stage.spec.trainable, Lora) and stage.execution.keep_adapters  # which are small
+    )
+    models = 0 if stores_none else 1 + len(settings.keep_at)
     weight_bytes = WEIGHT_BYTES // (2 if settings.saved_precision == "bf16" else 1)
     return models * num_parameters * weight_bytes + rows * (32 + 4 * stage.spec.num_classes)
 

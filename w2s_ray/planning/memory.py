@@ -189,6 +189,7 @@ def _changes(stage: SettledStage, nodes: Sequence[Node]) -> Iterator[dict[str, A
         for number in more_workers
         if FreeResources(nodes).take(execution.model_copy(update={"workers": number}).group_shape) is not None
     ]
+    everything = {"offload_optimizer": True, "offload_parameters": True, "zero_stage": 3}
     offload = [{"offload_optimizer": True, "zero_stage": 2}] if execution.gpus_per_worker else []
     recompute = {"activation_checkpointing": True}
     smallest = {"zero_stage": 3} if execution.workers > 1 else {}
@@ -199,3 +200,4 @@ def _changes(stage: SettledStage, nodes: Sequence[Node]) -> Iterator[dict[str, A
     yield from (recompute | offloaded | smallest for offloaded in offload)
     yield from ({"workers": number, "zero_stage": 3} | recompute for number in workers)
     yield from (off | {"workers": number, "zero_stage": 3} | recompute for off in offload for number in workers)
+    yield from (recompute | everything for _ in offload)

@@ -28,6 +28,14 @@ Kind = Literal["classes", "pairs", "answers", "text"]
 """
 
 
+class KeyFault(ValueError):
+    """A key of a study that breaks a rule, raised inside of pydantic's validation, with a remedy."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 class Spec(BaseModel):
     """A value object: immutable, hashable, equal by content; unknown keys are refused."""
 
@@ -68,6 +76,16 @@ class Variant(Spec):
             if value != type(self).model_fields[name].default:
                 parts.append(text.format(value))
         return "-".join(parts)
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both mappings in one, and so the mappings inside them; values of `above` win."""
+    inside = {
+        key: merged(value, above[key])
+        for key, value in below.items()
+        if isinstance(value, dict) and isinstance(above.get(key), dict)
+    }
+    return {**below, **above, **inside}
 
 
 def rounded_up(product: float) -> int:
@@ -155,7 +173,8 @@ def _problem(item: Any, kind: Any, within: Sequence[str]) -> _Problem:
         case "union_tag_not_found":
             return _Problem(keys, f"{where}.kind is missing: must be one of {', '.join(map(_tag, types))}")
         case "value_error":
-            return _Problem(keys, f"{where}: {item['ctx']['error']}" if where else str(item["ctx"]["error"]))
+            error = item["ctx"]["error"]
+            return _Problem(keys, f"{where}: {error}" if where else str(error), getattr(error, "hint", ""))
     misplaced = _misplaced(keys, kind) if is_type_error else ""
     if misplaced:
         outer, inner = ".".join((*within, *keys[:-1])), keys[-2]

@@ -10,11 +10,13 @@ for the next level and every metric is computed from them, so a new metric train
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from w2s_ray.spec.base import Fraction, Positive, Spec, Variant
+from w2s_ray.spec.base import Fraction, KeyFault, Positive, Spec, Variant
+from w2s_ray.spec.deepspeed_keys import DeepSpeedSettings
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.labels import LabelledSplit, SplitSpec
 from w2s_ray.spec.losses import Loss, NaiveLoss
@@ -58,25 +60,49 @@ class ExecutionSpec(Spec):
     gpus_per_worker: float = Field(default=0.0, ge=0)
     zero_stage: ZeroStage | Literal["auto"] = 0
     """State that DeepSpeed shards: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters. `auto` takes the
-    cheapest setting in time that fits into a worker's memory, with offload of the optimizer state where it must."""
+    cheapest setting in time that fits into a worker's memory, with offload where it must."""
     offload_optimizer: bool = False
-    """Keep the optimizer state in host memory (GPU only)."""
+    """Keep the optimizer state in host memory (for GPUs), or in files of `nvme_folder`."""
+    offload_parameters: bool = False
+    """Keep the shards of the weights in host memory (for GPUs), or in files of `nvme_folder`; under ZeRO-3 only."""
+    nvme_folder: Path | None = None
+    """An absolute path on a fast local disk of each machine; what is offloaded is in files there. Also for CPUs."""
     tokens_per_micro_batch: Positive = 4096
     """Padded tokens of one forward pass on one worker; halved, and remembered, when a device runs out of memory."""
     activation_checkpointing: bool | Literal["auto"] = "auto"
     """Keep the inputs of each layer alone and recompute the rest for the gradients; `auto` does so where a worker's
     memory would not be enough otherwise."""
+    keep_adapters: bool = False
+    """Store LoRA adapters without the model that they were trained on; the merged model is made where it is read."""
     attention: Attention = "auto"
     """`varlen` uses PyTorch's kernel, `flash` that of the package flash_attn. `auto` is `varlen` on a GPU where the
     precision and the model allow it, else `sdpa`."""
     checkpoint_every_seconds: float | None = Field(default=None, ge=0)
     """Seconds between resume checkpoints; 0 writes one after every step. If not given, their cost decides: they take at
     most 2 % of the training time."""
+    deepspeed: DeepSpeedSettings = ()
+    """Further keys of DeepSpeed's configuration (deepspeed_keys.py)."""
 
     @model_validator(mode="after")
     def _flash_has_a_gpu(self) -> Self:
         if self.attention == "flash" and not self.gpus_per_worker:
             raise ValueError("attention: flash needs a GPU, and gpus_per_worker is 0; set gpus_per_worker, or `auto`")
+        return self
+
+    @model_validator(mode="after")
+    def _offload_is_possible(self) -> Self:
+        if self.offload_parameters and self.zero_stage not in (3, "auto"):
+            rule = f"offload_parameters needs ZeRO-3, and zero_stage is {self.zero_stage}"
+            raise KeyFault(rule, "set zero_stage: 3 or zero_stage: auto")
+        if self.nvme_folder is None:
+            return self
+        if not self.nvme_folder.is_absolute():
+            raise KeyFault(
+                f"nvme_folder = {self.nvme_folder} must be an absolute path", "it is the same on each machine"
+            )
+        if not (self.offload_optimizer or self.offload_parameters or self.zero_stage == "auto"):
+            hint = "set offload_optimizer: true, offload_parameters: true or zero_stage: auto"
+            raise KeyFault("nvme_folder is given, and nothing is offloaded", hint)
         return self
 
     @property
@@ -96,10 +122,12 @@ class Execution(ExecutionSpec):
     @property
     def memory_settings(self) -> str:
         """Describe the settings that `auto` chooses."""
+        where = "in host memory" if self.nvme_folder is None else "in files"
         parts = (
             f"ZeRO-{self.zero_stage}",
             "activations recomputed" if self.activation_checkpointing else "",
-            "the optimizer state in host memory" if self.offload_optimizer else "",
+            f"the optimizer state {where}" if self.offload_optimizer else "",
+            f"the weights {where}" if self.offload_parameters else "",
         )
         return ", ".join(part for part in parts if part)
 

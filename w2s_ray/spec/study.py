@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_serializer, model_validator
 
-from w2s_ray.spec.base import Fraction, Name, Positive, Spec, split_key
+from w2s_ray.spec.base import Fraction, Name, Positive, Spec, merged, split_key
 from w2s_ray.spec.labels import Relabelling, Supervisors
 from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.reporting import ReportSpec
@@ -356,7 +356,7 @@ class Study(Spec):
         shared, own = self.ladder[level].optimisation, method.optimisation.get(level)
         if own is None:
             return shared
-        return Optimisation.model_validate(_merged(shared.model_dump(), own.model_dump(exclude_unset=True)))
+        return Optimisation.model_validate(merged(shared.model_dump(), own.model_dump(exclude_unset=True)))
 
     def optimisations(self, method: MethodSpec, level: str) -> tuple[Optimisation, ...]:
         """Return every optimisation that a method's stages on a level have: its own, the level's, that of its texts."""
@@ -405,17 +405,7 @@ class Study(Spec):
         for name, level in raw["ladder"].items():
             level = {"model": level} if isinstance(level, str) else level
             if isinstance(level, dict):
-                level = {**level, **{key: _merged(value, level.get(key) or {}) for key, value in shared.items()}}
+                level = {**level, **{key: merged(value, level.get(key) or {}) for key, value in shared.items()}}
             ladder[name] = level
         raw["ladder"] = ladder
         return raw
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return both mappings in one, and so the mappings inside them; values of `above` win."""
-    inside = {
-        key: _merged(value, above[key])
-        for key, value in below.items()
-        if isinstance(value, dict) and isinstance(above.get(key), dict)
-    }
-    return {**below, **above, **inside}

@@ -11,6 +11,7 @@ folder also has checkpoints/, attempts.jsonl (one line per start) and lease.json
 
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from w2s_ray.spec.stage import PredictionSpec
 from w2s_ray.store import lease
 from w2s_ray.store.files import (
     RECORD_NAME,
+    TEMPORARY_MARK,
     check_files,
     digest_files,
     require_space,
@@ -35,7 +37,7 @@ from w2s_ray.store.files import (
 )
 from w2s_ray.store.json_lines import append_line, whole_lines
 from w2s_ray.store.listing import folders_ending_in
-from w2s_ray.store.record import Kind, Record, package_versions, read_record, source_commit, utc_now
+from w2s_ray.store.record import Base, Kind, Record, package_versions, read_record, source_commit, utc_now
 
 if TYPE_CHECKING:
     from w2s_ray.science import BoolArray, FloatArray
@@ -94,6 +96,13 @@ class ArtifactStore:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def merged_folder(self, identity: str) -> Path:
+        """Return a new folder, outside of artifacts, for the merged model of a stage that keeps its adapters.
+
+        The caller removes it; `w2s gc` removes those of processes that were killed.
+        """
+        return self.root / f".{short(identity)}{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}"
 
     def data_folder(self, name: str, fingerprint: str) -> Path:
         """Return the folder of a task's prepared examples, which may not exist."""
@@ -182,10 +191,12 @@ class ArtifactStore:
         metrics: dict[str, float],
         attempt: int | None = None,
         digests: Mapping[str, str] = MappingProxyType({}),
+        base: Base | None = None,
     ) -> Record:
         """Finish an artifact: sync and checksum its files, write the record, then remove the checkpoints.
 
-        `digests` are the SHA-256 of files whose writers have computed them, by path in the artifact's folder.
+        `digests` are the SHA-256 of files whose writers have computed them, by path in the artifact's folder. `base` is
+        that of a stage's adapters.
 
         Raises:
             LeaseHeld: when `attempt`, the number of the start that finishes it, is no longer the latest.
@@ -208,6 +219,7 @@ class ArtifactStore:
             commit=source_commit(),
             finished_at=utc_now(),
             files=files,
+            base=base,
         )
         if attempt is not None:
             self.check_attempt(slug, identity, attempt)

@@ -21,6 +21,8 @@ FOLDER = "micro_batches"
 class Circumstances(Spec):
     """Everything that decides how much memory a micro-batch needs, and how much the device has."""
 
+    later_fields = frozenset({"offload_parameters"})
+
     model: str
     revision: str
     architecture: Architecture | None
@@ -33,6 +35,7 @@ class Circumstances(Spec):
     workers: Positive
     zero_stage: ZeroStage
     offload_optimizer: bool
+    offload_parameters: bool = False
     activation_checkpointing: bool
     purpose: str
     """`training` or `predicting`."""

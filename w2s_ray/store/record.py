@@ -20,6 +20,16 @@ _PACKAGES = ("w2s_ray", "torch", "deepspeed", "transformers", "tokenizers", "saf
 """Packages whose version can change a result."""
 
 
+class Base(Spec):
+    """The model that stored adapters were trained on."""
+
+    name: str
+    revision: str
+    """Its commit or content digest; for the model of a stage, the stage's identity."""
+    files: dict[str, str]
+    """SHA-256 of configuration and weights by name; empty for the model of a stage, which has a record."""
+
+
 class Record(Spec):
     """The content of `record.json`."""
 
@@ -39,6 +49,8 @@ class Record(Spec):
     """UTC, ISO 8601."""
     files: dict[str, str]
     """SHA-256 by path relative to the artifact's folder."""
+    base: Base | None = None
+    """Base of the stage's adapters, if they are stored without it."""
 
     def to_json(self) -> bytes:
         return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()

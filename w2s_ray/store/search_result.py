@@ -58,6 +58,7 @@ _LATER_KEYS = {
     "trust_remote_code": False,
     "prediction_precision": "fp32",
     "saved_precision": "fp32",
+    "keep_adapters": False,
     "attention": "auto",
 }
 """Keys of a study that came after searches had been stored, with the default at which no digest has them.

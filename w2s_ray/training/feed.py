@@ -19,6 +19,7 @@ import torch
 
 from w2s_ray.data.batches import partition
 from w2s_ray.science import FloatArray, IntArray
+from w2s_ray.training.memory.footprint import PREDICTION_TOKENS
 from w2s_ray.training.workers import Workers
 
 TokenRow = npt.NDArray[np.int32]
@@ -215,8 +216,14 @@ class Feeder(Generic[AnyExamples]):
         )
         return [self.collate(piece) for piece in pieces[self.workers.rank]]
 
-    def sweep(self, examples_per_round: int = 512) -> Iterator[MicroBatch]:
-        """Yield every example once, spread over the ranks, similar lengths together: for prediction."""
+    def sweep(self, examples_per_round: int = 0) -> Iterator[MicroBatch]:
+        """Yield every example once, spread over the ranks, similar lengths together: for prediction.
+
+        Without a number, a round has 512 examples, and more of them for the larger micro-batches of GPUs.
+        """
+        if not examples_per_round:
+            factor = self.tokens_per_micro_batch // PREDICTION_TOKENS
+            examples_per_round = 512 * max(1, factor * self.workers.size if factor > 1 else 1)
         order_N = np.argsort(self.examples.lengths_N, kind="stable")
         for start in range(0, len(order_N), examples_per_round):
             yield from self.micro_batches(order_N[start : start + examples_per_round])

@@ -1,5 +1,6 @@
 """Inputs of a stage: task, tokens, tokenizer, folders of its models, and features of its examples."""
 
+import shutil
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,17 @@ from w2s_ray.errors import StoreError
 from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.stage import Execution, ModelSource
+from w2s_ray.spec.stage import Execution, ModelSource, StageSpec
 from w2s_ray.store.artifacts import MODEL, ArtifactStore
+from w2s_ray.store.files import wait_for_files
+from w2s_ray.store.record import Base, Record
 from w2s_ray.training.features import StoredFeatures, features
 from w2s_ray.training.feed import Examples, Feeder, LargestMicroBatch, Purpose, TokenRow
 from w2s_ray.training.memory.footprint import PREDICTION_TOKENS
 from w2s_ray.training.models.catalogue import model_folder
+from w2s_ray.training.models.files import weight_files
 from w2s_ray.training.models.loading import load_tokenizer
+from w2s_ray.training.models.unmerged import ADAPTER_WEIGHTS, check_base, merge
 from w2s_ray.training.progress import timed
 from w2s_ray.training.workers import Workers
 
@@ -47,6 +52,7 @@ class StageInputs:
         self.seconds: dict[str, float] = {}
         """Wall time by activity."""
         self._verified: dict[str, Path] = {}
+        self._merged: list[Path] = []
 
     @cached_property
     def prepared(self) -> PreparedTask:
@@ -89,21 +95,52 @@ class StageInputs:
     def trained_model(self, identity: str) -> Path:
         """Return the model folder of a finished stage, whose checksums are verified once on each machine. Collective.
 
+        Adapters that are stored without their base are merged first.
+
         Raises:
             StoreError: when the stage is not finished, or its files are damaged.
+            ModelError: when the base of its adapters has changed.
         """
         if identity not in self._verified:
-            self._verified[identity] = self.workers.on_each_node(lambda: self._verify(identity))
+            record = self.workers.on_each_node(lambda: self._record(identity))
+            folder = self.store.folder(record.slug, identity) / MODEL
+            if record.base is not None:
+                folder = self.merged(StageSpec.model_validate(record.spec), folder, record.base)
+            self._verified[identity] = folder
         return self._verified[identity]
 
-    def _verify(self, identity: str) -> Path:
+    def _record(self, identity: str) -> Record:
+        """Return the record of a finished stage, after verifying its files."""
         record = self.store.find(identity)
         if record is None:
             raise StoreError(
                 f"stage {short(identity)} has no record, and another stage starts from its model",
                 "run the study that trains it first",
             )
-        return self.store.verify(record) / MODEL
+        self.store.verify(record)
+        return record
+
+    def merged(self, spec: StageSpec, adapters: Path, base: Base) -> Path:
+        """Return a folder with the merged model of a stage that keeps its adapters; `close` removes it. Collective."""
+        source = spec.starts_from
+        if isinstance(source, ModelSource):
+            # A local model may have moved since: the study's own name for it counts.
+            folder = model_folder(self.spec.starts_from.name, source.revision)
+        else:
+            folder = self.trained_model(source.stage)
+        self.workers.on_each_node(lambda: wait_for_files([adapters / ADAPTER_WEIGHTS]))
+        self.workers.on_each_node(lambda: check_base(base, folder))
+        target = self.workers.on_rank_0(lambda: self.store.merged_folder(spec.identity))
+        self._merged.append(target)
+        execution = Execution(zero_stage=3 if self.workers.size > 1 else 0)
+        merge(spec, folder, adapters, target, execution, self.workers)
+        self.workers.on_each_node(lambda: wait_for_files(weight_files(target)))
+        return target
+
+    def close(self) -> None:
+        """Remove the folders of merged models; on rank 0."""
+        for folder in self._merged if self.workers.is_rank_0 else ():
+            shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def is_sharded(self) -> bool:

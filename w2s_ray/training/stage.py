@@ -16,7 +16,7 @@ from w2s_ray.spec.stage import Execution, ModelSource, Precision, PredictionSpec
 from w2s_ray.spec.stage import Objective as ObjectiveName
 from w2s_ray.store.artifacts import CHECKPOINTS, MODEL, SNAPSHOTS, ArtifactStore
 from w2s_ray.store.files import wait_for_files
-from w2s_ray.store.record import Record
+from w2s_ray.store.record import Base, Record
 from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.inputs import StageInputs
 from w2s_ray.training.language_objectives import AnswerObjective, TextObjective
@@ -29,6 +29,7 @@ from w2s_ray.training.models.catalogue import is_on_hub
 from w2s_ray.training.models.loading import load_network, load_trained
 from w2s_ray.training.models.network import Network, checkpoint_activations
 from w2s_ray.training.models.saving import ExportFolder, exported_tokenizer
+from w2s_ray.training.models.unmerged import describe_base, keeps_adapters, save_adapters
 from w2s_ray.training.objectives import ACCURACY, ClassObjective, StageObjective
 from w2s_ray.training.probes import HeadNetwork, ReadingStopped, load_probe, save_probe
 from w2s_ray.training.progress import Journal, Observer, StageResult, TrainState, timed
@@ -108,6 +109,8 @@ class _StageRun:
         self.metrics: dict[str, float] = {}
         self.digests: dict[str, str] = {}
         """SHA-256 of the files of weights that the ranks have written."""
+        self.base: Base | None = None
+        """Base of the adapters, once they are stored without it."""
         self.stopped = False
         self.attempt = 0
         """Number of this start of the stage; a later start by another run supersedes it."""
@@ -324,7 +327,10 @@ class _StageRun:
             self.objective = OBJECTIVES[self.spec.objective](self.inputs)
         saved = [self.folder / name for name in self.digests]
         self.workers.on_each_node(lambda: wait_for_files(saved))
-        network = load_trained(self.spec, self.folder / MODEL, self.inputs.tokenizer, self.execution)
+        folder = self.folder / MODEL
+        if self.base is not None:
+            folder = self.inputs.merged(self.spec, folder, self.base)
+        network = load_trained(self.spec, folder, self.inputs.tokenizer, self.execution)
         self._use_attention(network, "bf16")
         self._start_engine(network, trains=False)
 
@@ -342,6 +348,7 @@ class _StageRun:
             metrics=self.metrics,
             attempt=self.attempt,
             digests=self.digests,
+            base=self.base,
         )
 
     def _save_snapshot(self, share: float) -> None:
@@ -355,6 +362,12 @@ class _StageRun:
         if isinstance(self.network, HeadNetwork):
             head = self.engine.gather(self.engine.saved_bytes, keeps=True)
             digests = save_probe(self.inputs, head, goal)
+        elif keeps_adapters(self.spec, self.execution):
+            folder = self.inputs.source_folder
+            if self.base is None:
+                self.base = self.workers.on_rank_0(lambda: describe_base(self.spec, folder))
+            save_adapters(goal, self.network, folder, self.spec, self.engine.gather, self.workers)
+            digests = {}
         else:
             digests = goal.save(self.network, self.engine.saved_bytes, self.engine.gather, self.workers)
         self.digests |= {f"{name}/{file}": digest for file, digest in digests.items()}
@@ -397,4 +410,5 @@ class _StageRun:
             self.checkpoints.close()
         if hasattr(self, "engine"):
             self.engine.destroy()
+        self.inputs.close()
         self.meter.read()

@@ -40,6 +40,11 @@ class Workers:
     size: int
     device: torch.device
 
+    @classmethod
+    def alone(cls) -> "Workers":
+        """Return this process on its CPU, without a process group."""
+        return cls(0, 1, torch.device("cpu"))
+
     @property
     def local_size(self) -> int:
         """Workers of the group on this machine; all of them when LOCAL_WORLD_SIZE is not set."""

@@ -28,9 +28,12 @@ from deepspeed.runtime.torch_autocast import PARAM_COMM_DTYPE_ATTR_NAME
 from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
 from transformers.pytorch_utils import Conv1D
 
+from w2s_ray.spec.base import merged
+from w2s_ray.spec.deepspeed_keys import nested
 from w2s_ray.spec.stage import Execution, Optimisation
 from w2s_ray.training.memory.footprint import LARGE_MODEL, Limits, limits_for
 from w2s_ray.training.memory.usage import give_memory_back
+from w2s_ray.training.placement import masters_to_files, moves_to_host, share_masters, weights_to_files, zeros_in_file
 
 _MAPPED = 64 * 2**20
 """Size in bytes from which on glibc maps an allocation anew, zeroed by the kernel (mallopt(3), M_MMAP_THRESHOLD)."""
@@ -46,10 +49,8 @@ Read = Callable[[str, str, int, torch.Tensor], None]
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def engine_config(
-    execution: Execution, max_grad_norm: float, limits: Limits, *, sends_bf16: bool = False
-) -> dict[str, Any]:
-    """Return DeepSpeed's configuration for one stage; `sends_bf16`: whether workers exchange linear layers in bf16."""
+def engine_config(execution: Execution, max_grad_norm: float, limits: Limits) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for one stage."""
     zero: dict[str, Any] = {
         "stage": execution.zero_stage,
         "reduce_bucket_size": limits.bucket,
@@ -66,11 +67,12 @@ def engine_config(
             "stage3_param_persistence_threshold": limits.persistence,
             "sub_group_size": limits.sub_group,
         }
-    if execution.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    # The engine marks the weights itself.
-    autocast = {"torch_autocast": {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}}
-    return (autocast if sends_bf16 else {}) | {
+    on_host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if moves_to_host(execution):
+        zero["offload_optimizer"] = on_host
+    if execution.offload_parameters:
+        zero["offload_param"] = on_host
+    config = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": max_grad_norm,
@@ -79,6 +81,7 @@ def engine_config(
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
     }
+    return merged(config, nested(execution.deepspeed))
 
 
 @contextmanager
@@ -139,40 +142,45 @@ class Engine:
         }
         self.zero_stage = execution.zero_stage
         self._engine: Any = None
+        self._optimizer: Any = None
         self._gradients: torch.Tensor | None = None
+        self._moments_in = execution.nvme_folder if execution.offload_optimizer else None
+        """Folder of the files with the moments; None if they are in memory."""
         limits = limits_for(self.num_parameters, _hidden_size(model))
         self._sends_bf16 = False
-        self._linear = self._weights_sent_in_bf16(limits) if execution.zero_stage else []
-        trains_bf16 = bool(self._linear) and getattr(model, "precision", "fp32") == "bf16" and optimisation is not None
-        self._send_bf16(trains_bf16)
-        max_grad_norm = 1.0 if optimisation is None else optimisation.max_grad_norm
-        config = engine_config(execution, max_grad_norm, limits, sends_bf16=trains_bf16)
+        config = engine_config(execution, 1.0 if optimisation is None else optimisation.max_grad_norm, limits)
+        unsharded = config["zero_optimization"].get("stage3_param_persistence_threshold", 0)
+        self._linear = self._weights_sent_in_bf16(unsharded) if execution.zero_stage else []
+        if self._linear and optimisation is not None and getattr(model, "precision", "fp32") == "bf16":
+            self._send_bf16(True)  # DeepSpeed marks no modules of its own:
+            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
         if optimisation is None:
             if execution.zero_stage == 3:
                 self._engine, *_ = deepspeed.initialize(model=model, config=config)
+                self._place(execution)
             return
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, optimisation.weight_decay),
             lr=optimisation.learning_rate,
             betas=(0.9, 0.95),
-            fused=not execution.offload_optimizer,
+            fused=True,
         )
         self._optimizer = optimizer
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         self._engine.train()
-        self._limit_buckets(limits)
-        self._share_master_weights(execution)
-        if execution.zero_stage == 3 and not execution.offload_optimizer:
+        self._limit_buckets(config["zero_optimization"]["reduce_bucket_size"])
+        self._place(execution)
+        if execution.zero_stage == 3 and not moves_to_host(execution):
             self._gradients = self._engine.optimizer.grad_partitions_flat_buffer
             self._gradient_bytes = self._gradients.untyped_storage().nbytes()
             self._free_gradients()
 
-    def _weights_sent_in_bf16(self, limits: Limits) -> list[nn.Parameter]:
+    def _weights_sent_in_bf16(self, unsharded: int) -> list[nn.Parameter]:
         """Return the weights that workers exchange in bf16 while the model computes in bf16: those of linear layers.
 
         Autocast rounds these for every product, so gathered weights lose nothing; their gradients are rounded before
         they are summed. Small models keep fp32, which costs them nothing. So do embeddings, the head, which predicts in
-        fp32, and weights that ZeRO-3 does not shard, which are used in fp32 passes too.
+        fp32, and weights of up to `unsharded` elements, which every worker has for fp32 passes too.
         """
         if self.num_parameters < LARGE_MODEL or torch.distributed.get_world_size() == 1:
             return []
@@ -185,7 +193,7 @@ class Engine:
         return [
             weight
             for weight in self.model.parameters()
-            if id(weight) not in kept and count_parameters([weight]) > limits.persistence
+            if id(weight) not in kept and count_parameters([weight]) > unsharded
         ]
 
     def _send_bf16(self, sends: bool) -> None:
@@ -200,32 +208,33 @@ class Engine:
             else:
                 delattr(weight, PARAM_COMM_DTYPE_ATTR_NAME)
 
-    def _limit_buckets(self, limits: Limits) -> None:
+    def _limit_buckets(self, bucket_size: int) -> None:
         """Without ZeRO, DeepSpeed reduces 5e8 gradients at once, and no setting changes that."""
         if not self._engine.zero_optimization():
             reduce = self._engine.allreduce_gradients
-            self._engine.allreduce_gradients = partial(reduce, bucket_size=limits.bucket)
+            self._engine.allreduce_gradients = partial(reduce, bucket_size=bucket_size)
 
-    def _share_master_weights(self, execution: Execution) -> None:
-        """Make ZeRO's fp32 master weights views of the fp32 weights, of which DeepSpeed makes a second copy.
-
-        DeepSpeed has code for this under ZeRO-3, but compares a `torch.device` with a string, which are never equal.
-        """
-        optimizer = self._engine.optimizer
-        if execution.offload_optimizer or not execution.zero_stage:
+    def _place(self, execution: Execution) -> None:
+        """Share masters with weights, and move offloaded state into files if the execution has a folder for them."""
+        optimizer, folder = self._engine.optimizer, execution.nvme_folder
+        if folder is not None and execution.offload_parameters:
+            weights_to_files(self.model, optimizer, folder)
+            self._refresh_persistent()
+        if self._optimizer is None:
             return
-        if execution.zero_stage == 3:
-            masters, weights = optimizer.fp32_partitioned_groups_flat, optimizer.fp16_partitioned_groups_flat
-        else:
-            rank = torch.distributed.get_rank()
-            masters = optimizer.single_partition_of_fp32_groups
-            weights = [shards[rank] for shards in optimizer.parallel_partitioned_bit16_groups]
-            for parameter in self.model.parameters():
-                # References to the second copy (and later to the moments), which are not used otherwise.
-                parameter._hp_mapping = None  # type: ignore[attr-defined]
-        for master, weight in zip(masters, weights, strict=True):
-            assert (master.dtype, master.shape) == (weight.dtype, weight.shape)
-            master.data = weight.data
+        if folder is not None and not execution.offload_parameters:
+            masters_to_files(optimizer, execution, folder)
+        share_masters(self.model, optimizer, execution)
+        if self._moments_in is not None:
+            for _ in self._held():  # creates the moments
+                pass
+
+    def _refresh_persistent(self) -> None:
+        """Gather the weights that ZeRO-3 keeps gathered again, after their shards were written."""
+        persistent = getattr(self._engine.optimizer, "persistent_parameters", None)
+        if persistent:
+            persistent[0].partition(persistent)
+            persistent[0].all_gather(persistent)
 
     def _free_gradients(self) -> None:
         """Free ZeRO-3's gradient buffer until the next backward pass; other ZeRO stages free theirs themselves."""
@@ -310,9 +319,7 @@ class Engine:
             masters, weights = optimizer.fp32_partitioned_groups_flat, optimizer.fp16_partitioned_groups_flat
             for master, weight in zip(masters, weights, strict=True):
                 weight.data.copy_(master.data)  # the same memory, unless the optimizer is offloaded
-            if optimizer.persistent_parameters:
-                optimizer.persistent_parameters[0].partition(optimizer.persistent_parameters)
-                optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+            self._refresh_persistent()
 
     def _held(self) -> Iterator[Shard]:
         """Yield what this rank updates: consecutive elements of trained weights, as views of its master weights."""
@@ -350,14 +357,18 @@ class Engine:
         """
         state = self._optimizer.state[master]
         if not state:
-            is_fused = bool(self._optimizer.defaults["fused"])
-            state["step"] = torch.zeros((), device=master.device if is_fused else "cpu")
-            state |= {moment: torch.zeros_like(master, requires_grad=False) for moment in MOMENTS}
+            state["step"] = torch.zeros((), device=master.device)
+            state |= {moment: self._new_moment(master) for moment in MOMENTS}
         tensors = {"weight": master, **{moment: state[moment] for moment in MOMENTS}}
         for weight, place, start, size in parts:
             if size > 0:
                 views = {part: tensor.detach().view(-1)[place : place + size] for part, tensor in tensors.items()}
                 yield Shard(self._names[weight], start, views)
+
+    def _new_moment(self, master: torch.Tensor) -> torch.Tensor:
+        if self._moments_in is not None and master.device.type == "cpu":  # ZeRO-0 leaves them on a GPU
+            return zeros_in_file(master, self._moments_in)
+        return torch.zeros_like(master, requires_grad=False)
 
     @property
     def saved_bytes(self) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """What `auto` chooses: the cheapest settings in time that fit, the same in the plan and in the workers."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from w2s_ray.errors import StudyError
 from w2s_ray.planning.memory import fit_memory
 from w2s_ray.planning.nodes import Node
 from w2s_ray.spec.load import parse_study
-from w2s_ray.spec.stage import Execution, ExecutionSpec, Probe
+from w2s_ray.spec.stage import Execution, ExecutionSpec, Probe, Prompt
 from w2s_ray.training.memory import fit
 from w2s_ray.training.memory.footprint import Footprint
 from w2s_ray.training.memory.settle import settle
@@ -50,7 +51,10 @@ def test_settings_are_tried_in_the_order_of_their_cost_in_time() -> None:
         *((zero, True, False) for zero in range(4)),
         (2, True, True),
         (3, True, True),
+        (3, True, True),
     ]
+    last = tried(**AUTO)[-2:]
+    assert [each.offload_parameters for each in last] == [False, True]
     assert summary(tried(workers=2, zero_stage="auto")) == [
         (zero, on, False) for on in (False, True) for zero in range(4)
     ]
@@ -139,3 +143,23 @@ def test_several_workers_shard_what_does_not_fit(tiny: Tiny, alone: Workers, mon
     monkeypatch.setitem(run_stage.__globals__, "Engine", watched)
     run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
     assert {(each.zero_stage, each.activation_checkpointing) for each in seen} == {(3, True)}
+
+
+def test_cpu_workers_offload_only_into_files(tmp_path: Path) -> None:
+    in_files = {"zero_stage": "auto", "nvme_folder": tmp_path}
+    assert summary(tried(workers=2, **in_files))[8:] == [(2, True, True), (3, True, True), (3, True, True)]
+    stage, resolution = student(workers=1, **in_files)
+    nodes = [Node(cpus=2, memory_bytes=150 * GIB)]
+    kept = fit_memory(stage, resolution, nodes, CONTEXT)
+    assert kept.fits and not kept.stage.execution.offload_optimizer
+    nodes = [Node(cpus=2, memory_bytes=90 * GIB)]
+    moved = fit_memory(stage, resolution, nodes, CONTEXT)
+    assert moved.fits and moved.stage.execution.offload_optimizer and not moved.stage.execution.offload_parameters
+    assert "in files" in moved.stage.execution.memory_settings
+
+
+def test_a_prompted_model_offloads_its_weights() -> None:
+    stage, resolution = student(workers=2, gpus_per_worker=1, zero_stage="auto")
+    prompted = stage.model_copy(update={"spec": stage.spec.model_copy(update={"trainable": Prompt()})})
+    tight = fit_memory(prompted, resolution, gpus(2, gib=24), CONTEXT)
+    assert tight.fits and tight.stage.execution.offload_parameters and not tight.stage.execution.offload_optimizer

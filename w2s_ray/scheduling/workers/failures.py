@@ -14,45 +14,15 @@ from w2s_ray.errors import DeviceFull, OutOfMemory, TrainingError, W2SError, fir
 from w2s_ray.scheduling.core.queue import Crash, CrashKind, name_of
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.own_code import OWN_FILE
+from w2s_ray.training.collectives import is_lost_peer, is_of_collective, is_timeout
 
 _LINE_CHARS = 400
 _TAIL_BYTES = 64 * 2**10
 ATTEMPT = "--- attempt of "
 """Begins the line with which each worker begins an attempt in the stage's log, which all attempts share."""
 _WATCHDOG = b"Watchdog caught collective operation timeout"
-_TIMEOUTS = ("timed out", "timeout", "pair closure")
-_COLLECTIVES = ("gloo", "nccl", "collective", "store", "waiting")
-_LOST_PEERS = (
-    "connection closed by peer",
-    "connection reset by peer",
-    "broken pipe",
-    "remote process exited",
-    "ncclremoteerror",
-    "socket closed",
-)
-"""Parts of the messages with which gloo and NCCL report that another process is gone."""
 _CERTAIN = (TypeError, ValueError, LookupError, AttributeError, NameError, ImportError, AssertionError, ArithmeticError)
 """Exceptions that the same input raises again."""
-
-
-def is_timeout(error: BaseException) -> bool:
-    """Return whether a collective ended because another worker did not join it in time."""
-    text = text_of(error).lower()
-    return (
-        isinstance(error, RuntimeError)
-        and any(words in text for words in _TIMEOUTS)
-        and (any(words in text for words in _COLLECTIVES) or _is_of_network(error))
-    )
-
-
-def is_lost_peer(error: BaseException) -> bool:
-    """Return whether a collective ended because another process is gone."""
-    return isinstance(error, RuntimeError) and any(words in text_of(error).lower() for words in _LOST_PEERS)
-
-
-def _is_of_network(error: BaseException) -> bool:
-    """Return whether it is torch's DistError, found by its name because only workers load torch."""
-    return any(cls.__name__ == "DistError" for cls in type(error).__mro__)
 
 
 def log_has_timeout(log: Path) -> bool:
@@ -75,7 +45,7 @@ def may_be_outcome(error: BaseException, num_workers: int) -> bool:
         return num_workers == 1 or not isinstance(error, DeviceFull)
     if isinstance(error, MemoryError):
         return False
-    return num_workers == 1 or not (_is_of_network(error) or is_timeout(error) or is_lost_peer(error))
+    return num_workers == 1 or not is_of_collective(error)
 
 
 def in_one_line(error: BaseException) -> str:

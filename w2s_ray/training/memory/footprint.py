@@ -7,13 +7,14 @@ allocator keeps, the process itself) are fitted to measurements of `benchmarks/m
 Sizes are in bytes. Weights, gradients and moments are fp32 for every precision of the forward pass (zero.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from w2s_ray.spec.chain import ModelShape, SettledStage
-from w2s_ray.spec.stage import AllWeights, Lora, ModelSource, Precision, Probe, Prompt
+from w2s_ray.spec.stage import AllWeights, Execution, Lora, ModelSource, Precision, Probe, Prompt, StageSpec
 
 PREDICTION_TOKENS = 8192
-"""Padded tokens of one forward pass without gradients, unless memory ran out before."""
+"""Padded tokens of one forward pass without gradients, unless memory ran out before; on GPUs `prediction_tokens`."""
+_GPU_FACTOR = 8
 CPU_READING_TOKENS = 2048
 """The same where a probe reads texts on CPUs: larger batches take a third more time (`w2s:large`, one core)."""
 FILE_BYTES = 5 * 10**9
@@ -67,6 +68,34 @@ def limits_for(num_parameters: int, hidden_size: int) -> Limits:
         persistence=100_000,
         sub_group=max(2 * bucket, _SMALLEST_SUB_GROUP),
     )
+
+
+_LIMIT_KEYS = {
+    "reduce_bucket_size": "bucket",
+    "stage3_prefetch_bucket_size": "prefetch",
+    "stage3_max_live_parameters": "live",
+    "stage3_max_reuse_distance": "reuse",
+    "stage3_param_persistence_threshold": "persistence",
+    "sub_group_size": "sub_group",
+}
+"""Keys of DeepSpeed that change a limit."""
+
+
+def _with_own_limits(limits: Limits, execution: Execution) -> Limits:
+    """Return the limits that DeepSpeed gets if `execution.deepspeed` has any of its own."""
+    given = {key.removeprefix("zero_optimization."): value for key, value in execution.deepspeed}
+    return replace(limits, **{name: int(given[key]) for key, name in _LIMIT_KEYS.items() if key in given})
+
+
+def prediction_tokens(spec: StageSpec, execution: Execution) -> int:
+    """Return the padded tokens of a worker's forward pass without gradients.
+
+    It keeps no activations, so a GPU reads eight times the texts of a training step's micro-batch, where a text has one
+    hidden state that matters; a language model that writes keeps all of them.
+    """
+    if not execution.gpus_per_worker or spec.objective in ("answer", "next_token"):
+        return PREDICTION_TOKENS
+    return max(PREDICTION_TOKENS, _GPU_FACTOR * execution.tokens_per_micro_batch)
 
 
 @dataclass(frozen=True)
@@ -129,10 +158,10 @@ class _Terms:
         self._context = max(contexts)
         if longest_tokens is not None and not self._fills_context:
             self._context = min(self._context, longest_tokens + self._added_tokens)
-        self._limits = limits_for(num_parameters, shape.hidden_size)
+        self._limits = _with_own_limits(limits_for(num_parameters, shape.hidden_size), stage.execution)
         self._is_large = num_parameters >= LARGE_MODEL
         self.phases: dict[str, dict[str, int]] = {
-            "loading": self._process() | {"weights": self._weights, "loading": self._drawn or self._full},
+            "loading": self._process() | {"weights": self._weights, "loading": self._loading},
             "predicting": self._process() | {"weights": self._weights} | self._forward_alone(),
         }
         if self._spec.reads_once:
@@ -168,35 +197,56 @@ class _Terms:
         return 0 if self._on_gpu else _FP32 * self._size
 
     @property
-    def _drawn(self) -> int:
-        """A model with random initial weights is complete on every worker's device before it is sharded."""
+    def _loading(self) -> int:
+        """What is held beside the weights while they are read: the mapped files on a CPU, and under ZeRO-3 the largest.
+
+        The largest weight is held twice, gathered and as it is sharded. Weights that are drawn have no files.
+        """
+        if self._execution.zero_stage != 3:
+            return self._full
         source = self._spec.starts_from
         is_drawn = isinstance(source, ModelSource) and (source.random or source.architecture is not None)
-        return _FP32 * self._size if is_drawn and self._execution.zero_stage == 3 else 0
+        twice = 2 * _FP32 * min(self._size, self._largest)
+        return twice if is_drawn else max(self._full, twice)
+
+    @property
+    def _largest(self) -> int:
+        """Elements of the largest matrix."""
+        return max(self._shape.vocabulary, self._shape.inner_size) * self._shape.hidden_size
 
     @property
     def _offloads(self) -> bool:
-        """Whether moments, and gradients as they arrive, go to the host's memory; without ZeRO they stay."""
+        """Whether a GPU's moments, and gradients as they arrive, go to the host; without ZeRO they stay."""
         return self._on_gpu and self._execution.offload_optimizer and self._execution.zero_stage > 0
 
     @property
     def _moments(self) -> int:
-        return 0 if self._offloads else 2 * _FP32 * self._trained // self._share(1)
+        in_files = self._execution.offload_optimizer and self._execution.nvme_folder is not None
+        if self._offloads or (in_files and not self._on_gpu):
+            return 0
+        return 2 * _FP32 * self._trained // self._share(1)
 
     @property
     def host(self) -> int:
-        """The host's memory for a GPU's worker: the process, and offloaded masters, moments and gradients.
+        """The host's memory for a GPU's worker: the process and what is offloaded, but not what is in files.
 
-        DeepSpeed keeps offloaded gradients twice under ZeRO-3: as they arrive, and as the optimizer reads them.
+        DeepSpeed keeps offloaded gradients twice: under ZeRO-3 as they arrive and as the optimizer reads them, under
+        ZeRO-2 as they arrive and, where the optimizer has read them, the updated weights on their way to the GPU.
         """
         if not self._on_gpu:
             return 0
-        copies = 5 if self._execution.zero_stage == 3 else 4
-        state = copies * _FP32 * self._trained // self._share(1) if self._offloads else 0
+        execution = self._execution
+        in_files = execution.nvme_folder is not None
+        copies = (2 if in_files else 4 if execution.offload_parameters else 5) if self._offloads else 0
+        state = copies * _FP32 * self._trained // self._share(1)
+        if execution.offload_parameters and not in_files:
+            state += _FP32 * self._size // self._share(3)
         return _PROCESS + max(state, min(_FP32 * self._size, FILE_BYTES))
 
     @property
     def _weights(self) -> int:
+        if self._execution.offload_parameters and (self._on_gpu or self._execution.nvme_folder is not None):
+            return 0
         return _FP32 * self._size // self._share(3)
 
     @property
@@ -220,16 +270,21 @@ class _Terms:
         return self._execution.workers if self._execution.zero_stage >= from_stage else 1
 
     def _probing(self) -> dict[str, dict[str, int]]:
-        """The phases of a probe: the frozen model is freed before training, and rank 0 loads it again to save it."""
+        """The phases of a probe: the frozen model is freed before training, and it is loaded again to be saved.
+
+        Without ZeRO-3 rank 0 loads it alone, in the host's memory.
+        """
         features = self._process() | {"features": self._features()}
-        alone = self._forward_alone(PREDICTION_TOKENS if self._on_gpu else CPU_READING_TOKENS)
+        alone = self._forward_alone(None if self._on_gpu else CPU_READING_TOKENS)
         forward = {"activations": alone["activations"], "head": alone["head"]}
         always = self._process() | {"weights": self._weights, "gathered weights": self._gathered(), "buckets": 0}
         return {
             "loading": self.phases["loading"],
             "reading": always | forward | {"kept by the allocator": self._kept(always, forward)},
             "training": features,
-            "saving": features | {"collected weights": self._full},
+            "saving": features
+            | ({"weights": self._weights} if self._execution.zero_stage == 3 else {})
+            | {"collected weights": min(self._full, FILE_BYTES) if self._execution.zero_stage == 3 else self._full},
         }
 
     def _training(self) -> dict[str, int]:
@@ -264,8 +319,8 @@ class _Terms:
             "buckets": self._buckets(),
         }
 
-    def _forward_alone(self, tokens_at_once: int = PREDICTION_TOKENS) -> dict[str, int]:
-        tokens = min(tokens_at_once, self._most_read)
+    def _forward_alone(self, tokens_at_once: int | None = None) -> dict[str, int]:
+        tokens = min(tokens_at_once or prediction_tokens(self._spec, self._execution), self._most_read)
         layer = tokens * _FP32 * (3 * self._shape.inner_size + 6 * self._shape.hidden_size)
         return {"activations": layer, "head": self._head(tokens) * 3 // 4, "gathered weights": self._gathered()}
 
@@ -345,9 +400,7 @@ class _Terms:
     def _gathered(self) -> int:
         if self._execution.zero_stage != 3:
             return 0
-        shape, limits = self._shape, self._limits
-        largest = max(shape.vocabulary, shape.inner_size) * shape.hidden_size
-        return _FP32 * min(self._size, largest + limits.prefetch + limits.reuse)
+        return _FP32 * min(self._size, self._largest + self._limits.prefetch + self._limits.reuse)
 
     def _buckets(self) -> int:
         """Gradients being reduced: the bucket, and under ZeRO the copy that the collective sends."""

@@ -4,14 +4,18 @@ The settings are tried in the order of their cost in time, and the first that fi
 
 1. ZeRO-0, 1, 2, 3 with activations kept
 2. ZeRO-0, 1, 2, 3 with activations recomputed
-3. ZeRO-2, 3 with the optimizer state in host memory; GPUs only
+3. ZeRO-2, 3 with the optimizer state in host memory
+4. ZeRO-3 with the weights in host memory, too
+
+The last two are for GPUs, and for CPUs with `nvme_folder`, where what is offloaded is in files. A stage that trains no
+weights of the model has no optimizer state to offload.
 
 A key with a value of its own keeps it; one worker has nothing to shard. If nothing fits, the last setting is taken,
 which needs least. If too little is known of the model to compute a footprint, ZeRO-3 shards everything over several
 workers, and activations are kept: micro-batches that are too large for them are halved while the stage runs (fit.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from w2s_ray.spec.chain import ModelShape, PlannedStage, SettledStage
 from w2s_ray.spec.stage import Execution, ExecutionSpec, Precision, Prompt, ZeroStage
@@ -44,7 +48,15 @@ def settle(
     """
     candidates = [_with(stage, execution) for execution in _candidates(stage)]
     if num_parameters is None or shape is None:
-        return next((settled for settled in candidates if settled.execution.zero_stage == 3), candidates[0]), None
+        asked, first = stage.execution, candidates[0].execution.activation_checkpointing
+        as_asked = [
+            settled
+            for settled in candidates
+            if settled.execution.activation_checkpointing == first
+            and settled.execution.offload_optimizer == asked.offload_optimizer
+            and settled.execution.offload_parameters == asked.offload_parameters
+        ]
+        return max(as_asked, key=lambda settled: settled.execution.zero_stage), None
     for settled in candidates:
         need = footprint(settled, num_parameters, shape, longest_tokens, precision)
         if settled is candidates[-1] or not exceeds(need):
@@ -65,18 +77,26 @@ def _candidates(stage: PlannedStage) -> Iterator[Execution]:
         recomputes = [asked.activation_checkpointing]
     else:
         recomputes = [False, True] if trains else [False]
-    if asked.zero_stage != "auto":
-        zero_stages: tuple[ZeroStage, ...] = (asked.zero_stage,)
-    else:
-        zero_stages = _ALL if asked.workers > 1 else (0,)
-        if asked.offload_optimizer and trains:
-            zero_stages = _OFFLOADED if asked.workers > 1 else _OFFLOADED[:1]
     for recompute in recomputes:
-        for zero_stage in zero_stages:
+        for zero_stage in _zero_stages(asked, trains=trains):
             yield _settled(asked, zero_stage, recompute)
-    if asked.zero_stage == "auto" and asked.gpus_per_worker and trains:
+    if asked.zero_stage != "auto" or not (asked.gpus_per_worker or asked.nvme_folder):
+        return
+    if trains and not asked.offload_parameters:
         for zero_stage in _OFFLOADED if asked.workers > 1 else _OFFLOADED[:1]:
             yield _settled(asked, zero_stage, recomputes[-1], offload_optimizer=True)
+    optimizer = asked.offload_optimizer or trains
+    yield _settled(asked, 3, recomputes[-1], offload_optimizer=optimizer, offload_parameters=True)
+
+
+def _zero_stages(asked: ExecutionSpec, *, trains: bool) -> Sequence[ZeroStage]:
+    """Return the ZeRO stages to try before `auto` offloads more than the stage's keys say."""
+    if asked.zero_stage != "auto":
+        return (asked.zero_stage,)
+    if asked.offload_parameters:
+        return (3,)
+    stages = _OFFLOADED if asked.offload_optimizer and trains else _ALL
+    return stages if asked.workers > 1 else stages[:1]
 
 
 def _settled(asked: ExecutionSpec, zero_stage: ZeroStage, recompute: bool, **offload: bool) -> Execution:

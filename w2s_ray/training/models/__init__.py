@@ -5,6 +5,6 @@
 - `loading.py` builds networks and tokenizers from a model's files, `saving.py` writes the model that a stage exports
 - `drawing.py` shards random weights while they are drawn
 - `network.py` maps tokens to logits
-- `adapters.py` freezes weights and adds LoRA
+- `adapters.py` freezes weights and adds LoRA; `unmerged.py` stores adapters without their base
 - `prompts.py` builds few-shot prompts; `completions.py` the completions that a language model scores
 """

@@ -1,7 +1,7 @@
 """Which weights of a network are trained: all, the head alone (probe), or LoRA adapters and the head.
 
 Frozen weights keep the source's values. LoRA adapters are merged into their layers when the stage is saved, so the
-store always holds a plain model.
+store holds a plain model, unless `execution.keep_adapters` stores them apart (unmerged.py).
 """
 
 import torch
@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from w2s_ray.errors import ModelError
 from w2s_ray.spec.stage import Lora, Probe, StageSpec
 
-_ADAPTER = "default"
+ADAPTER = "default"
 """peft's name of a model's only adapter."""
 
 
@@ -36,8 +36,8 @@ def merge_adapters(hf: PreTrainedModel, weights: dict[str, torch.Tensor]) -> dic
     merged = {name: tensor for name, tensor in weights.items() if ".lora_" not in name}
     for name, layer in hf.named_modules():
         if isinstance(layer, LoraLayer) and f"{name}.base_layer.weight" in weights:
-            a_RI, b_OR = (weights[f"{name}.lora_{part}.{_ADAPTER}.weight"] for part in "AB")
-            added = b_OR @ a_RI * layer.scaling[_ADAPTER]
+            a_RI, b_OR = (weights[f"{name}.lora_{part}.{ADAPTER}.weight"] for part in "AB")
+            added = b_OR @ a_RI * layer.scaling[ADAPTER]
             added = added.T if isinstance(layer.get_base_layer(), Conv1D) else added
             merged[f"{name}.base_layer.weight"] = merged[f"{name}.base_layer.weight"] + added
     return {name.replace(".base_layer.", "."): tensor for name, tensor in merged.items()}
@@ -61,7 +61,7 @@ def _add_lora(hf: PreTrainedModel, lora: Lora, spec: StageSpec) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.init_seed)
-        inject_adapter_in_model(config, hf, adapter_name=_ADAPTER)
+        inject_adapter_in_model(config, hf, adapter_name=ADAPTER)
     if not spec.is_language_model:
         for name, parameter in hf.named_parameters():
             if not name.startswith(body):

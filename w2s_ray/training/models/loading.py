@@ -30,6 +30,7 @@ from transformers import (
 
 from w2s_ray.errors import ModelError, first_line
 from w2s_ray.spec.stage import Architecture, Execution, ModelSource, StageSpec
+from w2s_ray.training.collectives import is_of_collective
 from w2s_ray.training.memory.usage import is_out_of_memory
 from w2s_ray.training.models.adapters import freeze
 from w2s_ray.training.models.drawing import sharded_drawing
@@ -185,15 +186,14 @@ def _loaded(auto: Any, config: PretrainedConfig, spec: StageSpec, folder: Path, 
                     config=config,
                     dtype=torch.float32,
                     trust_remote_code=spec.trusts_code,
-                    ignore_mismatched_sizes=execution.zero_stage != 3,  # so that all of them are listed
+                    ignore_mismatched_sizes=execution.zero_stage != 3,  # list them; ZeRO-3 does not look for them
                     output_loading_info=True,
                 )
         except Exception as error:  # the library raises nothing more specific
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or is_of_collective(error):
                 raise
             raise _not_loaded(spec, error) from error
-    if execution.zero_stage != 3:  # where the list is of this rank's shards
-        _check_weights(hf, info, spec)
+    _check_weights(hf, info, spec)  # under ZeRO-3 sizes that differ are an error of rank 0 already
     return hf
 
 

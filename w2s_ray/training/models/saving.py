@@ -123,7 +123,7 @@ class ExportFolder:
         def gather(names: Collection[str], *, keeps: bool) -> dict[str, torch.Tensor]:
             return {name: held[name] for name in names}
 
-        return self.save(network, sizes, gather, Workers(0, 1, torch.device("cpu")))
+        return self.save(network, sizes, gather, Workers.alone())
 
     def _write_rest(self, network: Network, files: list[str]) -> None:
         """Write the class names, the precision, the tokenizer, and the index of several files of weights."""
