@@ -5,16 +5,23 @@
 
 Every case runs in new processes on one gloo group, without Ray, which does not change the memory of a worker.
 `--trainer` runs Hugging Face's `Trainer` with its ZeRO-3 `auto` settings on the same model, batch and context.
+
+"in all" is the peak of the anonymous memory of all processes together, this one included, sampled every 50 ms. It does
+not count pages of files, which the kernel can drop: mapped weights, libraries, and state in files of `nvme_folder`.
+`--model billion` (0.99 B parameters) has few and small steps, so that it ends in minutes.
 """
 
 import argparse
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+import threading
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from w2s_ray.spec.stage import Execution
 from w2s_ray.training.processes import run_on_workers
@@ -23,11 +30,41 @@ if TYPE_CHECKING:
     from w2s_ray.training.workers import Workers
 
 STEPS_SHOWN = (1, 10)
-EXAMPLES, EXAMPLES_PER_STEP, EPOCHS, CONTEXT = 64, 16, 2.5, 128
+CONTEXT = 128
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained on and predicted."""
+
+    examples: int = 64
+    examples_per_step: int = 16
+    epochs: float = 2.5
+    test_examples: int = 64
+
+
+FEW_STEPS = Work(examples=8, examples_per_step=4, epochs=1.0, test_examples=16)
+SHAPES = {
+    "qwen": {
+        "hidden_size": 896,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "intermediate_size": 4864,
+    },
+    "billion": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 8192,
+    },
+}
+"""Random Qwen2-shaped models: 361.6 M and 0.99 B parameters."""
 
 
 def make_model(folder: Path) -> Path:
-    """Write a random Qwen2-shaped model of 361.6 M parameters with the built-in tokenizer."""
+    """Write the random model that the folder's name has in `SHAPES`, with the built-in tokenizer."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -37,11 +74,7 @@ def make_model(folder: Path) -> Path:
     tokenizer = load_tokenizer(FOLDER, None)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=896,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        intermediate_size=4864,
+        **SHAPES[folder.name],
         max_position_embeddings=512,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
@@ -66,11 +99,11 @@ def stage_of(store_folder: Path, model: str, case: "Case") -> tuple[str, int | N
     study = parse_study(
         {
             "name": "memory",
-            "tasks": {"continuation": {"builtin": "code_continuation", "test_examples": 64}},
-            "splits": {"train_examples": EXAMPLES, "validation_examples": 16},
+            "tasks": {"continuation": {"builtin": "code_continuation", "test_examples": case.work.test_examples}},
+            "splits": {"train_examples": case.work.examples, "validation_examples": min(case.work.examples, 16)},
             "optimisation": {
-                "examples_per_step": EXAMPLES_PER_STEP,
-                "epochs": EPOCHS,
+                "examples_per_step": case.work.examples_per_step,
+                "epochs": case.work.epochs,
                 "context_tokens": CONTEXT,
                 "precision": case.precision,
             },
@@ -155,8 +188,8 @@ def run_trainer_case(workers: "Workers", folder: str, settings: str) -> dict[str
     rows = [{"input_ids": row, "labels": index % 2} for index, row in enumerate(given["tokens"])]
     arguments = TrainingArguments(
         output_dir=f"{folder}/trainer",
-        per_device_train_batch_size=EXAMPLES_PER_STEP // workers.size,
-        num_train_epochs=EPOCHS,
+        per_device_train_batch_size=given["examples_per_step"] // workers.size,
+        num_train_epochs=given["epochs"],
         bf16=given["precision"] == "bf16",
         optim="adamw_torch_fused",
         use_cpu=True,
@@ -184,13 +217,17 @@ class Case:
     """One row of the table."""
 
     model: str
-    """A model of a ladder, or `qwen` for a random one of 361.6 M parameters."""
+    """A model of a ladder, or a random one of `SHAPES`."""
     zero_stage: int
     workers: int
     precision: str = "bf16"
     execution: str = "{}"
     """Further keys of `execution:`, as JSON."""
     is_trainer: bool = False
+
+    @property
+    def work(self) -> Work:
+        return FEW_STEPS if self.model == "billion" else Work()
 
 
 PHASES = ("imports", "loading", "step 1", "step 10", "training", "evaluating", "saving", "predicting")
@@ -202,17 +239,54 @@ ALL = (
 )
 
 
-def measure(case: Case, folder: Path) -> tuple[list[dict[str, int]], int | None]:
-    """Return the peaks of each rank, and the planned peak."""
-    model = str(folder / "qwen") if case.model == "qwen" else case.model
+def measure(case: Case, folder: Path) -> tuple[list[dict[str, int]], int | None, int]:
+    """Return the peaks of each rank, the planned peak, and the peak of the anonymous memory of all processes."""
+    model = str(folder / case.model) if case.model in SHAPES else case.model
     store = folder / f"store-{os.urandom(4).hex()}"
     stage, planned = stage_of(store, model, case)
     if not case.is_trainer:
         run = partial(run_stage_case, store=str(store), stage_json=stage)
-        return run_on_workers(run, Execution(workers=case.workers), folder), planned
-    settings = json.dumps({"model": model, "precision": case.precision, "tokens": tokens_of(stage, store)})
+        with Anonymous() as anonymous:
+            peaks = run_on_workers(run, Execution(workers=case.workers), folder)
+        return peaks, planned, anonymous.peak
+    given = {"model": model, "precision": case.precision, "tokens": tokens_of(stage, store)} | asdict(case.work)
+    settings = json.dumps(given)
     trainer = partial(run_trainer_case, folder=str(folder), settings=settings)
-    return run_on_workers(trainer, Execution(workers=case.workers), folder), None
+    with Anonymous() as anonymous:
+        peaks = run_on_workers(trainer, Execution(workers=case.workers), folder)
+    return peaks, None, anonymous.peak
+
+
+class Anonymous:
+    """Samples the anonymous memory of this process and all below it; `peak` is the largest sum, in bytes."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> "Anonymous":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        own = psutil.Process()
+        while not self._ended.wait(0.05):
+            pids = [own.pid, *(child.pid for child in own.children(recursive=True))]
+            self.peak = max(self.peak, sum(map(anonymous_bytes, pids)))
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Return the resident anonymous memory of a process; 0 when it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def tokens_of(stage_json: str, store: Path) -> list[list[int]]:
@@ -230,7 +304,7 @@ def tokens_of(stage_json: str, store: Path) -> list[list[int]]:
     return [row[-CONTEXT:] for row in load_tokenizer(FOLDER, None)(texts)["input_ids"]]
 
 
-def row_of(case: Case, found: list[dict[str, int]], planned: int | None) -> str:
+def row_of(case: Case, found: list[dict[str, int]], planned: int | None, in_all: int) -> str:
     """Return the case as a row of the table, in gigabytes (10^9 bytes); the largest peak of any rank."""
     peak = max(max(peaks.values()) for peaks in found)
     cells = [f"{max(peaks.get(phase, 0) for peaks in found) / 1e9:.2f}" for phase in PHASES]
@@ -240,13 +314,17 @@ def row_of(case: Case, found: list[dict[str, int]], planned: int | None) -> str:
     estimate = "–" if planned is None else f"{planned / 1e9:.2f}"
     ratio = "–" if planned is None else f"{planned / peak:.2f}"
     shape = f"{case.zero_stage} × {case.workers}"
-    return f"| {name} | {shape} | " + " | ".join([*cells, f"{peak / 1e9:.2f}", estimate, ratio]) + " |"
+    return (
+        f"| {name} | {shape} | "
+        + " | ".join([*cells, f"{peak / 1e9:.2f}", estimate, ratio, f"{in_all / 1e9:.2f}"])
+        + " |"
+    )
 
 
 def main() -> None:
     """Run one case, or all of them, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a model of a ladder, or `qwen` for the random one of 361.6 M parameters")
+    parser.add_argument("--model", help="a model of a ladder, or `qwen` or `billion`")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--zero", type=int, default=3)
     parser.add_argument("--precision", default="bf16")
@@ -256,11 +334,11 @@ def main() -> None:
     cases = ALL
     if given.model is not None:
         cases = (Case(given.model, given.zero, given.workers, given.precision, given.execution, given.trainer),)
-    print("| model | ZeRO × workers | " + " | ".join(PHASES) + " | peak | plan | plan ÷ peak |")
-    print("| --- | --- |" + " ---: |" * (len(PHASES) + 3))
+    print("| model | ZeRO × workers | " + " | ".join(PHASES) + " | peak | plan | plan ÷ peak | in all |")
+    print("| --- | --- |" + " ---: |" * (len(PHASES) + 4))
     with tempfile.TemporaryDirectory(prefix="w2s-memory-") as name:
-        if any(case.model == "qwen" for case in cases):
-            make_model(Path(name) / "qwen")
+        for model in SHAPES.keys() & {case.model for case in cases}:
+            make_model(Path(name) / model)
         for case in cases:
             print(row_of(case, *measure(case, Path(name))), flush=True)
 

@@ -39,6 +39,7 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
 from w2s_ray.spec.stage import Execution, ModelSource, Optimisation, Precision, StageSpec, ZeroStage
 from w2s_ray.training.checkpoints import Checkpoints
+from w2s_ray.training.engine_config import engine_config
 from w2s_ray.training.feed import Feeder, LabelledExamples, MicroBatch
 from w2s_ray.training.loop import Loop
 from w2s_ray.training.losses import ClassBatchLoss
@@ -50,7 +51,7 @@ from w2s_ray.training.objectives import class_outputs
 from w2s_ray.training.processes import run_on_workers
 from w2s_ray.training.progress import Journal, NullObserver, TrainState
 from w2s_ray.training.workers import Workers
-from w2s_ray.training.zero import Engine, count_parameters, engine_config
+from w2s_ray.training.zero import Engine, count_parameters
 
 SETTINGS = Optimisation(examples_per_step=32, precision="bf16", epochs=1.0, context_tokens=256)
 EXECUTION = Execution(zero_stage=0, tokens_per_micro_batch=2048, checkpoint_every_seconds=3600)

@@ -14,7 +14,7 @@ from w2s_ray.errors import StoreError, StudyError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.stage import Execution, Optimisation
-from w2s_ray.training import placement, zero
+from w2s_ray.training import engine_config, placement, zero
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
@@ -42,7 +42,7 @@ def is_in_file(tensor: torch.Tensor, folder: Path) -> bool:
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let DeepSpeed keep the optimizer's state on the host although it is the device, as it does for a GPU."""
-    for module in (placement, zero):
+    for module in (placement, engine_config, zero):
         monkeypatch.setattr(module, "moves_to_host", lambda execution: execution.offload_optimizer)
 
 

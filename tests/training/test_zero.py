@@ -14,6 +14,7 @@ from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import EarlyStopping, Execution, Optimisation
 from w2s_ray.store.artifacts import SNAPSHOTS, ArtifactStore
 from w2s_ray.training.checkpoints import Checkpoints
+from w2s_ray.training.engine_config import engine_config
 from w2s_ray.training.feed import Examples
 from w2s_ray.training.inputs import features
 from w2s_ray.training.models.loading import load_network, load_tokenizer
@@ -21,7 +22,7 @@ from w2s_ray.training.models.network import Network
 from w2s_ray.training.progress import TrainState
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
-from w2s_ray.training.zero import Engine, _parameter_groups, count_parameters, engine_config
+from w2s_ray.training.zero import Engine, _parameter_groups, count_parameters
 
 
 def test_matrices_decay_and_norms_biases_and_frozen_weights_do_not() -> None:

@@ -28,10 +28,9 @@ from deepspeed.runtime.torch_autocast import PARAM_COMM_DTYPE_ATTR_NAME
 from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
 from transformers.pytorch_utils import Conv1D
 
-from w2s_ray.spec.base import merged
-from w2s_ray.spec.deepspeed_keys import nested
 from w2s_ray.spec.stage import Execution, Optimisation
-from w2s_ray.training.memory.footprint import LARGE_MODEL, Limits, limits_for
+from w2s_ray.training.engine_config import engine_config
+from w2s_ray.training.memory.footprint import LARGE_MODEL, limits_for
 from w2s_ray.training.memory.usage import give_memory_back
 from w2s_ray.training.placement import masters_to_files, moves_to_host, share_masters, weights_to_files, zeros_in_file
 
@@ -47,41 +46,6 @@ Read = Callable[[str, str, int, torch.Tensor], None]
 
 # An operator for CPU inference, which DeepSpeed would compile in the first stage on every new machine.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def engine_config(execution: Execution, max_grad_norm: float, limits: Limits) -> dict[str, Any]:
-    """Return DeepSpeed's configuration for one stage."""
-    zero: dict[str, Any] = {
-        "stage": execution.zero_stage,
-        "reduce_bucket_size": limits.bucket,
-        "allgather_bucket_size": limits.bucket,
-        "overlap_comm": torch.cuda.is_available(),
-        "contiguous_gradients": True,
-        "round_robin_gradients": False,
-    }
-    if execution.zero_stage == 3:
-        zero |= {
-            "stage3_prefetch_bucket_size": limits.prefetch,
-            "stage3_max_live_parameters": limits.live,
-            "stage3_max_reuse_distance": limits.reuse,
-            "stage3_param_persistence_threshold": limits.persistence,
-            "sub_group_size": limits.sub_group,
-        }
-    on_host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if moves_to_host(execution):
-        zero["offload_optimizer"] = on_host
-    if execution.offload_parameters:
-        zero["offload_param"] = on_host
-    config = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": max_grad_norm,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 1_000_000_000,
-    }
-    return merged(config, nested(execution.deepspeed))
 
 
 @contextmanager

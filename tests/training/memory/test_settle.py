@@ -152,7 +152,7 @@ def test_cpu_workers_offload_only_into_files(tmp_path: Path) -> None:
     nodes = [Node(cpus=2, memory_bytes=150 * GIB)]
     kept = fit_memory(stage, resolution, nodes, CONTEXT)
     assert kept.fits and not kept.stage.execution.offload_optimizer
-    nodes = [Node(cpus=2, memory_bytes=90 * GIB)]
+    nodes = [Node(cpus=2, memory_bytes=110 * GIB)]
     moved = fit_memory(stage, resolution, nodes, CONTEXT)
     assert moved.fits and moved.stage.execution.offload_optimizer and not moved.stage.execution.offload_parameters
     assert "in files" in moved.stage.execution.memory_settings

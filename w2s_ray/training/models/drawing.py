@@ -14,8 +14,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from w2s_ray.spec.stage import Execution
+from w2s_ray.training.engine_config import engine_config
 from w2s_ray.training.memory.footprint import limits_for
-from w2s_ray.training.zero import engine_config, gathered
+from w2s_ray.training.zero import gathered
 
 
 @contextmanager
