@@ -31,7 +31,7 @@ from w2s_ray.training.processes import run_on_workers
 if TYPE_CHECKING:
     import torch
 
-    from w2s_ray.training.feed import Feeder
+    from w2s_ray.training.feed import Feeder, MicroBatch
     from w2s_ray.training.workers import Workers
     from w2s_ray.training.zero import Engine
 
@@ -224,8 +224,8 @@ def measure(workers: "Workers", *, stage: PlannedStage, store: ArtifactStore, nu
 class Recorder:
     """Wraps the functions that a training step consists of, and adds the time to the current phase.
 
-    The order of a step is: `micro_batches` (input), then forward and `backward` for each micro-batch, then `step`
-    (optimizer). A collective interrupts the phase in which it is called.
+    The order of a step is: waiting for its micro-batches (input), then forward and `backward` for each micro-batch,
+    then `step` (optimizer). A collective interrupts the phase in which it is called.
     """
 
     def __init__(self, device: "torch.device", max_steps: int) -> None:
@@ -251,16 +251,21 @@ class Recorder:
         self._first_plain = 1 + max(2, num_steps // 6)
         self._first_timed = self._first_plain + (num_steps - self._first_plain + 2) // 2
 
+    def in_advance(
+        self, original: Callable[..., Any], feeder: "Feeder[Any]", steps: Sequence[Any]
+    ) -> Iterator["list[MicroBatch]"]:
+        prepared = original(feeder, steps)
+        for positions_N in steps:
+            self.begin_step(int(feeder.examples.lengths_N[positions_N].sum()))
+            self.switch("input")
+            batches = next(prepared)
+            self.switch("forward")
+            yield batches
+
     def micro_batches(self, original: Callable[..., Any], feeder: "Feeder[Any]", positions_N: Any) -> Any:
-        num_tokens = int(feeder.examples.lengths_N[positions_N].sum())
         if feeder.purpose == "predicting":
-            self.measurement.label_tokens += num_tokens
-            return original(feeder, positions_N)
-        self.begin_step(num_tokens)
-        self.switch("input")
-        batches = original(feeder, positions_N)
-        self.switch("forward")
-        return batches
+            self.measurement.label_tokens += int(feeder.examples.lengths_N[positions_N].sum())
+        return original(feeder, positions_N)
 
     def backward(self, original: Callable[..., Any], engine: "Engine", loss: Any, *, is_last: bool) -> None:
         self.switch("backward")
@@ -332,6 +337,7 @@ def _recorded(recorder: Recorder) -> Iterator[None]:
 
     wrappers: list[tuple[Any, str, Callable[..., Any]]] = [
         (stage_module, "plan_steps", recorder.plan_steps),
+        (Feeder, "in_advance", recorder.in_advance),
         (Feeder, "micro_batches", recorder.micro_batches),
         (Engine, "backward", recorder.backward),
         (Engine, "step", recorder.step),

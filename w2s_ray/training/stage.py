@@ -251,7 +251,6 @@ class _StageRun:
         return "fp32"
 
     def _use_attention(self, network: Network, precision: Precision) -> None:
-        """Prepare the network to read packed texts in this precision, if it can."""
         wanted, settings = self.execution.attention, self.spec.optimisation
         network.attention = use_attention(network.hf, wanted, settings, precision, self.workers)
 
