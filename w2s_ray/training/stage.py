@@ -154,7 +154,7 @@ class _StageRun:
             bucketing_window=settings.bucketing_window,
         )
         self._count_truncated()
-        journal = Journal(spec.identity, self.folder / "metrics.jsonl", self.observer, len(steps))
+        journal = self._journal(len(steps))
         journal.activity("loading")
         self._start_engine(head or self._load_trainable(), trains=True)
         self.checkpoints = checkpoints = Checkpoints(self.folder / CHECKPOINTS, self.workers)
@@ -213,7 +213,7 @@ class _StageRun:
 
     def _load_head(self, missing: tuple[PredictionSpec, ...]) -> HeadNetwork | None:
         """Return a probe's head, to be trained on stored features; None if the whole network has to be trained."""
-        journal = Journal(self.spec.identity, self.folder / "metrics.jsonl", self.observer, 0)
+        journal = self._journal()
         journal.activity("loading")
         head = load_probe(self.inputs, [prediction.split for prediction in missing], journal, self.meter)
         give_memory_back()  # that of the frozen model
@@ -315,6 +315,7 @@ class _StageRun:
         self.meter.enter("saving")
         self.workers.on_rank_0(lambda: self.store.check_attempt(self.spec.slug, self.spec.identity, self.attempt))
         if not isinstance(self.spec.trainable, Prompt):
+            self._journal().activity("saving")
             self._save(MODEL)
 
     def _load_saved(self) -> None:
@@ -371,7 +372,7 @@ class _StageRun:
 
     def predict(self, missing: tuple[PredictionSpec, ...]) -> None:
         """Make the missing predictions."""
-        journal = Journal(self.stage.identity, self.folder / "metrics.jsonl", self.observer, 0)
+        journal = self._journal()
         self.meter.enter("predicting")
         for prediction in missing:
             journal.activity("predicting")
@@ -385,6 +386,9 @@ class _StageRun:
         if phase in ("starting", "loading", "saving"):
             return device_full(self.inputs, error, phase)
         return self.memory.shrink(error)
+
+    def _journal(self, num_steps: int = 0) -> Journal:
+        return Journal(self.spec.identity, self.folder / "metrics.jsonl", self.observer, num_steps)
 
     def log(self, text: str) -> None:
         if self.workers.is_rank_0:

@@ -67,7 +67,12 @@ def forget(tiny: Tiny, stage: PlannedStage) -> None:
 
 @pytest.mark.parametrize(
     ("name", "execution"),
-    [("llama", {}), ("gpt2", {"zero_stage": 3}), ("roberta", {"zero_stage": 2}), ("modernbert", {"zero_stage": 3})],
+    [
+        ("llama", {}),
+        ("gpt2", {"zero_stage": 3}),
+        pytest.param("roberta", {"zero_stage": 2}, marks=pytest.mark.soak),
+        pytest.param("modernbert", {"zero_stage": 3}, marks=pytest.mark.soak),
+    ],
 )
 def test_the_merged_model_is_the_one_that_the_stage_would_have_stored(
     tmp_path: Path, alone: Workers, name: str, execution: dict[str, object]
