@@ -185,7 +185,7 @@ def test_two_workers_store_and_merge_adapters(tmp_path: Path, alone: Workers, ze
     run_cases(planned, tiny.store.root, 2, tmp_path, reset=False)
     first_NC = predicted(tiny.store, stage)
     forget(tiny, stage)
-    (tmp_path / "meeting2").unlink()
+    (tmp_path / "meeting2").unlink(missing_ok=True)
     run_cases(planned, tiny.store.root, 2, tmp_path, reset=False)
     np.testing.assert_allclose(predicted(tiny.store, stage), first_NC, atol=1e-5)
     forget(tiny, stage)
