@@ -203,6 +203,7 @@ def test_auto_pads_on_a_cpu() -> None:
 def test_auto_packs_on_a_gpu_that_has_the_kernel(capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "T4")
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     gpu = Workers(0, 1, torch.device("cuda", 0))
     assert use_attention(model_of("llama", tf.AutoModelForCausalLM), "auto", Optimisation(), "fp32", gpu) == "sdpa"
     kind = use_attention(model_of("llama", tf.AutoModelForCausalLM), "auto", Optimisation(), "bf16", gpu)

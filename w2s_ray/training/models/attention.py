@@ -33,7 +33,8 @@ _OFFSET_POSITIONS = frozenset(("roberta", "xlm-roberta"))
 """Encoders whose first position is that of the padding token plus 1."""
 _LEAST_CAPABILITY = (8, 0)
 """Of an NVIDIA GPU (Ampere), for the kernels of both kinds."""
-_LARGEST_HEAD = 256
+_LARGEST_HEAD, _LARGEST_HEAD_AT_8_6 = 256, 192
+"""Dimensions of a head in the backward pass; fewer on GPUs of capability 8.6 to 8.9, which have less shared memory."""
 
 
 def use_attention(
@@ -88,9 +89,12 @@ def _obstacles(hf: PreTrainedModel, kind: AttentionKind, device: torch.device, w
     if capability < _LEAST_CAPABILITY:
         name = torch.cuda.get_device_name(device)
         yield f"{name} has compute capability {capability[0]}.{capability[1]}, and the kernel needs 8.0"
+    if kind == "varlen" and not torch.backends.cuda.is_flash_attention_available():
+        yield "this build of PyTorch has no flash attention"
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if size % 8 or size > _LARGEST_HEAD:
-        yield f"the heads have {size} dimensions, and the kernel needs a multiple of 8 up to {_LARGEST_HEAD}"
+    largest = _LARGEST_HEAD_AT_8_6 if (8, 6) <= capability < (9, 0) else _LARGEST_HEAD
+    if size % 8 or size > largest:
+        yield f"the heads have {size} dimensions, and the kernel needs a multiple of 8 up to {largest}"
 
 
 def packed_arguments(hf: PreTrainedModel, packing: Packing) -> dict[str, Any]:
