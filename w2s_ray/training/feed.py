@@ -106,8 +106,9 @@ class Packing:
         bounds_S = np.concatenate([[0], lengths_R.cumsum()])
         text_M = np.repeat(np.arange(len(lengths_R)), lengths_R)
         positions_M = np.arange(bounds_S[-1]) - bounds_S[text_M]
+        bounds_S = bounds_S.astype(np.int32)
         bounds, text, positions = (to_device(array, device) for array in (bounds_S, text_M, positions_M))
-        return cls(bounds.to(torch.int32), text, positions, int(lengths_R.max()))
+        return cls(bounds, text, positions, int(lengths_R.max()))
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class Loop:
         workers = self.feeder.workers
         flags = [self.journal.should_stop(), is_due, self._is_superseded(is_due)] if workers.is_rank_0 else [False] * 3
         on_host = to_device(np.array([*flags, self.checkpoints.is_syncing], dtype=np.float64), workers.device)
-        own_norm = norm.to(workers.device, torch.float64) * workers.is_rank_0
+        own_norm = norm.to(workers.device, torch.float64) if workers.is_rank_0 else torch.zeros_like(loss_share)
         shared = torch.cat([torch.stack([loss_share, own_norm]), on_host])
         loss, gradient_norm, stop, checkpoint, superseded, syncing = workers.sum(shared).tolist()
         if not syncing:

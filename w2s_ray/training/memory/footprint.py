@@ -114,6 +114,22 @@ class Footprint:
         return max(self.phases.values())
 
 
+def num_trained(spec: StageSpec, num_parameters: int, shape: ModelShape) -> int:
+    """Return the number of trained parameters; without those of a LoRA stage's head, which are few."""
+    hidden = shape.hidden_size
+    match spec.trainable:
+        case AllWeights():
+            return num_parameters
+        case Probe():
+            return hidden * spec.num_classes
+        case Lora() as lora:
+            attention = 4 * hidden + 2 * (hidden + shape.key_size)
+            inner = (3 if shape.gated else 2) * (hidden + shape.inner_size)
+            return shape.num_layers * lora.rank * (attention + inner)
+        case Prompt():
+            return 0
+
+
 def footprint(
     stage: SettledStage,
     num_parameters: int,
@@ -251,19 +267,7 @@ class _Terms:
 
     @property
     def _trained(self) -> int:
-        """Number of trained parameters."""
-        shape, hidden = self._shape, self._shape.hidden_size
-        match self._spec.trainable:
-            case AllWeights():
-                return self._size
-            case Probe():
-                return hidden * self._spec.num_classes
-            case Lora() as lora:
-                attention = 4 * hidden + 2 * (hidden + shape.key_size)
-                inner = (3 if shape.gated else 2) * (hidden + shape.inner_size)
-                return shape.num_layers * lora.rank * (attention + inner)
-            case Prompt():
-                return 0
+        return num_trained(self._spec, self._size, self._shape)
 
     def _share(self, from_stage: int) -> int:
         """Number of workers that share what ZeRO shards from `from_stage` on."""
