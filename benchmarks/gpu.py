@@ -27,6 +27,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from unittest.mock import patch
 
 import typer
 
@@ -75,7 +76,9 @@ def trainer(name: str, job: Job) -> list[Row]:
     rows = [
         {"input_ids": row.tolist(), "labels": int(label)} for row, label in zip(examples.tokens, labels, strict=True)
     ]
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, patch.dict(os.environ):
+        for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            os.environ.pop(variable, None)  # otherwise it would train through DistributedDataParallel
         arguments = TrainingArguments(
             output_dir=scratch,
             per_device_train_batch_size=per_device,
@@ -179,7 +182,7 @@ def all_rows(workers: "Workers", folder: Path, is_small: bool) -> Iterator[tuple
     if "offload_parameters" in Execution.model_fields:
         offloaded.append(("offload_parameters", True))
     name = f"{larger.name}, all weights, offloaded, SciQ"
-    yield 100, name, partial(offload, name, one(larger, "SciQ", execution=tuple(offloaded)))
+    yield 240, name, partial(offload, name, one(larger, "SciQ", execution=tuple(offloaded)))
 
 
 def run_rows(workers: "Workers", *, folder: Path, is_small: bool, seconds: float) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def run_stage_case(workers: "Workers", store: str, stage_json: str) -> dict[str,
     found: dict[str, int] = {"imports": memory.resident_bytes()}
     take_step, steps = zero.Engine.step, [0]
 
-    def counted_step(engine: zero.Engine, learning_rate: float) -> float:
+    def counted_step(engine: zero.Engine, learning_rate: float) -> torch.Tensor:
         norm = take_step(engine, learning_rate)
         steps[0] += 1
         if steps[0] in STEPS_SHOWN:

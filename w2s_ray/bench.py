@@ -24,14 +24,14 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.labels import GroundTruth
 from w2s_ray.spec.losses import check_registered
-from w2s_ray.spec.stage import PredictionSpec, Prompt, StageSource, ZeroStage
+from w2s_ray.spec.stage import Prompt, StageSource, ZeroStage
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.processes import run_on_workers
 
 if TYPE_CHECKING:
     import torch
 
-    from w2s_ray.training.feed import Feeder
+    from w2s_ray.training.feed import Feeder, MicroBatch
     from w2s_ray.training.workers import Workers
     from w2s_ray.training.zero import Engine
 
@@ -170,14 +170,17 @@ def shorten(stage: PlannedStage, chains: Sequence[Chain], num_steps: int) -> Pla
     score = None if spec.score is None else spec.score.model_copy(update={"reference": False})
     update = {"starts_from": source, "optimisation": optimisation, "train": train, "validation": None}
     spec = spec.model_copy(update={**update, "score": score, "reference": None})
-    splits = sorted((prediction.split for prediction in stage.predicts), key=lambda split: split.is_test)
+    planned = sorted(stage.predicts, key=lambda prediction: prediction.split.is_test)
     predicts = tuple(
-        PredictionSpec(
-            stage=spec.identity,
-            split=split.model_copy(update={"num_examples": min(split.num_examples, num_examples)}),
-            context_tokens=settings.context_tokens,
+        prediction.model_copy(
+            update={
+                "stage": spec.identity,
+                "split": prediction.split.model_copy(
+                    update={"num_examples": min(prediction.split.num_examples, num_examples)}
+                ),
+            }
         )
-        for split in splits[:1]
+        for prediction in planned[:1]
     )
     execution = stage.execution.model_copy(update={"checkpoint_every_seconds": _NEVER})
     update = {"spec": spec, "execution": execution, "predicts": predicts, "supervisors": (), "num_reports": 0}
@@ -221,8 +224,8 @@ def measure(workers: "Workers", *, stage: PlannedStage, store: ArtifactStore, nu
 class Recorder:
     """Wraps the functions that a training step consists of, and adds the time to the current phase.
 
-    The order of a step is: `micro_batches` (input), then forward and `backward` for each micro-batch, then `step`
-    (optimizer). A collective interrupts the phase in which it is called.
+    The order of a step is: waiting for its micro-batches (input), then forward and `backward` for each micro-batch,
+    then `step` (optimizer). A collective interrupts the phase in which it is called.
     """
 
     def __init__(self, device: "torch.device", max_steps: int) -> None:
@@ -248,16 +251,21 @@ class Recorder:
         self._first_plain = 1 + max(2, num_steps // 6)
         self._first_timed = self._first_plain + (num_steps - self._first_plain + 2) // 2
 
+    def in_advance(
+        self, original: Callable[..., Any], feeder: "Feeder[Any]", steps: Sequence[Any]
+    ) -> Iterator["list[MicroBatch]"]:
+        prepared = original(feeder, steps)
+        for positions_N in steps:
+            self.begin_step(int(feeder.examples.lengths_N[positions_N].sum()))
+            self.switch("input")
+            batches = next(prepared)
+            self.switch("forward")
+            yield batches
+
     def micro_batches(self, original: Callable[..., Any], feeder: "Feeder[Any]", positions_N: Any) -> Any:
-        num_tokens = int(feeder.examples.lengths_N[positions_N].sum())
         if feeder.purpose == "predicting":
-            self.measurement.label_tokens += num_tokens
-            return original(feeder, positions_N)
-        self.begin_step(num_tokens)
-        self.switch("input")
-        batches = original(feeder, positions_N)
-        self.switch("forward")
-        return batches
+            self.measurement.label_tokens += int(feeder.examples.lengths_N[positions_N].sum())
+        return original(feeder, positions_N)
 
     def backward(self, original: Callable[..., Any], engine: "Engine", loss: Any, *, is_last: bool) -> None:
         self.switch("backward")
@@ -329,6 +337,7 @@ def _recorded(recorder: Recorder) -> Iterator[None]:
 
     wrappers: list[tuple[Any, str, Callable[..., Any]]] = [
         (stage_module, "plan_steps", recorder.plan_steps),
+        (Feeder, "in_advance", recorder.in_advance),
         (Feeder, "micro_batches", recorder.micro_batches),
         (Engine, "backward", recorder.backward),
         (Engine, "step", recorder.step),

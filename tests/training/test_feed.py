@@ -1,9 +1,15 @@
 """Micro-batches: right-padded rows whose last real token is known, fillers, equal numbers on all ranks."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
+from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
+from w2s_ray.spec.stage import Execution, ModelSource, StageSpec
 from w2s_ray.training.feed import Examples, Feeder, LabelledExamples
+from w2s_ray.training.memory.footprint import prediction_tokens
 from w2s_ray.training.workers import Workers
 
 PAD = 0
@@ -44,3 +50,33 @@ def test_the_largest_micro_batch_of_features_counts_each_text_as_one_token() -> 
     feeder = Feeder(examples, Workers(0, 1, torch.device("cpu")), tokens_per_micro_batch=4, pad=PAD)
     feeder.micro_batches(np.arange(6))
     assert (feeder.largest.tokens, feeder.largest.examples) == (3, 3)
+
+
+@pytest.mark.parametrize(("tokens", "size", "largest"), [(8_192, 1, 256), (8_192, 4, 128), (65_536, 4, 2_048)])
+def test_predictions_fill_the_micro_batches_of_any_device(tokens: int, size: int, largest: int) -> None:
+    feeder = feeder_of([[5] * 20] * 20_000, size=size, tokens_per_micro_batch=tokens)
+    batches = list(feeder.sweep())
+    assert max(len(batch.positions) for batch in batches) == largest
+    assert all(batch.tokens_RT.numel() <= tokens for batch in batches)
+
+
+@pytest.mark.parametrize(
+    ("objective", "gpus", "trained_with", "tokens"),
+    [
+        ("classification", 0, 4_096, 8_192),
+        ("classification", 1, 4_096, 32_768),
+        ("preference", 1, 512, 8_192),
+        ("answer", 1, 4_096, 8_192),
+    ],
+)
+def test_gpus_predict_from_more_texts_at_once(objective: Any, gpus: float, trained_with: int, tokens: int) -> None:
+    split = SplitSpec(task="t", name="S", num_examples=4, num_levels=2, split_seed=0)
+    spec = StageSpec(
+        objective=objective,
+        starts_from=ModelSource(name="m", revision=""),
+        train=(LabelledSplit(split=split, labels=GroundTruth()),),
+        init_seed=0,
+        order_seed=0,
+    )
+    execution = Execution(gpus_per_worker=gpus, tokens_per_micro_batch=trained_with)
+    assert prediction_tokens(spec, execution) == tokens

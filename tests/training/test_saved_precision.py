@@ -55,9 +55,7 @@ def predict_again(tiny: Tiny, stage: PlannedStage, workers: Workers) -> np.ndarr
     return predicted(tiny, stage)
 
 
-@pytest.mark.parametrize(
-    ("method", "zero_stage"), [("all", 0), ("all", 2), ("all", 3), ("lora", 0), ("lora", 3), ("probe", 0)]
-)
+@pytest.mark.parametrize(("method", "zero_stage"), [("all", 0), ("all", 3), ("lora", 3), ("probe", 0)])
 def test_predictions_after_training_are_those_of_the_saved_model(
     tmp_path: Path, alone: Workers, method: str, zero_stage: int
 ) -> None:
@@ -83,14 +81,6 @@ def test_the_saved_model_has_half_the_size_and_the_weights_of_the_other_rounded(
         assert files[1].stat().st_size < 0.55 * files[0].stat().st_size
     loaded = AutoModelForSequenceClassification.from_pretrained(folders["bf16"] / MODEL)
     assert loaded.dtype == torch.bfloat16
-
-
-def test_a_student_learns_from_the_rounded_supervisor(tmp_path: Path, alone: Workers) -> None:
-    tiny = tiny_of(tmp_path)
-    student = tiny.chain("all").find("chain", "large")
-    assert student is not None
-    for stage in (tiny.chain("all").stages[0], student):
-        assert run(tiny, stage, alone).is_dir()
 
 
 def test_a_language_model_is_saved_in_bf16(tmp_path: Path, alone: Workers) -> None:

@@ -7,10 +7,11 @@ of micro-batches; missing ones are fillers of weight zero.
 Shapes: N examples of K texts, B examples and R = K·B rows of a micro-batch, T tokens, C classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import torch
 
 from w2s_ray.data.batches import partition
 from w2s_ray.science import FloatArray, IntArray
+from w2s_ray.training.memory.footprint import PREDICTION_TOKENS
 from w2s_ray.training.workers import Workers
 
 TokenRow = npt.NDArray[np.int32]
@@ -104,8 +106,9 @@ class Packing:
         bounds_S = np.concatenate([[0], lengths_R.cumsum()])
         text_M = np.repeat(np.arange(len(lengths_R)), lengths_R)
         positions_M = np.arange(bounds_S[-1]) - bounds_S[text_M]
-        bounds, text, positions = (torch.from_numpy(array).to(device) for array in (bounds_S, text_M, positions_M))
-        return cls(bounds.to(torch.int32), text, positions, int(lengths_R.max()))
+        bounds_S = bounds_S.astype(np.int32)
+        bounds, text, positions = (to_device(array, device) for array in (bounds_S, text_M, positions_M))
+        return cls(bounds, text, positions, int(lengths_R.max()))
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,12 @@ class MicroBatch:
         arguments = (self.tokens_RT, self.last_R, self.first_R, self.subtracted_BC, self.packing)
         given = [place for place, argument in enumerate(arguments, start=1) if argument is not None]
         return arguments[: given[-1]]
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Return the array as a tensor on `device`, which may still be copying it."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def of_targets(values_R: torch.Tensor, packing: Packing | None) -> torch.Tensor:
@@ -173,6 +182,32 @@ class Feeder(Generic[AnyExamples]):
 
     def micro_batches(self, positions_N: IntArray) -> list[MicroBatch]:
         """Return this rank's micro-batches of one optimizer batch; the same number on every rank."""
+        return self._noted(self._collated(positions_N))
+
+    def in_advance(self, steps: Sequence[IntArray]) -> Iterator[list[MicroBatch]]:
+        """Yield the micro-batches of each step; a thread prepares those of the next one meanwhile."""
+        with ThreadPoolExecutor(1, "input", self._enter_device) as thread:
+            following = [thread.submit(self._collated, positions_N) for positions_N in steps[:1]]
+            for positions_N in steps[1:]:
+                batches = following.pop().result()
+                following.append(thread.submit(self._collated, positions_N))
+                yield self._noted(batches)
+            for last in following:
+                yield self._noted(last.result())
+
+    def _enter_device(self) -> None:
+        """Make this thread pin memory for the worker's device."""
+        if self.workers.device.type == "cuda":
+            torch.cuda.set_device(self.workers.device)
+
+    def _noted(self, batches: list[MicroBatch]) -> list[MicroBatch]:
+        """Note the largest of the micro-batches that are about to be read."""
+        largest = max(batches, key=self._num_tokens)
+        self.largest.purpose, self.largest.allowed_tokens = self.purpose, self.tokens_per_micro_batch
+        self.largest.tokens, self.largest.examples = self._num_tokens(largest), len(largest.positions)
+        return batches
+
+    def _collated(self, positions_N: IntArray) -> list[MicroBatch]:
         pieces = partition(
             positions_N,
             self.examples.lengths_N if self._packs else self.examples.padded_N,
@@ -180,14 +215,16 @@ class Feeder(Generic[AnyExamples]):
             tokens_per_micro_batch=self.tokens_per_micro_batch,
             packs=self._packs,
         )
-        batches = [self.collate(piece) for piece in pieces[self.workers.rank]]
-        largest = max(batches, key=self._num_tokens)
-        self.largest.purpose, self.largest.allowed_tokens = self.purpose, self.tokens_per_micro_batch
-        self.largest.tokens, self.largest.examples = self._num_tokens(largest), len(largest.positions)
-        return batches
+        return [self.collate(piece) for piece in pieces[self.workers.rank]]
 
-    def sweep(self, examples_per_round: int = 512) -> Iterator[MicroBatch]:
-        """Yield every example once, spread over the ranks, similar lengths together: for prediction."""
+    def sweep(self, examples_per_round: int = 0) -> Iterator[MicroBatch]:
+        """Yield every example once, spread over the ranks, similar lengths together: for prediction.
+
+        Without a number, a round has 512 examples, and more of them for the larger micro-batches of GPUs.
+        """
+        if not examples_per_round:
+            factor = self.tokens_per_micro_batch // PREDICTION_TOKENS
+            examples_per_round = 512 * max(1, factor * self.workers.size if factor > 1 else 1)
         order_N = np.argsort(self.examples.lengths_N, kind="stable")
         for start in range(0, len(order_N), examples_per_round):
             yield from self.micro_batches(order_N[start : start + examples_per_round])
@@ -208,9 +245,9 @@ class Feeder(Generic[AnyExamples]):
             return self._collate_features(positions, examples.features_MD)
         places = [position + text * len(examples) for text in texts for position in positions]
         rows = [examples.tokens[place] for place in places]
-        real = [1.0] * len(rows)
-        if not rows:
-            rows, real = [np.full(2, self.pad, dtype=np.int32) for _ in texts], [0.0] * len(texts)
+        is_filler = not rows
+        if is_filler:
+            rows = [np.full(2, self.pad, dtype=np.int32) for _ in texts]
         device = self.workers.device
         lengths_R = np.array([len(row) for row in rows], dtype=np.int64)
         packing = Packing.of(lengths_R, device) if self._packs else None
@@ -218,17 +255,17 @@ class Feeder(Generic[AnyExamples]):
         first_R, subtracted_BC = None, None
         if examples.first is not None:
             first = examples.first[places] if places else np.ones(len(rows), dtype=np.int64)
-            first_R = torch.from_numpy(starts_R + first).to(device)
+            first_R = to_device(starts_R + first, device)
         if examples.subtracted_NC is not None:
             of_filler = np.zeros((1, examples.subtracted_NC.shape[1]), dtype=np.float32)
             subtracted = examples.subtracted_NC[positions] if places else of_filler
-            subtracted_BC = torch.from_numpy(subtracted).to(device)
+            subtracted_BC = to_device(subtracted, device)
         tokens = self._padded(rows) if packing is None else np.concatenate(rows).astype(np.int64)[None]
         return MicroBatch(
             positions=np.asarray(positions, dtype=np.int64),
-            tokens_RT=torch.from_numpy(tokens).to(device),
-            last_R=torch.from_numpy(starts_R + lengths_R - 1).to(device),
-            real_R=torch.tensor(real, device=device),
+            tokens_RT=to_device(tokens, device),
+            last_R=to_device(starts_R + lengths_R - 1, device),
+            real_R=torch.full((len(rows),), float(not is_filler), device=device),
             first_R=first_R,
             subtracted_BC=subtracted_BC,
             packing=packing,
@@ -249,7 +286,7 @@ class Feeder(Generic[AnyExamples]):
         device = self.workers.device
         return MicroBatch(
             positions=np.asarray(positions, dtype=np.int64),
-            tokens_RT=torch.from_numpy(rows_RD).to(device),
+            tokens_RT=to_device(rows_RD, device),
             last_R=torch.zeros(len(rows_RD), dtype=torch.int64, device=device),
             real_R=torch.full((len(rows_RD),), float(not is_filler), device=device),
         )

@@ -14,17 +14,17 @@ from w2s_ray.data.prepare import PreparedTask, load_prepared
 from w2s_ray.data.tokens import Tokens, plain_ids, read_around, tokenise
 from w2s_ray.errors import StoreError
 from w2s_ray.science import FloatArray, IntArray
-from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.chain import ModelShape, PlannedStage
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.stage import Execution, ModelSource, StageSpec
+from w2s_ray.spec.stage import Execution, ModelSource, Prompt, StageSpec
 from w2s_ray.store.artifacts import MODEL, ArtifactStore
 from w2s_ray.store.files import wait_for_files
 from w2s_ray.store.record import Base, Record
 from w2s_ray.training.features import StoredFeatures, features
 from w2s_ray.training.feed import Examples, Feeder, LargestMicroBatch, Purpose, TokenRow
 from w2s_ray.training.memory.footprint import PREDICTION_TOKENS
+from w2s_ray.training.models import files
 from w2s_ray.training.models.catalogue import model_folder
-from w2s_ray.training.models.files import weight_files
 from w2s_ray.training.models.loading import load_tokenizer
 from w2s_ray.training.models.unmerged import ADAPTER_WEIGHTS, check_base, merge
 from w2s_ray.training.progress import timed
@@ -92,6 +92,17 @@ class StageInputs:
             return model_folder(source.name, source.revision, tokenizer=source.architecture is not None)
         return self.trained_model(source.stage)
 
+    def model_size(self, *, is_finished: bool) -> tuple[int, ModelShape | None]:
+        """Return the number of parameters and the shape of the stage's model. Collective."""
+        source = self.spec.starts_from
+        has_own_model = is_finished and not isinstance(self.spec.trainable, Prompt)
+        folder = self.trained_model(self.spec.identity) if has_own_model else self.source_folder
+        if not is_finished and isinstance(source, ModelSource) and source.architecture is not None:
+            vocabulary = files.vocabulary_size(folder)
+            shape = files.shape_of_architecture(source.architecture, vocabulary)
+            return files.num_parameters_of(source.architecture, vocabulary), shape
+        return files.num_parameters(files.weight_files(folder)), files.shape_of(folder)
+
     def trained_model(self, identity: str) -> Path:
         """Return the model folder of a finished stage, whose checksums are verified once on each machine. Collective.
 
@@ -134,7 +145,7 @@ class StageInputs:
         self._merged.append(target)
         execution = Execution(zero_stage=3 if self.workers.size > 1 else 0)
         merge(spec, folder, adapters, target, execution, self.workers)
-        self.workers.on_each_node(lambda: wait_for_files(weight_files(target)))
+        self.workers.on_each_node(lambda: wait_for_files(files.weight_files(target)))
         return target
 
     def close(self) -> None:

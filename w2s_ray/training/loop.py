@@ -1,7 +1,9 @@
 """The training loop: optimizer steps from the last checkpoint to the last planned step.
 
 One optimizer batch is one step. Each step ends with one small all-reduce of the loss and of rank 0's decisions (stop,
-checkpoint), so all ranks act alike and a stage can stop at any step.
+checkpoint), so all ranks act alike and a stage can stop at any step. Reading its result is the only time in a step that
+our code waits for the device (DeepSpeed has waits of its own); the inputs of the next step are prepared meanwhile. So a
+step with a loss that is not finite has been taken when it is found; its weights are dropped.
 """
 
 import math
@@ -16,7 +18,7 @@ from w2s_ray.errors import TrainingError
 from w2s_ray.science import IntArray
 from w2s_ray.spec.stage import Optimisation, StageSpec
 from w2s_ray.training.checkpoints import Checkpoints, seconds_between
-from w2s_ray.training.feed import Examples, Feeder, MicroBatch
+from w2s_ray.training.feed import Examples, Feeder, MicroBatch, to_device
 from w2s_ray.training.losses import BatchLoss
 from w2s_ray.training.objectives import ACCURACY, AGREEMENT
 from w2s_ray.training.progress import Journal, TrainState
@@ -32,6 +34,7 @@ class _Agreed:
     """Values that all ranks share after the all-reduce that ends a step."""
 
     mean_loss: float
+    gradient_norm: float
     stop: bool
     checkpoint: bool
     superseded: bool
@@ -70,13 +73,14 @@ class Loop:
         """
         workers, num_steps = self.feeder.workers, len(self.steps)
         last_checkpoint = time.monotonic()
+        prepared = self.feeder.in_advance(self.steps[state.step :])
         for step in range(state.step, num_steps):
             if self._has_stopped_improving(state):
                 break
             began = time.perf_counter()
             torch.manual_seed(self.spec.order_seed + step)  # dropout, if any, is the same after a resume
             positions_N = self.steps[step]
-            batches = self.feeder.micro_batches(positions_N)
+            batches = next(prepared)
             scale = workers.size / self.loss.num_units(positions_N)
             loss_sum = torch.zeros((), device=workers.device)
             losses = self.loss.values(self.engine, batches, positions_N, step, num_steps)
@@ -86,15 +90,15 @@ class Loop:
                 shares.append(loss.detach())
                 loss_sum += shares[-1]
             is_due = time.monotonic() - last_checkpoint >= self._checkpoint_seconds
-            agreed = self._agree(loss_sum, scale, is_due)
+            learning_rate = learning_rate_at(self.spec.optimisation, step, num_steps)
+            norm = self.engine.step(learning_rate)
+            agreed = self._agree(loss_sum.double() * scale / workers.size, norm, is_due)
             if not math.isfinite(agreed.mean_loss):
                 raise self._not_finite("loss", agreed.mean_loss, step, self._examples_of(batches, shares))
             if agreed.superseded:
                 return state, True
-            learning_rate = learning_rate_at(self.spec.optimisation, step, num_steps)
-            norm = self.engine.step(learning_rate)
-            if not math.isfinite(norm):
-                raise self._not_finite("gradient norm", norm, step, [])
+            if not math.isfinite(agreed.gradient_norm):
+                raise self._not_finite("gradient norm", agreed.gradient_norm, step, [])
             state = state.model_copy(
                 update={
                     "step": step + 1,
@@ -102,7 +106,8 @@ class Loop:
                     "train_seconds": state.train_seconds + time.perf_counter() - began,
                 }
             )
-            self.journal.step(state, {"loss": agreed.mean_loss, "learning_rate": learning_rate, "grad_norm": norm})
+            values = {"learning_rate": learning_rate, "grad_norm": agreed.gradient_norm}
+            self.journal.step(state, {"loss": agreed.mean_loss, **values})
             state = self._check_early_stopping(state)
             self._report(state)
             for share in self.spec.optimisation.keep_at:
@@ -124,17 +129,18 @@ class Loop:
         wanted = self.checkpoint_every_seconds
         return seconds_between(self.checkpoints.cost) if wanted is None else wanted
 
-    def _agree(self, loss_sum: torch.Tensor, scale: float, is_due: bool) -> _Agreed:
-        """Share the mean loss and rank 0's decisions."""
+    def _agree(self, loss_share: torch.Tensor, norm: torch.Tensor, is_due: bool) -> _Agreed:
+        """Share the mean loss, of which this rank has a share, and rank 0's norm and decisions."""
         workers = self.feeder.workers
         flags = [self.journal.should_stop(), is_due, self._is_superseded(is_due)] if workers.is_rank_0 else [False] * 3
-        loss_share = float(loss_sum) * scale / workers.size
-        shared = torch.tensor([loss_share, *flags, self.checkpoints.is_syncing], dtype=torch.float64)
-        loss, stop, checkpoint, superseded, syncing = workers.sum(shared.to(workers.device)).tolist()
+        on_host = to_device(np.array([*flags, self.checkpoints.is_syncing], dtype=np.float64), workers.device)
+        own_norm = norm.to(workers.device, torch.float64) if workers.is_rank_0 else torch.zeros_like(loss_share)
+        shared = torch.cat([torch.stack([loss_share, own_norm]), on_host])
+        loss, gradient_norm, stop, checkpoint, superseded, syncing = workers.sum(shared).tolist()
         if not syncing:
             self.checkpoints.all_synced()
             self.journal.saved(self.checkpoints.last_step)
-        return _Agreed(loss, stop > 0, checkpoint > 0, superseded > 0)
+        return _Agreed(loss, gradient_norm, stop > 0, checkpoint > 0, superseded > 0)
 
     def _is_superseded(self, is_due: bool) -> bool:
         """Return whether the stage is superseded, as of the last look; a checkpoint is never due without a new one."""

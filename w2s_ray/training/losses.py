@@ -39,7 +39,7 @@ from w2s_ray.spec.losses import (
     WindowLoss,
 )
 from w2s_ray.spec.own_code import function_from
-from w2s_ray.training.feed import LabelledExamples, LanguageExamples, MicroBatch, of_targets
+from w2s_ray.training.feed import LabelledExamples, LanguageExamples, MicroBatch, of_targets, to_device
 from w2s_ray.training.workers import Workers
 
 _LOG_ODDS_EPSILON = 1e-7
@@ -287,7 +287,7 @@ class ClassBatchLoss:
                 yield logits_BC.sum() * 0.0  # a filler takes part in the collectives and adds nothing
                 continue
             rows = [rows_of[int(position)] for position in micro.positions]
-            targets_BC = torch.from_numpy(targets_NC[rows]).to(logits_BC.device)
+            targets_BC = to_device(targets_NC[rows], logits_BC.device)
             yield self._loss.value(logits_BC, targets_BC, batch.progress)
 
     def _predict(
@@ -348,5 +348,5 @@ def token_cross_entropy(logits_RTV: torch.Tensor, batch: MicroBatch, loss_from_R
 def loss_from(examples: LanguageExamples, batch: MicroBatch) -> torch.Tensor:
     """Return the index in its row of each text's first token that counts."""
     rows = examples.loss_from_N[batch.positions] if len(batch.positions) else np.ones(1, dtype=np.int64)
-    from_R = torch.from_numpy(rows).to(batch.last_R.device)
+    from_R = to_device(rows, batch.last_R.device)
     return from_R if batch.packing is None else from_R + batch.packing.bounds_S[:-1]

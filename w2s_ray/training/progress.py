@@ -17,7 +17,7 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.store.files import write_file, writing
 from w2s_ray.store.json_lines import whole_lines
 
-Activity = Literal["loading", "reading", "training", "predicting"]
+Activity = Literal["loading", "reading", "training", "saving", "predicting"]
 """`reading`: the frozen model of a probe reads texts."""
 
 _SECONDS_BETWEEN_REPORTS = 0.5

@@ -11,7 +11,7 @@ from functools import partial
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.errors import DeviceFull, LeaseHeld, ResourceError
 from w2s_ray.science import IntArray
-from w2s_ray.spec.chain import ModelShape, PlannedStage
+from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.stage import Execution, ModelSource, Precision, PredictionSpec, Prompt
 from w2s_ray.spec.stage import Objective as ObjectiveName
 from w2s_ray.store.artifacts import CHECKPOINTS, MODEL, SNAPSHOTS, ArtifactStore
@@ -23,7 +23,6 @@ from w2s_ray.training.language_objectives import AnswerObjective, TextObjective
 from w2s_ray.training.loop import Loop
 from w2s_ray.training.memory.fit import MemorySettings, device_full
 from w2s_ray.training.memory.usage import Meter, give_memory_back, is_out_of_memory
-from w2s_ray.training.models import files
 from w2s_ray.training.models.attention import use_attention
 from w2s_ray.training.models.catalogue import is_on_hub
 from w2s_ray.training.models.loading import load_network, load_trained
@@ -119,7 +118,7 @@ class _StageRun:
         """Choose how the stage fits into memory, and load its inputs."""
         self.meter.enter("loading")
         self.metrics = dict(finished.metrics) if finished else {}
-        size, shape = self._model_size(is_finished=finished is not None)
+        size, shape = self.inputs.model_size(is_finished=finished is not None)
         self.memory = MemorySettings(self.inputs, size, shape)
         self.execution = self.inputs.execution = self.memory.execution
         for note in self.memory.notes:
@@ -155,7 +154,7 @@ class _StageRun:
             bucketing_window=settings.bucketing_window,
         )
         self._count_truncated()
-        journal = Journal(spec.identity, self.folder / "metrics.jsonl", self.observer, len(steps))
+        journal = self._journal(len(steps))
         journal.activity("loading")
         self._start_engine(head or self._load_trainable(), trains=True)
         self.checkpoints = checkpoints = Checkpoints(self.folder / CHECKPOINTS, self.workers)
@@ -193,7 +192,7 @@ class _StageRun:
             checkpoint_every_seconds=self.execution.checkpoint_every_seconds,
             journal=journal,
             names=self.objective.names,
-            save_snapshot=self._save_snapshot,
+            save_snapshot=lambda share: self._save(f"{SNAPSHOTS}/{share:g}"),
             is_superseded=lambda: self.store.last_attempt(spec.slug, spec.identity) != self.attempt,
             num_reports=self.stage.num_reports,
         )
@@ -214,7 +213,7 @@ class _StageRun:
 
     def _load_head(self, missing: tuple[PredictionSpec, ...]) -> HeadNetwork | None:
         """Return a probe's head, to be trained on stored features; None if the whole network has to be trained."""
-        journal = Journal(self.spec.identity, self.folder / "metrics.jsonl", self.observer, 0)
+        journal = self._journal()
         journal.activity("loading")
         head = load_probe(self.inputs, [prediction.split for prediction in missing], journal, self.meter)
         give_memory_back()  # that of the frozen model
@@ -252,7 +251,6 @@ class _StageRun:
         return "fp32"
 
     def _use_attention(self, network: Network, precision: Precision) -> None:
-        """Prepare the network to read packed texts in this precision, if it can."""
         wanted, settings = self.execution.attention, self.spec.optimisation
         network.attention = use_attention(network.hf, wanted, settings, precision, self.workers)
 
@@ -317,12 +315,14 @@ class _StageRun:
         self.meter.enter("saving")
         self.workers.on_rank_0(lambda: self.store.check_attempt(self.spec.slug, self.spec.identity, self.attempt))
         if not isinstance(self.spec.trainable, Prompt):
+            self._journal().activity("saving")
             self._save(MODEL)
 
     def _load_saved(self) -> None:
         """Replace the network by the saved one, whose weights are rounded; a probe then reads texts again."""
         self.meter.enter("loading")
         self.engine.destroy()
+        del self.engine
         if self.inputs.stored is not None:
             self.inputs.stored = None
             self.objective = OBJECTIVES[self.spec.objective](self.inputs)
@@ -352,9 +352,6 @@ class _StageRun:
             base=self.base,
         )
 
-    def _save_snapshot(self, share: float) -> None:
-        self._save(f"{SNAPSHOTS}/{share:g}")
-
     def _save(self, name: str) -> None:
         """Write the model into the stage's folder. Collective."""
         tokenizer = exported_tokenizer(self.inputs.tokenizer, *self.inputs.special_tokens, self.spec)
@@ -375,7 +372,7 @@ class _StageRun:
 
     def predict(self, missing: tuple[PredictionSpec, ...]) -> None:
         """Make the missing predictions."""
-        journal = Journal(self.stage.identity, self.folder / "metrics.jsonl", self.observer, 0)
+        journal = self._journal()
         self.meter.enter("predicting")
         for prediction in missing:
             journal.activity("predicting")
@@ -383,23 +380,15 @@ class _StageRun:
             with timed(self.inputs.seconds, "evaluation" if prediction.split.is_test else "labelling"):
                 self.objective.predict(self.network, prediction)
 
-    def _model_size(self, *, is_finished: bool) -> tuple[int, ModelShape | None]:
-        """Return the number of parameters and the shape of the stage's model."""
-        source = self.spec.starts_from
-        has_own_model = is_finished and not isinstance(self.spec.trainable, Prompt)
-        folder = self.inputs.trained_model(self.spec.identity) if has_own_model else self.inputs.source_folder
-        if not is_finished and isinstance(source, ModelSource) and source.architecture is not None:
-            vocabulary = files.vocabulary_size(folder)
-            shape = files.shape_of_architecture(source.architecture, vocabulary)
-            return files.num_parameters_of(source.architecture, vocabulary), shape
-        return files.num_parameters(files.weight_files(folder)), files.shape_of(folder)
-
     def out_of_memory(self, error: Exception) -> DeviceFull:
         """Return the error to raise; where smaller micro-batches may help, the next attempt uses them."""
         phase = self.meter.phase or "starting"
         if phase in ("starting", "loading", "saving"):
             return device_full(self.inputs, error, phase)
         return self.memory.shrink(error)
+
+    def _journal(self, num_steps: int = 0) -> Journal:
+        return Journal(self.spec.identity, self.folder / "metrics.jsonl", self.observer, num_steps)
 
     def log(self, text: str) -> None:
         if self.workers.is_rank_0:

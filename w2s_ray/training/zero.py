@@ -227,8 +227,8 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(is_last)
         self._engine.backward(loss, scale_wrt_gas=False)
 
-    def step(self, learning_rate: float) -> float:
-        """Take one optimizer step; return the gradient norm before clipping.
+    def step(self, learning_rate: float) -> torch.Tensor:
+        """Take one optimizer step; return the gradient norm before clipping, which the device may still compute.
 
         The norm is not finite when the gradients are not: ZeRO 1 to 3 then skip the step silently, ZeRO 0 takes it.
         """
@@ -239,14 +239,14 @@ class Engine:
         self._free_gradients()
         if norm is None:
             norm = self._engine.get_global_grad_norm()
-        return math.nan if norm is None else float(norm)
+        return torch.as_tensor(math.nan if norm is None else norm)
 
-    def _unsharded_norm(self) -> float | None:
+    def _unsharded_norm(self) -> torch.Tensor | None:
         """Return the gradient norm without ZeRO, which DeepSpeed computes for clipping and does not expose."""
         if self._engine.zero_optimization():
             return None
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
+        return torch.nn.utils.get_total_norm(gradients)
 
     @property
     def trained_sizes(self) -> dict[str, int]:

@@ -31,7 +31,7 @@ from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.lease import LEASE_NAME, Lease, Process, _locked
 from w2s_ray.tracking.jsonl import JsonLinesTracker
 from w2s_ray.tracking.tracker import chain_run_id, stage_run_id
-from w2s_ray.training.progress import StageProgress, StageResult
+from w2s_ray.training.progress import Activity, StageProgress, StageResult
 
 P = ParamSpec("P")
 
@@ -218,6 +218,30 @@ async def test_a_stage_that_kills_three_groups_fails_with_the_cause(setting: Set
     assert report is not None and "rank 1: nan at attempt 2" in (report.error or "")
     failures = (await setting.dispatcher.poll()).failures
     assert failures.keys() == {stage_of(chain, "floor", "s").identity}, "not the stages that learn from it"
+
+
+@in_event_loop
+@pytest.mark.parametrize(
+    ("activity", "shown"),
+    [
+        ("loading", "loading"),
+        ("training", "training, step 5 of 9"),
+        ("saving", "saving"),
+        ("predicting", "predicting"),
+    ],
+)
+async def test_the_cause_of_a_killed_process_has_the_phase_of_its_stage(
+    setting: Setting, chain: Chain, activity: Activity, shown: str
+) -> None:
+    group = await setting.group_for(chain)
+    for _ in range(3):
+        stage = await setting.stage_for(group)
+        progress = StageProgress(identity=stage.identity, activity=activity, step=5, num_steps=9)
+        await setting.dispatcher.progress(group, stage.identity, [progress])
+        group = await setting.replace(group, "the process of rank 1 was killed")
+    report = await setting.dispatcher.trial_report("trial")
+    assert report is not None and report.error is not None
+    assert f"the process of rank 1 was killed; the stage's last report: {shown}" in report.error
 
 
 @in_event_loop

@@ -203,6 +203,7 @@ def test_auto_pads_on_a_cpu() -> None:
 def test_auto_packs_on_a_gpu_that_has_the_kernel(capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "T4")
+    monkeypatch.setattr(attention, "_kernel_fault", lambda *arguments: "")
     gpu = Workers(0, 1, torch.device("cuda", 0))
     assert use_attention(model_of("llama", tf.AutoModelForCausalLM), "auto", Optimisation(), "fp32", gpu) == "sdpa"
     kind = use_attention(model_of("llama", tf.AutoModelForCausalLM), "auto", Optimisation(), "bf16", gpu)
@@ -210,6 +211,34 @@ def test_auto_packs_on_a_gpu_that_has_the_kernel(capability: tuple[int, int], mo
     if kind == "sdpa":
         with pytest.raises(ModelError, match=r"T4 has compute capability 7\.5"):
             use_attention(model_of("llama", tf.AutoModelForCausalLM), "varlen", Optimisation(), "bf16", gpu)
+
+
+def broken(*arguments: object) -> torch.Tensor:
+    raise RuntimeError("no kernel image is available")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "fault"),
+    [
+        (attention._mixed, ""),
+        (broken, "no kernel image"),
+        (lambda kind, q, k, v, *others: q * 0 + k * 0 + v, "off by"),
+        (lambda kind, *tensors: attention._text_by_text(*tensors[:5], (-1, -1)), "off by"),  # not causal
+    ],
+)
+def test_a_kernel_is_tried_before_texts_are_packed(
+    kernel: Callable[..., torch.Tensor], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = attention._mixed
+
+    def mixed(kind: attention.AttentionKind, q_MHD: torch.Tensor, *others: object) -> torch.Tensor:
+        return (kernel if q_MHD.dtype == torch.bfloat16 else exact)(kind, q_MHD, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(attention, "_mixed", mixed)
+    attention._kernel_fault.cache_clear()
+    found = attention._kernel_fault("varlen", torch.device("cpu"), 64)
+    attention._kernel_fault.cache_clear()
+    assert fault in found and bool(found) == bool(fault)
 
 
 @pytest.mark.parametrize("name", ["deberta_v2", "gemma2", "bloom"])

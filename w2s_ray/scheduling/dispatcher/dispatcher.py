@@ -33,6 +33,7 @@ from w2s_ray.scheduling.dispatcher.reports import (
     chain_metrics,
     study_status,
     trial_report,
+    with_phase,
 )
 from w2s_ray.scheduling.dispatcher.writer import ActorName, find_writer
 from w2s_ray.scheduling.status import EventKind, StageEvent, StudyStatus
@@ -275,7 +276,7 @@ class Dispatcher:
         else:
             ended = await self._launcher.run(group, shape, lambda: self._stage_of(group))
         del self._orders[group]
-        self._handle(ended)
+        self._handle(with_phase(ended, self._progress.get(self._scheduler.groups.by_id[group].identity or "")))
 
     def _stage_of(self, group: str) -> PlannedStage | None:
         identity = self._scheduler.groups.by_id[group].identity

@@ -6,8 +6,8 @@ from itertools import islice
 from typing import Literal
 
 from w2s_ray.scheduling.core.groups import GroupStatus, WorkerGroup
-from w2s_ray.scheduling.core.queue import Queue, QueuedStage, StageState, name_of
-from w2s_ray.scheduling.core.scheduler import Scheduler
+from w2s_ray.scheduling.core.queue import CrashKind, Queue, QueuedStage, StageState, name_of
+from w2s_ray.scheduling.core.scheduler import GroupEnded, Scheduler
 from w2s_ray.scheduling.status import RunningStage, StageEvent, StudyStatus
 from w2s_ray.spec.chain import Chain, PlannedStage
 from w2s_ray.training.progress import StageProgress
@@ -144,3 +144,11 @@ def _group_line(group: WorkerGroup, scheduler: Scheduler) -> str:
     elif group.status is GroupStatus.OPENING and group.shape in scheduler.groups.without_room:
         doing = "waits for room on the cluster"
     return f"{group.id}, {group.shape.workers} workers: {doing}"
+
+
+def with_phase(ended: GroupEnded, progress: StageProgress | None) -> GroupEnded:
+    """Add what the stage of a killed group reported last to the cause of the group's end."""
+    if not ended.cause or ended.kind is not CrashKind.KILLED or progress is None:
+        return ended
+    step = f", step {progress.step} of {progress.num_steps}" if progress.activity == "training" else ""
+    return replace(ended, cause=f"{ended.cause}; the stage's last report: {progress.activity}{step}")

@@ -13,7 +13,7 @@ from w2s_ray.spec.stage import Execution, ModelSource
 from w2s_ray.store.micro_batches import Circumstances, read_limit, write_limit
 from w2s_ray.training.feed import Purpose
 from w2s_ray.training.inputs import StageInputs
-from w2s_ray.training.memory.footprint import LARGE_MODEL, PREDICTION_TOKENS, Footprint
+from w2s_ray.training.memory.footprint import LARGE_MODEL, Footprint, prediction_tokens
 from w2s_ray.training.memory.settle import settle
 from w2s_ray.training.memory.usage import (
     GIB,
@@ -46,7 +46,7 @@ class MemorySettings:
         """Decisions that differ from what the study asks for, for the stage's log."""
         self.execution = self._settle(num_parameters, shape)
         self.training_tokens = self._micro_batch("training", self.execution.tokens_per_micro_batch)
-        self.prediction_tokens = self._micro_batch("predicting", PREDICTION_TOKENS)
+        self.prediction_tokens = self._micro_batch("predicting", prediction_tokens(inputs.spec, self.execution))
 
     def _settle(self, num_parameters: int, shape: ModelShape | None) -> Execution:
         """Choose what the study leaves to `auto` for the memory of this group's devices; collective."""

@@ -9,11 +9,12 @@ Sizes are in bytes. Weights, gradients and moments are fp32 for every precision 
 from dataclasses import dataclass
 
 from w2s_ray.spec.chain import ModelShape, SettledStage
-from w2s_ray.spec.stage import AllWeights, Lora, ModelSource, Precision, Probe, Prompt
+from w2s_ray.spec.stage import AllWeights, Execution, Lora, ModelSource, Precision, Probe, Prompt, StageSpec
 from w2s_ray.training.memory.limits import limits_for, with_own_limits
 
 PREDICTION_TOKENS = 8192
-"""Padded tokens of one forward pass without gradients, unless memory ran out before."""
+"""Padded tokens of one forward pass without gradients, unless memory ran out before; on GPUs `prediction_tokens`."""
+_GPU_FACTOR = 8
 CPU_READING_TOKENS = 2048
 """The same where a probe reads texts on CPUs: larger batches take a third more time (`w2s:large`, one core)."""
 FILE_BYTES = 5 * 10**9
@@ -27,6 +28,17 @@ _PROCESS = int(0.58 * 2**30)
 _UNFUSED, _UNFUSED_COPIES = ("gelu_new", "gelu_fast"), 6
 """Activations that PyTorch computes as separate operations, each of which saves its input."""
 _CUDA_CONTEXT = int(0.6 * 2**30)
+
+
+def prediction_tokens(spec: StageSpec, execution: Execution) -> int:
+    """Return the padded tokens of a worker's forward pass without gradients.
+
+    It keeps no activations, so a GPU reads eight times the texts of a training step's micro-batch, where a text has one
+    hidden state that matters; a language model that writes keeps all of them.
+    """
+    if not execution.gpus_per_worker or spec.objective in ("answer", "next_token"):
+        return PREDICTION_TOKENS
+    return max(PREDICTION_TOKENS, _GPU_FACTOR * execution.tokens_per_micro_batch)
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,22 @@ class Footprint:
     @property
     def peak(self) -> int:
         return max(self.phases.values())
+
+
+def num_trained(spec: StageSpec, num_parameters: int, shape: ModelShape) -> int:
+    """Return the number of trained parameters; without those of a LoRA stage's head, which are few."""
+    hidden = shape.hidden_size
+    match spec.trainable:
+        case AllWeights():
+            return num_parameters
+        case Probe():
+            return hidden * spec.num_classes
+        case Lora() as lora:
+            attention = 4 * hidden + 2 * (hidden + shape.key_size)
+            inner = (3 if shape.gated else 2) * (hidden + shape.inner_size)
+            return shape.num_layers * lora.rank * (attention + inner)
+        case Prompt():
+            return 0
 
 
 def footprint(
@@ -182,19 +210,7 @@ class _Terms:
 
     @property
     def _trained(self) -> int:
-        """Number of trained parameters."""
-        shape, hidden = self._shape, self._shape.hidden_size
-        match self._spec.trainable:
-            case AllWeights():
-                return self._size
-            case Probe():
-                return hidden * self._spec.num_classes
-            case Lora() as lora:
-                attention = 4 * hidden + 2 * (hidden + shape.key_size)
-                inner = (3 if shape.gated else 2) * (hidden + shape.inner_size)
-                return shape.num_layers * lora.rank * (attention + inner)
-            case Prompt():
-                return 0
+        return num_trained(self._spec, self._size, self._shape)
 
     def _share(self, from_stage: int) -> int:
         """Number of workers that share what ZeRO shards from `from_stage` on."""
@@ -206,7 +222,7 @@ class _Terms:
         Without ZeRO-3 rank 0 loads it alone, in the host's memory.
         """
         features = self._process() | {"features": self._features()}
-        alone = self._forward_alone(PREDICTION_TOKENS if self._on_gpu else CPU_READING_TOKENS)
+        alone = self._forward_alone(None if self._on_gpu else CPU_READING_TOKENS)
         forward = {"activations": alone["activations"], "head": alone["head"]}
         always = self._process() | {"weights": self._weights, "gathered weights": self._gathered(), "buckets": 0}
         return {
@@ -250,8 +266,8 @@ class _Terms:
             "buckets": self._buckets(),
         }
 
-    def _forward_alone(self, tokens_at_once: int = PREDICTION_TOKENS) -> dict[str, int]:
-        tokens = min(tokens_at_once, self._most_read)
+    def _forward_alone(self, tokens_at_once: int | None = None) -> dict[str, int]:
+        tokens = min(tokens_at_once or prediction_tokens(self._spec, self._execution), self._most_read)
         layer = tokens * _FP32 * (3 * self._shape.inner_size + 6 * self._shape.hidden_size)
         return {"activations": layer, "head": self._head(tokens) * 3 // 4, "gathered weights": self._gathered()}
 

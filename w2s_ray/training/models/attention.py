@@ -8,12 +8,14 @@
 pass with a packing ignores masks; one without is transformers' `sdpa`, so padded batches and generation work as before.
 """
 
+import functools
 import importlib.util
 import itertools
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
@@ -21,7 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from w2s_ray.errors import ModelError
+from w2s_ray.errors import ModelError, first_line
 from w2s_ray.spec.stage import Attention, Optimisation, Precision
 from w2s_ray.training.feed import Packing
 from w2s_ray.training.models.catalogue import PACKED_DECODERS, PACKED_ENCODERS
@@ -34,6 +36,8 @@ _OFFSET_POSITIONS = frozenset(("roberta", "xlm-roberta"))
 _LEAST_CAPABILITY = (8, 0)
 """Of an NVIDIA GPU (Ampere), for the kernels of both kinds."""
 _LARGEST_HEAD = 256
+_LARGEST_ERROR = 0.05
+"""Of a kernel in bf16, relative to the largest value."""
 
 
 def use_attention(
@@ -91,6 +95,37 @@ def _obstacles(hf: PreTrainedModel, kind: AttentionKind, device: torch.device, w
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if size % 8 or size > _LARGEST_HEAD:
         yield f"the heads have {size} dimensions, and the kernel needs a multiple of 8 up to {_LARGEST_HEAD}"
+    fault = _kernel_fault(kind, device, size)
+    if fault:
+        yield fault
+
+
+@functools.cache
+def _kernel_fault(kind: AttentionKind, device: torch.device, size: int) -> str:
+    """Try a kernel on a few tokens; return what is wrong with its values or gradients on this device, if anything."""
+    packing = Packing.of(np.array([5, 1, 9]), torch.device("cpu"))
+    on_device = Packing.of(np.array([5, 1, 9]), device)
+    generator = torch.Generator().manual_seed(0)
+    expected = [torch.randn(15, 2, size, generator=generator).requires_grad_() for _ in range(3)]
+    given = [tensor.detach().to(device, torch.bfloat16).requires_grad_() for tensor in expected]
+    try:
+        outputs = []
+        for (q_MHD, k_MHD, v_MHD), own in ((expected, packing), (given, on_device)):
+            mixed_MHD = _mixed(kind, q_MHD, k_MHD, v_MHD, own, None, (-1, 0))
+            gradients = torch.autograd.grad(mixed_MHD.square().sum(), (q_MHD, k_MHD, v_MHD))
+            outputs.append([mixed_MHD.detach(), *gradients])
+        errors = [
+            float((got.cpu().float() - wanted).abs().max() / wanted.abs().max())
+            for wanted, got in zip(*outputs, strict=True)
+        ]
+    except Exception as error:  # whatever a kernel raises on a device that it does not support
+        fault = f"its kernel fails on this device: {first_line(error)}"
+    else:
+        wrong = max(errors) > _LARGEST_ERROR
+        fault = f"its kernel is off by {max(errors):.0%} on this device" if wrong else ""
+    if fault:
+        print(f"attention: {kind}: {fault}", flush=True)
+    return fault
 
 
 def packed_arguments(hf: PreTrainedModel, packing: Packing) -> dict[str, Any]:
@@ -149,29 +184,42 @@ def _attention(
     is_causal = others.get("is_causal")
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     window = (left, 0 if is_causal else left)
+    return _mixed(kind, q_MHD, k_MHD, v_MHD, packing, scaling, window)[None], None
+
+
+def _mixed(
+    kind: AttentionKind,
+    q_MHD: torch.Tensor,
+    k_MHD: torch.Tensor,
+    v_MHD: torch.Tensor,
+    packing: Packing,
+    scaling: float | None,
+    window: tuple[int, int],
+) -> torch.Tensor:
+    """Return each token's mixture of values, of the tokens in `window` of its own text (-1: all)."""
     if kind == "flash":
         from flash_attn import flash_attn_varlen_func
 
         bounds, longest = (packing.bounds_S,) * 2, (packing.longest,) * 2
-        mixed_MHD = flash_attn_varlen_func(
+        is_causal = window[1] == 0
+        mixed_MHD: torch.Tensor = flash_attn_varlen_func(
             q_MHD, k_MHD, v_MHD, *bounds, *longest, softmax_scale=scaling, causal=is_causal, window_size=window
         )
-    elif query.device.type == "cpu":
-        mixed_MHD = _text_by_text(q_MHD, k_MHD, v_MHD, packing, scaling, window)
-    else:
-        mixed_MHD = varlen_attn(
-            q_MHD.contiguous(),
-            k_MHD.contiguous(),
-            v_MHD.contiguous(),
-            packing.bounds_S,
-            packing.bounds_S,
-            packing.longest,
-            packing.longest,
-            scale=scaling,
-            window_size=window,
-            enable_gqa=q_MHD.shape[1] != k_MHD.shape[1],
-        )
-    return mixed_MHD[None], None
+        return mixed_MHD
+    if q_MHD.device.type == "cpu":
+        return _text_by_text(q_MHD, k_MHD, v_MHD, packing, scaling, window)
+    return varlen_attn(  # type: ignore[return-value] # a tensor, since nothing else is asked for
+        q_MHD.contiguous(),
+        k_MHD.contiguous(),
+        v_MHD.contiguous(),
+        packing.bounds_S,
+        packing.bounds_S,
+        packing.longest,
+        packing.longest,
+        scale=scaling,
+        window_size=window,
+        enable_gqa=q_MHD.shape[1] != k_MHD.shape[1],
+    )
 
 
 def _text_by_text(
