@@ -204,7 +204,9 @@ class _Terms:
 
     @property
     def _weights(self) -> int:
-        if self._execution.offload_parameters and (self._on_gpu or self._execution.nvme_folder is not None):
+        execution = self._execution
+        keeps_masters = self._on_gpu and self._trained and not execution.offload_optimizer
+        if execution.offload_parameters and not keeps_masters and (self._on_gpu or execution.nvme_folder is not None):
             return 0
         return _FP32 * self._size // self._share(3)
 
