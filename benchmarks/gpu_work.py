@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import psutil
 
 from w2s_ray.science import IntArray
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.stage import AllWeights, Attention, Execution, Lora, ModelSource, Optimisation, StageSpec, Trainable
+from w2s_ray.training.memory.usage import host_memory
 
 if TYPE_CHECKING:
     from w2s_ray.spec.chain import SettledStage
     from w2s_ray.training.feed import Feeder, LabelledExamples
+    from w2s_ray.training.memory.footprint import Footprint
     from w2s_ray.training.models.network import Network
     from w2s_ray.training.workers import Workers
 
@@ -179,14 +180,14 @@ class Job:
         )
 
     @property
-    def planned_bytes(self) -> int:
+    def planned(self) -> "Footprint":
         from w2s_ray.training.memory.footprint import footprint
         from w2s_ray.training.models import files
 
         shape = files.shape_of(self.folder / self.shape.name)
         assert shape is not None
         num_parameters = self.shape.matrix_weights + shape.vocabulary * self.shape.hidden
-        return footprint(self.stage, num_parameters, shape, CONTEXT).phases["training"]
+        return footprint(self.stage, num_parameters, shape, CONTEXT)
 
     def row(self, name: str, positions: Sequence[IntArray], seconds: float, **more: Any) -> Row:
         """Return the row of a training over these steps."""
@@ -299,7 +300,7 @@ def ours(name: str, job: Job, *, labels: bool = False) -> list[Row]:
             seconds,
             padding=padded / real - 1,
             peak_bytes=peak_bytes(job.workers.device),
-            planned_bytes=job.planned_bytes,
+            planned_bytes=job.planned.phases["training"],
             note=f"{network.attention}, {len(measured)} steps",
         )
         assert row.tokens_per_second is not None
@@ -367,7 +368,7 @@ def bare(name: str, job: Job) -> list[Row]:
 
 def offload(name: str, job: Job) -> list[Row]:
     """Train with the optimizer and the parameters in the host's memory, if it has room: 18 bytes a weight."""
-    need, available = 18 * job.shape.matrix_weights, psutil.virtual_memory().available
+    need, available = job.planned.host, host_memory().available
     if need > available:
         return [
             Row(name=name, note=f"skipped: the host has {available / 1e9:.0f} GB free, and it needs {need / 1e9:.0f}")

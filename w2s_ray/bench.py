@@ -256,16 +256,16 @@ class Recorder:
     ) -> Iterator["list[MicroBatch]"]:
         prepared = original(feeder, steps)
         for positions_N in steps:
-            self.begin_step(int(feeder.examples.lengths_N[positions_N].sum()))
+            num_tokens = int(feeder.examples.lengths_N[positions_N].sum())
+            if feeder.purpose == "predicting":
+                self.measurement.label_tokens += num_tokens
+                yield next(prepared)
+                continue
+            self.begin_step(num_tokens)
             self.switch("input")
             batches = next(prepared)
             self.switch("forward")
             yield batches
-
-    def micro_batches(self, original: Callable[..., Any], feeder: "Feeder[Any]", positions_N: Any) -> Any:
-        if feeder.purpose == "predicting":
-            self.measurement.label_tokens += int(feeder.examples.lengths_N[positions_N].sum())
-        return original(feeder, positions_N)
 
     def backward(self, original: Callable[..., Any], engine: "Engine", loss: Any, *, is_last: bool) -> None:
         self.switch("backward")
@@ -338,7 +338,6 @@ def _recorded(recorder: Recorder) -> Iterator[None]:
     wrappers: list[tuple[Any, str, Callable[..., Any]]] = [
         (stage_module, "plan_steps", recorder.plan_steps),
         (Feeder, "in_advance", recorder.in_advance),
-        (Feeder, "micro_batches", recorder.micro_batches),
         (Engine, "backward", recorder.backward),
         (Engine, "step", recorder.step),
         *((torch.distributed, name, recorder.collective) for name in COLLECTIVES),

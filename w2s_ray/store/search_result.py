@@ -60,6 +60,9 @@ _LATER_KEYS = {
     "saved_precision": "fp32",
     "keep_adapters": False,
     "attention": "auto",
+    "offload_parameters": False,
+    "nvme_folder": None,
+    "deepspeed": {},
 }
 """Keys of a study that came after searches had been stored, with the default at which no digest has them.
 `later_fields` has older ones too, which the digests of stored searches contain."""

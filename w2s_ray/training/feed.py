@@ -226,8 +226,9 @@ class Feeder(Generic[AnyExamples]):
             factor = self.tokens_per_micro_batch // PREDICTION_TOKENS
             examples_per_round = 512 * max(1, factor * self.workers.size if factor > 1 else 1)
         order_N = np.argsort(self.examples.lengths_N, kind="stable")
-        for start in range(0, len(order_N), examples_per_round):
-            yield from self.micro_batches(order_N[start : start + examples_per_round])
+        starts = range(0, len(order_N), examples_per_round)
+        for batches in self.in_advance([order_N[start : start + examples_per_round] for start in starts]):
+            yield from batches
 
     @property
     def _packs(self) -> bool:
