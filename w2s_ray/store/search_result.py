@@ -52,7 +52,7 @@ def _hint(path: Path) -> str:
     return f"remove {path} and run the study again; stages in the store are not trained again"
 
 
-_LATER_KEYS = {
+_LATER_KEYS: dict[str, Any] = {
     "quoting": None,
     "labels": None,
     "trust_remote_code": False,
