@@ -178,11 +178,9 @@ def all_rows(workers: "Workers", folder: Path, is_small: bool) -> Iterator[tuple
     yield 20, "resumed", partial(resumed, "a stage that was preempted and resumed", sciq())
     sst2 = f"{large.name}, all weights, SST-2"
     yield 30, sst2, partial(ours, sst2, one(large, "SST-2"), labels=True)
-    offloaded = [("zero_stage", 3), ("offload_optimizer", True)]
-    if "offload_parameters" in Execution.model_fields:
-        offloaded.append(("offload_parameters", True))
+    offloaded = (("zero_stage", 3), ("offload_optimizer", True), ("offload_parameters", True))
     name = f"{larger.name}, all weights, offloaded, SciQ"
-    yield 240, name, partial(offload, name, one(larger, "SciQ", execution=tuple(offloaded)))
+    yield 240, name, partial(offload, name, one(larger, "SciQ", execution=offloaded))
 
 
 def run_rows(workers: "Workers", *, folder: Path, is_small: bool, seconds: float) -> dict[str, Any]:

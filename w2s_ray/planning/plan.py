@@ -195,35 +195,34 @@ class _Estimates:
         record = self._store.find(stage.identity)
         size = resolution.models[stage.level].num_parameters
         fit = fit_memory(stage, resolution, nodes, longest_tokens)
-        chosen = fit.stage.execution.memory_settings if stage.execution.zero_stage == "auto" else None
-        stage = fit.stage
+        settled = fit.stage
         return StagePlan(
-            identity=stage.identity,
-            slug=stage.spec.slug,
-            task=stage.task,
-            level=stage.level,
-            model=stage.spec.starts_from.name,
+            identity=settled.identity,
+            slug=settled.spec.slug,
+            task=settled.task,
+            level=settled.level,
+            model=settled.spec.starts_from.name,
             arms=tuple(dict.fromkeys(own.arm for _, own in users)),
-            loss=stage.spec.description,
+            loss=settled.spec.description,
             point=point,
             num_chains=len({chain.name for chain, _ in users}),
-            num_steps=estimate.num_steps(stage, self._chars[stage.task]),
-            zero_stage=fit.stage.execution.zero_stage,
-            workers=stage.execution.workers,
+            num_steps=estimate.num_steps(settled, self._chars[settled.task]),
+            zero_stage=settled.execution.zero_stage,
+            workers=settled.execution.workers,
             num_parameters=size,
-            state_bytes_per_worker=None if size is None else estimate.state_bytes_per_worker(fit.stage, size),
+            state_bytes_per_worker=None if size is None else estimate.state_bytes_per_worker(settled, size),
             peak_bytes_per_worker=None if fit.need is None else fit.need.peak,
             peak_parts={} if fit.need is None else fit.need.parts,
             available_bytes_per_worker=fit.available,
-            remedy=None if fit.fits else nearest_that_fits(fit.stage, resolution, nodes, longest_tokens),
-            recomputes_activations=fit.stage.execution.activation_checkpointing,
-            chosen=chosen,
+            remedy=None if fit.fits else nearest_that_fits(settled, resolution, nodes, longest_tokens),
+            recomputes_activations=settled.execution.activation_checkpointing,
+            chosen=settled.execution.memory_settings if stage.execution.zero_stage == "auto" else None,
             in_store=record is not None,
-            missing_predictions=sum(self._store.find(prediction.identity) is None for prediction in stage.predicts),
+            missing_predictions=sum(self._store.find(prediction.identity) is None for prediction in settled.predicts),
             other_versions=_other_versions(record),
-            seconds=self.seconds(stage, is_trained=record is not None),
-            disk_bytes=None if size is None else estimate.disk_bytes(stage, size),
-            checkpoint_bytes=None if size is None else estimate.checkpoint_bytes(stage, size),
+            seconds=self.seconds(settled, is_trained=record is not None),
+            disk_bytes=None if size is None else estimate.disk_bytes(settled, size),
+            checkpoint_bytes=None if size is None else estimate.checkpoint_bytes(settled, size),
         )
 
 

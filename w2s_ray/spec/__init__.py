@@ -1,8 +1,8 @@
 """The study as its author wrote it, and the chains and stages that it compiles to.
 
-`study.py` is the YAML file (with `labels.py`, `losses.py`, `stage.py`, `search.py` and `reporting.py` for its parts),
-`load.py` reads it, and `checks.py` and `report_checks.py` hold the rules across its parts. `compile.py` compiles it to
-the chains of `chain.py`, each by `chain_compiler.py` with the splits of `level_splits.py`, and `points.py` makes the
-variants of a study for a search. `deepspeed_keys.py` lists the keys of DeepSpeed that a study may give. What can change
-a result (`StageSpec`) and how it is computed (`ExecutionSpec`) are separate types.
+`study.py` is the YAML file (with `labels.py`, `losses.py`, `stage.py`, `deepspeed_keys.py`, `search.py` and
+`reporting.py` for its parts), `load.py` reads it, and `checks.py` and `report_checks.py` hold the rules across its
+parts. `compile.py` compiles it to the chains of `chain.py`, each by `chain_compiler.py` with the splits of
+`level_splits.py`, and `points.py` makes the variants of a study for a search. What can change a result (`StageSpec`)
+and how it is computed (`ExecutionSpec`) are separate types.
 """

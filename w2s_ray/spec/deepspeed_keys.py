@@ -89,7 +89,7 @@ _OWN = {
     f"{_ZERO}.offload_optimizer.nvme_path": "execution.nvme_folder",
     f"{_ZERO}.offload_param.nvme_path": "execution.nvme_folder",
 }
-"""The study's own key for what a key of DeepSpeed sets; a key stands for all keys below it."""
+"""The study's own key for what a key of DeepSpeed sets; an entry also covers all keys below it."""
 
 _CHANGES = "it would change results, which `execution` must not"
 _FILES = "w2s_ray writes its checkpoints and models itself"

@@ -178,7 +178,7 @@ class Feeder(Generic[AnyExamples]):
     purpose: Purpose = "training"
     largest: LargestMicroBatch = field(default_factory=LargestMicroBatch)
     packs: bool = False
-    """Put the texts of a micro-batch into one row without padding."""
+    """Put the texts of a micro-batch into one row without padding; not where the examples have features."""
 
     def micro_batches(self, positions_N: IntArray) -> list[MicroBatch]:
         """Return this rank's micro-batches of one optimizer batch; the same number on every rank."""
@@ -210,10 +210,10 @@ class Feeder(Generic[AnyExamples]):
     def _collated(self, positions_N: IntArray) -> list[MicroBatch]:
         pieces = partition(
             positions_N,
-            self.examples.lengths_N if self._packs else self.examples.padded_N,
+            self.examples.lengths_N if self.packs else self.examples.padded_N,
             world=self.workers.size,
             tokens_per_micro_batch=self.tokens_per_micro_batch,
-            packs=self._packs,
+            packs=self.packs,
         )
         return [self.collate(piece) for piece in pieces[self.workers.rank]]
 
@@ -224,15 +224,11 @@ class Feeder(Generic[AnyExamples]):
         """
         if not examples_per_round:
             factor = self.tokens_per_micro_batch // PREDICTION_TOKENS
-            examples_per_round = 512 * max(1, factor * self.workers.size if factor > 1 else 1)
+            examples_per_round = 512 * (factor * self.workers.size if factor > 1 else 1)
         order_N = np.argsort(self.examples.lengths_N, kind="stable")
         starts = range(0, len(order_N), examples_per_round)
         for batches in self.in_advance([order_N[start : start + examples_per_round] for start in starts]):
             yield from batches
-
-    @property
-    def _packs(self) -> bool:
-        return self.packs and self.examples.features_MD is None
 
     def _num_tokens(self, batch: MicroBatch) -> int:
         """Return its tokens with padding; a text's features count as one, as they do when micro-batches are cut."""
@@ -251,7 +247,7 @@ class Feeder(Generic[AnyExamples]):
             rows = [np.full(2, self.pad, dtype=np.int32) for _ in texts]
         device = self.workers.device
         lengths_R = np.array([len(row) for row in rows], dtype=np.int64)
-        packing = Packing.of(lengths_R, device) if self._packs else None
+        packing = Packing.of(lengths_R, device) if self.packs else None
         starts_R = np.zeros_like(lengths_R) if packing is None else lengths_R.cumsum() - lengths_R
         first_R, subtracted_BC = None, None
         if examples.first is not None:

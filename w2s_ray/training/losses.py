@@ -339,7 +339,9 @@ def token_losses(logits_RTV: torch.Tensor, tokens_RT: torch.Tensor) -> torch.Ten
 def token_cross_entropy(logits_RTV: torch.Tensor, batch: MicroBatch, loss_from_R: torch.Tensor) -> torch.Tensor:
     """Return the summed cross-entropy of the tokens from `loss_from_R` on; padding and fillers count nothing."""
     ends_T = torch.arange(1, batch.tokens_RT.shape[1], device=batch.last_R.device)[None, :]
-    from_RT, last_RT, real_RT = (of_targets(each, batch.packing) for each in (loss_from_R, batch.last_R, batch.real_R))
+    from_RT, last_RT, real_RT = (
+        of_targets(values_R, batch.packing) for values_R in (loss_from_R, batch.last_R, batch.real_R)
+    )
     counts_RT = (ends_T >= from_RT) & (ends_T <= last_RT)
     losses_RT = token_losses(logits_RTV, batch.tokens_RT)
     return (losses_RT * counts_RT * real_RT).sum()

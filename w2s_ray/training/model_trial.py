@@ -78,7 +78,7 @@ class Trial:
     def __init__(self, stage: PlannedStage, store: ArtifactStore, folder: Path) -> None:
         self.spec, self.folder = stage.spec, folder
         self.name = stage.spec.starts_from.name
-        self.inputs = inputs = SampledInputs(stage, store, Workers(0, 1, torch.device("cpu")))
+        self.inputs = inputs = SampledInputs(stage, store, Workers.alone())
         inputs.execution = Execution()
         if self.spec.is_language_model and inputs.tokenizer.eos_token_id is None:
             raise ModelError(

@@ -1,7 +1,5 @@
 """DeepSpeed: one engine for every ZeRO stage, its weights, and the state that it resumes from.
 
-Only models/drawing.py knows DeepSpeed too.
-
 The engine gets fp32 master weights; bf16 is autocast inside the model's forward pass (models/network.py), so updates
 are never smaller than the resolution of the weights, and one code path serves ZeRO 0 to 3. The number of micro-batches
 varies by step (they follow a token budget), so DeepSpeed's accumulation counter stays at one and the boundary is set by
@@ -377,7 +375,7 @@ class Engine:
         if self._engine is not None:
             self._engine.destroy()
         del self._engine, self.model, self._gradients
-        torch.nn.functional.linear = _LINEAR  # ZeRO-3 replaces it for good (DeepSpeed#952), by a slower one
+        torch.nn.functional.linear = _LINEAR  # ZeRO-3 leaves a slower one there (DeepSpeed#952)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -42,7 +42,10 @@ def tried(**execution: Any) -> list[Execution]:
 
 
 def summary(settings: list[Execution]) -> list[tuple[int, bool, bool]]:
-    return [(each.zero_stage, each.activation_checkpointing, each.offload_optimizer) for each in settings]
+    return [
+        (execution.zero_stage, execution.activation_checkpointing, execution.offload_optimizer)
+        for execution in settings
+    ]
 
 
 def test_settings_are_tried_in_the_order_of_their_cost_in_time() -> None:
@@ -54,7 +57,7 @@ def test_settings_are_tried_in_the_order_of_their_cost_in_time() -> None:
         (3, True, True),
     ]
     last = tried(**AUTO)[-2:]
-    assert [each.offload_parameters for each in last] == [False, True]
+    assert [execution.offload_parameters for execution in last] == [False, True]
     assert summary(tried(workers=2, zero_stage="auto")) == [
         (zero, on, False) for on in (False, True) for zero in range(4)
     ]
@@ -64,9 +67,9 @@ def test_settings_are_tried_in_the_order_of_their_cost_in_time() -> None:
 @pytest.mark.parametrize("recomputes", [True, False])
 def test_keys_with_a_value_of_their_own_keep_it(recomputes: bool) -> None:
     settings = tried(**AUTO, activation_checkpointing=recomputes)
-    assert {each.activation_checkpointing for each in settings} == {recomputes}
+    assert {execution.activation_checkpointing for execution in settings} == {recomputes}
     assert summary(tried(workers=8, zero_stage=1)) == [(1, False, False), (1, True, False)]
-    assert {each.offload_optimizer for each in tried(**AUTO, offload_optimizer=True)} == {True}
+    assert {execution.offload_optimizer for execution in tried(**AUTO, offload_optimizer=True)} == {True}
 
 
 def test_the_first_setting_that_fits_is_taken_and_memory_falls_with_the_gpu() -> None:
@@ -142,7 +145,7 @@ def test_several_workers_shard_what_does_not_fit(tiny: Tiny, alone: Workers, mon
 
     monkeypatch.setitem(run_stage.__globals__, "Engine", watched)
     run_stage(stage, store=tiny.store, workers=alone, observer=Onlooker())
-    assert {(each.zero_stage, each.activation_checkpointing) for each in seen} == {(3, True)}
+    assert {(execution.zero_stage, execution.activation_checkpointing) for execution in seen} == {(3, True)}
 
 
 def test_cpu_workers_offload_only_into_files(tmp_path: Path) -> None:
