@@ -8,7 +8,7 @@ Every case runs in new processes on one gloo group, without Ray, which does not 
 
 "in all" is the peak of the anonymous memory of all processes together, this one included, sampled every 50 ms. It does
 not count pages of files, which the kernel can drop: mapped weights, libraries, and state in files of `nvme_folder`.
-`--model billion` (0.99 B parameters) has few and small steps, so that it ends in minutes.
+`--model billion` (0.98 B parameters) has few and small steps, so that it ends in minutes.
 """
 
 import argparse
@@ -61,7 +61,7 @@ SHAPES = {
         "intermediate_size": 8192,
     },
 }
-"""Random Qwen2-shaped models: 361.6 M and 0.99 B parameters."""
+"""Random Qwen2-shaped models: 361.6 M and 0.98 B parameters."""
 
 
 def make_model(folder: Path) -> Path:

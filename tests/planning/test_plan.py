@@ -13,6 +13,7 @@ from w2s_ray import hub
 from w2s_ray.errors import DataError, ModelError, StudyError
 from w2s_ray.hub import HubRepo
 from w2s_ray.planning import estimate
+from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.plan import Plan, plan
 from w2s_ray.planning.resolve import LOCK_NAME, locked, resolve, resolve_whole, save_study
 from w2s_ray.scheduling.core.queue import work_of
@@ -27,6 +28,14 @@ from w2s_ray.store.record import Record, package_versions
 
 def planned(study: Study, store: ArtifactStore) -> Plan:
     return plan(study, resolve(study, store), store)
+
+
+def test_the_plan_names_what_auto_chose(home: Path, store: ArtifactStore) -> None:
+    study = study_in(home, execution={"workers": 2, "zero_stage": "auto"})
+    resolution = resolve(study, store)
+    roomy = plan(study, resolution, store, (Node(cpus=2, memory_bytes=64 * 2**30),)).stages
+    chosen = {stage.level: (stage.zero_stage, stage.chosen) for stage in roomy}
+    assert chosen == {"s": (3, "ZeRO-3"), "m": (2, None), "l": (3, None)}, "the shapes are unknown"
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_cpu_workers_offload_only_into_files(tmp_path: Path) -> None:
 
 
 def test_a_prompted_model_offloads_its_weights() -> None:
-    stage, resolution = student(workers=2, gpus_per_worker=1, zero_stage="auto")
+    stage, resolution = student(workers=2, gpus_per_worker=1, zero_stage="auto", tokens_per_micro_batch=1024)
     prompted = stage.model_copy(update={"spec": stage.spec.model_copy(update={"trainable": Prompt()})})
     tight = fit_memory(prompted, resolution, gpus(2, gib=24), CONTEXT)
     assert tight.fits and tight.stage.execution.offload_parameters and not tight.stage.execution.offload_optimizer

@@ -33,12 +33,18 @@ _CUDA_CONTEXT = int(0.6 * 2**30)
 def prediction_tokens(spec: StageSpec, execution: Execution) -> int:
     """Return the padded tokens of a worker's forward pass without gradients.
 
-    It keeps no activations, so a GPU reads eight times the texts of a training step's micro-batch, where a text has one
-    hidden state that matters; a language model that writes keeps all of them.
+    It keeps no activations, so a GPU reads eight times the texts of a training step's micro-batch, where few hidden
+    states of a text matter: one for a head, those of a class's name for its score. A language model that writes keeps
+    all of them, and how many a pair's completions have is not known here.
     """
-    if not execution.gpus_per_worker or spec.objective in ("answer", "next_token"):
+    if not execution.gpus_per_worker or (spec.is_language_model and not _scores_names(spec)):
         return PREDICTION_TOKENS
     return max(PREDICTION_TOKENS, _GPU_FACTOR * execution.tokens_per_micro_batch)
+
+
+def _scores_names(spec: StageSpec) -> bool:
+    """Return whether its completions are the names of classes, which have few tokens."""
+    return spec.completion_score is not None and bool(spec.class_names)
 
 
 @dataclass(frozen=True)
@@ -204,7 +210,9 @@ class _Terms:
 
     @property
     def _weights(self) -> int:
-        if self._execution.offload_parameters and (self._on_gpu or self._execution.nvme_folder is not None):
+        execution = self._execution
+        keeps_masters = self._on_gpu and self._trained and not execution.offload_optimizer
+        if execution.offload_parameters and not keeps_masters and (self._on_gpu or execution.nvme_folder is not None):
             return 0
         return _FP32 * self._size // self._share(3)
 
@@ -333,7 +341,7 @@ class _Terms:
         """
         if not self._spec.is_language_model:
             return 0
-        if self._spec.score is not None and self._spec.class_names:
+        if _scores_names(self._spec):
             longest = max(len(name.encode()) for name in self._spec.class_names) + 1
             tokens = min(tokens, -(-tokens // self._context) * longest)
         return tokens * self._shape.vocabulary * 4 * _FP32
