@@ -92,7 +92,9 @@ def _obstacles(hf: PreTrainedModel, kind: AttentionKind, device: torch.device, w
         name = torch.cuda.get_device_name(device)
         yield f"{name} has compute capability {capability[0]}.{capability[1]}, and the kernel needs 8.0"
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    yield from filter(None, (head_obstacle(size), _kernel_fault(kind, device, size)))
+    fault = head_obstacle(size) or _kernel_fault(kind, device, size)
+    if fault:
+        yield fault
 
 
 @functools.cache
