@@ -94,6 +94,9 @@ class ExecutionSpec(Spec):
         if self.offload_parameters and self.zero_stage not in (3, "auto"):
             rule = f"offload_parameters needs ZeRO-3, and zero_stage is {self.zero_stage}"
             raise KeyFault(rule, "set zero_stage: 3 or zero_stage: auto")
+        if self.offload_optimizer and self.zero_stage == 0 and self.gpus_per_worker:
+            rule = "offload_optimizer needs ZeRO-1 or higher on a GPU, and zero_stage is 0"
+            raise KeyFault(rule, "set zero_stage: 2 or zero_stage: auto")
         if self.nvme_folder is None:
             return self
         if not self.nvme_folder.is_absolute():
