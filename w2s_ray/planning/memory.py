@@ -1,4 +1,4 @@
-"""Whether a stage's workers fit into the memory of the nodes, and the nearest setting that does.
+"""Whether a stage's workers fit into the memory of the nodes, and a setting that does.
 
 The need is an estimate, within 15 % of what docs/memory.md measured, so a stage is refused only if it exceeds
 everything that a node or device has.

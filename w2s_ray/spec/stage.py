@@ -62,11 +62,12 @@ class ExecutionSpec(Spec):
     """State that DeepSpeed shards: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters. `auto` takes the
     cheapest setting in time that fits into a worker's memory, with offload where it must."""
     offload_optimizer: bool = False
-    """Keep the optimizer state in host memory (for GPUs), or in files of `nvme_folder`."""
+    """Keep the optimizer state in host memory (for GPUs, from ZeRO-1 on), or in files of `nvme_folder`."""
     offload_parameters: bool = False
     """Keep the shards of the weights in host memory (for GPUs), or in files of `nvme_folder`; under ZeRO-3 only."""
     nvme_folder: Path | None = None
-    """An absolute path on a fast local disk of each machine; what is offloaded is in files there. Also for CPUs."""
+    """An absolute path on a fast local disk of each machine, created if needed; what is offloaded is in files
+    there. Also for CPUs."""
     tokens_per_micro_batch: Positive = 4096
     """Padded tokens of one forward pass on one worker; halved, and remembered, when a device runs out of memory."""
     activation_checkpointing: bool | Literal["auto"] = "auto"
