@@ -105,6 +105,7 @@ def row_of(gpus: int, fit: MemoryFit) -> str:
         execution.memory_settings,
         f"{need.peak / 1e9:.0f}" + ("" if fit.fits else " (too much)"),
         f"{need.host / 1e9:.0f}",
+        "–" if fit.file_bytes is None else f"{need.files / 1e9:.0f}",
         f"{BYTES_CHECKPOINT * trained / 1e9:.1f}",
         f"{saved / 1e9:.1f}",
     ]
@@ -113,8 +114,8 @@ def row_of(gpus: int, fit: MemoryFit) -> str:
 
 def table(page: Path, gpu_gb: float, host_gb: float) -> str:
     """Return the table of a page's studies."""
-    head = ("GPUs", "level", "workers", "`auto` chooses", "GPU", "host", "checkpoint", "saved model")
-    lines = ["| " + " | ".join(head) + " |", "| ---: | --- | ---: | --- |" + " ---: |" * 4]
+    head = ("GPUs", "level", "workers", "`auto` chooses", "GPU", "host", "files", "checkpoint", "saved model")
+    lines = ["| " + " | ".join(head) + " |", "| ---: | --- | ---: | --- |" + " ---: |" * 5]
     for gpus, raw in studies(page):
         lines += [row_of(gpus, fit) for fit in fits(parse_study(raw), cluster(gpus, gpu_gb, host_gb))]
     return "\n".join(lines)

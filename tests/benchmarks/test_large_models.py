@@ -72,4 +72,4 @@ def test_stored_adapters_are_counted_in_fp32() -> None:
 def test_smaller_gpus_need_other_settings() -> None:
     (raw,) = (raw for gpus, raw in STUDIES if gpus == 64)
     strongest = list(fits(parse_study(raw), cluster(64, 40.0, 2000.0)))[-1]
-    assert strongest.fits and strongest.stage.execution.activation_checkpointing
+    assert strongest.fits and strongest.stage.execution.offload_optimizer

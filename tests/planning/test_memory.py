@@ -1,10 +1,12 @@
 """Whether a stage fits into the memory of the nodes, and which setting would."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from w2s_ray.errors import ResourceError
+from w2s_ray.errors import ResourceError, StudyError
 from w2s_ray.planning.memory import available_bytes, check_memory, fit_memory, with_execution
 from w2s_ray.planning.nodes import Node
 from w2s_ray.spec.chain import ModelShape, PlannedStage, Resolution, ResolvedModel, ResolvedTask
@@ -125,3 +127,58 @@ def test_a_probe_frees_its_frozen_model_before_it_trains() -> None:
     assert unsharded.phases["saving"] - unsharded.phases["training"] == weights, "rank 0 loads the model again"
     tight = fit_memory(probe, resolution, [Node(cpus=2, memory_bytes=GIB)], CONTEXT)
     assert not tight.fits and tight.stage.execution.activation_checkpointing is False
+
+
+def test_fewer_workers_or_files_are_suggested_on_cpus() -> None:
+    nodes = [Node(cpus=8, memory_bytes=150 * GIB)]
+    stage, resolution = student(workers=8, zero_stage="auto")
+    with pytest.raises(ResourceError) as refused:
+        check_memory([stage], resolution, nodes, lambda _: CONTEXT)
+    fewer = int(refused.value.hint.partition("workers=")[2][0])
+    assert 1 <= fewer < 8
+    check_memory([with_execution(stage, workers=fewer)], resolution, nodes, lambda _: CONTEXT)
+    stage, resolution = student(zero_stage="auto")
+    with pytest.raises(ResourceError) as refused:
+        check_memory([stage], resolution, [Node(cpus=2, memory_bytes=100 * GIB)], lambda _: CONTEXT)
+    assert "nvme_folder=" in refused.value.hint and "offload_optimizer=true" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("execution", "per_parameter"),
+    [
+        ({"workers": 2, "offload_optimizer": True}, 16),
+        ({"workers": 2, "zero_stage": 2, "offload_optimizer": True}, 8),
+        ({"workers": 2, "zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}, 12),
+        ({"workers": 2, "gpus_per_worker": 1, "zero_stage": 2, "offload_optimizer": True}, 12),
+        ({"workers": 2, "gpus_per_worker": 1, "zero_stage": 3, "offload_parameters": True}, 4),
+        ({"workers": 2, "zero_stage": "auto"}, None),
+    ],
+)
+def test_the_bytes_of_files_are_counted(execution: dict[str, Any], per_parameter: int | None, tmp_path: Path) -> None:
+    stage, resolution = student(nvme_folder=tmp_path, **execution)
+    nodes = [Node(cpus=4, gpus=2, memory_bytes=1000 * GIB, gpu_bytes=1000 * GIB)]
+    num_bytes = fit_memory(stage, resolution, nodes, CONTEXT).file_bytes
+    assert SEVEN_B.num_parameters is not None
+    assert num_bytes == (None if per_parameter is None else per_parameter * SEVEN_B.num_parameters)
+
+
+def test_a_folder_for_files_that_cannot_be_used_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [Node(cpus=2, memory_bytes=1000 * GIB)]
+    taken = tmp_path / "file"
+    taken.touch()
+
+    def check(folder: Path, nodes: list[Node] = nodes) -> None:
+        stage, resolution = student(nvme_folder=folder, offload_optimizer=True)
+        check_memory([stage], resolution, nodes, lambda _: CONTEXT)
+
+    for folder in (taken, taken / "below"):
+        with pytest.raises(StudyError, match=r"ladder\.large\.execution\.nvme_folder"):
+            check(folder)
+    free = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free._replace(free=70 * GIB))
+    check(tmp_path / "made" / "later")
+    assert not (tmp_path / "made").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free._replace(free=50 * GIB))
+    with pytest.raises(ResourceError, match=r"50\.0 GiB free"):
+        check(tmp_path)
+    check(tmp_path, nodes * 2)  # folders of other machines are unknown

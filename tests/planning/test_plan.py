@@ -38,6 +38,15 @@ def test_the_plan_names_what_auto_chose(home: Path, store: ArtifactStore) -> Non
     assert chosen == {"s": (3, "ZeRO-3"), "m": (2, None), "l": (3, None)}, "the shapes are unknown"
 
 
+def test_a_folder_for_files_that_the_run_will_refuse_is_a_notice(home: Path, store: ArtifactStore) -> None:
+    taken = home / "taken"
+    taken.touch()
+    study = study_in(home, execution={"offload_optimizer": True, "nvme_folder": str(taken)})
+    found = plan(study, resolve(study, store), store, (Node(cpus=2, memory_bytes=64 * 2**30),))
+    assert any("execution.nvme_folder" in notice and str(taken) in notice for notice in found.notices)
+    assert all(stage.file_bytes == 0 for stage in found.stages), "the shapes are unknown"
+
+
 @pytest.mark.parametrize(
     ("zero_stage", "bytes_per_parameter"),
     [(0, 16), (1, 8 + 8 / 4), (2, 4 + 12 / 4), (3, 16 / 4)],

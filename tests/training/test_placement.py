@@ -131,6 +131,7 @@ def test_a_disk_without_room_is_an_error_with_the_folder(tmp_path: Path, monkeyp
     monkeypatch.setattr("os.posix_fallocate", refuse)
     with pytest.raises(StoreError) as refused:
         placement.zeros_in_file(torch.ones(4), tmp_path / "nvme")
+    assert "execution.nvme_folder" in refused.value.message and "store" not in refused.value.hint
     assert str(tmp_path / "nvme") in refused.value.message and not list((tmp_path / "nvme").iterdir())
     with pytest.raises(StoreError):
         placement.zeros_in_file(torch.empty(2**50, device="meta"), tmp_path / "nvme")
@@ -141,6 +142,7 @@ def test_a_disk_without_room_is_an_error_with_the_folder(tmp_path: Path, monkeyp
     [
         ({"offload_parameters": True, "zero_stage": 2}, "zero_stage is 2", "zero_stage: 3"),
         ({"offload_parameters": True}, "zero_stage is 0", "zero_stage: auto"),
+        ({"offload_optimizer": True, "gpus_per_worker": 1}, "zero_stage is 0", "zero_stage: 2"),
         ({"nvme_folder": "/fast"}, "nothing is offloaded", "offload_optimizer: true"),
         ({"nvme_folder": "fast", "offload_optimizer": True}, "nvme_folder = fast", "machine"),
     ],

@@ -184,8 +184,10 @@ def _memory(stages: Sequence["StagePlan"]) -> list[str]:
         lines.append(
             f"memory per worker of {level}{chosen}: about {bytes_text(stage.peak_bytes_per_worker)}{of} ({parts})"
         )
+        if stage.file_bytes:
+            lines.append(f"  and {bytes_text(stage.file_bytes)} in files of nvme_folder while it runs, of all workers")
         if available is not None and _peak(stage) > available:
-            lines.append(f"  `w2s run` would refuse {level} on this machine; what fits: {stage.remedy}")
+            lines.append(f"  `w2s run` would refuse {level} on this machine; to make it fit, {stage.remedy}")
     if any(stage.recomputes_activations for stage in stages):
         lines.append("* recomputes activations in the backward pass (activation_checkpointing)")
     return lines

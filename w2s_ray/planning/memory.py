@@ -1,19 +1,22 @@
-"""Whether a stage's workers fit into the memory of the nodes, and the nearest setting that does.
+"""Whether a stage's workers fit into the memory of the nodes, and a setting that does.
 
 The need is an estimate, within 15 % of what docs/memory.md measured, so a stage is refused only if it exceeds
 everything that a node or device has.
 """
 
 import functools
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from w2s_ray.data.prepare import load_prepared
 from w2s_ray.data.tokens import longest_tokens
-from w2s_ray.errors import ResourceError
+from w2s_ray.errors import ResourceError, StudyError, W2SError
 from w2s_ray.planning.nodes import FreeResources, Node
 from w2s_ray.planning.resolve import UNRESOLVED
 from w2s_ray.spec.chain import PlannedStage, Resolution, SettledStage
@@ -40,6 +43,14 @@ class MemoryFit:
     """Bytes that a worker has; None if unknown."""
     available_on_host: int | None
     """For a GPU's worker, its share of the host's memory; None if unknown, and for workers on CPUs."""
+
+    @property
+    def file_bytes(self) -> int | None:
+        """Bytes in files of `nvme_folder`, of all workers together; 0 if unknown, None if nothing is in files."""
+        execution = self.stage.execution
+        if execution.nvme_folder is None or not (execution.offload_optimizer or execution.offload_parameters):
+            return None
+        return execution.workers * self.need.files if self.need is not None else 0
 
     @property
     def fits(self) -> bool:
@@ -72,6 +83,29 @@ def fit_memory(stage: PlannedStage, resolution: Resolution, nodes: Sequence[Node
         lambda need: assumed or exceeds(need, available, on_host),
     )
     return MemoryFit(settled, need, available, on_host)
+
+
+def folder_fault(fit: MemoryFit, nodes: Sequence[Node]) -> W2SError | None:
+    """Return why the stage cannot have files in its `nvme_folder`; None where it has none, and on other machines.
+
+    A cluster of one node is this machine. On several nodes each worker checks its own folder.
+    """
+    execution, num_bytes = fit.stage.execution, fit.file_bytes
+    if num_bytes is None or len(nodes) != 1:
+        return None
+    assert execution.nvme_folder is not None
+    rule = f"`ladder.{fit.stage.level}.execution.nvme_folder` = {execution.nvme_folder}"
+    folder = next(path for path in (execution.nvme_folder, *execution.nvme_folder.parents) if os.path.exists(path))
+    hint = "choose a folder on a disk of each machine; it is created if it does not exist"
+    if not folder.is_dir():
+        return StudyError(f"{rule} cannot be used: {folder} is not a folder", hint)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return StudyError(f"{rule} cannot be used: {folder} cannot be written", hint)
+    free = shutil.disk_usage(folder).free
+    if free < max(num_bytes, 1):
+        needs = f"the workers need about {num_bytes / GIB:.1f} GiB there"
+        return ResourceError(f"{rule} has {free / GIB:.1f} GiB free, and {needs}", "choose a folder on a larger disk")
+    return None
 
 
 def longest_text(store: ArtifactStore, resolution: Resolution) -> LongestText:
@@ -139,14 +173,18 @@ def with_execution(stage: PlannedStage, **changes: Any) -> PlannedStage:
 def check_memory(
     stages: Iterable[PlannedStage], resolution: Resolution, nodes: Sequence[Node], longest: LongestText
 ) -> None:
-    """Check that the workers of every stage fit into the memory of the nodes.
+    """Check that the workers of every stage fit into the memory of the nodes, and their files into `nvme_folder`.
 
     Raises:
-        ResourceError: for the first level that does not fit, with a setting that would.
+        ResourceError: for the first level that does not fit, with a setting that would if one is known.
+        StudyError: for an `nvme_folder` that cannot be used.
     """
     for stage in stages:
         tokens = longest(stage)
         fit = fit_memory(stage, resolution, nodes, tokens)
+        fault = folder_fault(fit, nodes)
+        if fault is not None:
+            raise fault
         if fit.fits:
             continue
         assert fit.need is not None
@@ -166,18 +204,22 @@ def check_memory(
 
 
 def nearest_that_fits(stage: SettledStage, resolution: Resolution, nodes: Sequence[Node], tokens: int | None) -> str:
-    """Return the `--set` options that make the stage fit at the least cost of time, or other advice."""
+    """Return the `--set` options of the cheapest change in time, of those in `_changes`, that fits; or other advice."""
     for changes in _changes(stage, nodes):
         fit = fit_memory(with_execution(stage, **changes), resolution, nodes, tokens)
         if fit.need is not None and fit.available is not None and fit.fits:
             path = f"ladder.{stage.level}.execution"
             keys = " ".join(f"--set {path}.{key}={str(value).lower()}" for key, value in changes.items())
-            return f"{keys} (about {fit.need.peak / GIB:.1f} GiB per worker)"
+            return f"add {keys} (about {fit.need.peak / GIB:.1f} GiB per worker)"
     return "use larger or more nodes, a smaller model, a shorter context, or LoRA"
 
 
+_ANY_DISK = Path("/path/on/a/local/disk")
+"""In advice, for the user to replace."""
+
+
 def _changes(stage: SettledStage, nodes: Sequence[Node]) -> Iterator[dict[str, Any]]:
-    """Changes to a stage's execution, the cheapest in time first."""
+    """Changes to a stage's execution, the cheapest in time first; fewer workers and files on a disk are the last."""
     execution = stage.execution
     zero_stages: tuple[ZeroStage, ...] = (0, 1, 2, 3)
     zeros = [zero for zero in zero_stages if zero > execution.zero_stage] if execution.workers > 1 else []
@@ -191,6 +233,12 @@ def _changes(stage: SettledStage, nodes: Sequence[Node]) -> Iterator[dict[str, A
     ]
     everything = {"offload_optimizer": True, "offload_parameters": True, "zero_stage": 3}
     offload = [{"offload_optimizer": True, "zero_stage": 2}] if execution.gpus_per_worker else []
+    fewer = [] if execution.gpus_per_worker else range(execution.workers - 1, 0, -1)  # share the node's memory
+    unsharded = 3 if execution.offload_parameters else 0
+    in_files: dict[str, Any] = {} if execution.nvme_folder else {"nvme_folder": _ANY_DISK}
+    in_files |= {"offload_optimizer": True}
+    if execution.gpus_per_worker or execution.workers > 1:
+        in_files["zero_stage"] = max(execution.zero_stage, 2)
     recompute = {"activation_checkpointing": True}
     smallest = {"zero_stage": 3} if execution.workers > 1 else {}
     yield from ({"zero_stage": zero} for zero in zeros)
@@ -201,3 +249,6 @@ def _changes(stage: SettledStage, nodes: Sequence[Node]) -> Iterator[dict[str, A
     yield from ({"workers": number, "zero_stage": 3} | recompute for number in workers)
     yield from (off | {"workers": number, "zero_stage": 3} | recompute for off in offload for number in workers)
     yield from (recompute | everything for _ in offload)
+    yield from ({"workers": number, "zero_stage": 3 if number > 1 else unsharded} | recompute for number in fewer)
+    yield in_files
+    yield from (in_files | recompute | weights for weights in ({}, everything))

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow.compute as pc
 
 from w2s_ray.data.prepare import load_prepared
+from w2s_ray.errors import W2SError
 from w2s_ray.planning import estimate
 from w2s_ray.planning.contexts import check_contexts, shot_notices
-from w2s_ray.planning.memory import fit_memory, longest_text, nearest_that_fits
+from w2s_ray.planning.memory import fit_memory, folder_fault, longest_text, nearest_that_fits
 from w2s_ray.planning.nodes import Node, misfit
 from w2s_ray.planning.resolve import UNRESOLVED, unresolved_names
 from w2s_ray.planning.search_estimate import ToCome, estimate_to_come
@@ -52,8 +53,10 @@ class StagePlan(Spec):
     """Parts of the peak, in bytes."""
     available_bytes_per_worker: int | None
     """Memory of a worker on this machine; None for GPUs that it does not have."""
+    file_bytes: int | None
+    """Estimate of what all its workers have in files of `nvme_folder` while it runs; None if nothing is there."""
     remedy: str | None
-    """The nearest setting that fits, if a worker has less than the peak."""
+    """A setting that fits, or other advice, if a worker has less than the peak."""
     recomputes_activations: bool
     """Whether activations are recomputed in the backward pass, by setting or because they would not fit."""
     chosen: str | None
@@ -144,6 +147,7 @@ def plan(study: Study, resolution: Resolution, store: ArtifactStore, nodes: Sequ
             *unresolved_names(study, resolution),
             *view_notices,
             *_misfits(stages.values(), nodes),
+            *map(_refusal, estimates.faults.values()),
             *shot_notices(stages.values(), resolution, store),
         ),
         num_chain_stages=num_named(chains),
@@ -169,7 +173,11 @@ def _misfits(stages: Iterable[PlannedStage], nodes: Sequence[Node]) -> Iterator[
     for level, shape in {stage.level: stage.execution.group_shape for stage in stages}.items():
         error = misfit(level, shape, nodes) if nodes else None
         if error is not None:
-            yield f"`w2s run` on this machine will refuse the study: {error.message}; {error.hint}"
+            yield _refusal(error)
+
+
+def _refusal(error: W2SError) -> str:
+    return f"`w2s run` on this machine will refuse the study: {error.message}; {error.hint}"
 
 
 class _Estimates:
@@ -179,6 +187,8 @@ class _Estimates:
         self._resolution, self._store, self._nodes = resolution, store, nodes
         self._chars = {name: _chars_per_example(store, task.fingerprint) for name, task in resolution.tasks.items()}
         self._longest = longest_text(store, resolution)
+        self.faults: dict[str, W2SError] = {}
+        """Why the run would refuse the `nvme_folder` of a level."""
         self._rates = estimate.rates_by_model(store.records())
 
     def seconds(self, stage: PlannedStage, *, is_trained: bool = False) -> float | None:
@@ -196,6 +206,9 @@ class _Estimates:
         size = resolution.models[stage.level].num_parameters
         fit = fit_memory(stage, resolution, nodes, longest_tokens)
         settled = fit.stage
+        fault = folder_fault(fit, nodes) if record is None else None
+        if fault is not None:
+            self.faults[settled.level] = fault
         return StagePlan(
             identity=settled.identity,
             slug=settled.spec.slug,
@@ -214,6 +227,7 @@ class _Estimates:
             peak_bytes_per_worker=None if fit.need is None else fit.need.peak,
             peak_parts={} if fit.need is None else fit.need.parts,
             available_bytes_per_worker=fit.available,
+            file_bytes=fit.file_bytes,
             remedy=None if fit.fits else nearest_that_fits(settled, resolution, nodes, longest_tokens),
             recomputes_activations=settled.execution.activation_checkpointing,
             chosen=settled.execution.memory_settings if stage.execution.zero_stage == "auto" else None,

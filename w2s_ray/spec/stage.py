@@ -62,11 +62,12 @@ class ExecutionSpec(Spec):
     """State that DeepSpeed shards: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters. `auto` takes the
     cheapest setting in time that fits into a worker's memory, with offload where it must."""
     offload_optimizer: bool = False
-    """Keep the optimizer state in host memory (for GPUs), or in files of `nvme_folder`."""
+    """Keep the optimizer state in host memory (for GPUs, from ZeRO-1 on), or in files of `nvme_folder`."""
     offload_parameters: bool = False
     """Keep the shards of the weights in host memory (for GPUs), or in files of `nvme_folder`; under ZeRO-3 only."""
     nvme_folder: Path | None = None
-    """An absolute path on a fast local disk of each machine; what is offloaded is in files there. Also for CPUs."""
+    """An absolute path on a fast local disk of each machine, created if needed; what is offloaded is in files
+    there. Also for CPUs."""
     tokens_per_micro_batch: Positive = 4096
     """Padded tokens of one forward pass on one worker; halved, and remembered, when a device runs out of memory."""
     activation_checkpointing: bool | Literal["auto"] = "auto"
@@ -96,6 +97,9 @@ class ExecutionSpec(Spec):
         if self.offload_parameters and self.zero_stage not in (3, "auto"):
             rule = f"offload_parameters needs ZeRO-3, and zero_stage is {self.zero_stage}"
             raise KeyFault(rule, "set zero_stage: 3 or zero_stage: auto")
+        if self.offload_optimizer and self.zero_stage == 0 and self.gpus_per_worker:
+            rule = "offload_optimizer needs ZeRO-1 or higher on a GPU, and zero_stage is 0"
+            raise KeyFault(rule, "set zero_stage: 2 or zero_stage: auto")
         if self.nvme_folder is None:
             return self
         if not self.nvme_folder.is_absolute():

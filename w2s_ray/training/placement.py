@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from w2s_ray.errors import StoreError
 from w2s_ray.spec.stage import Execution
 from w2s_ray.store.files import require_space, writing
 
@@ -95,13 +96,17 @@ def zeros_in_file(like: torch.Tensor, folder: Path) -> torch.Tensor:
     reserved at once: a page of a mapped file that finds no room on the disk kills the process.
 
     Raises:
-        StoreError: when the folder cannot be written or its disk has too little room.
+        StoreError: when the folder cannot be created or written, or its disk has too little room.
     """
     assert like.dtype == torch.float32, like.dtype
     if not like.numel():
         return torch.zeros(like.shape)
-    require_space(folder, like.nbytes)
-    with writing(folder), NamedTemporaryFile(dir=folder, prefix="w2s-offloaded-") as file:
-        os.posix_fallocate(file.fileno(), 0, like.nbytes)
-        mapped = torch.from_file(file.name, shared=True, size=like.numel(), dtype=torch.float32)
+    try:
+        require_space(folder, like.nbytes)
+        with writing(folder), NamedTemporaryFile(dir=folder, prefix="w2s-offloaded-") as file:
+            os.posix_fallocate(file.fileno(), 0, like.nbytes)
+            mapped = torch.from_file(file.name, shared=True, size=like.numel(), dtype=torch.float32)
+    except StoreError as error:
+        hint = "choose a folder on a local disk with room, on each machine; it is created if it does not exist"
+        raise StoreError(f"execution.nvme_folder cannot be used: {error.message}", hint) from error
     return mapped.view(like.shape)

@@ -52,12 +52,12 @@ def test_settings_are_tried_in_the_order_of_their_cost_in_time() -> None:
     assert summary(tried(**AUTO)) == [
         *((zero, False, False) for zero in range(4)),
         *((zero, True, False) for zero in range(4)),
-        (2, True, True),
-        (3, True, True),
+        *((zero, recomputes, True) for recomputes in (False, True) for zero in (2, 3)),
+        (3, False, True),
         (3, True, True),
     ]
-    last = tried(**AUTO)[-2:]
-    assert [execution.offload_parameters for execution in last] == [False, True]
+    last = tried(**AUTO)[-3:]
+    assert [execution.offload_parameters for execution in last] == [False, True, True]
     assert summary(tried(workers=2, zero_stage="auto")) == [
         (zero, on, False) for on in (False, True) for zero in range(4)
     ]
@@ -150,9 +150,22 @@ def test_several_workers_shard_what_does_not_fit(tiny: Tiny, alone: Workers, mon
 
 def test_cpu_workers_offload_only_into_files(tmp_path: Path) -> None:
     in_files = {"zero_stage": "auto", "nvme_folder": tmp_path}
-    assert summary(tried(workers=2, **in_files))[8:] == [(2, True, True), (3, True, True), (3, True, True)]
+    weights = [(3, False, True), (3, True, True)]
+    assert summary(tried(**in_files)) == [
+        (0, False, False),
+        (0, False, True),
+        (0, True, False),
+        (0, True, True),
+        *weights,
+    ], "a CPU is slower than a disk"
+    several = [(zero, recomputes, False) for recomputes in (False, True) for zero in range(4)]
+    files = [(zero, recomputes, True) for recomputes in (False, True) for zero in (1, 2, 3)]
+    assert summary(tried(workers=2, **in_files)) == [*several[:4], *files[:3], *several[4:], *files[3:], *weights]
+    assert summary(tried(**in_files, offload_optimizer=True))[:2] == [(0, False, True), (0, True, True)]
+    no_disk = tried(zero_stage="auto", offload_optimizer=True)
+    assert {execution.zero_stage for execution in no_disk} == {0}, "nothing is moved"
     stage, resolution = student(workers=1, **in_files)
-    nodes = [Node(cpus=2, memory_bytes=150 * GIB)]
+    nodes = [Node(cpus=2, memory_bytes=180 * GIB)]
     kept = fit_memory(stage, resolution, nodes, CONTEXT)
     assert kept.fits and not kept.stage.execution.offload_optimizer
     nodes = [Node(cpus=2, memory_bytes=110 * GIB)]

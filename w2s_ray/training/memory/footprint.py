@@ -57,6 +57,8 @@ class Footprint:
     """The peak of each phase."""
     host: int = 0
     """What the worker of a GPU holds in the host's memory; that of a CPU worker is in `parts`."""
+    files: int = 0
+    """What the worker has in files of `nvme_folder`."""
 
     @property
     def peak(self) -> int:
@@ -99,7 +101,7 @@ def footprint(
     phases = {name: sum(parts.values()) for name, parts in terms.phases.items()}
     worst = max(phases, key=lambda name: phases[name])
     parts = {name: size for name, size in terms.phases[worst].items() if size}
-    return Footprint(parts=parts, phases=phases, host=terms.host)
+    return Footprint(parts=parts, phases=phases, host=terms.host, files=terms.files)
 
 
 class _Terms:
@@ -207,6 +209,17 @@ class _Terms:
         if execution.offload_parameters and not in_files:
             state += _FP32 * self._size // self._share(3)
         return _PROCESS + max(state, min(_FP32 * self._size, FILE_BYTES))
+
+    @property
+    def files(self) -> int:
+        """Moments, masters that are no views of the weights, and shards of weights, in files of `nvme_folder`."""
+        execution = self._execution
+        if execution.nvme_folder is None:
+            return 0
+        copies = 3 if self._on_gpu and not execution.offload_parameters else 2
+        state = copies * _FP32 * self._trained // self._share(1)
+        weights = _FP32 * self._size // self._share(3)
+        return state * execution.offload_optimizer + weights * execution.offload_parameters
 
     @property
     def _weights(self) -> int:
