@@ -193,7 +193,7 @@ def _problem(item: Any, kind: Any, within: Sequence[str]) -> _Problem:
         for pydantic_words, yaml_words in _YAML_WORDS.items():
             message = re.sub(pydantic_words, yaml_words, message)
     hint = _hint(item["input"], message, types) if is_type_error else ""
-    return _Problem(keys, f"{where} = {_shown(item['input'])}: {message}", hint, is_type_error=is_type_error)
+    return _Problem(keys, f"{where} = {yaml_text(item['input'])}: {message}", hint, is_type_error=is_type_error)
 
 
 def _misplaced(keys: tuple[str, ...], kind: Any) -> str:
@@ -250,15 +250,26 @@ _YAML_WORDS = {
 """Pydantic's names of types, in the words of YAML."""
 
 
+def yaml_text(value: object) -> str:
+    """Return a value as YAML writes it on one line, with text in quotation marks; the end of a long one is left out."""
+    text = _flow(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _flow(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return repr(value)
+
+
 def _plain(value: object) -> str:
     """Return a value of YAML as it is written on one line; … for a long one."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else _flow(value)
     return text if len(text) <= 40 and not isinstance(value, dict) else "…"
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _walk(location: Sequence[str | int], kind: Any) -> tuple[tuple[str, ...], list[Any]]:
