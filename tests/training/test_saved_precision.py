@@ -1,7 +1,9 @@
 """A model saved in bf16 has half the size, and predicts what its stage predicted right after training."""
 
 import shutil
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from tests.training.conftest import Onlooker, Replies, Tiny, make_tiny
 from tests.training.processes import run_cases
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store.artifacts import MODEL, SNAPSHOTS
+from w2s_ray.training import stage as stage_module
+from w2s_ray.training.models.network import Network
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 
@@ -81,6 +85,27 @@ def test_the_saved_model_has_half_the_size_and_the_weights_of_the_other_rounded(
         assert files[1].stat().st_size < 0.55 * files[0].stat().st_size
     loaded = AutoModelForSequenceClassification.from_pretrained(folders["bf16"] / MODEL)
     assert loaded.dtype == torch.bfloat16
+
+
+def test_the_trained_network_is_freed_before_the_saved_one_is_loaded(
+    tmp_path: Path, alone: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_network, load_trained = stage_module.load_network, stage_module.load_trained
+    trained: list[weakref.ref[Network]] = []
+
+    def load(*arguments: Any) -> Network:
+        network = load_network(*arguments)
+        trained.append(weakref.ref(network))
+        return network
+
+    def load_again(*arguments: Any) -> Network:
+        assert [network() for network in trained] == [None]
+        return load_trained(*arguments)
+
+    monkeypatch.setattr(stage_module, "load_network", load)
+    monkeypatch.setattr(stage_module, "load_trained", load_again)
+    tiny = tiny_of(tmp_path)
+    run(tiny, ceiling(tiny), alone)
 
 
 def test_a_language_model_is_saved_in_bf16(tmp_path: Path, alone: Workers) -> None:

@@ -94,7 +94,9 @@ class ExecutionSpec(Spec):
     @model_validator(mode="after")
     def _flash_has_a_gpu(self) -> Self:
         if self.attention == "flash" and not self.gpus_per_worker:
-            raise ValueError("attention: flash needs a GPU, and gpus_per_worker is 0; set gpus_per_worker, or `auto`")
+            raise KeyFault(
+                "attention: flash needs a GPU, and gpus_per_worker is 0", "set gpus_per_worker or attention: auto"
+            )
         return self
 
     @model_validator(mode="after")

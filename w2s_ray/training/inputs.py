@@ -145,7 +145,8 @@ class StageInputs:
         self._merged.append(target)
         execution = Execution(zero_stage=3 if self.workers.size > 1 else 0)
         merge(spec, folder, adapters, target, execution, self.workers)
-        self.workers.on_each_node(lambda: wait_for_files(files.weight_files(target)))
+        written = self.workers.on_rank_0(lambda: files.weight_files(target))
+        self.workers.on_each_node(lambda: wait_for_files(written))
         return target
 
     def close(self) -> None:

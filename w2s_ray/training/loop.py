@@ -82,13 +82,11 @@ class Loop:
             positions_N = self.steps[step]
             batches = next(prepared)
             scale = workers.size / self.loss.num_units(positions_N)
-            loss_sum = torch.zeros((), device=workers.device)
-            losses = self.loss.values(self.engine, batches, positions_N, step, num_steps)
             shares: list[torch.Tensor] = []
-            for number, loss in enumerate(losses, start=1):
-                self.engine.backward(loss * scale, is_last=number == len(batches))
+            for loss in self.loss.values(self.engine, batches, positions_N, step, num_steps):
                 shares.append(loss.detach())
-                loss_sum += shares[-1]
+                self.engine.backward(loss * scale, is_last=len(shares) == len(batches))
+            loss_sum = sum(shares[1:], shares[0])
             is_due = time.monotonic() - last_checkpoint >= self._checkpoint_seconds
             learning_rate = learning_rate_at(self.spec.optimisation, step, num_steps)
             norm = self.engine.step(learning_rate)

@@ -7,6 +7,7 @@ leaves a folder without a record, and perhaps a checkpoint; the next run resumes
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.errors import DeviceFull, LeaseHeld, ResourceError
@@ -162,10 +163,9 @@ class _StageRun:
         for note in notes:
             self.log(note)
         self.workers.on_rank_0(lambda: journal.resume_at(state.step))
-        loop = self._loop(steps, checkpoints, journal)
         self.meter.enter("training")
         with timed(self.inputs.seconds, "training"):
-            state, self.stopped = loop.run(state)
+            state, self.stopped = self._loop(steps, checkpoints, journal).run(state)
         self._finish(state, len(steps))
 
     def _check_model(self) -> None:
@@ -254,13 +254,13 @@ class _StageRun:
         wanted, settings = self.execution.attention, self.spec.optimisation
         network.attention = use_attention(network.hf, wanted, settings, precision, self.workers)
 
-    def load_for_prediction(self) -> None:
-        """Load the finished stage's network for prediction; for a prompted stage, the network that it prompts."""
+    def load_for_prediction(self, folder: Path | None = None) -> None:
+        """Load the network in `folder`, by default that of the finished stage; a prompted stage's is its source."""
         inputs, execution = self.inputs, self.execution
         if isinstance(self.spec.trainable, Prompt):
             network = load_network(self.spec, inputs.source_folder, inputs.tokenizer, execution)
         else:
-            folder = inputs.trained_model(self.spec.identity)
+            folder = folder or inputs.trained_model(self.spec.identity)
             network = load_trained(self.spec, folder, inputs.tokenizer, execution)
         self._use_attention(network, "bf16")
         self._start_engine(network, trains=False)
@@ -322,18 +322,14 @@ class _StageRun:
         """Replace the network by the saved one, whose weights are rounded; a probe then reads texts again."""
         self.meter.enter("loading")
         self.engine.destroy()
-        del self.engine
+        del self.engine, self.network
+        give_memory_back()
         if self.inputs.stored is not None:
             self.inputs.stored = None
             self.objective = OBJECTIVES[self.spec.objective](self.inputs)
-        saved = [self.folder / name for name in self.digests]
-        self.workers.on_each_node(lambda: wait_for_files(saved))
+        self.workers.on_each_node(lambda: wait_for_files(self.folder / name for name in self.digests))
         folder = self.folder / MODEL
-        if self.base is not None:
-            folder = self.inputs.merged(self.spec, folder, self.base)
-        network = load_trained(self.spec, folder, self.inputs.tokenizer, self.execution)
-        self._use_attention(network, "bf16")
-        self._start_engine(network, trains=False)
+        self.load_for_prediction(folder if self.base is None else self.inputs.merged(self.spec, folder, self.base))
 
     def _commit(self) -> None:
         """Finish the stage's artifact; on rank 0."""

@@ -58,12 +58,12 @@ def use_attention(
     if wanted == "sdpa":
         return "sdpa"
     kind: AttentionKind = "varlen" if wanted == "auto" else wanted
-    found = next(_obstacles(hf, kind, workers.device, wanted), "")
+    own = next(_obstacles(hf, kind, workers.device, wanted), "")
     if optimisation.dropout:
-        found = f"the kernel has no dropout, and optimisation.dropout is {optimisation.dropout:g}"
+        own = f"the kernel has no dropout, and optimisation.dropout is {optimisation.dropout:g}"
     elif workers.device.type == "cuda" and precision != "bf16":
-        found = f"the kernel computes in bf16, and the stage in {precision}"
-    obstacle = next(filter(None, workers.on_every_rank(lambda: found)), "")
+        own = f"the kernel computes in bf16, and the stage in {precision}"
+    obstacle = next(filter(None, workers.on_every_rank(lambda: own)), "")
     if obstacle and wanted != "auto":
         raise ModelError(f"attention: {wanted} is not possible: {obstacle}", "set `attention: auto` or `sdpa`")
     if obstacle:
