@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w2s_ray.errors import ResourceError, StudyError
-from w2s_ray.planning.nodes import this_machine
+from w2s_ray.errors import StudyError
+from w2s_ray.planning.nodes import misfit, this_machine
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
 from w2s_ray.spec.labels import GroundTruth
@@ -111,7 +111,8 @@ def bench_level(
         W2SError: when the stage fails.
     """
     check_registered(stage.spec.loss)
-    _check_machine(stage)
+    if (error := misfit(stage.level, stage.execution.group_shape, (this_machine(),))) is not None:
+        raise error
     with tempfile.TemporaryDirectory(prefix="w2s-bench-") as name:
         scratch = ArtifactStore(Path(name) / "store")
         scratch.root.mkdir()
@@ -185,20 +186,6 @@ def shorten(stage: PlannedStage, chains: Sequence[Chain], num_steps: int) -> Pla
     execution = stage.execution.model_copy(update={"checkpoint_every_seconds": _NEVER})
     update = {"spec": spec, "execution": execution, "predicts": predicts, "supervisors": (), "num_reports": 0}
     return stage.model_copy(update=update)
-
-
-def _check_machine(stage: PlannedStage) -> None:
-    """Raise a ResourceError when this machine has too few cores or GPUs for the stage's workers."""
-    machine, execution = this_machine(), stage.execution
-    for noun, each, available in (
-        ("GPUs", execution.gpus_per_worker, machine.gpus),
-        ("CPU cores", execution.cpus_per_worker, machine.cpus),
-    ):
-        if execution.workers * each > available:
-            raise ResourceError(
-                f"level {stage.level} needs {execution.workers} × {each:g} {noun}, this machine has {available:g}",
-                f"use a larger machine, or change the level's workers: --set ladder.{stage.level}.execution.workers=…",
-            )
 
 
 def measure(workers: "Workers", *, stage: PlannedStage, store: ArtifactStore, num_steps: int) -> Measurement:

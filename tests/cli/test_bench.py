@@ -10,10 +10,11 @@ from transformers import AutoTokenizer
 
 from tests.cli.conftest import w2s
 from tests.scheduling.studies import chains_of, resolution_of, small_study
-from w2s_ray.bench import PHASES, Recorder, choose_stage, measure, shorten
+from w2s_ray.bench import PHASES, Recorder, bench_level, choose_stage, measure, shorten
 from w2s_ray.data.prepare import load_prepared
 from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import ResourceError, StudyError, TrainingError
+from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import resolve
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.labels import GroundTruth
@@ -68,6 +69,14 @@ def test_plain_steps_give_the_speed_and_timed_steps_the_shares(monkeypatch: pyte
     assert found.train_seconds == 1, "the clock is read at the first plain and the first timed step"
     assert found.phase_seconds == {"input": 4, "forward": 4, "communication": 4, "optimizer": 4, "backward": 0}
     assert sum(found.phase_seconds.values()) <= found.timed_seconds
+
+
+def test_a_level_that_needs_a_gpu_is_refused_with_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("w2s_ray.bench.this_machine", lambda: Node(cpus=8))
+    stage = chains_of(small_study(execution={"gpus_per_worker": 1}))[0].stages[0]
+    with pytest.raises(ResourceError, match="there is no GPU") as refused:
+        bench_level(stage, ArtifactStore(tmp_path), resolution_of(small_study()), None, NUM_STEPS)
+    assert "gpus_per_worker" in refused.value.hint
 
 
 def test_too_few_steps_are_refused() -> None:

@@ -136,7 +136,7 @@ def test_failed_stages_are_not_counted_as_in_the_store(store: ArtifactStore, mon
     for stage in (floor, stages[1]):
         commit(store, stage)
     _print_trained(StudyOutcome({}, trained=(floor.identity,)), chains, store)
-    assert "finished 1 of 3 stages; sharing saved 0 trainings; 1 were in the store already" in text.getvalue()
+    assert "finished 1 of 3 stages; sharing saved 0 trainings; 1 was in the store already" in text.getvalue()
 
 
 LOSS = "methods.bound.losses.l.kind"

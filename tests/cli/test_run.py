@@ -62,7 +62,7 @@ def test_a_second_run_trains_nothing(ran: Ran) -> None:
     assert len(before) == NUM_STAGES and set(before.values()) == {1}
     done = ran.w2s("run")
     assert done.code == 0
-    assert f"nothing to train: all {NUM_STAGES} stages of 2 chains are in the store" in done.out
+    assert f"nothing to train: the store has {NUM_STAGES} stages of 2 chains" in done.out
     assert ran.attempts() == before
 
 

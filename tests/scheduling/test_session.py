@@ -42,7 +42,7 @@ def test_a_level_whose_workers_do_not_fit_is_refused() -> None:
     check_cluster(levels, [Node(1), Node(1)])
     with pytest.raises(ResourceError) as caught:
         check_cluster(levels, [Node(1)])
-    assert "2 workers with 1 CPUs each" in caught.value.message and "1 CPUs and 0 GPUs" in caught.value.message
+    assert "2 workers with 1 CPU each" in caught.value.message and "the nodes have 1 CPU" in caught.value.message
     assert "execution.workers" in caught.value.hint
 
 

@@ -28,6 +28,13 @@ def test_without_a_terminal_each_stage_prints_two_lines() -> None:
     assert "2/3 done" in lines[-1]
 
 
+def test_without_a_terminal_the_step_from_which_a_stage_continues_is_printed() -> None:
+    lines: list[str] = []
+    stage = chains_of(small_study())[0].stages[0]
+    PlainView(lines.append).update(StudyStatus(events=(StageEvent(EventKind.RESUMED, stage, 0, step=28),)))
+    assert lines[0].startswith("resumed ") and lines[0].endswith("from step 28")
+
+
 def test_without_a_terminal_the_reason_why_the_run_waits_is_printed_once() -> None:
     lines: list[str] = []
     view = PlainView(lines.append)

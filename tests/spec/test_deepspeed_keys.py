@@ -30,7 +30,11 @@ def study_with(deepspeed: Any, **level: Any) -> Study:
         ("gradient_clipping", 0.5, "optimisation.max_grad_norm"),
         ("train_batch_size", 64, "optimisation.examples_per_step"),
         ("train_micro_batch_size_per_gpu", 4, "execution.tokens_per_micro_batch"),
-        ("fp16", {"enabled": True}, "optimisation.precision"),
+        ("fp16", {"enabled": True}, "remove fp16"),
+        ("tensorboard", {"enabled": True}, "remove tensorboard"),
+        ("zero_optimization", {"offload_param": {"device": "nvme", "nvme_path": "/x"}}, "execution.nvme_folder"),
+        ("zero_optimization", {"offload_optimizer": True}, "execution.offload_optimizer"),
+        ("zero_optimization", {"offload_param": "cpu"}, "execution.offload_parameters"),
         ("bf16", {"enabled": True}, "optimisation.precision"),
         ("optimizer", {"type": "Adam", "params": {"lr": 1e-3}}, "optimisation.learning_rate"),
         ("scheduler", {"type": "WarmupLR"}, "optimisation.warmup_fraction"),
@@ -51,30 +55,52 @@ def test_a_key_that_is_ours_is_refused_with_our_own(key: str, value: Any, remedy
 def test_an_unknown_key_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(StudyError) as refused:
         study_with({"zero_optimization": {"overlap_com": True}})
-    assert "zero_optimization.overlap_com = True" in refused.value.message
+    assert "zero_optimization.overlap_com = true" in refused.value.message
     assert "zero_optimization.overlap_comm" in refused.value.hint
 
 
 @pytest.mark.parametrize(
-    ("section", "value"),
+    ("section", "value", "remedy"),
     [
-        ({"sub_group_size": 0}, "0"),
-        ({"sub_group_size": 1.5}, "1.5"),
-        ({"overlap_comm": "yes"}, "'yes'"),
-        ({"stage3_max_live_parameters": True}, "True"),
-        ({"overlap_comm": {}}, "{}"),
+        ({"sub_group_size": 0}, "0", "at least 1"),
+        ({"sub_group_size": 1.5}, "1.5", "whole number"),
+        ({"sub_group_size": "1.5e0"}, "'1.5e0'", "whole number"),
+        ({"sub_group_size": "5000"}, "'5000'", "whole number"),
+        ({"overlap_comm": "yes"}, "'yes'", "true or false"),
+        ({"stage3_max_live_parameters": True}, "true", "at least 0"),
+        ({"overlap_comm": {}}, "{}", "true or false"),
+        (True, "true", "stage3_prefetch_bucket_size"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused(section: dict[str, Any], value: str) -> None:
+def test_a_value_of_the_wrong_type_is_refused(section: Any, value: str, remedy: str) -> None:
     with pytest.raises(StudyError) as refused:
         study_with({"zero_optimization": section})
-    assert f"= {value}" in refused.value.message
+    assert f"= {value} must" in refused.value.message and remedy in refused.value.hint
 
 
-@pytest.mark.parametrize("raw", [3, "overlap_comm", ["overlap_comm"]])
+@pytest.mark.parametrize("written", [5e8, "5e8", "5.0E+8", 500_000_000])
+def test_a_whole_number_may_have_an_exponent(written: Any) -> None:
+    raw = {"zero_optimization": {"reduce_bucket_size": written}}
+    ((_, value),) = ExecutionSpec(deepspeed=raw).deepspeed
+    assert value == 500_000_000 and isinstance(value, int)
+
+
+def test_an_empty_section_has_no_keys() -> None:
+    assert ExecutionSpec(deepspeed={"zero_optimization": {}}).deepspeed == ()
+
+
+@pytest.mark.parametrize("raw", [3, "ds.json", ["overlap_comm"], None])
 def test_what_is_not_a_mapping_is_refused(raw: Any) -> None:
-    with pytest.raises(StudyError, match="deepspeed"):
+    with pytest.raises(StudyError) as refused:
         study_with(raw)
+    assert "must be a mapping" in refused.value.message and "deepspeed: {" in refused.value.hint
+
+
+@pytest.mark.parametrize("value", [{"enabled": True}, False, None])
+def test_a_refused_value_is_shown_in_yaml(value: Any) -> None:
+    with pytest.raises(StudyError) as refused:
+        study_with({"fp16": value})
+    assert not [word for word in ("True", "False", "None", "{'") if word in refused.value.message]
 
 
 def test_a_level_adds_its_keys_to_those_at_the_top() -> None:

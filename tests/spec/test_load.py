@@ -114,14 +114,25 @@ def test_a_key_overrides_a_merged_mapping(tmp_path: Path) -> None:
         ({"optimisation": {"epochs": "two"}}, "epochs = 'two': must be a valid number", ""),
         ({"methods": {"x": {"losses": {"l": "confidence"}}}}, "losses.l = 'confidence'", "write {kind: confidence}"),
         ({"methods": {"x": {"losses": "confidence"}}}, "losses = 'confidence'", "{<level>: {kind: confidence}}"),
-        ({"execution": {"activation_checkpointing": "maybe"}}, "'maybe': must be one of true, false, auto", ""),
+        ({"execution": {"activation_checkpointing": "maybe"}}, "'maybe': must be one of true, false, auto", ": auto"),
         ({"seeds": 3}, "seeds = 3: must be a list", ""),
         ({"chains": [["s", 3]]}, "chains.0.1 = 3: must be text", ""),
         ({"name": "two words"}, "name = 'two words': must consist of letters", ""),
         ({"ladder": {"s": 3}}, "ladder.s = 3: must be a mapping", ""),
         ({"optimization": {"epochs": 2}}, "unknown key optimization", "did you mean 'optimisation'?"),
         ({"executions": {"workers": 2}}, "unknown key executions", "did you mean 'execution'?"),
-        ({"optimisation": {"epoch": 2}}, "unknown key ladder.s.optimisation.epoch", "did you mean 'epochs'?"),
+        ({"optimisation": {"epoch": 2}}, "unknown key optimisation.epoch", "did you mean 'epochs'?"),
+        ({"optimisation": {"prediction_precision": "bf16"}}, "prediction_precision", "is a key at the top"),
+        ({"saved_precision": "bf16"}, "unknown key saved_precision", "`saved_precision` is a key of `optimisation`"),
+        ({"workers": 2}, "unknown key workers", "`workers` is a key of `execution`"),
+        ({"execution": {"zero_stage": 4}}, "zero_stage = 4: must be one of 0, 1, 2, 3", "zero_stage: auto"),
+        ({"execution": {"zero_stage": "Auto"}}, "zero_stage = 'Auto'", "did you mean 'auto'?"),
+        ({"execution": {"zero_stage": None}}, "zero_stage = null: must be one of", "zero_stage: auto"),
+        ({"execution": {"zero_stage": True}}, "zero_stage: true must be one of", "zero_stage: auto"),
+        ({"execution": {"offload_optimizer": "cpu"}}, "offload_optimizer = 'cpu'", "offload_optimizer: true"),
+        ({"execution": {"attention": "eager"}}, "attention = 'eager': must be one of", "for example attention: "),
+        ({"optimisation": {"saved_precision": "fp16"}}, "saved_precision = 'fp16'", "did you mean 'bf16'?"),
+        ({"execution": {"nvme_folder": 5}}, "nvme_folder = 5: must be a path", "nvme_folder: /"),
         ({"search": {"space": {"optimisation.rate": [1]}}}, "ladder.s.optimisation.rate", "known keys here"),
         ({"search": {"space": {"splits.train_examples": {"low": 1, "hgh": 2}}}}, "train_examples.hgh", "'high'"),
     ],
@@ -130,6 +141,41 @@ def test_an_invalid_value_is_named_with_its_key_and_rule(changes: dict[str, Any]
     with pytest.raises(StudyError) as refused:
         parse_study(study(**changes))
     assert message in refused.value.message and hint in refused.value.hint
+
+
+def test_a_fault_in_a_value_for_every_level_is_reported_once_at_the_top() -> None:
+    own = {"model": "w2s:small", "execution": {"zero_stage": 7}}
+    for ladder, places in (
+        ({"s": "w2s:small", "m": "w2s:small", "l": {"model": "w2s:small", "execution": {"workers": 2}}}, ["execution"]),
+        ({"s": "w2s:small", "l": own}, ["execution", "ladder.l.execution"]),
+    ):
+        with pytest.raises(StudyError) as refused:
+            parse_study(study(ladder=ladder, execution={"zero_stage": 4}), source="file")
+        sentences = refused.value.message.removeprefix("file: ").split("; ")
+        assert [sentence.partition(".zero_stage")[0] for sentence in sentences] == places
+
+
+@pytest.mark.parametrize(("folder", "whole"), [("relative/x", "/work/relative/x"), ("~/x", "/home/me/x")])
+def test_a_relative_folder_is_refused_with_the_whole_path(
+    folder: str, whole: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setattr("os.getcwd", lambda: "/work")
+    with pytest.raises(StudyError) as refused:
+        parse_study(study(execution={"nvme_folder": folder, "zero_stage": "auto"}))
+    assert refused.value.message.count(folder) == 1 and refused.value.hint == f"write {whole}"
+
+
+def test_a_missing_study_file_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("name: a\n")
+    for name, hint in (
+        ("studi.yaml", "did you mean 'study.yaml'?"),
+        ("none/study.yaml", "check the path"),
+        (".", "in it"),
+    ):
+        with pytest.raises(StudyError) as refused:
+            load_study(tmp_path / name)
+        assert hint in refused.value.hint
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     else:
         shard.write_bytes(content if damage == "flipped byte" else content[:-100])
     assert first_step(tiny, alone, stage) == 4
-    assert "step4" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "step4" in output and "the stage continues from step 3" in output
 
 
 def test_a_stage_without_a_usable_checkpoint_starts_anew(tiny: Tiny, alone: Workers) -> None:

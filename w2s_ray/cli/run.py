@@ -122,11 +122,13 @@ def _print_trained(outcome: "StudyOutcome", chains: Sequence[Chain], store: Arti
     reused = finished.difference(outcome.trained)
     if len(reused) == len(stages):
         terminal.line(
-            f"nothing to train: all {len(stages)} stages of {count_text(len(chains), 'chain')} are in the store"
+            f"nothing to train: the store has {count_text(len(stages), 'stage')} of {count_text(len(chains), 'chain')}"
         )
         return
-    line = f"finished {len(outcome.trained)} of {len(stages)} stages; sharing saved {outcome.num_shared} trainings"
-    terminal.line(f"{line}; {len(reused)} were in the store already" if reused else line)
+    saved = f"sharing saved {count_text(outcome.num_shared, 'training')}"
+    line = f"finished {len(outcome.trained)} of {count_text(len(stages), 'stage')}; {saved}"
+    were = "was" if len(reused) == 1 else "were"
+    terminal.line(f"{line}; {len(reused)} {were} in the store already" if reused else line)
 
 
 def _print_results(study: Study, resolution: Resolution, store: ArtifactStore) -> None:

@@ -99,17 +99,18 @@ def misfit(level: str, shape: GroupShape, nodes: Sequence[Node]) -> W2SError | N
     """Return why a worker group of a level does not fit into the empty nodes; None if it fits."""
     if FreeResources(nodes).take(shape) is not None:
         return None
-    has = f"the nodes have {', '.join(f'{node.cpus:g} CPUs and {node.gpus:g} GPUs' for node in nodes) or 'nothing'}"
+    has = f"the nodes have {', '.join(_amounts(node.cpus, node.gpus) for node in nodes) or 'nothing'}"
     keys = f"`ladder.{level}.execution"
     for name in ("gpus", "cpus"):
         need, most = getattr(shape, f"{name}_per_worker"), max((getattr(node, name) for node in nodes), default=0.0)
         if need > most:
+            needed = _amount(need, name[:-1].upper())
             limit = f"no node has more than {most:g}" if most else "there is no GPU"
             return ResourceError(
                 f"level {level} has {name}_per_worker = {need:g}, and {limit}; {has}",
-                f"set {keys}.{name}_per_worker` to {most:g}, or run where a node has {need:g} {name[:-1].upper()}s",
+                f"set {keys}.{name}_per_worker` to {most:g}, or run where a node has {needed}",
             )
-    needs = f"{shape.cpus_per_worker:g} CPUs" + f" and {shape.gpus_per_worker:g} GPUs" * bool(shape.gpus_per_worker)
+    needs = _amounts(shape.cpus_per_worker, shape.gpus_per_worker)
     room = sum(min(_times(n.cpus, shape.cpus_per_worker), _times(n.gpus, shape.gpus_per_worker)) for n in nodes)
     if not room:
         return ResourceError(
@@ -117,9 +118,19 @@ def misfit(level: str, shape: GroupShape, nodes: Sequence[Node]) -> W2SError | N
             f"lower {keys}.cpus_per_worker` to what the nodes with GPUs have",
         )
     return ResourceError(
-        f"level {level} needs {shape.workers} workers with {needs} each at once, and there is room for {room}; {has}",
-        f"lower {keys}.workers` to {room}, or run on a larger cluster with --address",
+        f"level {level} needs {_amount(shape.workers, 'worker')} with {needs} each at once, "
+        f"and there is room for {room}; {has}",
+        f"lower {keys}.workers` to {room}, or run where there is room for {shape.workers}",
     )
+
+
+def _amounts(cpus: float, gpus: float) -> str:
+    """Return, for example, `4 CPUs and 1 GPU`; GPUs only where there are some."""
+    return _amount(cpus, "CPU") + (f" and {_amount(gpus, 'GPU')}" if gpus else "")
+
+
+def _amount(number: float, noun: str) -> str:
+    return f"{number:g} {noun}" + "s" * (number != 1)
 
 
 def _times(free: float, each: float) -> int:

@@ -153,7 +153,7 @@ class Run:
         self._num_deaths = self._num_deaths + 1 if num_finished == self._finished_at_death else 1
         self._finished_at_death = num_finished
         if self._interrupt.is_set() and (self._judge is not None or self._left()):
-            raise self._interrupted("the rest is not finished")
+            raise self._interrupted()
         end, _ = how_it_ended(error)
         if end == "raised" or (end == "memory" and self._num_deaths == _MAX_DEATHS):
             raise error  # an exception at its start would be raised again
@@ -170,7 +170,7 @@ class Run:
         search = Search(judge, self._search, dispatcher)
         self._work(dispatcher, search)
         if self._interrupt.is_set():
-            raise self._interrupted("the search is not finished")
+            raise self._interrupted()
         ray.get(dispatcher.withdraw_all.remote(), timeout=_ANSWER_SECONDS)
         self._search, self._judge = search.result(), None
         self._add_chains(compile_study(self._study, self._resolution, self._search))
@@ -190,8 +190,8 @@ class Run:
         tuning = ChainTuning(self._study, self._chains, dispatcher, self._store)
         self._work(dispatcher, tuning)
         if self._interrupt.is_set():
-            if left := self._left():
-                raise self._interrupted(f"{left} to go")
+            if self._left():
+                raise self._interrupted()
             return done
         return tuning.outcomes()
 
@@ -269,9 +269,14 @@ class Run:
     def _dispatcher_log(self) -> Path:
         return logs_folder(self._store, self._study.name) / "dispatcher.log"
 
-    def _interrupted(self, left: str) -> Interrupted:
-        done = len(self._trained())
-        return Interrupted(f"stopped on request: {done} stages done, {left}", "run the same command again to continue")
+    def _interrupted(self) -> Interrupted:
+        if self._judge is not None:
+            done = f"the search is not finished; stages of this run that are done: {len(self._trained())}"
+        else:
+            stages = distinct_stages(self._chains)
+            num_done = sum(is_finished(stage, self._store) for stage in stages.values())
+            done = f"{num_done} of {len(stages)} stages done"
+        return Interrupted(f"stopped on request: {done}", "run the same command again to continue")
 
     @contextmanager
     def _study_lease(self) -> Iterator[None]:

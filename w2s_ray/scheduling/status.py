@@ -36,6 +36,8 @@ class EventKind(StrEnum):
 
     ASSIGNED = "assigned"
     """A worker group has it."""
+    RESUMED = "resumed"
+    """It continues from a checkpoint."""
     FIRST_STEP = "first step"
     """The first report of an optimizer step arrived."""
     ENDED = "ended"
@@ -52,6 +54,8 @@ class StageEvent:
     """Seconds since the epoch."""
     result: StageResult | None = None
     """With ENDED, unless the stage failed."""
+    step: int = 0
+    """With RESUMED, the step of the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class NullView:
 
 
 class PlainView:
-    """Writes a line when a stage starts and when it ends."""
+    """Writes a line when a stage starts, continues from a checkpoint, and ends."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
@@ -117,6 +121,8 @@ class PlainView:
             if event.kind is EventKind.ASSIGNED and identity not in self._running:
                 self._running.add(identity)
                 self._write(f"started  {name}")
+            elif event.kind is EventKind.RESUMED:
+                self._write(f"resumed  {name} from step {event.step}")
             elif event.kind is EventKind.ENDED and identity in self._running:
                 self._running.remove(identity)
                 error = status.failures.get(identity)

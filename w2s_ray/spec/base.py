@@ -3,8 +3,9 @@
 import difflib
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import UnionType
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -123,7 +124,9 @@ def check_known(name: str, known: Iterable[str], key: str, what: str) -> None:
         raise StudyError(f"{key} names an unknown {what}: {name}", suggestion(name, known, f"{what}s"))
 
 
-def study_error(error: ValidationError, source: str, kind: Any, within: Sequence[str] = ()) -> StudyError:
+def study_error(
+    error: ValidationError, source: str, kind: Any, within: Sequence[str] = (), written: "Written | None" = None
+) -> StudyError:
     """Return pydantic's error as one with a sentence for each key that breaks a rule.
 
     Args:
@@ -131,14 +134,24 @@ def study_error(error: ValidationError, source: str, kind: Any, within: Sequence
         source: what was read, such as the file's name.
         kind: the type that was validated, usually a Spec.
         within: the keys of the study under which the validated part is.
+        written: where keys are and belong in a whole study.
     """
-    problems = [_problem(item, kind, within) for item in error.errors()]
+    problems = [_problem(item, kind, within, written or Written()) for item in error.errors()]
     relevant = [problem for problem in problems if not any(other.explains(problem) for other in problems)]
     sentences = list(dict.fromkeys(problem.sentence for problem in relevant))
     hints = list(dict.fromkeys(problem.hint for problem in relevant if problem.hint))[:_MAX_PROBLEMS]
     more = len(sentences) - _MAX_PROBLEMS
     told = sentences[:_MAX_PROBLEMS] + ([f"and {more} more faults"] if more > 0 else [])
     return StudyError(f"{source}: {'; '.join(told)}", "; ".join(hints))
+
+
+class Written(NamedTuple):
+    """Where keys are in the file of a study, and where they belong."""
+
+    at: Callable[[tuple[str, ...]], tuple[str, ...]] = lambda keys: keys
+    """Returns the keys as the file has them, by their place in the study."""
+    places: Mapping[str, str] = MappingProxyType({})
+    """Where a key belongs, by its name: `at the top`."""
 
 
 class _Problem(NamedTuple):
@@ -153,17 +166,19 @@ class _Problem(NamedTuple):
         return other.is_type_error and is_inside and (len(self.keys) > len(other.keys) or not self.is_type_error)
 
 
-def _problem(item: Any, kind: Any, within: Sequence[str]) -> _Problem:
+def _problem(item: Any, kind: Any, within: Sequence[str], written: Written) -> _Problem:
     location = item["loc"]
     names_a_key = item["type"] in ("extra_forbidden", "missing")
     keys, types = _walk(location[:-1] if names_a_key else location, kind)
     keys += (str(location[-1]),) if names_a_key else ()
-    where = ".".join((*within, *keys))
+    where = ".".join((*within, *written.at(keys)))
     is_type_error = item["type"].endswith(("_type", "_parsing")) or item["type"] == "literal_error"
     match item["type"]:
         case "extra_forbidden":
             known = [key for spec in types if _is_spec(spec) for key in spec.known_keys()]
-            return _Problem(keys, f"unknown key {where}", suggestion(keys[-1], known))
+            place = written.places.get(keys[-1])
+            hint = suggestion(keys[-1], known) if place is None else f"`{keys[-1]}` is a key {place}"
+            return _Problem(keys, f"unknown key {where}", hint)
         case "missing":
             return _Problem(keys, f"{where} is missing")
         case "union_tag_invalid":
@@ -192,8 +207,8 @@ def _problem(item: Any, kind: Any, within: Sequence[str]) -> _Problem:
         message = re.sub("^(Input|Value|List|Tuple|Dictionary) should", "must", item["msg"]).partition(", unable")[0]
         for pydantic_words, yaml_words in _YAML_WORDS.items():
             message = re.sub(pydantic_words, yaml_words, message)
-    hint = _hint(item["input"], message, types) if is_type_error else ""
-    return _Problem(keys, f"{where} = {_shown(item['input'])}: {message}", hint, is_type_error=is_type_error)
+    hint = _hint(item["input"], message, types, keys[-1]) if is_type_error and keys else ""
+    return _Problem(keys, f"{where} = {yaml_text(item['input'])}: {message}", hint, is_type_error=is_type_error)
 
 
 def _misplaced(keys: tuple[str, ...], kind: Any) -> str:
@@ -212,10 +227,19 @@ _NAMED_BY = {"tasks": "task", "methods": "method"}
 """What the names in a mapping are; levels in all others."""
 
 
-def _hint(value: object, message: str, types: Sequence[Any]) -> str:
+def _hint(value: object, message: str, types: Sequence[Any], key: str) -> str:
+    """Return what to write instead of a value of the wrong type."""
+    if isinstance(value, str) and (hint := _hint_for_text(value, message, types)):
+        return hint
+    if Path in types:
+        return f"write a path, such as {key}: /path/to/folder"
+    allowed = _allowed(types) or ["true"] * (bool in types)
+    near = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5) if isinstance(value, str) else []
+    return f"did you mean {near[0]!r}?" if near else f"for example {key}: {allowed[-1]}" if allowed else ""
+
+
+def _hint_for_text(value: str, message: str, types: Sequence[Any]) -> str:
     """Return what to write instead of a text that should be a number, or the kind of a spec."""
-    if not isinstance(value, str):
-        return ""
     by_name = [member for known in types if get_origin(known) is dict for member in _members(get_args(known)[1])]
     if value in [_tag(member) for member in by_name if _is_spec(member)]:
         return f"write {{<level>: {{kind: {value}}}}}"
@@ -239,6 +263,7 @@ def _allowed(types: Sequence[Any]) -> list[str]:
 
 
 _YAML_WORDS = {
+    "Input is not a valid path for .*": "must be a path",
     "Tuple": "a list",
     "Dictionary": "a mapping",
     " after validation": "",
@@ -250,15 +275,26 @@ _YAML_WORDS = {
 """Pydantic's names of types, in the words of YAML."""
 
 
+def yaml_text(value: object) -> str:
+    """Return a value as YAML writes it on one line, with text in quotation marks; the end of a long one is left out."""
+    text = _flow(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _flow(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return repr(value)
+
+
 def _plain(value: object) -> str:
     """Return a value of YAML as it is written on one line; … for a long one."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else _flow(value)
     return text if len(text) <= 40 and not isinstance(value, dict) else "…"
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _walk(location: Sequence[str | int], kind: Any) -> tuple[tuple[str, ...], list[Any]]:

@@ -7,26 +7,37 @@ settings are kept as sorted pairs of a dotted key and its value, so that an exec
 tests/spec/test_deepspeed_keys.py compares the tables with DeepSpeed's own configuration classes.
 """
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 
-from w2s_ray.spec.base import KeyFault, Positive, suggestion
+from w2s_ray.spec.base import KeyFault, suggestion, yaml_text
 
 DeepSpeedValue = bool | int | str
-_Count = Annotated[int, Field(ge=0, strict=True)]
+
+
+def _whole(value: Any) -> Any:
+    """Return 5.0e8, or the text `5e8` that YAML makes of a number without a point, as a whole number if it is one."""
+    is_text = isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d+", value) is not None
+    number = float(value) if is_text or isinstance(value, float) else 0.5
+    return int(number) if number.is_integer() else value
+
+
+_Count = Annotated[int, Field(ge=0, strict=True), BeforeValidator(_whole)]
+_Positive = Annotated[int, Field(gt=0, strict=True), BeforeValidator(_whole)]
 _Flag = Annotated[bool, Field(strict=True)]
 _ZERO = "zero_optimization"
 
 ALLOWED: Mapping[str, Any] = {
-    f"{_ZERO}.reduce_bucket_size": Positive,
-    f"{_ZERO}.allgather_bucket_size": Positive,
+    f"{_ZERO}.reduce_bucket_size": _Positive,
+    f"{_ZERO}.allgather_bucket_size": _Positive,
     f"{_ZERO}.reduce_scatter": _Flag,
     f"{_ZERO}.allgather_partitions": _Flag,
     f"{_ZERO}.use_multi_rank_bucket_allreduce": _Flag,
     f"{_ZERO}.overlap_comm": _Flag,
-    f"{_ZERO}.sub_group_size": Positive,
+    f"{_ZERO}.sub_group_size": _Positive,
     f"{_ZERO}.stage3_prefetch_bucket_size": _Count,
     f"{_ZERO}.stage3_param_persistence_threshold": _Count,
     f"{_ZERO}.stage3_model_persistence_threshold": _Count,
@@ -42,16 +53,16 @@ ALLOWED: Mapping[str, Any] = {
     "wall_clock_breakdown": _Flag,
     "memory_breakdown": _Flag,
     "dump_state": _Flag,
-    "steps_per_print": Positive,
+    "steps_per_print": _Positive,
     "log_level": Literal["debug", "info", "warning", "error", "critical"],
     "comms_logger.enabled": _Flag,
     "comms_logger.prof_all": _Flag,
     "comms_logger.verbose": _Flag,
     "comms_logger.debug": _Flag,
     "flops_profiler.enabled": _Flag,
-    "flops_profiler.profile_step": Positive,
+    "flops_profiler.profile_step": _Positive,
     "flops_profiler.module_depth": Annotated[int, Field(ge=-1, strict=True)],
-    "flops_profiler.top_modules": Positive,
+    "flops_profiler.top_modules": _Positive,
     "flops_profiler.detailed": _Flag,
     "flops_profiler.output_file": str,
     "timers.throughput.enabled": _Flag,
@@ -67,9 +78,7 @@ _OWN = {
     "gradient_clipping": "optimisation.max_grad_norm",
     "optimizer": "optimisation.learning_rate and weight_decay",
     "scheduler": "optimisation.warmup_fraction and final_lr_fraction",
-    "fp16": "optimisation.precision",
     "bf16": "optimisation.precision",
-    "amp": "optimisation.precision",
     "torch_autocast": "optimisation.precision",
     "data_types": "optimisation.precision",
     "communication_data_type": "optimisation.precision",
@@ -77,26 +86,33 @@ _OWN = {
     "checkpoint": "execution.checkpoint_every_seconds",
     "nebula": "execution.checkpoint_every_seconds",
     "elasticity": "execution.workers",
-    "tensorboard": "tracking",
-    "wandb": "tracking",
-    "csv_monitor": "tracking",
-    "comet": "tracking",
+    "wandb": "tracking.wandb",
     f"{_ZERO}.stage": "execution.zero_stage",
-    f"{_ZERO}.offload_optimizer.device": "execution.offload_optimizer",
+    f"{_ZERO}.offload_optimizer.device": "execution.offload_optimizer, and execution.nvme_folder for files",
     f"{_ZERO}.cpu_offload": "execution.offload_optimizer",
     f"{_ZERO}.cpu_offload_param": "execution.offload_parameters",
-    f"{_ZERO}.offload_param.device": "execution.offload_parameters",
+    f"{_ZERO}.offload_param.device": "execution.offload_parameters, and execution.nvme_folder for files",
     f"{_ZERO}.offload_optimizer.nvme_path": "execution.nvme_folder",
     f"{_ZERO}.offload_param.nvme_path": "execution.nvme_folder",
 }
 """The study's own key for what a key of DeepSpeed sets; an entry also covers all keys below it."""
 
+_SECTIONS = {
+    f"{_ZERO}.offload_optimizer": "use execution.offload_optimizer",
+    f"{_ZERO}.offload_param": "use execution.offload_parameters",
+}
+"""What to do where a mapping of keys has another value, and the study has a key for it."""
+
 _CHANGES = "it would change results, which `execution` must not"
 _FILES = "w2s_ray writes its checkpoints and models itself"
-_LAYOUT = "our checkpoints rely on its default"
+_LAYOUT = "w2s_ray relies on its default"
+_NO_FP16 = "w2s_ray computes in fp32 or bf16, as optimisation.precision says"
+_TRACKERS = "w2s_ray writes metrics.jsonl, and sends its metrics to Weights & Biases alone (tracking.wandb)"
 _UNUSED = "w2s_ray does not use this part of DeepSpeed"
 
 _REASONS = {
+    **dict.fromkeys(("fp16", "amp"), _NO_FP16),
+    **dict.fromkeys(("tensorboard", "csv_monitor", "comet"), _TRACKERS),
     **dict.fromkeys(
         (
             "prescale_gradients",
@@ -185,22 +201,26 @@ def _flat(raw: Any) -> Any:
     Raises:
         KeyFault: for the first key that may not be given, or whose value has the wrong type.
     """
-    if not isinstance(raw, Mapping):
+    if isinstance(raw, tuple):
         return raw
-    pairs = sorted(_leaves(raw))
-    for key, value in pairs:
-        check_key(key, value)
-    return tuple(pairs)
+    if not isinstance(raw, Mapping):
+        rule = f"{yaml_text(raw)} must be a mapping of DeepSpeed's keys"
+        raise KeyFault(rule, "write deepspeed: {zero_optimization: {overlap_comm: true}}, or remove deepspeed")
+    return tuple(sorted((key, checked(key, value)) for key, value in _leaves(raw)))
 
 
 def _leaves(raw: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in raw.items():
         key = f"{above}{name}"
         inside = f"{key}."
-        if isinstance(value, Mapping) and value and refusal(key) is None:
+        if isinstance(value, Mapping) and (value or _is_section(key)) and refusal(key) is None:
             yield from _leaves(value, inside)
         else:
             yield key, value
+
+
+def _is_section(key: str) -> bool:
+    return any(known.startswith(f"{key}.") for known in ALLOWED)
 
 
 def refusal(key: str) -> tuple[str, str] | None:
@@ -215,23 +235,37 @@ def refusal(key: str) -> tuple[str, str] | None:
     return None
 
 
-def check_key(key: str, value: Any) -> None:
-    """Refuse a key that may not be given, or a value of the wrong type.
+def checked(key: str, value: Any) -> DeepSpeedValue:
+    """Return the value of a key that may be given; whole numbers may be written as 5e8.
 
     Raises:
-        KeyFault: with the key, its value, the rule and the remedy.
+        KeyFault: for any other key, or a value of the wrong type, with the rule and the remedy.
     """
-    refused = refusal(key)
+    given, refused = f"{key} = {yaml_text(value)}", refusal(key)
     if refused is not None:
-        raise KeyFault(f"{key} = {value!r} may not be given: {refused[0]}", refused[1])
+        raise KeyFault(f"{given} may not be given: {refused[0]}", refused[1])
+    if _is_section(key):
+        below = ", ".join(known.removeprefix(f"{key}.") for known in ALLOWED if known.startswith(f"{key}."))
+        raise KeyFault(f"{given} must be a mapping", _SECTIONS.get(key, f"its keys are {below}"))
     if key not in ALLOWED:
-        raise KeyFault(f"{key} = {value!r} is not a key of DeepSpeed that may be given", suggestion(key, ALLOWED))
+        raise KeyFault(f"{given} is not a key of DeepSpeed that may be given", suggestion(key, ALLOWED))
+    kind = TypeAdapter(ALLOWED[key])
     try:
-        TypeAdapter(ALLOWED[key]).validate_python(value)
+        value_of_kind: DeepSpeedValue = kind.validate_python(value)
     except ValidationError as error:
         rule = error.errors()[0]["msg"].replace("Input should", "must")
-        hint = f"one of {', '.join(get_args(ALLOWED[key]))}" if key == "log_level" else ""
-        raise KeyFault(f"{key} = {value!r} {rule}", hint) from None
+        raise KeyFault(f"{given} {rule}", _remedy(key, kind)) from None
+    return value_of_kind
+
+
+def _remedy(key: str, kind: TypeAdapter[Any]) -> str:
+    """Return what a key's value may be, by its JSON schema."""
+    schema = kind.json_schema()
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    if schema["type"] == "integer":
+        return f"write a whole number of at least {schema.get('minimum', schema.get('exclusiveMinimum', 0) + 1)}"
+    return "write true or false" if schema["type"] == "boolean" else "write text"
 
 
 def nested(pairs: tuple[tuple[str, DeepSpeedValue], ...]) -> dict[str, Any]:

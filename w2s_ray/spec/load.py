@@ -2,7 +2,8 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,23 @@ import yaml
 from pydantic import ValidationError
 
 from w2s_ray.errors import StudyError
-from w2s_ray.spec.base import split_key, study_error, suggestion
+from w2s_ray.spec.base import Written, split_key, study_error, suggestion
 from w2s_ray.spec.checks import check_study
 from w2s_ray.spec.points import one_changed
-from w2s_ray.spec.study import Study
+from w2s_ray.spec.stage import ExecutionSpec, Optimisation
+from w2s_ray.spec.study import SPREAD_KEYS, Study
 
 STUDY_NAME = "study.yaml"
 """The name of a study's file in a store and in a job."""
 _NAMED: dict[str, tuple[str, ...]] = {"tasks": ("builtin", "hub", "files"), "ladder": ("model",), "methods": ()}
 """Keys of a study whose values have names; a new value needs one of the keys listed here."""
 _SPACE = "search.space."
+_PLACES = {
+    **dict.fromkeys(ExecutionSpec.model_fields, "of `execution`"),
+    **dict.fromkeys(Optimisation.model_fields, "of `optimisation`"),
+    **dict.fromkeys(Study.known_keys(), "at the top"),
+}
+"""Where a key belongs that is in the wrong place, if there is one such place."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -61,7 +69,11 @@ def read_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         StudyError: when the file is missing or is not YAML, or an override does not fit it.
     """
     if not path.is_file():
-        raise StudyError(f"study file {path} " + ("is a folder" if path.is_dir() else "does not exist"))
+        if path.is_dir():
+            raise StudyError(f"study file {path} is a folder", "name the study's file in it")
+        files = [file.name for file in path.parent.glob("*.y*ml")]
+        hint = suggestion(path.name, files, "files") if files else "check the path"
+        raise StudyError(f"study file {path} does not exist", hint)
     try:
         with path.open(encoding="utf-8") as file:
             raw = yaml.load(file, _Loader)  # a safe loader
@@ -84,7 +96,7 @@ def parse_study(raw: dict[str, Any], source: str = "the study") -> Study:
     try:
         study = Study.model_validate(raw)
     except ValidationError as error:
-        raise study_error(error, source, Study) from None
+        raise study_error(error, source, Study, written=Written(partial(_written_at, raw), _PLACES)) from None
     try:
         check_study(study)
         for _ in one_changed(study):
@@ -92,6 +104,17 @@ def parse_study(raw: dict[str, Any], source: str = "the study") -> Study:
     except StudyError as error:
         raise StudyError(f"{source}: {error.message}", error.hint) from None
     return study
+
+
+def _written_at(raw: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the keys of a level's value as the file has them: at the top, unless the level sets that key itself."""
+    match keys:
+        case ("ladder", level, section, *inside) if section in SPREAD_KEYS and raw.get(section):
+            entry = raw["ladder"][level]
+            own = entry.get(section) if isinstance(entry, dict) else None
+            if not own or (isinstance(own, dict) and inside and inside[0] not in own):
+                return (section, *inside)
+    return keys
 
 
 def _unshared(raw: Any, inside: tuple[int, ...] = ()) -> Any:

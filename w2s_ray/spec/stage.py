@@ -8,14 +8,15 @@ Predictions (a stage applied to a split) are work of their own with an identity 
 for the next level and every metric is computed from them, so a new metric trains nothing.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from w2s_ray.spec.base import Fraction, KeyFault, Positive, Spec, Variant
+from w2s_ray.spec.base import Fraction, KeyFault, Positive, Spec, Variant, yaml_text
 from w2s_ray.spec.deepspeed_keys import DeepSpeedSettings
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.labels import LabelledSplit, SplitSpec
@@ -40,6 +41,13 @@ Attention = Literal["auto", "sdpa", "varlen", "flash"]
 """How attention is computed: `sdpa` over padded texts, `varlen` and `flash` over texts in one row without padding."""
 
 
+def _no_truth(value: Any) -> Any:
+    """Refuse true and false, which are equal to 1 and 0."""
+    if isinstance(value, bool):
+        raise KeyFault(f"{yaml_text(value)} must be one of 0, 1, 2, 3, auto", "for example zero_stage: auto")
+    return value
+
+
 class GroupShape(NamedTuple):
     """The shape of a worker group; stages of one shape share warm workers, whatever their ZeRO stage."""
 
@@ -58,7 +66,7 @@ class ExecutionSpec(Spec):
     """Worker processes that train the stage together."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
     gpus_per_worker: float = Field(default=0.0, ge=0)
-    zero_stage: ZeroStage | Literal["auto"] = 0
+    zero_stage: Annotated[ZeroStage | Literal["auto"], BeforeValidator(_no_truth)] = 0
     """State that DeepSpeed shards: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters. `auto` takes the
     cheapest setting in time that fits into a worker's memory, with offload where it must."""
     offload_optimizer: bool = False
@@ -103,9 +111,8 @@ class ExecutionSpec(Spec):
         if self.nvme_folder is None:
             return self
         if not self.nvme_folder.is_absolute():
-            raise KeyFault(
-                f"nvme_folder = {self.nvme_folder} must be an absolute path", "it is the same on each machine"
-            )
+            whole = os.path.abspath(os.path.expanduser(self.nvme_folder))
+            raise KeyFault(f"nvme_folder = {self.nvme_folder} must be an absolute path", f"write {whole}")
         if not (self.offload_optimizer or self.offload_parameters or self.zero_stage == "auto"):
             hint = "set offload_optimizer: true, offload_parameters: true or zero_stage: auto"
             raise KeyFault("nvme_folder is given, and nothing is offloaded", hint)

@@ -189,7 +189,7 @@ class Checkpoints:
         """Load the last checkpoint that is complete and undamaged; collective.
 
         Returns:
-            The state to resume from, and why later checkpoints could not be used.
+            The state to resume from; and notes: from which step, and why later checkpoints could not be used.
         """
         notes = []
         for name in self._workers.on_rank_0(lambda: self._names(_STEP)):
@@ -202,7 +202,7 @@ class Checkpoints:
             if not damage:
                 self._read(engine, name, files.progress.step)
                 self._written_step = self.last_step = files.progress.step
-                return files.progress, notes
+                return files.progress, [*notes, f"the stage continues from step {self.last_step}"]
             notes.append(f"the checkpoint at {name} is passed over: {damage}")
         return TrainState(), notes
 

@@ -30,6 +30,7 @@ class StageProgress:
     identity: str
     activity: Activity
     step: int
+    """While loading, that of the checkpoint from which the stage continues; 0 without one."""
     num_steps: int
     values: Mapping[str, float] = field(default_factory=dict)
     seconds_left: float | None = None
@@ -106,8 +107,13 @@ class Journal:
         return self._observer is not None and self._observer.should_stop()
 
     def resume_at(self, step: int) -> None:
-        """Delete the lines after `step`, the last checkpoint, so that the file reads as if training never stopped."""
+        """Delete the lines after `step`, the last checkpoint, so that the file reads as if training never stopped.
+
+        A step above 0 is reported.
+        """
         self._saved_step = step
+        if step:
+            self._report("loading", step, {})
         if self._observer is None or not self._path.exists():
             return
         kept = [line + "\n" for line in whole_lines(self._path) if json.loads(line)["step"] <= step]

@@ -406,6 +406,19 @@ async def test_only_the_process_that_requested_last_may_withdraw(setting: Settin
 
 
 @in_event_loop
+async def test_a_stage_that_continues_from_a_checkpoint_is_an_event(setting: Setting, chain: Chain) -> None:
+    group = await setting.group_for(chain)
+    stage = await setting.stage_for(group)
+    for report in (
+        StageProgress(stage.identity, "loading", 0, 40),
+        StageProgress(stage.identity, "loading", 28, 40, saved_step=28),
+    ):
+        await setting.dispatcher.progress(group, stage.identity, [report])
+    events = [(event.kind, event.step) for event in (await setting.dispatcher.poll()).events]
+    assert events == [(EventKind.ASSIGNED, 0), (EventKind.RESUMED, 28)]
+
+
+@in_event_loop
 async def test_a_trial_whose_process_was_killed_is_forgotten(
     setting: Setting, chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

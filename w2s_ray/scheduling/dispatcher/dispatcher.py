@@ -153,8 +153,7 @@ class Dispatcher:
 
     async def withdraw(self, trial: str, asker: str | None = None) -> None:
         """Withdraw a trial's request, unless another process has made it since."""
-        known = self._trials.get(trial)
-        if known is not None and known.asker == asker:
+        if (known := self._trials.get(trial)) is not None and known.asker == asker:
             self._forget(trial)
 
     async def withdraw_all(self) -> None:
@@ -193,6 +192,8 @@ class Dispatcher:
             self._progress[identity] = report
             if report.saved_step > queued.saved_step:
                 self._handle(core.CheckpointSaved(identity, report.saved_step))
+            if report.activity == "loading" and report.step:
+                self._record(EventKind.RESUMED, queued.stage, step=report.step)
             if report.activity == "training" and report.step > 0 and identity not in self._stepped:
                 self._stepped.add(identity)
                 self._record(EventKind.FIRST_STEP, queued.stage)
@@ -347,8 +348,8 @@ class Dispatcher:
             names = [chain.name for chain in chains if any(own.identity == stage.identity for own in chain.stages)]
         return stage_run(self._study, stage, names)
 
-    def _record(self, kind: EventKind, stage: PlannedStage, result: StageResult | None = None) -> None:
-        self._events.append(StageEvent(kind, stage, time.time(), result))
+    def _record(self, kind: EventKind, stage: PlannedStage, result: StageResult | None = None, step: int = 0) -> None:
+        self._events.append(StageEvent(kind, stage, time.time(), result, step))
 
     def _end_stage(self, identity: str, result: StageResult | None) -> None:
         self._progress.pop(identity, None)
@@ -361,8 +362,7 @@ class Dispatcher:
 
     def _update_report(self, trial: str) -> None:
         """Make the trial's new report and wake its process."""
-        known = self._trials.get(trial)
-        if known is None:
+        if (known := self._trials.get(trial)) is None:
             return
         before, stages = known.report, self._scheduler.queue.stages
         version = before.version + 1 if before is not None else 0

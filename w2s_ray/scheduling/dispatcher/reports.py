@@ -143,7 +143,8 @@ def _group_line(group: WorkerGroup, scheduler: Scheduler) -> str:
         doing = f"{group.status} {name_of(scheduler.queue.stages[group.identity].stage)}"
     elif group.status is GroupStatus.OPENING and group.shape in scheduler.groups.without_room:
         doing = "waits for room on the cluster"
-    return f"{group.id}, {group.shape.workers} workers: {doing}"
+    workers = group.shape.workers
+    return f"{group.id}, {workers} worker{'s' * (workers != 1)}: {doing}"
 
 
 def with_phase(ended: GroupEnded, progress: StageProgress | None) -> GroupEnded:
