@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 SECONDS = 450.0
 """Time for all rows; the rest of 8 minutes is for starting."""
 STOPPED_AFTER = 4
+HEAD = "| what | real tokens/s | padding | MFU | peak GB | plan GB | ratio | note |"
 START, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 SHAPES = {
     False: (Shape("1B", 22, 2048, 5632, 32, 4), Shape("7B", 32, 4096, 11008, 32, 32)),
@@ -154,8 +155,8 @@ def resumed(name: str, job: Job) -> list[Row]:
         whole = losses(Path(scratch) / "whole", [NullObserver()])
         stopped = losses(Path(scratch) / "stopped", [Preempts(), NullObserver()])
     gap = max(abs(one - other) / abs(other) for one, other in zip(stopped, whole, strict=True))
-    found = f"losses differ by at most {gap:.1e} of their size"
-    return [Row(name=name, note=f"{len(whole)} steps, stopped after {STOPPED_AFTER}; {found}")]
+    losses_text = f"the largest relative difference of losses is {gap:.1e}" if gap else "all losses are equal"
+    return [Row(name=name, note=f"{len(whole)} steps, stopped after {STOPPED_AFTER}; {losses_text}")]
 
 
 def all_rows(workers: "Workers", folder: Path, is_small: bool) -> Iterator[tuple[float, str, Callable[[], list[Row]]]]:
@@ -190,13 +191,16 @@ def run_rows(workers: "Workers", *, folder: Path, is_small: bool, seconds: float
     began = time.perf_counter()
     write_models(folder, SHAPES[is_small])
     rows: list[Row] = []
+    print(f"elapsed  {HEAD}", flush=True)
     for least, name, measure in all_rows(workers, folder, is_small):
         left = seconds - (time.perf_counter() - began)
         if left < (1 if is_small else least):
-            rows.append(Row(name=name, note=f"skipped: {left:.0f} s are left, and it needs {least:.0f}"))
+            new = [Row(name=name, note=f"skipped: {left:.0f} s are left, and it needs {least:.0f}")]
         else:
-            rows += attempt(name, measure)
-        print(f"{time.perf_counter() - began:5.0f} s  {line_of(rows[-1])}", flush=True)
+            new = attempt(name, measure)
+        rows += new
+        for row in new:
+            print(f"{time.perf_counter() - began:5.0f} s  {line_of(row)}", flush=True)
     with_ratios = compared(rows)
     device = torch.cuda.get_device_name(workers.device) if workers.device.type == "cuda" else "CPU"
     versions = {"torch": torch.__version__, "cuda": str(torch.version.cuda)}
@@ -249,8 +253,7 @@ def line_of(row: Row) -> str:
 def table(result: dict[str, Any]) -> str:
     """Return the result as a Markdown table under a line on the device."""
     rows = [line_of(Row.model_validate(row)) for row in result["rows"]]
-    head = ("what", "real tokens/s", "padding", "MFU", "peak GB", "plan GB", "ratio", "note")
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * 6 + " --- |", *rows]
+    lines = [HEAD, "| --- |" + " ---: |" * 6 + " --- |", *rows]
     return f"{result['device']}, torch {result['torch']}, CUDA {result['cuda']}.\n\n" + "\n".join(lines)
 
 
@@ -259,6 +262,14 @@ def write_page(page: Path, result: dict[str, Any]) -> None:
     before, _, rest = page.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
     page.write_text(f"{before}{START}\n{table(result)}\n{END}{after}", encoding="utf-8")
+
+
+def check_outputs(json_path: Path | None, page: Path | None) -> None:
+    """Refuse files that the result cannot be written to, before anything is measured."""
+    if json_path is not None and (json_path.is_dir() or not os.access(json_path.absolute().parent, os.W_OK)):
+        raise typer.BadParameter(f"--json {json_path} cannot be written; name a file in an existing folder")
+    if page is not None and not (page.is_file() and START in page.read_text(encoding="utf-8")):
+        raise typer.BadParameter(f"--page {page} is not a file with the line {START}; name docs/gpu.md or a copy")
 
 
 def main(
@@ -270,6 +281,7 @@ def main(
     """Measure training and labelling on one GPU."""
     from w2s_ray.planning.nodes import this_machine
 
+    check_outputs(json_path, page)
     gpus = this_machine().gpus
     if not gpus and not small:
         raise typer.BadParameter("this machine has no GPU; --small runs tiny models on a CPU")

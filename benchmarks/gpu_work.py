@@ -335,7 +335,7 @@ def label(job: Job, network: "Network", engine: Any, training_speed: float) -> R
         tokens_per_second=speed,
         mfu=job.utilisation(job.shape.operations(examples.lengths_N, "labelling") / seconds),
         ratio=speed / training_speed,
-        against="training",
+        against="labelling ÷ training",
         note=f"{network.attention}, {network.predicts_in}",
     )
 
@@ -367,7 +367,7 @@ def bare(name: str, job: Job) -> list[Row]:
 
 
 def offload(name: str, job: Job) -> list[Row]:
-    """Train with the optimizer and the parameters in the host's memory, if it has room: 18 bytes a weight."""
+    """Train with the optimizer and the parameters in the host's memory, if it has room: 20 bytes per weight."""
     need, available = job.planned.host, host_memory().available
     if need > available:
         return [

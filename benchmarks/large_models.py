@@ -3,8 +3,8 @@
     python benchmarks/large_models.py                    # the table of the page: 1, 8 and 64 GPUs of 141 GB
     python benchmarks/large_models.py --gpu-gb 80 --host-gb 1000 study.yaml --gpus 16
 
-Nothing is downloaded and nothing measured: the shapes of the models are here, and texts fill the context. With a study
-of your own, its models have to be among `MODELS`.
+Nothing is downloaded and nothing measured: the shapes of the models are here, and texts fill the context. A study of
+your own can have the models of `MODELS` only.
 """
 
 import re
@@ -15,11 +15,12 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from w2s_ray.errors import W2SError
 from w2s_ray.planning.memory import MemoryFit, fit_memory
 from w2s_ray.planning.nodes import Node
 from w2s_ray.spec.chain import ModelShape, Resolution, ResolvedModel, ResolvedTask, distinct_stages
 from w2s_ray.spec.compile import compile_study
-from w2s_ray.spec.load import parse_study
+from w2s_ray.spec.load import load_study, parse_study
 from w2s_ray.spec.stage import Lora, Prompt
 from w2s_ray.spec.study import Study
 from w2s_ray.training.memory.footprint import num_trained
@@ -93,9 +94,10 @@ def row_of(gpus: int, fit: MemoryFit) -> str:
     spec, execution, model = stage.spec, stage.execution, MODELS[stage.spec.starts_from.name]
     assert model.num_parameters is not None and model.shape is not None
     trained = num_trained(spec, model.num_parameters, model.shape)
-    element = 2 if spec.optimisation.saved_precision == "bf16" else 4
-    is_alone = isinstance(spec.trainable, Lora) and execution.keep_adapters
-    saved = (trained if is_alone else model.num_parameters) * element
+    if isinstance(spec.trainable, Lora) and execution.keep_adapters:
+        saved = 4 * trained  # adapters are stored in fp32
+    else:
+        saved = model.num_parameters * (2 if spec.optimisation.saved_precision == "bf16" else 4)
     cells = [
         str(gpus),
         f"{stage.level}, {'LoRA' if isinstance(spec.trainable, Lora) else 'all weights'}",
@@ -118,6 +120,18 @@ def table(page: Path, gpu_gb: float, host_gb: float) -> str:
     return "\n".join(lines)
 
 
+def rows_of_own(path: Path, gpus: int, gpu_gb: float, host_gb: float) -> list[str]:
+    """Return the rows of the study in a file."""
+    try:
+        study = load_study(path)
+        for name, level in study.ladder.items():
+            if level.model not in MODELS:
+                raise typer.BadParameter(f"ladder.{name}.model = {level.model} is none of {', '.join(MODELS)}")
+        return [row_of(gpus, fit) for fit in fits(study, cluster(gpus, gpu_gb, host_gb))]
+    except W2SError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def write_page(page: Path, text: str) -> None:
     """Put the table into the page, between its two marks."""
     before, _, rest = page.read_text(encoding="utf-8").partition(START)
@@ -126,17 +140,20 @@ def write_page(page: Path, text: str) -> None:
 
 
 def main(
-    gpu_gb: Annotated[float, typer.Option(help="Memory of a GPU in GB (10^9 bytes).")] = 141.0,
-    host_gb: Annotated[float, typer.Option(help="Memory of a machine with eight GPUs in GB.")] = 2000.0,
+    gpu_gb: Annotated[float, typer.Option(min=1, help="Memory of a GPU in GB (10^9 bytes).")] = 141.0,
+    host_gb: Annotated[float, typer.Option(min=1, help="Memory of a machine with eight GPUs in GB.")] = 2000.0,
     study: Annotated[Path | None, typer.Argument(help="A study of your own, instead of those of the page.")] = None,
-    gpus: Annotated[int, typer.Option(help="GPUs for a study of your own.")] = 8,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs for a study of your own; 8 by default.")] = None,
     write: Annotated[bool, typer.Option("--write", help="Put the table into the page.")] = False,
 ) -> None:
     """Print what the stages of studies of large models need."""
     if study is not None:
-        own = parse_study(yaml.safe_load(study.read_text(encoding="utf-8")))
-        print("\n".join(row_of(gpus, fit) for fit in fits(own, cluster(gpus, gpu_gb, host_gb))))
+        if write:
+            raise typer.BadParameter("--write is for the studies of the page; leave it out")
+        print("\n".join(rows_of_own(study, gpus or 8, gpu_gb, host_gb)))
         return
+    if gpus is not None:
+        raise typer.BadParameter("--gpus is for a study of your own; name its file too")
     text = table(PAGE, gpu_gb, host_gb)
     print(text)
     if write:

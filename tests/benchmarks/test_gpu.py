@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
 import gpu
 import gpu_work
@@ -19,7 +21,7 @@ def test_the_small_form_measures_every_row(alone: Workers, tmp_path: Path) -> No
     assert not [row.note for row in rows if row.note.startswith(("failed", "skipped"))]
     resumed = [row for row in rows if "resumed" in row.name]
     assert len(rows) == 11 and len(resumed) == 1
-    assert "differ by at most 0.0e+00" in resumed[0].note
+    assert "all losses are equal" in resumed[0].note
     assert all(row.tokens_per_second for row in rows if row not in resumed)
     assert [row.padding for row in rows if "varlen" in row.name] == [0.0]
     assert [row.ratio is not None for row in rows[:4]] == [False, True, True, True]
@@ -51,6 +53,17 @@ def test_a_row_that_fails_is_noted_and_the_next_one_runs(
     )
     first, second = gpu.run_rows(alone, folder=tmp_path, is_small=False, seconds=10.0)["rows"]
     assert "ZeroDivisionError" in first["note"] and second["name"] == "b"
+
+
+@pytest.mark.parametrize("option", ["--json", "--page"])
+def test_a_file_that_cannot_be_written_is_refused_before_measuring(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "run_on_workers", lambda *_: 1 / 0)
+    app = typer.Typer()
+    app.command()(gpu.main)
+    result = CliRunner().invoke(app, ["--small", option, str(tmp_path / "nope" / "file")], env={"COLUMNS": "400"})
+    assert result.exit_code == 2 and option in result.output
 
 
 def test_operations_follow_the_formula() -> None:

@@ -556,6 +556,14 @@ def test_unresolved_files_are_listed_and_nothing_is_locked(home: Path, store: Ar
     assert not (store.study_folder("planned") / LOCK_NAME).exists()
 
 
+def test_the_error_of_a_model_names_its_level_and_every_method_counts(home: Path, store: ArtifactStore) -> None:
+    (home / "l" / "config.json").write_text('{"model_type": "llama"}')
+    ladder = {"s": {"model": str(home / "s")}, "l": {"model": str(home / "l"), "execution": {"attention": "varlen"}}}
+    methods = {"naive": {}, "noisy": {"optimisation": {"l": {"dropout": 0.25}}}}
+    with pytest.raises(ModelError, match=r"level l: .*0\.25"):
+        resolve(study_in(home, ladder=ladder, methods=methods), store)
+
+
 def test_a_study_with_unresolved_files_cannot_run(home: Path, store: ArtifactStore, cache: Path) -> None:
     with pytest.raises(ModelError, match=r"owner/name/config\.json") as caught:
         resolve_whole(hub_study(home), store)

@@ -315,3 +315,9 @@ def test_the_precision_of_the_saved_model_is_part_of_a_stages_identity() -> None
     spec = chains()[0].stages[0].spec
     rounded = spec.optimisation.model_copy(update={"saved_precision": "bf16"})
     assert spec.model_copy(update={"optimisation": rounded}).identity != spec.identity
+
+
+def test_the_precision_of_predictions_concerns_the_students_that_learn_from_them() -> None:
+    for (_, plain), (_, other) in zip(stages(), stages(prediction_precision="bf16"), strict=True):
+        learns_the_truth = all(isinstance(part.labels, GroundTruth) for part in plain.spec.train)
+        assert (plain.identity == other.identity) == learns_the_truth

@@ -20,7 +20,7 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.points import largest, one_changed
-from w2s_ray.spec.stage import Lora, Prompt
+from w2s_ray.spec.stage import Lora, Optimisation, Prompt
 from w2s_ray.spec.study import LevelSpec, Study, TaskSizes, TaskSpec
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import exclusive, write_file
@@ -62,12 +62,14 @@ def resolve(study: Study, store: ArtifactStore) -> Resolution:
     unresolved: list[str] = []
     models: dict[str, ResolvedModel] = {}
     for name, level in study.ladder.items():
-        pinned, contexts, targets = _pinned(lock, name, level), _contexts(variants, name), _targets(variants, name)
+        pinned, settings, targets = _pinned(lock, name, level), _settings(variants, name), _targets(variants, name)
         try:
-            models[name] = resolve_model(level, pinned, contexts, targets, _language_key(variants, name))
+            models[name] = resolve_model(level, pinned, settings, targets, _language_key(variants, name))
         except HubUnreachable as error:
             unresolved += error.files
             models[name] = ResolvedModel(revision=UNRESOLVED, num_parameters=None)
+        except ModelError as error:
+            raise ModelError(f"level {name}: {error.message}", error.hint) from None
     tasks: dict[str, ResolvedTask] = {}
     short: dict[str, TooFewExamples] = {}
     for name, task in study.tasks.items():
@@ -274,15 +276,10 @@ def _named(level: LevelSpec) -> str:
     return level.model if level.revision is None else f"{level.model}@{level.revision}"
 
 
-def _contexts(variants: Sequence[Study], level: str) -> tuple[int, ...]:
-    """Return the context lengths in which a level's model is trained, or reads texts."""
-    settings = (
-        own
-        for variant in variants
-        for method in variant.methods.values()
-        for own in variant.optimisations(method, level)
-    )
-    return tuple(dict.fromkeys(own.context_tokens for own in settings))
+def _settings(variants: Sequence[Study], level: str) -> list[Optimisation]:
+    """Return the settings with which a level's model is trained, or reads texts."""
+    methods = ((variant, method) for variant in variants for method in variant.methods.values())
+    return [own for variant, method in methods for own in variant.optimisations(method, level)]
 
 
 def _targets(variants: Sequence[Study], level: str) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
 """Texts without padding: packed rows give the logits, losses and gradients of padded ones."""
 
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -256,12 +258,16 @@ def test_a_model_that_cannot_be_packed_is_padded_or_refused(name: str) -> None:
         ("gemma2", {}, {}, "gemma2"),
         ("llama", {"dropout": 0.1}, {}, "0.1"),
         ("llama", {"precision": "fp32"}, {"gpus_per_worker": 1.0}, "fp32"),
+        ("wide", {"precision": "bf16"}, {"gpus_per_worker": 1.0}, "320"),
     ],
 )
 def test_a_study_that_asks_for_the_impossible_is_refused_before_it_runs(
     architecture: str, optimisation: dict[str, object], execution: dict[str, object], value: str, tmp_path: Path
 ) -> None:
-    folder = write_model(tmp_path / "model", architecture, PLAIN)
+    folder = write_model(tmp_path / "model", "llama" if architecture == "wide" else architecture, PLAIN)
+    if architecture == "wide":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"head_dim": 320}))
     level = LevelSpec(
         model=str(folder),
         optimisation=Optimisation(context_tokens=16, **optimisation),  # type: ignore[arg-type]
@@ -270,6 +276,18 @@ def test_a_study_that_asks_for_the_impossible_is_refused_before_it_runs(
     with pytest.raises(ModelError) as refused:
         resolve_model(level)
     assert value in refused.value.message and "auto" in refused.value.hint
+
+
+@pytest.mark.parametrize(("num_heads", "gpus", "is_refused"), [(1, 1.0, True), (1, 0.0, False), (2, 1.0, False)])
+def test_heads_that_only_a_cpu_can_pack_are_refused_for_a_gpu(num_heads: int, gpus: float, is_refused: bool) -> None:
+    level = LevelSpec(
+        model="w2s:small",
+        architecture={"hidden_size": 512, "num_layers": 2, "num_heads": num_heads, "intermediate_size": 64},  # type: ignore[arg-type]
+        optimisation=Optimisation(precision="bf16"),
+        execution=Execution(attention="varlen", gpus_per_worker=gpus),
+    )
+    with pytest.raises(ModelError, match="512") if is_refused else nullcontext():
+        resolve_model(level)
 
 
 def test_flash_without_a_gpu_is_refused_when_the_study_is_read() -> None:

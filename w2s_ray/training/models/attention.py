@@ -26,7 +26,7 @@ from transformers.masking_utils import sdpa_mask
 from w2s_ray.errors import ModelError, first_line
 from w2s_ray.spec.stage import Attention, Optimisation, Precision
 from w2s_ray.training.feed import Packing
-from w2s_ray.training.models.catalogue import PACKED_DECODERS, PACKED_ENCODERS
+from w2s_ray.training.models.catalogue import PACKED_DECODERS, PACKED_ENCODERS, head_obstacle
 from w2s_ray.training.workers import Workers
 
 AttentionKind = Literal["sdpa", "varlen", "flash"]
@@ -35,7 +35,6 @@ _OFFSET_POSITIONS = frozenset(("roberta", "xlm-roberta"))
 """Encoders whose first position is that of the padding token plus 1."""
 _LEAST_CAPABILITY = (8, 0)
 """Of an NVIDIA GPU (Ampere), for the kernels of both kinds."""
-_LARGEST_HEAD = 256
 _LARGEST_ERROR = 0.05
 """Of a kernel in bf16, relative to the largest value."""
 
@@ -93,9 +92,7 @@ def _obstacles(hf: PreTrainedModel, kind: AttentionKind, device: torch.device, w
         name = torch.cuda.get_device_name(device)
         yield f"{name} has compute capability {capability[0]}.{capability[1]}, and the kernel needs 8.0"
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if size % 8 or size > _LARGEST_HEAD:
-        yield f"the heads have {size} dimensions, and the kernel needs a multiple of 8 up to {_LARGEST_HEAD}"
-    fault = _kernel_fault(kind, device, size)
+    fault = head_obstacle(size) or _kernel_fault(kind, device, size)
     if fault:
         yield fault
 

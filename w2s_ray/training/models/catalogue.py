@@ -13,7 +13,7 @@ from w2s_ray import hub
 from w2s_ray.errors import ModelError
 from w2s_ray.hub import HubUnreachable
 from w2s_ray.spec.chain import ModelShape, ResolvedModel
-from w2s_ray.spec.stage import Architecture, is_path
+from w2s_ray.spec.stage import Architecture, Optimisation, is_path
 from w2s_ray.spec.study import LevelSpec
 from w2s_ray.training.models import files
 from w2s_ray.training.models.vocabulary import check_padding
@@ -22,6 +22,8 @@ LADDER = Path(__file__).parents[2] / "ladder"
 """Folder of the built-in models and of their tokenizer."""
 BUILTIN = "w2s:"
 SIZES = ("small", "medium", "large")
+LARGEST_HEAD = 256
+"""Dimensions of a head, for the kernels that read texts without padding."""
 PACKED_DECODERS = frozenset("gemma gemma3_text gpt2 gpt_neox llama mistral olmo olmo2 phi phi3 qwen2 qwen3".split())
 PACKED_ENCODERS = frozenset("bert electra modernbert roberta xlm-roberta".split())
 """Model types that read texts without padding (attention.py); tests/training/models/test_attention.py compares each."""
@@ -30,7 +32,7 @@ PACKED_ENCODERS = frozenset("bert electra modernbert roberta xlm-roberta".split(
 def resolve_model(
     level: LevelSpec,
     pinned: str | None = None,
-    reading: Sequence[int] = (),
+    settings: Sequence[Optimisation] = (),
     targets: Sequence[str] = (),
     language_key: str = "",
 ) -> ResolvedModel:
@@ -39,28 +41,29 @@ def resolve_model(
     Args:
         level: names the model.
         pinned: the hub commit that the study's lock file names.
-        reading: context lengths other than the level's own in which the model is trained.
+        settings: of the methods that train the model or read texts with it, besides the level's own.
         targets: modules that LoRA adapters are added to; for hub models they are checked when the stage trains.
         language_key: the study's key that needs a language model; empty if any model will do.
 
     Raises:
-        ModelError: when the model does not exist, is incomplete, has no padding token, or is no language model.
+        ModelError: when the model does not exist, is incomplete, has no padding token, is no language model, or cannot
+            read texts as `execution.attention` asks.
         HubUnreachable: when the hub does not answer, and files of the model are not cached.
     """
-    name = level.model
+    name, settings = level.model, (level.optimisation, *settings)
     if is_builtin(name) or _is_local(name):
-        return _resolve_folders(level, reading, targets, language_key)
+        return _resolve_folders(level, settings, targets, language_key)
     model = _hub_model(name, level.revision or pinned, weights=level.architecture is None)
     files.check_pad_token(model.folder, name, level.pad_token)
     if level.architecture is None:
-        for context in (level.optimisation.context_tokens, *reading):
-            files.check_context(model.folder, name, context)
+        for own in settings:
+            files.check_context(model.folder, name, own.context_tokens)
         files.check_precision(model.folder, name)
         if language_key:
             files.check_language_model(model.folder, name, language_key)
-        shape = _shape(level, model.folder)
+        shape = _shape(level, settings, model.folder)
         return ResolvedModel(revision=model.commit, num_parameters=model.num_parameters, shape=shape)
-    return _from_scratch(model.commit, level.architecture, model.folder)
+    return _from_scratch(model.commit, level, settings, level.architecture, model.folder)
 
 
 def model_folder(name: str, revision: str, *, tokenizer: bool = False) -> Path:
@@ -161,7 +164,7 @@ def _missing(names: Sequence[str], *, weights: bool) -> list[str]:
 
 
 def _resolve_folders(
-    level: LevelSpec, reading: Sequence[int], targets: Sequence[str], language_key: str
+    level: LevelSpec, settings: Sequence[Optimisation], targets: Sequence[str], language_key: str
 ) -> ResolvedModel:
     if level.revision is not None:
         raise ModelError(
@@ -172,50 +175,67 @@ def _resolve_folders(
     tokenizer_files = files.tokenizer_files(tokenizer)
     files.check_pad_token(tokenizer, level.model, level.pad_token)
     if level.architecture is not None:
-        return _from_scratch(files.digest(tokenizer_files), level.architecture, tokenizer)
+        return _from_scratch(files.digest(tokenizer_files), level, settings, level.architecture, tokenizer)
     folder = model_folder(level.model, "")
     weights = files.weight_files(folder)
-    for context in (level.optimisation.context_tokens, *reading):
-        files.check_context(folder, level.model, context)
+    for own in settings:
+        files.check_context(folder, level.model, own.context_tokens)
     files.check_precision(folder, level.model)
     files.check_modules(weights, level.model, targets)
     if language_key:
         files.check_language_model(folder, level.model, language_key)
     code = sorted(folder.glob("*.py")) if level.trust_remote_code else []
     revision = files.digest((*weights, *tokenizer_files, *code))
-    size, shape = files.num_parameters(weights), _shape(level, folder)
+    size, shape = files.num_parameters(weights), _shape(level, settings, folder)
     return ResolvedModel(revision=revision, num_parameters=size, shape=shape)
 
 
-def _shape(level: LevelSpec, folder: Path) -> ModelShape | None:
+def _shape(level: LevelSpec, settings: Sequence[Optimisation], folder: Path) -> ModelShape | None:
     """Return the model's shape, in which the padding token must have an embedding.
 
     A class of its own may have more embeddings than its configuration names; the model check counts those.
     """
-    _check_attention(level, folder)
+    _check_attention(level, settings, files.model_type(folder), files.head_size(folder))
     shape = files.shape_of(folder)
     if not level.trust_remote_code:
         check_padding(folder, level.model, shape, level.pad_token)
     return shape
 
 
-def _check_attention(level: LevelSpec, folder: Path) -> None:
+def head_obstacle(size: int) -> str:
+    """Return why a kernel for packed texts does not support heads of this size; empty if it does."""
+    if size % 8 == 0 and size <= LARGEST_HEAD:
+        return ""
+    return f"the heads have {size} dimensions, and the kernel needs a multiple of 8 up to {LARGEST_HEAD}"
+
+
+def _check_attention(
+    level: LevelSpec, settings: Sequence[Optimisation], model_type: str, head_size: int | None
+) -> None:
     """Refuse `attention: varlen` or `flash` for a model, or settings, with which texts cannot be packed."""
-    wanted, model_type = level.execution.attention, files.model_type(folder)
+    wanted, on_gpu = level.execution.attention, level.execution.gpus_per_worker > 0
     if wanted in ("auto", "sdpa"):
         return
+    dropout = max(own.dropout for own in settings)
+    reason = ""
     if level.trust_remote_code or model_type not in PACKED_DECODERS | PACKED_ENCODERS:
         reason = f"{level.model} is of the type {model_type}, whose texts cannot be packed"
-    elif level.optimisation.dropout:
-        reason = f"the kernel has no dropout, and optimisation.dropout is {level.optimisation.dropout:g}"
-    elif level.execution.gpus_per_worker and level.optimisation.precision != "bf16":
-        reason = f"the kernel computes in bf16, and optimisation.precision is {level.optimisation.precision}"
-    else:
-        return
-    raise ModelError(f"attention: {wanted} is not possible: {reason}", "set `attention: auto`, which pads such texts")
+    elif dropout:
+        reason = f"the kernel has no dropout, and optimisation.dropout is {dropout:g}"
+    elif on_gpu and any(own.precision != "bf16" for own in settings):
+        reason = "the kernel computes in bf16, and optimisation.precision is fp32"
+    elif on_gpu and head_size is not None:
+        reason = head_obstacle(head_size)
+    if reason:
+        raise ModelError(
+            f"attention: {wanted} is not possible: {reason}", "set `attention: auto`, which pads such texts"
+        )
 
 
-def _from_scratch(revision: str, architecture: Architecture, tokenizer: Path) -> ResolvedModel:
+def _from_scratch(
+    revision: str, level: LevelSpec, settings: Sequence[Optimisation], architecture: Architecture, tokenizer: Path
+) -> ResolvedModel:
+    _check_attention(level, settings, "llama", architecture.hidden_size // architecture.num_heads)
     vocabulary = files.vocabulary_size(tokenizer)
     return ResolvedModel(
         revision=revision,

@@ -68,20 +68,7 @@ _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "d_inner")
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "hidden_function")
-_DECODERS = (
-    "llama",
-    "gpt2",
-    "gpt_neox",
-    "gpt_neo",
-    "opt",
-    "gemma",
-    "gemma2",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "phi",
-    "olmo2",
-)
+_DECODERS = tuple("llama gpt2 gpt_neox gpt_neo opt gemma gemma2 mistral qwen2 qwen3 phi olmo2".split())
 """Some types of language models: for these transformers, which loads torch, is not asked."""
 _GATED = ("gemma", "modernbert")
 """Model types with a gated feed-forward block whose activation is not silu."""
@@ -158,8 +145,7 @@ def num_parameters_of(architecture: Architecture, vocabulary: int) -> int:
 
 def shape_of(folder: Path) -> ModelShape | None:
     """Return the model's shape from its configuration; None when a number is missing."""
-    config = _json(folder / CONFIG)
-    config = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    config = _sizes(folder)
     hidden, layers, vocabulary = (_first(config, names) for names in (_HIDDEN, _LAYERS, ("vocab_size",)))
     if hidden is None or layers is None or vocabulary is None:
         return None
@@ -170,17 +156,23 @@ def shape_of(folder: Path) -> ModelShape | None:
             f"vocabulary {vocabulary}",
             "download or save the model again",
         )
-    head_size = _first(config, ("head_dim",)) or hidden // heads
     activation = next((config[name] for name in _ACTIVATIONS if isinstance(config.get(name), str)), "gelu")
     return ModelShape(
         hidden_size=hidden,
         num_layers=layers,
         inner_size=_first(config, _INNER) or 4 * hidden,
-        key_size=head_size * (_first(config, ("num_key_value_heads",)) or heads),
+        key_size=(head_size(folder) or hidden) * (_first(config, ("num_key_value_heads",)) or heads),
         vocabulary=vocabulary,
         activation=activation,
         gated=activation == "silu" or str(config.get("model_type", "")).startswith(_GATED),
     )
+
+
+def head_size(folder: Path) -> int | None:
+    """Return the dimensions of an attention head; None when a number is missing."""
+    config = _sizes(folder)
+    hidden, heads = _first(config, _HIDDEN), _first(config, _HEADS)
+    return _first(config, ("head_dim",)) or (hidden // heads if hidden and heads else None)
 
 
 def shape_of_architecture(architecture: Architecture, vocabulary: int) -> ModelShape:
@@ -340,6 +332,12 @@ def _tensors(files: Iterable[Path]) -> Iterator[tuple[str, list[int]]]:
             raise ModelError(
                 f"{file} is not a safetensors file: {first_line(error)}", "download or save the model again"
             ) from None
+
+
+def _sizes(folder: Path) -> dict[str, Any]:
+    """Return the configuration, or the part of it that has the sizes of a text model."""
+    config = _json(folder / CONFIG)
+    return config["text_config"] if isinstance(config.get("text_config"), dict) else config
 
 
 def _first(config: dict[str, Any], names: Iterable[str]) -> int | None:
