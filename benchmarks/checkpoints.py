@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory import Case, make_model, stage_of
-from w2s_ray.spec.stage import Execution, ModelSource
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import ModelSource
 from w2s_ray.training.processes import run_on_workers
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from w2s_ray.planning.estimate import state_bytes_per_worker
 from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask, SettledStage
 from w2s_ray.spec.compile import compile_study
+from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.load import parse_study
-from w2s_ray.spec.stage import Execution, Optimisation
+from w2s_ray.spec.stage import Optimisation
 from w2s_ray.training.memory.footprint import Footprint
 from w2s_ray.training.memory.settle import settle
 from w2s_ray.training.models import files

@@ -32,7 +32,8 @@ from unittest.mock import patch
 import typer
 
 from gpu_work import Job, Row, Shape, bare, offload, ours, write_models
-from w2s_ray.spec.stage import Execution, Lora
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Lora
 from w2s_ray.training.processes import run_on_workers
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import numpy as np
 
 from w2s_ray.science import IntArray
 from w2s_ray.spec.base import Spec
-from w2s_ray.spec.stage import AllWeights, Attention, Execution, Lora, ModelSource, Optimisation, StageSpec, Trainable
+from w2s_ray.spec.execution import Attention, Execution
+from w2s_ray.spec.stage import AllWeights, Lora, ModelSource, Optimisation, StageSpec, Trainable
 from w2s_ray.training.memory.usage import host_memory
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from w2s_ray.spec.stage import Execution
+from w2s_ray.spec.execution import Execution
 from w2s_ray.training.processes import run_on_workers
 
 if TYPE_CHECKING:

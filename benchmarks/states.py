@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w2s_ray.spec.stage import Execution, ZeroStage
+from w2s_ray.spec.execution import Execution, ZeroStage
 from w2s_ray.training.processes import run_on_workers
 
 if TYPE_CHECKING:

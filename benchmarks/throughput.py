@@ -36,8 +36,9 @@ from transformers import (
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.science import IntArray
 from w2s_ray.spec.base import Spec
+from w2s_ray.spec.execution import Execution, ZeroStage
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
-from w2s_ray.spec.stage import Execution, ModelSource, Optimisation, Precision, StageSpec, ZeroStage
+from w2s_ray.spec.stage import ModelSource, Optimisation, Precision, StageSpec
 from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.engine_config import engine_config
 from w2s_ray.training.feed import Feeder, LabelledExamples, MicroBatch

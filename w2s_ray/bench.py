@@ -22,9 +22,10 @@ from w2s_ray.errors import StudyError
 from w2s_ray.planning.nodes import misfit, this_machine
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, distinct_stages
+from w2s_ray.spec.execution import ZeroStage
 from w2s_ray.spec.labels import GroundTruth
 from w2s_ray.spec.losses import check_registered
-from w2s_ray.spec.stage import Prompt, StageSource, ZeroStage
+from w2s_ray.spec.stage import Prompt, StageSource
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.processes import run_on_workers
 

@@ -17,9 +17,10 @@ from w2s_ray.errors import ResourceError, StudyError, TrainingError
 from w2s_ray.planning.nodes import Node
 from w2s_ray.planning.resolve import resolve
 from w2s_ray.spec.compile import compile_study
+from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.labels import GroundTruth
 from w2s_ray.spec.load import load_study
-from w2s_ray.spec.stage import Execution, ModelSource
+from w2s_ray.spec.stage import ModelSource
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.processes import run_on_workers
 from w2s_ray.training.workers import Workers

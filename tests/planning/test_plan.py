@@ -19,8 +19,9 @@ from w2s_ray.planning.resolve import LOCK_NAME, locked, resolve, resolve_whole, 
 from w2s_ray.scheduling.core.queue import work_of
 from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.compile import compile_study
+from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.load import load_study, parse_study
-from w2s_ray.spec.stage import Execution, Probe, Prompt, Trainable
+from w2s_ray.spec.stage import Probe, Prompt, Trainable
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record, package_versions

@@ -8,10 +8,11 @@ from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.chain_compiler import BAG
 from w2s_ray.spec.compile import compile_study
+from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.identity import identity
 from w2s_ray.spec.labels import GroundTruth, Harden, Knn, Logistic, Topological, WeakLabels
 from w2s_ray.spec.load import parse_study
-from w2s_ray.spec.stage import Execution, Optimisation
+from w2s_ray.spec.stage import Optimisation
 
 LEVELS = ("s", "m", "l")
 

@@ -6,8 +6,8 @@ import pytest
 
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.deepspeed_keys import ALLOWED, refusal
+from w2s_ray.spec.execution import ExecutionSpec
 from w2s_ray.spec.load import parse_study
-from w2s_ray.spec.stage import ExecutionSpec
 from w2s_ray.spec.study import Study
 
 PREFETCH = {"zero_optimization": {"stage3_prefetch_bucket_size": 5_000, "overlap_comm": True}}

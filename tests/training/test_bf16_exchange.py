@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.training.conftest import Moods, make_tiny, sharding
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.stage import Execution, Optimisation
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Optimisation
 from w2s_ray.training import zero
 from w2s_ray.training.models.loading import load_network, load_tokenizer
 from w2s_ray.training.models.network import evaluating

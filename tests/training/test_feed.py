@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
-from w2s_ray.spec.stage import Execution, ModelSource, StageSpec
+from w2s_ray.spec.stage import ModelSource, StageSpec
 from w2s_ray.training.feed import Examples, Feeder, LabelledExamples
 from w2s_ray.training.memory.footprint import prediction_tokens
 from w2s_ray.training.workers import Workers

@@ -20,8 +20,8 @@ from w2s_ray.report.evidence import gather_chains
 from w2s_ray.science import FloatArray
 from w2s_ray.science.metrics import accuracy
 from w2s_ray.spec.chain import Chain, PlannedStage
+from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.labels import WeakLabels
-from w2s_ray.spec.stage import Execution
 from w2s_ray.spec.study import MethodSpec
 from w2s_ray.training import inputs
 from w2s_ray.training.features import features

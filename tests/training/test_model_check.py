@@ -41,8 +41,9 @@ from tests.training.model_folders import (
 from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import ModelError, W2SError
 from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.model_check import to_check
-from w2s_ray.spec.stage import Execution, ModelSource
+from w2s_ray.spec.stage import ModelSource
 from w2s_ray.spec.study import LevelSpec
 from w2s_ray.training import model_check, model_trial
 from w2s_ray.training.model_check import check_model

@@ -13,8 +13,9 @@ from tests.training.conftest import Onlooker, Pairings, Replies, Tiny, make_tiny
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.data.splits import rows_of_split
 from w2s_ray.spec.chain import Chain
+from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.identity import seeded_hash
-from w2s_ray.spec.stage import Execution, Prompt
+from w2s_ray.spec.stage import Prompt
 from w2s_ray.training.inputs import StageInputs
 from w2s_ray.training.language_objectives import AnswerObjective, answer_tokens
 from w2s_ray.training.loop import Loop

@@ -12,8 +12,9 @@ from tests.training.test_checkpoints import losses, read_model, sharing_data
 from tests.training.test_zero import network_of, texts
 from w2s_ray.errors import StoreError, StudyError
 from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.load import parse_study
-from w2s_ray.spec.stage import Execution, Optimisation
+from w2s_ray.spec.stage import Optimisation
 from w2s_ray.training import engine_config, placement, zero
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers

@@ -11,7 +11,8 @@ from torch import nn
 from tests.training.conftest import LIMITS, TINY, Moods, Onlooker, Tiny, largest, make_tiny, sharding
 from tests.training.processes import run_cases
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.stage import EarlyStopping, Execution, Optimisation
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import EarlyStopping, Optimisation
 from w2s_ray.store.artifacts import SNAPSHOTS, ArtifactStore
 from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.engine_config import engine_config

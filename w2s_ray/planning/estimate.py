@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from w2s_ray.data import batches
 from w2s_ray.spec.chain import PlannedStage, SettledStage
-from w2s_ray.spec.stage import AllWeights, ExecutionSpec, Lora, Probe, Prompt
+from w2s_ray.spec.execution import ExecutionSpec
+from w2s_ray.spec.stage import AllWeights, Lora, Probe, Prompt
 from w2s_ray.store.record import Record
 
 ASSUMED_FLOPS_PER_CPU = 1e11

@@ -20,7 +20,7 @@ from w2s_ray.errors import ResourceError, StudyError, W2SError
 from w2s_ray.planning.nodes import FreeResources, Node
 from w2s_ray.planning.resolve import UNRESOLVED
 from w2s_ray.spec.chain import PlannedStage, Resolution, SettledStage
-from w2s_ray.spec.stage import ExecutionSpec, ZeroStage
+from w2s_ray.spec.execution import ExecutionSpec, ZeroStage
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.memory.footprint import Footprint
 from w2s_ray.training.memory.settle import settle

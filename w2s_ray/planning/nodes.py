@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from w2s_ray.errors import ResourceError, W2SError
-from w2s_ray.spec.stage import GroupShape
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.training.memory.usage import gpu_bytes, host_memory
 
 Placement = tuple[tuple[int, int], ...]

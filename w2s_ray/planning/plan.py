@@ -15,8 +15,8 @@ from w2s_ray.planning.search_estimate import ToCome, estimate_to_come
 from w2s_ray.planning.task_view import TaskView, view_tasks
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import Chain, PlannedStage, Resolution, ResolvedTask, distinct_stages, num_named, point_labels
+from w2s_ray.spec.execution import ZeroStage
 from w2s_ray.spec.points import count_chains, notices, uses_dropout
-from w2s_ray.spec.stage import ZeroStage
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record, package_versions

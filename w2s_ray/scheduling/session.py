@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from w2s_ray.errors import ResourceError, first_line
 from w2s_ray.planning.nodes import Node, misfit, this_machine
-from w2s_ray.spec.stage import ExecutionSpec
+from w2s_ray.spec.execution import ExecutionSpec
 from w2s_ray.training.memory.usage import ALLOCATOR
 
 PASSED_ON = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "WANDB_ENTITY", "HF_TOKEN", "HF_ENDPOINT")

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from w2s_ray.spec.base import Kind, Positive, Spec
+from w2s_ray.spec.execution import Execution, ExecutionSpec
 from w2s_ray.spec.search import Point
-from w2s_ray.spec.stage import DEFAULT_CUE, Execution, ExecutionSpec, PredictionSpec, StageSource, StageSpec
+from w2s_ray.spec.stage import DEFAULT_CUE, PredictionSpec, StageSource, StageSpec
 from w2s_ray.spec.study import Arm, TaskSizes
 
 

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.base import Written, split_key, study_error, suggestion
 from w2s_ray.spec.checks import check_study
+from w2s_ray.spec.execution import ExecutionSpec
 from w2s_ray.spec.points import one_changed
-from w2s_ray.spec.stage import ExecutionSpec, Optimisation
+from w2s_ray.spec.stage import Optimisation
 from w2s_ray.spec.study import SPREAD_KEYS, Study
 
 STUDY_NAME = "study.yaml"

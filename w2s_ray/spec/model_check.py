@@ -2,9 +2,10 @@
 
 from w2s_ray.spec.base import Spec
 from w2s_ray.spec.chain import PlannedStage
+from w2s_ray.spec.execution import ExecutionSpec
 from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
 from w2s_ray.spec.losses import NaiveLoss
-from w2s_ray.spec.stage import ExecutionSpec, ModelSource, Optimisation
+from w2s_ray.spec.stage import ModelSource, Optimisation
 
 RECIPE = 1
 """Version of the check; increase when it would refuse other models."""

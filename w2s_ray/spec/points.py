@@ -9,9 +9,10 @@ from pydantic import TypeAdapter, ValidationError
 from w2s_ray.errors import StudyError
 from w2s_ray.spec.base import study_error, suggestion
 from w2s_ray.spec.checks import check_together
+from w2s_ray.spec.execution import ExecutionSpec
 from w2s_ray.spec.losses import check_registered
 from w2s_ray.spec.search import Point, Range, SearchSpec
-from w2s_ray.spec.stage import ExecutionSpec, Lora
+from w2s_ray.spec.stage import Lora
 from w2s_ray.spec.study import SPREAD_KEYS, LevelSpec, MethodSpec, Study
 
 _NAMED_PARTS: dict[str, Any] = {"ladder": LevelSpec, "methods": MethodSpec}

@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, PrivateAttr, field_serializer, model_validator
 
 from w2s_ray.spec.base import Fraction, Name, Positive, Spec, merged, split_key
+from w2s_ray.spec.execution import ExecutionSpec
 from w2s_ray.spec.labels import Relabelling, Supervisors
 from w2s_ray.spec.losses import Loss, NaiveLoss
 from w2s_ray.spec.reporting import ReportSpec
 from w2s_ray.spec.search import SearchSpec
-from w2s_ray.spec.stage import AllWeights, Architecture, ExecutionSpec, Optimisation, Precision, Score, Trainable
+from w2s_ray.spec.stage import AllWeights, Architecture, Optimisation, Precision, Score, Trainable
 
 SPREAD_KEYS = ("optimisation", "execution")
 """Keys that a study may give at its top, for every level of the ladder."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from w2s_ray.spec.base import Positive, Spec
+from w2s_ray.spec.execution import ZeroStage
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.stage import Architecture, ZeroStage
+from w2s_ray.spec.stage import Architecture
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import require_space, write_file
 

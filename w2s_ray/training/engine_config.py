@@ -6,7 +6,7 @@ import torch
 
 from w2s_ray.spec.base import merged
 from w2s_ray.spec.deepspeed_keys import nested
-from w2s_ray.spec.stage import Execution
+from w2s_ray.spec.execution import Execution
 from w2s_ray.training.memory.limits import Limits
 from w2s_ray.training.placement import moves_to_host
 

@@ -30,9 +30,10 @@ from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import StoreError
 from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.spec.base import Spec
+from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.identity import identity, short
 from w2s_ray.spec.labels import SplitSpec
-from w2s_ray.spec.stage import Execution, ModelSource, StageSource, StageSpec, is_path
+from w2s_ray.spec.stage import ModelSource, StageSource, StageSpec, is_path
 from w2s_ray.store.files import RECORD_NAME, check_files, digest_files, publish_folder, require_space, write_file
 from w2s_ray.store.record import read_spec
 from w2s_ray.training.feed import Examples, Feeder

@@ -15,8 +15,9 @@ from w2s_ray.data.tokens import Tokens, plain_ids, read_around, tokenise
 from w2s_ray.errors import StoreError
 from w2s_ray.science import FloatArray, IntArray
 from w2s_ray.spec.chain import ModelShape, PlannedStage
+from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.identity import identity, short
-from w2s_ray.spec.stage import Execution, ModelSource, Prompt, StageSpec
+from w2s_ray.spec.stage import ModelSource, Prompt, StageSpec
 from w2s_ray.store.artifacts import MODEL, ArtifactStore
 from w2s_ray.store.files import wait_for_files
 from w2s_ray.store.record import Base, Record

@@ -37,7 +37,8 @@ from transformers import (
 from w2s_ray.errors import ModelError, ResourceError, StoreError
 from w2s_ray.science import IntArray
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.stage import Execution, ModelSource, Score
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import ModelSource, Score
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training.feed import Examples, MicroBatch, TokenRow
 from w2s_ray.training.inputs import SampledInputs

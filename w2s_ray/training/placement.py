@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from w2s_ray.errors import StoreError
-from w2s_ray.spec.stage import Execution
+from w2s_ray.spec.execution import Execution
 from w2s_ray.store.files import require_space, writing
 
 

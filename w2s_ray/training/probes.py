@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.labels import SplitSpec
-from w2s_ray.spec.stage import Execution, ModelSource
+from w2s_ray.spec.stage import ModelSource
 from w2s_ray.training.features import FeatureSpec, SplitFeatures, StoredFeatures, read_features
 from w2s_ray.training.feed import Examples, Feeder
 from w2s_ray.training.inputs import StageInputs

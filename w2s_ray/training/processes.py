@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from w2s_ray.errors import TrainingError, W2SError
-from w2s_ray.spec.stage import ExecutionSpec
+from w2s_ray.spec.execution import ExecutionSpec
 from w2s_ray.training.memory.usage import ALLOCATOR
 
 if TYPE_CHECKING:

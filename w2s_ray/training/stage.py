@@ -13,7 +13,8 @@ from w2s_ray.data.batches import plan_steps
 from w2s_ray.errors import DeviceFull, LeaseHeld, ResourceError
 from w2s_ray.science import IntArray
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.stage import Execution, ModelSource, Precision, PredictionSpec, Prompt
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import ModelSource, Precision, PredictionSpec, Prompt
 from w2s_ray.spec.stage import Objective as ObjectiveName
 from w2s_ray.store.artifacts import CHECKPOINTS, MODEL, SNAPSHOTS, ArtifactStore
 from w2s_ray.store.files import wait_for_files

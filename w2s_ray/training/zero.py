@@ -26,7 +26,8 @@ from deepspeed.runtime.torch_autocast import PARAM_COMM_DTYPE_ATTR_NAME
 from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
 from transformers.pytorch_utils import Conv1D
 
-from w2s_ray.spec.stage import Execution, Optimisation
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Optimisation
 from w2s_ray.training.engine_config import engine_config
 from w2s_ray.training.memory.footprint import LARGE_MODEL
 from w2s_ray.training.memory.limits import limits_for

@@ -27,7 +27,7 @@ from w2s_ray.scheduling.core.scheduler import (
 )
 from w2s_ray.scheduling.dispatcher.reports import study_status
 from w2s_ray.spec.chain import Chain
-from w2s_ray.spec.stage import GroupShape
+from w2s_ray.spec.execution import GroupShape
 
 PAIR = GroupShape(workers=2, cpus_per_worker=1, gpus_per_worker=0)
 SINGLE = GroupShape(workers=1, cpus_per_worker=1, gpus_per_worker=0)

@@ -26,7 +26,7 @@ from w2s_ray.scheduling.dispatcher.reports import LEAVE
 from w2s_ray.scheduling.dispatcher.writer import Writer
 from w2s_ray.scheduling.status import EventKind
 from w2s_ray.spec.chain import Chain, PlannedStage
-from w2s_ray.spec.stage import GroupShape
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.lease import LEASE_NAME, Lease, Process, _locked
 from w2s_ray.tracking.jsonl import JsonLinesTracker

@@ -15,7 +15,7 @@ from w2s_ray.scheduling.dispatcher.dispatcher import Dispatcher
 from w2s_ray.scheduling.dispatcher.leases import StageLeases
 from w2s_ray.scheduling.tune import trials
 from w2s_ray.scheduling.tune.trials import BeforeStep, ChainTrial, TuneStopped, Tuning
-from w2s_ray.spec.stage import GroupShape
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 
 

@@ -21,7 +21,7 @@ from w2s_ray.scheduling.workers.failures import ATTEMPT
 from w2s_ray.scheduling.workers.group import NoRoomError, RayGroupLauncher, run_group
 from w2s_ray.scheduling.workers.worker import GroupPlan
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.stage import GroupShape
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.run_status import log_path
 

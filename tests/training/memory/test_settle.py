@@ -10,8 +10,9 @@ from tests.training.conftest import Onlooker, Tiny
 from w2s_ray.errors import StudyError
 from w2s_ray.planning.memory import fit_memory
 from w2s_ray.planning.nodes import Node
+from w2s_ray.spec.execution import Execution, ExecutionSpec
 from w2s_ray.spec.load import parse_study
-from w2s_ray.spec.stage import Execution, ExecutionSpec, Probe, Prompt
+from w2s_ray.spec.stage import Probe, Prompt
 from w2s_ray.training.memory import fit
 from w2s_ray.training.memory.footprint import Footprint
 from w2s_ray.training.memory.settle import settle

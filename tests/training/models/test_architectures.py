@@ -13,7 +13,8 @@ from tests.training.conftest import Moods, Onlooker, Pairings, Tiny, make_tiny
 from tests.training.model_folders import VOCABULARY, exported, own_tokenizer, write_model
 from tests.training.processes import run_cases
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.stage import Execution, ModelSource
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import ModelSource
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.tasks.task import Task
 from w2s_ray.training.stage import run_stage

@@ -19,8 +19,9 @@ from tests.training.conftest import Onlooker, Tiny
 from tests.training.model_folders import ARCHITECTURES, GROUPED, PLAIN, SHORT, VOCABULARY, write_model
 from w2s_ray.data.batches import partition
 from w2s_ray.errors import ModelError
+from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.load import parse_study
-from w2s_ray.spec.stage import Execution, Optimisation, Score
+from w2s_ray.spec.stage import Optimisation, Score
 from w2s_ray.spec.study import LevelSpec
 from w2s_ray.training.feed import Examples, Feeder, LanguageExamples, MicroBatch, Packing
 from w2s_ray.training.losses import TokenBatchLoss

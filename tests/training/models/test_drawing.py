@@ -7,7 +7,8 @@ import torch
 
 from tests.training.conftest import Tiny
 from tests.training.model_folders import ARCHITECTURES, DECODERS, ENCODERS, own_tokenizer, write_model
-from w2s_ray.spec.stage import Architecture, Execution, ModelSource, StageSpec
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Architecture, ModelSource, StageSpec
 from w2s_ray.training.models.loading import load_network, load_tokenizer
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine

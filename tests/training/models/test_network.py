@@ -16,7 +16,8 @@ from transformers import (
 
 from tests.training.conftest import Tiny
 from w2s_ray.errors import ModelError
-from w2s_ray.spec.stage import Execution, ModelSource
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import ModelSource
 from w2s_ray.training.models.loading import load_network, load_tokenizer
 from w2s_ray.training.models.network import Network
 

@@ -13,7 +13,8 @@ from tests.training.conftest import Tiny
 from tests.training.model_folders import DECODERS
 from w2s_ray.errors import StoreError
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
-from w2s_ray.spec.stage import Execution, Lora, ModelSource, StageSpec
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Lora, ModelSource, StageSpec
 from w2s_ray.store.files import digest_file
 from w2s_ray.training.models import saving
 from w2s_ray.training.models.loading import load_network, load_tokenizer

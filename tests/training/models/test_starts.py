@@ -12,7 +12,8 @@ from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError, ModelError
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.stage import Execution, ModelSource, StageSource
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import ModelSource, StageSource
 from w2s_ray.training.models.loading import load_network, load_tokenizer
 from w2s_ray.training.models.network import Network
 from w2s_ray.training.stage import run_stage

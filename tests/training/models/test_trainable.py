@@ -13,7 +13,8 @@ from w2s_ray.data.splits import rows_of_split
 from w2s_ray.errors import DataError, ModelError
 from w2s_ray.ladder.tokenizer import FOLDER as TOKENIZER
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.stage import Execution, Lora, ModelSource, Prompt
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Lora, ModelSource, Prompt
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.training import checkpoints
 from w2s_ray.training.inputs import StageInputs

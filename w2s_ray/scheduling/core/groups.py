@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from w2s_ray.planning.nodes import FreeResources, Node, Placement
-from w2s_ray.spec.stage import GroupShape
+from w2s_ray.spec.execution import GroupShape
 
 
 class GroupStatus(StrEnum):

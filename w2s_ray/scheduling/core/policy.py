@@ -22,7 +22,7 @@ from w2s_ray.planning.nodes import FreeResources
 from w2s_ray.scheduling.core.groups import GroupStatus, WorkerGroup, WorkerGroups
 from w2s_ray.scheduling.core.queue import Queue, name_of
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.stage import GroupShape
+from w2s_ray.spec.execution import GroupShape
 
 MAX_FAILED_STARTS = 3
 """Groups of a shape that may end in a row before their workers start."""

@@ -15,8 +15,8 @@ from itertools import islice
 
 from w2s_ray.errors import TrainingError, W2SError
 from w2s_ray.spec.chain import PlannedStage, merge
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.spec.identity import short
-from w2s_ray.spec.stage import GroupShape
 
 
 class StageState(StrEnum):

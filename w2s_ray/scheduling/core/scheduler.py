@@ -23,7 +23,7 @@ from w2s_ray.scheduling.core.policy import (
 )
 from w2s_ray.scheduling.core.queue import Crash, CrashKind, Queue, StageState
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.stage import GroupShape
+from w2s_ray.spec.execution import GroupShape
 
 MAX_DEATHS = 3
 """Groups in a row that may die running a stage, without a later checkpoint, before the stage fails."""

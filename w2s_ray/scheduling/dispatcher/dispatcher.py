@@ -38,7 +38,7 @@ from w2s_ray.scheduling.dispatcher.reports import (
 from w2s_ray.scheduling.dispatcher.writer import ActorName, find_writer
 from w2s_ray.scheduling.status import EventKind, StageEvent, StudyStatus
 from w2s_ray.spec.chain import Chain, PlannedStage, distinct_stages
-from w2s_ray.spec.stage import GroupShape
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.tracking.tracker import RunInfo, chain_run, stage_run, stage_run_id
 from w2s_ray.training.progress import StageProgress, StageResult
 

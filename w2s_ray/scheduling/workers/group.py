@@ -24,7 +24,7 @@ from w2s_ray.scheduling.workers.failures import log_has_timeout
 from w2s_ray.scheduling.workers.process_group import ProcessGroupConfig
 from w2s_ray.scheduling.workers.worker import GroupPlan, run_worker
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.stage import GroupShape
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.run_status import log_path
 

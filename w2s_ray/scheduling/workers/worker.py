@@ -34,7 +34,7 @@ from w2s_ray.scheduling.workers.failures import ATTEMPT, crash_of, in_one_line, 
 from w2s_ray.scheduling.workers.memory_watch import MemoryWatch
 from w2s_ray.scheduling.workers.process_group import Ranks
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.stage import GroupShape
+from w2s_ray.spec.execution import GroupShape
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.files import output_to
 from w2s_ray.store.run_status import log_path

@@ -9,7 +9,8 @@ from tokenizers import Tokenizer
 from w2s_ray.data.tokens import longest_tokens
 from w2s_ray.errors import DeviceFull, OutOfMemory, first_line
 from w2s_ray.spec.chain import ModelShape
-from w2s_ray.spec.stage import Execution, ModelSource
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import ModelSource
 from w2s_ray.store.micro_batches import Circumstances, read_limit, write_limit
 from w2s_ray.training.feed import Purpose
 from w2s_ray.training.inputs import StageInputs

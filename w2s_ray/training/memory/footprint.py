@@ -9,7 +9,8 @@ Sizes are in bytes. Weights, gradients and moments are fp32 for every precision 
 from dataclasses import dataclass
 
 from w2s_ray.spec.chain import ModelShape, SettledStage
-from w2s_ray.spec.stage import AllWeights, Execution, Lora, ModelSource, Precision, Probe, Prompt, StageSpec
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import AllWeights, Lora, ModelSource, Precision, Probe, Prompt, StageSpec
 from w2s_ray.training.memory.limits import limits_for, with_own_limits
 
 PREDICTION_TOKENS = 8192

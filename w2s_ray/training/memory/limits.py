@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from w2s_ray.spec.stage import Execution
+from w2s_ray.spec.execution import Execution
 
 _SMALLEST_BUCKET = 2**23
 """Elements; below this a collective costs more latency than it saves memory."""

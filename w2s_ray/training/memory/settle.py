@@ -20,7 +20,8 @@ too large for them are halved while the stage runs (fit.py).
 from collections.abc import Callable, Iterator, Sequence
 
 from w2s_ray.spec.chain import ModelShape, PlannedStage, SettledStage
-from w2s_ray.spec.stage import Execution, ExecutionSpec, Precision, Prompt, ZeroStage
+from w2s_ray.spec.execution import Execution, ExecutionSpec, ZeroStage
+from w2s_ray.spec.stage import Precision, Prompt
 from w2s_ray.training.memory.footprint import Footprint, footprint
 
 _ALL: tuple[ZeroStage, ...] = (0, 1, 2, 3)

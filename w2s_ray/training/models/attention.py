@@ -24,7 +24,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from w2s_ray.errors import ModelError, first_line
-from w2s_ray.spec.stage import Attention, Optimisation, Precision
+from w2s_ray.spec.execution import Attention
+from w2s_ray.spec.stage import Optimisation, Precision
 from w2s_ray.training.feed import Packing
 from w2s_ray.training.models.catalogue import PACKED_DECODERS, PACKED_ENCODERS, head_obstacle
 from w2s_ray.training.workers import Workers

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from w2s_ray.spec.stage import Execution
+from w2s_ray.spec.execution import Execution
 from w2s_ray.training.engine_config import engine_config
 from w2s_ray.training.memory.limits import limits_for
 from w2s_ray.training.zero import gathered

@@ -29,7 +29,8 @@ from transformers import (
 )
 
 from w2s_ray.errors import ModelError, first_line
-from w2s_ray.spec.stage import Architecture, Execution, ModelSource, StageSpec
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Architecture, ModelSource, StageSpec
 from w2s_ray.training.collectives import is_of_collective
 from w2s_ray.training.memory.usage import is_out_of_memory
 from w2s_ray.training.models.adapters import freeze

@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from w2s_ray.errors import ModelError
-from w2s_ray.spec.stage import Execution, Lora, ModelSource, StageSpec
+from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.stage import Lora, ModelSource, StageSpec
 from w2s_ray.store.files import digest_file, require_space, sync_file, writing
 from w2s_ray.store.record import Base
 from w2s_ray.training.models.adapters import ADAPTER
