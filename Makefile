@@ -22,7 +22,7 @@ test soak: export OMP_NUM_THREADS ?= 1
 test soak: export TOKENIZERS_PARALLELISM ?= false
 
 # Tests of runs on Ray wait for processes most of the time, so the others run beside them. Each half prints at its end.
-RUNS := tests/cli tests/scheduling
+RUNS := tests/cli tests/scheduling tests/benchmarks tests/training/models tests/training/test_checkpoints.py
 
 test: $(STAMP)
 	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-runs test-others

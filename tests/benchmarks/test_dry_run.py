@@ -76,7 +76,7 @@ def test_fake_ranks_of_a_70_b_student_hold_what_is_planned() -> None:
     assert counts.peak == pytest.approx(need.peak, rel=0.15)  # all that the plan claims
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_workers_hold_at_most_a_tenth_more_model_state_than_theory(tmp_path: Path, workers: int) -> None:
     sizes = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024}
     measured = measure(workers, sizes, tmp_path)

@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.cli.conftest import ROOT, environment
 
 
+@pytest.mark.soak
 def test_every_side_is_measured_over_the_same_examples() -> None:
     arguments = ["--model", "w2s:small", "--rounds", "2", "--steps", "2", "--text", "sst2", "--precision", "fp32"]
     script = [sys.executable, "benchmarks/throughput.py", *arguments, "--json"]
