@@ -105,13 +105,10 @@ def bench_throughput(
             for name in list(sides) if number % 2 == 0 else reversed(list(sides)):
                 seconds[name].append(seconds_of(sides[name], workers))
         engine.destroy()
-    pairs = {"bare loop": "ours", "Trainer": "ours", "labelling": "ours"}
-    ratios = {
-        name: sorted(other / own for other, own in zip(seconds[name], seconds[ours], strict=True))
-        for name, ours in pairs.items()
-        if name in seconds
-    }
-    ratios["labelling"] = sorted(1 / ratio for ratio in ratios["labelling"])
+    ratios = {}
+    for name in sorted(sides.keys() - {"ours"}):
+        slow, fast = ("ours", name) if name == "labelling" else (name, "ours")
+        ratios[name] = sorted(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
     return Throughput(
         text=text,
         precision=precision,

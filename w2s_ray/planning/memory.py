@@ -55,14 +55,7 @@ class MemoryFit:
     @property
     def fits(self) -> bool:
         """Whether the stage fits, as far as is known."""
-        return self.need is None or not exceeds(self.need, self.available, self.available_on_host)
-
-
-def exceeds(need: Footprint, available: int | None, available_on_host: int | None) -> bool:
-    """Return whether a worker needs more than it has; what is unknown is enough."""
-    return (available is not None and need.peak > available) or (
-        available_on_host is not None and need.host > available_on_host
-    )
+        return self.need is None or not self.need.exceeds(self.available, self.available_on_host)
 
 
 def fit_memory(stage: PlannedStage, resolution: Resolution, nodes: Sequence[Node], tokens: int | None) -> MemoryFit:
@@ -80,7 +73,7 @@ def fit_memory(stage: PlannedStage, resolution: Resolution, nodes: Sequence[Node
         model.num_parameters,
         model.shape,
         tokens,
-        lambda need: assumed or exceeds(need, available, on_host),
+        lambda need: assumed or need.exceeds(available, on_host),
     )
     return MemoryFit(settled, need, available, on_host)
 

@@ -263,6 +263,12 @@ class StageSpec(Spec):
         return Score() if self.score is None and isinstance(self.trainable, Prompt) else self.score
 
     @property
+    def starts_drawn(self) -> bool:
+        """Whether it starts from random weights, so that its source has no files of weights."""
+        source = self.starts_from
+        return isinstance(source, ModelSource) and (source.random or source.architecture is not None)
+
+    @property
     def trusts_code(self) -> bool:
         """Whether the Python code in its model's folder may run."""
         return self.starts_from.trust_remote_code

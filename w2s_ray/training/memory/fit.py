@@ -63,7 +63,7 @@ class MemorySettings:
         refused: list[Footprint] = []
 
         def exceeds(need: Footprint) -> bool:
-            if not workers.any(need.peak > available or need.host > on_host):
+            if not workers.any(need.exceeds(available, on_host)):
                 return False
             refused.append(need)
             return True

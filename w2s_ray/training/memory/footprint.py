@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from w2s_ray.spec.chain import ModelShape, SettledStage
 from w2s_ray.spec.execution import Execution
-from w2s_ray.spec.stage import AllWeights, Lora, ModelSource, Precision, Probe, Prompt, StageSpec
+from w2s_ray.spec.stage import AllWeights, Lora, Precision, Probe, Prompt, StageSpec
 from w2s_ray.training.memory.limits import limits_for, with_own_limits
 
 PREDICTION_TOKENS = 8192
@@ -57,13 +57,19 @@ class Footprint:
     phases: dict[str, int]
     """The peak of each phase."""
     host: int = 0
-    """What the worker of a GPU holds in the host's memory; that of a CPU worker is in `parts`."""
+    """Bytes that the worker of a GPU holds in the host's memory; those of a CPU worker are in `parts`."""
     files: int = 0
-    """What the worker has in files of `nvme_folder`."""
+    """Bytes that the worker has in files of `nvme_folder`."""
 
     @property
     def peak(self) -> int:
         return max(self.phases.values())
+
+    def exceeds(self, available: int | None, available_on_host: int | None) -> bool:
+        """Return whether a worker needs more than it has; what is unknown is enough."""
+        return (available is not None and self.peak > available) or (
+            available_on_host is not None and self.host > available_on_host
+        )
 
 
 def num_trained(spec: StageSpec, num_parameters: int, shape: ModelShape) -> int:
@@ -166,16 +172,14 @@ class _Terms:
 
     @property
     def _loading(self) -> int:
-        """What is held beside the weights while they are read: the mapped files on a CPU, and under ZeRO-3 the largest.
+        """Bytes held beside the weights while they are read: the mapped files on a CPU, and under ZeRO-3 the largest.
 
         The largest weight is held twice, gathered and as it is sharded. Weights that are drawn have no files.
         """
         if self._execution.zero_stage != 3:
             return self._full
-        source = self._spec.starts_from
-        is_drawn = isinstance(source, ModelSource) and (source.random or source.architecture is not None)
         twice = 2 * _FP32 * min(self._size, self._largest)
-        return twice if is_drawn else max(self._full, twice)
+        return twice if self._spec.starts_drawn else max(self._full, twice)
 
     @property
     def _largest(self) -> int:

@@ -40,9 +40,7 @@ _PREFIX = "base_model.model."
 
 def keeps_adapters(spec: StageSpec, execution: Execution) -> bool:
     """Return whether the stage's adapters are stored unmerged: its base must have files."""
-    source = spec.starts_from
-    is_drawn = isinstance(source, ModelSource) and (source.random or source.architecture is not None)
-    return execution.keep_adapters and isinstance(spec.trainable, Lora) and not is_drawn
+    return execution.keep_adapters and isinstance(spec.trainable, Lora) and not spec.starts_drawn
 
 
 def describe_base(spec: StageSpec, folder: Path) -> Base:
