@@ -101,7 +101,7 @@ _SECTIONS = {
     f"{_ZERO}.offload_optimizer": "use execution.offload_optimizer",
     f"{_ZERO}.offload_param": "use execution.offload_parameters",
 }
-"""What to do where a mapping of keys has another value, and the study has a key for it."""
+"""The remedy for a section that is no mapping of keys, where the study has a key for it."""
 
 _CHANGES = "it would change results, which `execution` must not"
 _FILES = "w2s_ray writes its checkpoints and models itself"

@@ -41,7 +41,7 @@ class StageInputs:
     """The inputs of one stage, each loaded on first use and then kept. First uses are collective over `workers`."""
 
     execution: Execution
-    """Of the stage, as `MemorySettings` has settled it."""
+    """How the stage is computed, as `MemorySettings` has settled it."""
 
     def __init__(self, stage: PlannedStage, store: ArtifactStore, workers: Workers) -> None:
         self.stage, self.spec, self.store, self.workers = stage, stage.spec, store, workers

@@ -40,7 +40,7 @@ _WORTH_FREEING = _MAPPED
 _LINEAR = torch.nn.functional.linear
 _LINEAR_LAYERS = (nn.Linear, Conv1D)
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""Of AdamW, by torch's names."""
+"""The moments of AdamW, by torch's names."""
 Read = Callable[[str, str, int, torch.Tensor], None]
 """Fills a tensor with a part of a weight (`weight` or a moment), by the weight's name and the first element's place."""
 

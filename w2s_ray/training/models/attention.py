@@ -35,9 +35,9 @@ AttentionKind = Literal["sdpa", "varlen", "flash"]
 _OFFSET_POSITIONS = frozenset(("roberta", "xlm-roberta"))
 """Encoders whose first position is that of the padding token plus 1."""
 _LEAST_CAPABILITY = (8, 0)
-"""Of an NVIDIA GPU (Ampere), for the kernels of both kinds."""
+"""The compute capability of an NVIDIA GPU (Ampere) from which on both kernels work."""
 _LARGEST_ERROR = 0.05
-"""Of a kernel in bf16, relative to the largest value."""
+"""Largest error of a kernel in bf16, relative to the largest value."""
 
 
 def use_attention(

@@ -78,7 +78,7 @@ class ExportFolder:
     context_tokens: int
     """The most tokens of a text."""
     precision: Precision = "fp32"
-    """Of the weights in the files."""
+    """Precision of the weights in the files."""
 
     def save(self, network: Network, sizes: dict[str, int], gather: Gather, workers: Workers) -> dict[str, str]:
         """Write a model, its weights in files of about `FILE_BYTES`; collective.
