@@ -32,6 +32,7 @@ from unittest.mock import patch
 import typer
 
 from gpu_work import Job, Row, Shape, bare, offload, ours, write_models
+from pages import START, write_table
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.stage import Lora
 from w2s_ray.training.processes import run_on_workers
@@ -43,7 +44,6 @@ SECONDS = 450.0
 """Time for all rows; the rest of 8 minutes is for starting."""
 STOPPED_AFTER = 4
 HEAD = "| what | real tokens/s | padding | MFU | peak GB | plan GB | ratio | note |"
-START, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 SHAPES = {
     False: (Shape("1B", 22, 2048, 5632, 32, 4), Shape("7B", 32, 4096, 11008, 32, 32)),
     True: (Shape("tiny", 2, 64, 128, 2, 1), Shape("small", 2, 96, 192, 2, 2)),
@@ -52,60 +52,33 @@ SHAPES = {
 
 def trainer(name: str, job: Job) -> list[Row]:
     """Train with Hugging Face's Trainer: padded batches, grouped by length, of the same number of examples."""
-    import torch
-    from datasets import Dataset
-    from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+    from transformers import AutoTokenizer
 
-    network, examples = job.load(), job.examples
-    per_device = min(job.examples_per_step, 32)
+    from peers import Clock, CountingCollator, rows_of, trainer_of
+
+    network, clock = job.load(), Clock()
+    collate = CountingCollator(AutoTokenizer.from_pretrained(job.folder / job.shape.name))
+    batches = max(1, job.examples_per_step // 32)
     num_steps = 4 if job.is_small else 12
-    marks: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            if job.workers.device.type == "cuda":
-                torch.cuda.synchronize()
-            marks.append(time.perf_counter())
-
-    seen: list[int] = []
-    collate = DataCollatorWithPadding(AutoTokenizer.from_pretrained(job.folder / job.shape.name))
-
-    def counted(rows: list[dict[str, Any]]) -> Any:
-        seen.append(sum(len(row["input_ids"]) for row in rows))
-        return collate(rows)
-
-    labels = examples.targets_NC.argmax(axis=1)
-    rows = [
-        {"input_ids": row.tolist(), "labels": int(label)} for row, label in zip(examples.tokens, labels, strict=True)
-    ]
     with tempfile.TemporaryDirectory() as scratch, patch.dict(os.environ):
         for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
             os.environ.pop(variable, None)  # otherwise it would train through DistributedDataParallel
-        arguments = TrainingArguments(
-            output_dir=scratch,
-            per_device_train_batch_size=per_device,
-            gradient_accumulation_steps=job.examples_per_step // per_device,
+        trainer_of(
+            network.hf,
+            rows_of(job.examples),
+            collate,
+            Path(scratch),
+            [clock],
+            per_device_train_batch_size=job.examples_per_step // batches,
+            gradient_accumulation_steps=batches,
             max_steps=num_steps,
             bf16=network.precision == "bf16",
-            optim="adamw_torch_fused",
             train_sampling_strategy="group_by_length",
             use_cpu=job.workers.device.type == "cpu",
-            report_to=[],
-            save_strategy="no",
-            disable_tqdm=True,
-            logging_strategy="no",
-        )
-        made = Trainer(
-            model=network.hf,
-            args=arguments,
-            train_dataset=Dataset.from_list(rows),
-            data_collator=counted,
-            callbacks=[Clock()],
-        )
-        made.train()
-    batches = job.examples_per_step // per_device
-    real = sum(seen[batches : batches * num_steps])  # those of the first step warm up
-    return [Row(name=name, tokens_per_second=real / (marks[-1] - marks[0]), note=f"sdpa, {num_steps - 1} steps")]
+        ).train()
+    real = sum(collate.num_tokens[batches : batches * num_steps])  # those of the first step warm up
+    speed = real / (clock.marks[-1] - clock.marks[1])
+    return [Row(name=name, tokens_per_second=speed, note=f"sdpa, {num_steps - 1} steps")]
 
 
 def resumed(name: str, job: Job) -> list[Row]:
@@ -258,13 +231,6 @@ def table(result: dict[str, Any]) -> str:
     return f"{result['device']}, torch {result['torch']}, CUDA {result['cuda']}.\n\n" + "\n".join(lines)
 
 
-def write_page(page: Path, result: dict[str, Any]) -> None:
-    """Put the table into the page, between its two marks."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(START)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{START}\n{table(result)}\n{END}{after}", encoding="utf-8")
-
-
 def check_outputs(json_path: Path | None, page: Path | None) -> None:
     """Refuse files that the result cannot be written to, before anything is measured."""
     if json_path is not None and (json_path.is_dir() or not os.access(json_path.absolute().parent, os.W_OK)):
@@ -294,7 +260,7 @@ def main(
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if page is not None:
-        write_page(page, result)
+        write_table(page, table(result))
 
 
 if __name__ == "__main__":

@@ -345,22 +345,17 @@ def bare(name: str, job: Job) -> list[Row]:
     """Train with a plain PyTorch loop over the same micro-batches, prepared before."""
     import torch
 
-    network = job.load().train()
+    from peers import BareLoop
+
+    network = job.load()
     feeder = job.feeder(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True)
     steps = job.steps(feeder)
     prepared = [feeder.micro_batches(step) for step in steps]
-    targets_NC = torch.from_numpy(feeder.examples.targets_NC).to(job.workers.device)
+    loop = BareLoop(network, torch.from_numpy(feeder.examples.targets_NC).to(job.workers.device), 1e-5)
 
     def take(numbers: range) -> None:
         for number in numbers:
-            for batch in prepared[number]:
-                target_BC = targets_NC[batch.positions]
-                loss = -(target_BC * torch.log_softmax(network(*batch.inputs), dim=-1)).sum() / len(steps[number])
-                loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            loop.step(prepared[number])
 
     numbers, seconds = measure_steps(take, len(steps), job.workers)
     measured = [steps[number] for number in numbers]

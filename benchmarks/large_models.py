@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from pages import write_table
 from w2s_ray.errors import W2SError
 from w2s_ray.planning.memory import MemoryFit, fit_memory
 from w2s_ray.planning.nodes import Node
@@ -26,7 +27,6 @@ from w2s_ray.spec.study import Study
 from w2s_ray.training.memory.footprint import num_trained
 
 PAGE = Path(__file__).parents[1] / "docs" / "large-models.md"
-START, END = "<!-- planned: begin -->", "<!-- planned: end -->"
 GPUS_PER_NODE = 8
 BYTES_CHECKPOINT = 12
 """Per trained parameter: the weight and two moments, in fp32."""
@@ -133,13 +133,6 @@ def rows_of_own(path: Path, gpus: int, gpu_gb: float, host_gb: float) -> list[st
         raise typer.BadParameter(str(error)) from None
 
 
-def write_page(page: Path, text: str) -> None:
-    """Put the table into the page, between its two marks."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(START)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
-
-
 def main(
     gpu_gb: Annotated[float, typer.Option(min=1, help="Memory of a GPU in GB (10^9 bytes).")] = 141.0,
     host_gb: Annotated[float, typer.Option(min=1, help="Memory of a machine with eight GPUs in GB.")] = 2000.0,
@@ -158,7 +151,7 @@ def main(
     text = table(PAGE, gpu_gb, host_gb)
     print(text)
     if write:
-        write_page(PAGE, text)
+        write_table(PAGE, text)
 
 
 if __name__ == "__main__":

@@ -158,9 +158,9 @@ def run_trainer_case(workers: "Workers", folder: str, settings: str) -> dict[str
     """Train with Hugging Face's Trainer and the ZeRO-3 settings of its documentation."""
     import deepspeed
     import torch
-    from datasets import Dataset
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
+    from peers import trainer_of
     from w2s_ray.training.memory import usage as memory
 
     deepspeed.init_distributed(dist_backend="gloo")
@@ -189,24 +189,21 @@ def run_trainer_case(workers: "Workers", folder: str, settings: str) -> dict[str
     found = {"imports": memory.resident_bytes()}
     tokenizer = AutoTokenizer.from_pretrained(given["model"])
     rows = [{"input_ids": row, "labels": index % 2} for index, row in enumerate(given["tokens"])]
-    arguments = TrainingArguments(
-        output_dir=f"{folder}/trainer",
-        per_device_train_batch_size=given["examples_per_step"] // workers.size,
-        num_train_epochs=given["epochs"],
-        bf16=given["precision"] == "bf16",
-        optim="adamw_torch_fused",
-        use_cpu=True,
-        deepspeed=config,
-        report_to=[],
-        save_strategy="no",
-        disable_tqdm=True,
-        logging_strategy="no",
-        dataloader_pin_memory=False,
-    )
     model = AutoModelForSequenceClassification.from_pretrained(
         given["model"], num_labels=2, dtype=torch.float32, pad_token_id=tokenizer.pad_token_id
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    trainer = trainer_of(
+        model,
+        rows,
+        DataCollatorWithPadding(tokenizer),
+        Path(folder),
+        per_device_train_batch_size=given["examples_per_step"] // workers.size,
+        num_train_epochs=given["epochs"],
+        bf16=given["precision"] == "bf16",
+        use_cpu=True,
+        deepspeed=config,
+        dataloader_pin_memory=False,
+    )
     memory.reset_peak(torch.device("cpu"))
     trainer.train()
     found["training"] = memory.peak_bytes(torch.device("cpu"))

@@ -24,15 +24,9 @@ import torch
 import torch.distributed as dist
 import typer
 from pydantic_core import to_json
-from transformers import (
-    DataCollatorWithPadding,
-    PreTrainedTokenizerFast,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
+from peers import BareLoop, Clock, rows_of, trainer_of
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.science import IntArray
 from w2s_ray.spec.base import Spec
@@ -41,10 +35,10 @@ from w2s_ray.spec.labels import GroundTruth, LabelledSplit, SplitSpec
 from w2s_ray.spec.stage import ModelSource, Optimisation, Precision, StageSpec
 from w2s_ray.training.checkpoints import Checkpoints
 from w2s_ray.training.engine_config import engine_config
-from w2s_ray.training.feed import Feeder, LabelledExamples, MicroBatch
+from w2s_ray.training.feed import Feeder, LabelledExamples
 from w2s_ray.training.loop import Loop
 from w2s_ray.training.losses import ClassBatchLoss
-from w2s_ray.training.memory.footprint import PREDICTION_TOKENS
+from w2s_ray.training.memory.footprint import CPU_PREDICTION_TOKENS
 from w2s_ray.training.memory.limits import limits_for
 from w2s_ray.training.models.catalogue import model_folder
 from w2s_ray.training.models.loading import load_network, load_tokenizer
@@ -213,7 +207,7 @@ def our_side(case: Case, folder: Path, engine: Engine | None = None) -> Side:
 def labelling_side(case: Case, engine: Engine) -> Side:
     """Class probabilities of the same examples, in the precision of the training."""
     network: Any = engine.model
-    feeder = Feeder(case.examples, case.feeder.workers, PREDICTION_TOKENS, case.feeder.pad, "predicting")
+    feeder = Feeder(case.examples, case.feeder.workers, CPU_PREDICTION_TOKENS, case.feeder.pad, "predicting")
 
     def run() -> None:
         network.predicts_in = case.spec.optimisation.precision
@@ -223,49 +217,20 @@ def labelling_side(case: Case, engine: Engine) -> Side:
 
 
 def bare_side(case: Case) -> Side:
-    """A plain loop over prepared batches, without logs and checks."""
-    network = case.load(EXECUTION).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
-    groups: list[tuple[int, list[tuple[MicroBatch, torch.Tensor]]]] = []
-    for positions in case.steps:
-        batches = [
-            (batch, torch.from_numpy(case.examples.targets_NC[batch.positions]))
-            for batch in case.feeder.micro_batches(positions)
-        ]
-        groups.append((len(positions), batches))
+    loop = BareLoop(case.load(EXECUTION), torch.from_numpy(case.examples.targets_NC), 1e-4)
+    prepared = [case.feeder.micro_batches(positions) for positions in case.steps]
 
     def run() -> None:
-        for count, batches in groups:
-            for batch, target_BC in batches:
-                logits_BC = network(batch.tokens_RT, batch.last_R)
-                loss = -(target_BC * torch.log_softmax(logits_BC, dim=-1)).sum() / count
-                loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        for batches in prepared:
+            loop.step(batches)
 
     return run
-
-
-class Clock(TrainerCallback):
-    """Measures the steps of a `Trainer`, without its start and end."""
-
-    began = ended = 0.0
-
-    def on_step_begin(self, arguments: Any, state: Any, control: Any, **others: Any) -> None:
-        self.began = self.began or time.perf_counter()
-
-    def on_step_end(self, arguments: Any, state: Any, control: Any, **others: Any) -> None:
-        self.ended = time.perf_counter()
 
 
 def trainer_side(case: Case, folder: Path) -> Side:
     """Hugging Face's `Trainer` over the same examples, grouped by length; returns the seconds of its steps."""
     workers, settings = case.feeder.workers, case.spec.optimisation
-    rows = [
-        {"input_ids": row.tolist(), "labels": int(target_C.argmax())}
-        for row, target_C in zip(case.examples.tokens, case.examples.targets_NC, strict=True)
-    ]
+    rows = rows_of(case.examples)
 
     def run() -> float:
         hf, clock = case.load(EXECUTION).hf, Clock()
@@ -274,31 +239,26 @@ def trainer_side(case: Case, folder: Path) -> Side:
             limits = limits_for(count_parameters(hf.parameters()), hf.config.hidden_size)
             config = engine_config(case.execution, settings.max_grad_norm, limits)
             config["train_micro_batch_size_per_gpu"] = "auto"
-        arguments = TrainingArguments(
-            output_dir=str(folder / "trainer"),
+        trainer = trainer_of(
+            hf,
+            rows,
+            DataCollatorWithPadding(case.tokenizer),
+            folder,
+            [clock],
             per_device_train_batch_size=settings.examples_per_step // workers.size,
             num_train_epochs=1,
             learning_rate=1e-4,
             max_grad_norm=settings.max_grad_norm,
-            optim="adamw_torch_fused",
             bf16=settings.precision == "bf16",
             train_sampling_strategy="group_by_length",
             deepspeed=config,
             use_cpu=True,
             ddp_backend="gloo",
-            report_to="none",
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-            seed=0,
         )
-        collate = DataCollatorWithPadding(case.tokenizer)
-        trainer = Trainer(hf, arguments, collate, rows, callbacks=[clock])
-        trainer.remove_callback(PrinterCallback)
         trainer.train()
         if config is not None:
             trainer.model_wrapped.destroy()
-        return clock.ended - clock.began
+        return clock.marks[-1] - clock.marks[0]
 
     return run
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import gpu
 import gpu_work
+from pages import END, START, write_table
 from w2s_ray.training.workers import Workers
 
 PAGE = Path(__file__).parents[2] / "docs" / "gpu.md"
@@ -28,7 +29,7 @@ def test_the_small_form_measures_every_row(alone: Workers, tmp_path: Path) -> No
     assert all(row.mfu is None for row in rows), "a CPU has no peak"
     page = tmp_path / "gpu.md"
     page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    gpu.write_page(page, result)
+    write_table(page, gpu.table(result))
     written = page.read_text(encoding="utf-8")
     assert gpu.table(result) in written and "No GPU has measured this yet." not in written
 
@@ -77,5 +78,5 @@ def test_operations_follow_the_formula() -> None:
 
 def test_the_page_has_a_table_or_tells_that_there_is_none() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    between = text.partition(gpu.START)[2].partition(gpu.END)[0].strip()
+    between = text.partition(START)[2].partition(END)[0].strip()
     assert between == "No GPU has measured this yet." or "real tokens/s" in between

@@ -8,6 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 import large_models
+import pages
 from large_models import PAGE, cluster, fits, studies, table
 from w2s_ray.spec.load import parse_study
 
@@ -30,7 +31,7 @@ def test_the_table_of_the_page_is_what_the_script_prints(tmp_path: Path) -> None
     text = table(PAGE, 141.0, 2000.0)
     copy = tmp_path / "page.md"
     copy.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    large_models.write_page(copy, text)
+    pages.write_table(copy, text)
     assert copy.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8"), (
         "run benchmarks/large_models.py --write"
     )

@@ -64,7 +64,7 @@ def test_predictions_fill_the_micro_batches_of_any_device(tokens: int, size: int
 @pytest.mark.parametrize(
     ("objective", "gpus", "trained_with", "tokens"),
     [
-        ("classification", 0, 4_096, 8_192),
+        ("classification", 0, 4_096, 2_048),
         ("classification", 1, 4_096, 32_768),
         ("preference", 1, 512, 8_192),
         ("answer", 1, 4_096, 8_192),

@@ -189,7 +189,7 @@ def test_each_text_is_read_once_by_all_arms_and_attempts(tiny: Tiny, alone: Work
 def test_a_stop_while_texts_are_read_keeps_the_splits_that_are_complete(
     tiny: Tiny, alone: Workers, read: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("w2s_ray.training.probes.CPU_READING_TOKENS", 10**6)
+    monkeypatch.setattr("w2s_ray.training.memory.footprint.CPU_PREDICTION_TOKENS", 10**6)
     stage = ceiling_of(tiny)
     run(tiny, alone, stage, stop_at=2)
     assert read == [100, 20] and tiny.store.find(stage.identity) is None

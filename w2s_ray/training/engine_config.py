@@ -7,7 +7,7 @@ import torch
 from w2s_ray.spec.base import merged
 from w2s_ray.spec.deepspeed_keys import nested
 from w2s_ray.spec.execution import Execution
-from w2s_ray.training.memory.limits import Limits
+from w2s_ray.training.memory.limits import Limits, limits_for
 from w2s_ray.training.placement import moves_to_host
 
 
@@ -44,3 +44,8 @@ def engine_config(execution: Execution, max_grad_norm: float, limits: Limits) ->
         "steps_per_print": 1_000_000_000,
     }
     return merged(config, nested(execution.deepspeed))
+
+
+def loading_config(execution: Execution) -> dict[str, Any]:
+    """Return the configuration for sharding a model while it is loaded, when its size is not known yet."""
+    return engine_config(execution, 1.0, limits_for(1_000_000, 1))

@@ -19,7 +19,6 @@ import torch
 
 from w2s_ray.data.batches import partition
 from w2s_ray.science import FloatArray, IntArray
-from w2s_ray.training.memory.footprint import PREDICTION_TOKENS
 from w2s_ray.training.workers import Workers
 
 TokenRow = npt.NDArray[np.int32]
@@ -220,11 +219,10 @@ class Feeder(Generic[AnyExamples]):
     def sweep(self, examples_per_round: int = 0) -> Iterator[MicroBatch]:
         """Yield every example once, spread over the ranks, similar lengths together: for prediction.
 
-        Without a number, a round has 512 examples, and more of them for the larger micro-batches of GPUs.
+        Without a number, a round has 512 examples, or one for every 16 tokens of all ranks' micro-batches if more.
         """
         if not examples_per_round:
-            factor = self.tokens_per_micro_batch // PREDICTION_TOKENS
-            examples_per_round = 512 * (factor * self.workers.size if factor > 1 else 1)
+            examples_per_round = max(512, self.tokens_per_micro_batch // 16 * self.workers.size)
         order_N = np.argsort(self.examples.lengths_N, kind="stable")
         starts = range(0, len(order_N), examples_per_round)
         for batches in self.in_advance([order_N[start : start + examples_per_round] for start in starts]):

@@ -23,7 +23,7 @@ from w2s_ray.store.files import wait_for_files
 from w2s_ray.store.record import Base, Record
 from w2s_ray.training.features import StoredFeatures, features
 from w2s_ray.training.feed import Examples, Feeder, LargestMicroBatch, Purpose, TokenRow
-from w2s_ray.training.memory.footprint import PREDICTION_TOKENS
+from w2s_ray.training.memory.footprint import CPU_PREDICTION_TOKENS
 from w2s_ray.training.models import files
 from w2s_ray.training.models.catalogue import model_folder
 from w2s_ray.training.models.loading import load_tokenizer
@@ -45,8 +45,8 @@ class StageInputs:
 
     def __init__(self, stage: PlannedStage, store: ArtifactStore, workers: Workers) -> None:
         self.stage, self.spec, self.store, self.workers = stage, stage.spec, store, workers
-        self.prediction_tokens = PREDICTION_TOKENS
-        """Padded tokens of one forward pass without gradients; fewer where memory ran out before."""
+        self.prediction_tokens = CPU_PREDICTION_TOKENS
+        """Padded tokens of one forward pass without gradients, until `MemorySettings` has chosen them."""
         self.largest = LargestMicroBatch()
         self.stored: StoredFeatures | None = None
         """The features that a probe trains on and predicts from, once they are read."""

@@ -22,7 +22,6 @@ from w2s_ray.spec.stage import ModelSource
 from w2s_ray.training.features import FeatureSpec, SplitFeatures, StoredFeatures, read_features
 from w2s_ray.training.feed import Examples, Feeder
 from w2s_ray.training.inputs import StageInputs
-from w2s_ray.training.memory.footprint import CPU_READING_TOKENS
 from w2s_ray.training.memory.usage import Meter
 from w2s_ray.training.models.loading import load_network
 from w2s_ray.training.models.network import HEADS, Network
@@ -117,8 +116,6 @@ def _without_head(network: Network, name: str) -> nn.Linear:
 def _read(network: Network, parts: Iterable[SplitFeatures], inputs: StageInputs, journal: Journal) -> None:
     """Read and store the features of splits, one after the other."""
     workers, context = inputs.workers, inputs.spec.optimisation.context_tokens
-    on_cpu = workers.device.type == "cpu"
-    tokens_at_once = min(inputs.prediction_tokens, CPU_READING_TOKENS) if on_cpu else inputs.prediction_tokens
     engine = Engine(network.to(workers.device), inputs.execution, None)
     try:
         for part in parts:
@@ -127,7 +124,7 @@ def _read(network: Network, parts: Iterable[SplitFeatures], inputs: StageInputs,
             feeder = Feeder(
                 texts,
                 Workers(0, 1, workers.device),
-                tokens_at_once,
+                inputs.prediction_tokens,
                 inputs.tokenizer.pad_token_id,
                 "predicting",
                 inputs.largest,

@@ -28,7 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.stage import Optimisation
-from w2s_ray.training.engine_config import engine_config
+from w2s_ray.training.engine_config import engine_config, loading_config
 from w2s_ray.training.memory.footprint import LARGE_MODEL
 from w2s_ray.training.memory.limits import limits_for
 from w2s_ray.training.memory.usage import give_memory_back
@@ -55,7 +55,7 @@ def sharded_loading(execution: Execution) -> Iterator[None]:
         yield
         return
     try:
-        config = HfDeepSpeedConfig(engine_config(execution, 1.0, limits_for(1_000_000, 1)))
+        config = HfDeepSpeedConfig(loading_config(execution))
         yield
         del config
     finally:

@@ -14,8 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from w2s_ray.spec.execution import Execution
-from w2s_ray.training.engine_config import engine_config
-from w2s_ray.training.memory.limits import limits_for
+from w2s_ray.training.engine_config import loading_config
 from w2s_ray.training.zero import gathered
 
 
@@ -51,8 +50,7 @@ def sharded_drawing(execution: Execution) -> Iterator[None]:
         for name, constructor in constructors.items():
             stack.enter_context(_replaced(partition_parameters, name, constructor))
         stack.enter_context(_replaced(PreTrainedModel, "_initialize_weights", initialise_gathered))
-        config = engine_config(execution, 1.0, limits_for(1_000_000, 1))
-        stack.enter_context(deepspeed.zero.Init(config_dict_or_path=config))
+        stack.enter_context(deepspeed.zero.Init(config_dict_or_path=loading_config(execution)))
         yield
 
 
