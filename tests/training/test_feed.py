@@ -53,7 +53,7 @@ def test_the_largest_micro_batch_of_features_counts_each_text_as_one_token() -> 
     assert (feeder.largest.tokens, feeder.largest.examples) == (3, 3)
 
 
-@pytest.mark.parametrize(("tokens", "size", "largest"), [(8_192, 1, 256), (8_192, 4, 128), (65_536, 4, 2_048)])
+@pytest.mark.parametrize(("tokens", "size", "largest"), [(2_048, 1, 86), (2_048, 4, 64), (65_536, 4, 2_048)])
 def test_predictions_fill_the_micro_batches_of_any_device(tokens: int, size: int, largest: int) -> None:
     feeder = feeder_of([[5] * 20] * 20_000, size=size, tokens_per_micro_batch=tokens)
     batches = list(feeder.sweep())
