@@ -27,7 +27,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from unittest.mock import patch
 
 import typer
 
@@ -54,15 +53,13 @@ def trainer(name: str, job: Job) -> list[Row]:
     """Train with Hugging Face's Trainer: padded batches, grouped by length, of the same number of examples."""
     from transformers import AutoTokenizer
 
-    from peers import Clock, CountingCollator, rows_of, trainer_of
+    from peers import Clock, CountingCollator, in_one_process, rows_of, trainer_of
 
     network, clock = job.load(), Clock()
     collate = CountingCollator(AutoTokenizer.from_pretrained(job.folder / job.shape.name))
     batches = max(1, job.examples_per_step // 32)
     num_steps = 4 if job.is_small else 12
-    with tempfile.TemporaryDirectory() as scratch, patch.dict(os.environ):
-        for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
-            os.environ.pop(variable, None)  # otherwise it would train through DistributedDataParallel
+    with tempfile.TemporaryDirectory() as scratch, in_one_process():
         trainer_of(
             network.hf,
             rows_of(job.examples),

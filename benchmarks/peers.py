@@ -1,9 +1,12 @@
 """What our training is compared with: a plain PyTorch loop, and Hugging Face `Trainer`."""
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from transformers import (
@@ -69,6 +72,15 @@ class CountingCollator(DataCollatorWithPadding):
     def __call__(self, features: list[dict[str, Any]]) -> Any:
         self.num_tokens.append(sum(len(row["input_ids"]) for row in features))
         return super().__call__(features)
+
+
+@contextmanager
+def in_one_process() -> Iterator[None]:
+    """Let a `Trainer` train alone, although the worker has a process group: without `DistributedDataParallel`."""
+    with patch.dict(os.environ):
+        for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            os.environ.pop(variable, None)
+        yield
 
 
 def rows_of(examples: LabelledExamples) -> list[dict[str, Any]]:

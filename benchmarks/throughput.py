@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ import typer
 from pydantic_core import to_json
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
-from peers import BareLoop, Clock, rows_of, trainer_of
+from peers import BareLoop, Clock, in_one_process, rows_of, trainer_of
 from w2s_ray.data.batches import plan_steps
 from w2s_ray.science import IntArray
 from w2s_ray.spec.base import Spec
@@ -239,23 +239,24 @@ def trainer_side(case: Case, folder: Path) -> Side:
             limits = limits_for(count_parameters(hf.parameters()), hf.config.hidden_size)
             config = engine_config(case.execution, settings.max_grad_norm, limits)
             config["train_micro_batch_size_per_gpu"] = "auto"
-        trainer = trainer_of(
-            hf,
-            rows,
-            DataCollatorWithPadding(case.tokenizer),
-            folder,
-            [clock],
-            per_device_train_batch_size=settings.examples_per_step // workers.size,
-            num_train_epochs=1,
-            learning_rate=1e-4,
-            max_grad_norm=settings.max_grad_norm,
-            bf16=settings.precision == "bf16",
-            train_sampling_strategy="group_by_length",
-            deepspeed=config,
-            use_cpu=True,
-            ddp_backend="gloo",
-        )
-        trainer.train()
+        with in_one_process() if workers.size == 1 else nullcontext():
+            trainer = trainer_of(
+                hf,
+                rows,
+                DataCollatorWithPadding(case.tokenizer),
+                folder,
+                [clock],
+                per_device_train_batch_size=settings.examples_per_step // workers.size,
+                num_train_epochs=1,
+                learning_rate=1e-4,
+                max_grad_norm=settings.max_grad_norm,
+                bf16=settings.precision == "bf16",
+                train_sampling_strategy="group_by_length",
+                deepspeed=config,
+                use_cpu=True,
+                ddp_backend="gloo",
+            )
+            trainer.train()
         if config is not None:
             trainer.model_wrapped.destroy()
         return clock.marks[-1] - clock.marks[0]
