@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w2s_ray.planning.estimate import state_bytes_per_worker
+from states import theory_bytes
 from w2s_ray.spec.chain import PlannedStage, Resolution, ResolvedModel, ResolvedTask, SettledStage
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.execution import Execution
@@ -225,14 +225,13 @@ def main() -> None:
     config = config_of(given.shape)
     counts = count(config, given.workers)
     chosen, _ = plan(config, counts.num_parameters, given.workers, given.gib, "auto")
-    settled, need = plan(config, counts.num_parameters, given.workers, given.gib)
-    state, theory = sum(counts.state.values()), 16 * counts.num_parameters / given.workers
-    planned = state_bytes_per_worker(settled, counts.num_parameters)
+    _, need = plan(config, counts.num_parameters, given.workers, given.gib)
+    state, theory = sum(counts.state.values()), theory_bytes(counts.num_parameters, 3, given.workers)
     exchanged = sum(counts.exchanged.values())
     print(f"{given.shape}: {counts.num_parameters / 1e9:.1f} B parameters, {given.workers} workers, ZeRO-3")
     print(f"auto chooses {chosen.execution.memory_settings} for {given.gib} GiB")
     print("model state per worker, GB: " + ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in counts.state.items()))
-    print(f"  counted {state / 1e9:.2f}, planned {planned / 1e9:.2f}, theory {theory / 1e9:.2f}")
+    print(f"  counted {state / 1e9:.2f}, theory {theory / 1e9:.2f}")
     print(f"peak of all tensors {counts.peak / 1e9:.1f} GB; planned peak of a GPU {need.peak / 1e9:.1f} GB")
     print(f"on the wire per micro-batch and worker: {exchanged / 1e9:.1f} GB, {exchanged / given.network:.1f} s")
     print("  " + ", ".join(f"{name} {size / 1e9:.1f}" for name, size in counts.exchanged.items() if size > 1e6))

@@ -193,15 +193,13 @@ def attempt(name: str, measure: Callable[[], list[Row]]) -> list[Row]:
 
 
 def compared(rows: Sequence[Row]) -> list[Row]:
-    """Add to our first training its ratio to the bare loop, and to the Trainer a row of its own."""
-    speeds = {row.name: row.tokens_per_second for row in rows}
+    """Add to the bare loop and to the Trainer the ratio of our first training to them."""
     first = rows[0].tokens_per_second
     result = []
     for row in rows:
         is_reference = "bare loop" in row.name or "Trainer" in row.name
-        speed = speeds[row.name]
-        if is_reference and first and speed:
-            row = row.model_copy(update={"ratio": first / speed, "against": "ours ÷ this"})
+        if is_reference and first and row.tokens_per_second:
+            row = row.model_copy(update={"ratio": first / row.tokens_per_second, "against": "ours ÷ this"})
         result.append(row)
     return result
 

@@ -1,10 +1,10 @@
-"""What `benchmarks/gpu.py` measures: a model, its texts, and each way of training and labelling with it."""
+"""The measurements of `benchmarks/gpu.py`: a model, its texts, and each way of training and labelling with it."""
 
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -137,7 +137,7 @@ class Job:
         execution = Execution(**asked, gpus_per_worker=float(on_gpu), **dict(self.execution))
         return SettledStage(spec=spec, execution=execution, arm="ceiling", level=self.shape.name, task="bench")
 
-    @property
+    @cached_property
     def examples(self) -> "LabelledExamples":
         from w2s_ray.training.feed import LabelledExamples
 

@@ -17,6 +17,7 @@ import yaml
 
 from pages import write_table
 from w2s_ray.errors import W2SError
+from w2s_ray.planning.estimate import ADAM_BYTES, WEIGHT_BYTES
 from w2s_ray.planning.memory import MemoryFit, fit_memory
 from w2s_ray.planning.nodes import Node
 from w2s_ray.spec.chain import ModelShape, Resolution, ResolvedModel, ResolvedTask, distinct_stages
@@ -28,8 +29,6 @@ from w2s_ray.training.memory.footprint import num_trained
 
 PAGE = Path(__file__).parents[1] / "docs" / "large-models.md"
 GPUS_PER_NODE = 8
-BYTES_CHECKPOINT = 12
-"""Per trained parameter: the weight and two moments, in fp32."""
 
 
 def _model(size: float, hidden: int, layers: int, inner: int, keys: int, vocabulary: int) -> ResolvedModel:
@@ -94,7 +93,7 @@ def row_of(gpus: int, fit: MemoryFit) -> str:
     spec, execution, model = stage.spec, stage.execution, MODELS[stage.spec.starts_from.name]
     assert model.num_parameters is not None and model.shape is not None
     trained = num_trained(spec, model.num_parameters, model.shape)
-    if isinstance(spec.trainable, Lora) and execution.keep_adapters:
+    if stage.keeps_adapters:
         saved = 4 * trained  # adapters are stored in fp32
     else:
         saved = model.num_parameters * (2 if spec.optimisation.saved_precision == "bf16" else 4)
@@ -106,7 +105,7 @@ def row_of(gpus: int, fit: MemoryFit) -> str:
         f"{need.peak / 1e9:.0f}" + ("" if fit.fits else " (too much)"),
         f"{need.host / 1e9:.0f}",
         "–" if fit.file_bytes is None else f"{need.files / 1e9:.0f}",
-        f"{BYTES_CHECKPOINT * trained / 1e9:.1f}",
+        f"{(WEIGHT_BYTES + ADAM_BYTES) * trained / 1e9:.1f}",
         f"{saved / 1e9:.1f}",
     ]
     return "| " + " | ".join(cells) + " |"

@@ -1,4 +1,4 @@
-"""What our training is compared with: a plain PyTorch loop, and Hugging Face `Trainer`."""
+"""Two references for our training: a plain PyTorch loop, and Hugging Face `Trainer`."""
 
 import os
 import time

@@ -8,7 +8,6 @@ import pytest
 
 from dry_run import SHAPES, Counts, config_of, plan
 from states import ZERO_STAGES, measure, theory_bytes
-from w2s_ray.planning.estimate import state_bytes_per_worker
 
 GB, WORKERS, GIB = 10**9, 32, 131
 SMALL = {"num_hidden_layers": 2, "hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 1024}
@@ -47,8 +46,7 @@ def test_a_70_b_student_fits_32_workers_of_141_gb(name: str) -> None:
     settled, need = plan(config_of(name), num_parameters, WORKERS, GIB, "auto")
     assert need.peak < 141 * GB
     assert settled.execution.zero_stage == 3 and not settled.execution.offload_optimizer
-    state = state_bytes_per_worker(settled, num_parameters)
-    assert state == pytest.approx(theory_bytes(num_parameters, 3, WORKERS), rel=0.01) and state < need.peak
+    assert theory_bytes(num_parameters, 3, WORKERS) < need.peak
 
 
 def test_fake_ranks_hold_send_and_write_what_theory_says() -> None:
@@ -57,8 +55,6 @@ def test_fake_ranks_hold_send_and_write_what_theory_says() -> None:
     theory = theory_bytes(counts.num_parameters, 3, WORKERS)
     assert theory <= state <= 1.02 * theory
     assert counts.state["masters"] == 0
-    settled, _ = plan(config_of("llama-3-70b", **SMALL), counts.num_parameters, WORKERS, GIB)
-    assert state == pytest.approx(state_bytes_per_worker(settled, counts.num_parameters), rel=0.02)
     weights = 4 * counts.num_parameters
     assert 0.5 * weights < counts.exchanged["reduce_scatter_base"] <= weights
     assert weights < counts.exchanged["allgather_base"] <= 2 * weights, "forward and backward, partly in bf16"
@@ -69,9 +65,8 @@ def test_fake_ranks_hold_send_and_write_what_theory_says() -> None:
 @pytest.mark.soak
 def test_fake_ranks_of_a_70_b_student_hold_what_is_planned() -> None:
     counts = counted("llama-3-70b", WORKERS)
-    settled, need = plan(config_of("llama-3-70b"), counts.num_parameters, WORKERS, GIB)
-    planned = state_bytes_per_worker(settled, counts.num_parameters)
-    assert sum(counts.state.values()) == pytest.approx(planned, rel=0.02)
+    _, need = plan(config_of("llama-3-70b"), counts.num_parameters, WORKERS, GIB)
+    assert sum(counts.state.values()) == pytest.approx(theory_bytes(counts.num_parameters, 3, WORKERS), rel=0.02)
     assert sum(counts.state.values()) < counts.peak < 141 * GB
     assert counts.peak == pytest.approx(need.peak, rel=0.15)  # all that the plan claims
 

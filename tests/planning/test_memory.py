@@ -2,19 +2,22 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from w2s_ray.errors import ResourceError, StudyError
 from w2s_ray.planning.memory import available_bytes, check_memory, fit_memory, with_execution
 from w2s_ray.planning.nodes import Node
 from w2s_ray.spec.chain import ModelShape, PlannedStage, Resolution, ResolvedModel, ResolvedTask
 from w2s_ray.spec.compile import compile_study
+from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.stage import Probe
 from w2s_ray.training.memory.footprint import FILE_BYTES, footprint
-from w2s_ray.training.memory.usage import GIB
+from w2s_ray.training.memory.usage import GIB, device_bytes
 
 SEVEN_B = ResolvedModel(
     revision="one",
@@ -127,6 +130,18 @@ def test_a_probe_frees_its_frozen_model_before_it_trains() -> None:
     assert unsharded.phases["saving"] - unsharded.phases["training"] == weights, "rank 0 loads the model again"
     tight = fit_memory(probe, resolution, [Node(cpus=2, memory_bytes=GIB)], CONTEXT)
     assert not tight.fits and tight.stage.execution.activation_checkpointing is False
+
+
+@pytest.mark.parametrize(("share", "workers"), [(1.0, 1), (0.5, 2), (0.25, 4), (2.0, 1)])
+def test_plan_and_workers_divide_a_gpu_in_the_same_way(
+    share: float, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution = Execution(gpus_per_worker=share)
+    assert execution.workers_per_gpu == workers
+    device = SimpleNamespace(total_memory=80 * GIB)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: device)
+    held = device_bytes(torch.device("cuda"), execution.workers_per_gpu)
+    assert held == available_bytes(execution, gpus(2)) == 80 * GIB // workers
 
 
 def test_fewer_workers_or_files_are_suggested_on_cpus() -> None:

@@ -21,7 +21,7 @@ from w2s_ray.spec.chain import PlannedStage, distinct_stages
 from w2s_ray.spec.compile import compile_study
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.load import load_study, parse_study
-from w2s_ray.spec.stage import Probe, Prompt, Trainable
+from w2s_ray.spec.stage import Lora, Probe, Prompt, Trainable
 from w2s_ray.spec.study import Study
 from w2s_ray.store.artifacts import ArtifactStore
 from w2s_ray.store.record import Record, package_versions
@@ -48,34 +48,23 @@ def test_a_folder_for_files_that_the_run_will_refuse_is_a_notice(home: Path, sto
     assert all(stage.file_bytes == 0 for stage in found.stages), "the shapes are unknown"
 
 
-@pytest.mark.parametrize(
-    ("zero_stage", "bytes_per_parameter"),
-    [(0, 16), (1, 8 + 8 / 4), (2, 4 + 12 / 4), (3, 16 / 4)],
-)
-def test_zero_divides_sharded_state_by_the_number_of_workers(
-    home: Path, store: ArtifactStore, zero_stage: Any, bytes_per_parameter: float
-) -> None:
-    execution = Execution(workers=4, zero_stage=zero_stage)
-    stage = floor_of(study_in(home), store).model_copy(update={"execution": execution})
-    assert estimate.state_bytes_per_worker(stage, 1000) == 1000 * bytes_per_parameter
-
-
-def test_an_offloaded_optimizer_needs_no_device_memory(home: Path, store: ArtifactStore) -> None:
-    execution = Execution(workers=2, zero_stage=2, offload_optimizer=True)
-    stage = floor_of(study_in(home), store).model_copy(update={"execution": execution})
-    assert estimate.state_bytes_per_worker(stage, 1000) == 1000 * (4 + 4 / 2)
-
-
-def test_weights_that_are_not_trained_have_no_optimizer_state(home: Path, store: ArtifactStore) -> None:
+def test_prompts_and_probes_need_less_than_a_training(home: Path, store: ArtifactStore) -> None:
     stage = floor_of(study_in(home), store)
 
     def with_trained(trainable: Trainable) -> PlannedStage:
         return stage.model_copy(update={"spec": stage.spec.model_copy(update={"trainable": trainable})})
 
     probe, prompt = with_trained(Probe()), with_trained(Prompt())
-    assert estimate.state_bytes_per_worker(probe, 1000) == 4000 < estimate.state_bytes_per_worker(stage, 1000)
     assert estimate.num_steps(prompt, 100.0) == 0 < estimate.num_steps(probe, 100.0)
     assert estimate.disk_bytes(prompt, 1000) == estimate.disk_bytes(stage, 1000) - 4000
+    adapters, kept = with_trained(Lora()), stage.execution.model_copy(update={"keep_adapters": True})
+    random = adapters.spec.starts_from.model_copy(update={"random": True})
+    drawn = adapters.spec.model_copy(update={"starts_from": random})
+    sizes = [
+        estimate.disk_bytes(adapters.model_copy(update={"execution": kept, "spec": spec}), 1000)
+        for spec in (adapters.spec, drawn)
+    ]
+    assert sizes == [estimate.disk_bytes(prompt, 1000), estimate.disk_bytes(stage, 1000)]
     assert estimate.checkpoint_bytes(prompt, 1000) == estimate.checkpoint_bytes(probe, 1000) == 0, "of a head alone"
     seconds = [estimate.seconds(each, 1000, 100.0, known_rate=None) for each in (probe, stage)]
     assert 0 < seconds[0] < seconds[1]
@@ -124,9 +113,6 @@ def test_two_names_for_one_data_set_are_refused(home: Path, store: ArtifactStore
 
 def test_a_plan_has_the_needs_of_each_stage(home: Path, store: ArtifactStore) -> None:
     stages = {(stage.level, *stage.arms): stage for stage in planned(study_in(home), store).stages}
-    assert stages["s", "floor"].state_bytes_per_worker == 16 * NUM_PARAMETERS
-    assert stages["m", "ceiling"].state_bytes_per_worker == 10 * 2 * NUM_PARAMETERS
-    assert stages["l", "ceiling"].state_bytes_per_worker == 8 * 3 * NUM_PARAMETERS
     assert stages["l", "ceiling"].num_steps == 2
     assert not any(stage.in_store for stage in stages.values())
 

@@ -143,6 +143,11 @@ def test_an_invalid_value_is_named_with_its_key_and_rule(changes: dict[str, Any]
     assert message in refused.value.message and hint in refused.value.hint
 
 
+def test_a_shared_fault_in_a_study_whose_levels_are_numbers_is_named() -> None:
+    with pytest.raises(StudyError, match="zero_stage"):
+        parse_study(study(ladder={125: "w2s:small", 350: "w2s:small"}, execution={"zero_stage": 7}))
+
+
 def test_a_fault_in_a_value_for_every_level_is_reported_once_at_the_top() -> None:
     own = {"model": "w2s:small", "execution": {"zero_stage": 7}}
     for ladder, places in (

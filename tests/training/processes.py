@@ -48,10 +48,12 @@ def _work(
     from tests.training.conftest import Onlooker, freeze_libraries, sharding
     from w2s_ray.spec.chain import PlannedStage
     from w2s_ray.store.artifacts import ArtifactStore
+    from w2s_ray.training import placement
     from w2s_ray.training.stage import run_stage
     from w2s_ray.training.workers import Workers
 
     freeze_libraries()
+    placement.host_is_apart = lambda: True  # offloads as for a GPU
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     losses = {}

@@ -18,7 +18,7 @@ from tests.training.conftest import Onlooker, Tiny, freeze_libraries, sharding
 from w2s_ray.errors import StoreError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
-from w2s_ray.training import checkpoints
+from w2s_ray.training import checkpoints, placement
 from w2s_ray.training.checkpoints import Checkpoints, seconds_between
 from w2s_ray.training.models import saving
 from w2s_ray.training.progress import TrainState
@@ -85,6 +85,7 @@ def _train(rank: int, size: int, meeting: str, jobs: list[tuple[str, str]], stop
 
     os.environ["LOCAL_RANK"] = str(rank)
     freeze_libraries()
+    placement.host_is_apart = lambda: True  # offloads as for a GPU
     saving.FILE_BYTES = 20_000
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)

@@ -12,10 +12,11 @@ from tests.training.test_checkpoints import losses, read_model, sharing_data
 from tests.training.test_zero import network_of, texts
 from w2s_ray.errors import StoreError, StudyError
 from w2s_ray.spec.chain import PlannedStage
-from w2s_ray.spec.execution import Execution
+from w2s_ray.spec.execution import Execution, ZeroStage
 from w2s_ray.spec.load import parse_study
 from w2s_ray.spec.stage import Optimisation
-from w2s_ray.training import engine_config, placement, zero
+from w2s_ray.training import placement
+from w2s_ray.training.models.loading import load_network, load_tokenizer
 from w2s_ray.training.stage import run_stage
 from w2s_ray.training.workers import Workers
 from w2s_ray.training.zero import Engine
@@ -43,8 +44,7 @@ def is_in_file(tensor: torch.Tensor, folder: Path) -> bool:
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let DeepSpeed keep the optimizer's state on the host although it is the device, as it does for a GPU."""
-    for module in (placement, engine_config, zero):
-        monkeypatch.setattr(module, "moves_to_host", lambda execution: execution.offload_optimizer)
+    monkeypatch.setattr(placement, "host_is_apart", lambda: True)
 
 
 def trained(tiny: Tiny, alone: Workers, folder: Path, stop_at: int | None = None, **execution: Any) -> PlannedStage:
@@ -108,6 +108,18 @@ def test_masters_moments_and_weights_are_in_files(
     sharded = [parameter for parameter in engine.model.parameters() if parameter.ds_status.name == "NOT_AVAILABLE"]
     assert sharded and all(is_in_file(parameter.ds_tensor, tmp_path / "nvme") for parameter in sharded)
     assert float(held(engine)["exp_avg"].abs().sum()) > 0
+    engine.destroy()
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_on_cpus_offload_without_files_moves_nothing(tiny: Tiny, alone: Workers, zero_stage: ZeroStage) -> None:
+    execution = Execution(zero_stage=zero_stage, offload_optimizer=True)
+    folder, stage = tiny.store.root.parent / "large", tiny.chain().stages[-1]
+    engine = Engine(
+        load_network(stage.spec, folder, load_tokenizer(folder, None), execution), execution, Optimisation()
+    )
+    weights = [getattr(parameter, "ds_tensor", parameter.data) for parameter in engine.model.parameters()]
+    assert held(engine)["weight"].data_ptr() in {weight.data_ptr() for weight in weights}
     engine.destroy()
 
 

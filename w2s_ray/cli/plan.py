@@ -171,7 +171,7 @@ def _memory(stages: Sequence["StagePlan"]) -> list[str]:
     largest: dict[str, StagePlan] = {}
     for stage in stages:
         other = largest.get(stage.level)
-        if stage.peak_bytes_per_worker and (other is None or stage.peak_bytes_per_worker > _peak(other)):
+        if stage.peak_bytes_per_worker and (other is None or _need(stage) > _need(other)):
             largest[stage.level] = stage
     lines = []
     for level, stage in largest.items():
@@ -186,12 +186,17 @@ def _memory(stages: Sequence["StagePlan"]) -> list[str]:
         )
         if stage.file_bytes:
             lines.append(f"  and {bytes_text(stage.file_bytes)} in files of nvme_folder while it runs, of all workers")
-        if available is not None and _peak(stage) > available:
+        if stage.host_bytes_per_worker is not None:
+            on_host = stage.available_host_bytes_per_worker
+            share = "" if on_host is None else f", of which its share is {bytes_text(on_host)}"
+            lines.append(f"  and {bytes_text(stage.host_bytes_per_worker)} of the host's memory{share}")
+        if stage.remedy is not None:
             lines.append(f"  `w2s run` would refuse {level} on this machine; to make it fit, {stage.remedy}")
     if any(stage.recomputes_activations for stage in stages):
         lines.append("* recomputes activations in the backward pass (activation_checkpointing)")
     return lines
 
 
-def _peak(stage: "StagePlan") -> int:
-    return stage.peak_bytes_per_worker or 0
+def _need(stage: "StagePlan") -> tuple[bool, int]:
+    """Return whether the stage would be refused, and its peak."""
+    return stage.remedy is not None, stage.peak_bytes_per_worker or 0

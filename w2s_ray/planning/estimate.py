@@ -5,9 +5,9 @@ import statistics
 from collections.abc import Iterable, Mapping
 
 from w2s_ray.data import batches
-from w2s_ray.spec.chain import PlannedStage, SettledStage
+from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.spec.execution import ExecutionSpec
-from w2s_ray.spec.stage import AllWeights, Lora, Probe, Prompt
+from w2s_ray.spec.stage import AllWeights, Probe, Prompt
 from w2s_ray.store.record import Record
 
 ASSUMED_FLOPS_PER_CPU = 1e11
@@ -25,23 +25,8 @@ DISK_BYTES_PER_SECOND = 200e6
 """Speed at which weights are read, and written with their checksums."""
 CHARS_PER_TOKEN = 3.0
 """Assumed until a task is tokenised."""
-WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES = 4, 4, 8
-"""fp32 weights and gradients, and Adam's two moments, per parameter."""
-
-
-def state_bytes_per_worker(stage: SettledStage, num_parameters: int) -> int:
-    """Return the model-state memory of one worker: what ZeRO shards is divided by the number of workers.
-
-    Not counted: offloaded optimizer state, which is in host memory; the state of a head or of LoRA weights where
-    nothing else is trained; activations.
-    """
-    execution = stage.execution
-    share = 1 / execution.workers
-    weights = WEIGHT_BYTES * (share if execution.zero_stage >= 3 else 1)
-    gradients = GRADIENT_BYTES * (share if execution.zero_stage >= 2 else 1)
-    adam = 0 if execution.offload_optimizer else ADAM_BYTES * (share if execution.zero_stage >= 1 else 1)
-    trained = gradients + adam if isinstance(stage.spec.trainable, AllWeights) else 0
-    return math.ceil(num_parameters * (weights + trained))
+WEIGHT_BYTES, ADAM_BYTES = 4, 8
+"""fp32 weights, and Adam's two moments, per parameter."""
 
 
 def num_examples(stage: PlannedStage) -> int:
@@ -141,12 +126,10 @@ def start_seconds(stages: Iterable[PlannedStage]) -> float:
 
 
 def disk_bytes(stage: PlannedStage, num_parameters: int) -> int:
-    """Estimate the disk space of the finished stage and its predictions."""
+    """Estimate the disk space of the finished stage and its predictions, without adapters, which are small."""
     rows = sum(prediction.split.num_examples for prediction in stage.predicts)
     settings = stage.spec.optimisation
-    stores_none = isinstance(stage.spec.trainable, Prompt) or (
-        isinstance(stage.spec.trainable, Lora) and stage.execution.keep_adapters  # which are small
-    )
+    stores_none = isinstance(stage.spec.trainable, Prompt) or stage.keeps_adapters
     models = 0 if stores_none else 1 + len(settings.keep_at)
     weight_bytes = WEIGHT_BYTES // (2 if settings.saved_precision == "bf16" else 1)
     return models * num_parameters * weight_bytes + rows * (32 + 4 * stage.spec.num_classes)

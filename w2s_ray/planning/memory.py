@@ -126,14 +126,14 @@ def tokenizer_of(resolution: Resolution, task: str, level: str, model_name: str)
 
 
 def available_bytes(execution: ExecutionSpec, nodes: Sequence[Node]) -> int | None:
-    """Return the memory of the worker that has least, on the nodes where the stage has most; None if unknown.
+    """Return the smallest share of memory of any worker, on the nodes with most memory; None if unknown.
 
     On CPUs the workers on a node share its memory, less what Ray and the run itself need.
     """
     if not execution.gpus_per_worker:
         return _host_share(execution, nodes)
-    per_device = max(1, int(1 / execution.gpus_per_worker)) if execution.gpus_per_worker < 1 else 1
-    return _least(node.gpu_bytes // per_device if node.gpu_bytes else None for node, _ in _placed(execution, nodes))
+    per_gpu = execution.workers_per_gpu
+    return _least(node.gpu_bytes // per_gpu if node.gpu_bytes else None for node, _ in _placed(execution, nodes))
 
 
 def _host_share(execution: ExecutionSpec, nodes: Sequence[Node]) -> int | None:

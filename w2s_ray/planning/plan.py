@@ -45,14 +45,16 @@ class StagePlan(Spec):
     zero_stage: ZeroStage
     workers: int
     num_parameters: int | None
-    state_bytes_per_worker: int | None
-    """fp32 weights, gradients and Adam state under the stage's ZeRO stage."""
     peak_bytes_per_worker: int | None
     """Estimate of the most memory that a worker uses."""
     peak_parts: dict[str, int]
     """Parts of the peak, in bytes."""
     available_bytes_per_worker: int | None
     """Memory of a worker on this machine; None for GPUs that it does not have."""
+    host_bytes_per_worker: int | None
+    """Estimate of what the worker of a GPU holds in the host's memory; None for workers on CPUs."""
+    available_host_bytes_per_worker: int | None
+    """The worker's share of the host's memory."""
     file_bytes: int | None
     """Estimate of what all its workers have in files of `nvme_folder` while it runs; None if nothing is there."""
     remedy: str | None
@@ -205,7 +207,7 @@ class _Estimates:
         record = self._store.find(stage.identity)
         size = resolution.models[stage.level].num_parameters
         fit = fit_memory(stage, resolution, nodes, longest_tokens)
-        settled = fit.stage
+        settled, on_gpu = fit.stage, fit.stage.execution.gpus_per_worker > 0
         fault = folder_fault(fit, nodes) if record is None else None
         if fault is not None:
             self.faults[settled.level] = fault
@@ -223,10 +225,11 @@ class _Estimates:
             zero_stage=settled.execution.zero_stage,
             workers=settled.execution.workers,
             num_parameters=size,
-            state_bytes_per_worker=None if size is None else estimate.state_bytes_per_worker(settled, size),
             peak_bytes_per_worker=None if fit.need is None else fit.need.peak,
             peak_parts={} if fit.need is None else fit.need.parts,
             available_bytes_per_worker=fit.available,
+            host_bytes_per_worker=fit.need.host if fit.need is not None and on_gpu else None,
+            available_host_bytes_per_worker=fit.available_on_host,
             file_bytes=fit.file_bytes,
             remedy=None if fit.fits else nearest_that_fits(settled, resolution, nodes, longest_tokens),
             recomputes_activations=settled.execution.activation_checkpointing,

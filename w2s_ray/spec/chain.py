@@ -6,7 +6,7 @@ from functools import cached_property
 from w2s_ray.spec.base import Kind, Positive, Spec
 from w2s_ray.spec.execution import Execution, ExecutionSpec
 from w2s_ray.spec.search import Point
-from w2s_ray.spec.stage import DEFAULT_CUE, PredictionSpec, StageSource, StageSpec
+from w2s_ray.spec.stage import DEFAULT_CUE, Lora, PredictionSpec, StageSource, StageSpec
 from w2s_ray.spec.study import Arm, TaskSizes
 
 
@@ -120,6 +120,11 @@ class PlannedStage(Spec):
     def products(self) -> frozenset[str]:
         """Identities of everything that it makes: itself and its predictions."""
         return frozenset((self.identity, *(prediction.identity for prediction in self.predicts)))
+
+    @property
+    def keeps_adapters(self) -> bool:
+        """Whether its LoRA weights are stored alone; with random weights their model has no files, so it is stored."""
+        return self.execution.keep_adapters and isinstance(self.spec.trainable, Lora) and not self.spec.starts_drawn
 
     @property
     def test_prediction(self) -> PredictionSpec | None:

@@ -96,6 +96,11 @@ class ExecutionSpec(Spec):
         return self
 
     @property
+    def workers_per_gpu(self) -> int:
+        """Workers that share one GPU."""
+        return int(1 / self.gpus_per_worker) if 0 < self.gpus_per_worker < 1 else 1
+
+    @property
     def group_shape(self) -> GroupShape:
         """The shape of the worker group that runs it."""
         return GroupShape(

@@ -111,7 +111,7 @@ def _written_at(raw: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, ...
     """Return the keys of a level's value as the file has them: at the top, unless the level sets that key itself."""
     match keys:
         case ("ladder", level, section, *inside) if section in SPREAD_KEYS and raw.get(section):
-            entry = raw["ladder"][level]
+            entry = raw["ladder"].get(level)
             own = entry.get(section) if isinstance(entry, dict) else None
             if not own or (isinstance(own, dict) and inside and inside[0] not in own):
                 return (section, *inside)

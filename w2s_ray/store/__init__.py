@@ -11,4 +11,5 @@ unpickled: all files are JSON, Parquet, Arrow, NumPy without objects, or safeten
     garbage                    garbage collection
     run_status, search_result  files of one study
     micro_batches              micro-batch sizes that were too large for a device
+    verdicts                   results of model checks
 """

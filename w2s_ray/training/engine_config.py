@@ -7,7 +7,7 @@ import torch
 from w2s_ray.spec.base import merged
 from w2s_ray.spec.deepspeed_keys import nested
 from w2s_ray.spec.execution import Execution
-from w2s_ray.training.memory.limits import Limits, limits_for
+from w2s_ray.training.memory.limits import LIMIT_KEYS, Limits, limits_for
 from w2s_ray.training.placement import moves_to_host
 
 
@@ -22,13 +22,7 @@ def engine_config(execution: Execution, max_grad_norm: float, limits: Limits) ->
         "round_robin_gradients": False,
     }
     if execution.zero_stage == 3:
-        zero |= {
-            "stage3_prefetch_bucket_size": limits.prefetch,
-            "stage3_max_live_parameters": limits.live,
-            "stage3_max_reuse_distance": limits.reuse,
-            "stage3_param_persistence_threshold": limits.persistence,
-            "sub_group_size": limits.sub_group,
-        }
+        zero |= {key: getattr(limits, name) for key, name in LIMIT_KEYS.items()}
     on_host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if moves_to_host(execution):
         zero["offload_optimizer"] = on_host

@@ -20,9 +20,14 @@ from w2s_ray.spec.execution import Execution
 from w2s_ray.store.files import require_space, writing
 
 
+def host_is_apart() -> bool:
+    """Return whether the device has its own memory, as a GPU; a CPU's is the host's."""
+    return torch.cuda.is_available()
+
+
 def moves_to_host(execution: Execution) -> bool:
-    """Return whether DeepSpeed keeps the optimizer's state on the host; on a CPU with files it is there already."""
-    return execution.offload_optimizer and (torch.cuda.is_available() or execution.nvme_folder is None)
+    """Return whether DeepSpeed keeps the optimizer's state on the host, apart from the device."""
+    return execution.offload_optimizer and host_is_apart()
 
 
 def share_masters(model: nn.Module, optimizer: Any, execution: Execution) -> None:

@@ -18,7 +18,6 @@ from torch import nn
 
 from w2s_ray.spec.execution import Execution
 from w2s_ray.spec.labels import SplitSpec
-from w2s_ray.spec.stage import ModelSource
 from w2s_ray.training.features import FeatureSpec, SplitFeatures, StoredFeatures, read_features
 from w2s_ray.training.feed import Examples, Feeder
 from w2s_ray.training.inputs import StageInputs
@@ -75,9 +74,8 @@ def load_probe(
     if name is None:
         return None
     own = [part.split for part in (*spec.train, *([spec.validation] if spec.validation is not None else []))]
-    is_drawn = isinstance(spec.starts_from, ModelSource) and spec.starts_from.random
     parts = [
-        SplitFeatures(inputs.prepared, FeatureSpec.of(spec, split, is_seeded=is_drawn or name != "score"))
+        SplitFeatures(inputs.prepared, FeatureSpec.of(spec, split, is_seeded=spec.starts_drawn or name != "score"))
         for split in dict.fromkeys((*own, *predicted))
     ]
     head = _without_head(network, name)

@@ -30,7 +30,7 @@ from w2s_ray.training.models.catalogue import is_on_hub
 from w2s_ray.training.models.loading import load_network, load_trained
 from w2s_ray.training.models.network import Network, checkpoint_activations
 from w2s_ray.training.models.saving import ExportFolder, exported_tokenizer
-from w2s_ray.training.models.unmerged import describe_base, keeps_adapters, save_adapters
+from w2s_ray.training.models.unmerged import describe_base, save_adapters
 from w2s_ray.training.objectives import ACCURACY, ClassObjective, StageObjective
 from w2s_ray.training.probes import HeadNetwork, ReadingStopped, load_probe, save_probe
 from w2s_ray.training.progress import Journal, Observer, StageResult, TrainState, timed
@@ -237,18 +237,18 @@ class _StageRun:
     def _load_trainable(self) -> Network:
         """Load the network to be trained, in the precision and with the checkpointing that device and model allow."""
         network = load_network(self.spec, self.inputs.source_folder, self.inputs.tokenizer, self.execution)
-        network.precision = self._available(network.precision)
+        network.precision = self._available(network.precision, "the stage trains")
         self.metrics["fell_back_to_fp32"] = network.precision != self.spec.optimisation.precision
         self._use_attention(network, network.precision)
         if self.execution.activation_checkpointing and not checkpoint_activations(network):
             self.log("this model does not support activation checkpointing; activations are kept")
         return network
 
-    def _available(self, wanted: Precision) -> Precision:
-        """Return the precision in which all devices can compute."""
+    def _available(self, wanted: Precision, doing: str) -> Precision:
+        """Return the precision in which all devices can compute; what the stage is doing is for its log."""
         if wanted == "fp32" or self.workers.all_compute_bf16():
             return wanted
-        self.log("a device has no bf16 instructions; the stage computes in fp32")
+        self.log(f"a device has no bf16 instructions; {doing} in fp32")
         return "fp32"
 
     def _use_attention(self, network: Network, precision: Precision) -> None:
@@ -357,7 +357,7 @@ class _StageRun:
         if isinstance(self.network, HeadNetwork):
             head = self.engine.gather(self.engine.saved_bytes, keeps=True)
             digests = save_probe(self.inputs, head, goal)
-        elif keeps_adapters(self.spec, self.execution):
+        elif self.stage.keeps_adapters:
             folder = self.inputs.source_folder
             if self.base is None:
                 self.base = self.workers.on_rank_0(lambda: describe_base(self.spec, folder))
@@ -373,7 +373,7 @@ class _StageRun:
         self.meter.enter("predicting")
         for prediction in missing:
             journal.activity("predicting")
-            self.network.predicts_in = self._available(prediction.precision)
+            self.network.predicts_in = self._available(prediction.precision, "the stage predicts")
             with timed(self.inputs.seconds, "evaluation" if prediction.split.is_test else "labelling"):
                 self.objective.predict(self.network, prediction)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,6 +243,21 @@ def test_a_kernel_is_tried_before_texts_are_packed(
     found = attention._kernel_fault("varlen", torch.device("cpu"), 64)
     attention._kernel_fault.cache_clear()
     assert fault in found and bool(found) == bool(fault)
+
+
+def test_flash_is_tried_on_the_device_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kernel(
+        q_MHD: torch.Tensor, k_MHD: torch.Tensor, v_MHD: torch.Tensor, *bounds: Any, causal: bool, **_: Any
+    ) -> torch.Tensor:
+        assert q_MHD.dtype == torch.bfloat16 and causal, "flash_attn computes nothing else"
+        packing = attention.Packing.of(np.array([5, 1, 9]), torch.device("cpu"))
+        return attention._text_by_text(q_MHD, k_MHD, v_MHD, packing, None, (-1, 0))
+
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_varlen_func=kernel))  # type: ignore[arg-type]
+    attention._kernel_fault.cache_clear()
+    found = attention._kernel_fault("flash", torch.device("cpu"), 64)
+    attention._kernel_fault.cache_clear()
+    assert found == ""
 
 
 @pytest.mark.parametrize("name", ["deberta_v2", "gemma2", "bloom"])

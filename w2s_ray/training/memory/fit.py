@@ -58,7 +58,8 @@ class MemorySettings:
         tokenizer: Tokenizer = self._inputs.tokenizer.backend_tokenizer
         tokens = None if shape is None else longest_tokens(self._inputs.prepared, tokenizer)
         precision = self._stage.spec.optimisation.precision if workers.all_compute_bf16() else "fp32"
-        available = device_bytes(workers.device, self._workers_per_device)
+        on_gpu = workers.device.type == "cuda"
+        available = device_bytes(workers.device, asked.workers_per_gpu if on_gpu else workers.local_size)
         on_host = share_of_host(host_memory().total, workers.local_size)
         refused: list[Footprint] = []
 
@@ -71,19 +72,11 @@ class MemorySettings:
         settled, need = settle(self._stage, num_parameters, shape, tokens, exceeds, precision)
         execution = settled.execution
         if asked.zero_stage == "auto":
-            size = f"about {need.peak / GIB:.1f} GiB per worker" if need else "the model's shape is unknown"
-            self.notes.append(f"auto chose {execution.memory_settings}: {size} of {available / GIB:.1f} GiB")
+            sizes = f"about {need.peak / GIB:.1f} of {available / GIB:.1f} GiB per worker" if need else "shape unknown"
+            self.notes.append(f"auto chose {execution.memory_settings}: {sizes}")
         elif execution.activation_checkpointing and asked.activation_checkpointing == "auto":
             self.notes.append(f"activations are recomputed: kept, a worker would hold {refused[-1].peak / GIB:.1f} GiB")
         return execution
-
-    @property
-    def _workers_per_device(self) -> int:
-        """Workers that share this one's GPU, or its machine."""
-        gpus = self._stage.execution.gpus_per_worker
-        if self._workers.device.type == "cuda":
-            return int(1 / gpus) if 0 < gpus < 1 else 1
-        return self._workers.local_size
 
     def _micro_batch(self, purpose: Purpose, wanted: int) -> int:
         """Return `wanted`, or the number of tokens that was found to fit on every rank's device."""

@@ -45,7 +45,7 @@ def limits_for(num_parameters: int, hidden_size: int) -> Limits:
     )
 
 
-_LIMIT_KEYS = {
+LIMIT_KEYS = {
     "reduce_bucket_size": "bucket",
     "stage3_prefetch_bucket_size": "prefetch",
     "stage3_max_live_parameters": "live",
@@ -53,10 +53,10 @@ _LIMIT_KEYS = {
     "stage3_param_persistence_threshold": "persistence",
     "sub_group_size": "sub_group",
 }
-"""Keys of DeepSpeed that change a limit."""
+"""DeepSpeed's keys of ZeRO-3 for the limits."""
 
 
 def with_own_limits(limits: Limits, execution: Execution) -> Limits:
     """Return the limits that DeepSpeed gets if `execution.deepspeed` has any of its own."""
     given = {key.removeprefix("zero_optimization."): value for key, value in execution.deepspeed}
-    return replace(limits, **{name: int(given[key]) for key, name in _LIMIT_KEYS.items() if key in given})
+    return replace(limits, **{name: int(given[key]) for key, name in LIMIT_KEYS.items() if key in given})

@@ -136,11 +136,11 @@ def device_name(device: "torch.device") -> str:
 
 
 def device_bytes(device: "torch.device", num_here: int) -> int:
-    """Return what a worker may hold: its GPU's memory, or its share of the machine's among `num_here` workers."""
+    """Return what each of the `num_here` workers on this GPU, or this machine, may hold."""
     import torch
 
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
+        return int(torch.cuda.get_device_properties(device).total_memory) // num_here
     return share_of_host(host_memory().total, num_here)
 
 

@@ -11,7 +11,6 @@ pass with a packing ignores masks; one without is transformers' `sdpa`, so padde
 import functools
 import importlib.util
 import itertools
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from w2s_ray.errors import ModelError, first_line
 from w2s_ray.spec.execution import Attention
 from w2s_ray.spec.stage import Optimisation, Precision
 from w2s_ray.training.feed import Packing
-from w2s_ray.training.models.catalogue import PACKED_DECODERS, PACKED_ENCODERS, head_obstacle
+from w2s_ray.training.models.catalogue import packing_obstacle
 from w2s_ray.training.workers import Workers
 
 AttentionKind = Literal["sdpa", "varlen", "flash"]
@@ -58,11 +57,21 @@ def use_attention(
     if wanted == "sdpa":
         return "sdpa"
     kind: AttentionKind = "varlen" if wanted == "auto" else wanted
-    own = next(_obstacles(hf, kind, workers.device, wanted), "")
-    if optimisation.dropout:
-        own = f"the kernel has no dropout, and optimisation.dropout is {optimisation.dropout:g}"
-    elif workers.device.type == "cuda" and precision != "bf16":
-        own = f"the kernel computes in bf16, and the stage in {precision}"
+    config, device = hf.config.get_text_config(), workers.device
+    on_gpu = device.type == "cuda"
+    size = (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads) if on_gpu else None
+    own = packing_obstacle(
+        config.model_type,
+        size,
+        is_own_code=not type(hf).__module__.startswith("transformers."),
+        dropout=optimisation.dropout,
+        precision=precision,
+        on_gpu=on_gpu,
+    )
+    if not own and size is not None:
+        own = _gpu_obstacle(kind, device, size)
+    elif not own and (kind == "flash" or wanted == "auto"):
+        own = "it needs a GPU"
     obstacle = next(filter(None, workers.on_every_rank(lambda: own)), "")
     if obstacle and wanted != "auto":
         raise ModelError(f"attention: {wanted} is not possible: {obstacle}", "set `attention: auto` or `sdpa`")
@@ -75,27 +84,15 @@ def use_attention(
     return kind
 
 
-def _obstacles(hf: PreTrainedModel, kind: AttentionKind, device: torch.device, wanted: Attention) -> Iterator[str]:
-    """Yield why this model, or this device, cannot read packed texts."""
-    config = hf.config.get_text_config()
-    known = PACKED_DECODERS | PACKED_ENCODERS
-    if config.model_type not in known or not type(hf).__module__.startswith("transformers."):
-        names = ", ".join(sorted(known))
-        yield f"the model is of the type {config.model_type}, and those that can be packed are {names}"
-    if device.type != "cuda":
-        if kind == "flash" or wanted == "auto":
-            yield "it needs a GPU"
-        return
+def _gpu_obstacle(kind: AttentionKind, device: torch.device, size: int) -> str:
+    """Return why a GPU cannot read packed texts with heads of this size; empty if it can."""
     if kind == "flash" and importlib.util.find_spec("flash_attn") is None:
-        yield "the package flash_attn is not installed"
+        return "the package flash_attn is not installed"
     capability = torch.cuda.get_device_capability(device)
     if capability < _LEAST_CAPABILITY:
         name = torch.cuda.get_device_name(device)
-        yield f"{name} has compute capability {capability[0]}.{capability[1]}, and the kernel needs 8.0"
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    fault = head_obstacle(size) or _kernel_fault(kind, device, size)
-    if fault:
-        yield fault
+        return f"{name} has compute capability {capability[0]}.{capability[1]}, and the kernel needs 8.0"
+    return _kernel_fault(kind, device, size)
 
 
 @functools.cache
@@ -108,8 +105,12 @@ def _kernel_fault(kind: AttentionKind, device: torch.device, size: int) -> str:
     given = [tensor.detach().to(device, torch.bfloat16).requires_grad_() for tensor in expected]
     try:
         outputs = []
-        for (q_MHD, k_MHD, v_MHD), own in ((expected, packing), (given, on_device)):
-            mixed_MHD = _mixed(kind, q_MHD, k_MHD, v_MHD, own, None, (-1, 0))
+        ways: tuple[tuple[AttentionKind, list[torch.Tensor], Packing], ...] = (
+            ("varlen", expected, packing),  # on the CPU
+            (kind, given, on_device),
+        )
+        for tried, (q_MHD, k_MHD, v_MHD), own in ways:
+            mixed_MHD = _mixed(tried, q_MHD, k_MHD, v_MHD, own, None, (-1, 0))
             gradients = torch.autograd.grad(mixed_MHD.square().sum(), (q_MHD, k_MHD, v_MHD))
             outputs.append([mixed_MHD.detach(), *gradients])
         errors = [

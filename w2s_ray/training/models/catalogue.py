@@ -13,7 +13,7 @@ from w2s_ray import hub
 from w2s_ray.errors import ModelError
 from w2s_ray.hub import HubUnreachable
 from w2s_ray.spec.chain import ModelShape, ResolvedModel
-from w2s_ray.spec.stage import Architecture, Optimisation, is_path
+from w2s_ray.spec.stage import Architecture, Optimisation, Precision, is_path
 from w2s_ray.spec.study import LevelSpec
 from w2s_ray.training.models import files
 from w2s_ray.training.models.vocabulary import check_padding
@@ -202,33 +202,42 @@ def _shape(level: LevelSpec, settings: Sequence[Optimisation], folder: Path) -> 
     return shape
 
 
-def head_obstacle(size: int) -> str:
-    """Return why a kernel for packed texts does not support heads of this size; empty if it does."""
-    if size % 8 == 0 and size <= LARGEST_HEAD:
-        return ""
-    return f"the heads have {size} dimensions, and the kernel needs a multiple of 8 up to {LARGEST_HEAD}"
+def packing_obstacle(
+    model_type: str, head_size: int | None, *, is_own_code: bool, dropout: float, precision: Precision, on_gpu: bool
+) -> str:
+    """Return why texts cannot be packed for such a model and stage; empty if they can, as far as is known."""
+    if is_own_code or model_type not in PACKED_DECODERS | PACKED_ENCODERS:
+        names = ", ".join(sorted(PACKED_DECODERS | PACKED_ENCODERS))
+        whose = "has code of its own" if is_own_code else f"is of the type {model_type}"
+        return f"the model {whose}, and the types that can be packed are {names}"
+    if dropout:
+        return f"the kernel has no dropout, and optimisation.dropout is {dropout:g}"
+    if on_gpu and precision != "bf16":
+        return f"the kernel computes in bf16, and the stage in {precision}"
+    if on_gpu and head_size is not None and (head_size % 8 or head_size > LARGEST_HEAD):
+        return f"the heads have {head_size} dimensions, and the kernel needs a multiple of 8 up to {LARGEST_HEAD}"
+    return ""
 
 
 def _check_attention(
     level: LevelSpec, settings: Sequence[Optimisation], model_type: str, head_size: int | None
 ) -> None:
     """Refuse `attention: varlen` or `flash` for a model, or settings, with which texts cannot be packed."""
-    wanted, on_gpu = level.execution.attention, level.execution.gpus_per_worker > 0
+    wanted = level.execution.attention
     if wanted in ("auto", "sdpa"):
         return
-    dropout = max(own.dropout for own in settings)
-    reason = ""
-    if level.trust_remote_code or model_type not in PACKED_DECODERS | PACKED_ENCODERS:
-        reason = f"{level.model} is of the type {model_type}, whose texts cannot be packed"
-    elif dropout:
-        reason = f"the kernel has no dropout, and optimisation.dropout is {dropout:g}"
-    elif on_gpu and any(own.precision != "bf16" for own in settings):
-        reason = "the kernel computes in bf16, and optimisation.precision is fp32"
-    elif on_gpu and head_size is not None:
-        reason = head_obstacle(head_size)
-    if reason:
+    obstacle = packing_obstacle(
+        model_type,
+        head_size,
+        is_own_code=level.trust_remote_code,
+        dropout=max(own.dropout for own in settings),
+        precision="bf16" if all(own.precision == "bf16" for own in settings) else "fp32",
+        on_gpu=level.execution.gpus_per_worker > 0,
+    )
+    if obstacle:
         raise ModelError(
-            f"attention: {wanted} is not possible: {reason}", "set `attention: auto`, which pads such texts"
+            f"attention: {wanted} is not possible for {level.model}: {obstacle}",
+            "set `attention: auto`, which pads such texts",
         )
 
 

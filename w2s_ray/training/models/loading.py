@@ -178,7 +178,7 @@ def _loaded(auto: Any, config: PretrainedConfig, spec: StageSpec, folder: Path, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.init_seed)
         try:
-            if isinstance(spec.starts_from, ModelSource) and spec.starts_from.random:
+            if spec.starts_drawn:
                 with sharded_drawing(execution):
                     return auto.from_config(config, dtype=torch.float32, trust_remote_code=spec.trusts_code)
             with sharded_loading(execution):
@@ -274,8 +274,7 @@ def _initialise_head(hf: PreTrainedModel, folder: Path, tokenizer: PreTrainedTok
     generator = torch.Generator().manual_seed(spec.init_seed)
     rows_CD = torch.randn((len(digits), head.in_features), generator=generator, device="cpu") * _HEAD_STD
     if all(len(tokens) == 1 for tokens in digits):
-        is_random = isinstance(spec.starts_from, ModelSource) and spec.starts_from.random
-        unembedding_CD = _unembedding_rows(hf, None if is_random else folder, [tokens[0] for tokens in digits])
+        unembedding_CD = _unembedding_rows(hf, None if spec.starts_drawn else folder, [tokens[0] for tokens in digits])
         if unembedding_CD.shape == rows_CD.shape:
             rows_CD = unembedding_CD
     with gathered([head.weight]), torch.no_grad():

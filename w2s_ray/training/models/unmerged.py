@@ -38,11 +38,6 @@ _PREFIX = "base_model.model."
 """peft's, before the names of a model's weights."""
 
 
-def keeps_adapters(spec: StageSpec, execution: Execution) -> bool:
-    """Return whether the stage's adapters are stored unmerged: its base must have files."""
-    return execution.keep_adapters and isinstance(spec.trainable, Lora) and not spec.starts_drawn
-
-
 def describe_base(spec: StageSpec, folder: Path) -> Base:
     """Return the base of a stage's adapters, whose files are in `folder`; those of another stage have a record."""
     source = spec.starts_from
