@@ -72,8 +72,10 @@ class MemorySettings:
         settled, need = settle(self._stage, num_parameters, shape, tokens, exceeds, precision)
         execution = settled.execution
         if asked.zero_stage == "auto":
-            sizes = f"about {need.peak / GIB:.1f} of {available / GIB:.1f} GiB per worker" if need else "shape unknown"
-            self.notes.append(f"auto chose {execution.memory_settings}: {sizes}")
+            why = "the model's shape is unknown"
+            if need is not None:
+                why = f"about {need.peak / GIB:.1f} of {available / GIB:.1f} GiB per worker"
+            self.notes.append(f"auto chose {execution.memory_settings}: {why}")
         elif execution.activation_checkpointing and asked.activation_checkpointing == "auto":
             self.notes.append(f"activations are recomputed: kept, a worker would hold {refused[-1].peak / GIB:.1f} GiB")
         return execution

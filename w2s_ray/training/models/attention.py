@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -59,7 +59,7 @@ def use_attention(
     kind: AttentionKind = "varlen" if wanted == "auto" else wanted
     config, device = hf.config.get_text_config(), workers.device
     on_gpu = device.type == "cuda"
-    size = (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads) if on_gpu else None
+    size = _head_size(config)
     own = packing_obstacle(
         config.model_type,
         size,
@@ -68,7 +68,8 @@ def use_attention(
         precision=precision,
         on_gpu=on_gpu,
     )
-    if not own and size is not None:
+    if not own and on_gpu:
+        assert size is not None, config.model_type
         own = _gpu_obstacle(kind, device, size)
     elif not own and (kind == "flash" or wanted == "auto"):
         own = "it needs a GPU"
@@ -82,6 +83,12 @@ def use_attention(
     AttentionMaskInterface.register(name, sdpa_mask)
     hf.set_attn_implementation(name)
     return kind
+
+
+def _head_size(config: PretrainedConfig) -> int | None:
+    """Return the dimensions of an attention head; None for models without heads."""
+    heads = getattr(config, "num_attention_heads", None)
+    return getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else None)
 
 
 def _gpu_obstacle(kind: AttentionKind, device: torch.device, size: int) -> str:
