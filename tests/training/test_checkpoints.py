@@ -5,6 +5,8 @@ import math
 import multiprocessing
 import resource
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +99,17 @@ def _train(rank: int, size: int, meeting: str, jobs: list[tuple[str, str]], stop
     dist.destroy_process_group()
 
 
+def on_processes(work: Callable[..., None], size: int, *arguments: object) -> None:
+    """Run `work` with its rank, the number of processes and the arguments on each of them."""
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=work, args=(rank, size, *arguments)) for rank in range(size)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(300)
+        assert process.exitcode == 0
+
+
 def train(tiny: Tiny, alone: Workers, worlds: dict[Path, World], folder: Path, stop_at: int | None) -> None:
     """Run the stage in each store in its world, on real processes where there are several workers."""
     for size in sorted({world.workers for world in worlds.values()}):
@@ -107,13 +120,7 @@ def train(tiny: Tiny, alone: Workers, worlds: dict[Path, World], folder: Path, s
             continue
         meeting = str(folder / f"meeting{size}-{stop_at}")
         texts = [(str(root), stage.model_dump_json()) for root, stage in jobs]
-        context = multiprocessing.get_context("spawn")
-        ranks = [context.Process(target=_train, args=(rank, size, meeting, texts, stop_at)) for rank in range(size)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(300)
-            assert process.exitcode == 0
+        on_processes(_train, size, meeting, texts, stop_at)
 
 
 def losses(store: ArtifactStore, stage: PlannedStage) -> list[float]:
@@ -154,6 +161,29 @@ def check_worlds(tiny: Tiny, alone: Workers, folder: Path, pairs: list[tuple[Wor
 
 def test_a_stage_resumes_on_other_workers_and_zero_stages(tiny: Tiny, alone: Workers, tmp_path: Path) -> None:
     check_worlds(tiny, alone, tmp_path, FEW)
+
+
+def _train_on_a_slow_disk(rank: int, size: int, meeting: str, jobs: list[tuple[str, str]], stop_at: int | None) -> None:
+    """Run stages where the files of rank 1 are on the disk later than those of rank 0."""
+    sync_file = checkpoints.sync_file
+
+    def sync_late(path: Path) -> None:
+        time.sleep(0.2)
+        sync_file(path)
+
+    if rank == 1:
+        checkpoints.sync_file = sync_late  # type: ignore[assignment]
+    _train(rank, size, meeting, jobs, stop_at)
+
+
+def test_a_checkpoint_is_kept_until_its_slowest_rank_has_completed_it(tiny: Tiny, tmp_path: Path) -> None:
+    stage = tiny.chain(workers=2, zero_stage=3, checkpoint_every_seconds=0).stages[0]
+    stage = stage.model_copy(update={"predicts": ()})
+    on_processes(
+        _train_on_a_slow_disk, 2, str(tmp_path / "meeting"), [(str(tiny.store.root), stage.model_dump_json())], 6
+    )
+    folder = tiny.store.folder(stage.spec.slug, stage.identity) / "checkpoints"
+    assert sorted(path.parent.name for path in folder.glob("*/rank1.json")) == ["step5", "step6"]
 
 
 @pytest.mark.soak

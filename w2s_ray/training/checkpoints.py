@@ -120,7 +120,6 @@ class Checkpoints:
         written: list[Path] = []
 
         def write() -> None:
-            self._wait()
             if rank == 0:
                 self._delete_older({name, f"{_BEST}{state.best_step}"})
             num_bytes = sum(shard.tensors[part].nbytes for shard in shards for part in parts)
@@ -132,6 +131,7 @@ class Checkpoints:
                     written.append(folder / f"rank{rank}-{number}.safetensors")
                     save_file(tensors, written[-1])
 
+        self._workers.on_every_rank(self._wait)  # rank 0 deletes what another rank has not completed
         self._workers.on_every_rank(write)
         self._syncing = self._thread.submit(self._sync, folder, written, state)
 
