@@ -223,6 +223,7 @@ def talkative(notify: Callable[[str], None]) -> NullTracker:
     return NullTracker()
 
 
+@pytest.mark.soak
 def test_messages_of_the_tracker_arrive_at_the_end_of_the_run(store: ArtifactStore) -> None:
     behave(store, all=Behaviour(steps=1))
     said: list[str] = []

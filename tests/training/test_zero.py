@@ -229,6 +229,7 @@ def stored_results(tiny: Tiny, stage: PlannedStage) -> dict[str, np.ndarray]:
     return results
 
 
+@pytest.mark.soak
 def test_a_sharded_stage_gives_the_same_results_under_any_limits(tmp_path: Path) -> None:
     plain = results_of_a_stage(make_tiny(tmp_path / "plain", Moods()), tmp_path, "")
     (tmp_path / "meeting2").unlink()
