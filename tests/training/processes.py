@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -15,18 +16,19 @@ def run_cases(
     A case whose name ends in `@SHARDING` runs with those limits of `tests.training.conftest`. With `stop_at` each is
     stopped at that step and resumed.
     """
-    context = multiprocessing.get_context("spawn")
-    meeting = out / f"meeting{size}"
-    workers = [
-        context.Process(target=_work, args=(rank, size, cases, str(store_root), str(meeting), str(out), reset, stop_at))
-        for rank in range(size)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(600)
-        assert worker.exitcode == 0, f"a worker ended with {worker.exitcode}"
+    on_processes(_work, size, cases, str(store_root), str(out / f"meeting{size}"), str(out), reset, stop_at)
     return json.loads((out / f"losses{size}.json").read_text())
+
+
+def on_processes(work: Callable[..., None], size: int, *arguments: object) -> None:
+    """Run `work` with its rank, the number of processes and the arguments on each of them."""
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=work, args=(rank, size, *arguments)) for rank in range(size)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(600)
+        assert process.exitcode == 0, f"a worker ended with {process.exitcode}"
 
 
 def _work(
@@ -53,7 +55,7 @@ def _work(
     from w2s_ray.training.workers import Workers
 
     freeze_libraries()
-    placement.host_is_apart = lambda: True  # offloads as for a GPU
+    placement.device_has_own_memory = lambda: True  # offloads as for a GPU
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     losses = {}

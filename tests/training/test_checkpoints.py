@@ -2,11 +2,9 @@
 
 import json
 import math
-import multiprocessing
 import resource
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification
 
 from tests.training.conftest import Onlooker, Tiny, freeze_libraries, sharding
+from tests.training.processes import on_processes
 from w2s_ray.errors import StoreError
 from w2s_ray.spec.chain import PlannedStage
 from w2s_ray.store.artifacts import ArtifactStore
@@ -87,7 +86,7 @@ def _train(rank: int, size: int, meeting: str, jobs: list[tuple[str, str]], stop
 
     os.environ["LOCAL_RANK"] = str(rank)
     freeze_libraries()
-    placement.host_is_apart = lambda: True  # offloads as for a GPU
+    placement.device_has_own_memory = lambda: True  # offloads as for a GPU
     saving.FILE_BYTES = 20_000
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
@@ -97,17 +96,6 @@ def _train(rank: int, size: int, meeting: str, jobs: list[tuple[str, str]], stop
             planned = PlannedStage.model_validate_json(stage)
             run_stage(planned, store=ArtifactStore(root), workers=workers, observer=Onlooker(stop_at))
     dist.destroy_process_group()
-
-
-def on_processes(work: Callable[..., None], size: int, *arguments: object) -> None:
-    """Run `work` with its rank, the number of processes and the arguments on each of them."""
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=work, args=(rank, size, *arguments)) for rank in range(size)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(300)
-        assert process.exitcode == 0
 
 
 def train(tiny: Tiny, alone: Workers, worlds: dict[Path, World], folder: Path, stop_at: int | None) -> None:

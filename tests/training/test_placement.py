@@ -44,7 +44,7 @@ def is_in_file(tensor: torch.Tensor, folder: Path) -> bool:
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let DeepSpeed keep the optimizer's state on the host although it is the device, as it does for a GPU."""
-    monkeypatch.setattr(placement, "host_is_apart", lambda: True)
+    monkeypatch.setattr(placement, "device_has_own_memory", lambda: True)
 
 
 def trained(tiny: Tiny, alone: Workers, folder: Path, stop_at: int | None = None, **execution: Any) -> PlannedStage:

@@ -131,7 +131,7 @@ class Checkpoints:
                     written.append(folder / f"rank{rank}-{number}.safetensors")
                     save_file(tensors, written[-1])
 
-        self._workers.on_every_rank(self._wait)  # rank 0 deletes what another rank has not completed
+        self.wait()  # rank 0 deletes what another rank has not completed
         self._workers.on_every_rank(write)
         self._syncing = self._thread.submit(self._sync, folder, written, state)
 

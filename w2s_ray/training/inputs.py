@@ -46,7 +46,7 @@ class StageInputs:
     def __init__(self, stage: PlannedStage, store: ArtifactStore, workers: Workers) -> None:
         self.stage, self.spec, self.store, self.workers = stage, stage.spec, store, workers
         self.prediction_tokens = CPU_PREDICTION_TOKENS
-        """Padded tokens of one forward pass without gradients, until `MemorySettings` has chosen them."""
+        """Padded tokens of one forward pass without gradients; those of CPUs until `MemorySettings` has chosen."""
         self.largest = LargestMicroBatch()
         self.stored: StoredFeatures | None = None
         """The features that a probe trains on and predicts from, once they are read."""

@@ -20,14 +20,14 @@ from w2s_ray.spec.execution import Execution
 from w2s_ray.store.files import require_space, writing
 
 
-def host_is_apart() -> bool:
-    """Return whether the device has its own memory, as a GPU; a CPU's is the host's."""
+def device_has_own_memory() -> bool:
+    """Return whether the device's memory is not the host's."""
     return torch.cuda.is_available()
 
 
 def moves_to_host(execution: Execution) -> bool:
     """Return whether DeepSpeed keeps the optimizer's state on the host, apart from the device."""
-    return execution.offload_optimizer and host_is_apart()
+    return execution.offload_optimizer and device_has_own_memory()
 
 
 def share_masters(model: nn.Module, optimizer: Any, execution: Execution) -> None:
